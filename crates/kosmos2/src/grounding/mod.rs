@@ -1,0 +1,6 @@
+//! Boxes in text: the patch grid and the markup that names its cells.
+
+pub mod grid;
+pub mod markup;
+
+pub use grid::BoundingBox;

@@ -1,0 +1,5 @@
+//! processor/prompt
+
+/// A prompt and its boxes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt;
