@@ -21,6 +21,49 @@ impl Default for GenerationOptions {
     }
 }
 
+/// An option outside its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{name} is {found}, but must be {expected}")]
+pub struct OptionsError {
+    /// The option.
+    pub name: &'static str,
+    /// Its value.
+    pub found: String,
+    /// The range.
+    pub expected: &'static str,
+}
+
+impl GenerationOptions {
+    /// Checks every option's range.
+    ///
+    /// # Errors
+    /// [`OptionsError`] naming the first one that is out of its range.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let refuse = |name, found: &dyn std::fmt::Display, expected| {
+            Err(OptionsError { name, found: found.to_string(), expected })
+        };
+        if self.max_new_tokens == 0 {
+            return refuse("max_new_tokens", &0, "at least 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return refuse("repetition_penalty", &self.repetition_penalty, "a finite number above 0");
+        }
+        let Sampling::Random { temperature, top_k, top_p, .. } = self.sampling else {
+            return Ok(());
+        };
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            return refuse("temperature", &temperature, "a finite number above 0");
+        }
+        if top_k == Some(0) {
+            return refuse("top_k", &0, "at least 1");
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return refuse("top_p", &top_p, "above 0 and at most 1");
+        }
+        Ok(())
+    }
+}
+
 /// The choice among the (penalised) logits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sampling {
@@ -44,7 +87,7 @@ pub enum Sampling {
 pub enum FinishReason {
     /// The model said `</s>`.
     Stop,
-    /// `max_new_tokens` or the model's longest sequence was reached: the text is cut.
+    /// `max_new_tokens` was reached: the text is cut.
     Length,
 }
 

@@ -1,0 +1,289 @@
+//! `config.json` as Hugging Face writes it for KOSMOS-2.
+//!
+//! Keys that are absent take the values `Kosmos2Config` of transformers gives them, which are those of
+//! `microsoft/kosmos-2-patch14-224`. Training-only keys (dropout, initialisation) are ignored.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// Why a configuration cannot be used. Each message names the file, what was found and what is expected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: cannot be read ({source}); a model directory needs its config.json")]
+    Read {
+        /// Path of the file.
+        file: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not JSON, or a value has the wrong kind.
+    #[error("{file}: is not a KOSMOS-2 configuration: {source}")]
+    Parse {
+        /// Path of the file.
+        file: String,
+        /// What and where, as the JSON reader says it.
+        source: serde_json::Error,
+    },
+    /// A value this implementation does not serve.
+    #[error("{file}: {key} is {found}, but {expected} is expected")]
+    Value {
+        /// Path of the file.
+        file: String,
+        /// The key, with its section.
+        key: &'static str,
+        /// The value found.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+/// The whole model.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Config {
+    /// `kosmos-2`.
+    pub model_type: Option<String>,
+    /// The decoder.
+    #[serde(default)]
+    pub text_config: TextConfig,
+    /// The vision tower.
+    #[serde(default)]
+    pub vision_config: VisionConfig,
+    /// Image embeddings a picture becomes, which is also the number of placeholders in a prompt.
+    #[serde(default = "default_latent_queries")]
+    pub latent_query_num: usize,
+    /// Whether the output head is the token embedding.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+}
+
+/// The Magneto decoder.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Positions of the sinusoid table made in advance; longer sequences extend it.
+    pub max_position_embeddings: usize,
+    /// Width.
+    pub embed_dim: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Inner width of the feed-forward block.
+    pub ffn_dim: usize,
+    /// Attention heads.
+    pub attention_heads: usize,
+    /// Only `gelu` (exact, erf) is served.
+    pub activation_function: String,
+    /// Epsilon of every layer norm.
+    pub layer_norm_eps: f64,
+    /// Multiply the embeddings by sqrt(`embed_dim`).
+    pub scale_embedding: bool,
+    /// `<pad>`: its position row is zero.
+    pub pad_token_id: u32,
+    /// `<s>`.
+    pub bos_token_id: u32,
+    /// `</s>`.
+    pub eos_token_id: u32,
+}
+
+/// The CLIP vision transformer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VisionConfig {
+    /// Width.
+    pub hidden_size: usize,
+    /// Inner width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Colour planes; 3.
+    pub num_channels: usize,
+    /// Side of the square picture in pixels.
+    pub image_size: usize,
+    /// Side of a square patch in pixels.
+    pub patch_size: usize,
+    /// Only `quick_gelu` is served.
+    pub hidden_act: String,
+    /// Epsilon of every layer norm.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 65037,
+            max_position_embeddings: 2048,
+            embed_dim: 2048,
+            layers: 24,
+            ffn_dim: 8192,
+            attention_heads: 32,
+            activation_function: "gelu".into(),
+            layer_norm_eps: 1e-5,
+            scale_embedding: true,
+            pad_token_id: 1,
+            bos_token_id: 0,
+            eos_token_id: 2,
+        }
+    }
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 1024,
+            intermediate_size: 4096,
+            num_hidden_layers: 24,
+            num_attention_heads: 16,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 14,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model_type: Some(MODEL_TYPE.into()),
+            text_config: TextConfig::default(),
+            vision_config: VisionConfig::default(),
+            latent_query_num: default_latent_queries(),
+            tie_word_embeddings: true,
+        }
+    }
+}
+
+const MODEL_TYPE: &str = "kosmos-2";
+
+fn default_latent_queries() -> usize {
+    64
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl VisionConfig {
+    /// Patches of a picture.
+    pub fn patches(&self) -> usize {
+        let side = self.image_size / self.patch_size;
+        side * side
+    }
+}
+
+impl Config {
+    /// Reads and checks `config.json` of a model directory.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is missing, is not a KOSMOS-2 configuration or asks for what is not served.
+    pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("config.json");
+        let file = path.display().to_string();
+        let bytes = std::fs::read(&path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+        Self::parse(&bytes, file)
+    }
+
+    fn parse(bytes: &[u8], file: String) -> Result<Self, ConfigError> {
+        // The model type first: another model's config fails on its name, not on some key it lacks.
+        #[derive(Deserialize)]
+        struct Kind {
+            model_type: Option<String>,
+        }
+        let parse_error = |source| ConfigError::Parse { file: file.clone(), source };
+        let kind: Kind = serde_json::from_slice(bytes).map_err(parse_error)?;
+        if kind.model_type.as_deref() != Some(MODEL_TYPE) {
+            return Err(ConfigError::Value {
+                file,
+                key: "model_type",
+                found: kind.model_type.map_or("absent".into(), |name| format!("\"{name}\"")),
+                expected: format!("\"{MODEL_TYPE}\""),
+            });
+        }
+        let config: Self = serde_json::from_slice(bytes).map_err(parse_error)?;
+        config.check(&file)?;
+        Ok(config)
+    }
+
+    fn check(&self, file: &str) -> Result<(), ConfigError> {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        let value = |key, found: String, expected: &str| {
+            Err(ConfigError::Value { file: file.into(), key, found, expected: expected.into() })
+        };
+        if text.activation_function != "gelu" {
+            return value("text_config.activation_function", format!("\"{}\"", text.activation_function), "\"gelu\"");
+        }
+        if vision.hidden_act != "quick_gelu" {
+            return value("vision_config.hidden_act", format!("\"{}\"", vision.hidden_act), "\"quick_gelu\"");
+        }
+        if vision.num_channels != 3 {
+            return value("vision_config.num_channels", vision.num_channels.to_string(), "3");
+        }
+        if vision.patch_size == 0 || !vision.image_size.is_multiple_of(vision.patch_size) || vision.image_size == 0 {
+            return value("vision_config.patch_size", vision.patch_size.to_string(), "a divisor of image_size");
+        }
+        for (key, heads, width) in [
+            ("text_config.attention_heads", text.attention_heads, text.embed_dim),
+            ("vision_config.num_attention_heads", vision.num_attention_heads, vision.hidden_size),
+        ] {
+            if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
+                return value(key, heads.to_string(), &format!("a divisor of the width {width}"));
+            }
+        }
+        // Half the columns are sines and half cosines, over a divisor of half the width minus one.
+        if text.embed_dim < 4 || !text.embed_dim.is_multiple_of(2) {
+            return value("text_config.embed_dim", text.embed_dim.to_string(), "an even number of at least 4");
+        }
+        for (key, id) in [
+            ("text_config.pad_token_id", text.pad_token_id),
+            ("text_config.bos_token_id", text.bos_token_id),
+            ("text_config.eos_token_id", text.eos_token_id),
+        ] {
+            if id as usize >= text.vocab_size {
+                return value(key, id.to_string(), &format!("an id below vocab_size {}", text.vocab_size));
+            }
+        }
+        if self.latent_query_num == 0 {
+            return value("latent_query_num", "0".into(), "at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Config, ConfigError> {
+        Config::parse(json.as_bytes(), "m/config.json".into())
+    }
+
+    #[test]
+    fn absent_keys_mean_the_published_checkpoint() {
+        assert_eq!(parse(r#"{"model_type": "kosmos-2"}"#).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn another_models_config_is_refused_by_its_name() {
+        let error = parse(r#"{"model_type": "blip-2", "text_config": 7}"#).unwrap_err().to_string();
+        assert_eq!(error, "m/config.json: model_type is \"blip-2\", but \"kosmos-2\" is expected");
+        assert!(parse("{}").unwrap_err().to_string().contains("model_type is absent"));
+        assert!(parse("[1").unwrap_err().to_string().starts_with("m/config.json: is not a KOSMOS-2 configuration"));
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_the_width_are_refused() {
+        let json = r#"{"model_type": "kosmos-2", "text_config": {"embed_dim": 64, "attention_heads": 7}}"#;
+        let error = parse(json).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "m/config.json: text_config.attention_heads is 7, but a divisor of the width 64 is expected"
+        );
+    }
+}

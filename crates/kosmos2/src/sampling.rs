@@ -1,0 +1,243 @@
+//! From a row's logits to its next token.
+//!
+//! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each row has its own
+//! sampler and random generator, so what else is in a batch never changes a row's tokens.
+
+use rand::SeedableRng;
+use rand::distr::{Distribution, StandardUniform};
+use rand_chacha::ChaCha8Rng;
+
+use crate::generation::{GenerationOptions, OptionsError, Sampling};
+
+/// Chooses the tokens of one row.
+pub struct Sampler {
+    options: GenerationOptions,
+    /// ChaCha8: the same stream on every platform and in every release.
+    random: Option<ChaCha8Rng>,
+    scratch: Vec<f32>,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// Its id.
+    pub token: u32,
+    /// Its natural-log probability under the logits as the model gave them.
+    pub logprob: f32,
+}
+
+impl Sampler {
+    /// A sampler at the start of its row.
+    ///
+    /// # Errors
+    /// [`OptionsError`] when an option is out of its range.
+    pub fn new(options: &GenerationOptions) -> Result<Self, OptionsError> {
+        options.check()?;
+        let random = match options.sampling {
+            Sampling::Greedy => None,
+            Sampling::Random { seed, .. } => Some(ChaCha8Rng::seed_from_u64(seed)),
+        };
+        Ok(Self { options: options.clone(), random, scratch: Vec::new() })
+    }
+
+    /// Chooses among `logits` [vocabulary] for the row `so_far`, the whole prompt included.
+    ///
+    /// Returns `None` when the logits hold no finite maximum, which only broken weights or an overflow give.
+    pub fn choose(&mut self, logits: &[f32], so_far: &[u32]) -> Option<Choice> {
+        let log_total = log_sum_exp(logits)?;
+        let mut scores = std::mem::take(&mut self.scratch);
+        scores.clear();
+        scores.extend_from_slice(logits);
+        self.penalize(&mut scores, so_far);
+        self.ban_ngrams(&mut scores, so_far);
+        let token = match (&self.options.sampling, &mut self.random) {
+            (Sampling::Random { temperature, top_k, top_p, .. }, Some(random)) => {
+                draw(&scores, *temperature, *top_k, *top_p, random)
+            }
+            _ => best(&scores),
+        };
+        self.scratch = scores;
+        let token = token?;
+        Some(Choice { token: token as u32, logprob: logits[token] - log_total })
+    }
+
+    fn penalize(&self, scores: &mut [f32], so_far: &[u32]) {
+        let penalty = self.options.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let mut seen = so_far.to_vec();
+        seen.sort_unstable();
+        seen.dedup();
+        for id in seen {
+            if let Some(score) = scores.get_mut(id as usize) {
+                *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+            }
+        }
+    }
+
+    fn ban_ngrams(&self, scores: &mut [f32], so_far: &[u32]) {
+        let n = self.options.no_repeat_ngram_size;
+        if n == 0 || so_far.len() + 1 < n {
+            return;
+        }
+        let last = &so_far[so_far.len() + 1 - n..];
+        for ngram in so_far.windows(n).filter(|ngram| ngram[..n - 1] == *last) {
+            if let Some(score) = scores.get_mut(ngram[n - 1] as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// ln Σ exp(x), or `None` where that is not finite.
+fn log_sum_exp(logits: &[f32]) -> Option<f32> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|x| f64::from((x - most).exp())).sum();
+    let result = most + total.ln() as f32;
+    result.is_finite().then_some(result)
+}
+
+/// The index of the greatest score; the first among equals.
+fn best(scores: &[f32]) -> Option<usize> {
+    let mut best = (f32::NEG_INFINITY, None);
+    for (index, &score) in scores.iter().enumerate() {
+        if score > best.0 {
+            best = (score, Some(index));
+        }
+    }
+    best.1
+}
+
+/// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
+fn draw(
+    scores: &[f32],
+    temperature: f32,
+    top_k: Option<usize>,
+    top_p: f32,
+    random: &mut ChaCha8Rng,
+) -> Option<usize> {
+    let mut kept: Vec<(usize, f32)> =
+        scores.iter().enumerate().filter(|(_, s)| s.is_finite()).map(|(i, s)| (i, s / temperature)).collect();
+    // A total order with the lower id first among equals: the draw must not depend on the sort's choices.
+    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    // As in the reference, all tokens that equal the k-th best stay.
+    if let Some(&(_, kth)) = top_k.and_then(|k| kept.get(k.checked_sub(1)?)) {
+        kept.truncate(kept.partition_point(|&(_, score)| score >= kth));
+    }
+    let most = kept.first()?.1;
+    let mut weights: Vec<f64> = kept.iter().map(|&(_, s)| f64::from(s - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut mass = 0.0;
+    let enough = weights.iter().position(|w| {
+        mass += w / total;
+        mass >= f64::from(top_p)
+    });
+    weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+    let uniform: f64 = StandardUniform.sample(random);
+    let mut left = uniform * weights.iter().sum::<f64>();
+    let chosen = weights.iter().position(|w| {
+        left -= w;
+        left < 0.0
+    });
+    Some(kept[chosen.unwrap_or(weights.len() - 1)].0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(sampling: Sampling) -> GenerationOptions {
+        GenerationOptions { sampling, ..GenerationOptions::default() }
+    }
+
+    fn random(temperature: f32, top_k: Option<usize>, top_p: f32, seed: u64) -> GenerationOptions {
+        options(Sampling::Random { temperature, top_k, top_p, seed })
+    }
+
+    fn shares(options: &GenerationOptions, logits: &[f32], draws: u64) -> Vec<f64> {
+        let mut counts = vec![0u64; logits.len()];
+        let mut sampler = Sampler::new(options).unwrap();
+        for _ in 0..draws {
+            counts[sampler.choose(logits, &[]).unwrap().token as usize] += 1;
+        }
+        counts.iter().map(|&c| c as f64 / draws as f64).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals_and_gives_its_log_probability() {
+        let mut sampler = Sampler::new(&GenerationOptions::default()).unwrap();
+        let choice = sampler.choose(&[0.0, 1.0, 1.0, -5.0], &[]).unwrap();
+        assert_eq!(choice.token, 1);
+        let expected = 1.0 - (1.0 + 2.0 * 1f32.exp() + (-5f32).exp()).ln();
+        assert!((choice.logprob - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_choose_nothing() {
+        let mut sampler = Sampler::new(&GenerationOptions::default()).unwrap();
+        assert_eq!(sampler.choose(&[0.0, f32::NAN], &[]), None);
+        assert_eq!(sampler.choose(&[0.0, f32::INFINITY], &[]), None);
+        assert_eq!(sampler.choose(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_token_that_would_complete_a_seen_ngram_is_banned() {
+        let asked = GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() };
+        let mut sampler = Sampler::new(&asked).unwrap();
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        assert_eq!(sampler.choose(&logits, &[1, 2, 3, 1, 2]).unwrap().token, 2);
+        assert_eq!(sampler.choose(&logits, &[1, 2, 3, 2, 1]).unwrap().token, 3);
+        assert_eq!(sampler.choose(&logits, &[3]).unwrap().token, 3);
+        let asked = GenerationOptions { no_repeat_ngram_size: 1, ..GenerationOptions::default() };
+        assert_eq!(Sampler::new(&asked).unwrap().choose(&logits, &[3, 2]).unwrap().token, 1);
+    }
+
+    #[test]
+    fn the_penalty_divides_positive_and_multiplies_negative_logits_once() {
+        let asked = GenerationOptions { repetition_penalty: 2.0, ..GenerationOptions::default() };
+        let mut sampler = Sampler::new(&asked).unwrap();
+        assert_eq!(sampler.choose(&[3.0, 2.0], &[0]).unwrap().token, 1);
+        assert_eq!(sampler.choose(&[3.0, 1.4], &[0, 0]).unwrap().token, 0);
+        assert_eq!(sampler.choose(&[-1.0, -1.5], &[0, 7]).unwrap().token, 1);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax_and_its_cuts() {
+        let logits = [4f32, 3.0, 2.0, 1.0].map(f32::ln);
+        let near = |found: &[f64], expected: [f64; 4]| {
+            found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 0.02 && (e > 0.0 || *f == 0.0))
+        };
+        assert!(near(&shares(&random(1.0, None, 1.0, 7), &logits, 20_000), [0.4, 0.3, 0.2, 0.1]));
+        assert!(near(&shares(&random(0.5, None, 1.0, 7), &logits, 20_000), [16.0 / 30.0, 0.3, 4.0 / 30.0, 1.0 / 30.0]));
+        assert!(near(&shares(&random(1.0, Some(2), 1.0, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
+        assert!(near(&shares(&random(1.0, None, 0.65, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
+        assert!(near(&shares(&random(1.0, None, 1e-6, 7), &logits, 100), [1.0, 0.0, 0.0, 0.0]));
+    }
+
+    #[test]
+    fn a_seed_fixes_the_draws() {
+        let run = |seed| {
+            let mut sampler = Sampler::new(&random(1.0, None, 1.0, seed)).unwrap();
+            (0..32).map(|_| sampler.choose(&[0.0; 64], &[]).unwrap().token).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        for (asked, word) in [
+            (random(0.0, None, 1.0, 0), "temperature"),
+            (random(f32::NAN, None, 1.0, 0), "temperature"),
+            (random(1.0, Some(0), 1.0, 0), "top_k"),
+            (random(1.0, None, 0.0, 0), "top_p"),
+            (random(1.0, None, 1.5, 0), "top_p"),
+            (GenerationOptions { repetition_penalty: 0.0, ..GenerationOptions::default() }, "repetition_penalty"),
+            (GenerationOptions { max_new_tokens: 0, ..GenerationOptions::default() }, "max_new_tokens"),
+        ] {
+            let error = Sampler::new(&asked).err().unwrap().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
