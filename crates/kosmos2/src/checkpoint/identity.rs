@@ -42,6 +42,14 @@ impl ModelIdentity {
         let (name, revision) = name_and_revision(&dir.canonicalize()?);
         Ok(Self { name, revision, digest: hex(&hash.finalize()) })
     }
+
+    /// The name alone, without reading the weights.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn name_of(dir: &Path) -> io::Result<String> {
+        Ok(name_and_revision(&dir.canonicalize()?).0)
+    }
 }
 
 fn hash_file(hash: &mut Sha256, path: &Path) -> io::Result<()> {

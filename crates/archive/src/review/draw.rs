@@ -1,0 +1,284 @@
+//! Boxes and phrases drawn into a picture.
+
+use super::colour::{self, Assigned};
+use super::font::{self, blend};
+use super::place::{Placed, Rect, Wanted, place};
+use super::{Labelled, tidy_box};
+use image::imageops::{FilterType, resize};
+use image::{Rgb, RgbImage};
+
+/// Pictures whose longer side is shorter than this are enlarged: below, a label takes the room of what it names.
+const LEAST_SIDE: u32 = 640;
+
+/// Characters of a cut phrase that make it worth to be shown with its score.
+const LEAST_LEFT: usize = 5;
+
+/// Draws the boxes of `texts` with their phrases and scores.
+///
+/// Each phrase has one colour, the same for all of its boxes. Lines and letters grow with the picture, so that they look
+/// alike on a screen whatever its size. A picture with a longer side under 640 pixels is first enlarged by the whole
+/// number that lifts it there, since labels would not be legible otherwise: the result is then larger than `picture`.
+///
+/// Labels do not cover each other and do not leave the picture. A long phrase ends in "…"; a label that has no room left
+/// at all is left out, its box stays. Boxes reversed or reaching outside are mended, those with a coordinate that is no
+/// number are not drawn. An empty picture comes back as it is.
+pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
+    let (w, h) = picture.dimensions();
+    if w == 0 || h == 0 {
+        return picture.clone();
+    }
+    let factor = LEAST_SIDE.div_ceil(w.max(h));
+    let mut canvas =
+        if factor > 1 { resize(picture, w * factor, h * factor, FilterType::CatmullRom) } else { picture.clone() };
+    let measures = Measures::of(&canvas);
+    let marks = marks(texts, &measures);
+
+    // The largest box first, so that one inside another stays visible.
+    let mut by_size: Vec<&Mark> = marks.iter().collect();
+    by_size.sort_by(|a, b| (b.frame.w * b.frame.h).total_cmp(&(a.frame.w * a.frame.h)));
+    for mark in by_size {
+        draw_frame(&mut canvas, mark, &measures);
+    }
+
+    let named: Vec<&Mark> = marks.iter().filter(|mark| !mark.words.is_empty()).collect();
+    let wanted: Vec<Wanted> =
+        named.iter().map(|mark| Wanted { target: mark.frame, size: measures.label(&mark.words) }).collect();
+    let labels: Vec<(&Mark, Placed)> = named
+        .into_iter()
+        .zip(place(measures.area, &wanted))
+        .filter_map(|(mark, placed)| Some((mark, placed?)))
+        .collect();
+    for (mark, placed) in &labels {
+        if let Some(ends) = placed.leader {
+            draw_leader(&mut canvas, ends, mark.colour, &measures);
+        }
+    }
+    for (mark, placed) in &labels {
+        draw_label(&mut canvas, &placed.label, mark, &measures);
+    }
+    canvas
+}
+
+/// Sizes in pixels that depend on the picture's.
+struct Measures {
+    area: (f64, f64),
+    line: f64,
+    halo: f64,
+    text: f32,
+    pad: f64,
+}
+
+impl Measures {
+    fn of(picture: &RgbImage) -> Self {
+        let area = (f64::from(picture.width()), f64::from(picture.height()));
+        // The geometric mean of the sides: a panorama gets neither hairlines nor giant letters.
+        let side = (area.0 * area.1).sqrt();
+        let text = (side * 0.023).round().max(17.0);
+        Self {
+            area,
+            line: (side * 0.004).round().max(3.0),
+            halo: (side * 0.0012).round().max(1.0),
+            text: text as f32,
+            pad: (text * 0.25).round(),
+        }
+    }
+
+    /// The longest that a label's words may be: half the picture, within 11 to 24 times the letters' height.
+    fn most_words(&self) -> f64 {
+        let text = f64::from(self.text);
+        (self.area.0 * 0.5).clamp(text * 11.0, text * 24.0).min(self.area.0 - 2.0 * self.pad)
+    }
+
+    /// Width and height of the label that holds `words`, in whole pixels.
+    fn label(&self, words: &str) -> (f64, f64) {
+        (f64::from(font::width(words, self.text)).ceil() + 2.0 * self.pad, f64::from(self.text) + self.pad)
+    }
+
+    /// A box in whole pixels, moved and widened so that its frame can be seen.
+    fn frame(&self, [x0, y0, x1, y1]: [f64; 4]) -> Rect {
+        let axis = |from: f64, to: f64, length: f64| {
+            let least = (2.0 * self.line + 2.0).min(length);
+            let (from, to) = ((from * length).round(), (to * length).round());
+            let size = (to - from).max(least);
+            let start = (f64::midpoint(from, to) - size / 2.0).floor().clamp(0.0, length - size);
+            (start, size)
+        };
+        let ((x, w), (y, h)) = (axis(x0, x1, self.area.0), axis(y0, y1, self.area.1));
+        Rect { x, y, w, h }
+    }
+}
+
+/// One box to draw.
+struct Mark {
+    frame: Rect,
+    colour: Rgb<u8>,
+    words: String,
+}
+
+/// All boxes. The first box of every phrase comes before any second one: where labels run out of room, each phrase
+/// should be named once.
+fn marks(texts: &[Labelled], measures: &Measures) -> Vec<Mark> {
+    let mut assigned = Assigned::default();
+    let numbers: Vec<usize> = texts.iter().map(|text| assigned.number(&text.phrase)).collect();
+    let most = texts.iter().map(|text| text.boxes.len()).max().unwrap_or(0);
+    (0..most)
+        .flat_map(|nth| {
+            texts.iter().zip(&numbers).filter_map(move |(text, number)| Some((nth, text, number, text.boxes.get(nth)?)))
+        })
+        .filter_map(|(nth, text, number, one)| {
+            let frame = measures.frame(tidy_box(*one)?);
+            let words = words(&text.phrase, text.score_of(nth), measures.text, measures.most_words());
+            Some(Mark { frame, colour: Rgb(colour::colour(*number)), words })
+        })
+        .collect()
+}
+
+/// The phrase and its score on one line at most `most` pixels long. The phrase is cut rather than the score, but where
+/// next to nothing of it would be left, it stands alone.
+pub(super) fn words(phrase: &str, score: Option<f32>, line_height: f32, most: f64) -> String {
+    let alone = || font::shorten(phrase, line_height, most as f32);
+    let Some(score) = score.map(|score| format!("{score:.2}")) else { return alone() };
+    if phrase.trim().is_empty() {
+        return font::shorten(&score, line_height, most as f32);
+    }
+    let tail = format!(" {score}");
+    let short = font::shorten(phrase, line_height, most as f32 - font::width(&tail, line_height));
+    let telling = !short.ends_with('…') || short.chars().count() > LEAST_LEFT;
+    if telling && !short.is_empty() { short + &tail } else { alone() }
+}
+
+/// A frame in the mark's colour inside the box's edges, between a dark and a light rim: one of them shows on any ground,
+/// the frame's own colour included.
+fn draw_frame(canvas: &mut RgbImage, mark: &Mark, measures: &Measures) {
+    ring(canvas, grown(&mark.frame, measures.halo), measures.halo, Rgb([0; 3]), 0.6);
+    ring(canvas, grown(&mark.frame, -measures.line), measures.halo, Rgb([255; 3]), 0.6);
+    ring(canvas, mark.frame, measures.line, mark.colour, 1.0);
+}
+
+/// `rect` with each side moved outward by `by`.
+fn grown(rect: &Rect, by: f64) -> Rect {
+    Rect { x: rect.x - by, y: rect.y - by, w: rect.w + 2.0 * by, h: rect.h + 2.0 * by }
+}
+
+/// The strip of width `thick` along the inside of `rect`'s edges; each pixel is painted once.
+fn ring(canvas: &mut RgbImage, rect: Rect, thick: f64, colour: Rgb<u8>, share: f32) {
+    let Rect { x, y, w, h } = rect;
+    if w <= 0.0 || h <= 0.0 {
+        return;
+    }
+    let (across, down) = (thick.min(w / 2.0), thick.min(h / 2.0));
+    fill(canvas, Rect { h: down, ..rect }, colour, share);
+    fill(canvas, Rect { y: y + h - down, h: down, ..rect }, colour, share);
+    let sides = Rect { y: y + down, w: across, h: h - 2.0 * down, x };
+    fill(canvas, sides, colour, share);
+    fill(canvas, Rect { x: x + w - across, ..sides }, colour, share);
+}
+
+/// Fills what of `rect` lies in the picture.
+fn fill(canvas: &mut RgbImage, rect: Rect, colour: Rgb<u8>, share: f32) {
+    let pixel = |at: f64, most: u32| at.round().clamp(0.0, f64::from(most)) as u32;
+    let (w, h) = canvas.dimensions();
+    for y in pixel(rect.y, h)..pixel(rect.y + rect.h, h) {
+        for x in pixel(rect.x, w)..pixel(rect.x + rect.w, w) {
+            let under = canvas.get_pixel_mut(x, y);
+            *under = blend(*under, colour, share);
+        }
+    }
+}
+
+/// A thin line from a label to its box.
+fn draw_leader(canvas: &mut RgbImage, [from, to]: [(f64, f64); 2], colour: Rgb<u8>, measures: &Measures) {
+    let thick = (measures.line * 0.6).round().max(1.0);
+    let steps = (from.0 - to.0).abs().max((from.1 - to.1).abs()).ceil().max(1.0);
+    for (width, colour) in [(thick + 2.0 * measures.halo, Rgb([0; 3])), (thick, colour)] {
+        for step in 0..=steps as u32 {
+            let along = f64::from(step) / steps;
+            let at = |a: f64, b: f64| (a + (b - a) * along - width / 2.0).round();
+            fill(canvas, Rect { x: at(from.0, to.0), y: at(from.1, to.1), w: width, h: width }, colour, 1.0);
+        }
+    }
+}
+
+fn draw_label(canvas: &mut RgbImage, label: &Rect, mark: &Mark, measures: &Measures) {
+    fill(canvas, *label, mark.colour, 1.0);
+    let at = ((label.x + measures.pad) as f32, (label.y + measures.pad / 2.0).floor() as f32);
+    font::set(canvas, &mark.words, measures.text, at, Rgb(colour::ink(mark.colour.0)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entity(phrase: &str, boxes: &[[f64; 4]]) -> Labelled {
+        Labelled { phrase: phrase.into(), boxes: boxes.to_vec(), ..Labelled::default() }
+    }
+
+    #[test]
+    fn the_outline_has_the_phrases_colour_and_the_inside_is_untouched() {
+        let grey = RgbImage::from_pixel(1000, 800, Rgb([90; 3]));
+        let drawn = draw(
+            &grey,
+            &[
+                entity("a fox", &[[0.2, 0.25, 0.6, 0.75], [0.7, 0.5, 0.9, 1.0]]),
+                entity("a hen", &[[0.0, 0.0, 0.1, 0.2]]),
+            ],
+        );
+        assert_eq!(drawn.dimensions(), grey.dimensions());
+        let at = |x, y| drawn.get_pixel(x, y).0;
+        let (fox, hen) = (colour::colour(0), colour::colour(1));
+        for (x, y) in [(200, 300), (400, 200), (599, 400), (400, 599), (201, 599)] {
+            assert_eq!(at(x, y), fox, "first box at {x},{y}");
+        }
+        for (x, y) in [(700, 600), (899, 600), (800, 799)] {
+            assert_eq!(at(x, y), fox, "second box at {x},{y}");
+        }
+        assert_eq!([at(0, 100), at(99, 100), at(50, 159)], [hen; 3]);
+        assert_eq!([at(400, 400), at(300, 700), at(950, 100)], [[90; 3]; 3]);
+        assert!(at(199, 400)[0] < 90 && at(204, 400)[0] > 90, "a dark rim outside, a light one inside");
+    }
+
+    #[test]
+    fn small_pictures_grow_and_large_ones_keep_their_size() {
+        let fox = [entity("a fox", &[[0.1, 0.1, 0.9, 0.9]])];
+        for (from, to) in
+            [((97, 61), (679, 427)), ((640, 480), (640, 480)), ((1, 1), (640, 640)), ((639, 1), (1278, 2))]
+        {
+            assert_eq!(draw(&RgbImage::new(from.0, from.1), &fox).dimensions(), to);
+        }
+        assert_eq!(draw(&RgbImage::new(0, 0), &fox).dimensions(), (0, 0));
+    }
+
+    #[test]
+    fn odd_input_is_drawn_as_well_as_can_be() {
+        let black = RgbImage::new(700, 500);
+        let drawn = draw(&black, &[entity("reversed", &[[0.8, 0.9, 0.2, 0.1]])]);
+        assert_eq!(drawn, draw(&black, &[entity("reversed", &[[0.2, 0.1, 0.8, 0.9]])]));
+        assert_eq!(draw(&black, &[entity("no number", &[[f64::NAN, 0.0, 1.0, 1.0]])]), black);
+        let odd = ["", " ", "\u{0}\n\t", "🧊雪だるま", &"long ".repeat(5000)];
+        let boxes = [[0.5, 0.5, 0.5, 0.5], [-9.0, -9.0, 9.0, 9.0], [f64::NEG_INFINITY, 1.0, f64::INFINITY, 1.0]];
+        for phrase in odd {
+            for size in [(700, 500), (3, 900), (900, 3)] {
+                assert_ne!(
+                    draw(&RgbImage::new(size.0, size.1), &[entity(phrase, &boxes)]),
+                    RgbImage::new(size.0, size.1)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_point_still_has_a_visible_frame() {
+        let drawn = draw(&RgbImage::new(800, 800), &[entity("a fly", &[[1.0, 1.0, 1.0, 1.0]])]);
+        assert_eq!(drawn.get_pixel(799, 799).0, colour::colour(0));
+    }
+
+    #[test]
+    fn a_cut_phrase_keeps_its_score() {
+        let line = words(&"a very tall water tower ".repeat(3), Some(0.876), 20.0, 200.0);
+        assert!(line.starts_with("a very") && line.ends_with("… 0.88"), "{line}");
+        assert_eq!(words("", Some(0.5), 20.0, 200.0), "0.50");
+        assert_eq!(words("a fox", None, 20.0, 200.0), "a fox");
+        assert_eq!(words("a fox", Some(0.5), 20.0, 65.0), "a fox");
+        assert!(f64::from(font::width(&words("a fox", Some(0.5), 20.0, 15.0), 20.0)) <= 15.0);
+    }
+}

@@ -1,0 +1,230 @@
+//! What the command line takes. The comments are the program's own help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = "Exit codes: 0 all done, 1 something failed, 2 wrong arguments or settings.")]
+pub(crate) struct Arguments {
+    /// Settings file; without it ./groundling.toml, if there is one. Environment variables such as
+    /// GROUNDLING__NATS__URL go before the file, flags before both.
+    #[arg(long, global = true, value_name = "FILE", env = "GROUNDLING_SETTINGS")]
+    pub(crate) settings: Option<PathBuf>,
+    /// How log lines on stderr are written. RUST_LOG chooses which.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Work on the queue: take jobs, fetch pictures from S3, annotate them, publish the annotations.
+    ///
+    /// SIGTERM or Ctrl-C finishes what is in hand. The worker creates no streams: run `groundling setup` once before.
+    Worker(WorkerArgs),
+    /// Create the streams and the consumer, or check that they are as the settings say.
+    Setup(SetupArgs),
+    /// Annotate pictures here and now, without a queue.
+    #[command(after_help = ANNOTATE_EXAMPLES)]
+    Annotate(AnnotateArgs),
+    /// Show it all on one machine: a NATS server, an S3 store, 48 pictures through the queue, and a page to look at.
+    Demo(DemoArgs),
+    /// Show what the model would be fed, and how its raw text is read. Needs no weights.
+    #[command(subcommand)]
+    Inspect(Inspect),
+}
+
+const ANNOTATE_EXAMPLES: &str = "\
+Examples:
+  groundling annotate --model kosmos-2 photo.jpg
+  groundling annotate --model kosmos-2 --task detailed --task 'ground=a red car' --draw boxes pictures/
+  groundling annotate --model kosmos-2 --prompt '<grounding> Question: Who is here? Answer:' --format json photo.jpg
+  groundling annotate --model kosmos-2 --prompt '<grounding><phrase> It</phrase> is' --boxes '[[[0.1,0.2,0.5,0.9]]]' photo.jpg
+  groundling annotate s3://bucket/key.jpg https://host/picture.png - < photo.webp";
+
+/// Which model, and where it computes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelArgs {
+    /// Model directory as Hugging Face lays it out.
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// What to compute in: f32 (CPU and CUDA), bf16 or f16 (CUDA).
+    #[arg(long)]
+    pub(crate) dtype: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) stores: StoreArgs,
+    /// Jobs in hand at once.
+    #[arg(long)]
+    pub(crate) slots: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    #[command(flatten)]
+    pub(crate) stores: StoreArgs,
+}
+
+/// Where jobs and pictures come from.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StoreArgs {
+    /// NATS server, such as nats://127.0.0.1:4222.
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Option<String>,
+    /// S3 endpoint; left out: AWS.
+    #[arg(long, value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnnotateArgs {
+    /// Pictures: files, directories (searched for pictures), s3://bucket/key, http(s)://… or - for standard input.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Prompt as the model takes it, such as '<grounding> An image of'. Can be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// Boxes for the one --prompt: a JSON list with an entry for each <phrase>, null or a list of boxes, a box being
+    /// two patch indices or four fractions.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) boxes: Option<String>,
+    /// brief | detailed | question=TEXT | ground=PHRASE | find=EXPRESSION | describe=BOX, where a BOX is x0,y0,x1,y1 in
+    /// fractions or two patch indices. Can be given several times. Without task and prompt: brief.
+    #[arg(long, value_name = "TASK")]
+    pub(crate) task: Vec<String>,
+    /// How results are written to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Write each picture with its boxes into this directory, as PNG.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) draw: Option<PathBuf>,
+    /// Print the raw text with its tags, and read no phrases or boxes from it.
+    #[arg(long)]
+    pub(crate) no_cleanup: bool,
+    /// Leave pictures as they are stored, instead of turning them upright by their EXIF orientation.
+    #[arg(long)]
+    pub(crate) no_exif_orientation: bool,
+    /// Largest picture to read, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_bytes: Option<u64>,
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// How text is generated.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct GenerationArgs {
+    /// Most tokens for each answer.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) max_new_tokens: usize,
+    /// Draw tokens at this temperature, instead of taking the best one.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// Draw among the K best tokens only.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the fewest best tokens that together reach this probability.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Never repeat a sequence of N tokens; 0 allows it. transformers 4 used 3 for the published checkpoint.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) no_repeat_ngram_size: usize,
+    /// Weaken tokens that were there before; 1 does nothing.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub(crate) repetition_penalty: f32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where the pictures with boxes and the page go.
+    #[arg(long, value_name = "DIR", default_value = "demo-output")]
+    pub(crate) out: PathBuf,
+    /// How the annotations are shown on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inspect {
+    /// A prompt as token ids and masks, in JSON.
+    Prompt(InspectPrompt),
+    /// A picture as the pixel values f32 [1, 3, 224, 224] of a safetensors file.
+    Image(InspectImage),
+    /// Raw generations, one a line on stdin, as text and entities, one JSON line each.
+    Text(InspectText),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectPrompt {
+    /// Model directory; only its tokenizer and configuration are read.
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// The prompt.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: String,
+    /// An entry for each <phrase>: null or a list of boxes, a box being two patch indices or four fractions.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) boxes: Option<String>,
+    /// The prompt alone, without a picture.
+    #[arg(long)]
+    pub(crate) no_image: bool,
+    /// Put </s> behind it.
+    #[arg(long)]
+    pub(crate) add_eos: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectImage {
+    /// Model directory; only its image processor's configuration is read.
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// The picture.
+    pub(crate) file: PathBuf,
+    /// Where the tensor `pixel_values` goes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Leave the picture as it is stored, instead of turning it upright by its EXIF orientation.
+    #[arg(long)]
+    pub(crate) no_exif_orientation: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectText {
+    /// Keep the tags and read no entities, as the reference does with cleanup_and_extract=False.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Not needed; taken so that all of `inspect` can be called alike.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) model: Option<PathBuf>,
+}

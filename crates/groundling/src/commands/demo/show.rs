@@ -1,0 +1,93 @@
+//! The demo's results: a table, pictures with boxes, one page.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use archive::review::{Annotated, Labelled, Page, PageItem, Picture, draw, page};
+use kosmos2::processor::image::{DecodeOptions, decode};
+use protocol::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
+use sandbox::DemoData;
+use serde_json::json;
+
+use crate::args::Format;
+use crate::report::{box_text, finish, percent};
+
+pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for annotation in annotations {
+        for result in &annotation.results {
+            match format {
+                Format::Json => {
+                    let entities: Vec<_> = labelled(result)
+                        .into_iter()
+                        .map(|e| json!({"phrase": e.phrase, "boxes": e.boxes, "score": e.score, "box_scores": e.box_scores}))
+                        .collect();
+                    let line = json!({"image": annotation.job_id, "text": result.text, "entities": entities});
+                    writeln!(out, "{line}")?;
+                }
+                Format::Text => write_row(&mut out, &annotation.job_id, result)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The picture and its text on one line, a line for each phrase below it: scores stand behind phrases and boxes.
+fn write_row(out: &mut impl Write, name: &str, result: &TaskResult) -> io::Result<()> {
+    writeln!(out, "{name:10}  {}", result.text)?;
+    for entity in labelled(result) {
+        let phrase = format!("{}{}", entity.phrase, percent(entity.score));
+        write!(out, "{:10}    {phrase:28}", "")?;
+        for (corners, score) in entity.boxes.iter().zip(&entity.box_scores) {
+            write!(out, "  {}{}", box_text(corners), percent(*score))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Writes the pictures with boxes and the page; gives the page's path.
+pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be created", out.display()))?;
+    let mut items = Vec::with_capacity(annotations.len());
+    for annotation in annotations {
+        let file = data.scenes_dir.join(&annotation.job_id);
+        let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
+        let picture = decode(&bytes, &DecodeOptions::default())?;
+        let entities: Vec<Labelled> = annotation.results.iter().flat_map(labelled).collect();
+        let path = out.join(&annotation.job_id).with_extension("png");
+        draw(&picture.rgb, &entities).save(&path).with_context(|| path.display().to_string())?;
+        items.push(PageItem {
+            picture: Some(Picture::new(&picture.rgb)?),
+            annotations: annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect(),
+        });
+    }
+    let path = out.join("index.html");
+    std::fs::write(&path, page(&Page { title: "Groundling: the demo's scenes".into(), items }))
+        .with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn annotated(name: &str, result: &TaskResult) -> Annotated {
+    Annotated {
+        name: name.into(),
+        prompt: result.prompt.clone(),
+        text: result.text.clone(),
+        raw_text: result.raw_text.clone(),
+        finish_reason: finish(result.finish_reason() == FinishReason::Length),
+        entities: labelled(result),
+    }
+}
+
+fn labelled(result: &TaskResult) -> Vec<Labelled> {
+    let corners = |b: &FractionBox| [b.x0, b.y0, b.x1, b.y1];
+    let labelled = |entity: &protocol::v1::Entity| Labelled {
+        phrase: entity.phrase.clone(),
+        boxes: entity.boxes.iter().filter_map(|b| b.fractions.as_ref()).map(corners).collect(),
+        span: entity.span.as_ref().map_or((0, 0), |span| (span.start.into(), span.end.into())),
+        score: entity.score,
+        box_scores: entity.boxes.iter().map(|b| b.score).collect(),
+    };
+    result.entities.iter().map(labelled).collect()
+}

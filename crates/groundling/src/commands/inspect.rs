@@ -1,0 +1,82 @@
+//! `groundling inspect`: what the model would be fed, and how its raw text is read.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use kosmos2::config::Config;
+use kosmos2::grounding::markup;
+use kosmos2::processor::image::{DecodeOptions, ImageProcessor, decode};
+use kosmos2::processor::prompt::{EncodeOptions, Prompt, TextProcessor};
+use kosmos2::processor::tokenizer::KosmosTokenizer;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+use crate::args::{Inspect, InspectImage, InspectPrompt, InspectText};
+use crate::{Misuse, Outcome, model_dir};
+
+pub(crate) fn run(what: Inspect) -> anyhow::Result<Outcome> {
+    match what {
+        Inspect::Prompt(args) => inspect_prompt(args),
+        Inspect::Image(args) => inspect_image(args),
+        Inspect::Text(args) => inspect_text(&args),
+    }
+}
+
+fn inspect_prompt(args: InspectPrompt) -> anyhow::Result<Outcome> {
+    let dir = model_dir::require(args.model.as_ref())?;
+    let config = Config::from_dir(dir)?;
+    let processor = TextProcessor::new(KosmosTokenizer::from_dir(dir)?, config.latent_query_num);
+    let prompt = Prompt::from_json(args.prompt, args.boxes.as_deref()).map_err(|error| Misuse(error.into()))?;
+    let options = EncodeOptions { image: !args.no_image, add_eos: args.add_eos, ..EncodeOptions::default() };
+    let encoded = processor.encode(&prompt, &options).map_err(|error| Misuse(error.into()))?;
+    print_line(&json!({
+        "input_ids": encoded.input_ids,
+        "attention_mask": encoded.attention_mask,
+        "image_embeds_position_mask": encoded.image_embeds_position_mask,
+    }))?;
+    Ok(Outcome::Done)
+}
+
+fn inspect_image(args: InspectImage) -> anyhow::Result<Outcome> {
+    let processor = ImageProcessor::from_dir(model_dir::require(args.model.as_ref())?)?;
+    let named = |path: &PathBuf| path.display().to_string();
+    let bytes = std::fs::read(&args.file).with_context(|| format!("{}: cannot be read", named(&args.file)))?;
+    let options = DecodeOptions { apply_orientation: !args.no_exif_orientation, ..DecodeOptions::default() };
+    let picture = decode(&bytes, &options).with_context(|| named(&args.file))?;
+    let pixels = processor.pixel_values(&picture);
+    let data: Vec<u8> = pixels.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensor = TensorView::new(Dtype::F32, vec![1, 3, processor.size(), processor.size()], &data)?;
+    safetensors::serialize_to_file([("pixel_values", tensor)], None, &args.out)
+        .with_context(|| format!("{}: cannot be written", named(&args.out)))?;
+    Ok(Outcome::Done)
+}
+
+fn inspect_text(args: &InspectText) -> anyhow::Result<Outcome> {
+    for line in io::stdin().lock().split(b'\n') {
+        let line = String::from_utf8(line?).context("standard input is not UTF-8")?;
+        let raw = markup::caption(&line);
+        let (text, entities) = if args.raw {
+            (raw.to_owned(), Vec::new())
+        } else {
+            let read = markup::read(raw);
+            (read.text, read.entities)
+        };
+        let entities: Vec<_> = entities
+            .iter()
+            .map(|entity| {
+                let boxes: Vec<_> = entity.boxes.iter().map(|b| [b.x0, b.y0, b.x1, b.y1]).collect();
+                json!([entity.phrase, [entity.span.0, entity.span.1], boxes])
+            })
+            .collect();
+        print_line(&json!({"text": text, "entities": entities}))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn print_line(value: &serde_json::Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    out.write_all(b"\n")
+}

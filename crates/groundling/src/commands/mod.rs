@@ -1,0 +1,16 @@
+//! One module for each subcommand.
+
+pub(crate) mod annotate;
+pub(crate) mod demo;
+pub(crate) mod inspect;
+pub(crate) mod setup;
+pub(crate) mod worker;
+
+use engine::{Engine, EngineOptions};
+use kosmos2::Kosmos2;
+
+/// Starts the engine on its own thread, which ends with the last handle.
+fn start_engine(model: Kosmos2) -> anyhow::Result<Engine> {
+    let (engine, _thread) = Engine::start(model, EngineOptions::default())?;
+    Ok(engine)
+}

@@ -1,0 +1,26 @@
+//! `groundling setup`: streams and consumer.
+
+use std::path::Path;
+
+use worker::connection;
+use worker::setup::{self, SetupReport};
+
+use crate::Outcome;
+use crate::args::SetupArgs;
+use crate::settings::Settings;
+
+pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
+    let settings = Settings::load(settings)?.with_stores(&args.stores).for_worker()?;
+    let client = connection::connect(&settings.nats, "groundling setup").await?;
+    let report = setup::setup(&connection::jetstream(&client, &settings.nats), &settings.streams).await?;
+    let SetupReport { created, found, missing, differences } = &report;
+    for (state, things) in [("created", created), ("found", found), ("missing", missing)] {
+        for thing in things {
+            println!("{state} {thing}");
+        }
+    }
+    for difference in differences {
+        eprintln!("groundling: {difference}");
+    }
+    Ok(if report.is_ready() { Outcome::Done } else { Outcome::PartlyFailed })
+}

@@ -1,0 +1,127 @@
+//! Results as the command line prints them.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use archive::review::{Finish, Labelled};
+use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
+use serde::Serialize;
+
+use crate::args::Format;
+
+/// One picture × prompt, as `annotate --format json` prints it. Scripts hold the program to these names.
+#[derive(Debug, Serialize)]
+pub(crate) struct Result<'a> {
+    image: &'a str,
+    prompt: &'a str,
+    text: &'a str,
+    raw_text: &'a str,
+    token_ids: &'a [u32],
+    entities: Vec<Entity<'a>>,
+    finish_reason: &'static str,
+    model: &'a str,
+}
+
+/// Spans count Unicode code points of `text`; boxes are fractions of the picture.
+#[derive(Debug, Serialize)]
+struct Entity<'a> {
+    phrase: &'a str,
+    start: i64,
+    end: i64,
+    boxes: Vec<[f64; 4]>,
+    score: Option<f32>,
+    box_scores: &'a [Option<f32>],
+}
+
+impl<'a> Result<'a> {
+    /// Without clean-up the text is the raw text, and no entities are read from it.
+    pub(crate) fn new(image: &'a str, model: &'a str, answer: &'a GroundedText, clean_up: bool) -> Self {
+        let entities = if clean_up { answer.entities.iter().map(Entity::new).collect() } else { Vec::new() };
+        Self {
+            image,
+            prompt: &answer.prompt,
+            text: if clean_up { &answer.text } else { &answer.raw_text },
+            raw_text: &answer.raw_text,
+            token_ids: &answer.token_ids,
+            entities,
+            finish_reason: finish_word(answer.finish_reason),
+            model,
+        }
+    }
+
+    /// Writes the result to stdout.
+    pub(crate) fn print(&self, format: Format) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match format {
+            Format::Json => {
+                serde_json::to_writer(&mut out, self)?;
+                out.write_all(b"\n")
+            }
+            Format::Text => out.write_all(self.for_people().as_bytes()),
+        }
+    }
+
+    fn for_people(&self) -> String {
+        let cut = if self.finish_reason == "length" { " […cut by --max-new-tokens]" } else { "" };
+        let mut lines = format!("{}  {}\n  {}{cut}\n", self.image, self.prompt, self.text);
+        for entity in &self.entities {
+            let _ = write!(lines, "    {}{}", entity.phrase, percent(entity.score));
+            for (corners, score) in entity.boxes.iter().zip(entity.box_scores) {
+                let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
+            }
+            lines.push('\n');
+        }
+        lines
+    }
+}
+
+impl<'a> Entity<'a> {
+    fn new(entity: &'a ScoredEntity) -> Self {
+        Self {
+            phrase: &entity.phrase,
+            start: entity.span.0,
+            end: entity.span.1,
+            boxes: corners(entity),
+            score: entity.score,
+            box_scores: &entity.box_scores,
+        }
+    }
+}
+
+/// `[left top right bottom]`, three decimals: finer than a cell of the grid.
+pub(crate) fn box_text([x0, y0, x1, y1]: &[f64; 4]) -> String {
+    format!("[{x0:.3} {y0:.3} {x1:.3} {y1:.3}]")
+}
+
+/// ` 97%`, or nothing where no score is known.
+pub(crate) fn percent(score: Option<f32>) -> String {
+    score.map(|score| format!(" {:.0}%", score * 100.0)).unwrap_or_default()
+}
+
+fn corners(entity: &ScoredEntity) -> Vec<[f64; 4]> {
+    entity.boxes.iter().map(|b| [b.x0, b.y0, b.x1, b.y1]).collect()
+}
+
+fn finish_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// Entities as the review draws them.
+pub(crate) fn labelled(answer: &GroundedText) -> Vec<Labelled> {
+    let labelled = |entity: &ScoredEntity| Labelled {
+        phrase: entity.phrase.clone(),
+        boxes: corners(entity),
+        span: entity.span,
+        score: entity.score,
+        box_scores: entity.box_scores.clone(),
+    };
+    answer.entities.iter().map(labelled).collect()
+}
+
+/// The end of a text as the review shows it.
+pub(crate) fn finish(cut: bool) -> Finish {
+    if cut { Finish::Length } else { Finish::Stop }
+}
