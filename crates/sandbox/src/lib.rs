@@ -1,1 +1,22 @@
-//! sandbox
+//! Real servers on free loopback ports, and the demo data: what `groundling demo` and the end-to-end tests stand on.
+//!
+//! Every server keeps its data in a folder of its own, logs to a file whose end goes into start-up errors, and is
+//! gone when its value is dropped or this process dies.
+#![forbid(unsafe_code)]
+
+pub mod demo_data;
+mod embedded_s3;
+mod error;
+mod http_probe;
+mod nats;
+mod process;
+pub mod rig;
+mod s3_access;
+mod seaweed;
+
+pub use demo_data::DemoData;
+pub use embedded_s3::EmbeddedS3;
+pub use error::SandboxError;
+pub use nats::{NatsOptions, NatsServer};
+pub use s3_access::S3Access;
+pub use seaweed::SeaweedFs;

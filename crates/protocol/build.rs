@@ -1,0 +1,17 @@
+//! Compiles `proto/` without needing protoc on the machine.
+
+use std::error::Error;
+use std::path::Path;
+
+const FILES: [&str; 3] =
+    ["groundling/v1/job.proto", "groundling/v1/annotation.proto", "groundling/v1/failure.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    for file in FILES {
+        println!("cargo::rerun-if-changed={}", root.join(file).display());
+    }
+    let descriptors = protox::compile(FILES, [&root])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! Names that come out the same wherever and however often the work is done.
+//!
+//! Both ids are SHA-256 over a plain encoding, so that a client in any language can work them out:
+//!
+//! - text and bytes: length in bytes as u64, then the bytes;
+//! - whole numbers: u64; floats: their IEEE 754 bits (f32 as u32, f64 as u64); all little-endian;
+//! - something optional: one byte 0, or one byte 1 and the value;
+//! - a list: number of entries as u64, then the entries.
+
+use kosmos2::generation::{GenerationOptions, Sampling};
+use sha2::{Digest, Sha256};
+
+use crate::job::CheckedJob;
+use crate::v1;
+use crate::v1::{prompt_box, task};
+
+/// What was read to get at the picture.
+#[derive(Debug, Clone, Copy)]
+pub enum PictureOrigin<'a> {
+    /// An object, with the ETag and version that the store answered with.
+    Object(&'a v1::ObjectIdentity),
+    /// Bytes within the job, by their SHA-256 in lower-case hexadecimal.
+    Inline {
+        /// The digest.
+        sha256: &'a str,
+    },
+}
+
+/// The id of the annotation that comes of `job` on this picture with this model: 64 lower-case hexadecimal digits.
+///
+/// Covers, in this order: the text `groundling annotation 1`, dataset, job id, the picture (0, bucket, key, optional ETag,
+/// optional version; or 1 and the SHA-256), model digest, tasks (id, number of the field of `Task.kind`, parameters) and
+/// options with the defaults filled in. Labels are left out: they do not change the work.
+pub fn annotation_id(job: &CheckedJob, picture: PictureOrigin<'_>, model_digest: &str) -> String {
+    let mut hash = Encoder::new("groundling annotation 1");
+    hash.text(job.dataset.as_str());
+    hash.text(&job.job_id);
+    match picture {
+        PictureOrigin::Object(object) => {
+            hash.number(0);
+            hash.text(&object.bucket);
+            hash.text(&object.key);
+            hash.optional(object.etag.as_deref(), Encoder::text);
+            hash.optional(object.version_id.as_deref(), Encoder::text);
+        }
+        PictureOrigin::Inline { sha256 } => {
+            hash.number(1);
+            hash.text(sha256);
+        }
+    }
+    hash.text(model_digest);
+    hash.number(job.tasks.len() as u64);
+    for task in &job.tasks {
+        encode_task(&mut hash, &task.wire);
+    }
+    encode_options(&mut hash, &job.options);
+    hash.finish()
+}
+
+/// The id of the failure record of one message in the jobs stream: 64 lower-case hexadecimal digits.
+///
+/// Covers the text `groundling failure 1`, the stream's name, the message's sequence in it, the time it was published
+/// (nanoseconds since 1970, the stream may have been made anew since) and the SHA-256 of its bytes in hexadecimal. The reason is left out:
+/// a message fails once, even if a second try would fail in another way.
+pub fn failure_id(stream: &str, sequence: u64, published_nanos: u64, job_sha256: &str) -> String {
+    let mut hash = Encoder::new("groundling failure 1");
+    hash.text(stream);
+    hash.number(sequence);
+    hash.number(published_nanos);
+    hash.text(job_sha256);
+    hash.finish()
+}
+
+/// SHA-256 in lower-case hexadecimal, as all digests on the wire are written.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn encode_task(hash: &mut Encoder, task: &v1::Task) {
+    hash.text(&task.task_id);
+    match &task.kind {
+        None => hash.number(0),
+        Some(task::Kind::BriefCaption(v1::BriefCaption {})) => hash.number(2),
+        Some(task::Kind::DetailedCaption(v1::DetailedCaption {})) => hash.number(3),
+        Some(task::Kind::Question(v1::Question { question })) => {
+            hash.number(4);
+            hash.text(question);
+        }
+        Some(task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase })) => {
+            hash.number(5);
+            hash.text(phrase);
+        }
+        Some(task::Kind::ReferringExpressionComprehension(v1::ReferringExpressionComprehension { expression })) => {
+            hash.number(6);
+            hash.text(expression);
+        }
+        Some(task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes })) => {
+            hash.number(7);
+            encode_boxes(hash, boxes);
+        }
+        Some(task::Kind::Raw(v1::RawPrompt { text, phrase_boxes })) => {
+            hash.number(8);
+            hash.text(text);
+            hash.number(phrase_boxes.len() as u64);
+            for phrase in phrase_boxes {
+                encode_boxes(hash, &phrase.boxes);
+            }
+        }
+    }
+}
+
+fn encode_boxes(hash: &mut Encoder, boxes: &[v1::PromptBox]) {
+    hash.number(boxes.len() as u64);
+    for place in boxes {
+        match &place.r#box {
+            None => hash.number(0),
+            Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) => {
+                hash.number(1);
+                hash.number(u64::from(*upper_left));
+                hash.number(u64::from(*lower_right));
+            }
+            Some(prompt_box::Box::Fractions(v1::FractionBox { x0, y0, x1, y1 })) => {
+                hash.number(2);
+                for side in [x0, y0, x1, y1] {
+                    hash.raw(&side.to_bits().to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// In the order of the fields of `GenerationOptions`; temperature, top-k, top-p and seed only where something is drawn.
+fn encode_options(hash: &mut Encoder, options: &GenerationOptions) {
+    let GenerationOptions { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling } = options;
+    hash.number(*max_new_tokens as u64);
+    match sampling {
+        Sampling::Greedy => hash.raw(&[0]),
+        Sampling::Random { temperature, top_k, top_p, seed } => {
+            hash.raw(&[1]);
+            hash.raw(&temperature.to_bits().to_le_bytes());
+            hash.optional(top_k.map(|k| k as u64), Encoder::number);
+            hash.raw(&top_p.to_bits().to_le_bytes());
+            hash.number(*seed);
+        }
+    }
+    hash.number(*no_repeat_ngram_size as u64);
+    hash.raw(&repetition_penalty.to_bits().to_le_bytes());
+}
+
+struct Encoder(Sha256);
+
+impl Encoder {
+    fn new(kind: &str) -> Self {
+        let mut encoder = Self(Sha256::new());
+        encoder.text(kind);
+        encoder
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.raw(&number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.raw(text.as_bytes());
+    }
+
+    fn optional<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) {
+        self.raw(&[u8::from(value.is_some())]);
+        if let Some(value) = value {
+            encode(self, value);
+        }
+    }
+
+    fn finish(self) -> String {
+        hex::encode(self.0.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::job;
+
+    fn object() -> v1::ObjectIdentity {
+        v1::ObjectIdentity {
+            bucket: "imgs".into(),
+            key: "a/b.jpg".into(),
+            etag: Some("0123".into()),
+            version_id: None,
+        }
+    }
+
+    fn id(change: impl FnOnce(&mut v1::ImageJob)) -> String {
+        let mut wire = job();
+        change(&mut wire);
+        annotation_id(&CheckedJob::new(wire).unwrap(), PictureOrigin::Object(&object()), "d1")
+    }
+
+    #[test]
+    fn the_annotation_id_of_a_known_job_is_this_literal() {
+        assert_eq!(id(|_| ()), "PLACEHOLDER");
+    }
+
+    #[test]
+    fn the_failure_id_of_a_known_message_is_this_literal() {
+        assert_eq!(
+            failure_id("GROUNDLING_JOBS", 7, 1_700_000_000_000_000_000, &sha256_hex(b"garbage")),
+            "PLACEHOLDER2"
+        );
+    }
+
+    #[test]
+    fn defaults_spelt_out_and_labels_do_not_change_the_id() {
+        let spelt_out = v1::GenerationOptions {
+            max_new_tokens: Some(256),
+            temperature: Some(0.0),
+            seed: Some(9),
+            no_repeat_ngram_size: Some(0),
+            repetition_penalty: Some(1.0),
+            ..Default::default()
+        };
+        assert_eq!(id(|_| ()), id(|job| job.options = Some(spelt_out)));
+        assert_eq!(id(|_| ()), id(|job| drop(job.labels.insert("a".into(), "b".into()))));
+    }
+
+    #[test]
+    fn whatever_changes_the_work_changes_the_id() {
+        let base = id(|_| ());
+        let others = [
+            id(|job| job.job_id = "job-2".into()),
+            id(|job| job.dataset = "dogs".into()),
+            id(|job| job.tasks.truncate(1)),
+            id(|job| job.tasks.reverse()),
+            id(|job| job.tasks[0].task_id = "other".into()),
+            id(|job| job.tasks[0].kind = Some(task::Kind::DetailedCaption(v1::DetailedCaption {}))),
+            id(|job| {
+                job.options = Some(v1::GenerationOptions { max_new_tokens: Some(255), ..Default::default() });
+            }),
+            id(|job| {
+                job.options = Some(v1::GenerationOptions { temperature: Some(1.0), ..Default::default() });
+            }),
+        ];
+        for (i, other) in others.iter().enumerate() {
+            assert_ne!(&base, other, "change {i}");
+        }
+        let checked = CheckedJob::new(job()).unwrap();
+        let changed = v1::ObjectIdentity { etag: Some("4567".into()), ..object() };
+        let versioned = v1::ObjectIdentity { etag: None, version_id: Some("0123".into()), ..object() };
+        for picture in
+            [PictureOrigin::Object(&changed), PictureOrigin::Object(&versioned), PictureOrigin::Inline { sha256: "0123" }]
+        {
+            assert_ne!(base, annotation_id(&checked, picture, "d1"));
+        }
+        assert_ne!(base, annotation_id(&checked, PictureOrigin::Object(&object()), "d2"));
+    }
+
+    #[test]
+    fn moving_a_character_from_one_field_to_the_next_changes_the_id() {
+        let moved = v1::ObjectIdentity { bucket: "imgsa".into(), key: "/b.jpg".into(), ..object() };
+        let checked = CheckedJob::new(job()).unwrap();
+        assert_ne!(id(|_| ()), annotation_id(&checked, PictureOrigin::Object(&moved), "d1"));
+    }
+}

@@ -1,0 +1,265 @@
+//! Jobs: from bytes to something that can be worked on, or to every reason why not.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use kosmos2::generation::GenerationOptions;
+use kosmos2::processor::prompt::Prompt;
+use prost::Message;
+
+use crate::subjects::Dataset;
+use crate::v1;
+use crate::{options, tasks};
+
+const MAX_JOB_ID_BYTES: usize = 256;
+const MAX_TASK_ID_BYTES: usize = 128;
+/// One annotation holds all answers, so their number bounds its size.
+const MAX_TASKS: usize = 64;
+const MAX_LABELS: usize = 64;
+
+/// A job that breaks no rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedJob {
+    /// The submitter's name for it.
+    pub job_id: String,
+    /// The archive it belongs to.
+    pub dataset: Dataset,
+    /// Where the picture is.
+    pub source: Source,
+    /// What to ask; at least one.
+    pub tasks: Vec<CheckedTask>,
+    /// How to generate, defaults filled in.
+    pub options: GenerationOptions,
+    /// Handed on to the annotation.
+    pub labels: HashMap<String, String>,
+}
+
+/// Where a job's picture is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// In the S3 store.
+    S3(v1::S3Object),
+    /// Within the job: the encoded picture.
+    Inline(Bytes),
+}
+
+/// A task and the prompt it stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedTask {
+    /// The task as submitted.
+    pub wire: v1::Task,
+    /// What the model is asked.
+    pub prompt: Prompt,
+}
+
+/// Why bytes are no job that can be worked on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum JobError {
+    /// No protobuf message of this shape.
+    #[error("the job cannot be read as groundling.v1.ImageJob: {0}")]
+    Unreadable(#[from] prost::DecodeError),
+    /// Readable, but it breaks rules.
+    #[error("the job breaks {} rule{}: {}", .problems.len(), if .problems.len() == 1 { "" } else { "s" }, .problems.join("; "))]
+    Invalid {
+        /// The job's id, if it has one.
+        job_id: Option<String>,
+        /// One sentence for each broken rule, all of them.
+        problems: Vec<String>,
+    },
+}
+
+impl JobError {
+    /// The job's id as far as it could be read.
+    pub fn job_id(&self) -> Option<&str> {
+        match self {
+            Self::Unreadable(_) => None,
+            Self::Invalid { job_id, .. } => job_id.as_deref(),
+        }
+    }
+}
+
+impl CheckedJob {
+    /// Reads and checks a job's bytes. Inline pictures share `bytes`, they are not copied.
+    ///
+    /// # Errors
+    /// [`JobError`], with all problems found.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
+        Self::new(v1::ImageJob::decode(bytes)?)
+    }
+
+    /// Checks a job.
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] with all problems found.
+    pub fn new(job: v1::ImageJob) -> Result<Self, JobError> {
+        let mut problems = Vec::new();
+        check_name("job_id", &job.job_id, MAX_JOB_ID_BYTES, &mut problems);
+        let dataset = job.dataset.parse::<Dataset>().map_err(|error| problems.push(error.to_string())).ok();
+        let source = check_source(job.source, &mut problems);
+        let tasks = check_tasks(job.tasks, &mut problems);
+        let options = options::check(&job.options.unwrap_or_default(), &mut problems);
+        if job.labels.len() > MAX_LABELS {
+            problems.push(format!("the job has {} labels, more than {MAX_LABELS}", job.labels.len()));
+        }
+        match (dataset, source) {
+            (Some(dataset), Some(source)) if problems.is_empty() => {
+                Ok(Self { job_id: job.job_id, dataset, source, tasks, options, labels: job.labels })
+            }
+            _ => Err(JobError::Invalid { job_id: (!job.job_id.is_empty()).then_some(job.job_id), problems }),
+        }
+    }
+}
+
+fn check_name(what: &str, name: &str, max_bytes: usize, problems: &mut Vec<String>) {
+    if name.is_empty() {
+        problems.push(format!("{what} is empty"));
+    } else if name.len() > max_bytes {
+        problems.push(format!("{what} has {} bytes, more than {max_bytes}", name.len()));
+    }
+}
+
+fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String>) -> Option<Source> {
+    match source {
+        None => {
+            problems.push("no picture is named: give s3 or inline".to_owned());
+            None
+        }
+        Some(v1::image_job::Source::Inline(bytes)) => {
+            if bytes.is_empty() {
+                problems.push("inline is empty: put the encoded picture there".to_owned());
+            }
+            Some(Source::Inline(bytes))
+        }
+        Some(v1::image_job::Source::S3(object)) => {
+            // 1024 bytes is S3's own limit on keys; the others only keep nonsense from travelling on.
+            check_name("s3.bucket", &object.bucket, 255, problems);
+            check_name("s3.key", &object.key, 1024, problems);
+            for (name, value) in [("s3.version_id", &object.version_id), ("s3.etag", &object.etag)] {
+                if let Some(value) = value {
+                    check_name(name, value, 1024, problems);
+                    if value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+                        problems.push(format!("{name} {value:?} contains characters that none can have"));
+                    }
+                }
+            }
+            Some(Source::S3(object))
+        }
+    }
+}
+
+fn check_tasks(wire: Vec<v1::Task>, problems: &mut Vec<String>) -> Vec<CheckedTask> {
+    if wire.is_empty() {
+        problems.push("the job has no tasks: give at least one".to_owned());
+    }
+    if wire.len() > MAX_TASKS {
+        problems.push(format!("the job has {} tasks, more than {MAX_TASKS}", wire.len()));
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    let mut checked = Vec::with_capacity(wire.len());
+    for (i, task) in wire.into_iter().enumerate() {
+        check_name(&format!("tasks[{i}].task_id"), &task.task_id, MAX_TASK_ID_BYTES, problems);
+        if !task.task_id.is_empty() && !seen.insert(task.task_id.clone()) {
+            problems.push(format!("tasks[{i}].task_id {:?} stands on an earlier task already", task.task_id));
+        }
+        if let Some(prompt) = tasks::prompt(i, task.kind.as_ref(), problems) {
+            checked.push(CheckedTask { wire: task, prompt });
+        }
+    }
+    checked
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::v1::{image_job, task};
+
+    /// A job that breaks no rule.
+    pub(crate) fn job() -> v1::ImageJob {
+        let object =
+            v1::S3Object { bucket: "imgs".into(), key: "a/b.jpg".into(), version_id: None, etag: None };
+        v1::ImageJob {
+            job_id: "job-1".into(),
+            dataset: "cats".into(),
+            source: Some(image_job::Source::S3(object)),
+            tasks: vec![
+                v1::Task { task_id: "brief".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) },
+                v1::Task {
+                    task_id: "cat".into(),
+                    kind: Some(task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: "a cat".into() })),
+                },
+            ],
+            options: None,
+            labels: HashMap::new(),
+        }
+    }
+
+    fn problems(change: impl FnOnce(&mut v1::ImageJob)) -> Vec<String> {
+        let mut wire = job();
+        change(&mut wire);
+        match CheckedJob::new(wire) {
+            Ok(_) => Vec::new(),
+            Err(JobError::Invalid { problems, .. }) => problems,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_job_survives_the_way_over_the_wire() {
+        let checked = CheckedJob::from_bytes(job().encode_to_vec().into()).unwrap();
+        assert_eq!(checked, CheckedJob::new(job()).unwrap());
+        assert_eq!(checked.tasks.len(), 2);
+        assert_eq!(checked.options, GenerationOptions::default());
+    }
+
+    #[test]
+    fn every_broken_rule_is_reported_at_once() {
+        let empty = v1::ImageJob {
+            options: Some(v1::GenerationOptions { max_new_tokens: Some(0), ..Default::default() }),
+            ..Default::default()
+        };
+        let Err(JobError::Invalid { job_id: None, problems }) = CheckedJob::new(empty) else { panic!("accepted") };
+        let wanted = ["job_id", "dataset", "no picture", "no tasks", "max_new_tokens"];
+        assert_eq!(problems.len(), wanted.len(), "{problems:?}");
+        for part in wanted {
+            assert!(problems.iter().any(|p| p.contains(part)), "{part} in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_job_still_tells_its_id() {
+        let mut wire = job();
+        wire.tasks.clear();
+        assert_eq!(CheckedJob::new(wire).unwrap_err().job_id(), Some("job-1"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_protobuf_are_unreadable() {
+        let error = CheckedJob::from_bytes(Bytes::from_static(b"\xff\xff\xff")).unwrap_err();
+        assert!(matches!(error, JobError::Unreadable(_)));
+        assert!(error.to_string().starts_with("the job cannot be read as groundling.v1.ImageJob"));
+    }
+
+    #[test]
+    fn task_ids_are_given_and_different() {
+        assert!(problems(|job| job.tasks[1].task_id = "brief".into())[0].contains("earlier task"));
+        assert_eq!(problems(|job| job.tasks[1].task_id.clear()), ["tasks[1].task_id is empty"]);
+        assert!(problems(|job| job.tasks[0].kind = None)[0].contains("tasks[0]"));
+    }
+
+    #[test]
+    fn an_object_needs_bucket_and_key_and_plain_pins() {
+        let wrong = v1::S3Object { version_id: Some("a\nb".into()), etag: Some(String::new()), ..Default::default() };
+        let found = problems(|job| job.source = Some(image_job::Source::S3(wrong)));
+        assert_eq!(found.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    fn too_many_tasks_and_labels_are_refused() {
+        let many = problems(|job| {
+            job.tasks = vec![job.tasks[0].clone(); 65];
+            job.labels = (0..65).map(|i| (i.to_string(), String::new())).collect();
+        });
+        assert_eq!(many, ["the job has 65 tasks, more than 64", "the job has 65 labels, more than 64"]);
+    }
+}

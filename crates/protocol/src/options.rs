@@ -1,0 +1,103 @@
+//! Generation options: what the wire says, checked and with the defaults filled in.
+
+use kosmos2::generation::{GenerationOptions, Sampling};
+
+use crate::v1;
+
+/// The model's longest sequence; more tokens than that can never come.
+const MAX_NEW_TOKENS: u32 = 2048;
+
+/// Options in effect. Adds one sentence to `problems` for each value out of its range.
+pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) -> GenerationOptions {
+    let mut options = GenerationOptions::default();
+    let mut require = |holds: bool, sentence: String| {
+        if !holds {
+            problems.push(sentence);
+        }
+    };
+    if let Some(tokens) = wire.max_new_tokens {
+        require((1..=MAX_NEW_TOKENS).contains(&tokens), format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"));
+        options.max_new_tokens = tokens as usize;
+    }
+    if let Some(size) = wire.no_repeat_ngram_size {
+        require(size <= 64, format!("no_repeat_ngram_size is {size}, not in 0 to 64"));
+        options.no_repeat_ngram_size = size as usize;
+    }
+    if let Some(penalty) = wire.repetition_penalty {
+        require(penalty > 0.0 && penalty <= 100.0, format!("repetition_penalty is {penalty}, not above 0 and at most 100"));
+        options.repetition_penalty = penalty;
+    }
+    let temperature = wire.temperature.unwrap_or(0.0);
+    require((0.0..=100.0).contains(&temperature), format!("temperature is {temperature}, not in 0 to 100"));
+    if let Some(k) = wire.top_k {
+        require(k > 0, "top_k is 0: give at least 1, or leave it out to keep all tokens".to_owned());
+    }
+    if let Some(p) = wire.top_p {
+        require(p > 0.0 && p <= 1.0, format!("top_p is {p}, not above 0 and at most 1"));
+    }
+    if temperature > 0.0 {
+        options.sampling = Sampling::Random {
+            temperature,
+            top_k: wire.top_k.map(|k| k as usize),
+            top_p: wire.top_p.unwrap_or(1.0),
+            seed: wire.seed.unwrap_or(0),
+        };
+    } else {
+        for (name, given) in [("top_k", wire.top_k.is_some()), ("top_p", wire.top_p.is_some())] {
+            require(!given, format!("{name} needs a temperature above 0: without one the best token is always taken"));
+        }
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(wire: v1::GenerationOptions) -> (GenerationOptions, Vec<String>) {
+        let mut problems = Vec::new();
+        let options = check(&wire, &mut problems);
+        (options, problems)
+    }
+
+    #[test]
+    fn no_options_are_the_defaults() {
+        assert_eq!(checked(v1::GenerationOptions::default()), (GenerationOptions::default(), vec![]));
+    }
+
+    #[test]
+    fn a_temperature_turns_drawing_on() {
+        let wire =
+            v1::GenerationOptions { temperature: Some(0.5), top_k: Some(3), seed: Some(7), ..Default::default() };
+        let (options, problems) = checked(wire);
+        assert_eq!(options.sampling, Sampling::Random { temperature: 0.5, top_k: Some(3), top_p: 1.0, seed: 7 });
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn every_value_out_of_range_is_named() {
+        let (_, problems) = checked(v1::GenerationOptions {
+            max_new_tokens: Some(0),
+            temperature: Some(-1.0),
+            top_k: Some(0),
+            top_p: Some(1.5),
+            seed: None,
+            no_repeat_ngram_size: Some(65),
+            repetition_penalty: Some(0.0),
+        });
+        for name in ["max_new_tokens", "temperature", "top_k", "top_p", "no_repeat_ngram_size", "repetition_penalty"] {
+            assert!(problems.iter().any(|p| p.starts_with(name)), "{name} in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn not_a_number_is_out_of_every_range() {
+        let (_, problems) = checked(v1::GenerationOptions {
+            temperature: Some(f32::NAN),
+            top_p: Some(f32::NAN),
+            repetition_penalty: Some(f32::INFINITY),
+            ..Default::default()
+        });
+        assert!(problems.len() >= 3, "{problems:?}");
+    }
+}

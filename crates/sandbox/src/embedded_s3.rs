@@ -1,0 +1,92 @@
+//! An S3 store inside this process, over a plain folder: light enough for the demo.
+
+use std::fs;
+use std::path::Path;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::{S3Access, SandboxError};
+
+/// A store on 127.0.0.1 whose buckets are the folders in `dir`. It ends with this value; the files stay.
+///
+/// Versions of objects and the conditions of a GET (`If-Match`) are beyond it: see [`SeaweedFs`](crate::SeaweedFs).
+#[derive(Debug)]
+pub struct EmbeddedS3 {
+    access: S3Access,
+    server: JoinHandle<()>,
+}
+
+impl EmbeddedS3 {
+    /// Serves `dir`, which is created if need be, with one bucket in it.
+    pub async fn start(dir: &Path) -> Result<Self, SandboxError> {
+        fs::create_dir_all(dir.join(crate::s3_access::BUCKET))
+            .map_err(SandboxError::io(format!("create a bucket in {}", dir.display())))?;
+        let files = FileSystem::new(dir)
+            .map_err(|error| SandboxError::Store { dir: dir.into(), reason: format!("{error:?}") })?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.map_err(SandboxError::io("bind a port for the S3 store"))?;
+        let address = listener.local_addr().map_err(SandboxError::io("ask for the port of the S3 store"))?;
+
+        let access = S3Access::with_new_keys(format!("http://{address}"));
+        let mut service = S3ServiceBuilder::new(files);
+        service.set_auth(SimpleAuth::from_single(access.access_key.clone(), access.secret_key.clone()));
+        let server = tokio::spawn(serve(listener, service.build()));
+        tracing::debug!(endpoint = access.endpoint, "S3 store is ready");
+        Ok(Self { access, server })
+    }
+
+    /// Where the store answers: `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> &str {
+        &self.access.endpoint
+    }
+
+    /// The bucket and the keys.
+    pub fn access(&self) -> &S3Access {
+        &self.access
+    }
+
+    /// Ends the store with all its connections and waits for that.
+    pub async fn stop(mut self) {
+        self.server.abort();
+        // The abort is the expected end.
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for EmbeddedS3 {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, service: S3Service) {
+    let http = auto::Builder::new(TokioExecutor::new());
+    // Connections belong to this task: when it is aborted, they end.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+                    connections.spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "S3 connection ended with an error");
+                        }
+                    });
+                }
+                // Out of file handles, most likely: at once again would only spin.
+                Err(error) => {
+                    tracing::warn!(%error, "S3 store could not accept a connection");
+                    tokio::time::sleep(crate::process::POLL).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Readiness by HTTP: one request, of which only the status counts.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A server that accepts a connection but does not answer is not ready.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The status with which 127.0.0.1:`port` answers `method path`; nothing when it does not answer.
+pub(crate) async fn status(port: u16, method: &str, path: &str, body: &str) -> Option<u16> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, status_line(port, method, path, body)).await;
+    let line = String::from_utf8(answer.ok()?.ok()?).ok()?;
+    line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
+}
+
+async fn status_line(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut line = vec![0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut line).await?;
+    Ok(line)
+}

@@ -1,0 +1,190 @@
+//! SeaweedFS as an S3 store: versions, conditional requests and permissions, as the embedded store has none of them.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::process::ServerProcess;
+use crate::rig::Places;
+use crate::{S3Access, SandboxError, http_probe};
+
+const NAME: &str = "weed";
+/// A start takes about 1 s; the limit is for machines that are busy with builds.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The ports are chosen before the server binds them, so another program may come first.
+const START_ATTEMPTS: u32 = 4;
+/// Every listener must be given: the gRPC ports default to 10000 above the others, which may be past the last port.
+const PORT_FLAGS: [&str; 10] = [
+    "s3.port",
+    "s3.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "admin.port",
+    "admin.port.grpc",
+];
+
+/// Where `filer.port` stands in them.
+const FILER_PORT: usize = 6;
+/// Its maintenance worker dials the admin's gRPC port there, whatever `admin.port.grpc` says.
+const ADMIN_GRPC_OFFSET: u16 = 10_000;
+
+/// A running SeaweedFS on 127.0.0.1 with one bucket.
+#[derive(Debug)]
+pub struct SeaweedFs {
+    // Before the folder, so that a drop ends the process first.
+    process: Option<ServerProcess>,
+    admin: S3Access,
+    read_only: S3Access,
+    // After the process too: their removal must find them unused.
+    _sockets: Sockets,
+    _home: TempDir,
+}
+
+/// It also listens on sockets in `/tmp`, whatever the temporary folder is, and leaves some of them there.
+#[derive(Debug)]
+struct Sockets(Vec<u16>);
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for port in &self.0 {
+            for part in ["master-grpc", "volume-grpc", "filer-grpc", "admin-grpc", "s3"] {
+                // Most of the names were never made.
+                let _ = fs::remove_file(format!("/tmp/seaweedfs-{part}-{port}.sock"));
+            }
+        }
+    }
+}
+
+impl SeaweedFs {
+    /// Starts a store in a folder of its own and waits until its bucket answers.
+    pub async fn start() -> Result<Self, SandboxError> {
+        let executable = Places::from_environment().executable(NAME)?;
+        let mut attempt = 1;
+        loop {
+            match Self::launch(&executable).await {
+                Err(SandboxError::EndedEarly { log, .. } | SandboxError::NotReady { log, .. })
+                    if attempt < START_ATTEMPTS && is_port_taken(&log) =>
+                {
+                    tracing::debug!(attempt, "a port for SeaweedFS was taken");
+                    attempt += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Where the store answers: `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> &str {
+        &self.admin.endpoint
+    }
+
+    /// An identity that may do anything.
+    pub fn admin(&self) -> &S3Access {
+        &self.admin
+    }
+
+    /// An identity that may read and list the bucket.
+    pub fn read_only(&self) -> &S3Access {
+        &self.read_only
+    }
+
+    /// SIGTERM, then SIGKILL when that takes too long.
+    pub async fn stop(&mut self) -> Result<(), SandboxError> {
+        match self.process.take() {
+            Some(process) => process.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn launch(executable: &Path) -> Result<Self, SandboxError> {
+        let home = TempDir::with_prefix("groundling-s3-").map_err(SandboxError::io("create a folder for SeaweedFS"))?;
+        let ports = free_ports().map_err(SandboxError::io("find free ports for SeaweedFS"))?;
+        let (s3_port, filer_port) = (ports[0], ports[FILER_PORT]);
+        let admin = S3Access::with_new_keys(format!("http://127.0.0.1:{s3_port}"));
+        let read_only = S3Access::with_new_keys(admin.endpoint.clone());
+        fs::write(home.path().join("s3.json"), identities(&admin, &read_only).to_string())
+            .map_err(SandboxError::io("write the identities of SeaweedFS"))?;
+
+        let sockets = Sockets(ports.clone());
+        let mut process = ServerProcess::spawn(NAME, &mut command(executable, home.path(), &ports), home.path())?;
+        process.wait_until(READY_LIMIT, async || is_ready(s3_port, filer_port).await.then_some(())).await?;
+        Ok(Self { process: Some(process), admin, read_only, _sockets: sockets, _home: home })
+    }
+}
+
+/// The S3 side answers before there is a bucket, and before there is a volume to write to. Both show at the filer,
+/// below S3 and its keys.
+async fn is_ready(s3_port: u16, filer_port: u16) -> bool {
+    let bucket = format!("/buckets/{}/", crate::s3_access::BUCKET);
+    http_probe::status(s3_port, "GET", "/healthz", "").await == Some(200)
+        && http_probe::status(filer_port, "GET", &bucket, "").await == Some(200)
+        && http_probe::status(filer_port, "PUT", "/ready", "ready").await == Some(201)
+}
+
+/// Free ports in the order of [`PORT_FLAGS`].
+fn free_ports() -> std::io::Result<Vec<u16>> {
+    // All are held until all are known, or the system would hand out one twice.
+    let mut held = Vec::new();
+    let mut bind = |port: u16| {
+        held.push(TcpListener::bind(("127.0.0.1", port))?);
+        held.last().map_or(Ok(port), |listener| Ok(listener.local_addr()?.port()))
+    };
+    let mut ports = (2..PORT_FLAGS.len()).map(|_| bind(0)).collect::<std::io::Result<Vec<_>>>()?;
+    loop {
+        let admin = bind(0)?;
+        if let Some(grpc) = admin.checked_add(ADMIN_GRPC_OFFSET)
+            && bind(grpc).is_ok()
+        {
+            ports.extend([admin, grpc]);
+            return Ok(ports);
+        }
+    }
+}
+
+fn command(executable: &Path, home: &Path, ports: &[u16]) -> Command {
+    let mut command = Command::new(executable);
+    command
+        .arg(format!("-logdir={}", home.display()))
+        .args(["-logtostderr=true", "mini"])
+        .arg(format!("-dir={}", home.join("data").display()))
+        // Without these it listens on every address, under the machine's own one.
+        .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
+        .arg(format!("-s3.config={}", home.join("s3.json").display()))
+        .arg(format!("-bucket={}", crate::s3_access::BUCKET))
+        .arg(format!("-filer.localSocket={}", home.join("filer.sock").display()))
+        // It reports to its makers unless told not to.
+        .arg("-master.telemetry=false")
+        .args(["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+        .args(PORT_FLAGS.iter().zip(ports).map(|(flag, port)| format!("-{flag}={port}")));
+    command
+}
+
+/// Its own check before it binds, or the system's answer when another program came between the two.
+fn is_port_taken(log: &str) -> bool {
+    log.contains("is not available on") || log.contains("address already in use")
+}
+
+/// Without identities anyone may do anything.
+fn identities(admin: &S3Access, read_only: &S3Access) -> serde_json::Value {
+    let identity = |name: &str, access: &S3Access, actions: serde_json::Value| {
+        json!({
+            "name": name,
+            "credentials": [{"accessKey": access.access_key, "secretKey": access.secret_key}],
+            "actions": actions,
+        })
+    };
+    let bucket = &read_only.bucket;
+    json!({"identities": [
+        identity("admin", admin, json!(["Admin", "Read", "List", "Tagging", "Write"])),
+        identity("read-only", read_only, json!([format!("Read:{bucket}"), format!("List:{bucket}")])),
+    ]})
+}

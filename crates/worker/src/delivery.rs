@@ -1,0 +1,229 @@
+//! A job in hand, as a guard: it ends as delivered, retried or rejected, and a dropped one means retried.
+//!
+//! From receipt to that end the guard tells the server three times within every `ack_wait` that the job is being worked on,
+//! and holds the slot that the job takes up.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, Message, Subject};
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+
+use crate::publish::Receipt;
+
+/// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
+const DROPPED_DELAY: Duration = Duration::from_secs(1);
+/// Tries to have the end of a job confirmed. If all fail the job comes back by itself after `ack_wait`.
+const SETTLE_TRIES: u32 = 3;
+
+/// A job in hand.
+pub struct Delivery {
+    client: Client,
+    reply: Subject,
+    subject: Subject,
+    payload: Bytes,
+    facts: DeliveryFacts,
+    received: Instant,
+    heartbeat: AbortHandle,
+    settled: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// What the server says about a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryFacts {
+    /// The stream the job came from.
+    pub stream: String,
+    /// The job's sequence in the stream.
+    pub sequence: u64,
+    /// How often the job has been handed out, this time included; counts from 1.
+    pub attempt: u64,
+    /// When the job was published, nanoseconds since 1970.
+    pub published_nanos: u64,
+}
+
+/// Why the end of a job was not confirmed. The job comes back by itself after `ack_wait`; published work is not lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the server did not confirm the end of a job ({0}): it will hand the job out again")]
+pub struct DeliveryError(#[source] async_nats::client::RequestError);
+
+impl Delivery {
+    /// Takes a consumer's message in hand; gives the subject back if it is no such message.
+    pub(crate) fn receive(
+        client: &Client,
+        message: Message,
+        ack_wait: Duration,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Self, Subject> {
+        let Some((reply, facts)) = message.reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|facts| (reply, facts)))
+        else {
+            return Err(message.subject);
+        };
+        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), ack_wait / 3)).abort_handle();
+        Ok(Self {
+            client: client.clone(),
+            reply,
+            subject: message.subject,
+            payload: message.payload,
+            facts,
+            received: Instant::now(),
+            heartbeat,
+            settled: false,
+            _slot: slot,
+        })
+    }
+
+    /// The subject the job was published to.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The job's bytes.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// What the server says about this delivery.
+    pub fn facts(&self) -> &DeliveryFacts {
+        &self.facts
+    }
+
+    /// When the job arrived here.
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
+    /// The job is done: its annotation is in the stream, as the receipt shows. Waits until the server has taken note.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if it never says so.
+    pub async fn delivered(self, annotation: &Receipt) -> Result<(), DeliveryError> {
+        tracing::trace!(sequence = annotation.sequence(), "annotation is in the stream");
+        self.settle(Bytes::from_static(b"+ACK")).await
+    }
+
+    /// The job is to be handed out again, not before `delay` has passed.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the server never confirms.
+    pub async fn retry(self, delay: Duration) -> Result<(), DeliveryError> {
+        self.settle(nak(delay)).await
+    }
+
+    /// The job is never to be handed out again: its failure is in the stream, as the receipt shows.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the server never confirms.
+    pub async fn reject(self, failure: &Receipt, reason: &str) -> Result<(), DeliveryError> {
+        tracing::trace!(sequence = failure.sequence(), "failure is in the stream");
+        self.settle(format!("+TERM {reason}").into()).await
+    }
+
+    async fn settle(mut self, acknowledgement: Bytes) -> Result<(), DeliveryError> {
+        let mut tries = 0;
+        let ended = loop {
+            tries += 1;
+            // A request, not a bare publish: its answer is the server's word, and "no responders" is an error.
+            match self.client.request(self.reply.clone(), acknowledgement.clone()).await {
+                Ok(_) => break Ok(()),
+                Err(error) if tries == SETTLE_TRIES => break Err(DeliveryError(error)),
+                Err(error) => {
+                    tracing::debug!(%error, tries, "the end of a job was not confirmed");
+                    tokio::time::sleep(Duration::from_millis(250) * tries).await;
+                }
+            }
+        };
+        self.settled = true;
+        ended
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+        if self.settled {
+            return;
+        }
+        // Room in the client's queue is the rule, and then this is done at once. If not, and without a runtime to wait in,
+        // the server's ack_wait does the same later.
+        let (client, reply) = (self.client.clone(), self.reply.clone());
+        let mut word = Box::pin(async move { client.publish(reply, nak(DROPPED_DELAY)).await });
+        if word.as_mut().now_or_never().is_none()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(word);
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, facts, .. } = self;
+        f.debug_struct("Delivery").field("subject", subject).field("facts", facts).finish_non_exhaustive()
+    }
+}
+
+/// "Hand it out again, but not before `delay` has passed."
+pub(crate) fn nak(delay: Duration) -> Bytes {
+    format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()
+}
+
+async fn beat(client: Client, reply: Subject, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await {
+            tracing::debug!(%error, "a sign of life was not sent");
+        }
+    }
+}
+
+impl DeliveryFacts {
+    /// Reads the subject that a consumer's message is to be answered on: `$JS.ACK`, in newer servers a domain and an account,
+    /// then stream, consumer, deliveries, stream sequence, consumer sequence, nanoseconds, messages pending.
+    fn parse(reply: &str) -> Option<Self> {
+        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let tokens = match tokens.len() {
+            7 => &tokens[..],
+            9.. => &tokens[2..],
+            _ => return None,
+        };
+        let number = |i: usize| tokens.get(i)?.parse::<u64>().ok();
+        let stream = (*tokens.first()?).to_owned();
+        Some(Self { stream, attempt: number(2)?, sequence: number(3)?, published_nanos: number(5)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> DeliveryFacts {
+        DeliveryFacts { stream: "JOBS".into(), sequence: 17, attempt: 2, published_nanos: 1_700_000_000_000_000_001 }
+    }
+
+    #[test]
+    fn both_shapes_of_the_reply_subject_are_read() {
+        let old = "$JS.ACK.JOBS.workers.2.17.30.1700000000000000001.5";
+        let new = "$JS.ACK._.ACCHASH.JOBS.workers.2.17.30.1700000000000000001.5.token";
+        assert_eq!(DeliveryFacts::parse(old), Some(facts()));
+        assert_eq!(DeliveryFacts::parse(new), Some(facts()));
+    }
+
+    #[test]
+    fn another_reply_subject_is_no_delivery() {
+        for reply in ["_INBOX.x", "$JS.ACK.a.b", "$JS.ACK.JOBS.workers.two.17.30.1.5", "$JS.ACK.1.2.3.4.5.6.7.8"] {
+            assert_eq!(DeliveryFacts::parse(reply), None, "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_delay_is_written_in_nanoseconds() {
+        assert_eq!(nak(Duration::from_millis(1500)), "-NAK {\"delay\": 1500000000}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Reading a picture from a web address, for pictures named by hand. Jobs never name web addresses.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use url::Url;
+
+use super::{FetchError, FetchErrorKind, too_large};
+
+/// Redirects that are followed; browsers follow 20, pictures seldom need two.
+const MAX_REDIRECTS: usize = 5;
+
+/// A body as answers have it.
+trait WebBody: BodyExt<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin {}
+
+impl<B> WebBody for B where B: BodyExt<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin {}
+
+/// A reader of web addresses.
+#[derive(Debug, Clone)]
+pub struct WebReader {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    max_bytes: u64,
+    timeout: Duration,
+}
+
+impl WebReader {
+    /// A reader that takes at most `max_bytes` and at most `timeout` for each address.
+    ///
+    /// # Errors
+    /// `Misconfigured` if the system's certificates cannot be read.
+    pub fn new(max_bytes: u64, timeout: Duration) -> Result<Self, FetchError> {
+        let tls = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
+            .map_err(|error| {
+                let sentence = "the system's certificates cannot be read: install them (package ca-certificates)";
+                FetchError::new(FetchErrorKind::Misconfigured, sentence).with_source(error)
+            })?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(tls), max_bytes, timeout })
+    }
+
+    /// Reads one `http://` or `https://` address whole.
+    ///
+    /// # Errors
+    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled` or `Unavailable`. Not more than the limit is ever held.
+    pub async fn read(&self, address: &str) -> Result<Bytes, FetchError> {
+        match tokio::time::timeout(self.timeout, self.follow(address)).await {
+            Ok(read) => read,
+            Err(_) => {
+                let sentence = format!("{address} was not read within {:?}", self.timeout);
+                Err(FetchError::new(FetchErrorKind::Unavailable, sentence))
+            }
+        }
+    }
+
+    async fn follow(&self, address: &str) -> Result<Bytes, FetchError> {
+        let mut url = web_url(address)?;
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.get(url.clone()).await?;
+            let status = answer.status();
+            if status.is_success() {
+                return self.body(answer, &url).await;
+            }
+            let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            match location {
+                Some(location) if status.is_redirection() => {
+                    let next = url.join(location).ok().map(|next| next.to_string());
+                    let next = web_url(next.as_deref().unwrap_or(location))?;
+                    if url.scheme() == "https" && next.scheme() == "http" {
+                        let sentence = format!("{url} leads from https to http: give the http address itself if it is to be trusted");
+                        return Err(FetchError::new(FetchErrorKind::BadAddress, sentence));
+                    }
+                    url = next;
+                }
+                _ => return Err(FetchError::new(kind_of(status), format!("{url} answers with {status}"))),
+            }
+        }
+        let sentence = format!("{address} redirects more than {MAX_REDIRECTS} times");
+        Err(FetchError::new(FetchErrorKind::BadAddress, sentence))
+    }
+
+    async fn get(&self, url: Url) -> Result<Response<impl WebBody>, FetchError> {
+        let request = Request::get(url.as_str())
+            .header(USER_AGENT, concat!("groundling/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT, "image/*, */*;q=0.5")
+            .body(Empty::new())
+            .map_err(|error| bad_address(url.as_str()).with_source(error))?;
+        self.client.request(request).await.map_err(|error| {
+            FetchError::new(FetchErrorKind::Unavailable, format!("{url} could not be reached")).with_source(error)
+        })
+    }
+
+    async fn body(&self, answer: Response<impl WebBody>, url: &Url) -> Result<Bytes, FetchError> {
+        let too_large = || too_large(url.as_str(), self.max_bytes, "raise the limit if it is to be read");
+        let announced = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > self.max_bytes) {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::new();
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                FetchError::new(FetchErrorKind::Unavailable, format!("reading {url} broke off")).with_source(error)
+            })?;
+            let Ok(chunk) = frame.into_data() else { continue };
+            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+fn web_url(address: &str) -> Result<Url, FetchError> {
+    match Url::parse(address) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ => Err(bad_address(address)),
+    }
+}
+
+fn bad_address(address: &str) -> FetchError {
+    FetchError::new(FetchErrorKind::BadAddress, format!("{address:?} is no address like https://host/picture.jpg"))
+}
+
+fn kind_of(status: StatusCode) -> FetchErrorKind {
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => FetchErrorKind::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => FetchErrorKind::Throttled,
+        status if status.is_client_error() => FetchErrorKind::Denied,
+        _ => FetchErrorKind::Unavailable,
+    }
+}

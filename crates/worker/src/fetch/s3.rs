@@ -1,0 +1,267 @@
+//! Reading objects from an S3 store, within bounds.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::{Bytes, BytesMut};
+use protocol::v1::{ObjectIdentity, S3Object};
+
+use super::{FetchError, FetchErrorKind, Fetched, too_large};
+use crate::settings::S3Settings;
+
+/// An S3 store and what may be read from it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ObjectStore {
+    client: Client,
+    allow: Vec<String>,
+    max_bytes: u64,
+    operation_timeout: std::time::Duration,
+}
+
+impl ObjectStore {
+    /// Makes a client by the settings. Nothing is connected before the first read.
+    pub async fn new(settings: &S3Settings) -> Self {
+        let max_bytes = settings.max_object_bytes;
+        let operation_timeout = settings.operation_timeout;
+        Self { client: client(settings).await, allow: settings.allow.clone(), max_bytes, operation_timeout }
+    }
+
+    /// The client itself, for what a worker does not do: listing, writing.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Reads one object whole.
+    ///
+    /// # Errors
+    /// Every kind of [`FetchError`] but `BadAddress`; not more than `s3.max_object_bytes` are ever held.
+    pub async fn read(&self, object: &S3Object) -> Result<Fetched, FetchError> {
+        let name = format!("s3://{}/{}", object.bucket, object.key);
+        if !self.allows(&object.bucket, &object.key) {
+            let sentence = format!("{name} may not be read by this worker: add its bucket or prefix to s3.allow");
+            return Err(FetchError::new(FetchErrorKind::NotAllowed, sentence));
+        }
+        // The client's own timeout ends with the headers; the body counts as well.
+        match tokio::time::timeout(self.operation_timeout, self.read_within(object, &name)).await {
+            Ok(read) => read,
+            Err(_) => {
+                let sentence = format!("{name} was not read within {:?} (s3.operation_timeout)", self.operation_timeout);
+                Err(FetchError::new(FetchErrorKind::Unavailable, sentence))
+            }
+        }
+    }
+
+    /// Whether an entry of `s3.allow` covers the object.
+    pub fn allows(&self, bucket: &str, key: &str) -> bool {
+        self.allow.iter().any(|entry| match entry.split_once('/') {
+            _ if entry == "*" => true,
+            None => entry == bucket,
+            Some((allowed, prefix)) => allowed == bucket && key.starts_with(prefix),
+        })
+    }
+
+    async fn read_within(&self, object: &S3Object, name: &str) -> Result<Fetched, FetchError> {
+        let pinned = object.etag.as_deref().map(bare_etag);
+        let answer = self
+            .client
+            .get_object()
+            .bucket(&object.bucket)
+            .key(&object.key)
+            .set_version_id(object.version_id.clone())
+            .set_if_match(pinned.map(|etag| format!("\"{etag}\"")))
+            .send()
+            .await
+            .map_err(|error| refused(error, name))?;
+        let identity = ObjectIdentity {
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            etag: answer.e_tag().map(|etag| bare_etag(etag).to_owned()),
+            // "null" is S3's way to say that the object has none.
+            version_id: answer.version_id().filter(|version| *version != "null").map(str::to_owned),
+        };
+        // Stores exist that pass over conditions and versions; what was asked for is held against what came.
+        if let (Some(wanted), Some(found)) = (pinned, identity.etag.as_deref())
+            && wanted != found
+        {
+            let sentence = format!("{name} has the ETag {found:?} and not {wanted:?} as the job says: submit it anew");
+            return Err(FetchError::new(FetchErrorKind::Changed, sentence));
+        }
+        if let (Some(wanted), Some(found)) = (object.version_id.as_deref(), identity.version_id.as_deref())
+            && wanted != found
+        {
+            let sentence = format!("{name} came in the version {found:?} and not {wanted:?} as the job says");
+            return Err(FetchError::new(FetchErrorKind::Changed, sentence));
+        }
+        Ok(Fetched { bytes: self.body(answer, name).await?, identity })
+    }
+
+    async fn body(&self, answer: GetObjectOutput, name: &str) -> Result<Bytes, FetchError> {
+        let too_large = || too_large(name, self.max_bytes, "raise s3.max_object_bytes if it is to be read");
+        let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        if announced.is_some_and(|length| length > self.max_bytes) {
+            return Err(too_large());
+        }
+        // Announced lengths are within the limit, but still only a word: reserve little, grow with what comes.
+        let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(1 << 20) as usize);
+        let mut body = answer.body;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| {
+                FetchError::new(FetchErrorKind::Unavailable, format!("reading {name} broke off")).with_source(error)
+            })?;
+            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        match announced {
+            Some(length) if length != bytes.len() as u64 => {
+                let sentence = format!("{name} was announced with {length} bytes and came with {}", bytes.len());
+                Err(FetchError::new(FetchErrorKind::Unavailable, sentence))
+            }
+            _ => Ok(bytes.freeze()),
+        }
+    }
+}
+
+async fn client(settings: &S3Settings) -> Client {
+    let http =
+        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(settings.connect_timeout)
+        .read_timeout(settings.read_timeout)
+        .operation_timeout(settings.operation_timeout)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .region(Region::new(settings.region.clone()))
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(settings.attempts));
+    if let (Some(key), Some(secret)) = (&settings.access_key, &settings.secret_key) {
+        let session = settings.session_token.as_ref().map(|token| token.expose().to_owned());
+        loader = loader.credentials_provider(Credentials::new(key, secret.expose(), session, None, "groundling settings"));
+    } else if settings.anonymous {
+        loader = loader.no_credentials();
+    }
+    if let Some(endpoint) = &settings.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    let shared = loader.load().await;
+    Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style).build())
+}
+
+fn bare_etag(etag: &str) -> &str {
+    etag.trim_matches('"')
+}
+
+/// What a refused read means.
+fn refused(error: SdkError<GetObjectError>, name: &str) -> FetchError {
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let code = error.code().unwrap_or_default().to_owned();
+    let kind = kind_of(status, &code);
+    let sentence = match kind {
+        FetchErrorKind::NotFound => format!("{name} is not there ({})", said(status, &code)),
+        FetchErrorKind::Changed => format!("{name} has another ETag than the job says: submit it anew"),
+        FetchErrorKind::Denied => format!("{name} is refused by the store ({}): let the worker's key read it", said(status, &code)),
+        FetchErrorKind::Throttled => format!("the store asks for fewer requests ({}) at {name}", said(status, &code)),
+        FetchErrorKind::Misconfigured => format!(
+            "the store does not accept this worker ({}) at {name}: check s3.access_key, s3.region, s3.endpoint and the clock",
+            said(status, &code)
+        ),
+        _ => format!("{name} could not be read ({})", said(status, &code)),
+    };
+    FetchError::new(kind, sentence).with_source(error)
+}
+
+/// Codes first, for they are what S3 defines; statuses for stores that give no code.
+fn kind_of(status: Option<u16>, code: &str) -> FetchErrorKind {
+    match (code, status) {
+        ("NoSuchKey" | "NoSuchBucket" | "NoSuchVersion" | "NotFound", _) => FetchErrorKind::NotFound,
+        // A version id that none can have, and a version that is a delete marker.
+        ("InvalidArgument", Some(400)) | ("MethodNotAllowed", _) | (_, Some(404 | 405 | 410)) => FetchErrorKind::NotFound,
+        ("PreconditionFailed", _) | (_, Some(412)) => FetchErrorKind::Changed,
+        ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests", _)
+        | (_, Some(429)) => FetchErrorKind::Throttled,
+        (
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "TokenRefreshRequired"
+            | "RequestTimeTooSkewed"
+            | "AuthorizationHeaderMalformed"
+            | "AuthorizationQueryParametersError"
+            | "PermanentRedirect"
+            | "IllegalLocationConstraintException",
+            _,
+        )
+        | (_, Some(301 | 307 | 400 | 401)) => FetchErrorKind::Misconfigured,
+        ("AccessDenied" | "AllAccessDisabled" | "InvalidObjectState", _) | (_, Some(403)) => FetchErrorKind::Denied,
+        _ => FetchErrorKind::Unavailable,
+    }
+}
+
+fn said(status: Option<u16>, code: &str) -> String {
+    match (status, code) {
+        (Some(status), "") => format!("status {status}"),
+        (Some(status), code) => format!("status {status}, {code}"),
+        (None, _) => "no answer".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store(allow: &[&str]) -> ObjectStore {
+        let allow = allow.iter().map(|entry| (*entry).to_owned()).collect();
+        ObjectStore::new(&S3Settings { allow, anonymous: true, ..Default::default() }).await
+    }
+
+    #[tokio::test]
+    async fn the_allow_list_takes_buckets_prefixes_and_everything() {
+        let some = store(&["imgs", "archive/2024/"]).await;
+        assert!(some.allows("imgs", "anything") && some.allows("archive", "2024/a.jpg"));
+        for (bucket, key) in [("archive", "2023/a.jpg"), ("archive", "2024"), ("img", "a"), ("imgs2", "a")] {
+            assert!(!some.allows(bucket, key), "{bucket}/{key}");
+        }
+        assert!(store(&["*"]).await.allows("x", "y"));
+        assert!(!store(&[]).await.allows("x", "y"));
+    }
+
+    #[tokio::test]
+    async fn an_object_outside_the_allow_list_is_refused_without_asking_the_store() {
+        let object = S3Object { bucket: "secrets".into(), key: "k".into(), ..Default::default() };
+        let error = store(&["imgs"]).await.read(&object).await.unwrap_err();
+        assert_eq!(error.kind(), FetchErrorKind::NotAllowed);
+        assert_eq!(error.to_string(), "s3://secrets/k may not be read by this worker: add its bucket or prefix to s3.allow");
+    }
+
+    #[test]
+    fn what_a_refusal_means_goes_by_code_and_then_by_status() {
+        use FetchErrorKind::*;
+        let table = [
+            (Some(404), "NoSuchKey", NotFound),
+            (Some(404), "", NotFound),
+            (Some(405), "MethodNotAllowed", NotFound),
+            (Some(412), "PreconditionFailed", Changed),
+            (Some(403), "AccessDenied", Denied),
+            (Some(403), "", Denied),
+            (Some(403), "InvalidAccessKeyId", Misconfigured),
+            (Some(403), "SignatureDoesNotMatch", Misconfigured),
+            (Some(403), "RequestTimeTooSkewed", Misconfigured),
+            (Some(301), "PermanentRedirect", Misconfigured),
+            (Some(503), "SlowDown", Throttled),
+            (Some(429), "", Throttled),
+            (Some(503), "ServiceUnavailable", Unavailable),
+            (Some(500), "InternalError", Unavailable),
+            (None, "", Unavailable),
+        ];
+        for (status, code, kind) in table {
+            assert_eq!(kind_of(status, code), kind, "{status:?} {code}");
+        }
+    }
+}

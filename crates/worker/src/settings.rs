@@ -1,0 +1,291 @@
+//! What a worker can be told. The comment on each field is its documentation for users.
+//!
+//! Durations are written with their unit, as in `"30s"`, `"1m 30s"` or `"250ms"`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// All settings of the worker and of `groundling setup`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The NATS server.
+    pub nats: NatsSettings,
+    /// Streams and consumer.
+    pub streams: StreamSettings,
+    /// The S3 store.
+    pub s3: S3Settings,
+    /// The work itself.
+    pub worker: WorkerSettings,
+}
+
+/// How to reach the NATS server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsSettings {
+    /// Address of the server, `nats://host:4222` or `tls://host:4222`; several of one cluster, separated by commas.
+    pub url: String,
+    /// User name. Needs `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// Token, where the server asks for one in place of user and password.
+    pub token: Option<Secret>,
+    /// Seed of an nkey, beginning with `SU`.
+    pub nkey: Option<Secret>,
+    /// File with a user's JWT and seed, as `nsc` writes it.
+    pub credentials_file: Option<PathBuf>,
+    /// Transport encryption.
+    pub tls: NatsTls,
+    /// How long connecting to one server may take.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long to wait for the server's answer to one request: an acknowledgement, a stream's facts.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+}
+
+/// Transport encryption of the connection to NATS.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsTls {
+    /// Refuse to talk without encryption.
+    pub required: bool,
+    /// Begin with the TLS handshake, for servers set to `handshake_first`.
+    pub first: bool,
+    /// PEM file with the authority to trust, in addition to the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with this client's certificate. Needs `key_file`.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file with the key of `certificate_file`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Streams and consumer. `groundling setup` creates them by these settings, the worker uses them by their names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSettings {
+    /// Name of the stream of jobs.
+    pub jobs: String,
+    /// Name of the stream of annotations.
+    pub annotations: String,
+    /// Name of the stream of failures.
+    pub failed: String,
+    /// Name of the durable consumer on the stream of jobs, shared by all workers.
+    pub consumer: String,
+    /// Copies of each message in a cluster: 1, 3 or 5.
+    pub replicas: usize,
+    /// Time within which the streams of annotations and failures drop a second message with the same id. Also for jobs.
+    #[serde(with = "humantime_serde")]
+    pub duplicate_window: Duration,
+    /// How long annotations are kept. `"0s"` keeps them for ever.
+    #[serde(with = "humantime_serde")]
+    pub annotations_max_age: Duration,
+    /// How long failures are kept. `"0s"` keeps them for ever.
+    #[serde(with = "humantime_serde")]
+    pub failed_max_age: Duration,
+    /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
+    #[serde(with = "humantime_serde")]
+    pub ack_wait: Duration,
+    /// Most jobs in the hands of all workers together. At least the workers' slots added up.
+    pub max_ack_pending: i64,
+}
+
+/// The S3 store that pictures are read from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Settings {
+    /// Address of the store, `https://host`. Left out: AWS.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: String,
+    /// Put the bucket into the path (`https://host/bucket/key`) and not into the host name. Most stores other than AWS need it.
+    pub path_style: bool,
+    /// Access key. Left out: the environment's, as AWS's own tools find it (variables, profile, web identity, instance role).
+    pub access_key: Option<String>,
+    /// Secret of `access_key`.
+    pub secret_key: Option<Secret>,
+    /// Session token of `access_key`, where it is a temporary one.
+    pub session_token: Option<Secret>,
+    /// Read without any key, for public buckets.
+    pub anonymous: bool,
+    /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for all.
+    pub allow: Vec<String>,
+    /// Largest object in bytes.
+    pub max_object_bytes: u64,
+    /// How long connecting may take.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long the store may stay silent.
+    #[serde(with = "humantime_serde")]
+    pub read_timeout: Duration,
+    /// How long reading one object may take, all tries together.
+    #[serde(with = "humantime_serde")]
+    pub operation_timeout: Duration,
+    /// Tries for each read before the job goes back to the queue for a while.
+    pub attempts: u32,
+}
+
+/// The work itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    /// Name of this worker in annotations, failures and logs, for example the pod's. Left out: made up at the start.
+    pub id: Option<String>,
+    /// Jobs in hand at once. Each holds one picture in memory.
+    pub slots: usize,
+    /// How often a job is handed out before a fault that could pass is taken for one that does not.
+    pub max_deliveries: u64,
+    /// How long one job may take. After that it goes back to the queue.
+    #[serde(with = "humantime_serde")]
+    pub job_timeout: Duration,
+    /// How long shutdown waits for jobs in hand. After that they go back to the queue.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+    /// Most pixels of a picture.
+    pub max_picture_pixels: u64,
+    /// Turn pictures upright by their EXIF orientation before the model sees them.
+    pub apply_orientation: bool,
+    /// Put token ids and log-probabilities on annotations.
+    pub publish_tokens: bool,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            user: None,
+            password: None,
+            token: None,
+            nkey: None,
+            credentials_file: None,
+            tls: NatsTls::default(),
+            connect_timeout: Duration::from_secs(5),
+            // A cluster that lost its leader was seen to answer again after 6.5 s.
+            request_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            jobs: protocol::subjects::JOBS_STREAM.to_owned(),
+            annotations: protocol::subjects::ANNOTATIONS_STREAM.to_owned(),
+            failed: protocol::subjects::FAILED_STREAM.to_owned(),
+            consumer: "groundling-workers".to_owned(),
+            replicas: 1,
+            // Longer than every way a job can come back after its annotation was published.
+            duplicate_window: Duration::from_secs(30 * 60),
+            annotations_max_age: Duration::ZERO,
+            failed_max_age: Duration::ZERO,
+            ack_wait: Duration::from_secs(60),
+            max_ack_pending: 10_000,
+        }
+    }
+}
+
+impl Default for S3Settings {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: "us-east-1".to_owned(),
+            path_style: false,
+            access_key: None,
+            secret_key: None,
+            session_token: None,
+            anonymous: false,
+            allow: Vec::new(),
+            max_object_bytes: 64 << 20,
+            connect_timeout: Duration::from_secs(3),
+            read_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(60),
+            attempts: 3,
+        }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            id: None,
+            slots: 8,
+            max_deliveries: 10,
+            job_timeout: Duration::from_secs(15 * 60),
+            shutdown_timeout: Duration::from_secs(5 * 60),
+            // As Pillow's limit against decompression bombs.
+            max_picture_pixels: 178_956_970,
+            apply_orientation: true,
+            publish_tokens: false,
+        }
+    }
+}
+
+/// A text that never prints: neither as `Debug` nor when settings are written out again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a secret in.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[hidden]")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecretVisitor)
+    }
+}
+
+/// Readers of environment variables make numbers of passwords like `0815`; the usual error would quote them.
+struct SecretVisitor;
+
+impl Visitor<'_> for SecretVisitor {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, secret: &str) -> Result<Secret, E> {
+        Ok(Secret::new(secret))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+        Err(E::custom("the secret was read as a number: put it in quotes"))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+        self.visit_u64(0)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+        self.visit_u64(0)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+        Err(E::custom("the secret was read as true or false: put it in quotes"))
+    }
+}

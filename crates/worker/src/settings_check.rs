@@ -1,0 +1,233 @@
+//! What is wrong with settings, all of it at once.
+
+use std::time::Duration;
+
+use crate::settings::{NatsSettings, S3Settings, Settings, StreamSettings, WorkerSettings};
+
+/// Every problem found in settings, each one sentence that begins with the name of the setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsProblems(pub Vec<String>);
+
+impl Settings {
+    /// Checks all sections.
+    ///
+    /// # Errors
+    /// All problems found.
+    pub fn validate(&self) -> Result<(), SettingsProblems> {
+        let problems =
+            [self.nats.problems(), self.streams.problems(), self.s3.problems(), self.worker.problems()].concat();
+        if problems.is_empty() { Ok(()) } else { Err(SettingsProblems(problems)) }
+    }
+}
+
+impl NatsSettings {
+    /// The addresses in `url`, one by one.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.url.split(',').map(str::trim).filter(|address| !address.is_empty())
+    }
+
+    /// What is wrong with this section.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        found.unless(self.addresses().next().is_some(), "nats.url is empty: give the server's address, for example nats://127.0.0.1:4222");
+        for address in self.addresses() {
+            match address.parse::<async_nats::ServerAddr>() {
+                // The address itself may hold the secret, so it is not repeated.
+                Ok(server) if server.has_user_pass() => {
+                    found.add("nats.url holds a user or password, and addresses get logged: put them into nats.user and nats.password");
+                }
+                Ok(_) => {}
+                Err(_) if address.contains('@') => found.add("nats.url cannot be read as an address like nats://host:4222"),
+                Err(error) => found.add(format!("nats.url: {address:?} cannot be read as an address like nats://host:4222: {error}")),
+            }
+        }
+        found.unless(self.user.is_some() == self.password.is_some(), "nats.user and nats.password are only of use together: give both or neither");
+        let ways = [self.user.is_some(), self.token.is_some(), self.nkey.is_some(), self.credentials_file.is_some()];
+        found.unless(
+            ways.iter().filter(|given| **given).count() <= 1,
+            "nats: more than one of user, token, nkey and credentials_file is given: keep the one that the server asks for",
+        );
+        found.unless(
+            self.tls.certificate_file.is_some() == self.tls.key_file.is_some(),
+            "nats.tls.certificate_file and nats.tls.key_file are only of use together: give both or neither",
+        );
+        found.positive("nats.connect_timeout", self.connect_timeout);
+        found.positive("nats.request_timeout", self.request_timeout);
+        found.0
+    }
+}
+
+impl StreamSettings {
+    /// What is wrong with this section.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        let names = [
+            ("streams.jobs", &self.jobs),
+            ("streams.annotations", &self.annotations),
+            ("streams.failed", &self.failed),
+            ("streams.consumer", &self.consumer),
+        ];
+        for (setting, name) in names {
+            let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
+            found.unless(
+                !name.is_empty() && name.chars().all(legal),
+                format!("{setting} is {name:?}: give a name without blanks, '.', '*', '>' and slashes"),
+            );
+        }
+        found.unless(
+            self.jobs != self.annotations && self.jobs != self.failed && self.annotations != self.failed,
+            "streams.jobs, streams.annotations and streams.failed must be three different names",
+        );
+        found.unless([1, 3, 5].contains(&self.replicas), format!("streams.replicas is {}: take 1, 3 or 5", self.replicas));
+        found.unless(
+            self.ack_wait >= Duration::from_secs(3),
+            "streams.ack_wait is below 3s: a busy worker could not give its signs of life in time",
+        );
+        found.unless(
+            self.duplicate_window >= self.ack_wait,
+            "streams.duplicate_window is shorter than streams.ack_wait: a job that comes back could be annotated twice",
+        );
+        for (setting, age) in
+            [("streams.annotations_max_age", self.annotations_max_age), ("streams.failed_max_age", self.failed_max_age)]
+        {
+            found.unless(
+                age.is_zero() || age >= self.duplicate_window,
+                format!("{setting} is shorter than streams.duplicate_window, which NATS refuses: make it longer, or 0s for ever"),
+            );
+        }
+        found.unless(self.max_ack_pending > 0, "streams.max_ack_pending is not above 0: no job would ever be handed out");
+        found.0
+    }
+}
+
+impl S3Settings {
+    /// What is wrong with this section.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        if let Some(endpoint) = &self.endpoint {
+            let web = url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            found.unless(web, format!("s3.endpoint {endpoint:?} is no address like https://host"));
+        }
+        found.unless(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
+        found.unless(
+            self.access_key.is_some() == self.secret_key.is_some(),
+            "s3.access_key and s3.secret_key are only of use together: give both or neither",
+        );
+        found.unless(
+            self.session_token.is_none() || self.access_key.is_some(),
+            "s3.session_token is given without s3.access_key: give both or neither",
+        );
+        found.unless(!(self.anonymous && self.access_key.is_some()), "s3.anonymous and s3.access_key exclude each other: keep one");
+        found.unless(
+            !self.allow.is_empty(),
+            "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
+        );
+        for entry in &self.allow {
+            let bucket = entry.split('/').next().unwrap_or_default();
+            found.unless(
+                entry == "*" || (!bucket.is_empty() && !entry.contains('*')),
+                format!("s3.allow: {entry:?} is none of \"bucket\", \"bucket/prefix\" and \"*\""),
+            );
+        }
+        found.unless(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture would be read");
+        found.positive("s3.connect_timeout", self.connect_timeout);
+        found.positive("s3.read_timeout", self.read_timeout);
+        found.positive("s3.operation_timeout", self.operation_timeout);
+        found.unless((1..=20).contains(&self.attempts), format!("s3.attempts is {}, not in 1 to 20", self.attempts));
+        found.0
+    }
+}
+
+impl WorkerSettings {
+    /// What is wrong with this section.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        found.unless(self.id.as_ref().is_none_or(|id| !id.is_empty()), "worker.id is empty: give a name or leave it out");
+        // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
+        found.unless((1..=4096).contains(&self.slots), format!("worker.slots is {}, not in 1 to 4096", self.slots));
+        found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
+        found.positive("worker.job_timeout", self.job_timeout);
+        found.unless(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
+        found.0
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: impl Into<String>) {
+        self.0.push(problem.into());
+    }
+
+    fn unless(&mut self, fine: bool, problem: impl Into<String>) {
+        if !fine {
+            self.add(problem);
+        }
+    }
+
+    fn positive(&mut self, setting: &str, duration: Duration) {
+        self.unless(!duration.is_zero(), format!("{setting} is zero: give a duration like \"10s\""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Secret;
+
+    fn fine() -> Settings {
+        Settings { s3: S3Settings { allow: vec!["imgs".into()], ..Default::default() }, ..Default::default() }
+    }
+
+    #[test]
+    fn the_defaults_lack_nothing_but_the_buckets_to_read() {
+        assert_eq!(fine().validate(), Ok(()));
+        let SettingsProblems(problems) = Settings::default().validate().unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].starts_with("s3.allow is empty"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let mut settings = fine();
+        settings.nats.url = "nats://bob:hush@host".into();
+        settings.nats.user = Some("bob".into());
+        settings.streams.replicas = 2;
+        settings.s3.endpoint = Some("somewhere".into());
+        settings.s3.secret_key = Some(Secret::new("hush"));
+        settings.worker.slots = 0;
+        let text = settings.validate().unwrap_err().to_string();
+        for name in ["nats.url", "nats.user", "streams.replicas", "s3.endpoint", "s3.access_key", "worker.slots"] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
+        }
+        assert!(!text.contains("hush"));
+    }
+
+    #[test]
+    fn a_secret_prints_nowhere() {
+        let mut settings = fine();
+        settings.nats.password = Some(Secret::new("hush"));
+        assert!(!format!("{settings:?}").contains("hush"));
+        assert!(!serde_json::to_string(&settings).unwrap().contains("hush"));
+        assert_eq!(settings.nats.password.unwrap().expose(), "hush");
+        let error = serde_json::from_str::<Settings>(r#"{"nats": {"password": 815}}"#).unwrap_err().to_string();
+        assert!(error.contains("put it in quotes") && !error.contains("815"), "{error}");
+    }
+
+    #[test]
+    fn durations_are_written_with_their_unit_and_unknown_keys_are_errors() {
+        let settings: Settings = serde_json::from_str(r#"{"worker": {"job_timeout": "1m 30s"}}"#).unwrap();
+        assert_eq!(settings.worker.job_timeout, Duration::from_secs(90));
+        let error = serde_json::from_str::<Settings>(r#"{"worker": {"slot": 3}}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown field `slot`"), "{error}");
+    }
+
+    #[test]
+    fn the_duplicate_window_covers_a_redelivery() {
+        let mut settings = fine();
+        settings.streams.duplicate_window = Duration::from_secs(10);
+        assert!(settings.validate().unwrap_err().to_string().starts_with("streams.duplicate_window"));
+    }
+}

@@ -1,0 +1,326 @@
+//! The three streams and the consumer: made where they are missing, held against the settings where they are there.
+//!
+//! Nothing that exists is ever changed: what its owner set may hold the only copy of an archive's jobs.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+use protocol::subjects::{ANNOTATIONS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD};
+
+use crate::settings::StreamSettings;
+
+/// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
+const FAILURE_OVERHEAD: usize = 16 * 1024;
+/// Tries to reach JetStream: a fresh cluster is healthy before it can make streams.
+const TRIES: u32 = 5;
+
+/// What is there. [`SetupReport::is_ready`] says whether workers can work with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetupReport {
+    /// Made just now: "stream NAME", "consumer NAME".
+    pub created: Vec<String>,
+    /// There before.
+    pub found: Vec<String>,
+    /// Not there, and not made either.
+    pub missing: Vec<String>,
+    /// One sentence for each setting in which something found differs from what was asked for.
+    pub differences: Vec<String>,
+}
+
+impl SetupReport {
+    /// Everything is there and as asked for.
+    pub fn is_ready(&self) -> bool {
+        self.missing.is_empty() && self.differences.is_empty()
+    }
+}
+
+/// Why streams and consumer could not be looked at or made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A stream cannot be made because another one listens to its subjects.
+    #[error("the stream {name} cannot be made: another stream listens to {subject} already; remove that stream, or name it in the settings")]
+    SubjectTaken {
+        /// The stream to be made.
+        name: String,
+        /// Its subject.
+        subject: String,
+    },
+    /// JetStream answers with an error, or not at all.
+    #[error("JetStream did not let {what} be looked at or made: {said}; check that the server runs with JetStream and that the user may do this")]
+    Refused {
+        /// What was to be done.
+        what: String,
+        /// What the server said.
+        said: String,
+    },
+}
+
+/// Makes what is missing and holds the rest against the settings. Doing it twice does no more than doing it once.
+///
+/// # Errors
+/// [`SetupError`]; what was made until then stays.
+pub async fn setup(jetstream: &Context, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
+    go_through(jetstream, settings, true).await
+}
+
+/// As [`setup`], but makes nothing.
+///
+/// # Errors
+/// [`SetupError::Refused`].
+pub async fn check(jetstream: &Context, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
+    go_through(jetstream, settings, false).await
+}
+
+async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) -> Result<SetupReport, SetupError> {
+    let mut report = SetupReport::default();
+    let mut jobs = None;
+    for wanted in wanted_streams(settings, jetstream.client().max_payload()) {
+        let what = format!("stream {}", wanted.name);
+        let found = match (find_stream(jetstream, &wanted.name).await?, make) {
+            (Some(found), _) => {
+                report.differences.extend(stream_differences(&wanted, &found.cached_info().config));
+                report.found.push(what);
+                Some(found)
+            }
+            (None, true) => {
+                let made = make_stream(jetstream, &wanted).await?;
+                report.created.push(what);
+                Some(made)
+            }
+            (None, false) => {
+                report.missing.push(what);
+                None
+            }
+        };
+        if wanted.name == settings.jobs {
+            jobs = found;
+        }
+    }
+    let what = format!("consumer {}", settings.consumer);
+    match jobs {
+        None => report.missing.push(what),
+        Some(jobs) => consumer(&jobs, settings, make, what, &mut report).await?,
+    }
+    Ok(report)
+}
+
+async fn consumer(
+    jobs: &stream::Stream,
+    settings: &StreamSettings,
+    make: bool,
+    what: String,
+    report: &mut SetupReport,
+) -> Result<(), SetupError> {
+    let wanted = wanted_consumer(settings);
+    match jobs.consumer_info(&settings.consumer).await {
+        Ok(found) => {
+            report.differences.extend(consumer_differences(&wanted, &found.config));
+            report.found.push(what);
+        }
+        Err(error) if error.kind() != async_nats::jetstream::context::ConsumerInfoErrorKind::NotFound => {
+            return Err(SetupError::Refused { what, said: error.to_string() });
+        }
+        Err(_) if make => {
+            // Strict: if another setup came first with other settings, that is to be said and not overwritten.
+            jobs.create_consumer_strict(wanted)
+                .await
+                .map_err(|error| SetupError::Refused { what: what.clone(), said: error.to_string() })?;
+            report.created.push(what);
+        }
+        Err(_) => report.missing.push(what),
+    }
+    Ok(())
+}
+
+fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 3] {
+    let common = stream::Config {
+        storage: StorageType::File,
+        num_replicas: settings.replicas,
+        duplicate_window: settings.duplicate_window,
+        ..stream::Config::default()
+    };
+    // A job must fit into its own failure record.
+    let max_job = max_payload.saturating_sub(FAILURE_OVERHEAD).max(FAILURE_OVERHEAD).min(max_payload);
+    [
+        stream::Config {
+            name: settings.jobs.clone(),
+            description: Some("Groundling: pictures to annotate".to_owned()),
+            subjects: vec![JOBS_WILDCARD.to_owned()],
+            retention: RetentionPolicy::WorkQueue,
+            // If somebody bounds the stream, submitters are to be refused; no job is to vanish.
+            discard: DiscardPolicy::New,
+            max_message_size: i32::try_from(max_job).unwrap_or(i32::MAX),
+            ..common.clone()
+        },
+        stream::Config {
+            name: settings.annotations.clone(),
+            description: Some("Groundling: annotations of pictures".to_owned()),
+            subjects: vec![ANNOTATIONS_WILDCARD.to_owned()],
+            retention: RetentionPolicy::Limits,
+            max_age: settings.annotations_max_age,
+            allow_direct: true,
+            ..common.clone()
+        },
+        stream::Config {
+            name: settings.failed.clone(),
+            description: Some("Groundling: jobs that were given up".to_owned()),
+            subjects: vec![FAILED_WILDCARD.to_owned()],
+            retention: RetentionPolicy::Limits,
+            max_age: settings.failed_max_age,
+            allow_direct: true,
+            ..common
+        },
+    ]
+}
+
+fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(settings.consumer.clone()),
+        description: Some("Groundling: all workers".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: settings.ack_wait,
+        // The workers count themselves: a message past the server's own limit would stay in the queue without a record.
+        max_deliver: -1,
+        max_ack_pending: settings.max_ack_pending,
+        ..pull::Config::default()
+    }
+}
+
+async fn find_stream(jetstream: &Context, name: &str) -> Result<Option<stream::Stream>, SetupError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let error = match jetstream.get_stream(name).await {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => error,
+        };
+        match error.kind() {
+            GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => return Ok(None),
+            GetStreamErrorKind::Request if tries < TRIES => tokio::time::sleep(Duration::from_secs(1)).await,
+            _ => return Err(SetupError::Refused { what: format!("stream {name}"), said: error.to_string() }),
+        }
+    }
+}
+
+async fn make_stream(jetstream: &Context, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let error = match jetstream.create_stream(wanted.clone()).await {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        match error.kind() {
+            CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP => {
+                let subject = wanted.subjects.join(", ");
+                return Err(SetupError::SubjectTaken { name: wanted.name.clone(), subject });
+            }
+            CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut if tries < TRIES => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            _ => return Err(SetupError::Refused { what: format!("stream {}", wanted.name), said: error.to_string() }),
+        }
+    }
+}
+
+fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
+    let mut differences = Differences { of: format!("stream {}", wanted.name), found: Vec::new() };
+    differences.unless_equal("subjects", &wanted.subjects, &found.subjects);
+    differences.unless_equal("retention", &wanted.retention, &found.retention);
+    differences.unless_equal("discard policy", &wanted.discard, &found.discard);
+    differences.unless_equal("storage", &wanted.storage, &found.storage);
+    differences.unless_equal("number of replicas", &wanted.num_replicas, &found.num_replicas);
+    differences.unless_equal("duplicate window", &wanted.duplicate_window, &found.duplicate_window);
+    differences.unless_equal("greatest age", &wanted.max_age, &found.max_age);
+    if wanted.max_message_size > 0 && !(1..=wanted.max_message_size).contains(&found.max_message_size) {
+        differences.unless_equal("greatest message size", &wanted.max_message_size, &found.max_message_size);
+    }
+    differences.found
+}
+
+fn consumer_differences(
+    wanted: &pull::Config,
+    found: &async_nats::jetstream::consumer::Config,
+) -> Vec<String> {
+    let of = format!("consumer {}", wanted.durable_name.as_deref().unwrap_or_default());
+    let mut differences = Differences { of, found: Vec::new() };
+    if found.deliver_subject.is_some() {
+        differences.found.push(format!("{} is a push consumer: workers pull, delete it and run setup again", differences.of));
+    }
+    differences.unless_equal("ack policy", &wanted.ack_policy, &found.ack_policy);
+    differences.unless_equal("ack wait", &wanted.ack_wait, &found.ack_wait);
+    differences.unless_equal("greatest number of unacknowledged messages", &wanted.max_ack_pending, &found.max_ack_pending);
+    differences.unless_equal("greatest number of deliveries", &wanted.max_deliver, &found.max_deliver);
+    if !found.filter_subject.is_empty() && found.filter_subject != JOBS_WILDCARD || !found.filter_subjects.is_empty() {
+        differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
+    }
+    differences.found
+}
+
+struct Differences {
+    of: String,
+    found: Vec<String>,
+}
+
+impl Differences {
+    fn unless_equal<T: PartialEq + std::fmt::Debug>(&mut self, setting: &str, wanted: &T, found: &T) {
+        if wanted != found {
+            self.found.push(format!("{} has the {setting} {found:?}, and the settings say {wanted:?}", self.of));
+        }
+    }
+}
+
+/// The consumer that the workers pull from.
+///
+/// # Errors
+/// `Ok(None)` if the stream or the consumer is missing; [`SetupError::Refused`] if it cannot be used.
+pub async fn find_consumer(
+    jetstream: &Context,
+    settings: &StreamSettings,
+) -> Result<Option<async_nats::jetstream::consumer::PullConsumer>, SetupError> {
+    match jetstream.get_consumer_from_stream(&settings.consumer, &settings.jobs).await {
+        Ok(consumer) => Ok(Some(consumer)),
+        Err(error) => match error.kind() {
+            ConsumerErrorKind::JetStream(said)
+                if matches!(said.error_code(), ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND) =>
+            {
+                Ok(None)
+            }
+            _ => Err(SetupError::Refused { what: format!("consumer {}", settings.consumer), said: error.to_string() }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_does_not_differ_from_itself() {
+        for wanted in wanted_streams(&StreamSettings::default(), 1 << 20) {
+            assert!(stream_differences(&wanted, &wanted).is_empty());
+        }
+    }
+
+    #[test]
+    fn each_difference_is_one_sentence_that_names_both_values() {
+        let [jobs, ..] = wanted_streams(&StreamSettings::default(), 1 << 20);
+        let found = stream::Config { retention: RetentionPolicy::Limits, max_message_size: -1, ..jobs.clone() };
+        assert_eq!(
+            stream_differences(&jobs, &found),
+            [
+                "stream GROUNDLING_JOBS has the retention Limits, and the settings say WorkQueue",
+                "stream GROUNDLING_JOBS has the greatest message size -1, and the settings say 1032192",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_job_leaves_room_for_its_failure_record() {
+        let [jobs, ..] = wanted_streams(&StreamSettings::default(), 1 << 20);
+        assert_eq!(jobs.max_message_size, (1 << 20) - 16 * 1024);
+    }
+}

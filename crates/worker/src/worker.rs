@@ -1,0 +1,231 @@
+//! The worker as a whole: what it needs, how it runs, and in which order it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use engine::Engine;
+use kosmos2::processor::image::ImageProcessor;
+use protocol::v1;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{self, ConnectionError};
+use crate::delivery::Delivery;
+use crate::events::Events;
+use crate::fetch::s3::ObjectStore;
+use crate::intake::Intake;
+use crate::job::{Ending, JobContext};
+use crate::publish::Publisher;
+use crate::settings::Settings;
+use crate::settings_check::SettingsProblems;
+use crate::setup::{self, SetupError};
+
+/// How long the last words (acknowledgements, jobs handed back) may take to leave.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a worker works with.
+pub struct WorkerParts {
+    /// What it was told.
+    pub settings: Settings,
+    /// The engine with the model.
+    pub engine: Engine,
+    /// The model's picture preprocessing.
+    pub images: ImageProcessor,
+    /// What annotations say about the model.
+    pub model: ModelIdentity,
+    /// Who watches.
+    pub events: Events,
+}
+
+/// A model's name and content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelIdentity {
+    /// Name, for example `microsoft/kosmos-2-patch14-224`.
+    pub name: String,
+    /// Revision of the checkpoint, where known.
+    pub revision: Option<String>,
+    /// Digest over the checkpoint's content, lower-case hexadecimal. Part of every annotation's id.
+    pub digest: String,
+}
+
+/// What a worker has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// Jobs whose annotation is in the stream.
+    pub finished: u64,
+    /// Of these, jobs whose annotation was there from an earlier delivery.
+    pub duplicates: u64,
+    /// Jobs whose failure is in the stream.
+    pub failed: u64,
+    /// Deliveries that went back to the queue.
+    pub retried: u64,
+}
+
+/// Why a worker did not start, or ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The settings.
+    #[error("the settings cannot be used:\n{0}")]
+    Settings(#[from] SettingsProblems),
+    /// The connection.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// Streams and consumer could not be looked at.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The worker creates nothing.
+    #[error("there is no {0} on the NATS server: run `groundling setup` to create it")]
+    Missing(String),
+    /// The engine ended. Jobs in hand went back to the queue.
+    #[error("the engine has stopped, so this worker has too; its jobs went back to the queue: start it again")]
+    EngineStopped(WorkerReport),
+}
+
+/// Works until `shutdown`, then ends in this order:
+///
+/// 1. intake asks for no more jobs, and hands back those that were on their way;
+/// 2. jobs in hand are finished, for at most `worker.shutdown_timeout`;
+/// 3. those still not finished are dropped, which hands them back;
+/// 4. the last acknowledgements leave, and the connection is closed.
+///
+/// The same happens when the engine ends on its own. Lost connections are waited out.
+///
+/// # Errors
+/// [`WorkerError`].
+pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
+    let WorkerParts { settings, engine, images, model, events } = parts;
+    settings.validate()?;
+    let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
+    let client = connection::connect(&settings.nats, &format!("groundling worker {worker_id}")).await?;
+    let jetstream = connection::jetstream(&client, &settings.nats);
+    let consumer = ready_consumer(&jetstream, &settings).await?;
+
+    let context = Arc::new(JobContext {
+        store: ObjectStore::new(&settings.s3).await,
+        images: Arc::new(images),
+        engine,
+        publisher: Publisher::new(jetstream, &settings.streams.annotations, &settings.streams.failed),
+        model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
+        worker: v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        settings: settings.worker.clone(),
+        events,
+    });
+    let slots = settings.worker.slots;
+    tracing::info!(worker_id, slots, "worker takes jobs");
+    // Ends on the caller's word or, by way of a dead engine, on our own.
+    let stop = shutdown.child_token();
+    let (sender, deliveries) = mpsc::channel(slots);
+    let intake = tokio::spawn(Intake::new(client.clone(), consumer, slots).run(stop.clone(), sender));
+    let (report, engine_stopped) = work(context, deliveries, &stop, settings.worker.shutdown_timeout).await;
+    if let Err(error) = intake.await {
+        tracing::error!("intake ended by a fault of its own: {error}");
+    }
+    close(&client).await;
+    tracing::info!(?report, "worker has ended");
+    if engine_stopped { Err(WorkerError::EngineStopped(report)) } else { Ok(report) }
+}
+
+/// Takes deliveries until intake closes the channel, and sees each to its end.
+async fn work(
+    context: Arc<JobContext>,
+    mut deliveries: mpsc::Receiver<Delivery>,
+    stop: &CancellationToken,
+    patience: Duration,
+) -> (WorkerReport, bool) {
+    let mut jobs = JoinSet::new();
+    let mut tally = Tally::default();
+    let mut taking = true;
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(patience).await;
+    };
+    tokio::pin!(stopped);
+    while taking || !jobs.is_empty() {
+        tokio::select! {
+            delivery = deliveries.recv(), if taking => match delivery {
+                Some(delivery) => {
+                    let context = Arc::clone(&context);
+                    jobs.spawn(async move { context.run(delivery).await });
+                }
+                None => taking = false,
+            },
+            Some(ended) = jobs.join_next() => {
+                match ended {
+                    Ok(Ending::EngineStopped) => {
+                        tally.add(Ending::EngineStopped);
+                        stop.cancel();
+                    }
+                    Ok(ending) => tally.add(ending),
+                    // Its guard has handed the job back while the panic unwound.
+                    Err(error) => {
+                        tracing::error!("a job ended by a fault of the worker's own: {error}");
+                        tally.add(Ending::Retried);
+                    }
+                }
+            },
+            () = &mut stopped => {
+                tracing::warn!(jobs = jobs.len(), "jobs not finished within worker.shutdown_timeout go back to the queue");
+                tally.report.retried += jobs.len() as u64;
+                jobs.shutdown().await;
+                break;
+            }
+        }
+    }
+    (tally.report, tally.engine_stopped)
+}
+
+#[derive(Default)]
+struct Tally {
+    report: WorkerReport,
+    engine_stopped: bool,
+}
+
+impl Tally {
+    fn add(&mut self, ending: Ending) {
+        match ending {
+            Ending::Finished { duplicate } => {
+                self.report.finished += 1;
+                self.report.duplicates += u64::from(duplicate);
+            }
+            Ending::Failed => self.report.failed += 1,
+            Ending::Retried => self.report.retried += 1,
+            Ending::EngineStopped => {
+                self.report.retried += 1;
+                self.engine_stopped = true;
+            }
+        }
+    }
+}
+
+async fn ready_consumer(
+    jetstream: &async_nats::jetstream::Context,
+    settings: &Settings,
+) -> Result<async_nats::jetstream::consumer::PullConsumer, WorkerError> {
+    let found = setup::check(jetstream, &settings.streams).await?;
+    if !found.missing.is_empty() {
+        return Err(WorkerError::Missing(found.missing.join(", ")));
+    }
+    for difference in found.differences {
+        tracing::warn!("{difference}");
+    }
+    let consumer = setup::find_consumer(jetstream, &settings.streams).await?;
+    consumer.ok_or_else(|| WorkerError::Missing(format!("consumer {}", settings.streams.consumer)))
+}
+
+async fn close(client: &Client) {
+    let gone = async {
+        if let Err(error) = client.flush().await {
+            tracing::warn!("the last acknowledgements may not have left: {error}");
+        }
+        drop(client.drain().await);
+    };
+    if tokio::time::timeout(FLUSH_TIMEOUT, gone).await.is_err() {
+        tracing::warn!("NATS did not answer at the end; unfinished jobs come back after ack_wait");
+    }
+}
+
+fn made_up_id() -> String {
+    format!("worker-{}", uuid::Uuid::new_v4().simple())
+}

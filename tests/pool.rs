@@ -1,0 +1,149 @@
+//! Jobs through the whole pool: real NATS, a real S3 store, the real program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
+use protocol::v1::FailureReason;
+use support::{Pool, caption, demo, entities, goldens, raw};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_scene_becomes_exactly_one_annotation_with_the_references_texts_and_boxes() {
+    let pool = Pool::start().await;
+    let (demo, goldens) = (demo(), goldens());
+    for scene in &demo.scenes {
+        pool.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
+        let prompts = goldens.iter().filter(|g| g.file == scene.file_name).enumerate();
+        let tasks = prompts.map(|(i, golden)| raw(&i.to_string(), &golden.prompt)).collect();
+        pool.enqueue(&pool.job(&scene.file_name, &scene.file_name, tasks)).await;
+    }
+    let worker = pool.worker();
+    let (annotations, failures) = pool.outcomes(48).await;
+    pool.queue_is_empty().await;
+    assert_eq!(failures, []);
+    let jobs: BTreeSet<_> = annotations.iter().map(|annotation| annotation.job_id.as_str()).collect();
+    assert_eq!((annotations.len(), jobs.len()), (48, 48));
+
+    let mut compared = 0;
+    for annotation in &annotations {
+        let picture = annotation.picture.as_ref().unwrap();
+        let bytes = std::fs::read(demo.scenes_dir.join(&annotation.job_id)).unwrap();
+        assert_eq!(picture.size_bytes, bytes.len() as u64);
+        assert_eq!(picture.sha256, protocol::identity::sha256_hex(&bytes));
+        assert!(annotation.model.as_ref().unwrap().name == "kosmos-2-emoji");
+        let expected = goldens.iter().filter(|g| g.file == annotation.job_id);
+        for (result, golden) in annotation.results.iter().zip(expected) {
+            assert_eq!(result.prompt, golden.prompt);
+            assert_eq!(result.text, golden.text);
+            assert_eq!(result.raw_text, golden.markup);
+            assert_eq!(entities(result), golden.entities);
+            assert_eq!(result.generated_tokens as usize, golden.new_ids.len());
+            for entity in &result.entities {
+                let bytes = entity.byte_span.as_ref().unwrap();
+                assert_eq!(result.text[bytes.start as usize..bytes.end as usize], entity.phrase);
+                for place in &entity.boxes {
+                    let (fractions, pixels) = (place.fractions.as_ref().unwrap(), place.pixels.as_ref().unwrap());
+                    assert_eq!(pixels.x1, fractions.x1 * f64::from(picture.width));
+                    assert_eq!(pixels.y0, fractions.y0 * f64::from(picture.height));
+                }
+            }
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 384);
+    assert!(worker.terminate().await.success());
+    assert_eq!(pool.messages(ANNOTATIONS_STREAM).await, 48);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_ends_as_one_failure_each_and_the_worker_goes_on() {
+    let pool = Pool::start().await;
+    let scene = &demo().scenes[0];
+    let picture = std::fs::read(&scene.path).unwrap();
+    pool.upload("good.jpg", picture.clone()).await;
+    pool.upload("cut.jpg", picture[..picture.len() / 2].to_vec()).await;
+    pool.upload("text.jpg", b"this is no picture".to_vec()).await;
+    let garbage = b"\xff\xfe garbage, no protobuf".to_vec();
+
+    pool.enqueue(&pool.job("cut", "cut.jpg", vec![caption()])).await;
+    pool.enqueue(&pool.job("text", "text.jpg", vec![caption()])).await;
+    pool.enqueue(&pool.job("missing", "no/such.jpg", vec![caption()])).await;
+    pool.enqueue_bytes(garbage.clone()).await;
+    pool.enqueue(&pool.job("no tasks", "good.jpg", vec![])).await;
+    pool.enqueue(&pool.job("bad prompt", "good.jpg", vec![raw("t", "")])).await;
+    let mut elsewhere = pool.job("elsewhere", "good.jpg", vec![caption()]);
+    if let Some(protocol::v1::image_job::Source::S3(object)) = &mut elsewhere.source {
+        object.bucket = "another-bucket".into();
+    }
+    pool.enqueue(&elsewhere).await;
+    let mut changed = pool.job("changed", "good.jpg", vec![caption()]);
+    if let Some(protocol::v1::image_job::Source::S3(object)) = &mut changed.source {
+        object.etag = Some("0123456789abcdef0123456789abcdef".into());
+    }
+    pool.enqueue(&changed).await;
+    pool.enqueue(&pool.job("good", "good.jpg", vec![caption()])).await;
+
+    let worker = pool.worker();
+    let (annotations, failures) = pool.outcomes(9).await;
+    pool.queue_is_empty().await;
+    assert_eq!(annotations.iter().map(|a| a.job_id.as_str()).collect::<Vec<_>>(), ["good"]);
+    let found: BTreeSet<_> =
+        failures.iter().map(|f| (f.job_id.clone().unwrap_or_default(), f.reason().as_str_name())).collect();
+    use FailureReason::*;
+    let expected = [
+        ("", InvalidJob),
+        ("bad prompt", InvalidJob),
+        ("changed", ObjectChanged),
+        ("cut", UndecodablePicture),
+        ("elsewhere", ObjectForbidden),
+        ("missing", ObjectNotFound),
+        ("no tasks", InvalidJob),
+        ("text", UnsupportedPicture),
+    ];
+    assert_eq!(found, expected.map(|(job, reason)| (job.to_owned(), reason.as_str_name())).into());
+    assert_eq!(failures.len(), expected.len());
+    assert!(failures.iter().any(|failure| failure.job == garbage), "the bytes of a job are kept as they were");
+    for failure in &failures {
+        assert!(!failure.message.is_empty() && failure.deliveries == 1 && failure.worker.is_some(), "{failure:?}");
+    }
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest_to_the_next_worker() {
+    let pool = Pool::start().await;
+    let scene = &demo().scenes[1];
+    pool.upload("scene", std::fs::read(&scene.path).unwrap()).await;
+    let jobs = 60;
+    for n in 0..jobs {
+        pool.enqueue(&pool.job(&format!("job-{n}"), "scene", vec![caption()])).await;
+    }
+    let first = pool.worker();
+    pool.outcomes(1).await;
+    assert!(first.terminate().await.success());
+    let (done, left) = (pool.messages(ANNOTATIONS_STREAM).await, pool.messages(JOBS_STREAM).await);
+    assert_eq!(done + left, jobs, "each job is either annotated or in the queue");
+    assert!(left > 0, "the worker had finished before it was told to stop, so nothing was shown");
+
+    let second = pool.worker();
+    let (annotations, failures) = pool.outcomes(jobs).await;
+    pool.queue_is_empty().await;
+    let ids: BTreeSet<_> = annotations.iter().map(|annotation| &annotation.annotation_id).collect();
+    assert_eq!((annotations.len() as u64, ids.len() as u64, failures.len()), (jobs, jobs, 0));
+    assert!(second.terminate().await.success());
+    assert_eq!(pool.messages(FAILED_STREAM).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_streams_says_what_to_run() {
+    let nats = sandbox::NatsServer::start(&sandbox::NatsOptions::default()).await.unwrap();
+    let mut command = support::groundling();
+    command.env("GROUNDLING_MODEL", demo().model_dir).env("GROUNDLING__S3__ALLOW", "*");
+    let output = command.args(["worker", "--nats-url", nats.client_url()]).output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("groundling setup"), "{said}");
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs the servers and the Python client that the tests run, where they are missing, then runs every test.
+# Arguments go to cargo test: tests/run.sh -p worker
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+./deploy/install-tools.sh --client
+if [ $# -gt 0 ]; then
+    exec cargo test --locked "$@"
+fi
+exec cargo test --workspace --locked

@@ -1,0 +1,204 @@
+//! A whole pool on real servers: NATS, SeaweedFS and the program itself as child processes.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use futures::StreamExt;
+use protocol::Message;
+use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
+use protocol::v1::{self, ImageAnnotation, ImageJob, JobFailure};
+use sandbox::{DemoData, NatsOptions, NatsServer, S3Access, SeaweedFs};
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+use worker::fetch::s3::ObjectStore;
+use worker::settings::{S3Settings, Secret};
+
+pub const DATASET: &str = "scenes";
+/// Far beyond what anything here takes; reached only when something is lost.
+pub const DEADLINE: Duration = Duration::from_secs(300);
+
+/// One line of the demo's goldens.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Golden {
+    pub file: String,
+    pub prompt: String,
+    pub new_ids: Vec<u32>,
+    pub markup: String,
+    pub text: String,
+    pub entities: Vec<(String, (i64, i64), Vec<[f64; 4]>)>,
+}
+
+pub fn demo() -> DemoData {
+    DemoData::locate().unwrap()
+}
+
+pub fn goldens() -> Vec<Golden> {
+    serde_json::from_slice(&std::fs::read(demo().scenes_dir.join("goldens.json")).unwrap()).unwrap()
+}
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+/// The program that the tests are about, deaf to the settings of whoever runs them.
+pub fn groundling() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_groundling"));
+    command.env_remove("GROUNDLING_MODEL").env_remove("GROUNDLING_SETTINGS").env_remove("RUST_LOG");
+    command.current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
+    command
+}
+
+/// Streams, bucket and clients.
+pub struct Pool {
+    pub nats: NatsServer,
+    pub jetstream: jetstream::Context,
+    store: SeaweedFs,
+    uploads: ObjectStore,
+}
+
+impl Pool {
+    /// Starts the servers and lets `groundling setup` make the streams.
+    pub async fn start() -> Self {
+        let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
+        let store = SeaweedFs::start().await.unwrap();
+        let client = async_nats::connect(nats.client_url()).await.unwrap();
+        let uploads = ObjectStore::new(&S3Settings {
+            endpoint: Some(store.endpoint().into()),
+            path_style: true,
+            access_key: Some(store.admin().access_key.clone()),
+            secret_key: Some(Secret::new(store.admin().secret_key.clone())),
+            ..S3Settings::default()
+        })
+        .await;
+        let pool = Self { nats, jetstream: jetstream::new(client), store, uploads };
+        let setup = pool.groundling().arg("setup").output().await.unwrap();
+        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
+        pool
+    }
+
+    pub fn bucket(&self) -> &S3Access {
+        self.store.read_only()
+    }
+
+    /// The program, told by environment variables where this pool's servers are. Its key may only read.
+    pub fn groundling(&self) -> Command {
+        let access = self.bucket();
+        let mut command = groundling();
+        command
+            .env("GROUNDLING__NATS__URL", self.nats.client_url())
+            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
+            .env("GROUNDLING__S3__PATH_STYLE", "true")
+            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
+            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
+            .env("GROUNDLING__S3__ALLOW", &access.bucket)
+            .env("GROUNDLING_MODEL", demo().model_dir);
+        command
+    }
+
+    /// A worker of its own process.
+    pub fn worker(&self) -> Worker {
+        Worker { child: self.groundling().arg("worker").stderr(Stdio::inherit()).spawn().unwrap() }
+    }
+
+    pub async fn upload(&self, key: &str, bytes: Vec<u8>) {
+        let put = self.uploads.client().put_object().bucket(&self.bucket().bucket).key(key).body(bytes.into());
+        put.send().await.unwrap();
+    }
+
+    /// A job for an object of the bucket.
+    pub fn job(&self, job_id: &str, key: &str, tasks: Vec<v1::Task>) -> ImageJob {
+        let bucket = self.bucket().bucket.clone();
+        ImageJob {
+            job_id: job_id.into(),
+            dataset: DATASET.into(),
+            source: Some(v1::image_job::Source::S3(v1::S3Object { bucket, key: key.into(), ..Default::default() })),
+            tasks,
+            ..ImageJob::default()
+        }
+    }
+
+    pub async fn enqueue(&self, job: &ImageJob) {
+        self.enqueue_bytes(job.encode_to_vec()).await;
+    }
+
+    pub async fn enqueue_bytes(&self, bytes: Vec<u8>) {
+        let subject = Dataset::new(DATASET).unwrap().jobs_subject();
+        self.jetstream.publish(subject, bytes.into()).await.unwrap().await.unwrap();
+    }
+
+    /// Waits until the streams of annotations and failures hold `count` messages together, and gives them all.
+    pub async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
+        let start = Instant::now();
+        loop {
+            let (done, failed) = (self.messages(ANNOTATIONS_STREAM).await, self.messages(FAILED_STREAM).await);
+            if done + failed >= count {
+                return (self.read(ANNOTATIONS_STREAM, done).await, self.read(FAILED_STREAM, failed).await);
+            }
+            assert!(start.elapsed() < DEADLINE, "{done} annotations and {failed} failures of {count} after {DEADLINE:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until no job is left in the queue: an acknowledged job is removed.
+    pub async fn queue_is_empty(&self) {
+        let start = Instant::now();
+        while self.messages(JOBS_STREAM).await > 0 {
+            assert!(start.elapsed() < DEADLINE, "jobs stay in the queue");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn messages(&self, stream: &str) -> u64 {
+        self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    async fn read<M: Message + Default>(&self, stream: &str, count: u64) -> Vec<M> {
+        let stream = self.jetstream.get_stream(stream).await.unwrap();
+        let ordered = jetstream::consumer::pull::OrderedConfig::default();
+        let messages = stream.create_consumer(ordered).await.unwrap().messages().await.unwrap();
+        let decode = |message: Result<jetstream::Message, _>| M::decode(message.unwrap().payload.clone()).unwrap();
+        let read = messages.take(count as usize).map(decode).collect();
+        tokio::time::timeout(DEADLINE, read).await.unwrap()
+    }
+}
+
+/// A `groundling worker`.
+pub struct Worker {
+    child: Child,
+}
+
+impl Worker {
+    /// SIGTERM, and what the process ended with.
+    pub async fn terminate(mut self) -> ExitStatus {
+        let id = self.child.id().expect("the worker ended before it was told to");
+        let kill = Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap();
+        assert!(kill.success());
+        tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap()
+    }
+}
+
+pub fn caption() -> v1::Task {
+    v1::Task { task_id: "caption".into(), kind: Some(v1::task::Kind::BriefCaption(v1::BriefCaption {})) }
+}
+
+pub fn raw(task_id: &str, text: &str) -> v1::Task {
+    let raw = v1::RawPrompt { text: text.into(), phrase_boxes: Vec::new() };
+    v1::Task { task_id: task_id.into(), kind: Some(v1::task::Kind::Raw(raw)) }
+}
+
+/// A result's entities in the goldens' form.
+pub fn entities(result: &v1::TaskResult) -> Vec<(String, (i64, i64), Vec<[f64; 4]>)> {
+    let corners = |b: &v1::GroundedBox| {
+        let b = b.fractions.as_ref().unwrap();
+        [b.x0, b.y0, b.x1, b.y1]
+    };
+    let entity = |e: &v1::Entity| {
+        let span = e.span.as_ref().unwrap();
+        (e.phrase.clone(), (span.start.into(), span.end.into()), e.boxes.iter().map(corners).collect())
+    };
+    result.entities.iter().map(entity).collect()
+}
