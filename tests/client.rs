@@ -15,7 +15,9 @@ async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_
     let pool = Pool::start().await;
     let worker = pool.worker();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let client = Places::from_environment().client().unwrap();
+    // `deploy/install-tools.sh --client` puts the Python beside the servers.
+    let servers = Places::from_environment().executable("weed").unwrap();
+    let client = servers.ancestors().nth(2).unwrap().join("client/bin");
     let modules = tempfile::tempdir().unwrap();
     let protos = ["job", "annotation", "failure"].map(|name| format!("groundling/v1/{name}.proto"));
     let made = Command::new(client.join("protoc"))

@@ -4,10 +4,9 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use kosmos2::Kosmos2;
-use kosmos2::generation::GroundedText;
 use kosmos2::model::ModelError;
-use kosmos2::{AnnotateError, generation::GenerationOptions, processor::prompt::EncodedPrompt};
+use kosmos2::processor::prompt::EncodedPrompt;
+use kosmos2::{AnnotateError, Kosmos2};
 use tokio::sync::mpsc;
 
 use crate::{EngineError, Response, Timings, Work};
@@ -49,18 +48,11 @@ fn answer(model: &Kosmos2, work: &Work, max_batch_rows: usize) -> Result<Option<
                 return Ok(None);
             }
         }
-        texts.extend(read(model, prompts, batch.finish())?);
+        let read = |((prompt, _), tokens): (&(EncodedPrompt, _), _)| model.read(prompt, tokens);
+        texts.extend(prompts.iter().zip(batch.finish()).map(read));
         timings.decode += start.elapsed();
     }
     Ok(Some(Response { texts, timings }))
-}
-
-fn read(
-    model: &Kosmos2,
-    prompts: &[(EncodedPrompt, GenerationOptions)],
-    generated: Vec<kosmos2::model::GeneratedTokens>,
-) -> Result<Vec<GroundedText>, AnnotateError> {
-    prompts.iter().zip(generated).map(|((prompt, _), tokens)| Ok(model.read(prompt, tokens)?)).collect()
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read ({source}); a model directory needs its config.json")]
+    #[error("{file}: cannot be read: {source}")]
     Read {
         /// Path of the file.
         file: String,
@@ -156,6 +156,45 @@ impl Default for Config {
             vision_config: VisionConfig::default(),
             latent_query_num: default_latent_queries(),
             tie_word_embeddings: true,
+        }
+    }
+}
+
+/// What of `generation_config.json` counts: the ids that end a text. As in transformers 5, its other defaults
+/// (`no_repeat_ngram_size` among them) do not; they are asked for with each generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct GenerationConfig {
+    eos_token_id: Option<OneOrMore>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(u32),
+    More(Vec<u32>),
+}
+
+impl GenerationConfig {
+    /// Reads the file of a model directory; without one nothing is set.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is there and cannot be read.
+    pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("generation_config.json");
+        let file = path.display().to_string();
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ConfigError::Parse { file, source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { file, source }),
+        }
+    }
+
+    /// The ids that end a text.
+    pub fn end_tokens(&self) -> &[u32] {
+        match &self.eos_token_id {
+            None => &[],
+            Some(OneOrMore::One(id)) => std::slice::from_ref(id),
+            Some(OneOrMore::More(ids)) => ids,
         }
     }
 }

@@ -45,9 +45,6 @@ pub enum AnnotateError {
     /// A prompt or its boxes are not valid.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// The tokenizer failed on the generated tokens.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -124,19 +121,16 @@ impl Kosmos2 {
     }
 
     /// Reads generated tokens as text with phrases, boxes and scores.
-    ///
-    /// # Errors
-    /// [`TokenizerError`] when the tokens cannot be decoded.
-    pub fn read(&self, prompt: &EncodedPrompt, generated: GeneratedTokens) -> Result<GroundedText, TokenizerError> {
+    pub fn read(&self, prompt: &EncodedPrompt, generated: GeneratedTokens) -> GroundedText {
         let GeneratedTokens { token_ids, logprobs, finish_reason } = generated;
         let row: Vec<u32> = prompt.input_ids.iter().chain(&token_ids).copied().collect();
-        let decoded = self.text.tokenizer().decode_with_offsets(&row)?;
+        let decoded = self.text.tokenizer().decode_with_offsets(&row);
         let raw = markup::caption(&decoded.text);
         let read = markup::read(raw);
         let offset = decoded.text.len() - raw.len();
         let known: Vec<Option<f32>> =
             prompt.input_ids.iter().map(|_| None).chain(logprobs.iter().copied().map(Some)).collect();
-        Ok(GroundedText {
+        GroundedText {
             prompt: prompt.text.clone(),
             prompt_tokens: prompt.input_ids.len(),
             raw_text: raw.to_owned(),
@@ -145,7 +139,7 @@ impl Kosmos2 {
             token_ids,
             logprobs,
             finish_reason,
-        })
+        }
     }
 
     /// Answers several prompts about one picture, in their order.
@@ -165,7 +159,7 @@ impl Kosmos2 {
         let embeddings = self.model.image_embeddings(&[picture])?.squeeze(0).map_err(ModelError::from)?;
         let mut batch = self.start(&embeddings, &prompts)?;
         while batch.step()? {}
-        let read = |((prompt, _), generated): (&(EncodedPrompt, _), _)| Ok(self.read(prompt, generated)?);
-        prompts.iter().zip(batch.finish()).map(read).collect()
+        let read = |((prompt, _), generated): (&(EncodedPrompt, _), _)| self.read(prompt, generated);
+        Ok(prompts.iter().zip(batch.finish()).map(read).collect())
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, GenerationConfig};
 use crate::generation::{FinishReason, GenerationOptions, OptionsError};
 use crate::processor::image::PixelValues;
 use crate::projection::ImageToTextProjection;
@@ -16,7 +16,7 @@ use crate::vision::VisionTower;
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its config.json.
+    /// Its config.json or generation_config.json.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Its weights.
@@ -55,12 +55,13 @@ pub struct Model {
     vision: VisionTower,
     projection: ImageToTextProjection,
     decoder: Decoder,
+    end_tokens: Vec<u32>,
     dtype: DType,
     device: Device,
 }
 
 impl Model {
-    /// Loads config.json and the weights of a model directory.
+    /// Loads the configuration and the weights of a model directory.
     ///
     /// Tensors that the model does not know are named in a warning and passed over.
     ///
@@ -68,6 +69,8 @@ impl Model {
     /// [`LoadError`], naming the file and the tensor.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self, LoadError> {
         let config = Config::from_dir(dir)?;
+        let mut end_tokens = GenerationConfig::from_dir(dir)?.end_tokens().to_vec();
+        end_tokens.push(config.text_config.eos_token_id);
         let checkpoint = Checkpoint::open(dir, dtype, device)?;
         let root = checkpoint.root();
         let model = Self {
@@ -75,6 +78,7 @@ impl Model {
             projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), &config)?,
             decoder: Decoder::load(&root.pp("text_model"), &config)?,
             config,
+            end_tokens,
             dtype,
             device: device.clone(),
         };
@@ -238,10 +242,9 @@ impl<'m> Batch<'m> {
     /// # Errors
     /// [`ModelError`] when the logits are not finite or the device fails.
     pub fn step(&mut self) -> Result<bool, ModelError> {
-        let eos = self.model.config.text_config.eos_token_id;
         let logits: Vec<Vec<f32>> = self.logits.to_dtype(DType::F32)?.to_vec2()?;
         for (&index, logits) in self.active.iter().zip(&logits) {
-            self.rows[index].push_next(logits, eos)?;
+            self.rows[index].push_next(logits, &self.model.end_tokens)?;
         }
         let going_on = |&(_, &index): &(usize, &usize)| self.rows[index].finish_reason.is_none();
         let kept: Vec<(usize, &usize)> = self.active.iter().enumerate().filter(going_on).collect();
@@ -285,11 +288,11 @@ impl<'m> Batch<'m> {
 }
 
 impl Row {
-    fn push_next(&mut self, logits: &[f32], eos: u32) -> Result<(), ModelError> {
+    fn push_next(&mut self, logits: &[f32], end_tokens: &[u32]) -> Result<(), ModelError> {
         let choice = self.sampler.choose(logits, &self.ids).ok_or(ModelError::NotFinite)?;
         self.ids.push(choice.token);
         self.logprobs.push(choice.logprob);
-        if choice.token == eos {
+        if end_tokens.contains(&choice.token) {
             self.finish_reason = Some(FinishReason::Stop);
         } else if self.logprobs.len() >= self.max_new_tokens {
             self.finish_reason = Some(FinishReason::Length);

@@ -59,7 +59,7 @@ pub enum JobError {
     #[error("the job cannot be read as groundling.v1.ImageJob: {0}")]
     Unreadable(#[from] prost::DecodeError),
     /// Readable, but it breaks rules.
-    #[error("the job breaks {} rule{}: {}", .problems.len(), if .problems.len() == 1 { "" } else { "s" }, .problems.join("; "))]
+    #[error("the job breaks the rules: {}", .problems.join("; "))]
     Invalid {
         /// The job's id, if it has one.
         job_id: Option<String>,
@@ -176,8 +176,7 @@ pub(crate) mod tests {
 
     /// A job that breaks no rule.
     pub(crate) fn job() -> v1::ImageJob {
-        let object =
-            v1::S3Object { bucket: "imgs".into(), key: "a/b.jpg".into(), version_id: None, etag: None };
+        let object = v1::S3Object { bucket: "imgs".into(), key: "a/b.jpg".into(), version_id: None, etag: None };
         v1::ImageJob {
             job_id: "job-1".into(),
             dataset: "cats".into(),

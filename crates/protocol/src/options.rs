@@ -16,7 +16,10 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
         }
     };
     if let Some(tokens) = wire.max_new_tokens {
-        require((1..=MAX_NEW_TOKENS).contains(&tokens), format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"));
+        require(
+            (1..=MAX_NEW_TOKENS).contains(&tokens),
+            format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"),
+        );
         options.max_new_tokens = tokens as usize;
     }
     if let Some(size) = wire.no_repeat_ngram_size {
@@ -24,7 +27,10 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
         options.no_repeat_ngram_size = size as usize;
     }
     if let Some(penalty) = wire.repetition_penalty {
-        require(penalty > 0.0 && penalty <= 100.0, format!("repetition_penalty is {penalty}, not above 0 and at most 100"));
+        require(
+            penalty > 0.0 && penalty <= 100.0,
+            format!("repetition_penalty is {penalty}, not above 0 and at most 100"),
+        );
         options.repetition_penalty = penalty;
     }
     let temperature = wire.temperature.unwrap_or(0.0);

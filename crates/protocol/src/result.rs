@@ -9,8 +9,8 @@ use crate::v1;
 
 /// One answer as it goes on the wire.
 ///
-/// `width` and `height` are the picture's in pixels, as the boxes are to be read on it. Tokens and log-probabilities, the
-/// bulk of an answer, go along only `with_tokens`.
+/// `width` and `height` are the picture's in pixels, as the boxes are to be read on it. Tokens and log-probabilities,
+/// the bulk of an answer, go along only `with_tokens`.
 pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32, with_tokens: bool) -> v1::TaskResult {
     let entities = answer.entities.iter().map(|found| entity(found, &answer.text, width, height)).collect();
     let finish_reason = match answer.finish_reason {
@@ -18,7 +18,8 @@ pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32,
         FinishReason::Length => v1::FinishReason::Length,
     };
     let generated_tokens = saturating_u32(answer.token_ids.len());
-    let (token_ids, logprobs) = if with_tokens { (answer.token_ids, answer.logprobs) } else { (Vec::new(), Vec::new()) };
+    let (token_ids, logprobs) =
+        if with_tokens { (answer.token_ids, answer.logprobs) } else { (Vec::new(), Vec::new()) };
     v1::TaskResult {
         task_id: task_id.to_owned(),
         prompt: answer.prompt,

@@ -101,7 +101,8 @@ pub fn dataset_token(job_subject: &str) -> Option<&str> {
 /// Where the failure of a job goes that came in on `job_subject`.
 ///
 /// The token is taken over unchecked: it has stood in a subject before, so it can stand in one again, and a job with a
-/// name too long for [`Dataset`] must have somewhere to go. A subject that is no job's ends at `groundling.failed.unknown`.
+/// name too long for [`Dataset`] must have somewhere to go. A subject that is no job's ends at
+/// `groundling.failed.unknown`.
 pub fn failed_subject_for(job_subject: &str) -> String {
     format!("{FAILED_PREFIX}{}", dataset_token(job_subject).unwrap_or("unknown"))
 }

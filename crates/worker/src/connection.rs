@@ -45,10 +45,7 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> Result<Client, Conn
     let options = options(settings, name).await?;
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    options
-        .connect(servers)
-        .await
-        .map_err(|source| ConnectionError::Connect { url: addresses.join(", "), source })
+    options.connect(servers).await.map_err(|source| ConnectionError::Connect { url: addresses.join(", "), source })
 }
 
 /// JetStream on a connection, with the settings' patience.
@@ -88,10 +85,10 @@ async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, 
         options = options.nkey(seed.expose().to_owned());
     }
     if let Some(file) = &settings.credentials_file {
-        options = options.credentials_file(file).await.map_err(|source| ConnectionError::Credentials {
-            path: file.display().to_string(),
-            source,
-        })?;
+        options = options
+            .credentials_file(file)
+            .await
+            .map_err(|source| ConnectionError::Credentials { path: file.display().to_string(), source })?;
     }
     Ok(options)
 }

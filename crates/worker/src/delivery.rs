@@ -1,7 +1,7 @@
 //! A job in hand, as a guard: it ends as delivered, retried or rejected, and a dropped one means retried.
 //!
-//! From receipt to that end the guard tells the server three times within every `ack_wait` that the job is being worked on,
-//! and holds the slot that the job takes up.
+//! From receipt to that end the guard tells the server three times within every `ack_wait` that the job is being worked
+//! on, and holds the slot that the job takes up.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant as TokioInstant, MissedTickBehavior};
 
 use crate::publish::Receipt;
 
@@ -28,7 +28,7 @@ pub struct Delivery {
     payload: Bytes,
     facts: DeliveryFacts,
     received: Instant,
-    heartbeat: AbortHandle,
+    heartbeat: JoinHandle<()>,
     settled: bool,
     _slot: OwnedSemaphorePermit,
 }
@@ -59,11 +59,12 @@ impl Delivery {
         ack_wait: Duration,
         slot: OwnedSemaphorePermit,
     ) -> Result<Self, Subject> {
-        let Some((reply, facts)) = message.reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|facts| (reply, facts)))
+        let Some((reply, facts)) =
+            message.reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|facts| (reply, facts)))
         else {
             return Err(message.subject);
         };
-        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), ack_wait / 3)).abort_handle();
+        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), ack_wait / 3));
         Ok(Self {
             client: client.clone(),
             reply,
@@ -124,6 +125,9 @@ impl Delivery {
     }
 
     async fn settle(mut self, acknowledgement: Bytes) -> Result<(), DeliveryError> {
+        // A sign of life that left after a "not before" would put ack_wait in the delay's place.
+        self.heartbeat.abort();
+        drop((&mut self.heartbeat).await);
         let mut tries = 0;
         let ended = loop {
             tries += 1;
@@ -148,8 +152,8 @@ impl Drop for Delivery {
         if self.settled {
             return;
         }
-        // Room in the client's queue is the rule, and then this is done at once. If not, and without a runtime to wait in,
-        // the server's ack_wait does the same later.
+        // Room in the client's queue is the rule, and then this is done at once. If not, and without a runtime to wait
+        // in, the server's ack_wait does the same later.
         let (client, reply) = (self.client.clone(), self.reply.clone());
         let mut word = Box::pin(async move { client.publish(reply, nak(DROPPED_DELAY)).await });
         if word.as_mut().now_or_never().is_none()
@@ -173,7 +177,7 @@ pub(crate) fn nak(delay: Duration) -> Bytes {
 }
 
 async fn beat(client: Client, reply: Subject, every: Duration) {
-    let mut ticks = tokio::time::interval(every);
+    let mut ticks = tokio::time::interval_at(TokioInstant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -184,8 +188,8 @@ async fn beat(client: Client, reply: Subject, every: Duration) {
 }
 
 impl DeliveryFacts {
-    /// Reads the subject that a consumer's message is to be answered on: `$JS.ACK`, in newer servers a domain and an account,
-    /// then stream, consumer, deliveries, stream sequence, consumer sequence, nanoseconds, messages pending.
+    /// Reads the subject that a consumer's message is to be answered on: `$JS.ACK`, in newer servers a domain and an
+    /// account, then stream, consumer, deliveries, stream sequence, consumer sequence, nanoseconds, messages pending.
     fn parse(reply: &str) -> Option<Self> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let tokens = match tokens.len() {

@@ -38,7 +38,8 @@ pub enum JobEvent {
     },
 }
 
-/// Where events go. They are dropped, not waited for, when nobody reads them fast enough: watching never slows the work.
+/// Where events go. They are dropped, not waited for, when nobody reads them fast enough: watching never slows the
+/// work.
 #[derive(Debug, Clone, Default)]
 pub struct Events(Option<mpsc::Sender<JobEvent>>);
 

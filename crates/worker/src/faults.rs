@@ -17,7 +17,9 @@ pub enum Fault {
     #[error(transparent)]
     Job(#[from] JobError),
     /// The job names another dataset than its subject.
-    #[error("the job names the dataset {named:?} but was published to {subject}: publish it to groundling.jobs.{named}")]
+    #[error(
+        "the job names the dataset {named:?} but was published to {subject}: publish it to groundling.jobs.{named}"
+    )]
     WrongSubject {
         /// The dataset in the job.
         named: String,
@@ -51,7 +53,9 @@ pub enum Fault {
     #[error("the job was not done within {0:?} (worker.job_timeout)")]
     TimedOut(Duration),
     /// Handed out more often than allowed without anybody saying how it ended.
-    #[error("the job was handed out {0} times and no worker came to an end with it: it may have crashed them, try it alone")]
+    #[error(
+        "the job was handed out {0} times and no worker came to an end with it: it may have crashed them, try it alone"
+    )]
     NeverSettled(u64),
 }
 
@@ -87,7 +91,8 @@ pub enum FaultClass {
 /// What follows from a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
-    /// It could pass: hand the job out again after `first`, then after twice as long each time, at most after `longest`.
+    /// It could pass: hand the job out again after `first`, then after twice as long each time, at most after
+    /// `longest`.
     Retry {
         /// Delay after the first delivery.
         first: Duration,
@@ -248,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_message_holds_the_causes_once_and_never_grows_without_bound() {
-        let cause = FetchError::new(FetchErrorKind::Unavailable, "s3://a/b could not be read").with_source("broken pipe");
+        let cause =
+            FetchError::new(FetchErrorKind::Unavailable, "s3://a/b could not be read").with_source("broken pipe");
         assert_eq!(Fault::from(cause).message(), "s3://a/b could not be read: broken pipe");
         let long = Fault::DecoderPanicked("ä".repeat(5000));
         assert!(long.message().len() <= 4096);

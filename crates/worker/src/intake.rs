@@ -1,7 +1,7 @@
 //! Taking jobs from the durable pull consumer: never more than there are free slots.
 //!
-//! A pull request for N jobs is only sent while N slots are held for them, so no job waits here while another worker is idle.
-//! The server's consumer is addressed by its name alone: it may be deleted and made anew while the worker runs.
+//! A pull request for N jobs is only sent while N slots are held for them, so no job waits here while another worker is
+//! idle. The server's consumer is addressed by its name alone: it may be deleted and made anew while the worker runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::delivery::{Delivery, nak};
 
 /// How long the server keeps one pull request open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// How often the server shows that it still knows of the request. Two missed signs mean that it was lost with a connection.
+/// How often the server shows that it still knows of the request. Two missed signs mean that it was lost with a
+/// connection.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(3);
 /// Wait after a pull request that was refused or lost: doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -48,8 +49,8 @@ impl Intake {
         Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), ack_wait }
     }
 
-    /// Takes jobs until `shutdown`. Each comes out with its slot; what is on its way at the end goes back to the server.
-    /// Lost connections and a missing consumer are waited out.
+    /// Takes jobs until `shutdown`. Each comes out with its slot; what is on its way at the end goes back to the
+    /// server. Lost connections and a missing consumer are waited out.
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) {
         let mut pause = PAUSE.0;
         while let Some(slots) = self.free_slots(&shutdown).await {
@@ -140,7 +141,8 @@ impl Intake {
         }
     }
 
-    /// Ends a request before its time. Jobs that were already on their way go straight back, so that no one waits for `ack_wait`.
+    /// Ends a request before its time. Jobs that were already on their way go straight back, so that no one waits for
+    /// `ack_wait`.
     async fn hand_back(&self, mut answers: Subscriber) {
         if answers.drain().await.is_err() {
             return;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use engine::{Engine, Request, Timings};
 use kosmos2::generation::GroundedText;
-use kosmos2::processor::image::{DecodeOptions, ImageProcessor, PictureFacts, PixelValues, decode};
+use kosmos2::processor::image::{DecodeOptions, PictureFacts, PixelValues, decode};
 use protocol::identity::{PictureOrigin, annotation_id, failure_id, sha256_hex};
 use protocol::job::{CheckedJob, Source};
 use protocol::result::{proto_duration, task_result};
@@ -23,7 +23,6 @@ use crate::settings::WorkerSettings;
 /// Everything that jobs share.
 pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
-    pub(crate) images: Arc<ImageProcessor>,
     pub(crate) engine: Engine,
     pub(crate) publisher: Publisher,
     pub(crate) model: v1::ModelIdentity,
@@ -123,7 +122,7 @@ impl JobContext {
         bytes: Bytes,
         object: Option<v1::ObjectIdentity>,
     ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
-        let images = Arc::clone(&self.images);
+        let engine = self.engine.clone();
         let options = DecodeOptions {
             apply_orientation: self.settings.apply_orientation,
             max_pixels: self.settings.max_picture_pixels,
@@ -131,7 +130,7 @@ impl JobContext {
         };
         let decoding = tokio::task::spawn_blocking(move || {
             let picture = decode(&bytes, &options)?;
-            Ok((images.pixel_values(&picture), picture_facts(&picture.facts, &bytes, object)))
+            Ok((engine.model().images().pixel_values(&picture), picture_facts(&picture.facts, &bytes, object)))
         });
         match decoding.await {
             Ok(decoded) => decoded.map_err(Fault::Picture),
@@ -237,7 +236,11 @@ impl JobContext {
 
     async fn retry(&self, delivery: Delivery, delay: Duration, message: String) {
         let subject = delivery.subject().to_owned();
-        tracing::warn!(subject, attempt = delivery.facts().attempt, "job goes back to the queue for {delay:?}: {message}");
+        tracing::warn!(
+            subject,
+            attempt = delivery.facts().attempt,
+            "job goes back to the queue for {delay:?}: {message}"
+        );
         if let Err(error) = delivery.retry(delay).await {
             tracing::warn!("{error}");
         }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use protocol::Message;
 use protocol::v1::{ImageAnnotation, JobFailure};
 
-/// Waits between the tries of one publish. The id makes tries after lost acknowledgements harmless, and what is published
-/// has cost a whole generation.
+/// Waits between the tries of one publish. The id makes tries after lost acknowledgements harmless, and what is
+/// published has cost a whole generation.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
@@ -44,7 +44,9 @@ impl Receipt {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// More bytes than the server or the stream takes.
-    #[error("a message of {bytes} bytes for {subject} is more than the NATS server or its stream takes: raise max_payload")]
+    #[error(
+        "a message of {bytes} bytes for {subject} is more than the NATS server or its stream takes: raise max_payload"
+    )]
     TooLarge {
         /// Where it was to go.
         subject: String,
@@ -79,8 +81,8 @@ impl Publisher {
         self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
     }
 
-    /// Publishes a failure under `id` and waits for the stream's acknowledgement. If it is too large with the job's bytes in
-    /// it, it goes without them, as `job_omitted` says.
+    /// Publishes a failure under `id` and waits for the stream's acknowledgement. If it is too large with the job's
+    /// bytes in it, it goes without them, as `job_omitted` says.
     ///
     /// # Errors
     /// [`PublishError`], after some tries where trying again is of use.
@@ -96,12 +98,20 @@ impl Publisher {
         }
     }
 
-    async fn publish(&self, stream: &str, subject: String, id: String, payload: Bytes) -> Result<Receipt, PublishError> {
+    async fn publish(
+        &self,
+        stream: &str,
+        subject: String,
+        id: String,
+        payload: Bytes,
+    ) -> Result<Receipt, PublishError> {
         let mut pauses = PAUSES.iter();
         loop {
             match self.publish_once(stream, &subject, &id, payload.clone()).await {
                 Ok(receipt) => return Ok(receipt),
-                Err(error) if too_large(&error) => return Err(PublishError::TooLarge { subject, bytes: payload.len() }),
+                Err(error) if too_large(&error) => {
+                    return Err(PublishError::TooLarge { subject, bytes: payload.len() });
+                }
                 Err(source) => match pauses.next() {
                     None => return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), source }),
                     Some(pause) => {

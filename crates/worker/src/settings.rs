@@ -103,9 +103,11 @@ pub struct S3Settings {
     pub endpoint: Option<String>,
     /// Region.
     pub region: String,
-    /// Put the bucket into the path (`https://host/bucket/key`) and not into the host name. Most stores other than AWS need it.
+    /// Put the bucket into the path (`https://host/bucket/key`) and not into the host name. Most stores other than AWS
+    /// need it.
     pub path_style: bool,
-    /// Access key. Left out: the environment's, as AWS's own tools find it (variables, profile, web identity, instance role).
+    /// Access key. Left out: the environment's, as AWS's own tools find it (variables, profile, web identity, instance
+    /// role).
     pub access_key: Option<String>,
     /// Secret of `access_key`.
     pub secret_key: Option<Secret>,
@@ -113,7 +115,9 @@ pub struct S3Settings {
     pub session_token: Option<Secret>,
     /// Read without any key, for public buckets.
     pub anonymous: bool,
-    /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for all.
+    /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for
+    /// all. A list, or one text with commas between.
+    #[serde(deserialize_with = "list_or_commas")]
     pub allow: Vec<String>,
     /// Largest object in bytes.
     pub max_object_bytes: u64,
@@ -223,6 +227,20 @@ impl Default for WorkerSettings {
             publish_tokens: false,
         }
     }
+}
+
+/// Environment variables hold texts only.
+fn list_or_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of texts, or one text with commas between")]
+    enum Form {
+        List(Vec<String>),
+        Commas(String),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::List(list) => list,
+        Form::Commas(text) => text.split(',').map(|entry| entry.trim().to_owned()).filter(|e| !e.is_empty()).collect(),
+    })
 }
 
 /// A text that never prints: neither as `Debug` nor when settings are written out again.

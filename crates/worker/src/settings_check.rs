@@ -30,7 +30,10 @@ impl NatsSettings {
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
-        found.unless(self.addresses().next().is_some(), "nats.url is empty: give the server's address, for example nats://127.0.0.1:4222");
+        found.unless(
+            self.addresses().next().is_some(),
+            "nats.url is empty: give the server's address, for example nats://127.0.0.1:4222",
+        );
         for address in self.addresses() {
             match address.parse::<async_nats::ServerAddr>() {
                 // The address itself may hold the secret, so it is not repeated.
@@ -38,11 +41,17 @@ impl NatsSettings {
                     found.add("nats.url holds a user or password, and addresses get logged: put them into nats.user and nats.password");
                 }
                 Ok(_) => {}
-                Err(_) if address.contains('@') => found.add("nats.url cannot be read as an address like nats://host:4222"),
-                Err(error) => found.add(format!("nats.url: {address:?} cannot be read as an address like nats://host:4222: {error}")),
+                Err(_) if address.contains('@') => {
+                    found.add("nats.url cannot be read as an address like nats://host:4222")
+                }
+                Err(error) => found
+                    .add(format!("nats.url: {address:?} cannot be read as an address like nats://host:4222: {error}")),
             }
         }
-        found.unless(self.user.is_some() == self.password.is_some(), "nats.user and nats.password are only of use together: give both or neither");
+        found.unless(
+            self.user.is_some() == self.password.is_some(),
+            "nats.user and nats.password are only of use together: give both or neither",
+        );
         let ways = [self.user.is_some(), self.token.is_some(), self.nkey.is_some(), self.credentials_file.is_some()];
         found.unless(
             ways.iter().filter(|given| **given).count() <= 1,
@@ -79,7 +88,10 @@ impl StreamSettings {
             self.jobs != self.annotations && self.jobs != self.failed && self.annotations != self.failed,
             "streams.jobs, streams.annotations and streams.failed must be three different names",
         );
-        found.unless([1, 3, 5].contains(&self.replicas), format!("streams.replicas is {}: take 1, 3 or 5", self.replicas));
+        found.unless(
+            [1, 3, 5].contains(&self.replicas),
+            format!("streams.replicas is {}: take 1, 3 or 5", self.replicas),
+        );
         found.unless(
             self.ack_wait >= Duration::from_secs(3),
             "streams.ack_wait is below 3s: a busy worker could not give its signs of life in time",
@@ -96,7 +108,10 @@ impl StreamSettings {
                 format!("{setting} is shorter than streams.duplicate_window, which NATS refuses: make it longer, or 0s for ever"),
             );
         }
-        found.unless(self.max_ack_pending > 0, "streams.max_ack_pending is not above 0: no job would ever be handed out");
+        found.unless(
+            self.max_ack_pending > 0,
+            "streams.max_ack_pending is not above 0: no job would ever be handed out",
+        );
         found.0
     }
 }
@@ -106,7 +121,8 @@ impl S3Settings {
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
         if let Some(endpoint) = &self.endpoint {
-            let web = url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let web =
+                url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             found.unless(web, format!("s3.endpoint {endpoint:?} is no address like https://host"));
         }
         found.unless(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
@@ -118,7 +134,10 @@ impl S3Settings {
             self.session_token.is_none() || self.access_key.is_some(),
             "s3.session_token is given without s3.access_key: give both or neither",
         );
-        found.unless(!(self.anonymous && self.access_key.is_some()), "s3.anonymous and s3.access_key exclude each other: keep one");
+        found.unless(
+            !(self.anonymous && self.access_key.is_some()),
+            "s3.anonymous and s3.access_key exclude each other: keep one",
+        );
         found.unless(
             !self.allow.is_empty(),
             "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
@@ -143,7 +162,10 @@ impl WorkerSettings {
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
-        found.unless(self.id.as_ref().is_none_or(|id| !id.is_empty()), "worker.id is empty: give a name or leave it out");
+        found.unless(
+            self.id.as_ref().is_none_or(|id| !id.is_empty()),
+            "worker.id is empty: give a name or leave it out",
+        );
         // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
         found.unless((1..=4096).contains(&self.slots), format!("worker.slots is {}, not in 1 to 4096", self.slots));
         found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
@@ -222,6 +244,14 @@ mod tests {
         assert_eq!(settings.worker.job_timeout, Duration::from_secs(90));
         let error = serde_json::from_str::<Settings>(r#"{"worker": {"slot": 3}}"#).unwrap_err().to_string();
         assert!(error.contains("unknown field `slot`"), "{error}");
+    }
+
+    #[test]
+    fn what_may_be_read_is_a_list_or_a_text_with_commas() {
+        for written in [r#"["a", "b/c"]"#, r#""a, b/c""#] {
+            let settings: S3Settings = serde_json::from_str(&format!(r#"{{"allow": {written}}}"#)).unwrap();
+            assert_eq!(settings.allow, ["a", "b/c"]);
+        }
     }
 
     #[test]

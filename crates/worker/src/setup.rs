@@ -41,7 +41,9 @@ impl SetupReport {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// A stream cannot be made because another one listens to its subjects.
-    #[error("the stream {name} cannot be made: another stream listens to {subject} already; remove that stream, or name it in the settings")]
+    #[error(
+        "the stream {name} cannot be made: another stream listens to {subject} already; remove that stream, or name it in the settings"
+    )]
     SubjectTaken {
         /// The stream to be made.
         name: String,
@@ -49,7 +51,9 @@ pub enum SetupError {
         subject: String,
     },
     /// JetStream answers with an error, or not at all.
-    #[error("JetStream did not let {what} be looked at or made: {said}; check that the server runs with JetStream and that the user may do this")]
+    #[error(
+        "JetStream did not let {what} be looked at or made: {said}; check that the server runs with JetStream and that the user may do this"
+    )]
     Refused {
         /// What was to be done.
         what: String,
@@ -241,18 +245,21 @@ fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<St
     differences.found
 }
 
-fn consumer_differences(
-    wanted: &pull::Config,
-    found: &async_nats::jetstream::consumer::Config,
-) -> Vec<String> {
+fn consumer_differences(wanted: &pull::Config, found: &async_nats::jetstream::consumer::Config) -> Vec<String> {
     let of = format!("consumer {}", wanted.durable_name.as_deref().unwrap_or_default());
     let mut differences = Differences { of, found: Vec::new() };
     if found.deliver_subject.is_some() {
-        differences.found.push(format!("{} is a push consumer: workers pull, delete it and run setup again", differences.of));
+        differences
+            .found
+            .push(format!("{} is a push consumer: workers pull, delete it and run setup again", differences.of));
     }
     differences.unless_equal("ack policy", &wanted.ack_policy, &found.ack_policy);
     differences.unless_equal("ack wait", &wanted.ack_wait, &found.ack_wait);
-    differences.unless_equal("greatest number of unacknowledged messages", &wanted.max_ack_pending, &found.max_ack_pending);
+    differences.unless_equal(
+        "greatest number of unacknowledged messages",
+        &wanted.max_ack_pending,
+        &found.max_ack_pending,
+    );
     differences.unless_equal("greatest number of deliveries", &wanted.max_deliver, &found.max_deliver);
     if !found.filter_subject.is_empty() && found.filter_subject != JOBS_WILDCARD || !found.filter_subjects.is_empty() {
         differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
@@ -273,10 +280,10 @@ impl Differences {
     }
 }
 
-/// The consumer that the workers pull from.
+/// The consumer that the workers pull from; `None` if the stream or the consumer is missing.
 ///
 /// # Errors
-/// `Ok(None)` if the stream or the consumer is missing; [`SetupError::Refused`] if it cannot be used.
+/// [`SetupError::Refused`] if it cannot be looked at, or is no pull consumer.
 pub async fn find_consumer(
     jetstream: &Context,
     settings: &StreamSettings,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use engine::Engine;
-use kosmos2::processor::image::ImageProcessor;
+use kosmos2::checkpoint::ModelIdentity;
 use protocol::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,25 +29,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct WorkerParts {
     /// What it was told.
     pub settings: Settings,
-    /// The engine with the model.
+    /// The engine with the model; its picture preprocessing is used too.
     pub engine: Engine,
-    /// The model's picture preprocessing.
-    pub images: ImageProcessor,
     /// What annotations say about the model.
     pub model: ModelIdentity,
     /// Who watches.
     pub events: Events,
-}
-
-/// A model's name and content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelIdentity {
-    /// Name, for example `microsoft/kosmos-2-patch14-224`.
-    pub name: String,
-    /// Revision of the checkpoint, where known.
-    pub revision: Option<String>,
-    /// Digest over the checkpoint's content, lower-case hexadecimal. Part of every annotation's id.
-    pub digest: String,
 }
 
 /// What a worker has done.
@@ -95,7 +82,7 @@ pub enum WorkerError {
 /// # Errors
 /// [`WorkerError`].
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
-    let WorkerParts { settings, engine, images, model, events } = parts;
+    let WorkerParts { settings, engine, model, events } = parts;
     settings.validate()?;
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
     let client = connection::connect(&settings.nats, &format!("groundling worker {worker_id}")).await?;
@@ -104,7 +91,6 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
 
     let context = Arc::new(JobContext {
         store: ObjectStore::new(&settings.s3).await,
-        images: Arc::new(images),
         engine,
         publisher: Publisher::new(jetstream, &settings.streams.annotations, &settings.streams.failed),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },

@@ -1,4 +1,5 @@
 //! Reading web addresses, against small servers that say exactly what a case needs.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::Duration;
 

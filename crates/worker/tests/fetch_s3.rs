@@ -1,4 +1,5 @@
 //! Reading objects from a real S3 store.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::{Duration, Instant};
 
@@ -143,7 +144,13 @@ async fn an_etag_is_held_against_the_answer_of_stores_that_pass_over_conditions(
 }
 
 fn local() -> S3Settings {
-    S3Settings { path_style: true, anonymous: true, allow: vec!["*".into()], max_object_bytes: 1000, ..Default::default() }
+    S3Settings {
+        path_style: true,
+        anonymous: true,
+        allow: vec!["*".into()],
+        max_object_bytes: 1000,
+        ..Default::default()
+    }
 }
 
 /// A store that gives one answer to everything, and then closes the connection or leaves it hanging.

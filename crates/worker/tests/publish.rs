@@ -1,4 +1,5 @@
 //! Publishing against a real NATS server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
 

@@ -1,5 +1,11 @@
 //! Cells of the 32×32 patch grid and the boxes they stand for.
 
+/// Cells on each side of the grid.
+pub const GRID_SIDE: u32 = 32;
+
+/// Cells of the grid, and so the number of patch tokens.
+pub const GRID_CELLS: u32 = GRID_SIDE * GRID_SIDE;
+
 /// A box as fractions of the picture's width and height, 0…1 from the top left corner.
 ///
 /// The model can name corners in the wrong order; they stay as named, so `x1 < x0` can happen.
@@ -13,4 +19,64 @@ pub struct BoundingBox {
     pub x1: f64,
     /// Bottom.
     pub y1: f64,
+}
+
+/// A cell by its column and its row; rows below the grid come from patch indices past its end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Cell {
+    pub(crate) column: f64,
+    pub(crate) row: f64,
+}
+
+/// The box from the cell of its upper left corner to that of its lower right one, by the reference's rule: corners lie
+/// in the middle of their cells, but where both share a row or a column, the box covers the cells in full.
+pub(crate) fn box_between(upper_left: Cell, lower_right: Cell) -> BoundingBox {
+    let size = 1.0 / f64::from(GRID_SIDE);
+    let flat = upper_left.column == lower_right.column || upper_left.row == lower_right.row;
+    let (before, after) = if flat { (0.0, size) } else { (size / 2.0, size / 2.0) };
+    BoundingBox {
+        x0: upper_left.column * size + before,
+        y0: upper_left.row * size + before,
+        x1: lower_right.column * size + after,
+        y1: lower_right.row * size + after,
+    }
+}
+
+/// The patch indices of a box `[x0, y0, x1, y1]` in fractions: of the cell that holds its upper left corner and of the
+/// last cell that it reaches. Nothing is clipped, as in the reference; `None` for corners out of order or not finite.
+pub fn patches_of([x0, y0, x1, y1]: [f64; 4]) -> Option<(i64, i64)> {
+    if !(x1 > x0 && y1 > y0 && [x0, y0, x1, y1].iter().all(|c| c.is_finite())) {
+        return None;
+    }
+    let side = f64::from(GRID_SIDE);
+    let index = |column: f64, row: f64| (row as i64).saturating_mul(GRID_SIDE.into()).saturating_add(column as i64);
+    let first = |c: f64| (c * side).floor();
+    let last = |c: f64| (c * side - 1.0).ceil();
+    Some((index(first(x0), first(y0)), index(last(x1), last(y1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_picture_is_the_first_and_the_last_cell() {
+        assert_eq!(patches_of([0.0, 0.0, 1.0, 1.0]), Some((0, 1023)));
+    }
+
+    #[test]
+    fn corners_out_of_order_or_not_finite_name_no_cells() {
+        for odd in [[0.5, 0.5, 0.25, 0.75], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, f64::NAN, 1.0], [0.0, 0.0, f64::INFINITY, 1.0]] {
+            assert_eq!(patches_of(odd), None);
+        }
+    }
+
+    #[test]
+    fn a_box_within_one_row_or_column_covers_its_cells_in_full() {
+        let cell = |column, row| Cell { column, row };
+        let same_row = box_between(cell(3.0, 2.0), cell(7.0, 2.0));
+        assert_eq!((same_row.y0, same_row.y1), (2.0 / 32.0, 3.0 / 32.0));
+        let square = box_between(cell(0.0, 0.0), cell(1.0, 1.0));
+        assert_eq!((square.x0, square.x1), (0.5 / 32.0, 1.5 / 32.0));
+    }
 }

@@ -2,5 +2,6 @@
 
 pub mod grid;
 pub mod markup;
+pub mod score;
 
 pub use grid::BoundingBox;

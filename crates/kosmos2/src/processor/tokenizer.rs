@@ -1,1 +1,202 @@
-//! processor/tokenizer
+//! The checkpoint's tokenizer.json, and the ids of what it calls tags.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+use crate::grounding::grid::GRID_CELLS;
+use crate::processor::prompt::tags;
+
+/// Why the tokenizer cannot be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file is missing or is not a tokenizer.
+    #[error("{file}: cannot be read as a tokenizer ({reason}); a model directory needs its tokenizer.json")]
+    File {
+        /// Path of the file.
+        file: String,
+        /// The reader's words.
+        reason: String,
+    },
+    /// A token that KOSMOS-2 needs is not in it.
+    #[error("{file}: has no token {token}; it is not the tokenizer of a KOSMOS-2 model")]
+    MissingToken {
+        /// Path of the file.
+        file: String,
+        /// The token.
+        token: String,
+    },
+    /// A text cannot be encoded, or tokens not decoded.
+    #[error("the tokenizer failed: {0}")]
+    Failed(String),
+}
+
+/// A tokenizer of KOSMOS-2. Ids differ between checkpoints and are looked up, never assumed.
+#[derive(Debug, Clone)]
+pub struct KosmosTokenizer {
+    tokenizer: Tokenizer,
+    special: HashSet<u32>,
+    bos: u32,
+    pad: u32,
+    unk: u32,
+}
+
+/// A decoded text that remembers which token each part of it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The text, special tokens dropped and blanks cleaned up.
+    pub text: String,
+    /// For each id, the bytes of `text` it became; empty where it became none.
+    pub token_ranges: Vec<Range<usize>>,
+}
+
+impl KosmosTokenizer {
+    /// Reads tokenizer.json of a model directory.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] when it is missing, malformed, or lacks a tag or a patch token.
+    pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+        let path = dir.join("tokenizer.json");
+        let file = path.display().to_string();
+        let mut tokenizer = Tokenizer::from_file(&path)
+            .map_err(|e| TokenizerError::File { file: file.clone(), reason: e.to_string() })?;
+        // Prompts are padded and cut by whoever batches them, whatever the file was saved with.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|e| TokenizerError::File { file: file.clone(), reason: e.to_string() })?;
+        let id = |token: &str| {
+            let missing = || TokenizerError::MissingToken { file: file.clone(), token: token.to_owned() };
+            tokenizer.token_to_id(token).ok_or_else(missing)
+        };
+        for tag in tags::ALL {
+            id(tag)?;
+        }
+        for index in 0..GRID_CELLS {
+            id(&tags::patch(index.into()))?;
+        }
+        let (bos, pad, unk) = (id("<s>")?, id("<pad>")?, id("<unk>")?);
+        let special =
+            tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id);
+        Ok(Self { special: special.collect(), bos, pad, unk, tokenizer })
+    }
+
+    /// Tokens of the vocabulary, tags included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The id of `<s>`.
+    pub fn bos(&self) -> u32 {
+        self.bos
+    }
+
+    /// The id of `<pad>`.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// The first of the consecutive ids that stand for the picture in a prompt: the one after `<unk>`, as in the
+    /// reference. They are ordinary words; only their places matter.
+    pub fn first_image_token(&self) -> u32 {
+        self.unk + 1
+    }
+
+    /// Token ids of a text; with special tokens, between `<s>` and `</s>`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`].
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        Ok(encoding.map_err(|e| TokenizerError::Failed(e.to_string()))?.get_ids().to_vec())
+    }
+
+    /// The text of token ids, as the reference's `decode`: `clean_up` takes the blank from before punctuation.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`].
+    pub fn decode(&self, ids: &[u32], skip_special: bool, clean_up: bool) -> Result<String, TokenizerError> {
+        let text = self.tokenizer.decode(ids, skip_special).map_err(|e| TokenizerError::Failed(e.to_string()))?;
+        Ok(if clean_up { CLEAN_UPS.iter().fold(text, |text, (from, to)| text.replace(from, to)) } else { text })
+    }
+
+    /// As [`decode`](Self::decode) without special tokens and with the clean-up, keeping track of the tokens.
+    pub fn decode_with_offsets(&self, ids: &[u32]) -> Decoded {
+        let mut traced = Traced::default();
+        let mut is_first = true;
+        for (index, &id) in ids.iter().enumerate() {
+            let Some(piece) = self.tokenizer.id_to_token(id).filter(|_| !self.special.contains(&id)) else {
+                continue;
+            };
+            // "▁" stands for a blank, and for nothing at the very start of the text.
+            traced.push(&piece.replace('▁', if is_first { "" } else { " " }), index);
+            is_first = false;
+        }
+        for (from, to) in CLEAN_UPS {
+            traced.replace(from, to);
+        }
+        traced.finish(ids.len())
+    }
+}
+
+/// The reference's clean-up of blanks, in its order.
+const CLEAN_UPS: [(&str, &str); 10] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+];
+
+/// A text with the token that each of its bytes came from, in order.
+#[derive(Default)]
+struct Traced {
+    text: String,
+    tokens: Vec<usize>,
+}
+
+impl Traced {
+    fn push(&mut self, piece: &str, token: usize) {
+        self.text.push_str(piece);
+        self.tokens.resize(self.text.len(), token);
+    }
+
+    /// Replaces every `from` by `to`, which is what remains of `from` when blanks are taken from its ends.
+    fn replace(&mut self, from: &str, to: &str) {
+        if !self.text.contains(from) {
+            return;
+        }
+        let skipped = from.len() - from.trim_start().len();
+        let mut result = Self::default();
+        let mut copied = 0;
+        let mut copy = |range: Range<usize>| {
+            result.text.push_str(&self.text[range.clone()]);
+            result.tokens.extend_from_slice(&self.tokens[range]);
+        };
+        for (at, _) in self.text.match_indices(from) {
+            copy(copied..at);
+            copy(at + skipped..at + skipped + to.len());
+            copied = at + from.len();
+        }
+        copy(copied..self.text.len());
+        *self = result;
+    }
+
+    fn finish(self, tokens: usize) -> Decoded {
+        let mut token_ranges = Vec::with_capacity(tokens);
+        let mut at = 0;
+        for token in 0..tokens {
+            let end = at + self.tokens[at..].partition_point(|&owner| owner <= token);
+            token_ranges.push(at..end);
+            at = end;
+        }
+        Decoded { text: self.text, token_ranges }
+    }
+}

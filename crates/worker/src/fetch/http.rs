@@ -51,7 +51,8 @@ impl WebReader {
     /// Reads one `http://` or `https://` address whole.
     ///
     /// # Errors
-    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled` or `Unavailable`. Not more than the limit is ever held.
+    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled` or `Unavailable`. Not more than the limit is ever
+    /// held.
     pub async fn read(&self, address: &str) -> Result<Bytes, FetchError> {
         match tokio::time::timeout(self.timeout, self.follow(address)).await {
             Ok(read) => read,
@@ -76,7 +77,9 @@ impl WebReader {
                     let next = url.join(location).ok().map(|next| next.to_string());
                     let next = web_url(next.as_deref().unwrap_or(location))?;
                     if url.scheme() == "https" && next.scheme() == "http" {
-                        let sentence = format!("{url} leads from https to http: give the http address itself if it is to be trusted");
+                        let sentence = format!(
+                            "{url} leads from https to http: give the http address itself if it is to be trusted"
+                        );
                         return Err(FetchError::new(FetchErrorKind::BadAddress, sentence));
                     }
                     url = next;
@@ -101,7 +104,8 @@ impl WebReader {
 
     async fn body(&self, answer: Response<impl WebBody>, url: &Url) -> Result<Bytes, FetchError> {
         let too_large = || too_large(url.as_str(), self.max_bytes, "raise the limit if it is to be read");
-        let announced = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let announced =
+            answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.max_bytes) {
             return Err(too_large());
         }

@@ -49,7 +49,8 @@ impl ObjectStore {
         match tokio::time::timeout(self.operation_timeout, self.read_within(object, &name)).await {
             Ok(read) => read,
             Err(_) => {
-                let sentence = format!("{name} was not read within {:?} (s3.operation_timeout)", self.operation_timeout);
+                let sentence =
+                    format!("{name} was not read within {:?} (s3.operation_timeout)", self.operation_timeout);
                 Err(FetchError::new(FetchErrorKind::Unavailable, sentence))
             }
         }
@@ -128,8 +129,7 @@ impl ObjectStore {
 }
 
 async fn client(settings: &S3Settings) -> Client {
-    let http =
-        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_timeout)
@@ -142,7 +142,8 @@ async fn client(settings: &S3Settings) -> Client {
         .retry_config(RetryConfig::standard().with_max_attempts(settings.attempts));
     if let (Some(key), Some(secret)) = (&settings.access_key, &settings.secret_key) {
         let session = settings.session_token.as_ref().map(|token| token.expose().to_owned());
-        loader = loader.credentials_provider(Credentials::new(key, secret.expose(), session, None, "groundling settings"));
+        loader =
+            loader.credentials_provider(Credentials::new(key, secret.expose(), session, None, "groundling settings"));
     } else if settings.anonymous {
         loader = loader.no_credentials();
     }
@@ -165,7 +166,9 @@ fn refused(error: SdkError<GetObjectError>, name: &str) -> FetchError {
     let sentence = match kind {
         FetchErrorKind::NotFound => format!("{name} is not there ({})", said(status, &code)),
         FetchErrorKind::Changed => format!("{name} has another ETag than the job says: submit it anew"),
-        FetchErrorKind::Denied => format!("{name} is refused by the store ({}): let the worker's key read it", said(status, &code)),
+        FetchErrorKind::Denied => {
+            format!("{name} is refused by the store ({}): let the worker's key read it", said(status, &code))
+        }
         FetchErrorKind::Throttled => format!("the store asks for fewer requests ({}) at {name}", said(status, &code)),
         FetchErrorKind::Misconfigured => format!(
             "the store does not accept this worker ({}) at {name}: check s3.access_key, s3.region, s3.endpoint and the clock",
@@ -181,7 +184,9 @@ fn kind_of(status: Option<u16>, code: &str) -> FetchErrorKind {
     match (code, status) {
         ("NoSuchKey" | "NoSuchBucket" | "NoSuchVersion" | "NotFound", _) => FetchErrorKind::NotFound,
         // A version id that none can have, and a version that is a delete marker.
-        ("InvalidArgument", Some(400)) | ("MethodNotAllowed", _) | (_, Some(404 | 405 | 410)) => FetchErrorKind::NotFound,
+        ("InvalidArgument", Some(400)) | ("MethodNotAllowed", _) | (_, Some(404 | 405 | 410)) => {
+            FetchErrorKind::NotFound
+        }
         ("PreconditionFailed", _) | (_, Some(412)) => FetchErrorKind::Changed,
         ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests", _)
         | (_, Some(429)) => FetchErrorKind::Throttled,
@@ -237,7 +242,10 @@ mod tests {
         let object = S3Object { bucket: "secrets".into(), key: "k".into(), ..Default::default() };
         let error = store(&["imgs"]).await.read(&object).await.unwrap_err();
         assert_eq!(error.kind(), FetchErrorKind::NotAllowed);
-        assert_eq!(error.to_string(), "s3://secrets/k may not be read by this worker: add its bucket or prefix to s3.allow");
+        assert_eq!(
+            error.to_string(),
+            "s3://secrets/k may not be read by this worker: add its bucket or prefix to s3.allow"
+        );
     }
 
     #[test]

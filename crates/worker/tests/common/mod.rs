@@ -1,5 +1,6 @@
 //! A NATS server with streams and consumer as `groundling setup` makes them, and ways to look at them.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::{Duration, Instant};
 
@@ -18,21 +19,21 @@ use worker::settings::{NatsSettings, StreamSettings};
 use worker::{connection, setup};
 
 /// Longer than any step takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough to notice what should not happen.
-pub const A_WHILE: Duration = Duration::from_millis(700);
+pub(crate) const A_WHILE: Duration = Duration::from_millis(700);
 
-pub struct Bench {
-    pub server: NatsServer,
-    pub nats: NatsSettings,
-    pub streams: StreamSettings,
-    pub client: Client,
-    pub jetstream: Context,
+pub(crate) struct Bench {
+    pub(crate) server: NatsServer,
+    pub(crate) nats: NatsSettings,
+    pub(crate) streams: StreamSettings,
+    pub(crate) client: Client,
+    pub(crate) jetstream: Context,
 }
 
 impl Bench {
     /// A server with everything that workers need.
-    pub async fn ready() -> Self {
+    pub(crate) async fn ready() -> Self {
         let bench = Self::bare().await;
         let report = setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
         assert!(report.is_ready(), "{report:?}");
@@ -40,7 +41,7 @@ impl Bench {
     }
 
     /// A server without streams.
-    pub async fn bare() -> Self {
+    pub(crate) async fn bare() -> Self {
         let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
         let client = connection::connect(&nats, "test").await.unwrap();
@@ -48,12 +49,12 @@ impl Bench {
         Self { server, nats, streams: StreamSettings::default(), client, jetstream }
     }
 
-    pub async fn consumer(&self) -> PullConsumer {
+    pub(crate) async fn consumer(&self) -> PullConsumer {
         setup::find_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()
     }
 
     /// A consumer that hands jobs out again sooner than settings allow, to keep tests short.
-    pub async fn hasty_consumer(&self, ack_wait: Duration) -> PullConsumer {
+    pub(crate) async fn hasty_consumer(&self, ack_wait: Duration) -> PullConsumer {
         let stream = self.jetstream.get_stream(&self.streams.jobs).await.unwrap();
         stream.delete_consumer(&self.streams.consumer).await.unwrap();
         let durable_name = Some(self.streams.consumer.clone());
@@ -61,7 +62,7 @@ impl Bench {
         stream.create_consumer(config).await.unwrap()
     }
 
-    pub async fn consumer_info(&self) -> Info {
+    pub(crate) async fn consumer_info(&self) -> Info {
         self.jetstream
             .get_stream(&self.streams.jobs)
             .await
@@ -71,22 +72,22 @@ impl Bench {
             .unwrap()
     }
 
-    pub async fn messages_in(&self, stream: &str) -> u64 {
+    pub(crate) async fn messages_in(&self, stream: &str) -> u64 {
         self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
-    pub async fn publish_jobs(&self, count: usize) {
+    pub(crate) async fn publish_jobs(&self, count: usize) {
         for i in 0..count {
             let job = format!("job {i}");
             self.jetstream.publish("groundling.jobs.cats", job.into()).await.unwrap().await.unwrap();
         }
     }
 
-    pub fn publisher(&self) -> Publisher {
+    pub(crate) fn publisher(&self) -> Publisher {
         Publisher::new(self.jetstream.clone(), &self.streams.annotations, &self.streams.failed)
     }
 
-    pub fn intake(&self, consumer: PullConsumer, slots: usize) -> RunningIntake {
+    pub(crate) fn intake(&self, consumer: PullConsumer, slots: usize) -> RunningIntake {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(slots);
         let running = Intake::new(self.client.clone(), consumer, slots).run(stop.clone(), sender);
@@ -94,25 +95,25 @@ impl Bench {
     }
 }
 
-pub struct RunningIntake {
-    pub stop: CancellationToken,
-    pub deliveries: mpsc::Receiver<Delivery>,
-    pub task: JoinHandle<()>,
+pub(crate) struct RunningIntake {
+    pub(crate) stop: CancellationToken,
+    pub(crate) deliveries: mpsc::Receiver<Delivery>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl RunningIntake {
-    pub async fn next(&mut self) -> Delivery {
+    pub(crate) async fn next(&mut self) -> Delivery {
         tokio::time::timeout(PATIENCE, self.deliveries.recv()).await.expect("a job should come").unwrap()
     }
 
-    pub async fn nothing_comes(&mut self) {
+    pub(crate) async fn nothing_comes(&mut self) {
         let came = tokio::time::timeout(A_WHILE, self.deliveries.recv()).await;
         assert!(came.is_err(), "no job should come, but {came:?} did");
     }
 }
 
 /// Waits until `holds`, looking every 50 ms.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let start = Instant::now();
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "did not come true: {what}");
@@ -120,6 +121,6 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     }
 }
 
-pub fn annotation(id: &str) -> v1::ImageAnnotation {
+pub(crate) fn annotation(id: &str) -> v1::ImageAnnotation {
     v1::ImageAnnotation { annotation_id: id.to_owned(), job_id: "job".to_owned(), ..Default::default() }
 }

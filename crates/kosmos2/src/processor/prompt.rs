@@ -1,5 +1,0 @@
-//! processor/prompt
-
-/// A prompt and its boxes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prompt;

@@ -1,0 +1,120 @@
+//! Prompts to token ids and masks, as the reference's `Kosmos2Processor`.
+
+use super::{Prompt, PromptError, boxes, tags};
+use crate::grounding::markup::trim;
+use crate::processor::tokenizer::KosmosTokenizer;
+
+/// What goes around a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put the picture's placeholders before it.
+    pub image: bool,
+    /// Put `</s>` behind it, where special tokens are added.
+    pub add_eos: bool,
+    /// Put `<s>` before it.
+    pub add_special_tokens: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self { image: true, add_eos: false, add_special_tokens: true }
+    }
+}
+
+/// A prompt as the model takes it. The three lists have the same length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedPrompt {
+    /// The prompt with its boxes written in, trimmed, without the picture's placeholders.
+    pub text: String,
+    /// Token ids.
+    pub input_ids: Vec<u32>,
+    /// 1 for tokens, 0 for padding.
+    pub attention_mask: Vec<u8>,
+    /// 1 where an image embedding overwrites the token's; `None` without a picture.
+    pub image_embeds_position_mask: Option<Vec<u8>>,
+}
+
+/// Where padding goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaddingSide {
+    /// Before the prompt, as generation needs it.
+    Left,
+    /// Behind it.
+    Right,
+}
+
+/// Turns prompts into tokens.
+#[derive(Debug, Clone)]
+pub struct TextProcessor {
+    tokenizer: KosmosTokenizer,
+    image_tokens: usize,
+    /// `<image>`, the placeholders, `</image>`.
+    picture: String,
+}
+
+impl TextProcessor {
+    /// A processor for a model that turns a picture into `image_tokens` embeddings.
+    pub fn new(tokenizer: KosmosTokenizer, image_tokens: usize) -> Self {
+        let mut picture = format!("{} ", tags::IMAGE_OPEN).repeat(image_tokens + 1);
+        picture.push_str(tags::IMAGE_CLOSE);
+        Self { tokenizer, image_tokens, picture }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &KosmosTokenizer {
+        &self.tokenizer
+    }
+
+    /// Encodes one prompt.
+    ///
+    /// # Errors
+    /// [`PromptError`] when its boxes are not valid or do not fit its phrases.
+    pub fn encode(&self, prompt: &Prompt, options: &EncodeOptions) -> Result<EncodedPrompt, PromptError> {
+        let text = boxes::insert(trim(&prompt.text), prompt.boxes.as_deref())?;
+        let add_eos = options.add_eos && options.add_special_tokens;
+        // The tokenizer's own template adds both ends or none, so `<s>` alone goes in as text.
+        let start = if options.add_special_tokens && !add_eos { "<s>" } else { "" };
+        let full = if options.image { format!("{start}{} {text}", self.picture) } else { format!("{start}{text}") };
+        let mut input_ids = self.tokenizer.encode(&full, add_eos)?;
+        let mask = options.image.then(|| {
+            let first = 1 + usize::from(options.add_special_tokens);
+            self.place_picture(&mut input_ids, first)
+        });
+        Ok(EncodedPrompt {
+            text,
+            attention_mask: vec![1; input_ids.len()],
+            image_embeds_position_mask: mask,
+            input_ids,
+        })
+    }
+
+    /// Gives the placeholders, tokenized as `<image>` each, their ids, and marks their places.
+    fn place_picture(&self, ids: &mut [u32], first: usize) -> Vec<u8> {
+        let mut mask = vec![0; ids.len()];
+        let places = ids.iter_mut().zip(&mut mask).skip(first).take(self.image_tokens);
+        for ((id, mark), placeholder) in places.zip(self.tokenizer.first_image_token()..) {
+            (*id, *mark) = (placeholder, 1);
+        }
+        mask
+    }
+
+    /// Pads prompts to the longest of them, and to `least` tokens at least.
+    pub fn pad(&self, prompts: &mut [EncodedPrompt], side: PaddingSide, least: usize) {
+        let longest = prompts.iter().map(|prompt| prompt.input_ids.len()).max().unwrap_or(0).max(least);
+        for prompt in prompts {
+            let missing = longest - prompt.input_ids.len();
+            pad_with(&mut prompt.input_ids, self.tokenizer.pad(), missing, side);
+            pad_with(&mut prompt.attention_mask, 0, missing, side);
+            if let Some(mask) = &mut prompt.image_embeds_position_mask {
+                pad_with(mask, 0, missing, side);
+            }
+        }
+    }
+}
+
+fn pad_with<T: Copy>(row: &mut Vec<T>, value: T, count: usize, side: PaddingSide) {
+    row.resize(row.len() + count, value);
+    if side == PaddingSide::Left {
+        row.rotate_right(count);
+    }
+}
