@@ -1,16 +1,159 @@
 //! Tasks of the wire as prompts for the model.
 
-use kosmos2::processor::prompt::Prompt;
+use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
 
-use crate::v1::task;
+use crate::v1;
+use crate::v1::{prompt_box, task};
 
-/// The prompt of the task at `index`. Adds one sentence to `problems` for each broken rule, and then there may be no
-/// prompt.
+/// Cells of the 32×32 patch grid.
+const CELLS: u32 = 1024;
+
+/// The prompt of the task at `index`. Adds one sentence to `problems` for each broken rule; then there may be no prompt.
 pub(crate) fn prompt(index: usize, kind: Option<&task::Kind>, problems: &mut Vec<String>) -> Option<Prompt> {
-    let _ = kind;
-    if kind.is_none() {
-        problems.push(format!("tasks[{index}]"));
+    let at = format!("tasks[{index}]");
+    let Some(kind) = kind else {
+        problems.push(format!("{at} does not say what to ask: give one of the tasks, or a raw prompt"));
+        return None;
+    };
+    let before = problems.len();
+    let task = match kind {
+        task::Kind::BriefCaption(v1::BriefCaption {}) => Task::BriefCaption,
+        task::Kind::DetailedCaption(v1::DetailedCaption {}) => Task::DetailedCaption,
+        task::Kind::Question(v1::Question { question }) => Task::Question(question.clone()),
+        task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase }) => Task::PhraseGrounding(phrase.clone()),
+        task::Kind::ReferringExpressionComprehension(v1::ReferringExpressionComprehension { expression }) => {
+            Task::ReferringExpressionComprehension(expression.clone())
+        }
+        task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes: places }) => {
+            Task::ReferringExpressionGeneration(boxes(&format!("{at}.boxes"), places, problems))
+        }
+        task::Kind::Raw(v1::RawPrompt { text, phrase_boxes }) => {
+            if text.is_empty() {
+                problems.push(format!("{at}.text is empty: give a prompt, for example \"<grounding> An image of\""));
+            }
+            let phrases = phrase_boxes.iter().enumerate();
+            let all = phrases.map(|(i, phrase)| boxes(&format!("{at}.phrase_boxes[{i}]"), &phrase.boxes, problems));
+            let all: Vec<_> = all.collect();
+            Task::Raw(Prompt { text: text.clone(), boxes: (!all.is_empty()).then_some(all) })
+        }
+    };
+    if problems.len() > before {
         return None;
     }
-    Some(Prompt { text: String::new(), boxes: None })
+    task.prompt().map_err(|error| problems.push(format!("{at}: {error}"))).ok()
+}
+
+fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<PromptBox> {
+    places.iter().enumerate().filter_map(|(i, place)| prompt_box(&format!("{at}[{i}]"), place, problems)).collect()
+}
+
+fn prompt_box(at: &str, place: &v1::PromptBox, problems: &mut Vec<String>) -> Option<PromptBox> {
+    match place.r#box {
+        None => {
+            problems.push(format!("{at} is no box: give patches or fractions"));
+            None
+        }
+        Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) => {
+            if upper_left >= CELLS || lower_right >= CELLS {
+                problems.push(format!("{at} names the cells {upper_left} and {lower_right}, and the last one is 1023"));
+            }
+            Some(PromptBox::Patches(i64::from(upper_left), i64::from(lower_right)))
+        }
+        Some(prompt_box::Box::Fractions(v1::FractionBox { x0, y0, x1, y1 })) => {
+            // Written so that "not a number" breaks the rule as well.
+            let ordered = 0.0 <= x0 && x0 < x1 && x1 <= 1.0 && 0.0 <= y0 && y0 < y1 && y1 <= 1.0;
+            if !ordered {
+                problems.push(format!(
+                    "{at} is [{x0}, {y0}, {x1}, {y1}], not fractions of 0 to 1 with x0 < x1 and y0 < y1"
+                ));
+            }
+            Some(PromptBox::Fractions([x0, y0, x1, y1]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patches(upper_left: u32, lower_right: u32) -> v1::PromptBox {
+        v1::PromptBox { r#box: Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) }
+    }
+
+    fn fractions(x0: f64, y0: f64, x1: f64, y1: f64) -> v1::PromptBox {
+        v1::PromptBox { r#box: Some(prompt_box::Box::Fractions(v1::FractionBox { x0, y0, x1, y1 })) }
+    }
+
+    fn read(kind: task::Kind) -> (Option<Prompt>, Vec<String>) {
+        let mut problems = Vec::new();
+        let prompt = prompt(0, Some(&kind), &mut problems);
+        (prompt, problems)
+    }
+
+    #[test]
+    fn each_task_becomes_its_prompt() {
+        let table = [
+            (task::Kind::BriefCaption(v1::BriefCaption {}), "<grounding> An image of"),
+            (task::Kind::DetailedCaption(v1::DetailedCaption {}), "<grounding> Describe this image in detail:"),
+            (task::Kind::Question(v1::Question { question: "Why?".into() }), "<grounding> Question: Why? Answer:"),
+            (
+                task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: "a cat".into() }),
+                "<grounding><phrase> a cat</phrase>",
+            ),
+            (
+                task::Kind::ReferringExpressionComprehension(v1::ReferringExpressionComprehension {
+                    expression: "the cat on the left".into(),
+                }),
+                "<grounding><phrase> the cat on the left</phrase>",
+            ),
+            (task::Kind::Raw(v1::RawPrompt { text: "An image of".into(), phrase_boxes: vec![] }), "An image of"),
+        ];
+        for (kind, text) in table {
+            assert_eq!(read(kind), (Some(Prompt::new(text)), vec![]));
+        }
+    }
+
+    #[test]
+    fn boxes_are_handed_on_as_they_were_given() {
+        let boxes = vec![patches(44, 863), fractions(0.0, 0.25, 0.5, 1.0)];
+        let wanted = vec![PromptBox::Patches(44, 863), PromptBox::Fractions([0.0, 0.25, 0.5, 1.0])];
+        let place = v1::ReferringExpressionGeneration { boxes: boxes.clone() };
+        let (prompt, problems) = read(task::Kind::ReferringExpressionGeneration(place));
+        assert_eq!((prompt.unwrap().boxes, problems), (Some(vec![wanted.clone()]), vec![]));
+        let phrase_boxes = vec![v1::PhraseBoxes { boxes }, v1::PhraseBoxes::default()];
+        let (prompt, _) = read(task::Kind::Raw(v1::RawPrompt { text: "x".into(), phrase_boxes }));
+        assert_eq!(prompt.unwrap().boxes, Some(vec![wanted, vec![]]));
+    }
+
+    #[test]
+    fn every_wrong_box_is_named() {
+        let boxes = vec![
+            patches(0, 1024),
+            fractions(0.5, 0.0, 0.5, 1.0),
+            fractions(f64::NAN, 0.0, 0.5, 1.0),
+            fractions(0.0, 0.0, 1.5, 1.0),
+            v1::PromptBox::default(),
+        ];
+        let (prompt, problems) =
+            read(task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes }));
+        assert!(prompt.is_none());
+        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert!(problems[4].starts_with("tasks[0].boxes[4] is no box"));
+    }
+
+    #[test]
+    fn words_and_boxes_that_are_missing_or_act_as_markup_are_refused() {
+        let kinds = [
+            task::Kind::Question(v1::Question { question: "  ".into() }),
+            task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: "a</phrase>".into() }),
+            task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration::default()),
+            task::Kind::Raw(v1::RawPrompt::default()),
+        ];
+        for kind in kinds {
+            let (prompt, problems) = read(kind);
+            assert!(prompt.is_none());
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].starts_with("tasks[0]"));
+        }
+    }
 }

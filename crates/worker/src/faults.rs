@@ -209,9 +209,9 @@ impl Fault {
 
 fn picture_class(error: &ImageError) -> FaultClass {
     match error {
-        ImageError::Unsupported => FaultClass::UnsupportedPicture,
-        ImageError::TooLarge => FaultClass::PictureTooLarge,
-        ImageError::Damaged => FaultClass::UndecodablePicture,
+        ImageError::UnknownFormat => FaultClass::UnsupportedPicture,
+        ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
+        ImageError::TooManyPixels { .. } => FaultClass::PictureTooLarge,
     }
 }
 

@@ -126,7 +126,6 @@ impl JobContext {
         let options = DecodeOptions {
             apply_orientation: self.settings.apply_orientation,
             max_pixels: self.settings.max_picture_pixels,
-            ..DecodeOptions::default()
         };
         let decoding = tokio::task::spawn_blocking(move || {
             let picture = decode(&bytes, &options)?;

@@ -117,11 +117,17 @@ async fn intake_goes_on_after_the_server_was_killed_and_came_back() {
         bench.jetstream.publish("groundling.jobs.cats", "after".into()).await.unwrap().await.is_ok()
     })
     .await;
-    let second = intake.next().await;
-    assert_eq!(&second.payload()[..], b"after");
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
     first.delivered(&receipt).await.unwrap();
-    second.delivered(&receipt).await.unwrap();
+    // A killed server may have forgotten that it handed out the first job, and then does so again.
+    loop {
+        let next = intake.next().await;
+        let is_new = next.payload() == "after";
+        next.delivered(&receipt).await.unwrap();
+        if is_new {
+            break;
+        }
+    }
     eventually("the jobs stream is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
 }
 

@@ -94,6 +94,16 @@ fn object(bucket: &str, key: &str) -> image_job::Source {
     image_job::Source::S3(v1::S3Object { bucket: bucket.into(), key: key.into(), ..Default::default() })
 }
 
+/// A bitmap of some bytes whose header claims 30,000 × 30,000 pixels.
+fn bomb() -> Vec<u8> {
+    let mut header = b"BM".to_vec();
+    let side = 30_000u32.to_le_bytes();
+    for field in [&[0; 8][..], &[54, 0, 0, 0], &[40, 0, 0, 0], &side, &side, &[1, 0, 24, 0], &[0; 24]] {
+        header.extend(field);
+    }
+    header
+}
+
 async fn submit(bench: &Bench, payload: impl Into<Bytes>) {
     bench.jetstream.publish("groundling.jobs.cats", payload.into()).await.unwrap().await.unwrap();
 }
@@ -152,6 +162,7 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
         job("broken", object(bucket, "scenes/broken.jpg")),
         job("cut", inline(cut.slice(..cut.len() / 2))),
         job("text", inline(&b"just text"[..])),
+        job("bomb", inline(bomb())),
         job("forbidden", object(bucket, "other/x.jpg")),
         v1::ImageJob { tasks: vec![], ..job("no-tasks", inline(scene("0000.jpg"))) },
         v1::ImageJob { dataset: "dogs".into(), ..job("wrong-subject", inline(scene("0000.jpg"))) },
@@ -166,7 +177,7 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
         running.event().await;
     }
     let report = running.end().await;
-    assert_eq!(report, WorkerReport { finished: 2, duplicates: 0, failed: 8, retried: 0 });
+    assert_eq!(report, WorkerReport { finished: 2, duplicates: 0, failed: 9, retried: 0 });
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
 
     let annotations = stored::<v1::ImageAnnotation>(&bench, &bench.streams.annotations).await;
@@ -198,6 +209,7 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
         ("broken", FailureReason::UndecodablePicture),
         ("cut", FailureReason::UndecodablePicture),
         ("text", FailureReason::UnsupportedPicture),
+        ("bomb", FailureReason::PictureTooLarge),
         ("forbidden", FailureReason::ObjectForbidden),
         ("no-tasks", FailureReason::InvalidJob),
         ("wrong-subject", FailureReason::InvalidJob),

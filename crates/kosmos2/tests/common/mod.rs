@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 
 /// The workspace's fixtures.
-pub fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
 /// The tokenizer and configuration files of `microsoft/kosmos-2-patch14-224`, without weights.
-pub fn reference_model_dir() -> tempfile::TempDir {
+pub(crate) fn reference_model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(fixtures().join("text/kosmos-2-patch14-224")).unwrap() {
         let path = entry.unwrap().path();
@@ -31,6 +31,6 @@ pub fn reference_model_dir() -> tempfile::TempDir {
 }
 
 /// A fixture's JSON.
-pub fn json<T: serde::de::DeserializeOwned>(path: impl AsRef<Path>) -> T {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(path: impl AsRef<Path>) -> T {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

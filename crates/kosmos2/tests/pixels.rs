@@ -1,0 +1,135 @@
+//! Pictures of many kinds, lossy ones too, byte for byte against Pillow and the reference's conversion:
+//! `images/expected`, made by make_image_fixtures.py.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{fixtures, reference_model_dir};
+use image::{ImageReader, RgbImage};
+use kosmos2::processor::image::{DecodeOptions, ImageError, ImageProcessor, PictureFormat, decode};
+
+fn processor() -> ImageProcessor {
+    ImageProcessor::from_dir(reference_model_dir().path()).unwrap()
+}
+
+fn square(processor: &ImageProcessor, file: &Path, apply_orientation: bool) -> RgbImage {
+    let options = DecodeOptions { apply_orientation, ..DecodeOptions::default() };
+    let picture = decode(&fs::read(file).unwrap(), &options).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    processor.square(&picture.rgb)
+}
+
+#[test]
+fn every_picture_comes_out_as_pillows() {
+    let processor = processor();
+    let folder = fixtures().join("images");
+    let (mut compared, mut turned) = (0, 0);
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let expected = |kind: &str| folder.join(format!("expected/{name}.{kind}.png"));
+        let oriented = if expected("oriented").exists() { "oriented" } else { "plain" };
+        turned += usize::from(oriented == "oriented");
+        for (kind, apply_orientation) in [("plain", false), (oriented, true)] {
+            let golden = ImageReader::open(expected(kind)).unwrap().decode().unwrap().into_rgb8();
+            let found = square(&processor, &path, apply_orientation);
+            let differ = found.as_raw().iter().zip(golden.as_raw()).filter(|(a, b)| a != b).count();
+            assert_eq!(differ, 0, "{name} ({kind}): {differ} of {} bytes differ", golden.as_raw().len());
+            compared += 1;
+        }
+    }
+    println!("{compared} comparisons without a differing byte, {turned} pictures turned by their EXIF orientation");
+    assert!(compared >= 78 && turned >= 7);
+}
+
+#[test]
+fn values_are_normalised_bytes_in_planes() {
+    let processor = processor();
+    let bytes = fs::read(fixtures().join("images/exact_224.png")).unwrap();
+    let picture = decode(&bytes, &DecodeOptions::default()).unwrap();
+    let values = processor.pixel_values(&picture);
+    assert_eq!((values.size(), values.as_slice().len()), (224, 3 * 224 * 224));
+    // CLIP's constants (Radford et al., 2021).
+    let mean = [0.48145466f64, 0.4578275, 0.40821073];
+    let std = [0.26862954f64, 0.26130258, 0.27577711];
+    for (x, y) in [(0, 0), (223, 0), (17, 100), (223, 223)] {
+        for channel in 0..3 {
+            let byte = f64::from(picture.rgb.get_pixel(x, y).0[channel]);
+            let expected = (byte / 255.0 - mean[channel]) / std[channel];
+            let found = values.as_slice()[channel * 224 * 224 + y as usize * 224 + x as usize];
+            assert!((f64::from(found) - expected).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn facts_tell_the_size_as_shown_and_the_orientation() {
+    let bytes = fs::read(fixtures().join("images/exif_rotated.jpg")).unwrap();
+    let turned = decode(&bytes, &DecodeOptions::default()).unwrap().facts;
+    let plain = decode(&bytes, &DecodeOptions { apply_orientation: false, ..DecodeOptions::default() }).unwrap().facts;
+    assert_eq!((turned.format, turned.width, turned.height), (PictureFormat::Jpeg, 150, 260));
+    assert_eq!((turned.orientation, turned.orientation_applied), (6, true));
+    assert_eq!((plain.width, plain.height, plain.orientation, plain.orientation_applied), (260, 150, 6, false));
+}
+
+#[test]
+fn what_is_no_whole_picture_is_an_error() {
+    let read = |bytes: &[u8]| decode(bytes, &DecodeOptions::default());
+    assert_eq!(read(b"").unwrap_err(), ImageError::Empty);
+    assert_eq!(read(b"this is no picture").unwrap_err(), ImageError::UnknownFormat);
+    for name in ["two_dogs.jpg", "progressive.jpg", "rgba.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "small.bmp"] {
+        let whole = fs::read(fixtures().join("images").join(name)).unwrap();
+        for percent in [1, 10, 50, 90] {
+            // Of an animated file only the first frame must be there.
+            let cut = if name == "animated.gif" { whole.len() * percent / 400 } else { whole.len() * percent / 100 };
+            let error = read(&whole[..cut]).err();
+            assert!(
+                matches!(error, Some(ImageError::Undecodable { .. } | ImageError::UnknownFormat)),
+                "{name} cut to {percent} %: {error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    use rand::{Rng, SeedableRng};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let options = DecodeOptions { max_pixels: 4_000_000, ..DecodeOptions::default() };
+    for name in ["gray.jpg", "cmyk.jpg", "palette.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "palette.bmp"] {
+        let whole = fs::read(fixtures().join("images").join(name)).unwrap();
+        for _ in 0..60 {
+            let mut bytes = whole.clone();
+            for _ in 0..random.random_range(1..20) {
+                let at = random.random_range(0..bytes.len().min(2000));
+                bytes[at] = random.random();
+            }
+            drop(decode(&bytes, &options));
+        }
+    }
+}
+
+#[test]
+fn a_header_that_claims_too_many_pixels_is_refused_at_once() {
+    let mut png = fs::read(fixtures().join("images/one_pixel.png")).unwrap();
+    png[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    let crc = crc32(&png[12..29]);
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    let start = std::time::Instant::now();
+    let error = decode(&png, &DecodeOptions::default()).unwrap_err();
+    assert_eq!(error, ImageError::TooManyPixels { width: 60_000, height: 60_000, limit: 178_956_970 });
+    assert!(start.elapsed().as_secs() < 5);
+}
+
+/// PNG's checksum, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
