@@ -2,7 +2,6 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,35 +16,34 @@ use tokio::process::{Child, Command};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
-pub const DATASET: &str = "scenes";
+pub(crate) const DATASET: &str = "scenes";
 /// Far beyond what anything here takes; reached only when something is lost.
-pub const DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Phrase, code-point span and boxes.
+pub(crate) type GoldenEntity = (String, (i64, i64), Vec<[f64; 4]>);
 
 /// One line of the demo's goldens.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Golden {
-    pub file: String,
-    pub prompt: String,
-    pub new_ids: Vec<u32>,
-    pub markup: String,
-    pub text: String,
-    pub entities: Vec<(String, (i64, i64), Vec<[f64; 4]>)>,
+pub(crate) struct Golden {
+    pub(crate) file: String,
+    pub(crate) prompt: String,
+    pub(crate) new_ids: Vec<u32>,
+    pub(crate) markup: String,
+    pub(crate) text: String,
+    pub(crate) entities: Vec<GoldenEntity>,
 }
 
-pub fn demo() -> DemoData {
+pub(crate) fn demo() -> DemoData {
     DemoData::locate().unwrap()
 }
 
-pub fn goldens() -> Vec<Golden> {
+pub(crate) fn goldens() -> Vec<Golden> {
     serde_json::from_slice(&std::fs::read(demo().scenes_dir.join("goldens.json")).unwrap()).unwrap()
 }
 
-pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
-}
-
 /// The program that the tests are about, deaf to the settings of whoever runs them.
-pub fn groundling() -> Command {
+pub(crate) fn groundling() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_groundling"));
     command.env_remove("GROUNDLING_MODEL").env_remove("GROUNDLING_SETTINGS").env_remove("RUST_LOG");
     command.current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
@@ -53,16 +51,16 @@ pub fn groundling() -> Command {
 }
 
 /// Streams, bucket and clients.
-pub struct Pool {
-    pub nats: NatsServer,
-    pub jetstream: jetstream::Context,
+pub(crate) struct Pool {
+    pub(crate) nats: NatsServer,
+    pub(crate) jetstream: jetstream::Context,
     store: SeaweedFs,
     uploads: ObjectStore,
 }
 
 impl Pool {
     /// Starts the servers and lets `groundling setup` make the streams.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let store = SeaweedFs::start().await.unwrap();
         let client = async_nats::connect(nats.client_url()).await.unwrap();
@@ -80,12 +78,12 @@ impl Pool {
         pool
     }
 
-    pub fn bucket(&self) -> &S3Access {
+    pub(crate) fn bucket(&self) -> &S3Access {
         self.store.read_only()
     }
 
     /// The program, told by environment variables where this pool's servers are. Its key may only read.
-    pub fn groundling(&self) -> Command {
+    pub(crate) fn groundling(&self) -> Command {
         let access = self.bucket();
         let mut command = groundling();
         command
@@ -100,17 +98,17 @@ impl Pool {
     }
 
     /// A worker of its own process.
-    pub fn worker(&self) -> Worker {
+    pub(crate) fn worker(&self) -> Worker {
         Worker { child: self.groundling().arg("worker").stderr(Stdio::inherit()).spawn().unwrap() }
     }
 
-    pub async fn upload(&self, key: &str, bytes: Vec<u8>) {
+    pub(crate) async fn upload(&self, key: &str, bytes: Vec<u8>) {
         let put = self.uploads.client().put_object().bucket(&self.bucket().bucket).key(key).body(bytes.into());
         put.send().await.unwrap();
     }
 
     /// A job for an object of the bucket.
-    pub fn job(&self, job_id: &str, key: &str, tasks: Vec<v1::Task>) -> ImageJob {
+    pub(crate) fn job(&self, job_id: &str, key: &str, tasks: Vec<v1::Task>) -> ImageJob {
         let bucket = self.bucket().bucket.clone();
         ImageJob {
             job_id: job_id.into(),
@@ -121,30 +119,33 @@ impl Pool {
         }
     }
 
-    pub async fn enqueue(&self, job: &ImageJob) {
+    pub(crate) async fn enqueue(&self, job: &ImageJob) {
         self.enqueue_bytes(job.encode_to_vec()).await;
     }
 
-    pub async fn enqueue_bytes(&self, bytes: Vec<u8>) {
-        let subject = Dataset::new(DATASET).unwrap().jobs_subject();
+    pub(crate) async fn enqueue_bytes(&self, bytes: Vec<u8>) {
+        let subject = DATASET.parse::<Dataset>().unwrap().jobs_subject();
         self.jetstream.publish(subject, bytes.into()).await.unwrap().await.unwrap();
     }
 
     /// Waits until the streams of annotations and failures hold `count` messages together, and gives them all.
-    pub async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
+    pub(crate) async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
         let start = Instant::now();
         loop {
             let (done, failed) = (self.messages(ANNOTATIONS_STREAM).await, self.messages(FAILED_STREAM).await);
             if done + failed >= count {
                 return (self.read(ANNOTATIONS_STREAM, done).await, self.read(FAILED_STREAM, failed).await);
             }
-            assert!(start.elapsed() < DEADLINE, "{done} annotations and {failed} failures of {count} after {DEADLINE:?}");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "{done} annotations and {failed} failures of {count} after {DEADLINE:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// Waits until no job is left in the queue: an acknowledged job is removed.
-    pub async fn queue_is_empty(&self) {
+    pub(crate) async fn queue_is_empty(&self) {
         let start = Instant::now();
         while self.messages(JOBS_STREAM).await > 0 {
             assert!(start.elapsed() < DEADLINE, "jobs stay in the queue");
@@ -152,7 +153,7 @@ impl Pool {
         }
     }
 
-    pub async fn messages(&self, stream: &str) -> u64 {
+    pub(crate) async fn messages(&self, stream: &str) -> u64 {
         self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
@@ -167,13 +168,13 @@ impl Pool {
 }
 
 /// A `groundling worker`.
-pub struct Worker {
+pub(crate) struct Worker {
     child: Child,
 }
 
 impl Worker {
     /// SIGTERM, and what the process ended with.
-    pub async fn terminate(mut self) -> ExitStatus {
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
         let id = self.child.id().expect("the worker ended before it was told to");
         let kill = Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap();
         assert!(kill.success());
@@ -181,17 +182,17 @@ impl Worker {
     }
 }
 
-pub fn caption() -> v1::Task {
+pub(crate) fn caption() -> v1::Task {
     v1::Task { task_id: "caption".into(), kind: Some(v1::task::Kind::BriefCaption(v1::BriefCaption {})) }
 }
 
-pub fn raw(task_id: &str, text: &str) -> v1::Task {
+pub(crate) fn raw(task_id: &str, text: &str) -> v1::Task {
     let raw = v1::RawPrompt { text: text.into(), phrase_boxes: Vec::new() };
     v1::Task { task_id: task_id.into(), kind: Some(v1::task::Kind::Raw(raw)) }
 }
 
 /// A result's entities in the goldens' form.
-pub fn entities(result: &v1::TaskResult) -> Vec<(String, (i64, i64), Vec<[f64; 4]>)> {
+pub(crate) fn entities(result: &v1::TaskResult) -> Vec<GoldenEntity> {
     let corners = |b: &v1::GroundedBox| {
         let b = b.fractions.as_ref().unwrap();
         [b.x0, b.y0, b.x1, b.y1]

@@ -6,7 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, after_help = "Exit codes: 0 all done, 1 something failed, 2 wrong arguments or settings.")]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 all done, 1 something failed, 2 wrong arguments or settings."
+)]
 pub(crate) struct Arguments {
     /// Settings file; without it ./groundling.toml, if there is one. Environment variables such as
     /// GROUNDLING__NATS__URL go before the file, flags before both.

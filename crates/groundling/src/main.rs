@@ -69,9 +69,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
 
 /// `groundling … | head` closes stdout early, which is no fault.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
 }
 
 /// Logs go to stderr; `RUST_LOG` chooses them, as it does for most Rust programs.

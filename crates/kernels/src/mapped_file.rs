@@ -40,9 +40,8 @@ impl MappedFile {
         let end = range.end.min(self.map.len());
         if range.start < end {
             // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same bytes.
-            let _ = unsafe {
-                self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, end - range.start)
-            };
+            let _ =
+                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, end - range.start) };
         }
     }
 }

@@ -17,7 +17,9 @@ pub enum ComputeError {
     #[error("dtype {0} is not served on the CPU; leave it out or ask for f32")]
     CpuDType(String),
     /// This program was built without CUDA.
-    #[error("device cuda was asked for, but this program was built without it; build with --features cuda or ask for cpu")]
+    #[error(
+        "device cuda was asked for, but this program was built without it; build with --features cuda or ask for cpu"
+    )]
     NoCuda,
     /// The device does not answer.
     #[error("device cuda:{ordinal} cannot be used: {source}")]

@@ -320,9 +320,6 @@ mod tests {
     fn heads_that_do_not_divide_the_width_are_refused() {
         let json = r#"{"model_type": "kosmos-2", "text_config": {"embed_dim": 64, "attention_heads": 7}}"#;
         let error = parse(json).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "m/config.json: text_config.attention_heads is 7, but a divisor of the width 64 is expected"
-        );
+        assert_eq!(error, "m/config.json: text_config.attention_heads is 7, but a divisor of the width 64 is expected");
     }
 }

@@ -71,8 +71,18 @@ impl Kosmos2 {
             true => Ok(()),
             false => Err(OpenError::Mismatch { dir: dir.display().to_string(), what, found, key, expected }),
         };
-        check("the tokenizer's vocabulary", tokenizer.vocab_size(), "text_config.vocab_size", config.text_config.vocab_size)?;
-        check("the image processor's size", images.size(), "vision_config.image_size", config.vision_config.image_size)?;
+        check(
+            "the tokenizer's vocabulary",
+            tokenizer.vocab_size(),
+            "text_config.vocab_size",
+            config.text_config.vocab_size,
+        )?;
+        check(
+            "the image processor's size",
+            images.size(),
+            "vision_config.image_size",
+            config.vision_config.image_size,
+        )?;
         let text = TextProcessor::new(tokenizer, config.latent_query_num);
         Ok(Self { model, images, text })
     }

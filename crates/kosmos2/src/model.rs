@@ -267,8 +267,7 @@ impl<'m> Batch<'m> {
         let rows = || self.active.iter().map(|&index| &self.rows[index]);
         let newest: Vec<u32> = rows().filter_map(|row| row.ids.last().copied()).collect();
         // The newest token's position counts the non-pad ids of its whole row.
-        let positions: Vec<usize> =
-            rows().filter_map(|row| decoder.positions(&row.ids, 0).last().copied()).collect();
+        let positions: Vec<usize> = rows().filter_map(|row| decoder.positions(&row.ids, 0).last().copied()).collect();
         let input = decoder.with_positions(&decoder.embed(&newest)?, &positions)?.unsqueeze(1)?; // [B, 1, D]
         let pads: Vec<usize> = rows().map(|row| row.pads).collect();
         let mask = step_mask(&pads, self.cache.len() + 1, *dtype, device)?;

@@ -110,13 +110,7 @@ fn best(scores: &[f32]) -> Option<usize> {
 }
 
 /// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
-fn draw(
-    scores: &[f32],
-    temperature: f32,
-    top_k: Option<usize>,
-    top_p: f32,
-    random: &mut ChaCha8Rng,
-) -> Option<usize> {
+fn draw(scores: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, random: &mut ChaCha8Rng) -> Option<usize> {
     let mut kept: Vec<(usize, f32)> =
         scores.iter().enumerate().filter(|(_, s)| s.is_finite()).map(|(i, s)| (i, s / temperature)).collect();
     // A total order with the lower id first among equals: the draw must not depend on the sort's choices.

@@ -128,10 +128,8 @@ fn frequencies(n: usize) -> Vec<f32> {
 pub(crate) fn prompt_mask(pads: &[usize], len: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     let hidden = hidden_score(dtype);
     let cell = |pad: usize, i: usize, j: usize| if j > i || j < pad { hidden } else { 0.0 };
-    let values: Vec<f32> = pads
-        .iter()
-        .flat_map(|&pad| (0..len).flat_map(move |i| (0..len).map(move |j| cell(pad, i, j))))
-        .collect();
+    let values: Vec<f32> =
+        pads.iter().flat_map(|&pad| (0..len).flat_map(move |i| (0..len).map(move |j| cell(pad, i, j)))).collect();
     Tensor::from_vec(values, (pads.len(), 1, len, len), device)?.to_dtype(dtype)
 }
 

@@ -1,4 +1,5 @@
 //! A really trained small checkpoint: 48 scenes, eight prompts each, token for token.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,9 @@ use kosmos2::processor::image::{DecodeOptions, decode};
 use kosmos2::processor::prompt::Prompt;
 use serde::Deserialize;
 
+/// Phrase, code-point span and boxes.
+type GoldenEntity = (String, (i64, i64), Vec<[f64; 4]>);
+
 #[derive(Deserialize)]
 struct Golden {
     file: String,
@@ -16,7 +20,7 @@ struct Golden {
     new_ids: Vec<u32>,
     markup: String,
     text: String,
-    entities: Vec<(String, (i64, i64), Vec<[f64; 4]>)>,
+    entities: Vec<GoldenEntity>,
     /// The smallest gap between the reference's two best logits.
     margin: f32,
 }

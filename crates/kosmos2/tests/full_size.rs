@@ -1,5 +1,6 @@
 //! The published size, 1.66 billion parameters, with random weights: loads, generates, and keeps to its memory bound.
 //! Alone in its file, since it measures its own process.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
 

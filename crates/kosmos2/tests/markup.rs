@@ -66,12 +66,29 @@ fn every_demo_text_is_read_as_the_reference_reads_it() {
 fn sources_point_at_what_was_read() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(11);
     let pieces = [
-        "<phrase>", "</phrase>", "<object>", "</object>", "<patch_index_0044>", "<patch_index_863>", "<patch_index_",
-        "</delimiter_of_multi_objects/>", "</image>", "<", ">", "\n", " ", "é", "雪", "٣", "a", "<patch_index_٣>",
+        "<phrase>",
+        "</phrase>",
+        "<object>",
+        "</object>",
+        "<patch_index_0044>",
+        "<patch_index_863>",
+        "<patch_index_",
+        "</delimiter_of_multi_objects/>",
+        "</image>",
+        "<",
+        ">",
+        "\n",
+        " ",
+        "é",
+        "雪",
+        "٣",
+        "a",
+        "<patch_index_٣>",
     ];
     let mut found = 0;
     for _ in 0..50_000 {
-        let raw: String = (0..random.random_range(0..14)).map(|_| pieces[random.random_range(0..pieces.len())]).collect();
+        let raw: String =
+            (0..random.random_range(0..14)).map(|_| pieces[random.random_range(0..pieces.len())]).collect();
         for entity in markup::read(&raw).entities {
             found += 1;
             assert_eq!(entity.boxes.len(), entity.box_sources.len());

@@ -1,5 +1,6 @@
 //! The tensors of a small random checkpoint against the reference's, in f32 on the CPU.
 //! The goldens are made by tests/fixtures/make_model_fixtures.py.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
 

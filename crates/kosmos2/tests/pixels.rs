@@ -83,7 +83,9 @@ fn what_is_no_whole_picture_is_an_error() {
     let read = |bytes: &[u8]| decode(bytes, &DecodeOptions::default());
     assert_eq!(read(b"").unwrap_err(), ImageError::Empty);
     assert_eq!(read(b"this is no picture").unwrap_err(), ImageError::UnknownFormat);
-    for name in ["two_dogs.jpg", "progressive.jpg", "rgba.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "small.bmp"] {
+    for name in
+        ["two_dogs.jpg", "progressive.jpg", "rgba.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "small.bmp"]
+    {
         let whole = fs::read(fixtures().join("images").join(name)).unwrap();
         for percent in [1, 10, 50, 90] {
             // Of an animated file only the first frame must be there.
@@ -102,7 +104,9 @@ fn damaged_bytes_never_panic() {
     use rand::{Rng, SeedableRng};
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
     let options = DecodeOptions { max_pixels: 4_000_000, ..DecodeOptions::default() };
-    for name in ["gray.jpg", "cmyk.jpg", "palette.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "palette.bmp"] {
+    for name in
+        ["gray.jpg", "cmyk.jpg", "palette.png", "animated.gif", "lossy.webp", "rgba_lossless.webp", "palette.bmp"]
+    {
         let whole = fs::read(fixtures().join("images").join(name)).unwrap();
         for _ in 0..60 {
             let mut bytes = whole.clone();

@@ -171,7 +171,9 @@ fn words_with_tags_and_missing_words_are_refused() {
 
 #[test]
 fn boxes_that_are_no_json_boxes_are_refused_in_a_sentence() {
-    for json in ["{", "7", "{\"a\": 1}", "[7]", "[[1, 2, 3]]", "[[0, 0, 1, 1]]", "[[[null]]]", "[[1.5, 2.5]]", "[\"x\"]"] {
+    for json in
+        ["{", "7", "{\"a\": 1}", "[7]", "[[1, 2, 3]]", "[[0, 0, 1, 1]]", "[[[null]]]", "[[1.5, 2.5]]", "[\"x\"]"]
+    {
         let error = Prompt::from_json("<phrase>a</phrase>", Some(json)).unwrap_err().to_string();
         assert!(error.contains("box") && !error.contains('\n'), "{json}: {error}");
     }

@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Delivery, nak};
 
-/// How long the server keeps one pull request open.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// How often the server shows that it still knows of the request. Two missed signs mean that it was lost with a
-/// connection.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
+/// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
+const PULL_EXPIRES: Duration = Duration::from_secs(3);
+/// Silence after which a request is taken for lost with a connection: the server has forgotten it by then, and a
+/// cluster without a leader answers late.
+const PULL_LOST: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(5));
 /// Wait after a pull request that was refused or lost: doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -91,15 +92,18 @@ impl Intake {
             Ok(answers) => answers,
             Err(why) => return PullEnd::Failed(why),
         };
-        let end = loop {
+        loop {
             let answer = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break PullEnd::Stopped,
-                answer = tokio::time::timeout(PULL_HEARTBEAT * 2, answers.next()) => answer,
+                () = shutdown.cancelled() => {
+                    self.hand_back(answers, slots.len()).await;
+                    return PullEnd::Stopped;
+                }
+                answer = tokio::time::timeout(PULL_LOST, answers.next()) => answer,
             };
             match answer {
-                Err(_) => break PullEnd::Failed("the server has gone silent".to_owned()),
-                Ok(None) => break PullEnd::Failed("the connection is closed".to_owned()),
+                Err(_) => return PullEnd::Failed("the server has gone silent".to_owned()),
+                Ok(None) => return PullEnd::Failed("the connection is closed".to_owned()),
                 Ok(Some(message)) => match verdict(&message) {
                     Verdict::Job => {
                         if let Some(slot) = slots.pop() {
@@ -110,25 +114,17 @@ impl Intake {
                             return PullEnd::Done;
                         }
                     }
-                    Verdict::SignOfLife => {}
                     Verdict::Over => return PullEnd::Done,
-                    Verdict::Refused(why) => break PullEnd::Failed(why),
+                    Verdict::Refused(why) => return PullEnd::Failed(why),
                 },
             }
-        };
-        self.hand_back(answers).await;
-        end
+        }
     }
 
     async fn request(&self, batch: usize) -> Result<Subscriber, String> {
         let inbox = self.client.new_inbox();
         let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
-        let request = BatchConfig {
-            batch,
-            expires: Some(PULL_EXPIRES),
-            idle_heartbeat: PULL_HEARTBEAT,
-            ..BatchConfig::default()
-        };
+        let request = BatchConfig { batch, expires: Some(PULL_EXPIRES), ..BatchConfig::default() };
         self.consumer.request_batch(request, inbox.into()).await.map_err(|error| error.to_string())?;
         Ok(answers)
     }
@@ -141,16 +137,18 @@ impl Intake {
         }
     }
 
-    /// Ends a request before its time. Jobs that were already on their way go straight back, so that no one waits for
-    /// `ack_wait`.
-    async fn hand_back(&self, mut answers: Subscriber) {
-        if answers.drain().await.is_err() {
-            return;
-        }
-        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(1), answers.next()).await {
-            if let (Verdict::Job, Some(reply)) = (verdict(&message), message.reply) {
-                drop(self.client.publish(reply, nak(Duration::ZERO)).await);
+    /// Waits for the end of a request at which up to `open` jobs can still come, and gives those straight back. Not one
+    /// by one: the server could hand them out on this very request again.
+    async fn hand_back(&self, mut answers: Subscriber, open: usize) {
+        let mut came = Vec::new();
+        while came.len() < open {
+            match tokio::time::timeout(PULL_LOST, answers.next()).await {
+                Ok(Some(message)) if verdict(&message) == Verdict::Job => came.push(message),
+                _ => break,
             }
+        }
+        for reply in came.into_iter().filter_map(|message| message.reply) {
+            drop(self.client.publish(reply, nak(Duration::ZERO)).await);
         }
     }
 }
@@ -159,7 +157,6 @@ impl Intake {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Job,
-    SignOfLife,
     Over,
     Refused(String),
 }
@@ -167,7 +164,6 @@ enum Verdict {
 fn verdict(message: &Message) -> Verdict {
     match message.status {
         None | Some(StatusCode::OK) => Verdict::Job,
-        Some(StatusCode::IDLE_HEARTBEAT) => Verdict::SignOfLife,
         Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over,
         Some(StatusCode::NO_RESPONDERS) => {
             Verdict::Refused("there is no such consumer: `groundling setup` creates it".to_owned())

@@ -72,7 +72,7 @@ pub enum WorkerError {
 
 /// Works until `shutdown`, then ends in this order:
 ///
-/// 1. intake asks for no more jobs, and hands back those that were on their way;
+/// 1. intake asks for no more jobs, and within 3 s has handed back those that were on their way;
 /// 2. jobs in hand are finished, for at most `worker.shutdown_timeout`;
 /// 3. those still not finished are dropped, which hands them back;
 /// 4. the last acknowledgements leave, and the connection is closed.

@@ -88,6 +88,7 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     let bench = Bench::ready().await;
     let mut intake = bench.intake(bench.consumer().await, 4);
     intake.nothing_comes().await;
+    let start = Instant::now();
     intake.stop.cancel();
     // Published into the very moment in which the pull request is called off.
     bench.publish_jobs(20).await;
@@ -96,6 +97,7 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
         drop(delivery);
     }
     eventually("no job is in anybody's hands", || async { bench.consumer_info().await.num_ack_pending == 0 }).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "not by ack_wait: {:?}", start.elapsed());
     let mut other = bench.intake(bench.consumer().await, 20);
     let mut all = Vec::new();
     for _ in 0..20 {
@@ -103,6 +105,22 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     }
     let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.facts().sequence).collect();
     assert_eq!(sequences, (1..=20).collect());
+}
+
+#[tokio::test]
+async fn shutdown_right_after_a_slot_came_free_leaves_no_job_on_its_way_to_nobody() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(20).await;
+    for _ in 0..5 {
+        let mut intake = bench.intake(bench.consumer().await, 1);
+        drop(intake.next().await);
+        tokio::task::yield_now().await;
+        intake.stop.cancel();
+        intake.task.await.unwrap();
+    }
+    let start = Instant::now();
+    eventually("no job is in anybody's hands", || async { bench.consumer_info().await.num_ack_pending == 0 }).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "not by ack_wait: {:?}", start.elapsed());
 }
 
 #[tokio::test]

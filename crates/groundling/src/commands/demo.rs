@@ -89,7 +89,7 @@ async fn upload_and_enqueue(
     jetstream: &jetstream::Context,
 ) -> anyhow::Result<Vec<String>> {
     let store = ObjectStore::new(settings).await;
-    let dataset = Dataset::new(DATASET)?;
+    let dataset: Dataset = DATASET.parse()?;
     let mut jobs = Vec::new();
     for scene in &data.scenes {
         let picture = std::fs::read(&scene.path).with_context(|| scene.path.display().to_string())?;
@@ -127,10 +127,8 @@ async fn work(model_dir: &Path, settings: Settings, jobs: usize) -> anyhow::Resu
     let model = model_dir::open(&ModelSettings { path: Some(model_dir.into()), ..ModelSettings::default() })?;
     let (sender, mut events) = mpsc::channel(EVENTS);
     let shutdown = CancellationToken::new();
-    let images = model.images().clone();
     let parts = WorkerParts {
         settings,
-        images,
         engine: super::start_engine(model)?,
         model: ModelIdentity::of_dir(model_dir)?,
         events: Events::to(sender),

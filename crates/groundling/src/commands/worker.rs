@@ -26,9 +26,8 @@ pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Re
         .await?
         .context("the model's digest cannot be computed")?;
     tracing::info!(name = identity.name, revision = identity.revision, digest = identity.digest, "model is open");
-    let images = model.images().clone();
     let engine = super::start_engine(model)?;
-    let parts = WorkerParts { settings: for_worker, engine, images, model: identity, events: Events::none() };
+    let parts = WorkerParts { settings: for_worker, engine, model: identity, events: Events::none() };
     worker::worker::run(parts, shutdown).await?;
     Ok(Outcome::Done)
 }

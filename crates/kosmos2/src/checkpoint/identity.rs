@@ -94,10 +94,7 @@ mod tests {
     #[test]
     fn a_hub_cache_snapshot_tells_owner_name_and_commit() {
         let dir = Path::new("/cache/models--microsoft--kosmos-2-patch14-224/snapshots/e91cfbcb");
-        assert_eq!(
-            name_and_revision(dir),
-            ("microsoft/kosmos-2-patch14-224".into(), Some("e91cfbcb".into()))
-        );
+        assert_eq!(name_and_revision(dir), ("microsoft/kosmos-2-patch14-224".into(), Some("e91cfbcb".into())));
         assert_eq!(name_and_revision(Path::new("/models/mine")), ("mine".into(), None));
     }
 

@@ -95,8 +95,8 @@ pub enum CheckpointError {
         file: String,
         /// The tensor's name.
         tensor: String,
-        /// candle's error.
-        source: candle_core::Error,
+        /// candle's error; boxed, since it is larger than all else here.
+        source: Box<candle_core::Error>,
     },
 }
 
@@ -136,8 +136,12 @@ impl Checkpoint {
     /// Stored tensors that nobody took and that are not known leftovers, in order of name.
     pub fn surplus(&self) -> Vec<String> {
         let taken = self.taken.borrow();
-        let mut names: Vec<String> =
-            self.storage.names().filter(|name| !taken.contains(*name) && !is_leftover(name)).map(str::to_owned).collect();
+        let mut names: Vec<String> = self
+            .storage
+            .names()
+            .filter(|name| !taken.contains(*name) && !is_leftover(name))
+            .map(str::to_owned)
+            .collect();
         names.sort();
         names
     }

@@ -51,8 +51,7 @@ impl Storage {
         let mut shards = Vec::with_capacity(paths.len());
         for path in paths {
             let file = path.display().to_string();
-            let map =
-                MappedFile::open(path).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
+            let map = MappedFile::open(path).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
             for (name, place) in read_header(&file, map.bytes(), shards.len())? {
                 places.insert(name, place);
             }
@@ -93,7 +92,7 @@ impl Storage {
         };
         let failed = |file: &str| {
             let (file, tensor) = (file.to_owned(), name.to_owned());
-            move |source| CheckpointError::Tensor { file, tensor, source }
+            move |source| CheckpointError::Tensor { file, tensor, source: Box::new(source) }
         };
         match self {
             Self::Safetensors { origin, shards, places } => {
@@ -131,11 +130,8 @@ fn stored_dtype(file: &str, tensor: &str, dtype: safetensors::Dtype) -> Result<D
 
 /// Tensors of one file. The header is an 8-byte little-endian length and that much JSON; the data follow it.
 fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String, Place)>, CheckpointError> {
-    let truncated = |expected: u64| CheckpointError::Truncated {
-        file: file.into(),
-        expected,
-        found: bytes.len() as u64,
-    };
+    let truncated =
+        |expected: u64| CheckpointError::Truncated { file: file.into(), expected, found: bytes.len() as u64 };
     let Some(length) = bytes.first_chunk::<8>() else {
         return Err(truncated(8));
     };

@@ -66,7 +66,9 @@ mod tests {
 
     #[test]
     fn corners_out_of_order_or_not_finite_name_no_cells() {
-        for odd in [[0.5, 0.5, 0.25, 0.75], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, f64::NAN, 1.0], [0.0, 0.0, f64::INFINITY, 1.0]] {
+        for odd in
+            [[0.5, 0.5, 0.25, 0.75], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, f64::NAN, 1.0], [0.0, 0.0, f64::INFINITY, 1.0]]
+        {
             assert_eq!(patches_of(odd), None);
         }
     }

@@ -48,7 +48,17 @@ mod tests {
 
     #[test]
     fn a_score_is_the_geometric_mean_over_the_generated_tokens() {
-        let pieces = ["x ", "<phrase>", " a", " dog", "</phrase>", "<object>", "<patch_index_0001>", "<patch_index_0100>", "</object>"];
+        let pieces = [
+            "x ",
+            "<phrase>",
+            " a",
+            " dog",
+            "</phrase>",
+            "<object>",
+            "<patch_index_0001>",
+            "<patch_index_0100>",
+            "</object>",
+        ];
         let probability = [None, None, None, Some(0.25f32), Some(0.9), Some(0.9), Some(0.5), Some(0.125), Some(0.9)];
         let mut text = String::from("</image>");
         let mut ranges = vec![];

@@ -134,7 +134,11 @@ impl ImageProcessor {
         }
         // A centre crop to the same square, which the published file asks for too, changes nothing.
         let Some(size) = square_size(&file.size, file.use_square_size) else {
-            return refuse("size", file.size.to_string(), "a square: equal height and width, or shortest_edge with use_square_size");
+            return refuse(
+                "size",
+                file.size.to_string(),
+                "a square: equal height and width, or shortest_edge with use_square_size",
+            );
         };
         Ok(Self { size, mean: file.image_mean, std: file.image_std, rescale: file.rescale_factor as f32 })
     }

@@ -96,7 +96,9 @@ pub enum ImageError {
         reason: String,
     },
     /// More pixels than allowed.
-    #[error("the picture has {width}×{height} pixels, more than the limit of {limit}; raise the limit if it is to be read")]
+    #[error(
+        "the picture has {width}×{height} pixels, more than the limit of {limit}; raise the limit if it is to be read"
+    )]
     TooManyPixels {
         /// Width its header claims.
         width: u64,

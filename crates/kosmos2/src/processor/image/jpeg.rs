@@ -28,7 +28,8 @@ fn decompress(bytes: &[u8], max_pixels: u64) -> Result<Decoded, ImageError> {
     let decoder = Decompress::builder().with_markers(&[EXIF_SEGMENT]).from_mem(bytes).map_err(broken)?;
     let (width, height) = decoder.size();
     check_size((width as u64, height as u64), max_pixels)?;
-    let exif = decoder.markers().map(|marker| marker.data).find(|data| data.starts_with(b"Exif\0\0")).map(<[u8]>::to_vec);
+    let exif =
+        decoder.markers().map(|marker| marker.data).find(|data| data.starts_with(b"Exif\0\0")).map(<[u8]>::to_vec);
     let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
     let target = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
     let mut scanlines = decoder.to_colorspace(target).map_err(broken)?;

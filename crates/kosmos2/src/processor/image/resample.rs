@@ -46,7 +46,10 @@ impl Weights {
             let weight = |at: usize| cubic((at as f64 - center + 0.5) * (1.0 / stretch));
             let weights: Vec<f64> = (first..last).map(weight).collect();
             let total: f64 = weights.iter().sum();
-            (first, weights.into_iter().map(|weight| fixed(if total == 0.0 { weight } else { weight / total })).collect())
+            (
+                first,
+                weights.into_iter().map(|weight| fixed(if total == 0.0 { weight } else { weight / total })).collect(),
+            )
         };
         Self { taps: (0..target).map(taps).collect() }
     }

@@ -60,7 +60,9 @@ pub enum PromptError {
     #[error("the box [{}, {}, {}, {}] must have x1 above x0 and y1 above y0, all finite", .0[0], .0[1], .0[2], .0[3])]
     BoxCorners([f64; 4]),
     /// Not as many entries as phrases.
-    #[error("the text has {phrases} <phrase>…</phrase> and the boxes have {entries} entries; give one for each, null for none")]
+    #[error(
+        "the text has {phrases} <phrase>…</phrase> and the boxes have {entries} entries; give one for each, null for none"
+    )]
     BoxCount {
         /// Phrases in the text.
         phrases: usize,

@@ -38,10 +38,9 @@ impl Task {
             Self::PhraseGrounding(phrase) => grounding(words(phrase, "phrase")?),
             Self::ReferringExpressionComprehension(expression) => grounding(words(expression, "expression")?),
             Self::ReferringExpressionGeneration(boxes) if boxes.is_empty() => return Err(PromptError::Empty("box")),
-            Self::ReferringExpressionGeneration(boxes) => Prompt {
-                text: "<grounding><phrase> It</phrase> is".into(),
-                boxes: Some(vec![boxes.clone()]),
-            },
+            Self::ReferringExpressionGeneration(boxes) => {
+                Prompt { text: "<grounding><phrase> It</phrase> is".into(), boxes: Some(vec![boxes.clone()]) }
+            }
             Self::Raw(prompt) => prompt.clone(),
         })
     }
