@@ -1,5 +1,7 @@
 //! The workspace's only unsafe code. Each module states what makes it sound.
+#![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod cpu;
 pub mod mapped_file;
 
 pub use mapped_file::MappedFile;

@@ -1,0 +1,158 @@
+//! Rates of the matrix products and of attention beside candle's, on this machine: `cargo run --release -p kernels
+//! --example rates`. A first argument picks the rows (comma-separated), a second the repeats.
+//!
+//! With `RAYON_NUM_THREADS=1` it counts the process's CPU time in place of the clock's, so that other programs on the
+//! machine disturb it less; with more threads that would count their waiting too.
+
+use candle_core::{Device, Tensor};
+use kernels::cpu::{
+    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, implementation, linear, rates,
+};
+
+/// [outputs, inputs] of the full model's layers and of a small model's.
+const SHAPES: [(usize, usize); 9] = [
+    (2048, 2048),
+    (8192, 2048),
+    (2048, 8192),
+    (1024, 4096),
+    (65_037, 2048),
+    (192, 192),
+    (896, 256),
+    (256, 896),
+    (4138, 256),
+];
+
+const FORMATS: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+
+fn main() -> candle_core::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let rows: Vec<usize> = arguments
+        .next()
+        .map(|list| list.split(',').filter_map(|rows| rows.parse().ok()).collect())
+        .unwrap_or_else(|| vec![1, 8, 16, 71, 257, 568]);
+    let repeats = arguments.next().and_then(|repeats| repeats.parse().ok()).unwrap_or(5_usize);
+    let threads = rayon::current_num_threads();
+    println!(
+        "{} on {threads} threads; f32 {:.0} GFLOP/s, i16 dot {:.0} GOP/s, memory {:.1} GB/s",
+        implementation(),
+        rates::fma_gflops(WeightFormat::F32, threads),
+        rates::fma_gflops(WeightFormat::Int8, threads),
+        rates::read_gb_per_s(threads),
+    );
+    println!("\nMatrix products, GFLOP/s (in brackets GB/s of weights)");
+    println!("{:>14} {:>4} {:>16} {:>16} {:>16} {:>16}", "[out x in]", "rows", "candle f32", "f32", "bf16", "int8");
+    for (outputs, inputs) in SHAPES {
+        products(outputs, inputs, &rows, repeats)?;
+    }
+    println!("\nAttention, GFLOP/s");
+    attentions(repeats);
+    Ok(())
+}
+
+/// Values that are neither zero nor denormal, nor all alike.
+fn data(count: usize) -> Vec<f32> {
+    (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// Seconds since some moment.
+fn now() -> f64 {
+    let alone = rayon::current_num_threads() == 1;
+    let clock = if alone { libc::CLOCK_PROCESS_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec to where the pointer leads.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Medians in seconds of each piece of work, run in alternation; a sample of short work is many calls.
+fn medians(repeats: usize, work: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
+    let mut calls = Vec::new();
+    for work in work.iter_mut() {
+        work();
+        let start = now();
+        work();
+        calls.push((0.01 / (now() - start).max(1e-7)).ceil() as usize);
+    }
+    let mut times = vec![Vec::new(); work.len()];
+    for _ in 0..repeats {
+        for ((work, times), &calls) in work.iter_mut().zip(&mut times).zip(&calls) {
+            let start = now();
+            (0..calls).for_each(|_| work());
+            times.push((now() - start) / calls as f64);
+        }
+    }
+    times.into_iter().map(median).collect()
+}
+
+fn products(outputs: usize, inputs: usize, rows: &[usize], repeats: usize) -> candle_core::Result<()> {
+    let dense = data(outputs * inputs);
+    let packed = FORMATS.map(|format| PackedWeights::pack(&dense, outputs, inputs, format));
+    let tensor = Tensor::from_vec(dense, (outputs, inputs), &Device::Cpu)?.t()?;
+    for &rows in rows {
+        let x = data(rows * inputs);
+        let x_tensor = Tensor::from_slice(&x, (rows, inputs), &Device::Cpu)?;
+        let mut work: Vec<Box<dyn FnMut()>> = vec![Box::new(|| {
+            std::hint::black_box(x_tensor.matmul(&tensor).ok());
+        })];
+        for weights in &packed {
+            let (mut out, mut scratch) = (vec![0.0; rows * outputs], Scratch::new());
+            let x = &x;
+            work.push(Box::new(move || linear(x, weights, None, Epilogue::Store, &mut out, &mut scratch)));
+        }
+        let times = medians(repeats, &mut work);
+        let flops = 2.0 * (rows * outputs * inputs) as f64;
+        let bytes = [outputs * inputs * 4, packed[0].bytes(), packed[1].bytes(), packed[2].bytes()];
+        let cells = times.iter().zip(bytes).map(|(time, bytes)| {
+            let bandwidth = if rows <= 16 { format!(" ({:.1})", bytes as f64 / time / 1e9) } else { String::new() };
+            format!("{:.1}{bandwidth}", flops / time / 1e9)
+        });
+        let cells: Vec<String> = cells.map(|cell| format!("{cell:>16}")).collect();
+        println!("{:>14} {rows:>4} {}", format!("{outputs} x {inputs}"), cells.join(" "));
+    }
+    Ok(())
+}
+
+fn attentions(repeats: usize) {
+    // (name, jobs, queries, keys, heads, head_dim, causal)
+    let cases = [
+        ("vision 257x257", 1, 257, 257, 16, 64, false),
+        ("prefill 71x71", 1, 71, 71, 32, 64, true),
+        ("decode 8 x 1x135", 8, 1, 135, 32, 64, true),
+        ("decode 8 x 1x2048", 8, 1, 2048, 32, 64, true),
+        ("small vision", 1, 257, 257, 6, 32, false),
+        ("small decode 8", 8, 1, 135, 8, 32, true),
+    ];
+    for (name, jobs, queries, keys, heads, dim, causal) in cases {
+        let width = heads * dim;
+        let inputs: Vec<_> =
+            (0..jobs).map(|_| (data(queries * width), data(keys * width), data(keys * width))).collect();
+        let mut outs = vec![vec![0.0; queries * width]; jobs];
+        let mut scratch = Scratch::new();
+        let run = || {
+            let mut list: Vec<Attention<'_>> = outs
+                .iter_mut()
+                .zip(&inputs)
+                .map(|(out, (queries_of, keys_of, values))| Attention {
+                    queries: queries_of,
+                    query_stride: width,
+                    keys: keys_of,
+                    values,
+                    key_stride: width,
+                    key_count: keys,
+                    causal_offset: causal.then_some(keys - queries),
+                    out,
+                })
+                .collect();
+            attention(&mut list, heads, dim, &mut scratch);
+        };
+        let time = medians(repeats, &mut [Box::new(run)])[0];
+        let seen: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();
+        let flops = (4 * jobs * seen * width) as f64;
+        println!("{name:>20} {:>10.1} GFLOP/s {:>10.1} us", flops / time / 1e9, time * 1e6);
+    }
+}

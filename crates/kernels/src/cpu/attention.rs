@@ -1,0 +1,393 @@
+//! Scaled dot-product attention, a few queries of one head at a time.
+
+use super::activations::{Scratch, Worker, room};
+use super::dispatch::{Level, level};
+use super::math::{exp, max_lanes, store_part, sum_lanes};
+use super::parallel::{Disjoint, for_units, threads_for};
+use super::simd::{Kernel, LANES, Simd, prefetch};
+use super::tile::{Line, Strided, sum_products, with_tile_size};
+
+/// One sequence's queries over its keys and values. Rows are tokens: `[token][heads * head_dim]`.
+///
+/// A query's result depends on the keys it sees alone, bit for bit, however the queries are cut into jobs. Values it
+/// does not see must be finite all the same.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    /// One row for each row of `out`.
+    pub queries: &'a [f32],
+    /// From one query to the next.
+    pub query_stride: usize,
+    /// `key_count` rows.
+    pub keys: &'a [f32],
+    /// `key_count` rows.
+    pub values: &'a [f32],
+    /// From one key, or value, to the next.
+    pub key_stride: usize,
+    /// Keys there are, at least 1.
+    pub key_count: usize,
+    /// With `Some(offset)` query i sees keys `0..=offset + i`, with `None` all.
+    pub causal_offset: Option<usize>,
+    /// `[queries, heads * head_dim]`, without gaps.
+    pub out: &'a mut [f32],
+}
+
+/// `out = softmax(queries keys^T / sqrt(head_dim)) values` for each job and head, in parallel over both.
+///
+/// # Panics
+/// If a job's slices are too short for its counts and strides, or it has queries and no keys.
+pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scratch: &mut Scratch) {
+    assert!(heads > 0 && head_dim > 0, "attention must have heads of some width");
+    let width = heads.saturating_mul(head_dim);
+    let mut work = 0;
+    let mut targets = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let queries = job.out.len() / width;
+        check(job, queries, width);
+        if queries > 0 {
+            let shape = Shape {
+                queries: job.queries,
+                query_stride: job.query_stride,
+                keys: job.keys,
+                values: job.values,
+                key_stride: job.key_stride,
+                key_count: job.key_count,
+                causal_offset: job.causal_offset,
+                rows: queries,
+                heads,
+                head_dim,
+            };
+            work += 2 * queries * shape.seen_by(queries - 1) * width;
+            targets.push((shape, Disjoint::new(job.out)));
+        }
+    }
+    let units = targets.len() * heads;
+    let level = level();
+    for_units(units, scratch.workers(threads_for(work, units)), |unit, worker| {
+        let (shape, out) = &targets[unit / heads];
+        level.run(Head { level, shape, head: unit % heads, out, worker });
+    });
+}
+
+fn check(job: &Attention<'_>, queries: usize, width: usize) {
+    let reaches = |rows: usize, stride: usize| match rows {
+        0 => 0,
+        _ => (rows - 1).saturating_mul(stride).saturating_add(width),
+    };
+    assert!(job.out.len() == queries * width, "out must hold whole rows of {width} values, not {}", job.out.len());
+    assert!(queries == 0 || job.key_count > 0, "queries must have a key to attend to");
+    assert!(job.queries.len() >= reaches(queries, job.query_stride), "there must be a query for each row of out");
+    assert!(job.keys.len() >= reaches(job.key_count, job.key_stride), "there must be {} keys", job.key_count);
+    assert!(job.values.len() >= reaches(job.key_count, job.key_stride), "there must be {} values", job.key_count);
+}
+
+/// An [`Attention`] without its output, checked.
+struct Shape<'a> {
+    queries: &'a [f32],
+    query_stride: usize,
+    keys: &'a [f32],
+    values: &'a [f32],
+    key_stride: usize,
+    key_count: usize,
+    causal_offset: Option<usize>,
+    rows: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Shape<'_> {
+    /// Keys that a query sees.
+    fn seen_by(&self, query: usize) -> usize {
+        self.causal_offset.map_or(self.key_count, |offset| self.key_count.min(offset.saturating_add(query + 1)))
+    }
+}
+
+/// All queries of one job in one head.
+struct Head<'a> {
+    level: Level,
+    shape: &'a Shape<'a>,
+    head: usize,
+    out: &'a Disjoint<'a, f32>,
+    worker: &'a mut Worker,
+}
+
+impl Kernel for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { level, shape, head, out, worker } = self;
+        let tiles = shape.rows.div_ceil(level.tile_rows(1));
+        let wide = level.tile_panels(shape.rows.div_ceil(tiles), 1);
+        let seen = shape.seen_by(shape.rows - 1);
+        let (dim, column) = (shape.head_dim, head * shape.head_dim);
+        // One tile reads each key and value once, so keys are turned a few at a time and values read where they lie.
+        // More tiles share the whole of both in order; rows at a large power of two would crowd few cache sets.
+        let lone = tiles == 1;
+        let keys = room(&mut worker.keys, if lone { wide } else { seen.div_ceil(LANES) } * dim);
+        if !lone {
+            for (panel, lines) in keys.chunks_mut(dim).enumerate() {
+                turn_keys(shape, column, panel, seen, lines);
+            }
+        }
+        let values = if lone && dim.is_multiple_of(LANES) {
+            Strided {
+                start: shape.values[column..].as_ptr(),
+                step: shape.key_stride,
+                row: LANES,
+                ahead: AHEAD * shape.key_stride,
+            }
+        } else {
+            let values = room(&mut worker.values, seen * dim.div_ceil(LANES));
+            gather_values(shape, column, seen, values);
+            Strided { start: values.as_ptr().cast(), step: LANES, row: seen * LANES, ahead: 0 }
+        };
+        for tile in 0..tiles {
+            let first = shape.rows * tile / tiles;
+            let rows = shape.rows * (tile + 1) / tiles - first;
+            let panels = shape.seen_by(first + rows - 1).div_ceil(LANES);
+            let buffer = room(&mut worker.tiles, rows * panels + rows * wide);
+            let (scores, sums) = buffer.split_at_mut(rows * panels);
+            let tile = QueryTile { shape, column, first, rows, wide, panels };
+            tile.score(s, keys, lone, scores);
+            let mut inverses = [0.0; MOST_ROWS];
+            for (r, scores) in scores.chunks_mut(panels).enumerate() {
+                inverses[r] = 1.0 / softmax(s, scores, shape.seen_by(first + r), dim);
+            }
+            // SAFETY: `values` holds what the job's last query sees, and this unit alone works on this head's columns.
+            unsafe { tile.weigh(s, scores, &inverses, values, sums, out) };
+        }
+    }
+}
+
+/// A few queries of one head.
+struct QueryTile<'a> {
+    shape: &'a Shape<'a>,
+    /// The head's first column.
+    column: usize,
+    first: usize,
+    rows: usize,
+    /// Panels taken at once.
+    wide: usize,
+    /// Panels of the keys that the last of the queries sees.
+    panels: usize,
+}
+
+impl QueryTile<'_> {
+    /// Products of queries and keys: `scores[query][key]`. The keys lie turned, or (`lone`) are turned into `keys` here.
+    #[inline(always)]
+    fn score<S: Simd>(&self, s: S, keys: &mut [Line], lone: bool, scores: &mut [Line]) {
+        let Self { shape, column, first, rows, panels, .. } = *self;
+        let dim = shape.head_dim;
+        let queries = Strided {
+            start: shape.queries[first * shape.query_stride + column..].as_ptr(),
+            step: 1,
+            row: shape.query_stride,
+            ahead: 0,
+        };
+        let seen = shape.seen_by(first + rows - 1);
+        let mut panel = 0;
+        while panel < panels {
+            let count = if panels - panel >= self.wide { self.wide } else { 1 };
+            let start = if lone { 0 } else { panel * dim };
+            let lines = &mut keys[start..start + count * dim];
+            if lone {
+                for (index, lines) in lines.chunks_mut(dim).enumerate() {
+                    turn_keys(shape, column, panel + index, seen, lines);
+                }
+            }
+            let keys = Strided { start: lines.as_ptr().cast(), step: LANES, row: dim * LANES, ahead: 0 };
+            let to = &mut scores[panel..];
+            // SAFETY: `check` found every query in its slice, and `lines` holds `count` panels of `dim` vectors.
+            with_tile_size!(S, rows, count, R, P => unsafe {
+                s.call(Products::<R, P>::new(dim, queries, keys, to, panels))
+            });
+            panel += count;
+        }
+    }
+
+    /// Sums of values weighed by the scores, times each row's factor, into `out`.
+    ///
+    /// # Safety
+    /// `values` names the head's values for all keys the tile sees, and nobody else works on the head's columns.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(
+        &self,
+        s: S,
+        scores: &[Line],
+        factors: &[f32],
+        values: Strided,
+        sums: &mut [Line],
+        out: &Disjoint<'_, f32>,
+    ) {
+        let Self { shape, column, first, rows, panels, .. } = *self;
+        let dim = shape.head_dim;
+        let seen = shape.seen_by(first + rows - 1);
+        let weights = Strided { start: scores.as_ptr().cast(), step: 1, row: panels * LANES, ahead: 0 };
+        let mut panel = 0;
+        while panel * LANES < dim {
+            let count = if dim.div_ceil(LANES) - panel >= self.wide { self.wide } else { 1 };
+            // SAFETY: inside the values, one panel on for every `row`.
+            let values = Strided { start: unsafe { values.start.add(panel * values.row) }, ..values };
+            // SAFETY: scores hold `panels * 16 >= seen` values a row, and the caller promises the values.
+            with_tile_size!(S, rows, count, R, P => unsafe {
+                s.call(Products::<R, P>::new(seen, weights, values, sums, count))
+            });
+            for (index, line) in sums[..rows * count].iter().enumerate() {
+                let (r, lane) = (index / count, (panel + index % count) * LANES);
+                let at = (first + r) * shape.heads * dim + column + lane;
+                // SAFETY: by the caller's promise.
+                let to = unsafe { out.part(at, LANES.min(dim - lane)) };
+                store_part(s, s.mul(s.load(&line.0), s.splat(factors[r])), to);
+            }
+            panel += count;
+        }
+    }
+}
+
+/// Rows of the tallest tile of any implementation.
+const MOST_ROWS: usize = 8;
+
+/// Products of a tile of strided rows and panels, into `to[r * to_row + p]`.
+struct Products<'a, const R: usize, const P: usize> {
+    steps: usize,
+    x: Strided,
+    w: Strided,
+    to: &'a mut [Line],
+    to_row: usize,
+}
+
+impl<'a, const R: usize, const P: usize> Products<'a, R, P> {
+    /// # Safety
+    /// As for [`sum_products`].
+    unsafe fn new(steps: usize, x: Strided, w: Strided, to: &'a mut [Line], to_row: usize) -> Self {
+        Self { steps, x, w, to, to_row }
+    }
+}
+
+impl<const R: usize, const P: usize> Kernel for Products<'_, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: promised where this value was made.
+        let sums = unsafe { sum_products::<S, R, P>(s, self.steps, self.x, self.w) };
+        // By index: an iterator would take the sums through memory.
+        #[allow(clippy::needless_range_loop)]
+        for r in 0..R {
+            for p in 0..P {
+                s.store(sums[r][p], &mut self.to[r * self.to_row + p].0);
+            }
+        }
+    }
+}
+
+/// Replaces scores by `e^((score - largest) / sqrt(dim))`, those past `seen` by 0, and returns their sum.
+///
+/// Lanes are summed apart, so zeros at the end change no bit of it.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
+    let flat = scores.as_flattened_mut_lanes();
+    flat[seen..].fill(f32::NEG_INFINITY);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for line in &*scores {
+        largest = s.max(s.load(&line.0), largest);
+    }
+    let largest = s.splat(max_lanes(s, largest));
+    let scale = s.splat(1.0 / (dim as f32).sqrt());
+    let mut sum = s.splat(0.0);
+    for line in scores {
+        let value = exp(s, s.mul(s.sub(s.load(&line.0), largest), scale));
+        sum = s.add(sum, value);
+        s.store(value, &mut line.0);
+    }
+    sum_lanes(s, sum)
+}
+
+trait Flatten {
+    fn as_flattened_mut_lanes(&mut self) -> &mut [f32];
+}
+
+impl Flatten for [Line] {
+    #[inline(always)]
+    fn as_flattened_mut_lanes(&mut self) -> &mut [f32] {
+        // SAFETY: a line is 16 floats in 64 bytes, without padding.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * LANES) }
+    }
+}
+
+/// Keys and values between the one fetched and the one used: some hundred nanoseconds of work. Each lies in a page of
+/// its own, where the hardware does not fetch ahead.
+const AHEAD: usize = 4 * LANES;
+
+/// A panel of 16 keys of one head, dimension by dimension: `lines[d][key]`. Keys past `seen` are zeros.
+#[inline(always)]
+fn turn_keys(shape: &Shape<'_>, column: usize, panel: usize, seen: usize, lines: &mut [Line]) {
+    let first = panel * LANES;
+    let there = LANES.min(seen - first);
+    let dim = lines.len();
+    let key = |index: usize| &shape.keys[(first + index) * shape.key_stride + column..][..dim];
+    if there < LANES {
+        lines.fill(Line::default());
+    }
+    for index in first + AHEAD..(first + AHEAD + LANES).min(seen) {
+        let key = &shape.keys[index * shape.key_stride + column..][..dim];
+        key.chunks(LANES).for_each(|line| prefetch(line.as_ptr()));
+    }
+    for quad in 0..there / 4 {
+        let keys = [key(4 * quad), key(4 * quad + 1), key(4 * quad + 2), key(4 * quad + 3)];
+        let [(a, rest), (b, _), (c, _), (d, _)] = keys.map(|key| key.as_chunks::<4>());
+        let (squares, last) = lines.as_chunks_mut::<4>();
+        for ((((square, a), b), c), d) in squares.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            let columns = transpose([a, b, c, d]);
+            for (line, column) in square.iter_mut().zip(columns) {
+                line.0[4 * quad..4 * quad + 4].copy_from_slice(&column);
+            }
+        }
+        for (d, line) in last.iter_mut().enumerate() {
+            keys.iter().enumerate().for_each(|(index, key)| line.0[4 * quad + index] = key[dim - rest.len() + d]);
+        }
+    }
+    for index in there / 4 * 4..there {
+        lines.iter_mut().zip(key(index)).for_each(|(line, &value)| line.0[index] = value);
+    }
+}
+
+/// Four rows as four columns. Left to itself the compiler moves single values.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    use std::arch::x86_64::*;
+    let mut columns = [[0.0; 4]; 4];
+    // SAFETY: every x86-64 CPU has SSE2; four floats lie behind each pointer, and no alignment is asked for.
+    unsafe {
+        let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
+        let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        _mm_storeu_ps(columns[0].as_mut_ptr(), _mm_movelh_ps(ab_low, cd_low));
+        _mm_storeu_ps(columns[1].as_mut_ptr(), _mm_movehl_ps(cd_low, ab_low));
+        _mm_storeu_ps(columns[2].as_mut_ptr(), _mm_movelh_ps(ab_high, cd_high));
+        _mm_storeu_ps(columns[3].as_mut_ptr(), _mm_movehl_ps(cd_high, ab_high));
+    }
+    columns
+}
+
+/// Four rows as four columns.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    std::array::from_fn(|column| rows.map(|row| row[column]))
+}
+
+/// One head's values as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions past the last are zeros.
+#[inline(always)]
+fn gather_values(shape: &Shape<'_>, column: usize, seen: usize, lines: &mut [Line]) {
+    let dim = shape.head_dim;
+    for (panel, lines) in lines.chunks_mut(seen).enumerate() {
+        let width = LANES.min(dim - panel * LANES);
+        for (index, line) in lines.iter_mut().enumerate() {
+            let value = &shape.values[index * shape.key_stride + column + panel * LANES..][..width];
+            line.0[..width].copy_from_slice(value);
+            line.0[width..].fill(0.0);
+        }
+    }
+}

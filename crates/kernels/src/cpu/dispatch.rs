@@ -1,0 +1,170 @@
+//! Which implementation runs: the best the CPU has, chosen once, or one forced for a comparison.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use super::simd::{Kernel, Simd, portable::Portable};
+#[cfg(target_arch = "x86_64")]
+use super::simd::{avx2::Avx2, avx512::Avx512};
+
+/// An implementation of the kernels. All give the same results up to what the [module](super) states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+    /// AVX-512 F, BW and VL.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Plain Rust for any CPU.
+    Portable,
+}
+
+impl Implementation {
+    /// The name for logs and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    fn level(self) -> Option<Level> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Avx512::detect().map(Level::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::detect().map(Level::Avx2),
+            Self::Portable => Some(Level::Portable(Portable)),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+}
+
+/// An implementation this CPU was found to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Portable(Portable),
+}
+
+impl Level {
+    /// Runs a kernel compiled for this level.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(s) => s.without_vnni().call(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(s) => s.call(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(s) => s.call(kernel),
+            Self::Portable(s) => s.call(kernel),
+        }
+    }
+
+    /// Runs a kernel that multiplies pairs of integers.
+    pub(crate) fn run_integers<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(s) => s.call(kernel),
+            _ => self.run(kernel),
+        }
+    }
+
+    /// Rows of the tallest tile of one panel, for a format that holds so many vectors of weights at a time: as many
+    /// accumulators as leave registers for those.
+    pub(crate) fn tile_rows(self, operands: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) | Self::Avx512(_) => 8,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => 7 - operands,
+            Self::Portable(_) => 3,
+        }
+    }
+
+    /// Panels side by side in a tile of so many rows, for a format that holds so many vectors of weights of each.
+    pub(crate) fn tile_panels(self, rows: usize, operands: usize) -> usize {
+        let panels = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<true>::ACCUMULATORS / rows,
+            // Two registers for each sum and each vector of weights: anything more goes through memory at every step.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => match (rows, operands) {
+                (1, 1) => 4,
+                (1 | 2, _) => 2,
+                _ => 1,
+            },
+            Self::Portable(_) => Portable::ACCUMULATORS / rows,
+        };
+        match panels {
+            4.. => 4,
+            2..4 => 2,
+            _ => 1,
+        }
+    }
+}
+
+const ALL: [Implementation; 4] =
+    [Implementation::Avx512Vnni, Implementation::Avx512, Implementation::Avx2, Implementation::Portable];
+
+/// The implementations this CPU can run, best first.
+pub fn available() -> Vec<Implementation> {
+    ALL.into_iter().filter(|implementation| implementation.level().is_some()).collect()
+}
+
+thread_local! {
+    static FORCED: Cell<Option<(Implementation, Level)>> = const { Cell::new(None) };
+}
+
+fn chosen() -> (Implementation, Level) {
+    static BEST: OnceLock<(Implementation, Level)> = OnceLock::new();
+    FORCED.get().unwrap_or_else(|| {
+        *BEST.get_or_init(|| {
+            ALL.into_iter()
+                .find_map(|implementation| Some((implementation, implementation.level()?)))
+                .unwrap_or((Implementation::Portable, Level::Portable(Portable)))
+        })
+    })
+}
+
+/// The level that calls from this thread use.
+pub(crate) fn level() -> Level {
+    chosen().1
+}
+
+/// Name of the implementation in use: `avx512-vnni`, `avx512`, `avx2` or `portable`.
+pub fn implementation() -> &'static str {
+    chosen().0.name()
+}
+
+/// Runs `work` with every kernel called from this thread forced to one implementation; for tests and comparisons.
+///
+/// # Panics
+/// If this CPU lacks the implementation; [`available`] lists those it has.
+pub fn with_implementation<R>(implementation: Implementation, work: impl FnOnce() -> R) -> R {
+    struct Restore(Option<(Implementation, Level)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FORCED.set(self.0);
+        }
+    }
+    let level = implementation.level();
+    assert!(
+        level.is_some(),
+        "this CPU cannot run the {} kernels: force one that available() lists",
+        implementation.name()
+    );
+    let _restore = Restore(FORCED.replace(level.map(|level| (implementation, level))));
+    work()
+}

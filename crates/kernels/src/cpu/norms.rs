@@ -1,0 +1,130 @@
+//! Layer normalisation and unit vectors, row by row.
+
+use rayon::prelude::*;
+
+use super::dispatch::level;
+use super::math::{load_part, store_part, sum_lanes};
+use super::simd::{Kernel, LANES, Simd};
+
+/// Values of the rows that one thread takes at a time; fewer in all are not shared out.
+const PART: usize = 1 << 16;
+
+/// `out = (x - mean) / sqrt(variance + eps) * weight + bias` for each row of `weight.len()` values.
+///
+/// # Panics
+/// If `bias` has another length than `weight`, or `x` and `out` are not whole rows of it, as many of each.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == out.len(), "out must hold {} values like x, not {}", x.len(), out.len());
+    check(out, weight, bias);
+    let level = level();
+    let run = |x: &[f32], out: &mut [f32]| level.run(LayerNorm { x: Some(x), weight, bias, eps, out });
+    if out.len() < 2 * PART {
+        return run(x, out);
+    }
+    let part = part_length(weight.len());
+    out.par_chunks_mut(part).zip(x.par_chunks(part)).for_each(|(out, x)| run(x, out));
+}
+
+/// [`layer_norm`] with the result in place of `x`.
+///
+/// # Panics
+/// If `bias` has another length than `weight`, or `x` is not whole rows of it.
+pub fn layer_norm_in_place(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    check(x, weight, bias);
+    let level = level();
+    let run = |out: &mut [f32]| level.run(LayerNorm { x: None, weight, bias, eps, out });
+    if x.len() < 2 * PART {
+        return run(x);
+    }
+    x.par_chunks_mut(part_length(weight.len())).for_each(run);
+}
+
+/// Divides each row of `width` values by its length: `x / max(|x|, 1e-12)`, as torch's `normalize` does.
+///
+/// # Panics
+/// If `x` is not whole rows of `width` values.
+pub fn l2_normalize(x: &mut [f32], width: usize) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "x must hold rows of {width} values, not {}", x.len());
+    level().run(L2Normalize { x, width });
+}
+
+fn check(x: &[f32], weight: &[f32], bias: &[f32]) {
+    let width = weight.len();
+    assert!(width > 0 && bias.len() == width, "bias must hold {width} values like weight, not {}", bias.len());
+    assert!(x.len().is_multiple_of(width), "x must hold rows of {width} values, not {}", x.len());
+}
+
+fn part_length(width: usize) -> usize {
+    PART.div_ceil(width) * width
+}
+
+struct LayerNorm<'a> {
+    /// Read from `out` where there is none.
+    x: Option<&'a [f32]>,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { x, weight, bias, eps, out } = self;
+        let width = weight.len();
+        for (index, row) in out.chunks_exact_mut(width).enumerate() {
+            let x = x.map(|x| &x[index * width..][..width]);
+            let (mean, scale) = statistics(s, x.unwrap_or(row), eps);
+            let (mean, scale) = (s.splat(mean), s.splat(scale));
+            let parameters = weight.chunks(LANES).zip(bias.chunks(LANES));
+            for (part, (row, (weight, bias))) in row.chunks_mut(LANES).zip(parameters).enumerate() {
+                let value = load_part(s, x.map_or(&*row, |x| &x[part * LANES..][..row.len()]), 0.0);
+                let normal = s.mul(s.sub(value, mean), scale);
+                store_part(s, s.fma(normal, load_part(s, weight, 0.0), load_part(s, bias, 0.0)), row);
+            }
+        }
+    }
+}
+
+/// A row's mean and the inverse of its deviation.
+#[inline(always)]
+fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
+    let width = row.len() as f32;
+    let mut sum = s.splat(0.0);
+    for part in row.chunks(LANES) {
+        sum = s.add(sum, load_part(s, part, 0.0));
+    }
+    let mean = sum_lanes(s, sum) / width;
+    let mut squares = s.splat(0.0);
+    for part in row.chunks(LANES) {
+        let centred = s.sub(load_part(s, part, mean), s.splat(mean));
+        squares = s.fma(centred, centred, squares);
+    }
+    (mean, 1.0 / (sum_lanes(s, squares) / width + eps).sqrt())
+}
+
+struct L2Normalize<'a> {
+    x: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for L2Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.x.chunks_exact_mut(self.width) {
+            let mut squares = s.splat(0.0);
+            for part in row.chunks(LANES) {
+                let value = load_part(s, part, 0.0);
+                squares = s.fma(value, value, squares);
+            }
+            let length = s.splat(sum_lanes(s, squares).sqrt().max(1e-12));
+            for part in row.chunks_mut(LANES) {
+                store_part(s, s.div(load_part(s, part, 0.0), length), part);
+            }
+        }
+    }
+}

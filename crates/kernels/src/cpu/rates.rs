@@ -1,0 +1,142 @@
+//! The machine's limits, measured: what a benchmark's figures are shares of.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use super::dispatch::{Level, level};
+use super::simd::{Kernel, LANES, Simd};
+use super::storage::Storage;
+use super::weights::WeightFormat;
+
+/// How long one measurement runs; the best of several counts, since others may use the machine.
+const SPELL: Duration = Duration::from_millis(30);
+const SPELLS: usize = 5;
+
+/// Bytes read to measure memory: far beyond any cache of the machines this is for.
+const MEMORY_BYTES: usize = 512 << 20;
+
+/// 10^9 operations a second (a multiply-add is two) in the arithmetic that a weight format uses, from registers:
+/// f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], dot products of 16-bit integers for
+/// [`WeightFormat::Int8`].
+pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
+    let level = level();
+    let spell = || {
+        let rates = on_threads(threads, |_| {
+            let start = Instant::now();
+            let mut operations = 0.0;
+            while start.elapsed() < SPELL {
+                operations += match format {
+                    WeightFormat::F32 | WeightFormat::Bf16 => level.run(Multiply),
+                    WeightFormat::Int8 => level.run_integers(Dot),
+                };
+            }
+            operations / start.elapsed().as_secs_f64()
+        });
+        rates.iter().sum::<f64>() / 1e9
+    };
+    (0..SPELLS).map(|_| spell()).fold(0.0, f64::max)
+}
+
+/// 10^9 bytes a second that threads together read from memory, in order.
+pub fn read_gb_per_s(threads: usize) -> f64 {
+    let level = level();
+    let mut memory = Storage::<[f32; LANES]>::zeroed(MEMORY_BYTES / size_of::<[f32; LANES]>());
+    // Pages that were never written share one page of zeros.
+    memory.fill([1.0; LANES]);
+    let part = memory.len().div_ceil(threads.max(1));
+    let spell = || {
+        let start = Instant::now();
+        on_threads(threads, |thread| {
+            let end = memory.len().min((thread + 1) * part);
+            read(level, &memory[(thread * part).min(end)..end])
+        });
+        memory.bytes() as f64 / start.elapsed().as_secs_f64() / 1e9
+    };
+    (0..SPELLS).map(|_| spell()).fold(0.0, f64::max)
+}
+
+fn read(level: Level, memory: &[[f32; LANES]]) -> f64 {
+    black_box(level.run(Read(memory)));
+    0.0
+}
+
+fn on_threads(threads: usize, work: impl Fn(usize) -> f64 + Sync) -> Vec<f64> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let handles: Vec<_> = (0..threads.max(1)).map(|thread| scope.spawn(move || work(thread))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(0.0)).collect()
+    })
+}
+
+/// Steps of one run: long against the loop around it, short against a spell.
+const STEPS: usize = 20_000;
+
+/// Independent multiply-adds; returns the operations done.
+struct Multiply;
+
+impl Kernel for Multiply {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        if S::ACCUMULATORS > 6 { multiply::<S, 12>(s) } else { multiply::<S, 6>(s) }
+    }
+}
+
+#[inline(always)]
+fn multiply<S: Simd, const N: usize>(s: S) -> f64 {
+    let (factor, term) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
+    let mut sums = [s.splat(1.0); N];
+    for _ in 0..STEPS {
+        for sum in &mut sums {
+            *sum = s.fma(*sum, factor, term);
+        }
+    }
+    black_box(sums);
+    (2 * LANES * N * STEPS) as f64
+}
+
+/// Independent dot products of pairs; returns the operations done.
+struct Dot;
+
+impl Kernel for Dot {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        if S::ACCUMULATORS > 6 { dot::<S, 12>(s) } else { dot::<S, 6>(s) }
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd, const N: usize>(s: S) -> f64 {
+    let factor = s.splat_pair(black_box(0x0003_0005));
+    let mut sums = [s.splat_pair(black_box(1)); N];
+    for _ in 0..STEPS {
+        for sum in &mut sums {
+            // The sum is an operand too, or the product would be taken out of the loop.
+            *sum = s.dot_pairs(*sum, *sum, factor);
+        }
+    }
+    black_box(sums);
+    (4 * LANES * N * STEPS) as f64
+}
+
+struct Read<'a>(&'a [[f32; LANES]]);
+
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); 4];
+        for lines in self.0.as_chunks::<4>().0 {
+            for (sum, line) in sums.iter_mut().zip(lines) {
+                *sum = s.max(s.load(line), *sum);
+            }
+        }
+        let mut lanes = [0.0; LANES];
+        sums.into_iter().for_each(|sum| s.store(sum, &mut lanes));
+        lanes[0]
+    }
+}

@@ -1,0 +1,72 @@
+//! What decoding asks of a row of logits.
+
+use super::dispatch::level;
+use super::math::{exp, load_part, max_lanes, sum_lanes};
+use super::simd::{Kernel, LANES, Simd};
+
+/// Index of the largest value, the first among equals; a NaN is never chosen. `None` where there is nothing else.
+pub fn argmax(x: &[f32]) -> Option<usize> {
+    let (run, largest) = level().run(Largest(x));
+    let start = run * RUN;
+    x.get(start..)?.iter().position(|&value| value == largest).map(|index| start + index)
+}
+
+/// `ln(sum(e^x))` without overflow: minus infinity for nothing, NaN if there is a NaN.
+pub fn log_sum_exp(x: &[f32]) -> f32 {
+    let (_, largest) = level().run(Largest(x));
+    if largest.is_infinite() {
+        // Nothing but minus infinity, or a plus infinity; a NaN among them still shows.
+        return x.iter().find(|value| value.is_nan()).copied().unwrap_or(largest);
+    }
+    let sum = level().run(SumExp { x, largest });
+    (f64::from(largest) + sum.ln()) as f32
+}
+
+/// Values looked at together: short enough to search again one by one, or to sum in f32.
+const RUN: usize = 64 * LANES;
+
+/// The largest value that is not NaN, minus infinity where there is none, and the first run it is in.
+struct Largest<'a>(&'a [f32]);
+
+impl Kernel for Largest<'_> {
+    type Output = (usize, f32);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (usize, f32) {
+        let mut found = (0, f32::NEG_INFINITY);
+        for (index, run) in self.0.chunks(RUN).enumerate() {
+            let mut largest = s.splat(f32::NEG_INFINITY);
+            for part in run.chunks(LANES) {
+                largest = s.max(load_part(s, part, f32::NEG_INFINITY), largest);
+            }
+            let largest = max_lanes(s, largest);
+            if largest > found.1 {
+                found = (index, largest);
+            }
+        }
+        found
+    }
+}
+
+struct SumExp<'a> {
+    x: &'a [f32],
+    largest: f32,
+}
+
+impl Kernel for SumExp<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let mut total = 0.0;
+        // Runs short enough for f32, joined in f64.
+        for run in self.x.chunks(RUN) {
+            let mut sum = s.splat(0.0);
+            for part in run.chunks(LANES) {
+                sum = s.add(sum, exp(s, s.sub(load_part(s, part, f32::NEG_INFINITY), s.splat(self.largest))));
+            }
+            total += f64::from(sum_lanes(s, sum));
+        }
+        total
+    }
+}

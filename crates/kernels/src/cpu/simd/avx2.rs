@@ -1,0 +1,185 @@
+//! AVX2 with FMA: a vector of 16 lanes is two registers.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd};
+
+/// Exists only where the CPU has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+}
+
+/// Register-only instructions.
+macro_rules! avx2 {
+    ($value:expr) => {{
+        // SAFETY: a value of `Avx2` exists only where the CPU has these instructions, and they touch no memory.
+        unsafe { $value }
+    }};
+}
+
+impl Simd for Avx2 {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    const ACCUMULATORS: usize = 6;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma")]
+        fn enabled<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        avx2!(enabled(self, kernel))
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        avx2!([_mm256_set1_ps(value); 2])
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F {
+        let from = from.as_ptr();
+        // SAFETY: 16 floats are readable behind the reference, and the loads ask for no alignment.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; LANES]) {
+        let to = to.as_mut_ptr();
+        // SAFETY: 16 floats are writable behind the reference, and the stores ask for no alignment.
+        unsafe {
+            _mm256_storeu_ps(to, value[0]);
+            _mm256_storeu_ps(to.add(8), value[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        avx2!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!([_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F {
+        avx2!([
+            _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])),
+        ])
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        avx2!({
+            let sign = _mm256_set1_ps(-0.0);
+            [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]
+        })
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        avx2!([_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])])
+    }
+
+    #[inline(always)]
+    fn exp2_whole(self, n: Self::F) -> Self::F {
+        avx2!({
+            let bias = _mm256_set1_epi32(127);
+            let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias));
+            let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        })
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
+        let from = pairs.as_ptr().cast::<__m256i>();
+        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
+        avx2!({
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let first = [_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high)];
+            let second = [_mm256_and_si256(low, upper), _mm256_and_si256(high, upper)];
+            (
+                [_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])],
+                [_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])],
+            )
+        })
+    }
+
+    #[inline(always)]
+    fn zero_i(self) -> Self::I {
+        avx2!([_mm256_setzero_si256(); 2])
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I {
+        let from = pairs.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable behind the reference, and the loads ask for no alignment.
+        let [low, high] = unsafe { [_mm_loadu_si128(from), _mm_loadu_si128(from.add(1))] };
+        avx2!([_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)])
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: i32) -> Self::I {
+        avx2!([_mm256_set1_epi32(pair); 2])
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        avx2!([
+            _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0])),
+            _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1])),
+        ])
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        avx2!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
+    }
+
+    #[inline(always)]
+    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
+        let to = to.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: 64 bytes are writable behind the reference, and the stores ask for no alignment.
+        unsafe {
+            _mm256_storeu_si256(to, _mm256_cvtps_epi32(a[0]));
+            _mm256_storeu_si256(to.add(1), _mm256_cvtps_epi32(a[1]));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! AVX-512: a vector of 16 lanes is one register.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd};
+
+/// Exists only where the CPU has AVX-512 F, BW and VL, and VNNI if so marked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512<const VNNI: bool>(());
+
+impl<const VNNI: bool> Avx512<VNNI> {
+    pub(crate) fn detect() -> Option<Self> {
+        let base = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma");
+        (base && (!VNNI || is_x86_feature_detected!("avx512vnni"))).then_some(Self(()))
+    }
+}
+
+impl Avx512<true> {
+    /// The same CPU without its dot products, for kernels that have no use for them and are compiled once so.
+    pub(crate) fn without_vnni(self) -> Avx512<false> {
+        Avx512(())
+    }
+}
+
+/// Register-only instructions.
+macro_rules! avx512 {
+    ($value:expr) => {{
+        // SAFETY: a value of `Avx512` exists only where the CPU has these instructions, and they touch no memory.
+        unsafe { $value }
+    }};
+}
+
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
+    type F = __m512;
+    type I = __m512i;
+    const ACCUMULATORS: usize = 16;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+        fn enabled<K: Kernel, const VNNI: bool>(s: Avx512<VNNI>, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+        fn enabled_vnni<K: Kernel, const VNNI: bool>(s: Avx512<VNNI>, kernel: K) -> K::Output {
+            kernel.run(s)
+        }
+        if VNNI { avx512!(enabled_vnni(self, kernel)) } else { avx512!(enabled(self, kernel)) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        avx512!(_mm512_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F {
+        // SAFETY: 16 floats are readable behind the reference, and the load asks for no alignment.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; LANES]) {
+        // SAFETY: 16 floats are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        avx512!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F {
+        avx512!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x))
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        avx512!(_mm512_abs_ps(a))
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        // An immediate of 0: no fraction bits kept, nearest, ties to even.
+        avx512!(_mm512_roundscale_ps::<0>(a))
+    }
+
+    #[inline(always)]
+    fn exp2_whole(self, n: Self::F) -> Self::F {
+        avx512!({
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        })
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
+        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        let both = unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) };
+        avx512!({
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let first = _mm512_slli_epi32::<16>(both);
+            let second = _mm512_and_si512(both, upper);
+            (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
+        })
+    }
+
+    #[inline(always)]
+    fn zero_i(self) -> Self::I {
+        avx512!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I {
+        // SAFETY: 32 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) };
+        avx512!(_mm512_cvtepi8_epi16(bytes))
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: i32) -> Self::I {
+        avx512!(_mm512_set1_epi32(pair))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        if VNNI {
+            avx512!(_mm512_dpwssd_epi32(sum, a, b))
+        } else {
+            avx512!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        avx512!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
+        // SAFETY: 64 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_cvtps_epi32(a)) }
+    }
+}

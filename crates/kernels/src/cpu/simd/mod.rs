@@ -1,0 +1,79 @@
+//! Vectors of 16 lanes, the unit every kernel is written in.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod portable;
+
+/// Lanes of a vector and outputs of a weight panel, whatever the register width.
+pub(crate) const LANES: usize = 16;
+
+/// Work compiled once for each implementation. `run` must be `#[inline(always)]`, like everything it calls, or the
+/// callee is compiled without the implementation's instructions.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// One instruction set. A value of an implementing type proves that the CPU has it.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32, or 32 i16 as pairs of neighbours.
+    type I: Copy;
+    /// Vectors that may be kept as accumulators, with registers left for operands.
+    const ACCUMULATORS: usize;
+
+    /// Runs a kernel with this instruction set enabled in its code.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; LANES]) -> Self::F;
+    fn store(self, value: Self::F, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once where the CPU can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a > b ? a : b`: `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? a : b`: `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? x : y`.
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `2^n` for whole n from -126 to 127.
+    fn exp2_whole(self, n: Self::F) -> Self::F;
+
+    /// 16 pairs of bf16 as (first of each pair, second of each pair).
+    fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F);
+
+    fn zero_i(self) -> Self::I;
+    /// 16 pairs of i8 as pairs of i16.
+    fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I;
+    /// One pair of i16 (low half first) in every lane.
+    fn splat_pair(self, pair: i32) -> Self::I;
+    /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// i32 to f32, ties to even.
+    fn to_f32(self, a: Self::I) -> Self::F;
+    /// f32 to i32, ties to even.
+    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]);
+}
+
+/// Asks for the cache line at an address, which may be any, into the second-level cache. Only advice.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 CPU has the instruction, which neither faults nor changes memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -1,0 +1,143 @@
+//! Plain arrays, for any CPU.
+
+use super::{Kernel, LANES, Simd};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+/// Fused where that is one instruction; a library call for each lane would be a hundred times slower.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Portable {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    const ACCUMULATORS: usize = 3;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(|i| multiply_add(a[i], b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F {
+        each(|i| if a[i] < b[i] { x[i] } else { y[i] })
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        each(|i| a[i].abs())
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        each(|i| a[i].round_ties_even())
+    }
+
+    #[inline(always)]
+    fn exp2_whole(self, n: Self::F) -> Self::F {
+        each(|i| f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
+        let widen = |half: u16| f32::from_bits(u32::from(half) << 16);
+        (each(|i| widen(pairs[2 * i])), each(|i| widen(pairs[2 * i + 1])))
+    }
+
+    #[inline(always)]
+    fn zero_i(self) -> Self::I {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I {
+        std::array::from_fn(|i| join_pair(i16::from(pairs[2 * i]), i16::from(pairs[2 * i + 1])))
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: i32) -> Self::I {
+        [pair; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| {
+            let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
+            sum[i].wrapping_add(low).wrapping_add((a[i] >> 16) * (b[i] >> 16))
+        })
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        each(|i| a[i] as f32)
+    }
+
+    #[inline(always)]
+    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
+        *to = std::array::from_fn(|i| a[i].round_ties_even() as i32);
+    }
+}
+
+/// Two i16 in one i32, the first in the low half.
+#[inline(always)]
+pub(crate) fn join_pair(first: i16, second: i16) -> i32 {
+    i32::from(first as u16) | (i32::from(second) << 16)
+}

@@ -1,0 +1,61 @@
+//! Memory for packed weights: zeroed lazily, aligned to a page, in huge pages where the system gives them.
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::marker::PhantomData;
+
+use memmap2::MmapMut;
+
+/// # Safety
+/// Every bit pattern, all zeros included, is a value, there is no padding, and the alignment is at most a page.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+
+// SAFETY: arrays of numbers, for which all of this holds.
+unsafe impl Plain for [f32; 16] {}
+// SAFETY: as above.
+unsafe impl Plain for [u16; 32] {}
+// SAFETY: as above.
+unsafe impl Plain for [i8; 32] {}
+
+/// A fixed number of `T`, each starting on a multiple of its size from a page's start.
+#[derive(Debug)]
+pub(crate) struct Storage<T> {
+    map: MmapMut,
+    count: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Plain> Storage<T> {
+    /// All zeros. Like a vector, ends the process where there is no memory.
+    pub(crate) fn zeroed(count: usize) -> Self {
+        let bytes = count.saturating_mul(size_of::<T>()).max(1);
+        let Ok(map) = MmapMut::map_anon(bytes) else {
+            handle_alloc_error(Layout::from_size_align(bytes, 64).unwrap_or(Layout::new::<T>()))
+        };
+        // Reading weights once from end to end is bound by address translation with pages of 4 KB. Only advice.
+        #[cfg(target_os = "linux")]
+        if bytes >= 1 << 20 {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Self { map, count, of: PhantomData }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.count * size_of::<T>()
+    }
+}
+
+impl<T: Plain> std::ops::Deref for Storage<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the map holds `count` values of a type for which any bytes are a value, aligned to a page.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
+    }
+}
+
+impl<T: Plain> std::ops::DerefMut for Storage<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and the map is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.count) }
+    }
+}

@@ -1,0 +1,270 @@
+//! The innermost loops: a tile of a few rows by a few panels over one block of inputs, for each weight format.
+#![allow(clippy::needless_range_loop, reason = "tiles are indexed by row and panel throughout")]
+
+use super::dispatch::Level;
+use super::simd::{Kernel, LANES, Simd, prefetch};
+use super::storage::Plain;
+
+/// Inputs that share a scale in [`WeightFormat::Int8`](super::WeightFormat::Int8).
+///
+/// 128 products of 16 by 8 bits sum to less than 2^30, so a group's sum is exact in i32.
+pub const GROUP: usize = 128;
+
+/// Steps (pairs of inputs) in a group.
+pub(crate) const GROUP_STEPS: usize = GROUP / 2;
+
+/// 16 f32 in one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [f32; LANES]);
+
+/// A weight format: how a panel of 16 outputs lies in memory and how it is multiplied.
+///
+/// A panel is a run of steps, each holding one (f32) or two inputs of all 16 outputs.
+pub(crate) trait Format: Send + Sync + Sized {
+    type Step: Plain;
+    /// The activations of one row and step.
+    type X: Copy + Default + Send + Sync;
+    /// Inputs in a step.
+    const INPUTS: usize;
+    /// Vectors of weights in use at once.
+    const OPERANDS: usize = 1;
+    /// Steps summed before the sum joins the total: part of the arithmetic, and a panel's block of them fits the
+    /// first-level cache.
+    const BLOCK: usize;
+
+    /// Runs a kernel of this format at a level.
+    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+        level.run(kernel)
+    }
+
+    /// `tile (+)= x * w`, where `x` is `[steps][R]`, `tile` is `[R][P]` and scales are `[groups][R]` and `[groups]`.
+    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]);
+}
+
+/// The operands of a tile.
+pub(crate) struct Block<'a, F: Format> {
+    pub(crate) x: &'a [F::X],
+    pub(crate) x_scales: &'a [f32],
+    /// From the first panel's first step of the block; the next panel's lies `panel_stride` on.
+    pub(crate) weights: &'a [F::Step],
+    pub(crate) panel_stride: usize,
+    pub(crate) weight_scales: &'a [[f32; LANES]],
+    pub(crate) scale_stride: usize,
+    /// Whether to ask memory for the panels' next block while this one is used.
+    pub(crate) fetch: bool,
+    /// The first block sets the tile, later ones add to it.
+    pub(crate) first: bool,
+}
+
+pub(crate) struct F32;
+pub(crate) struct Bf16;
+pub(crate) struct Int8;
+
+/// Runs `$body` with `$rows` and `$panels` as the constants `R` and `P`.
+///
+/// Tiles with more accumulators than the implementation has registers for are never planned, and not compiled.
+macro_rules! with_tile_size {
+    ($S:ident, $rows:expr, $panels:expr, $R:ident, $P:ident => $body:expr) => {
+        with_tile_size!(@sizes $S, $rows, $panels, $R, $P, $body,
+            (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (7, 1) (8, 1)
+            (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2) (7, 2) (8, 2)
+            (1, 4) (2, 4) (3, 4) (4, 4))
+    };
+    (@sizes $S:ident, $rows:expr, $panels:expr, $R:ident, $P:ident, $body:expr, $(($r:literal, $p:literal))*) => {
+        match ($rows, $panels) {
+            $(($r, $p) if $r * $p <= $S::ACCUMULATORS => {
+                const $R: usize = $r;
+                const $P: usize = $p;
+                $body
+            })*
+            (rows, panels) => unreachable!("a tile of {rows} rows by {panels} panels is never planned"),
+        }
+    };
+}
+pub(crate) use with_tile_size;
+
+/// Rows `start + r * row`, each a run of f32 at distance `step`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    pub(crate) start: *const f32,
+    pub(crate) step: usize,
+    pub(crate) row: usize,
+    /// How far ahead of its use to ask memory for each step; 0 leaves that to the hardware.
+    pub(crate) ahead: usize,
+}
+
+/// Sums over `steps` of `x[r, step] * w[p, step]`, one fused chain for each element; a step of `w` is 16 floats.
+///
+/// # Safety
+/// Every element named by the strides is readable, for R rows of `x` and P rows of `w`.
+#[inline(always)]
+pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
+    s: S,
+    steps: usize,
+    x: Strided,
+    w: Strided,
+) -> [[S::F; P]; R] {
+    let mut sums = [[s.splat(0.0); P]; R];
+    for step in 0..steps {
+        let mut operands = [s.splat(0.0); P];
+        for p in 0..P {
+            if w.ahead > 0 {
+                prefetch(w.start.wrapping_add(step * w.step + p * w.row + w.ahead));
+            }
+            // SAFETY: by the caller's promise on `w`.
+            operands[p] = s.load(unsafe { &*w.start.add(step * w.step + p * w.row).cast::<[f32; LANES]>() });
+        }
+        for r in 0..R {
+            // SAFETY: by the caller's promise on `x`.
+            let activation = s.splat(unsafe { *x.start.add(step * x.step + r * x.row) });
+            for p in 0..P {
+                sums[r][p] = s.fma(activation, operands[p], sums[r][p]);
+            }
+        }
+    }
+    sums
+}
+
+/// Sets or adds to the tile.
+#[inline(always)]
+fn join<S: Simd, const R: usize, const P: usize>(s: S, sums: [[S::F; P]; R], first: bool, tile: &mut [Line]) {
+    let tile = &mut tile[..R * P];
+    // By index: an iterator would take the sums through memory.
+    for r in 0..R {
+        for p in 0..P {
+            let line = &mut tile[r * P + p].0;
+            let total = if first { sums[r][p] } else { s.add(s.load(line), sums[r][p]) };
+            s.store(total, line);
+        }
+    }
+}
+
+impl Format for F32 {
+    type Step = [f32; LANES];
+    type X = f32;
+    const INPUTS: usize = 1;
+    const BLOCK: usize = 256;
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+        let steps = block.x.len() / R;
+        assert!(
+            block.weights.len() >= (P - 1) * block.panel_stride + steps,
+            "a block of weights must match its inputs"
+        );
+        let x = Strided { start: block.x.as_ptr(), step: R, row: 1, ahead: 0 };
+        let weights = Strided {
+            start: block.weights.as_ptr().cast(),
+            step: LANES,
+            row: block.panel_stride * LANES,
+            ahead: if block.fetch { Self::BLOCK * LANES } else { 0 },
+        };
+        // SAFETY: `x` holds steps * R values in that order, every panel at least `steps` vectors.
+        let sums = unsafe { sum_products::<S, R, P>(s, steps, x, weights) };
+        join(s, sums, block.first, tile);
+    }
+}
+
+impl Format for Bf16 {
+    type Step = [u16; 2 * LANES];
+    type X = [f32; 2];
+    const INPUTS: usize = 2;
+    const OPERANDS: usize = 2;
+    const BLOCK: usize = 128;
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+        let (steps, _) = block.x.as_chunks::<R>();
+        let weights: [_; P] = std::array::from_fn(|p| &block.weights[p * block.panel_stride..][..steps.len()]);
+        let mut sums = [[s.splat(0.0); P]; R];
+        for (step, x) in steps.iter().enumerate() {
+            let mut operands = [(s.splat(0.0), s.splat(0.0)); P];
+            for p in 0..P {
+                if block.fetch {
+                    prefetch(weights[p].as_ptr().wrapping_add(step + Self::BLOCK));
+                }
+                // SAFETY: every panel was cut to the number of steps.
+                operands[p] = s.widen_bf16(unsafe { weights[p].get_unchecked(step) });
+            }
+            for r in 0..R {
+                let activation = s.splat(x[r][0]);
+                for p in 0..P {
+                    sums[r][p] = s.fma(activation, operands[p].0, sums[r][p]);
+                }
+            }
+            for r in 0..R {
+                let activation = s.splat(x[r][1]);
+                for p in 0..P {
+                    sums[r][p] = s.fma(activation, operands[p].1, sums[r][p]);
+                }
+            }
+        }
+        join(s, sums, block.first, tile);
+    }
+}
+
+impl Format for Int8 {
+    type Step = [i8; 2 * LANES];
+    /// Two i16, the first in the low half.
+    type X = i32;
+    const INPUTS: usize = 2;
+    const BLOCK: usize = 4 * GROUP_STEPS;
+
+    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+        level.run_integers(kernel)
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+        let groups = block.x.chunks(GROUP_STEPS * R).zip(block.x_scales.as_chunks::<R>().0);
+        for (group, (x, x_scales)) in groups.enumerate() {
+            let (steps, _) = x.as_chunks::<R>();
+            let weights =
+                std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps.len()]);
+            let sums = exact_sums::<S, R, P>(s, steps, weights, block.fetch);
+            let mut weight_scales = [s.splat(0.0); P];
+            for p in 0..P {
+                weight_scales[p] = s.load(&block.weight_scales[p * block.scale_stride + group]);
+            }
+            let mut scaled = [[s.splat(0.0); P]; R];
+            for r in 0..R {
+                for p in 0..P {
+                    // Not fused, so that CPUs without the instruction agree.
+                    let scale = s.mul(s.splat(x_scales[r]), weight_scales[p]);
+                    scaled[r][p] = s.mul(s.to_f32(sums[r][p]), scale);
+                }
+            }
+            join(s, scaled, block.first && group == 0, tile);
+        }
+    }
+}
+
+/// One group's sums of products in i32.
+#[inline(always)]
+fn exact_sums<S: Simd, const R: usize, const P: usize>(
+    s: S,
+    steps: &[[i32; R]],
+    weights: [&[[i8; 2 * LANES]]; P],
+    fetch: bool,
+) -> [[S::I; P]; R] {
+    assert!(weights.iter().all(|panel| panel.len() == steps.len()), "a group of weights must match its inputs");
+    let mut sums = [[s.zero_i(); P]; R];
+    for (step, x) in steps.iter().enumerate() {
+        let mut operands = [s.zero_i(); P];
+        for p in 0..P {
+            if fetch {
+                prefetch(weights[p].as_ptr().wrapping_add(step + Int8::BLOCK));
+            }
+            // SAFETY: every panel has as many steps, as asserted.
+            operands[p] = s.widen_i8(unsafe { weights[p].get_unchecked(step) });
+        }
+        for r in 0..R {
+            let activation = s.splat_pair(x[r]);
+            for p in 0..P {
+                sums[r][p] = s.dot_pairs(sums[r][p], activation, operands[p]);
+            }
+        }
+    }
+    sums
+}
