@@ -1,15 +1,24 @@
 //! The whole way of one picture: processors, model and the reading of its text.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-
-use crate::generation::{GenerationOptions, GroundedText};
-use crate::grounding::{markup, score};
-use crate::model::{Batch, BatchRow, GeneratedTokens, ImagePlaces, LoadError, Model, ModelError};
+use crate::beams::Beams;
+use crate::compute::Compute;
+use crate::config::Config;
+use crate::decoding::Decoding;
+use crate::generate::run_to_end;
+use crate::generation::{GenerationOptions, GroundedText, Sampling};
+use crate::grounding::grammar::{Constraint, Grammar};
+use crate::grounding::markup;
+use crate::grounding::score::{self, TokenEvidence};
+use crate::model::{LoadError, Model, ModelError};
 use crate::processor::image::{ImageProcessor, PixelValues, ProcessorConfigError};
 use crate::processor::prompt::{EncodeOptions, EncodedPrompt, Prompt, PromptError, TextProcessor};
 use crate::processor::tokenizer::{KosmosTokenizer, TokenizerError};
+use crate::sampling::Sampler;
+use crate::scoring::Scoring;
+use crate::sequence::{GeneratedTokens, Sequence, TokenRoles};
 
 /// Why a model directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,41 +59,71 @@ pub enum AnnotateError {
     Model(#[from] ModelError),
 }
 
-/// A KOSMOS-2 ready for work: the model with both of its processors.
-pub struct Kosmos2 {
-    model: Model,
-    images: ImageProcessor,
-    text: TextProcessor,
+/// What to ask about a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// Continue a prompt.
+    Generate {
+        /// The prompt.
+        prompt: Prompt,
+        /// How to continue it.
+        options: GenerationOptions,
+    },
+    /// Say how likely a text is.
+    Score {
+        /// What stands before the text and is not scored; may be empty.
+        prompt: Prompt,
+        /// The text in the model's markup, with boxes for its phrases.
+        text: Prompt,
+        /// Score the end of the text (`</s>`) too.
+        with_end: bool,
+    },
 }
 
-impl Kosmos2 {
-    /// Opens a model directory as Hugging Face lays it out.
-    ///
-    /// # Errors
-    /// [`OpenError`], one sentence that names the file and what is wrong with it.
-    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, OpenError> {
+impl Ask {
+    /// A prompt to continue.
+    pub fn generate(prompt: impl Into<Prompt>, options: GenerationOptions) -> Self {
+        Self::Generate { prompt: prompt.into(), options }
+    }
+}
+
+/// An [`Ask`] in tokens.
+#[derive(Debug, Clone)]
+pub struct PreparedAsk {
+    encoded: EncodedPrompt,
+    how: How,
+}
+
+#[derive(Debug, Clone)]
+enum How {
+    Generate(GenerationOptions),
+    Score { given: usize },
+}
+
+/// What goes around the model: pictures to pixels, asks to tokens, tokens to answers.
+pub struct Processor {
+    images: ImageProcessor,
+    text: TextProcessor,
+    roles: Arc<TokenRoles>,
+    grammar: Arc<Grammar>,
+}
+
+impl Processor {
+    /// Reads the processors of a model directory.
+    fn from_dir(dir: &Path, config: &Config, end_tokens: &[u32]) -> Result<Self, OpenError> {
         let tokenizer = KosmosTokenizer::from_dir(dir)?;
         let images = ImageProcessor::from_dir(dir)?;
-        let model = Model::load(dir, dtype, device)?;
-        let config = model.config();
+        let (text, vision) = (&config.text_config, &config.vision_config);
         let check = |what, found, key, expected| match found == expected {
             true => Ok(()),
             false => Err(OpenError::Mismatch { dir: dir.display().to_string(), what, found, key, expected }),
         };
-        check(
-            "the tokenizer's vocabulary",
-            tokenizer.vocab_size(),
-            "text_config.vocab_size",
-            config.text_config.vocab_size,
-        )?;
-        check(
-            "the image processor's size",
-            images.size(),
-            "vision_config.image_size",
-            config.vision_config.image_size,
-        )?;
+        check("the tokenizer's vocabulary", tokenizer.vocab_size(), "text_config.vocab_size", text.vocab_size)?;
+        check("the image processor's size", images.size(), "vision_config.image_size", vision.image_size)?;
+        let roles = TokenRoles { pad: text.pad_token_id, end: end_tokens.to_vec(), patches: tokenizer.patches() };
+        let grammar = Arc::new(Grammar::new(&tokenizer, end_tokens));
         let text = TextProcessor::new(tokenizer, config.latent_query_num);
-        Ok(Self { model, images, text })
+        Ok(Self { images, text, roles: Arc::new(roles), grammar })
     }
 
     /// The image processor.
@@ -97,79 +136,123 @@ impl Kosmos2 {
         &self.text
     }
 
-    /// The model alone.
-    pub fn model(&self) -> &Model {
-        &self.model
-    }
-
-    /// A prompt as the model takes it beside a picture.
+    /// An ask as the model takes it beside a picture.
     ///
     /// # Errors
-    /// [`PromptError`] when the prompt's boxes do not fit its phrases or are not valid.
-    pub fn encode(&self, prompt: &Prompt) -> Result<EncodedPrompt, PromptError> {
-        self.text.encode(prompt, &EncodeOptions::default())
+    /// [`AnnotateError`] when boxes do not fit their phrases or an option is out of its range.
+    pub fn prepare(&self, ask: &Ask) -> Result<PreparedAsk, AnnotateError> {
+        let encode = |prompt: &Prompt| self.text.encode(prompt, &EncodeOptions::default());
+        match ask {
+            Ask::Generate { prompt, options } => {
+                options.check().map_err(ModelError::from)?;
+                Ok(PreparedAsk { encoded: encode(prompt)?, how: How::Generate(options.clone()) })
+            }
+            Ask::Score { prompt, text, with_end } => {
+                let before = encode(prompt)?;
+                let mut encoded = encode(&prompt.followed_by(text))?;
+                self.text.drop_lone_blanks(&mut encoded, before.input_ids.len());
+                if let (true, Some(&end)) = (with_end, self.roles.end.last()) {
+                    encoded.push(end);
+                }
+                let (all, first) = (&encoded.input_ids, &before.input_ids);
+                // The last token of a prompt can come out otherwise once text stands behind it.
+                let given = all.iter().zip(first).take_while(|(a, b)| a == b).count();
+                Ok(PreparedAsk { how: How::Score { given }, encoded })
+            }
+        }
     }
 
-    /// Starts decoding several prompts about one picture, whose image embeddings are [queries, D].
+    /// The ask as steps of the decoder.
     ///
     /// # Errors
-    /// [`ModelError`] when the device fails or an option is out of range.
-    pub fn start(
-        &self,
-        embeddings: &Tensor,
-        prompts: &[(EncodedPrompt, GenerationOptions)],
-    ) -> Result<Batch<'_>, ModelError> {
-        let row = |(prompt, options): &(EncodedPrompt, GenerationOptions)| BatchRow {
-            prompt: prompt.input_ids.clone(),
-            image: prompt
-                .image_embeds_position_mask
-                .clone()
-                .map(|mask| ImagePlaces { embeddings: embeddings.clone(), mask }),
-            options: options.clone(),
+    /// [`ModelError`] when there are no tokens.
+    pub fn decoding(&self, ask: &PreparedAsk) -> Result<Decoding, ModelError> {
+        Ok(match &ask.how {
+            How::Generate(options) => {
+                let constraint = Constraint::of_row(&self.grammar, &ask.encoded.input_ids, options);
+                match options.sampling {
+                    Sampling::Beam(beam) => Beams::new(&ask.encoded, options, beam, &self.roles, constraint)?.into(),
+                    Sampling::Greedy | Sampling::Random { .. } => {
+                        let sampler = Sampler::new(options, constraint)?;
+                        Sequence::new(&ask.encoded, options, &self.roles, sampler)?.into()
+                    }
+                }
+            }
+            How::Score { given } => Decoding::Scoring(Scoring::new(&ask.encoded, *given, &self.roles)?),
+        })
+    }
+
+    /// Reads what a decoding came to as text with phrases, boxes and scores.
+    pub fn read(&self, ask: &PreparedAsk, tokens: GeneratedTokens) -> GroundedText {
+        let GeneratedTokens { token_ids, logprobs, corners, finish_reason } = tokens;
+        let given = match ask.how {
+            How::Generate(_) => ask.encoded.input_ids.len(),
+            How::Score { .. } => ask.encoded.input_ids.len() - token_ids.len(),
         };
-        Batch::start(&self.model, prompts.iter().map(row).collect())
-    }
-
-    /// Reads generated tokens as text with phrases, boxes and scores.
-    pub fn read(&self, prompt: &EncodedPrompt, generated: GeneratedTokens) -> GroundedText {
-        let GeneratedTokens { token_ids, logprobs, finish_reason } = generated;
-        let row: Vec<u32> = prompt.input_ids.iter().chain(&token_ids).copied().collect();
+        let row: Vec<u32> = ask.encoded.input_ids[..given].iter().chain(&token_ids).copied().collect();
         let decoded = self.text.tokenizer().decode_with_offsets(&row);
         let raw = markup::caption(&decoded.text);
         let read = markup::read(raw);
         let offset = decoded.text.len() - raw.len();
-        let known: Vec<Option<f32>> =
-            prompt.input_ids.iter().map(|_| None).chain(logprobs.iter().copied().map(Some)).collect();
+        let new = logprobs.iter().zip(corners).map(|(&logprob, corner)| Some(TokenEvidence { logprob, corner }));
+        let evidence: Vec<_> = std::iter::repeat_n(None, given).chain(new).collect();
         GroundedText {
-            prompt: prompt.text.clone(),
-            prompt_tokens: prompt.input_ids.len(),
+            prompt: ask.encoded.text.clone(),
+            prompt_tokens: given,
             raw_text: raw.to_owned(),
-            entities: score::score(read.entities, offset, &decoded.token_ranges, &known),
+            entities: score::score(read.entities, offset, &decoded.token_ranges, &evidence),
             text: read.text,
             token_ids,
             logprobs,
             finish_reason,
         }
     }
+}
 
-    /// Answers several prompts about one picture, in their order.
+/// A KOSMOS-2 ready for work: the model with its processors.
+pub struct Kosmos2 {
+    model: Model,
+    processor: Arc<Processor>,
+}
+
+impl Kosmos2 {
+    /// Opens a model directory as Hugging Face lays it out.
     ///
     /// # Errors
-    /// [`AnnotateError`] at the first prompt that is not valid, or when the model fails.
-    pub fn annotate(
-        &self,
-        picture: &PixelValues,
-        prompts: &[(Prompt, GenerationOptions)],
-    ) -> Result<Vec<GroundedText>, AnnotateError> {
-        let encode = |(prompt, options): &(Prompt, GenerationOptions)| Ok((self.encode(prompt)?, options.clone()));
-        let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>, PromptError>>()?;
-        if prompts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let embeddings = self.model.image_embeddings(&[picture])?.squeeze(0).map_err(ModelError::from)?;
-        let mut batch = self.start(&embeddings, &prompts)?;
-        while batch.step()? {}
-        let read = |((prompt, _), generated): (&(EncodedPrompt, _), _)| self.read(prompt, generated);
-        Ok(prompts.iter().zip(batch.finish()).map(read).collect())
+    /// [`OpenError`], one sentence that names the file and what is wrong with it.
+    pub fn open(dir: &Path, compute: &Compute) -> Result<Self, OpenError> {
+        let model = Model::load(dir, compute)?;
+        let processor = Processor::from_dir(dir, model.config(), model.end_tokens())?;
+        Ok(Self { model, processor: Arc::new(processor) })
+    }
+
+    /// The model alone, and what goes around it.
+    pub fn into_parts(self) -> (Model, Arc<Processor>) {
+        (self.model, self.processor)
+    }
+
+    /// What goes around the model.
+    pub fn processor(&self) -> &Arc<Processor> {
+        &self.processor
+    }
+
+    /// The model alone.
+    pub fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// Answers what is asked about one picture, in the order asked.
+    ///
+    /// # Errors
+    /// [`AnnotateError`] at the first ask that is not valid, or when the model fails.
+    pub fn annotate(&mut self, picture: &PixelValues, asks: &[Ask]) -> Result<Vec<GroundedText>, AnnotateError> {
+        let prepared = asks.iter().map(|ask| self.processor.prepare(ask)).collect::<Result<Vec<_>, _>>()?;
+        let backend = self.model.backend();
+        let embedding = backend.image_embeddings(&[picture])?.pop().map(Arc::new);
+        let start = |ask| Ok((self.processor.decoding(ask)?, embedding.clone()));
+        let mut decodings = prepared.iter().map(start).collect::<Result<Vec<_>, ModelError>>()?;
+        run_to_end(backend, &mut decodings)?;
+        let read = |(ask, (decoding, _)): (&PreparedAsk, (Decoding, _))| self.processor.read(ask, decoding.finish());
+        Ok(prepared.iter().zip(decodings).map(read).collect())
     }
 }

@@ -17,18 +17,22 @@
 //! | row 1 (`<pad>`) of the embedding | as stored (5.23) | 5.17 zeroes it after loading; only the logit of `<pad>` differs |
 #![forbid(unsafe_code)]
 
+pub mod backend;
+pub mod beam;
+pub mod beams;
 pub mod checkpoint;
 pub mod compute;
 pub mod config;
+pub mod decoding;
+mod generate;
 pub mod generation;
 pub mod grounding;
 mod kosmos2;
-mod layers;
 pub mod model;
 pub mod processor;
-pub mod projection;
 pub mod sampling;
-pub mod text;
-pub mod vision;
+pub mod scoring;
+pub mod sequence;
 
-pub use kosmos2::{AnnotateError, Kosmos2, OpenError};
+pub use generate::run_to_end;
+pub use kosmos2::{AnnotateError, Ask, Kosmos2, OpenError, PreparedAsk, Processor};

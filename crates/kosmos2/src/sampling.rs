@@ -2,18 +2,26 @@
 //!
 //! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each row has its own
 //! sampler and random generator, so what else is in a batch never changes a row's tokens.
+//!
+//! A row under a [`Constraint`] first chooses as if it had none. Only if that token is not allowed, it chooses again
+//! among the allowed ones. So whatever is well formed anyway comes out the same, drawn or greedy, at next to no cost; and
+//! without top-k and top-p, the draw still follows the softmax over the allowed tokens. Where bans leave none of these,
+//! they get their raw logits back: the constraint is stronger than penalties and bans.
 
+use kernels::cpu::argmax;
 use rand::SeedableRng;
 use rand::distr::{Distribution, StandardUniform};
 use rand_chacha::ChaCha8Rng;
 
 use crate::generation::{GenerationOptions, OptionsError, Sampling};
+use crate::grounding::grammar::Constraint;
 
 /// Chooses the tokens of one row.
 pub struct Sampler {
     options: GenerationOptions,
     /// ChaCha8: the same stream on every platform and in every release.
     random: Option<ChaCha8Rng>,
+    constraint: Option<Constraint>,
     scratch: Vec<f32>,
 }
 
@@ -27,17 +35,21 @@ pub struct Choice {
 }
 
 impl Sampler {
-    /// A sampler at the start of its row.
+    /// A sampler at the start of its row, which obeys the constraint if there is one.
     ///
     /// # Errors
     /// [`OptionsError`] when an option is out of its range.
-    pub fn new(options: &GenerationOptions) -> Result<Self, OptionsError> {
+    pub fn new(options: &GenerationOptions, constraint: Option<Constraint>) -> Result<Self, OptionsError> {
         options.check()?;
         let random = match options.sampling {
             Sampling::Greedy => None,
             Sampling::Random { seed, .. } => Some(ChaCha8Rng::seed_from_u64(seed)),
+            Sampling::Beam(_) => {
+                let found = "a beam search".to_owned();
+                return Err(OptionsError { name: "sampling", found, expected: "greedy or random to decode one row" });
+            }
         };
-        Ok(Self { options: options.clone(), random, scratch: Vec::new() })
+        Ok(Self { options: options.clone(), random, constraint, scratch: Vec::new() })
     }
 
     /// Chooses among `logits` [vocabulary] for the row `so_far`, the whole prompt included.
@@ -48,78 +60,93 @@ impl Sampler {
         let mut scores = std::mem::take(&mut self.scratch);
         scores.clear();
         scores.extend_from_slice(logits);
-        self.penalize(&mut scores, so_far);
-        self.ban_ngrams(&mut scores, so_far);
-        let token = match (&self.options.sampling, &mut self.random) {
-            (Sampling::Random { temperature, top_k, top_p, .. }, Some(random)) => {
-                draw(&scores, *temperature, *top_k, *top_p, random)
+        apply_rules(&self.options, &mut scores, so_far);
+        let mut token = pick(&self.options.sampling, &mut self.random, &scores);
+        if let Some(constraint) = &self.constraint
+            && !token.is_some_and(|token| constraint.allows(token as u32))
+        {
+            if !constraint.mask(&mut scores) {
+                scores.copy_from_slice(logits);
+                constraint.mask(&mut scores);
             }
-            _ => best(&scores),
-        };
+            token = pick(&self.options.sampling, &mut self.random, &scores);
+        }
         self.scratch = scores;
         let token = token?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token as u32);
+        }
         Some(Choice { token: token as u32, logprob: logits[token] - log_total })
     }
+}
 
-    fn penalize(&self, scores: &mut [f32], so_far: &[u32]) {
-        let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
-            return;
-        }
-        let mut seen = so_far.to_vec();
-        seen.sort_unstable();
-        seen.dedup();
-        for id in seen {
-            if let Some(score) = scores.get_mut(id as usize) {
-                *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
-            }
+/// Changes the scores of one row before a token is chosen: the repetition penalty, then the ban of repeated n-grams.
+/// A beam search applies it to log-probabilities, everything else to logits, both as the reference does.
+pub(crate) fn apply_rules(options: &GenerationOptions, scores: &mut [f32], so_far: &[u32]) {
+    penalize(options.repetition_penalty, scores, so_far);
+    ban_ngrams(options.no_repeat_ngram_size, scores, so_far);
+}
+
+fn penalize(penalty: f32, scores: &mut [f32], so_far: &[u32]) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut seen = so_far.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
         }
     }
+}
 
-    fn ban_ngrams(&self, scores: &mut [f32], so_far: &[u32]) {
-        let n = self.options.no_repeat_ngram_size;
-        if n == 0 || so_far.len() + 1 < n {
-            return;
-        }
-        let last = &so_far[so_far.len() + 1 - n..];
-        for ngram in so_far.windows(n).filter(|ngram| ngram[..n - 1] == *last) {
-            if let Some(score) = scores.get_mut(ngram[n - 1] as usize) {
-                *score = f32::NEG_INFINITY;
-            }
+fn ban_ngrams(n: usize, scores: &mut [f32], so_far: &[u32]) {
+    if n == 0 || so_far.len() + 1 < n {
+        return;
+    }
+    let last = &so_far[so_far.len() + 1 - n..];
+    for ngram in so_far.windows(n).filter(|ngram| ngram[..n - 1] == *last) {
+        if let Some(score) = scores.get_mut(ngram[n - 1] as usize) {
+            *score = f32::NEG_INFINITY;
         }
     }
 }
 
 /// ln Σ exp(x), or `None` where that is not finite.
-fn log_sum_exp(logits: &[f32]) -> Option<f32> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|x| f64::from((x - most).exp())).sum();
-    let result = most + total.ln() as f32;
+pub(crate) fn log_sum_exp(logits: &[f32]) -> Option<f32> {
+    let result = kernels::cpu::log_sum_exp(logits);
     result.is_finite().then_some(result)
 }
 
-/// The index of the greatest score; the first among equals.
-fn best(scores: &[f32]) -> Option<usize> {
-    let mut best = (f32::NEG_INFINITY, None);
-    for (index, &score) in scores.iter().enumerate() {
-        if score > best.0 {
-            best = (score, Some(index));
+/// The best token or a drawn one.
+fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) -> Option<usize> {
+    match (sampling, random) {
+        (Sampling::Random { temperature, top_k, top_p, .. }, Some(random)) => {
+            draw(scores, *temperature, *top_k, *top_p, random)
         }
+        _ => argmax(scores).filter(|&index| scores[index] > f32::NEG_INFINITY),
     }
-    best.1
 }
 
 /// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
 fn draw(scores: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, random: &mut ChaCha8Rng) -> Option<usize> {
     let mut kept: Vec<(usize, f32)> =
         scores.iter().enumerate().filter(|(_, s)| s.is_finite()).map(|(i, s)| (i, s / temperature)).collect();
-    // A total order with the lower id first among equals: the draw must not depend on the sort's choices.
-    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    // As in the reference, all tokens that equal the k-th best stay.
-    if let Some(&(_, kth)) = top_k.and_then(|k| kept.get(k.checked_sub(1)?)) {
-        kept.truncate(kept.partition_point(|&(_, score)| score >= kth));
+    // Total orders: the draw must not depend on the sort's choices.
+    let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if let Some(k) = top_k.filter(|&k| k > 0 && k < kept.len()) {
+        let (_, &mut (_, kth), _) = kept.select_nth_unstable_by(k - 1, order);
+        // As in the reference, all tokens that equal the k-th best stay.
+        kept.retain(|&(_, score)| score >= kth);
     }
-    let most = kept.first()?.1;
+    // Only the cut to `top_p` needs the best first; to sort a whole vocabulary costs more than all else here.
+    if top_p < 1.0 {
+        kept.sort_unstable_by(order);
+    } else {
+        kept.sort_unstable_by_key(|&(id, _)| id);
+    }
+    let most = kept.iter().map(|&(_, score)| score).max_by(f32::total_cmp)?;
     let mut weights: Vec<f64> = kept.iter().map(|&(_, s)| f64::from(s - most).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut mass = 0.0;
@@ -151,7 +178,7 @@ mod tests {
 
     fn shares(options: &GenerationOptions, logits: &[f32], draws: u64) -> Vec<f64> {
         let mut counts = vec![0u64; logits.len()];
-        let mut sampler = Sampler::new(options).unwrap();
+        let mut sampler = Sampler::new(options, None).unwrap();
         for _ in 0..draws {
             counts[sampler.choose(logits, &[]).unwrap().token as usize] += 1;
         }
@@ -160,7 +187,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equals_and_gives_its_log_probability() {
-        let mut sampler = Sampler::new(&GenerationOptions::default()).unwrap();
+        let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
         let choice = sampler.choose(&[0.0, 1.0, 1.0, -5.0], &[]).unwrap();
         assert_eq!(choice.token, 1);
         let expected = 1.0 - (1.0 + 2.0 * 1f32.exp() + (-5f32).exp()).ln();
@@ -169,7 +196,7 @@ mod tests {
 
     #[test]
     fn logits_that_are_not_numbers_choose_nothing() {
-        let mut sampler = Sampler::new(&GenerationOptions::default()).unwrap();
+        let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
         assert_eq!(sampler.choose(&[0.0, f32::NAN], &[]), None);
         assert_eq!(sampler.choose(&[0.0, f32::INFINITY], &[]), None);
         assert_eq!(sampler.choose(&[], &[]), None);
@@ -178,19 +205,19 @@ mod tests {
     #[test]
     fn a_token_that_would_complete_a_seen_ngram_is_banned() {
         let asked = GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() };
-        let mut sampler = Sampler::new(&asked).unwrap();
+        let mut sampler = Sampler::new(&asked, None).unwrap();
         let logits = [0.0, 1.0, 2.0, 3.0];
         assert_eq!(sampler.choose(&logits, &[1, 2, 3, 1, 2]).unwrap().token, 2);
         assert_eq!(sampler.choose(&logits, &[1, 2, 3, 2, 1]).unwrap().token, 3);
         assert_eq!(sampler.choose(&logits, &[3]).unwrap().token, 3);
         let asked = GenerationOptions { no_repeat_ngram_size: 1, ..GenerationOptions::default() };
-        assert_eq!(Sampler::new(&asked).unwrap().choose(&logits, &[3, 2]).unwrap().token, 1);
+        assert_eq!(Sampler::new(&asked, None).unwrap().choose(&logits, &[3, 2]).unwrap().token, 1);
     }
 
     #[test]
     fn the_penalty_divides_positive_and_multiplies_negative_logits_once() {
         let asked = GenerationOptions { repetition_penalty: 2.0, ..GenerationOptions::default() };
-        let mut sampler = Sampler::new(&asked).unwrap();
+        let mut sampler = Sampler::new(&asked, None).unwrap();
         assert_eq!(sampler.choose(&[3.0, 2.0], &[0]).unwrap().token, 1);
         assert_eq!(sampler.choose(&[3.0, 1.4], &[0, 0]).unwrap().token, 0);
         assert_eq!(sampler.choose(&[-1.0, -1.5], &[0, 7]).unwrap().token, 1);
@@ -212,7 +239,7 @@ mod tests {
     #[test]
     fn a_seed_fixes_the_draws() {
         let run = |seed| {
-            let mut sampler = Sampler::new(&random(1.0, None, 1.0, seed)).unwrap();
+            let mut sampler = Sampler::new(&random(1.0, None, 1.0, seed), None).unwrap();
             (0..32).map(|_| sampler.choose(&[0.0; 64], &[]).unwrap().token).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
@@ -230,7 +257,7 @@ mod tests {
             (GenerationOptions { repetition_penalty: 0.0, ..GenerationOptions::default() }, "repetition_penalty"),
             (GenerationOptions { max_new_tokens: 0, ..GenerationOptions::default() }, "max_new_tokens"),
         ] {
-            let error = Sampler::new(&asked).err().unwrap().to_string();
+            let error = Sampler::new(&asked, None).err().unwrap().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

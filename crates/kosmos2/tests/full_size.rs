@@ -4,13 +4,14 @@
 
 mod common;
 
-use candle_core::{DType, Device};
-use kosmos2::Kosmos2;
+use candle_core::DType;
 use kosmos2::checkpoint::random;
+use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
 use kosmos2::generation::GenerationOptions;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::Task;
+use kosmos2::{Ask, Kosmos2};
 
 #[test]
 fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
@@ -21,14 +22,15 @@ fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
     // Stored in half the width it computes in, so that loading has to convert every tensor.
     random::write_weights(dir.path(), &config, 1, DType::BF16).unwrap();
 
-    let model = Kosmos2::open(dir.path(), DType::F32, &Device::Cpu).unwrap();
+    let mut model = Kosmos2::open(dir.path(), &Compute::open(DeviceChoice::Cpu, None).unwrap()).unwrap();
     let side = config.vision_config.image_size;
     let pixels: Vec<f32> = (0..3 * side * side).map(|i| ((i * 37) % 255) as f32 / 127.5 - 1.0).collect();
     let pixels = PixelValues::new(pixels, side).unwrap();
     let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
-    let texts = model.annotate(&pixels, &[(Task::BriefCaption.prompt().unwrap(), options)]).unwrap();
-    assert_eq!(texts[0].token_ids.len(), 3);
-    assert!(texts[0].logprobs.iter().all(|p| p.is_finite()));
+    let ask = Ask::generate(Task::BriefCaption.prompt().unwrap(), options);
+    let text = model.annotate(&pixels, &[ask]).unwrap().remove(0);
+    assert_eq!(text.token_ids.len(), 3);
+    assert!(text.logprobs.iter().all(|p| p.is_finite()));
 
     let peak = peak_resident_bytes();
     let bound = parameters * 4 + (1 << 30);

@@ -5,13 +5,21 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
+use kosmos2::backend::{ImageEmbedding, ImagePlaces, Segment};
 use kosmos2::checkpoint::random;
+use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
+use kosmos2::decoding::Decoding;
 use kosmos2::generation::{FinishReason, GenerationOptions};
-use kosmos2::model::{Batch, BatchRow, GeneratedTokens, ImagePlaces, Model};
+use kosmos2::model::Model;
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, PixelValues, decode};
+use kosmos2::processor::prompt::EncodedPrompt;
+use kosmos2::run_to_end;
+use kosmos2::sampling::Sampler;
+use kosmos2::sequence::{GeneratedTokens, Sequence, TokenRoles};
 use serde::Deserialize;
 
 const TOLERANCE: f32 = 1e-4;
@@ -45,51 +53,71 @@ struct GoldenBatch {
 }
 
 struct Fixture {
-    model: Model,
     goldens: Goldens,
     pictures: Vec<PixelValues>,
-    masks: Vec<Vec<u8>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
+/// The kernels, and candle's plain operations that they are held against.
+fn backends() -> [Compute; 2] {
+    [Compute::open(DeviceChoice::Cpu, None).unwrap(), Compute::Candle { device: Device::Cpu, dtype: DType::F32 }]
+}
+
 impl Fixture {
-    fn load() -> Self {
+    fn new() -> Self {
         let goldens: Goldens =
             serde_json::from_slice(&std::fs::read(fixtures().join("model/goldens.json")).unwrap()).unwrap();
         let dir = common::reference_model_dir();
         std::fs::copy(fixtures().join("model/config.json"), dir.path().join("config.json")).unwrap();
         let config = Config::from_dir(dir.path()).unwrap();
         random::write_weights(dir.path(), &config, goldens.weights_seed, DType::F32).unwrap();
-        let model = Model::load(dir.path(), DType::F32, &Device::Cpu).unwrap();
         let images = ImageProcessor::from_dir(dir.path()).unwrap();
         let picture = |row: &GoldenRow| {
             let file = fixtures().join(format!("images/expected/{}.plain.png", row.picture));
             images.pixel_values(&decode(&std::fs::read(file).unwrap(), &DecodeOptions::default()).unwrap())
         };
         let pictures = goldens.rows.iter().map(picture).collect();
-        // The placeholders are the 64 ids after `<s>` and `<image>`.
-        let mask = |row: &GoldenRow| (0..row.input_ids.len()).map(|i| u8::from((2..66).contains(&i))).collect();
-        let masks = goldens.rows.iter().map(mask).collect();
-        Self { model, goldens, pictures, masks, _dir: dir }
+        Self { goldens, pictures, dir }
     }
 
-    fn batch_row(&self, i: usize, options: &GenerationOptions) -> BatchRow {
-        let embeddings = self.model.image_embeddings(&[&self.pictures[i]]).unwrap().squeeze(0).unwrap();
-        BatchRow {
-            prompt: self.goldens.rows[i].input_ids.clone(),
-            image: Some(ImagePlaces { embeddings, mask: self.masks[i].clone() }),
-            options: options.clone(),
+    fn load(&self, compute: &Compute) -> Model {
+        Model::load(self.dir.path(), compute).unwrap()
+    }
+
+    fn prompt(&self, i: usize) -> EncodedPrompt {
+        let input_ids = self.goldens.rows[i].input_ids.clone();
+        // The placeholders are the 64 ids after `<s>` and `<image>`.
+        let mask = (0..input_ids.len()).map(|i| u8::from((2..66).contains(&i))).collect();
+        EncodedPrompt {
+            text: String::new(),
+            attention_mask: vec![1; input_ids.len()],
+            image_embeds_position_mask: Some(mask),
+            input_ids,
         }
     }
 
-    fn generate(&self, rows: Vec<BatchRow>) -> Vec<GeneratedTokens> {
-        let mut batch = Batch::start(&self.model, rows).unwrap();
-        while batch.step().unwrap() {}
-        batch.finish()
+    fn embedding(&self, model: &mut Model, i: usize) -> ImageEmbedding {
+        model.backend().image_embeddings(&[&self.pictures[i]]).unwrap().remove(0)
+    }
+
+    /// The rows of these indices decoded together.
+    fn generate(&self, model: &mut Model, rows: &[(usize, GenerationOptions)]) -> Vec<GeneratedTokens> {
+        let patches = 64_013..65_037;
+        let roles = Arc::new(TokenRoles { pad: 1, end: model.end_tokens().to_vec(), patches });
+        let mut decodings: Vec<_> = rows
+            .iter()
+            .map(|(i, options)| {
+                let sampler = Sampler::new(options, None).unwrap();
+                let sequence = Sequence::new(&self.prompt(*i), options, &roles, sampler).unwrap();
+                (Decoding::from(sequence), Some(Arc::new(self.embedding(model, *i))))
+            })
+            .collect();
+        run_to_end(model.backend(), &mut decodings).unwrap();
+        decodings.into_iter().map(|(decoding, _)| decoding.finish()).collect()
     }
 }
 
@@ -103,71 +131,94 @@ fn most_apart(a: &Tensor, b: &Tensor) -> f32 {
 
 #[test]
 fn image_embeddings_and_logits_are_the_references() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::new();
     let tensors = safetensors::load(fixtures().join("model/goldens.safetensors"), &Device::Cpu).unwrap();
-    for (i, row) in fixture.goldens.rows.iter().enumerate() {
-        let golden = |name: &str| &tensors[&format!("{i}/{name}")];
-        let embeddings = fixture.model.image_embeddings(&[&fixture.pictures[i]]).unwrap().squeeze(0).unwrap();
-        let apart = most_apart(&embeddings, golden("image_embeds"));
-        println!("{}: image embeddings differ by at most {apart:e}", row.picture);
-        assert!(apart <= TOLERANCE);
-
-        let places = ImagePlaces { embeddings, mask: fixture.masks[i].clone() };
-        let decoder = fixture.model.decoder();
-        let input = fixture.model.embed_prompt(&row.input_ids, Some(&places)).unwrap().unsqueeze(0).unwrap();
-        // One column after the other through the cache: each sees itself and those before it, without a mask.
-        let mut cache = decoder.new_cache();
-        let columns: Vec<Tensor> = (0..row.input_ids.len())
-            .map(|t| decoder.forward(&input.narrow(1, t, 1).unwrap(), None, &mut cache).unwrap())
-            .collect();
-        let logits = decoder.logits(&Tensor::cat(&columns, 1).unwrap()).unwrap().squeeze(0).unwrap();
-        let chosen = logits.index_select(&golden("logits_columns").to_dtype(DType::U32).unwrap(), 1).unwrap();
-        let apart = most_apart(&chosen, golden("logits"));
-        println!("{}: logits differ by at most {apart:e}", row.picture);
-        assert!(apart <= TOLERANCE);
-        let apart = most_apart(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
-        assert!(apart <= TOLERANCE, "log-sum-exp differs by {apart:e}");
-    }
-}
-
-#[test]
-fn greedy_tokens_and_their_log_probabilities_are_the_references() {
-    let fixture = Fixture::load();
-    for (i, row) in fixture.goldens.rows.iter().enumerate() {
-        for (golden, ngram) in [(&row.plain, 0), (&row.ngram3, 3)] {
-            let options = GenerationOptions { no_repeat_ngram_size: ngram, ..steps(golden.tokens.len()) };
-            let [found] = &fixture.generate(vec![fixture.batch_row(i, &options)])[..] else { panic!() };
-            assert_eq!(found.token_ids, golden.tokens, "{} with ngram {ngram}", row.picture);
-            assert_eq!(found.finish_reason, FinishReason::Length);
-            let apart = found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{}: log-probabilities differ by at most {apart:e}", row.picture);
+    for compute in backends() {
+        let mut model = fixture.load(&compute);
+        for (i, row) in fixture.goldens.rows.iter().enumerate() {
+            let golden = |name: &str| &tensors[&format!("{i}/{name}")];
+            let embedding = fixture.embedding(&mut model, i);
+            let found =
+                Tensor::new(embedding.as_slice(), &Device::Cpu).unwrap().reshape(golden("image_embeds").shape());
+            let apart = most_apart(&found.unwrap(), golden("image_embeds"));
+            println!("{compute:?} {}: image embeddings differ by at most {apart:e}", row.picture);
             assert!(apart <= TOLERANCE);
+
+            let prompt = fixture.prompt(i);
+            let tokens = &prompt.input_ids;
+            model.backend().reserve(2, tokens.len()).unwrap();
+            let mask = prompt.image_embeds_position_mask.as_deref().unwrap();
+            let segment = Segment {
+                slot: 1,
+                cached: 0,
+                copy: None,
+                tokens,
+                seen: 0,
+                image: Some(ImagePlaces { embedding: &embedding, mask }),
+                logits: 0..tokens.len(),
+            };
+            let logits = model.backend().forward(&[segment]).unwrap().rows(0..tokens.len()).concat();
+            let logits = Tensor::from_vec(logits, (tokens.len(), ()), &Device::Cpu).unwrap();
+            let chosen = logits.index_select(&golden("logits_columns").to_dtype(DType::U32).unwrap(), 1).unwrap();
+            let apart = most_apart(&chosen, golden("logits"));
+            println!("{compute:?} {}: logits differ by at most {apart:e}", row.picture);
+            assert!(apart <= TOLERANCE);
+            let apart = most_apart(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
+            assert!(apart <= TOLERANCE, "log-sum-exp differs by {apart:e}");
         }
     }
 }
 
 #[test]
-fn a_row_in_a_left_padded_batch_equals_the_row_alone() {
-    let fixture = Fixture::load();
-    let count = fixture.goldens.batch.tokens[0].len();
-    let rows = || (0..3).map(|i| fixture.batch_row(i, &steps(count))).collect::<Vec<_>>();
-    let together = fixture.generate(rows());
-    let tokens: Vec<_> = together.iter().map(|row| row.token_ids.clone()).collect();
-    assert_eq!(tokens, fixture.goldens.batch.tokens);
-    for (row, batched) in rows().into_iter().zip(&together) {
-        let alone = &fixture.generate(vec![row])[0];
-        assert_eq!(alone.token_ids, batched.token_ids);
-        let apart = alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(apart <= TOLERANCE, "log-probabilities of a batched row differ by {apart:e}");
+fn greedy_tokens_and_their_log_probabilities_are_the_references() {
+    let fixture = Fixture::new();
+    for compute in backends() {
+        let mut model = fixture.load(&compute);
+        for (i, row) in fixture.goldens.rows.iter().enumerate() {
+            for (golden, ngram) in [(&row.plain, 0), (&row.ngram3, 3)] {
+                let options = GenerationOptions { no_repeat_ngram_size: ngram, ..steps(golden.tokens.len()) };
+                let found = fixture.generate(&mut model, &[(i, options)]).remove(0);
+                assert_eq!(found.token_ids, golden.tokens, "{} with ngram {ngram}", row.picture);
+                assert_eq!(found.finish_reason, FinishReason::Length);
+                let apart = found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                println!("{compute:?} {}: log-probabilities differ by at most {apart:e}", row.picture);
+                assert!(apart <= TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_in_a_batch_equals_the_row_alone() {
+    // The reference's batch is padded on the left; here rows of unequal lengths run without padding.
+    let fixture = Fixture::new();
+    for compute in backends() {
+        let mut model = fixture.load(&compute);
+        let count = fixture.goldens.batch.tokens[0].len();
+        let rows = [0, 1, 2].map(|i| (i, steps(count)));
+        let together = fixture.generate(&mut model, &rows);
+        let tokens: Vec<_> = together.iter().map(|row| row.token_ids.clone()).collect();
+        assert_eq!(tokens, fixture.goldens.batch.tokens);
+        for (row, batched) in rows.into_iter().zip(&together) {
+            let alone = &fixture.generate(&mut model, &[row])[0];
+            assert_eq!(alone.token_ids, batched.token_ids);
+            let apart = alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            match compute {
+                Compute::Cpu(_) => assert_eq!(apart, 0.0, "the kernels compute each row by the same operations"),
+                Compute::Candle { .. } => assert!(apart <= TOLERANCE, "they differ by {apart:e}"),
+            }
+        }
     }
 }
 
 #[test]
 fn rows_end_at_their_own_lengths_and_leave_the_others_as_they_were() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::new();
+    let mut model = fixture.load(&backends()[0]);
     let lengths = [7, 24, 3];
-    let rows = lengths.iter().enumerate().map(|(i, &n)| fixture.batch_row(i, &steps(n))).collect();
-    for ((found, golden), n) in fixture.generate(rows).iter().zip(&fixture.goldens.batch.tokens).zip(lengths) {
+    let rows: Vec<_> = lengths.iter().enumerate().map(|(i, &n)| (i, steps(n))).collect();
+    let found = fixture.generate(&mut model, &rows);
+    for ((found, golden), n) in found.iter().zip(&fixture.goldens.batch.tokens).zip(lengths) {
         assert_eq!(found.token_ids, golden[..n]);
     }
 }
@@ -176,17 +227,16 @@ fn rows_end_at_their_own_lengths_and_leave_the_others_as_they_were() {
 fn the_end_token_stops_its_row_alone() {
     // The same weights with another id named the end: the rows stop where the reference's did, whose ended rows are
     // filled up with `<pad>`.
-    let fixture = Fixture::load();
-    let dir = fixture._dir.path();
-    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let fixture = Fixture::new();
+    let file = fixture.dir.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     config["text_config"]["eos_token_id"] = fixture.goldens.stop_token.into();
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let fixture = Fixture { model: Model::load(dir, DType::F32, &Device::Cpu).unwrap(), ..fixture };
+    std::fs::write(&file, config.to_string()).unwrap();
+    let mut model = fixture.load(&backends()[0]);
     let count = fixture.goldens.batch.tokens[0].len();
-    let rows = (0..3).map(|i| fixture.batch_row(i, &steps(count))).collect();
+    let found = fixture.generate(&mut model, &[0, 1, 2].map(|i| (i, steps(count))));
     let mut stops = 0;
-    for (found, golden) in fixture.generate(rows).iter().zip(&fixture.goldens.stopped) {
+    for (found, golden) in found.iter().zip(&fixture.goldens.stopped) {
         let end = golden.iter().position(|&id| id == fixture.goldens.stop_token);
         let expected = end.map_or(&golden[..], |end| &golden[..=end]);
         assert_eq!(found.token_ids, expected);

@@ -17,6 +17,8 @@ use candle_core::{DType, Device, Tensor};
 pub use identity::ModelIdentity;
 use storage::Storage;
 
+use crate::config::Config;
+
 /// Why weights cannot be loaded. Each message names the file, the tensor where there is one, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -116,6 +118,12 @@ impl Checkpoint {
     pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, CheckpointError> {
         let storage = Storage::open(dir)?;
         Ok(Self { storage, dtype, device: device.clone(), taken: RefCell::default() })
+    }
+
+    /// A checkpoint of seeded random weights (see [`random`]) that is in no file.
+    pub fn random(config: &Config, seed: u64, dtype: DType, device: &Device) -> Self {
+        let storage = Storage::Random { seed, shapes: random::tensors(config).into_iter().collect() };
+        Self { storage, dtype, device: device.clone(), taken: RefCell::default() }
     }
 
     /// The scope of all names.

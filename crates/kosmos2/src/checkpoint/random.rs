@@ -52,7 +52,7 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
 
 /// The values of one tensor: uniform around a mean, their spread chosen by the tensor's part in the model so that
 /// every tensor matters and greedy decoding does not fall into repeating one token.
-fn values(name: &str, shape: &[usize], seed: u64) -> impl Iterator<Item = f32> {
+pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl Iterator<Item = f32> {
     let (mean, deviation) = mean_and_deviation(name, shape);
     // A uniform distribution on [-a, a) has the deviation a / √3.
     let (mean, reach) = (mean as f32, (deviation * 3f64.sqrt()) as f32);

@@ -10,11 +10,12 @@ use kernels::MappedFile;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use super::{CheckpointError, WeightFiles, weight_files};
+use super::{CheckpointError, WeightFiles, random, weight_files};
 
 pub(super) enum Storage {
     Safetensors { origin: String, shards: Vec<Shard>, places: HashMap<String, Place> },
     Pickle { file: String, tensors: PthTensors },
+    Random { seed: u64, shapes: HashMap<String, Vec<usize>> },
 }
 
 pub(super) struct Shard {
@@ -64,6 +65,7 @@ impl Storage {
         match self {
             Self::Safetensors { places, .. } => Box::new(places.keys().map(String::as_str)),
             Self::Pickle { tensors, .. } => Box::new(tensors.tensor_infos().keys().map(String::as_str)),
+            Self::Random { shapes, .. } => Box::new(shapes.keys().map(String::as_str)),
         }
     }
 
@@ -110,6 +112,13 @@ impl Storage {
                 check_shape(file, info.layout.dims())?;
                 let tensor = tensors.get(name).map_err(failed(file))?.ok_or_else(|| missing(file))?;
                 tensor.to_dtype(dtype).and_then(|t| t.to_device(device)).map_err(failed(file))
+            }
+            Self::Random { seed, shapes } => {
+                let file = "random weights";
+                check_shape(file, shapes.get(name).ok_or_else(|| missing(file))?)?;
+                let values: Vec<f32> = random::values(name, expected, *seed).collect();
+                let tensor = Tensor::from_vec(values, expected, &Device::Cpu);
+                tensor.and_then(|t| t.to_dtype(dtype)?.to_device(device)).map_err(failed(file))
             }
         }
     }

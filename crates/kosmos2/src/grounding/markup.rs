@@ -75,6 +75,40 @@ pub fn read(raw: &str) -> Grounded {
     Grounded { text: trim(&without_tags).to_owned(), entities }
 }
 
+/// Whether the text is what [`grammar`](super::grammar) lets a model write: all of its markup whole, boxes in order and
+/// within the grid, objects without a phrase only behind a leading `<grounding>`, and no `<` or `>` besides.
+///
+/// The text is that of a whole row, prompt included, so an odd prompt counts as well. What stands before the first
+/// `</image>` is the picture's; [`caption`] alone would not show a second one, which a model can write.
+pub fn is_well_formed(decoded: &str) -> bool {
+    let text = decoded.split_once(tags::IMAGE_CLOSE).map_or(decoded, |(_, text)| text).trim_start_matches(is_blank);
+    let after_request = text.strip_prefix(tags::GROUNDING);
+    let text = after_request.unwrap_or(text);
+    let mut at = 0;
+    while let Some(next) = text[at..].find(['<', '>']).map(|found| at + found) {
+        let object_start = match phrase(text, next) {
+            Some((source, _)) if !is_name(&text[source.clone()]) => return false,
+            Some((_, end)) if !text[end..].starts_with(tags::OBJECT_OPEN) => {
+                at = end;
+                continue;
+            }
+            Some((_, end)) => end,
+            None if after_request.is_some() => next,
+            None => return false,
+        };
+        match object(text, object_start) {
+            Some((pairs, end)) if pairs.iter().all(|pair| pair.is_tidy(text)) => at = end,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whether a phrase can be seen and holds nothing like a tag's end.
+fn is_name(phrase: &str) -> bool {
+    !phrase.contains('>') && !trim(phrase).is_empty()
+}
+
 /// The text without `<…>`, where no line break stands between `<` and the next `>`.
 fn drop_tags(text: &str) -> String {
     kept_pieces(text).collect()
@@ -126,6 +160,17 @@ struct Pair {
 impl Pair {
     fn bounding_box(&self) -> BoundingBox {
         box_between(cell(&self.upper_left), cell(&self.lower_right))
+    }
+
+    /// Whether both tags are spelled as the vocabulary has them, within the grid and in order.
+    fn is_tidy(&self, raw: &str) -> bool {
+        let (first, second) = (cell(&self.upper_left), cell(&self.lower_right));
+        let spelled = |digits: &str| digits.len() == 4 && raw[self.source.clone()].is_ascii();
+        spelled(&self.upper_left)
+            && spelled(&self.lower_right)
+            && first.column <= second.column
+            && first.row <= second.row
+            && second.row < f64::from(GRID_SIDE)
     }
 
     /// What the reference calls a box without a phrase: its indices without leading zeros.

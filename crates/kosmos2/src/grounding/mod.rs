@@ -1,5 +1,7 @@
-//! Boxes in text: the patch grid and the markup that names its cells.
+//! Boxes in text: the patch grid, the markup that names its cells, and the grammar that keeps it readable.
 
+pub mod corner;
+pub mod grammar;
 pub mod grid;
 pub mod markup;
 pub mod score;

@@ -2,8 +2,19 @@
 
 use std::ops::Range;
 
+use super::corner::CornerEstimate;
+use super::grid::{BoundingBox, Cell, box_between};
 use super::markup::Entity;
 use crate::generation::ScoredEntity;
+
+/// What is known of a generated token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenEvidence {
+    /// Its natural-log probability.
+    pub logprob: f32,
+    /// Where the corner lies that it names, if it is a patch token.
+    pub corner: Option<CornerEstimate>,
+}
 
 /// Puts scores on entities.
 ///
@@ -12,27 +23,38 @@ use crate::generation::ScoredEntity;
 /// tokens. Where all of these stood in the prompt there is nothing to score: `None`.
 ///
 /// `offset` is where the text that the entities were read from starts within the decoded text that `token_ranges`
-/// (bytes, one range a token, in order) count on; `logprobs` has an entry a token, `None` for those of the prompt.
+/// (bytes, one range a token, in order) count on; `tokens` has an entry a token, `None` for those of the prompt.
 pub fn score(
     entities: Vec<Entity>,
     offset: usize,
     token_ranges: &[Range<usize>],
-    logprobs: &[Option<f32>],
+    tokens: &[Option<TokenEvidence>],
 ) -> Vec<ScoredEntity> {
-    let over = |source: &Range<usize>| {
+    let evidence = |source: &Range<usize>| -> Vec<TokenEvidence> {
         let (start, end) = (source.start + offset, source.end + offset);
         let first = token_ranges.partition_point(|range| range.end <= start);
-        let tokens = token_ranges.iter().zip(logprobs).skip(first).take_while(|(range, _)| range.start < end);
-        mean_probability(tokens.filter(|(range, _)| !range.is_empty()).filter_map(|(_, logprob)| *logprob))
+        let within = token_ranges.iter().zip(tokens).skip(first).take_while(|(range, _)| range.start < end);
+        within.filter(|(range, _)| !range.is_empty()).filter_map(|(_, token)| *token).collect()
     };
+    let over = |source: &Range<usize>| mean_probability(evidence(source).iter().map(|token| token.logprob));
     let scored = |entity: Entity| ScoredEntity {
         score: entity.phrase_source.as_ref().and_then(over),
         box_scores: entity.box_sources.iter().map(over).collect(),
+        refined_boxes: entity.box_sources.iter().map(|source| refined_box(&evidence(source))).collect(),
         phrase: entity.phrase,
         span: entity.span,
         boxes: entity.boxes,
     };
     entities.into_iter().map(scored).collect()
+}
+
+/// The box between the two corners' expected cells, by the same rule as for chosen ones. Cells that are one row or
+/// column of the grid can be told apart here, so their box has no need to be widened to full cells unless it is flat.
+fn refined_box(tokens: &[TokenEvidence]) -> Option<BoundingBox> {
+    let corners: Vec<CornerEstimate> = tokens.iter().filter_map(|token| token.corner).collect();
+    let [first, last] = corners[..] else { return None };
+    let cell = |corner: CornerEstimate| Cell { column: corner.column.into(), row: corner.row.into() };
+    Some(box_between(cell(first), cell(last)))
 }
 
 fn mean_probability(logprobs: impl Iterator<Item = f32>) -> Option<f32> {
@@ -66,7 +88,8 @@ mod tests {
             ranges.push(text.len()..text.len() + piece.len());
             text.push_str(piece);
         }
-        let logprobs: Vec<_> = probability.iter().map(|p| p.map(f32::ln)).collect();
+        let logprobs: Vec<_> =
+            probability.iter().map(|p| p.map(|p| TokenEvidence { logprob: p.ln(), corner: None })).collect();
         let raw = markup::caption(&text);
         let scored = score(markup::read(raw).entities, text.len() - raw.len(), &ranges, &logprobs);
         assert_eq!(scored[0].phrase, "a dog");

@@ -28,6 +28,14 @@ pub enum TokenizerError {
         /// The token.
         token: String,
     },
+    /// The patch tokens are not numbered in order.
+    #[error(
+        "{file}: the tokens <patch_index_0000> to <patch_index_1023> are not consecutive; it is not the tokenizer of a KOSMOS-2 model"
+    )]
+    PatchOrder {
+        /// Path of the file.
+        file: String,
+    },
     /// A text cannot be encoded, or tokens not decoded.
     #[error("the tokenizer failed: {0}")]
     Failed(String),
@@ -41,6 +49,7 @@ pub struct KosmosTokenizer {
     bos: u32,
     pad: u32,
     unk: u32,
+    first_patch: u32,
 }
 
 /// A decoded text that remembers which token each part of it came from.
@@ -74,13 +83,16 @@ impl KosmosTokenizer {
         for tag in tags::ALL {
             id(tag)?;
         }
+        let first_patch = id(&tags::patch(0))?;
         for index in 0..GRID_CELLS {
-            id(&tags::patch(index.into()))?;
+            if id(&tags::patch(index.into()))? != first_patch + index {
+                return Err(TokenizerError::PatchOrder { file });
+            }
         }
         let (bos, pad, unk) = (id("<s>")?, id("<pad>")?, id("<unk>")?);
         let special =
             tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id);
-        Ok(Self { special: special.collect(), bos, pad, unk, tokenizer })
+        Ok(Self { special: special.collect(), bos, pad, unk, first_patch, tokenizer })
     }
 
     /// Tokens of the vocabulary, tags included.
@@ -98,10 +110,40 @@ impl KosmosTokenizer {
         self.pad
     }
 
+    /// The ids of the patch tokens, in order.
+    pub fn patches(&self) -> Range<u32> {
+        self.first_patch..self.first_patch + GRID_CELLS
+    }
+
     /// The first of the consecutive ids that stand for the picture in a prompt: the one after `<unk>`, as in the
     /// reference. They are ordinary words; only their places matter.
     pub fn first_image_token(&self) -> u32 {
         self.unk + 1
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The token of an id as the vocabulary spells it, `▁` for a blank.
+    pub(crate) fn piece(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Whether decoding drops a token.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Whether the token is a blank and nothing else.
+    pub(crate) fn is_lone_blank(&self, id: u32) -> bool {
+        self.piece(id).is_some_and(|piece| piece == "▁")
+    }
+
+    /// Whether the token is one of the model's tags or a patch token.
+    pub(crate) fn is_tag(&self, id: u32) -> bool {
+        self.patches().contains(&id) || self.piece(id).is_some_and(|piece| tags::ALL.contains(&piece.as_str()))
     }
 
     /// Token ids of a text; with special tokens, between `<s>` and `</s>`.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod decoding;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,11 @@ impl PromptBox {
     }
 }
 
+/// How many `<phrase>…</phrase>` a text has.
+pub(super) fn phrases(text: &str) -> usize {
+    phrase_ends(text).len()
+}
+
 /// The text with each phrase's boxes written behind it.
 pub(super) fn insert(text: &str, boxes: Option<&[PhraseBoxes]>) -> Result<String, PromptError> {
     let Some(boxes) = boxes.filter(|boxes| !boxes.is_empty()) else {

@@ -37,6 +37,19 @@ impl Prompt {
     }
 }
 
+impl Prompt {
+    /// This prompt with a text behind it, the boxes of both in their places.
+    #[must_use]
+    pub fn followed_by(&self, text: &Self) -> Self {
+        // Where only one of the two has entries, the other's phrases take an empty one each.
+        let entries = |part: &Self| {
+            part.boxes.clone().unwrap_or_else(|| vec![PhraseBoxes::default(); boxes::phrases(&part.text)])
+        };
+        let boxes = (self.boxes.is_some() || text.boxes.is_some()).then(|| [entries(self), entries(text)].concat());
+        Self { text: format!("{}{}", self.text, text.text), boxes }
+    }
+}
+
 impl From<&str> for Prompt {
     fn from(text: &str) -> Self {
         Self::new(text)

@@ -34,6 +34,17 @@ pub struct EncodedPrompt {
     pub image_embeds_position_mask: Option<Vec<u8>>,
 }
 
+impl EncodedPrompt {
+    /// Puts one more text token behind it.
+    pub(crate) fn push(&mut self, token: u32) {
+        self.input_ids.push(token);
+        self.attention_mask.push(1);
+        if let Some(mask) = &mut self.image_embeds_position_mask {
+            mask.push(0);
+        }
+    }
+}
+
 /// Where padding goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaddingSide {
@@ -96,6 +107,21 @@ impl TextProcessor {
             (*id, *mark) = (placeholder, 1);
         }
         mask
+    }
+
+    /// Takes out blanks behind tags, from the token `from` on, that the tokenizer makes up: it begins anew behind every
+    /// tag, so that `</object>.` gets a `▁` before the point, which the model itself never writes.
+    pub(crate) fn drop_lone_blanks(&self, prompt: &mut EncodedPrompt, from: usize) {
+        let ids = &prompt.input_ids;
+        let lone = |at: usize| {
+            at > 0 && at + 1 < ids.len() && self.tokenizer.is_lone_blank(ids[at]) && self.tokenizer.is_tag(ids[at - 1])
+        };
+        let kept: Vec<usize> = (0..ids.len()).filter(|&at| at < from || !lone(at)).collect();
+        prompt.input_ids = kept.iter().map(|&at| ids[at]).collect();
+        prompt.attention_mask.truncate(kept.len());
+        if let Some(mask) = &mut prompt.image_embeds_position_mask {
+            mask.truncate(kept.len());
+        }
     }
 
     /// Pads prompts to the longest of them, and to `least` tokens at least.

@@ -6,50 +6,55 @@ use candle_nn::{LayerNorm, Linear};
 use crate::checkpoint::{CheckpointError, Weights};
 
 /// `y = x Wᵀ + b` with `weight` [out, in] and `bias` [out].
-pub(crate) fn linear(weights: &Weights, inner: usize, outer: usize) -> std::result::Result<Linear, CheckpointError> {
+pub(super) fn linear(weights: &Weights, inner: usize, outer: usize) -> std::result::Result<Linear, CheckpointError> {
     Ok(Linear::new(weights.get([outer, inner], "weight")?, Some(weights.get([outer], "bias")?)))
 }
 
 /// Layer norm over the last dimension, with `weight` and `bias` [width].
-pub(crate) fn layer_norm(weights: &Weights, width: usize, eps: f64) -> std::result::Result<LayerNorm, CheckpointError> {
+pub(super) fn layer_norm(weights: &Weights, width: usize, eps: f64) -> std::result::Result<LayerNorm, CheckpointError> {
     Ok(LayerNorm::new(weights.get([width], "weight")?, weights.get([width], "bias")?, eps))
 }
 
 /// The q, k, v and output maps that every attention of the model has, all with biases.
-pub(crate) struct AttentionMaps {
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
-    pub(crate) out: Linear,
+pub(super) struct AttentionMaps {
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) out: Linear,
 }
 
 impl AttentionMaps {
-    pub(crate) fn load(weights: &Weights, width: usize) -> std::result::Result<Self, CheckpointError> {
+    pub(super) fn load(weights: &Weights, width: usize) -> std::result::Result<Self, CheckpointError> {
         let map = |name| linear(&weights.pp(name), width, width);
         Ok(Self { q: map("q_proj")?, k: map("k_proj")?, v: map("v_proj")?, out: map("out_proj")? })
     }
 }
 
 /// [B, T, heads·d] to [B, heads, T, d].
-pub(crate) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, len, width) = x.dims3()?;
     x.reshape((batch, len, heads, width / heads))?.transpose(1, 2)?.contiguous()
 }
 
-/// softmax(q kᵀ / √d + mask) v, heads joined again: q [B, H, T, d], k and v [B, H, S, d], mask addable to [B, H, T, S] → [B, T, H·d].
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-    let (batch, heads, len, head_dim) = q.dims4()?;
+/// softmax(q kᵀ / √d + mask) v: q [B, H, T, d], k and v [B, H, S, d], mask addable to [B, H, T, S] → [B, H, T, d].
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let head_dim = q.dim(candle_core::D::Minus1)?;
     let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.transpose(2, 3)?)?;
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };
-    let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?;
-    mixed.transpose(1, 2)?.reshape((batch, len, heads * head_dim))
+    candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)
+}
+
+/// [B, heads, T, d] to [B, T, heads·d].
+pub(super) fn join_heads(x: &Tensor) -> Result<Tensor> {
+    let (batch, heads, len, head_dim) = x.dims4()?;
+    x.transpose(1, 2)?.reshape((batch, len, heads * head_dim))
 }
 
 /// x / max(‖x‖₂, 1e-12) over the last dimension.
-pub(crate) fn l2_normalize(x: &Tensor) -> Result<Tensor> {
+pub(super) fn l2_normalize(x: &Tensor) -> Result<Tensor> {
     // Squares of half-precision values overflow or vanish: the norm is taken in f32.
     let wide = x.to_dtype(DType::F32)?;
     let norm = wide.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;

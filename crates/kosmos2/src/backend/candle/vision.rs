@@ -4,12 +4,12 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module};
 
+use super::layers::{AttentionMaps, attend, join_heads, l2_normalize, layer_norm, linear, split_heads};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
-use crate::layers::{AttentionMaps, attend, l2_normalize, layer_norm, linear, split_heads};
 
 /// Pictures to features: one for the class token and one for each patch.
-pub struct VisionTower {
+pub(super) struct VisionTower {
     embeddings: Embeddings,
     pre_layer_norm: LayerNorm,
     layers: Vec<Layer>,
@@ -17,7 +17,7 @@ pub struct VisionTower {
 }
 
 impl VisionTower {
-    pub(crate) fn load(weights: &Weights, config: &VisionConfig) -> std::result::Result<Self, CheckpointError> {
+    pub(super) fn load(weights: &Weights, config: &VisionConfig) -> std::result::Result<Self, CheckpointError> {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let layers = weights.pp("encoder.layers");
         Ok(Self {
@@ -36,7 +36,7 @@ impl VisionTower {
     ///
     /// # Errors
     /// candle's, when shapes or the device fail.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.pre_layer_norm.forward(&self.embeddings.forward(pixels)?)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;
@@ -111,7 +111,7 @@ impl Layer {
         let AttentionMaps { q, k, v, out } = &self.attention;
         let normed = self.layer_norm1.forward(x)?;
         let heads = |map: &Linear| split_heads(&map.forward(&normed)?, self.heads);
-        let x = (x + out.forward(&attend(&heads(q)?, &heads(k)?, &heads(v)?, None)?)?)?;
+        let x = (x + out.forward(&join_heads(&attend(&heads(q)?, &heads(k)?, &heads(v)?, None)?)?)?)?;
         let inner = quick_gelu(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
         &x + self.fc2.forward(&inner)?
     }

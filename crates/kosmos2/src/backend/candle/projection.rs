@@ -8,12 +8,12 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Linear, Module};
 
+use super::layers::{AttentionMaps, attend, join_heads, linear, split_heads};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::Config;
-use crate::layers::{AttentionMaps, attend, linear, split_heads};
 
 /// The cross-attention of the latent queries.
-pub struct ImageToTextProjection {
+pub(super) struct ImageToTextProjection {
     dense: Linear,
     latent_query: Tensor,
     attention: AttentionMaps,
@@ -21,7 +21,7 @@ pub struct ImageToTextProjection {
 }
 
 impl ImageToTextProjection {
-    pub(crate) fn load(weights: &Weights, config: &Config) -> std::result::Result<Self, CheckpointError> {
+    pub(super) fn load(weights: &Weights, config: &Config) -> std::result::Result<Self, CheckpointError> {
         let width = config.text_config.embed_dim;
         Ok(Self {
             dense: linear(&weights.pp("dense"), config.vision_config.hidden_size, width)?,
@@ -35,13 +35,13 @@ impl ImageToTextProjection {
     ///
     /// # Errors
     /// candle's, when shapes or the device fail.
-    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, features: &Tensor) -> Result<Tensor> {
         let h = self.dense.forward(features)?;
         let (queries, width) = self.latent_query.dims2()?;
         let latent = self.latent_query.expand((h.dim(0)?, queries, width))?.contiguous()?;
         let context = Tensor::cat(&[&h, &latent], 1)?; // [B, 1 + patches + queries, width]
         let AttentionMaps { q, k, v, out } = &self.attention;
         let heads = |map: &Linear, x: &Tensor| split_heads(&map.forward(x)?, self.heads);
-        out.forward(&attend(&heads(q, &latent)?, &heads(k, &context)?, &heads(v, &context)?, None)?)
+        out.forward(&join_heads(&attend(&heads(q, &latent)?, &heads(k, &context)?, &heads(v, &context)?, None)?)?)
     }
 }

@@ -1,0 +1,123 @@
+//! How far the reduced weight formats of the CPU agree with f32:
+//! `cargo run --release -p kosmos2 --example agreement -- MODEL_DIR SCENES_DIR` answers the prompts of SCENES_DIR's
+//! goldens.json and compares tokens and boxes; with `--random CONFIG_DIR` it compares the logits of a checkpoint with
+//! random weights of that size behind one prompt.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
+
+use std::path::Path;
+
+use kernels::cpu::{WeightFormat, argmax};
+use kosmos2::backend::{ImagePlaces, Segment};
+use kosmos2::compute::Compute;
+use kosmos2::config::Config;
+use kosmos2::generation::{GenerationOptions, GroundedText};
+use kosmos2::grounding::BoundingBox;
+use kosmos2::model::Model;
+use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
+use kosmos2::{Ask, Kosmos2};
+use serde::Deserialize;
+
+const REDUCED: [(&str, WeightFormat); 2] = [("bf16", WeightFormat::Bf16), ("int8", WeightFormat::Int8)];
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    prompt: String,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [flag, config] if flag == "--random" => logits(Path::new(config)),
+        [model, scenes] => texts(Path::new(model), Path::new(scenes)),
+        _ => println!("usage: agreement MODEL_DIR SCENES_DIR | agreement --random CONFIG_DIR"),
+    }
+}
+
+fn answers(model: &Path, scenes: &Path, format: WeightFormat) -> Vec<GroundedText> {
+    let goldens = std::fs::read(scenes.join("goldens.json")).expect("goldens.json");
+    let goldens: Vec<Golden> = serde_json::from_slice(&goldens).expect("a list of prompts");
+    let mut model = Kosmos2::open(model, &Compute::Cpu(format)).expect("a model");
+    let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
+    let mut found = Vec::new();
+    for scene in goldens.chunk_by(|a, b| a.file == b.file) {
+        let bytes = std::fs::read(scenes.join(&scene[0].file)).expect("a scene");
+        let picture = decode(&bytes, &DecodeOptions::default()).expect("a picture");
+        let pixels = model.processor().images().pixel_values(&picture);
+        let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
+        found.extend(model.annotate(&pixels, &asks).expect("answers"));
+    }
+    found
+}
+
+fn texts(model: &Path, scenes: &Path) {
+    let exact = answers(model, scenes, WeightFormat::F32);
+    println!("{} prompts, compared with f32", exact.len());
+    for (name, format) in REDUCED {
+        let found = answers(model, scenes, format);
+        let same = exact.iter().zip(&found).filter(|(a, b)| a.token_ids == b.token_ids).count();
+        let tokens: usize = exact.iter().map(|text| text.token_ids.len()).sum();
+        let agreeing: usize = exact
+            .iter()
+            .zip(&found)
+            .map(|(a, b)| a.token_ids.iter().zip(&b.token_ids).take_while(|(a, b)| a == b).count())
+            .sum();
+        let (mut overlap, mut boxes) = (0.0, 0);
+        for (a, b) in exact.iter().zip(&found) {
+            let places = |text: &GroundedText| text.entities.iter().flat_map(|e| e.boxes.clone()).collect::<Vec<_>>();
+            let (a, b) = (places(a), places(b));
+            boxes += a.len();
+            overlap += a.iter().zip(&b).map(|(a, b)| intersection_over_union(a, b)).sum::<f64>();
+        }
+        println!(
+            "{name}: {same} identical texts ({:.1} %), {:.2} % of tokens before the first difference, mean box IoU {:.4}",
+            100.0 * same as f64 / exact.len() as f64,
+            100.0 * agreeing as f64 / tokens as f64,
+            overlap / boxes as f64,
+        );
+    }
+}
+
+fn intersection_over_union(a: &BoundingBox, b: &BoundingBox) -> f64 {
+    let area = |b: &BoundingBox| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
+    let both = BoundingBox { x0: a.x0.max(b.x0), y0: a.y0.max(b.y0), x1: a.x1.min(b.x1), y1: a.y1.min(b.y1) };
+    area(&both) / (area(a) + area(b) - area(&both)).max(1e-12)
+}
+
+/// Logits behind every token of one prompt of 71 tokens, random weights of the configuration's size.
+fn logits(config_dir: &Path) {
+    let config = Config::from_dir(config_dir).expect("config.json");
+    let exact = random_logits(&config, WeightFormat::F32);
+    for (name, format) in REDUCED {
+        let found = random_logits(&config, format);
+        let (mut squares, mut errors, mut best) = (0.0, 0.0, 0);
+        for (exact, found) in exact.iter().zip(&found) {
+            let mean = exact.iter().map(|&x| f64::from(x)).sum::<f64>() / exact.len() as f64;
+            squares += exact.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+            errors += exact.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            best += usize::from(argmax(exact) == argmax(found));
+        }
+        println!(
+            "{name}: relative error of the logits {:.5}, the best token is the same behind {best} of {} tokens",
+            (errors / squares).sqrt(),
+            exact.len()
+        );
+    }
+}
+
+fn random_logits(config: &Config, format: WeightFormat) -> Vec<Vec<f32>> {
+    let mut model = Model::random(config.clone(), 0, &Compute::Cpu(format)).expect("a model");
+    let (side, queries) = (config.vision_config.image_size, config.latent_query_num);
+    let pixels = (0..3 * side * side).map(|at| ((at * 37) % 255) as f32 / 127.5 - 1.0).collect();
+    let pixels = PixelValues::new(pixels, side).expect("three planes");
+    let backend = model.backend();
+    let embedding = backend.image_embeddings(&[&pixels]).expect("an embedding").remove(0);
+    let vocabulary = config.text_config.vocab_size as u32;
+    let tokens: Vec<u32> = (0..queries as u32 + 7).map(|at| (at * 911 + 5) % vocabulary).collect();
+    let mask: Vec<u8> = (0..tokens.len()).map(|at| u8::from((2..2 + queries).contains(&at))).collect();
+    backend.reserve(1, tokens.len()).expect("room");
+    let image = Some(ImagePlaces { embedding: &embedding, mask: &mask });
+    let logits = 0..tokens.len();
+    let segment = Segment { slot: 0, cached: 0, copy: None, tokens: &tokens, seen: 0, image, logits: logits.clone() };
+    backend.forward(&[segment]).expect("logits").rows(logits).into_iter().map(<[f32]>::to_vec).collect()
+}

@@ -1,0 +1,99 @@
+//! candle's tensors: the way to CUDA, and on the CPU what the hand-written kernels are held against.
+
+mod decoder;
+mod layers;
+mod projection;
+mod vision;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::Config;
+use crate::model::ModelError;
+use crate::processor::image::PixelValues;
+use decoder::Decoder;
+use projection::ImageToTextProjection;
+use vision::VisionTower;
+
+/// The model in candle's tensors.
+pub struct CandleBackend {
+    vision: VisionTower,
+    projection: ImageToTextProjection,
+    decoder: Decoder,
+    image_size: usize,
+    dtype: DType,
+    device: Device,
+    /// The last step's logits.
+    logits: Vec<f32>,
+}
+
+impl CandleBackend {
+    /// Takes the weights from a checkpoint, on its device and in its dtype.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when a tensor is missing or misshapen.
+    pub fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, CheckpointError> {
+        let root = checkpoint.root();
+        Ok(Self {
+            vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config)?,
+            projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config)?,
+            decoder: Decoder::load(&root.pp("text_model"), config)?,
+            image_size: config.vision_config.image_size,
+            dtype: checkpoint.dtype(),
+            device: checkpoint.device().clone(),
+            logits: Vec::new(),
+        })
+    }
+}
+
+impl Backend for CandleBackend {
+    fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
+        let side = self.image_size;
+        if let Some(odd) = pictures.iter().find(|pixels| pixels.size() != side) {
+            return Err(ModelError::PictureSize { found: odd.size(), expected: side });
+        }
+        let pixels: Vec<f32> = pictures.iter().flat_map(|p| p.as_slice()).copied().collect();
+        let pixels = Tensor::from_vec(pixels, (pictures.len(), 3, side, side), &self.device)?.to_dtype(self.dtype)?;
+        let embeddings = self.projection.forward(&self.vision.forward(&pixels)?)?.to_dtype(DType::F32)?;
+        let width = embeddings.dim(2)?;
+        let one = |embedding: Vec<Vec<f32>>| ImageEmbedding::new(embedding.concat(), width);
+        Ok(embeddings.to_vec3()?.into_iter().map(one).collect())
+    }
+
+    fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {
+        Ok(self.decoder.reserve(slots, length)?)
+    }
+
+    fn slot_bytes(&self, length: usize) -> u64 {
+        self.decoder.slot_bytes(length)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        free_device_bytes(&self.device)
+    }
+
+    fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
+        let (slots, length) = self.decoder.room();
+        let vocabulary = self.decoder.vocabulary()?;
+        check_segments(segments, slots, length, vocabulary)?;
+        let logits = self.decoder.forward(segments)?;
+        self.logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(Logits::new(&self.logits, vocabulary))
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn free_device_bytes(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cuda(_) => {
+            candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok().map(|(free, _)| free as u64)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn free_device_bytes(_: &Device) -> Option<u64> {
+    None
+}

@@ -1,0 +1,105 @@
+//! What the towers share: maps, norms and buffers.
+
+use candle_core::{Storage, Tensor};
+use kernels::cpu::{Epilogue, PackedWeights, Scratch, WeightFormat, layer_norm, layer_norm_in_place, linear};
+
+use crate::checkpoint::{CheckpointError, Weights};
+
+/// `y = x Wᵀ + b`, packed.
+pub(super) struct Map {
+    weights: PackedWeights,
+    bias: Vec<f32>,
+}
+
+impl Map {
+    /// The map of this scope, [outer, inner].
+    pub(super) fn load(
+        weights: &Weights,
+        inner: usize,
+        outer: usize,
+        format: WeightFormat,
+    ) -> Result<Self, CheckpointError> {
+        let matrix = weights.get([outer, inner], "weight")?;
+        let packed = with_values(&matrix, |rows| PackedWeights::pack(rows, outer, inner, format));
+        Ok(Self { weights: packed, bias: vector(weights, outer, "bias")? })
+    }
+
+    /// The maps under these names as one, their outputs side by side: one pass over their common input.
+    pub(super) fn side_by_side(
+        weights: &Weights,
+        names: &[&str],
+        inner: usize,
+        outer: usize,
+        format: WeightFormat,
+    ) -> Result<Self, CheckpointError> {
+        let (mut rows, mut bias) = (Vec::with_capacity(names.len() * outer * inner), Vec::new());
+        for name in names {
+            let part = weights.pp(name);
+            with_values(&part.get([outer, inner], "weight")?, |values| rows.extend_from_slice(values));
+            bias.extend(vector(&part, outer, "bias")?);
+        }
+        Ok(Self { weights: PackedWeights::pack(&rows, names.len() * outer, inner, format), bias })
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        self.weights.inputs()
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.weights.outputs()
+    }
+
+    pub(super) fn apply(&self, x: &[f32], epilogue: Epilogue, out: &mut [f32], scratch: &mut Scratch) {
+        linear(x, &self.weights, Some(&self.bias), epilogue, out, scratch);
+    }
+}
+
+/// Layer norm over rows.
+pub(super) struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    eps: f32,
+}
+
+impl Norm {
+    pub(super) fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self, CheckpointError> {
+        let (weight, bias) = (vector(weights, width, "weight")?, vector(weights, width, "bias")?);
+        Ok(Self { weight, bias, eps: eps as f32 })
+    }
+
+    pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) {
+        layer_norm(x, &self.weight, &self.bias, self.eps, out);
+    }
+
+    pub(super) fn apply_in_place(&self, x: &mut [f32]) {
+        layer_norm_in_place(x, &self.weight, &self.bias, self.eps);
+    }
+}
+
+/// A tensor of one dimension.
+pub(super) fn vector(weights: &Weights, width: usize, name: &str) -> Result<Vec<f32>, CheckpointError> {
+    Ok(with_values(&weights.get([width], name)?, <[f32]>::to_vec))
+}
+
+/// Reads the values of a contiguous f32 tensor on the CPU, as the checkpoint gives them, without a copy.
+pub(super) fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> R {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(candle_core::CpuStorage::F32(values)), Some((start, end))) => read(&values[start..end]),
+        _ => unreachable!("the checkpoint was opened in f32 on the CPU and hands out whole tensors"),
+    }
+}
+
+/// A buffer that grows to the largest use and is kept.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// `len` values of whatever was there.
+    pub(super) fn take(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() < len {
+            self.0.resize(len, 0.0);
+        }
+        &mut self.0[..len]
+    }
+}

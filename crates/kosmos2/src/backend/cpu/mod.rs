@@ -1,0 +1,88 @@
+//! The CPU: weights packed once for the hand-written kernels, f32 activations, buffers kept from step to step.
+
+mod decoder;
+mod layers;
+mod projection;
+mod vision;
+
+use kernels::cpu::{Scratch, WeightFormat};
+
+use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::Config;
+use crate::model::ModelError;
+use crate::processor::image::PixelValues;
+use decoder::Decoder;
+use projection::ImageToTextProjection;
+use vision::VisionTower;
+
+/// The model in packed weights.
+pub struct CpuBackend {
+    vision: VisionTower,
+    projection: ImageToTextProjection,
+    decoder: Decoder,
+    image_size: usize,
+    scratch: Scratch,
+}
+
+impl CpuBackend {
+    /// Takes the weights from a checkpoint opened in f32 on the CPU, and packs them in `format`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when a tensor is missing or misshapen.
+    pub fn load(checkpoint: &Checkpoint, config: &Config, format: WeightFormat) -> Result<Self, CheckpointError> {
+        let root = checkpoint.root();
+        Ok(Self {
+            // The largest tensor first: while it is packed it is held twice.
+            decoder: Decoder::load(&root.pp("text_model"), config, format)?,
+            vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config, format)?,
+            projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, format)?,
+            image_size: config.vision_config.image_size,
+            scratch: Scratch::default(),
+        })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
+        // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
+        let one = |pixels: &&PixelValues| {
+            if pixels.size() != self.image_size {
+                return Err(ModelError::PictureSize { found: pixels.size(), expected: self.image_size });
+            }
+            let features = self.vision.forward(pixels.as_slice(), &mut self.scratch);
+            Ok(self.projection.forward(features, &mut self.scratch))
+        };
+        pictures.iter().map(one).collect()
+    }
+
+    fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {
+        self.decoder.reserve(slots, length);
+        Ok(())
+    }
+
+    fn slot_bytes(&self, length: usize) -> u64 {
+        self.decoder.slot_bytes(length)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        available_memory()
+    }
+
+    fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
+        let (slots, length) = self.decoder.room();
+        check_segments(segments, slots, length, self.decoder.vocabulary())?;
+        Ok(self.decoder.forward(segments, &mut self.scratch))
+    }
+}
+
+/// What the kernel says could be given without swapping, in bytes; within a memory-limited container, what is left of
+/// its limit where that is less.
+fn available_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024;
+    let number = |file: &str| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    Some(limit.map_or(available, |(max, used)| available.min(max.saturating_sub(used))))
+}

@@ -1,0 +1,137 @@
+//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
+
+use kernels::cpu::{Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, l2_normalize, linear};
+
+use super::layers::{Buffer, Map, Norm, vector, with_values};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::config::VisionConfig;
+
+/// One picture at a time to features: one row for the class token and one for each patch.
+pub(super) struct VisionTower {
+    /// The patch convolution as a matrix [hidden, 3·patch·patch]: its stride is its size, so patches never overlap.
+    patch: PackedWeights,
+    class: Vec<f32>,
+    position: Vec<f32>,
+    pre_layer_norm: Norm,
+    layers: Vec<Layer>,
+    post_layer_norm: Norm,
+    image_size: usize,
+    patch_size: usize,
+    hidden: usize,
+    heads: usize,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
+    patches: Buffer,
+    x: Buffer,
+    normed: Buffer,
+    qkv: Buffer,
+    inner: Buffer,
+}
+
+struct Layer {
+    layer_norm1: Norm,
+    qkv: Map,
+    out: Map,
+    layer_norm2: Norm,
+    fc1: Map,
+    fc2: Map,
+}
+
+impl Layer {
+    fn load(weights: &Weights, config: &VisionConfig, format: WeightFormat) -> Result<Self, CheckpointError> {
+        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let attention = weights.pp("self_attn");
+        Ok(Self {
+            layer_norm1: Norm::load(&weights.pp("layer_norm1"), width, eps)?,
+            qkv: Map::side_by_side(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
+            out: Map::load(&attention.pp("out_proj"), width, width, format)?,
+            layer_norm2: Norm::load(&weights.pp("layer_norm2"), width, eps)?,
+            fc1: Map::load(&weights.pp("mlp.fc1"), width, inner, format)?,
+            fc2: Map::load(&weights.pp("mlp.fc2"), inner, width, format)?,
+        })
+    }
+}
+
+impl VisionTower {
+    pub(super) fn load(
+        weights: &Weights,
+        config: &VisionConfig,
+        format: WeightFormat,
+    ) -> Result<Self, CheckpointError> {
+        let (hidden, side, eps) = (config.hidden_size, config.patch_size, config.layer_norm_eps);
+        let (embeddings, layers) = (weights.pp("embeddings"), weights.pp("encoder.layers"));
+        let inputs = config.num_channels * side * side;
+        let patch = embeddings.get([hidden, config.num_channels, side, side], "patch_embedding.weight")?;
+        let position = embeddings.get([config.patches() + 1, hidden], "position_embedding.weight")?;
+        Ok(Self {
+            patch: with_values(&patch, |rows| PackedWeights::pack(rows, hidden, inputs, format)),
+            class: vector(&embeddings, hidden, "class_embedding")?,
+            position: with_values(&position, <[f32]>::to_vec),
+            // The checkpoint's own spelling.
+            pre_layer_norm: Norm::load(&weights.pp("pre_layrnorm"), hidden, eps)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|n| Layer::load(&layers.pp(n), config, format))
+                .collect::<Result<_, _>>()?,
+            post_layer_norm: Norm::load(&weights.pp("post_layernorm"), hidden, eps)?,
+            image_size: config.image_size,
+            patch_size: side,
+            hidden,
+            heads: config.num_attention_heads,
+            buffers: Buffers::default(),
+        })
+    }
+
+    /// Pixels [3, S, S] to features [1 + patches, hidden]: normalised by the post layer norm and then to unit length,
+    /// all rows and not only the class token's, as the language model takes them.
+    pub(super) fn forward(&mut self, pixels: &[f32], scratch: &mut Scratch) -> &[f32] {
+        let (hidden, heads) = (self.hidden, self.heads);
+        let rows = self.position.len() / hidden;
+        let Buffers { patches, x, normed, qkv, inner } = &mut self.buffers;
+        let patches = patches.take((rows - 1) * self.patch.inputs());
+        cut_into_patches(pixels, self.image_size, self.patch_size, patches);
+        let (x, normed) = (x.take(rows * hidden), normed.take(rows * hidden));
+        let qkv = qkv.take(rows * 3 * hidden);
+        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], scratch);
+        normed[..hidden].copy_from_slice(&self.class);
+        normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
+        self.pre_layer_norm.apply(normed, x);
+        for layer in &self.layers {
+            layer.layer_norm1.apply(x, normed);
+            layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+            let mut picture = [Attention {
+                queries: qkv,
+                query_stride: 3 * hidden,
+                keys: &qkv[hidden..],
+                values: &qkv[2 * hidden..],
+                key_stride: 3 * hidden,
+                key_count: rows,
+                causal_offset: None,
+                out: normed,
+            }];
+            attention(&mut picture, heads, hidden / heads, scratch);
+            layer.out.apply(normed, Epilogue::Add, x, scratch);
+            layer.layer_norm2.apply(x, normed);
+            let inner = inner.take(rows * layer.fc1.outputs());
+            layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
+            layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+        }
+        self.post_layer_norm.apply_in_place(x);
+        l2_normalize(x, hidden);
+        x
+    }
+}
+
+/// Pixels [3, S, S] to rows [patches, 3·p·p], patches row by row, values of a patch by plane, row and column.
+fn cut_into_patches(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
+    let across = size / patch;
+    for (index, row) in out.chunks_exact_mut(3 * patch * patch).enumerate() {
+        let (top, left) = (index / across * patch, index % across * patch);
+        for (line, values) in row.chunks_exact_mut(patch).enumerate() {
+            let (plane, y) = (line / patch, top + line % patch);
+            values.copy_from_slice(&pixels[(plane * size + y) * size + left..][..patch]);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Beam search: several texts followed side by side, the best of them kept.
+//!
+//! The rule is that of `generate(num_beams=…)` in Hugging Face transformers 5.23, for one prompt. A search holds no
+//! tensors: its caller computes the logits of every open text and moves the cached rows as each step says.
+
+use std::cmp::Ordering;
+
+use crate::generation::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, OptionsError, Sampling};
+use crate::sampling::{apply_rules, log_sum_exp};
+
+/// The search for one prompt.
+pub struct BeamSearch {
+    options: GenerationOptions,
+    beam: BeamOptions,
+    /// Each once, since their number decides how many candidates are looked at.
+    end_tokens: Vec<u32>,
+    prompt_len: usize,
+    generated: usize,
+    /// Best first; one before the first step.
+    open: Vec<OpenText>,
+    /// Best first, at most as many as beams.
+    ended: Vec<Hypothesis>,
+    over: bool,
+}
+
+/// What comes after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BeamStep {
+    /// The search goes on.
+    Continue {
+        /// For each open text, best first, the place of its parent among those before the step, and its new token.
+        beams: Vec<(u32, u32)>,
+    },
+    /// The search is over.
+    Done,
+}
+
+/// A text that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hypothesis {
+    /// New ids, the end token included where it was reached.
+    pub token_ids: Vec<u32>,
+    /// Natural-log probability of each under the model's own logits.
+    pub logprobs: Vec<f32>,
+    /// Sum of the log-probabilities after penalties and bans.
+    pub sum: f32,
+    /// `sum` divided by the generated length to the power of `length_penalty`: what texts are compared by.
+    pub score: f32,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+#[derive(Clone)]
+struct OpenText {
+    /// The prompt and what was generated.
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    sum: f32,
+}
+
+/// An open text with one token more.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    parent: usize,
+    token: u32,
+    logprob: f32,
+    sum: f32,
+}
+
+impl BeamSearch {
+    /// A search from the whole `prompt`, image placeholders included; `options.sampling` says how many beams.
+    ///
+    /// # Errors
+    /// [`OptionsError`] when an option is out of its range or `options.sampling` is not [`Sampling::Beam`].
+    pub fn new(prompt: &[u32], options: &GenerationOptions, end_tokens: &[u32]) -> Result<Self, OptionsError> {
+        options.check()?;
+        let Sampling::Beam(beam) = options.sampling else {
+            let found = "one token at a time".to_owned();
+            return Err(OptionsError { name: "sampling", found, expected: "a beam search to follow several texts" });
+        };
+        let mut end_tokens = end_tokens.to_vec();
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        Ok(Self {
+            options: options.clone(),
+            beam,
+            end_tokens,
+            prompt_len: prompt.len(),
+            generated: 0,
+            open: vec![OpenText { ids: prompt.to_vec(), logprobs: Vec::new(), sum: 0.0 }],
+            ended: Vec::new(),
+            over: false,
+        })
+    }
+
+    /// The open texts, best first: the prompt and what was generated.
+    pub fn open_texts(&self) -> impl ExactSizeIterator<Item = &[u32]> {
+        self.open.iter().map(|text| text.ids.as_slice())
+    }
+
+    /// Takes each open text's logits [vocabulary], in order (before the first step there is one text, the prompt), and
+    /// says how the search goes on.
+    ///
+    /// Returns `None` when logits hold no finite maximum, which only broken weights or an overflow give.
+    pub fn step(&mut self, logits: &[&[f32]]) -> Option<BeamStep> {
+        self.step_with(logits, |_, _| ())
+    }
+
+    /// As [`step`](Self::step), with a last word on each open text's log-probabilities, after penalties and bans:
+    /// `mask` is given the text's place and may set those of forbidden tokens to -∞.
+    ///
+    /// Forbidden tokens are never taken, so there can be fewer open texts than beams. The reference then fills up with
+    /// copies that score -1e9.
+    pub fn step_with(&mut self, logits: &[&[f32]], mask: impl FnMut(usize, &mut [f32])) -> Option<BeamStep> {
+        debug_assert_eq!(logits.len(), self.open.len(), "one row of logits for each open text");
+        if self.over {
+            return Some(BeamStep::Done);
+        }
+        let candidates = self.candidates(logits, mask)?;
+        self.generated += 1;
+        let cut = self.generated >= self.options.max_new_tokens;
+        let mut beams = Vec::with_capacity(self.beam.num_beams);
+        let mut open = Vec::with_capacity(self.beam.num_beams);
+        for (rank, candidate) in candidates.into_iter().enumerate() {
+            let ends = self.end_tokens.contains(&candidate.token);
+            if !ends && !cut {
+                if open.len() < self.beam.num_beams {
+                    beams.push((candidate.parent as u32, candidate.token));
+                    open.push(self.extended(&candidate));
+                }
+            } else if rank < self.beam.num_beams {
+                // An end further down was looked at only so that enough open texts are left.
+                let text = self.extended(&candidate);
+                self.ended.push(self.hypothesis(text, if ends { FinishReason::Stop } else { FinishReason::Length }));
+            }
+        }
+        self.open = open;
+        self.keep_best_ended();
+        self.over = cut || self.is_settled();
+        Some(if self.over { BeamStep::Done } else { BeamStep::Continue { beams } })
+    }
+
+    /// The texts found, best first, at most as many as beams. A search that was not over counts as cut here.
+    pub fn finish(mut self) -> Vec<Hypothesis> {
+        if !self.over {
+            let open = std::mem::take(&mut self.open);
+            let cut: Vec<_> = open.into_iter().map(|text| self.hypothesis(text, FinishReason::Length)).collect();
+            self.ended.extend(cut);
+            self.keep_best_ended();
+        }
+        self.ended
+    }
+
+    /// The best continuations of all open texts, best first: enough that as many as there are beams do not end.
+    fn candidates(&self, logits: &[&[f32]], mut mask: impl FnMut(usize, &mut [f32])) -> Option<Vec<Candidate>> {
+        let mut best = BestCandidates::new(self.beam.num_beams * (1 + self.end_tokens.len()).max(2));
+        let mut scores = Vec::new();
+        for (parent, (text, logits)) in self.open.iter().zip(logits).enumerate() {
+            let log_total = log_sum_exp(logits)?;
+            scores.clear();
+            scores.extend(logits.iter().map(|logit| logit - log_total));
+            apply_rules(&self.options, &mut scores, &text.ids);
+            mask(parent, &mut scores);
+            for (token, (score, logit)) in scores.iter().zip(*logits).enumerate() {
+                let (logprob, sum) = (logit - log_total, text.sum + score);
+                best.offer(Candidate { parent, token: token as u32, logprob, sum });
+            }
+        }
+        Some(best.found)
+    }
+
+    fn extended(&self, candidate: &Candidate) -> OpenText {
+        let mut text = self.open[candidate.parent].clone();
+        text.ids.push(candidate.token);
+        text.logprobs.push(candidate.logprob);
+        text.sum = candidate.sum;
+        text
+    }
+
+    fn hypothesis(&self, text: OpenText, finish_reason: FinishReason) -> Hypothesis {
+        let token_ids = text.ids[self.prompt_len..].to_vec();
+        let score = self.normalized(text.sum, token_ids.len());
+        Hypothesis { token_ids, logprobs: text.logprobs, sum: text.sum, score, finish_reason }
+    }
+
+    fn normalized(&self, sum: f32, length: usize) -> f32 {
+        sum / (length.max(1) as f64).powf(f64::from(self.beam.length_penalty)) as f32
+    }
+
+    fn keep_best_ended(&mut self) {
+        // Stable: among equals the text that ended earlier stays in front.
+        self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.ended.truncate(self.beam.num_beams);
+    }
+
+    /// Whether no open text is to be followed further.
+    fn is_settled(&self) -> bool {
+        let Some(best_open) = self.open.first() else { return true };
+        if self.ended.len() < self.beam.num_beams {
+            return false;
+        }
+        let length = match self.beam.early_stopping {
+            EarlyStopping::Yes => return true,
+            EarlyStopping::Never if self.beam.length_penalty > 0.0 => self.options.max_new_tokens,
+            EarlyStopping::Never | EarlyStopping::No => self.generated,
+        };
+        let hope = self.normalized(best_open.sum, length);
+        self.ended.last().is_some_and(|worst| hope <= worst.score)
+    }
+}
+
+/// The candidates with the greatest sums, in order; of equals the one offered first.
+struct BestCandidates {
+    found: Vec<Candidate>,
+    most: usize,
+}
+
+impl BestCandidates {
+    fn new(most: usize) -> Self {
+        Self { found: Vec::with_capacity(most + 1), most }
+    }
+
+    fn offer(&mut self, candidate: Candidate) {
+        let floor = match self.found.last() {
+            Some(last) if self.found.len() >= self.most => last.sum,
+            _ => f32::NEG_INFINITY,
+        };
+        if candidate.sum.partial_cmp(&floor) != Some(Ordering::Greater) {
+            return;
+        }
+        let place = self.found.partition_point(|other| other.sum >= candidate.sum);
+        self.found.insert(place, candidate);
+        self.found.truncate(self.most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u32 = 0;
+
+    fn options(num_beams: usize, length_penalty: f32, early_stopping: EarlyStopping, most: usize) -> GenerationOptions {
+        let sampling = Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
+        GenerationOptions { max_new_tokens: most, sampling, ..GenerationOptions::default() }
+    }
+
+    fn search(options: &GenerationOptions) -> BeamSearch {
+        BeamSearch::new(&[9], options, &[END, END]).unwrap()
+    }
+
+    /// Logits of a distribution over four tokens, the first of which ends a text.
+    fn row(shares: [f32; 4]) -> [f32; 4] {
+        shares.map(f32::ln)
+    }
+
+    fn texts(found: &[Hypothesis]) -> Vec<&[u32]> {
+        found.iter().map(|h| h.token_ids.as_slice()).collect()
+    }
+
+    #[test]
+    fn a_better_whole_beats_the_better_first_token() {
+        let mut search = search(&options(2, 0.0, EarlyStopping::No, 3));
+        let step = search.step(&[&row([0.01, 0.55, 0.43, 0.01])]).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 1), (0, 2)] });
+        let (flat, sharp) = (row([0.3, 0.3, 0.2, 0.2]), row([0.9, 0.05, 0.03, 0.02]));
+        let step = search.step(&[&flat, &sharp]).unwrap();
+        assert_eq!(step, BeamStep::Done);
+        let found = search.finish();
+        assert_eq!(texts(&found), [&[2, END][..], &[1, END]]);
+        assert!((found[0].sum - (0.43f32 * 0.9).ln()).abs() < 1e-6);
+        assert!((found[0].logprobs[1] - 0.9f32.ln()).abs() < 1e-6);
+        assert_eq!(found[0].finish_reason, FinishReason::Stop);
+    }
+
+    #[test]
+    fn parents_are_places_before_the_step_and_two_beams_may_share_one() {
+        let mut search = search(&options(2, 1.0, EarlyStopping::No, 9));
+        search.step(&[&row([0.01, 0.6, 0.38, 0.01])]).unwrap();
+        let step = search.step(&[&row([0.01, 0.01, 0.03, 0.95]), &row([0.01, 0.5, 0.48, 0.01])]).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 3), (1, 1)] });
+        assert_eq!(search.open_texts().collect::<Vec<_>>(), [&[9, 1, 3][..], &[9, 2, 1]]);
+        let step = search.step(&[&row([0.01, 0.5, 0.48, 0.01]), &row([0.25; 4])]).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 1), (0, 2)] });
+    }
+
+    #[test]
+    fn an_end_below_the_best_beams_is_not_kept_and_does_not_take_a_place() {
+        let mut search = search(&options(2, 1.0, EarlyStopping::Yes, 9));
+        let step = search.step(&[&row([0.1, 0.5, 0.35, 0.05])]).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 1), (0, 2)] });
+        let step = search.step(&[&row([0.7, 0.1, 0.1, 0.1]), &row([0.3, 0.4, 0.2, 0.1])]).unwrap();
+        // 0.35 ends; the other text's end, 0.105, is third behind 0.14.
+        assert_eq!(step, BeamStep::Continue { beams: vec![(1, 1), (1, 2)] });
+        assert_eq!(search.ended.len(), 1);
+    }
+
+    #[test]
+    fn the_limit_ends_the_best_texts_as_they_are() {
+        let mut search = search(&options(2, 1.0, EarlyStopping::No, 2));
+        search.step(&[&row([0.3, 0.4, 0.2, 0.1])]).unwrap();
+        assert_eq!(search.step(&[&row([0.1, 0.2, 0.6, 0.1]), &row([0.7, 0.1, 0.1, 0.1])]).unwrap(), BeamStep::Done);
+        let found = search.finish();
+        // ln 0.24 over 2 tokens is above ln 0.14 over 2 tokens; both are above ln 0.3 over 1.
+        assert_eq!(texts(&found), [&[1, 2][..], &[2, END]]);
+        assert_eq!([found[0].finish_reason, found[1].finish_reason], [FinishReason::Length, FinishReason::Stop]);
+        assert!((found[0].score - 0.24f32.ln() / 2.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn early_stopping_decides_how_much_hope_an_open_text_gets() {
+        let run = |early_stopping| {
+            let mut search = search(&options(2, 1.0, early_stopping, 50));
+            search.step(&[&row([0.5, 0.4, 0.06, 0.04])]).unwrap();
+            // Ends with 0.9 × 0.4 and leaves 0.1 × 0.06-ish texts open.
+            let step = search.step(&[&row([0.97, 0.01, 0.01, 0.01]), &row([0.97, 0.01, 0.01, 0.01])]).unwrap();
+            step == BeamStep::Done
+        };
+        assert!(run(EarlyStopping::Yes));
+        assert!(run(EarlyStopping::No));
+        assert!(!run(EarlyStopping::Never));
+    }
+
+    #[test]
+    fn forbidden_tokens_are_never_taken() {
+        let mut search = search(&options(3, 1.0, EarlyStopping::No, 9));
+        let only_two = |_: usize, scores: &mut [f32]| {
+            for token in [0, 1, 3] {
+                scores[token] = f32::NEG_INFINITY;
+            }
+        };
+        let step = search.step_with(&[&row([0.4, 0.3, 0.2, 0.1])], only_two).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 2)] });
+        let everything = |_: usize, scores: &mut [f32]| scores.fill(f32::NEG_INFINITY);
+        assert_eq!(search.step_with(&[&row([0.25; 4])], everything).unwrap(), BeamStep::Done);
+        assert!(search.finish().is_empty());
+    }
+
+    #[test]
+    fn repeated_ngrams_are_banned_in_each_text_by_its_own_tokens() {
+        let asked = GenerationOptions { no_repeat_ngram_size: 1, ..options(2, 1.0, EarlyStopping::No, 9) };
+        let mut search = search(&asked);
+        search.step(&[&row([0.01, 0.5, 0.4, 0.09])]).unwrap();
+        let step = search.step(&[&row([0.01, 0.9, 0.08, 0.01]), &row([0.01, 0.08, 0.9, 0.01])]).unwrap();
+        assert_eq!(step, BeamStep::Continue { beams: vec![(0, 2), (1, 1)] });
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_end_nothing_silently() {
+        let mut search = search(&options(2, 1.0, EarlyStopping::No, 9));
+        assert_eq!(search.step(&[&[f32::NAN; 4]]), None);
+    }
+
+    #[test]
+    fn a_search_that_is_broken_off_gives_what_it_has() {
+        let mut search = search(&options(2, 1.0, EarlyStopping::No, 9));
+        search.step(&[&row([0.1, 0.5, 0.35, 0.05])]).unwrap();
+        let found = search.finish();
+        assert_eq!(texts(&found), [&[1][..], &[2]]);
+        assert!(found.iter().all(|h| h.finish_reason == FinishReason::Length));
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        for (asked, word) in [
+            (options(1, 1.0, EarlyStopping::No, 9), "num_beams"),
+            (options(65, 1.0, EarlyStopping::No, 9), "num_beams"),
+            (options(2, f32::NAN, EarlyStopping::No, 9), "length_penalty"),
+            (options(2, 1.0, EarlyStopping::No, 0), "max_new_tokens"),
+            (GenerationOptions::default(), "sampling"),
+        ] {
+            let error = BeamSearch::new(&[9], &asked, &[END]).err().unwrap().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! How likely a given text is: its tokens' log-probabilities, and the loss that training would have.
+
+use std::sync::Arc;
+
+use crate::backend::{ImageEmbedding, Segment};
+use crate::generation::FinishReason;
+use crate::model::ModelError;
+use crate::processor::prompt::EncodedPrompt;
+use crate::sampling::log_sum_exp;
+use crate::sequence::{GeneratedTokens, TokenRoles, Track, places};
+
+/// Tokens scored in one step: bounds the logits held at once, a row of the vocabulary each.
+const CHUNK: usize = 64;
+
+/// A prompt and a text behind it, token by token.
+pub struct Scoring {
+    track: Track,
+    /// Tokens that are given, not scored.
+    given: usize,
+    mask: Option<Vec<u8>>,
+    roles: Arc<TokenRoles>,
+    logprobs: Vec<f32>,
+}
+
+impl Scoring {
+    /// `whole` is the prompt with the text; the first `given` tokens are not scored. At least one is given, since
+    /// nothing comes before the first.
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`] where there is nothing to score.
+    pub fn new(whole: &EncodedPrompt, given: usize, roles: &Arc<TokenRoles>) -> Result<Self, ModelError> {
+        let given = given.max(1);
+        if whole.input_ids.len() <= given {
+            return Err(ModelError::EmptyPrompt);
+        }
+        Ok(Self {
+            track: Track::new(whole.input_ids.clone()),
+            given,
+            mask: whole.image_embeds_position_mask.clone(),
+            roles: Arc::clone(roles),
+            logprobs: Vec::new(),
+        })
+    }
+
+    pub(crate) fn prompt(&self) -> &[u32] {
+        &self.track.ids[..self.given]
+    }
+
+    pub(crate) fn longest(&self) -> usize {
+        self.track.ids.len()
+    }
+
+    pub(crate) fn track_mut(&mut self) -> &mut Track {
+        &mut self.track
+    }
+
+    /// The next chunk; of its logits, those behind tokens that a scored one follows.
+    pub(crate) fn segment<'a>(&'a self, slot: usize, image: Option<&'a ImageEmbedding>) -> Segment<'a> {
+        let mut segment = self.track.segment(slot, places(image, &self.mask), self.roles.pad, self.chunk());
+        let end = segment.tokens.len().min(self.track.ids.len() - 1 - segment.cached);
+        segment.logits = self.first_row()..end;
+        segment
+    }
+
+    /// The prompt in one piece, with the first tokens of the text; then text by chunks.
+    fn chunk(&self) -> usize {
+        self.given.saturating_sub(self.track.cached()) + CHUNK
+    }
+
+    /// The first token of the chunk whose logits are wanted.
+    fn first_row(&self) -> usize {
+        (self.given - 1).saturating_sub(self.track.cached())
+    }
+
+    pub(crate) fn accept(&mut self, logits: &[&[f32]]) -> Result<bool, ModelError> {
+        let scored = self.track.cached() + self.first_row() + 1;
+        self.track.computed(self.chunk());
+        for (&token, row) in self.track.ids[scored..].iter().zip(logits) {
+            let total = log_sum_exp(row).ok_or(ModelError::NotFinite)?;
+            self.logprobs.push(row[token as usize] - total);
+        }
+        Ok(self.track.cached() == self.track.ids.len())
+    }
+
+    /// The scored tokens and the natural-log probability of each, given all before it.
+    pub fn finish(self) -> GeneratedTokens {
+        GeneratedTokens {
+            corners: vec![None; self.logprobs.len()],
+            token_ids: self.track.ids[self.given..].to_vec(),
+            logprobs: self.logprobs,
+            finish_reason: FinishReason::Scored,
+        }
+    }
+}

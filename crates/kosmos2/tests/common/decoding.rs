@@ -1,0 +1,24 @@
+//! The demo's model and pictures.
+
+use std::path::{Path, PathBuf};
+
+use kosmos2::Kosmos2;
+use kosmos2::compute::{Compute, DeviceChoice};
+use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
+
+/// The demo's model and scenes.
+pub(crate) fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sandbox/demo")
+}
+
+/// The demo's model in f32 on the CPU.
+pub(crate) fn demo_model() -> Kosmos2 {
+    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
+    Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap()
+}
+
+/// One of the demo's scenes as the model takes it.
+pub(crate) fn scene_pixels(model: &Kosmos2, file: &str) -> PixelValues {
+    let bytes = std::fs::read(demo().join("scenes").join(file)).unwrap();
+    model.processor().images().pixel_values(&decode(&bytes, &DecodeOptions::default()).unwrap())
+}
