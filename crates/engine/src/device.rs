@@ -1,58 +1,310 @@
-//! The device's thread: one request after the other, its prompts together.
+//! The device's thread: step after step, with whoever is there.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::model::ModelError;
-use kosmos2::processor::prompt::EncodedPrompt;
-use kosmos2::{AnnotateError, Kosmos2};
+use kosmos2::backend::{ImageEmbedding, Segment};
+use kosmos2::decoding::{Decoding, common_prefix};
+use kosmos2::model::{Model, ModelError};
+use kosmos2::{AnnotateError, Processor};
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use tokio::sync::mpsc;
 
-use crate::{EngineError, Response, Timings, Work};
+use crate::job::Job;
+use crate::slots::FreeSlots;
+use crate::{Admission, Demand, EngineError, Room};
 
-/// Serves requests until the queue is closed and empty.
-pub(crate) fn run(model: &Kosmos2, mut queue: mpsc::Receiver<Work>, max_batch_rows: usize) {
-    while let Some(work) = queue.blocking_recv() {
-        // A panic must cost one request, not the worker. The model keeps no state between requests that could be left torn.
-        let outcome = catch_unwind(AssertUnwindSafe(|| answer(model, &work, max_batch_rows)));
-        let response = match outcome {
-            Ok(Ok(None)) => continue,
-            Ok(Ok(Some(response))) => Ok(response),
-            Ok(Err(error)) => Err(EngineError::Model(error)),
-            Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),
-        };
-        // The receiver may have gone in the meantime, which needs no answer.
-        let _ = work.reply.send(response);
-    }
-    tracing::debug!("the device's thread ends: no engine handle is left");
+/// Jobs by their order of arrival.
+type JobId = u64;
+
+pub(crate) struct Device {
+    model: Model,
+    processor: Arc<Processor>,
+    requests: mpsc::Receiver<Job>,
+    vision_batch: usize,
+    admission: Admission,
+    jobs: BTreeMap<JobId, Job>,
+    next_id: JobId,
+    running: Vec<Running>,
+    free: FreeSlots,
 }
 
-/// `None` when nobody waits for the answer any more.
-fn answer(model: &Kosmos2, work: &Work, max_batch_rows: usize) -> Result<Option<Response>, AnnotateError> {
-    if work.reply.is_closed() {
-        return Ok(None);
+/// An ask in its slots.
+struct Running {
+    job: JobId,
+    ask: usize,
+    decoding: Decoding,
+    slots: Vec<usize>,
+    image: Option<Arc<ImageEmbedding>>,
+    /// What the last step made of it.
+    outcome: Result<bool, EngineError>,
+}
+
+impl Running {
+    fn segments(&self) -> Vec<Segment<'_>> {
+        self.decoding.segments(&self.slots, self.image.as_deref())
     }
-    let mut timings = Timings { queued: work.submitted.elapsed(), ..Timings::default() };
-    let start = Instant::now();
-    let embeddings = model.model().image_embeddings(&[&work.pixels])?.squeeze(0).map_err(ModelError::from)?;
-    timings.vision = start.elapsed();
-    let mut texts = Vec::with_capacity(work.prompts.len());
-    for prompts in work.prompts.chunks(max_batch_rows) {
-        let start = Instant::now();
-        let mut batch = model.start(&embeddings, prompts)?;
-        timings.prefill += start.elapsed();
-        let start = Instant::now();
-        while batch.step()? {
-            if work.reply.is_closed() {
-                return Ok(None);
+}
+
+impl Device {
+    pub(crate) fn new(
+        model: Model,
+        processor: Arc<Processor>,
+        requests: mpsc::Receiver<Job>,
+        room: Room,
+        vision_batch: usize,
+        admission: Admission,
+    ) -> Self {
+        Self {
+            model,
+            processor,
+            requests,
+            vision_batch,
+            admission,
+            jobs: BTreeMap::new(),
+            next_id: 0,
+            running: Vec::new(),
+            free: FreeSlots::all(room.slots),
+        }
+    }
+
+    /// Serves requests until the queue is closed and all work is done.
+    pub(crate) fn run(mut self) {
+        while self.receive() {
+            self.let_go();
+            self.look_at_pictures();
+            self.admit();
+            self.step();
+            self.conclude();
+        }
+        tracing::debug!("the device's thread ends: no engine handle is left");
+    }
+
+    /// Takes as many requests as could start now; the others wait in the queue, prepared. Waits where there is nothing
+    /// to do. `false` once there is none and never will be.
+    fn receive(&mut self) -> bool {
+        for _ in 0..self.room_for_pictures() {
+            let next = if self.jobs.is_empty() { self.requests.blocking_recv() } else { self.requests.try_recv().ok() };
+            let Some(job) = next else { break };
+            self.jobs.insert(self.next_id, job);
+            self.next_id += 1;
+        }
+        !self.jobs.is_empty()
+    }
+
+    /// Pictures that could be looked at now: as many as will find a free slot, and no more than go together.
+    fn room_for_pictures(&self) -> usize {
+        let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
+        self.free.len().saturating_sub(waiting).min(self.vision_batch)
+    }
+
+    /// Requests that nobody waits for, or that are too late, leave their slots.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let leaving: Vec<_> = self.jobs.iter().filter_map(|(&id, job)| Some((id, job.should_leave(now)?))).collect();
+        for (id, error) in leaving {
+            self.fail(id, error);
+        }
+        // A request without asks needs no device.
+        let empty: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_done()).map(|(&id, _)| id).collect();
+        for id in empty {
+            self.answer(id);
+        }
+    }
+
+    /// New requests' pictures go through the vision tower, several at a time.
+    fn look_at_pictures(&mut self) {
+        let unseen = self.jobs.iter().filter(|(_, job)| job.embedding.is_none());
+        let ids: Vec<JobId> = unseen.map(|(&id, _)| id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.work_begins(started));
+        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)).map(|job| &job.pixels).collect();
+        let together = guarded(|| self.model.backend().image_embeddings(&pictures));
+        let looked: Vec<Result<ImageEmbedding, EngineError>> = match together {
+            Ok(embeddings) => embeddings.into_iter().map(Ok).collect(),
+            Err(error) if pictures.len() == 1 => vec![Err(error)],
+            // One picture's fault must not be the others': each alone.
+            Err(_) => {
+                let backend = self.model.backend();
+                let mut alone = |picture| {
+                    guarded(|| backend.image_embeddings(&[picture]))
+                        .and_then(|mut one| one.pop().ok_or(EngineError::Stopped))
+                };
+                pictures.into_iter().map(&mut alone).collect()
+            }
+        };
+        let now = Instant::now();
+        for (id, embedding) in ids.into_iter().zip(looked) {
+            match embedding {
+                Ok(embedding) => {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        job.picture_is_seen(embedding, started, now);
+                    }
+                }
+                Err(error) => self.fail(id, error),
             }
         }
-        let read = |((prompt, _), tokens): (&(EncodedPrompt, _), _)| model.read(prompt, tokens);
-        texts.extend(prompts.iter().zip(batch.finish()).map(read));
-        timings.decode += start.elapsed();
     }
-    Ok(Some(Response { texts, timings }))
+
+    /// Puts waiting asks into free slots, by the batch rule.
+    fn admit(&mut self) {
+        // Asks of one picture share its first tokens: with those that run, or with the first that is admitted here.
+        let mut demands = Vec::new();
+        for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some()) {
+            let mut source =
+                self.running.iter().find(|running| running.job == id).map(|running| running.decoding.prompt());
+            for (_, decoding) in &job.waiting {
+                let shared = source.map_or(0, |other| common_prefix(decoding.prompt(), other));
+                source.get_or_insert(decoding.prompt());
+                demands.push((id, Demand { slots: decoding.slots(), tokens: decoding.prompt().len() - shared }));
+            }
+        }
+        let admitted = self.admission.admit(self.free.len(), demands.iter().map(|(_, demand)| *demand));
+        for (id, demand) in demands.into_iter().take(admitted) {
+            let slots = self.free.take(demand.slots);
+            self.start(id, slots, None);
+        }
+    }
+
+    /// Starts the next ask of a job in these slots. `held`: tokens whose keys and values are in the first of them.
+    fn start(&mut self, id: JobId, slots: Vec<usize>, held: Option<&[u32]>) {
+        let Some((job, (ask, mut decoding))) =
+            self.jobs.get_mut(&id).and_then(|job| job.waiting.pop_front().map(|next| (job, next)))
+        else {
+            self.free.give_back(slots);
+            return;
+        };
+        job.running += 1;
+        let image = job.embedding.clone();
+        if let Some(held) = held {
+            decoding.share_prefix(None, common_prefix(decoding.prompt(), held));
+        } else if let Some(source) = self.running.iter().find(|running| running.job == id) {
+            let columns = common_prefix(decoding.prompt(), source.decoding.prompt());
+            decoding.share_prefix(Some(source.slots[0]), columns);
+        }
+        self.running.push(Running { job: id, ask, decoding, slots, image, outcome: Ok(false) });
+    }
+
+    /// One pass of the decoder over everyone's new tokens, then everyone's choice of the next.
+    fn step(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        if let Err(error) = step(&mut self.model, &mut self.running) {
+            if self.running.len() == 1 {
+                self.running[0].outcome = Err(error);
+                return;
+            }
+            tracing::warn!("a step of {} prompts failed and is repeated one by one: {error}", self.running.len());
+            for one in self.running.chunks_mut(1) {
+                if let Err(error) = step(&mut self.model, one) {
+                    one[0].outcome = Err(error);
+                }
+            }
+        }
+    }
+
+    /// Takes away what has ended or failed, and answers jobs of which that was the last.
+    fn conclude(&mut self) {
+        let now = Instant::now();
+        let mut index = 0;
+        while index < self.running.len() {
+            let id = self.running[index].job;
+            match std::mem::replace(&mut self.running[index].outcome, Ok(false)) {
+                Ok(false) => {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        job.got_token(now);
+                    }
+                    index += 1;
+                }
+                Ok(true) => {
+                    let ended = self.running.remove(index);
+                    self.end(ended, now);
+                }
+                // Takes away all of the job's prompts, those before this one too: begin again.
+                Err(error) => {
+                    self.fail(id, error);
+                    index = 0;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, ended: Running, now: Instant) {
+        let Running { job: id, ask, decoding, slots, .. } = ended;
+        let held = decoding.prompt().to_vec();
+        let Some(job) = self.jobs.get_mut(&id) else {
+            self.free.give_back(slots);
+            return;
+        };
+        job.got_token(now);
+        job.ended(ask, decoding.finish());
+        // The picture's keys and values lie in this slot: its next ask goes on in it before anyone overwrites them.
+        let next = job.waiting.front().map(|(_, decoding)| decoding.slots());
+        match next {
+            Some(needed) if needed <= slots.len() => {
+                let mut slots = slots;
+                self.free.give_back(slots.split_off(needed));
+                self.start(id, slots, Some(&held));
+            }
+            _ => self.free.give_back(slots),
+        }
+        if self.jobs.get(&id).is_some_and(Job::is_done) {
+            self.answer(id);
+        }
+    }
+
+    fn answer(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.remove(&id) {
+            job.answer(&self.processor);
+        }
+    }
+
+    fn fail(&mut self, id: JobId, error: EngineError) {
+        let leaving = self.running.extract_if(.., |running| running.job == id);
+        for running in leaving.collect::<Vec<_>>() {
+            self.free.give_back(running.slots);
+        }
+        if let Some(job) = self.jobs.remove(&id) {
+            job.fail(error);
+        }
+    }
+}
+
+/// Runs these asks' new tokens together and lets each choose its next. `Err` where the pass itself failed.
+fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
+    let segments: Vec<Vec<Segment>> = running.iter().map(Running::segments).collect();
+    let counts: Vec<usize> = segments.iter().map(|own| own.iter().map(|s| s.logits.len()).sum()).collect();
+    let segments = segments.concat();
+    let logits = guarded(|| model.backend().forward(&segments))?;
+    drop(segments);
+    let mut start = 0;
+    let mut rows = Vec::with_capacity(running.len());
+    for count in counts {
+        rows.push(logits.rows(start..start + count));
+        start += count;
+    }
+    let mut choices: Vec<_> = running.iter_mut().zip(rows).collect();
+    // A choice reads the whole vocabulary: worth a thread each.
+    choices.par_iter_mut().for_each(|(running, rows)| {
+        running.outcome = guarded(|| running.decoding.accept(rows));
+    });
+    Ok(())
+}
+
+/// A panic must cost one request, not the worker. Backends keep nothing across calls that a panic could tear: a
+/// repeated step writes all it reads.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| AnnotateError::from(error).into()),
+        Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

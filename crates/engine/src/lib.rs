@@ -1,137 +1,133 @@
 //! Many requests, one device.
 //!
 //! The model lives on one named thread. Requests reach it through a bounded queue, so that a slow device is felt by
-//! whoever submits, and each answer comes back on its own channel. A request whose answer nobody waits for any more
-//! is abandoned at its next decode step.
+//! whoever submits; the queue holds exactly one batch of prepared pictures, so that the next one is ready when the
+//! vision tower is, and no more memory is held. Each answer comes back on its own channel.
+//!
+//! Batching is continuous. The decoder has a fixed number of slots, each with preallocated room for the keys and
+//! values of one sequence. A request's prompts join at any step and leave when they are done; see [`Admission`] for
+//! the rule. New prompts, however many, run in the same pass as everyone's newest token, without padding. What is
+//! asked about one picture shares its vision pass and the decoder's work on the common first tokens.
+//!
+//! A request whose answer nobody waits for any more, or whose deadline has passed, leaves its slots at the next step.
+//! A request that fails never harms its neighbours: a step that fails for all is repeated for each request alone.
 #![forbid(unsafe_code)]
 
+mod admission;
+mod annotator;
 mod device;
+mod job;
+mod request;
+mod slots;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use kosmos2::generation::{GenerationOptions, GroundedText, OptionsError};
-use kosmos2::processor::image::PixelValues;
-use kosmos2::processor::prompt::{EncodedPrompt, Prompt, PromptError};
-use kosmos2::{AnnotateError, Kosmos2};
+pub use admission::{Admission, Demand};
+pub use annotator::{Annotator, Answer};
+use job::Job;
+use kosmos2::{Kosmos2, PreparedAsk, Processor};
+pub use request::{EngineError, Request, Response, Timings};
+pub use slots::StartError;
 use tokio::sync::{mpsc, oneshot};
-
-/// One picture and what is asked about it.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The preprocessed picture.
-    pub pixels: PixelValues,
-    /// The prompts, each with its own options. The picture goes through the vision tower once for all of them.
-    pub prompts: Vec<(Prompt, GenerationOptions)>,
-}
-
-/// What came of a [`Request`].
-#[derive(Debug, Clone)]
-pub struct Response {
-    /// One answer for each prompt, in the request's order.
-    pub texts: Vec<GroundedText>,
-    /// Where the time went.
-    pub timings: Timings,
-}
-
-/// Time spent on one request, by stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timings {
-    /// From submission to the start of work on the device.
-    pub queued: Duration,
-    /// Vision tower and projection.
-    pub vision: Duration,
-    /// The prompts' forward pass.
-    pub prefill: Duration,
-    /// All decode steps together, and the reading of the text.
-    pub decode: Duration,
-}
-
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// A prompt or its boxes are not valid: it will fail every time.
-    #[error(transparent)]
-    Prompt(#[from] PromptError),
-    /// An option is out of its range: it will fail every time.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// The model failed on this request.
-    #[error(transparent)]
-    Model(AnnotateError),
-    /// The model panicked on this request; the engine goes on.
-    #[error("the model panicked: {0}")]
-    Panicked(String),
-    /// The engine's thread has ended.
-    #[error("the engine has stopped")]
-    Stopped,
-}
 
 /// The engine's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Requests that may wait for the device; at least 1.
-    pub queue: usize,
-    /// Most prompts of one request decoded together; more are taken in turns. At least 1; bounds the memory of the key-value cache.
-    pub max_batch_rows: usize,
+    /// Prompts decoded at once; each takes a slot (a beam search one for each beam). `None`: as many as fit the
+    /// device's free memory, up to [`MOST_SLOTS`].
+    pub slots: Option<usize>,
+    /// Tokens that a slot holds: prompt, picture and answer.
+    pub slot_tokens: usize,
+    /// Pictures that go through the vision tower together, and that wait prepared for it; at least 1.
+    pub vision_batch: usize,
+    /// Most prompt tokens of a step.
+    pub prompt_tokens: usize,
 }
+
+/// Slots taken where the number is left open. More help throughput little on a CPU, and every prompt waits longer.
+pub const MOST_SLOTS: usize = 16;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { queue: 2, max_batch_rows: 16 }
+        Self { slots: None, slot_tokens: 512, vision_batch: 8, prompt_tokens: 1024 }
     }
 }
 
 /// A handle to the device's thread; clones share it, and it ends once the last one is dropped.
 #[derive(Clone)]
 pub struct Engine {
-    model: Arc<Kosmos2>,
-    queue: mpsc::Sender<Work>,
+    processor: Arc<Processor>,
+    queue: mpsc::Sender<Job>,
+    room: Room,
 }
 
-/// A request on its way to the device.
-struct Work {
-    pixels: PixelValues,
-    prompts: Vec<(EncodedPrompt, GenerationOptions)>,
-    submitted: Instant,
-    reply: oneshot::Sender<Result<Response, EngineError>>,
+/// Slots, and tokens of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Number of slots.
+    pub slots: usize,
+    /// Tokens that each holds.
+    pub slot_tokens: usize,
 }
 
 impl Engine {
-    /// Starts the device's thread. Joining the handle returns once every engine handle is dropped and the work in hand is done.
+    /// Reserves the slots and starts the device's thread. Joining the handle returns once every engine handle is
+    /// dropped and the work in hand is done.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(model: Kosmos2, options: EngineOptions) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let model = Arc::new(model);
-        let (queue, work) = mpsc::channel(options.queue.max(1));
-        let on_device = Arc::clone(&model);
-        let thread = std::thread::Builder::new()
-            .name("device".into())
-            .spawn(move || device::run(&on_device, work, options.max_batch_rows.max(1)))?;
-        Ok((Self { model, queue }, thread))
+    /// [`StartError`] when the slots do not fit the device's memory, or the system gives no thread.
+    pub fn start(model: Kosmos2, options: EngineOptions) -> Result<(Self, JoinHandle<()>), StartError> {
+        let (mut model, processor) = model.into_parts();
+        let room = slots::reserve(model.backend(), &options)?;
+        let vision_batch = options.vision_batch.max(1);
+        let (queue, requests) = mpsc::channel(vision_batch);
+        let device = device::Device::new(
+            model,
+            Arc::clone(&processor),
+            requests,
+            room,
+            vision_batch,
+            Admission { prompt_tokens: options.prompt_tokens },
+        );
+        let thread = std::thread::Builder::new().name("device".into()).spawn(move || device.run())?;
+        Ok((Self { processor, queue, room }, thread))
     }
 
-    /// The model, for its processors.
-    pub fn model(&self) -> &Kosmos2 {
-        &self.model
+    /// What goes around the model: pictures to pixels, asks to tokens.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// The slots there are.
+    pub fn room(&self) -> Room {
+        self.room
     }
 
     /// Queues a request and waits for its answer. Dropping the future cancels the request.
     ///
     /// # Errors
-    /// [`EngineError`]; a prompt or an option that is not valid is refused before it is queued.
+    /// [`EngineError`]; an ask that is not valid or does not fit is refused before it is queued.
     pub async fn submit(&self, request: Request) -> Result<Response, EngineError> {
         let submitted = Instant::now();
-        let encode = |(prompt, options): &(Prompt, GenerationOptions)| {
-            options.check()?;
-            Ok((self.model.encode(prompt)?, options.clone()))
-        };
-        let prompts = request.prompts.iter().map(encode).collect::<Result<_, EngineError>>()?;
+        let asks = request.asks.iter().map(|ask| self.processor.prepare(ask)).collect::<Result<Vec<_>, _>>()?;
+        let decodings = asks.iter().map(|ask| self.fitting(ask)).collect::<Result<Vec<_>, _>>()?;
         let (reply, answer) = oneshot::channel();
-        let work = Work { pixels: request.pixels, prompts, submitted, reply };
-        self.queue.send(work).await.map_err(|_| EngineError::Stopped)?;
+        let job = Job::new(request.pixels, asks, decodings, request.deadline, submitted, reply);
+        self.queue.send(job).await.map_err(|_| EngineError::Stopped)?;
         answer.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    fn fitting(&self, ask: &PreparedAsk) -> Result<kosmos2::decoding::Decoding, EngineError> {
+        let decoding = self.processor.decoding(ask).map_err(kosmos2::AnnotateError::from)?;
+        let Room { slots, slot_tokens } = self.room;
+        if decoding.longest() > slot_tokens {
+            return Err(EngineError::TooLong { tokens: decoding.longest(), slot_tokens });
+        }
+        if decoding.slots() > slots {
+            return Err(EngineError::TooWide { needed: decoding.slots(), slots });
+        }
+        Ok(decoding)
     }
 }

@@ -1,0 +1,102 @@
+//! A request on the device: what of it waits, runs and is done.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kosmos2::backend::ImageEmbedding;
+use kosmos2::decoding::Decoding;
+use kosmos2::processor::image::PixelValues;
+use kosmos2::sequence::GeneratedTokens;
+use kosmos2::{PreparedAsk, Processor};
+use tokio::sync::oneshot;
+
+use crate::{EngineError, Response, Timings};
+
+pub(crate) struct Job {
+    pub(crate) pixels: PixelValues,
+    pub(crate) embedding: Option<Arc<ImageEmbedding>>,
+    /// Asks that have no slots yet, by index.
+    pub(crate) waiting: VecDeque<(usize, Decoding)>,
+    /// Asks that are being decoded.
+    pub(crate) running: usize,
+    asks: Vec<PreparedAsk>,
+    decoded: Vec<Option<GeneratedTokens>>,
+    deadline: Option<Instant>,
+    submitted: Instant,
+    reply: oneshot::Sender<Result<Response, EngineError>>,
+    timings: Timings,
+    seen: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        pixels: PixelValues,
+        asks: Vec<PreparedAsk>,
+        decodings: Vec<Decoding>,
+        deadline: Option<Instant>,
+        submitted: Instant,
+        reply: oneshot::Sender<Result<Response, EngineError>>,
+    ) -> Self {
+        Self {
+            pixels,
+            embedding: None,
+            waiting: decodings.into_iter().enumerate().collect(),
+            running: 0,
+            decoded: asks.iter().map(|_| None).collect(),
+            asks,
+            deadline,
+            submitted,
+            reply,
+            timings: Timings::default(),
+            seen: None,
+            first_token: None,
+        }
+    }
+
+    /// Whether it should leave: nobody waits for the answer, or there is no time left. `Err` tells the one who waits.
+    pub(crate) fn should_leave(&self, now: Instant) -> Option<EngineError> {
+        let late = self.deadline.is_some_and(|deadline| deadline <= now);
+        (late || self.reply.is_closed()).then_some(EngineError::DeadlinePassed)
+    }
+
+    /// Its picture goes to the vision tower now.
+    pub(crate) fn work_begins(&mut self, now: Instant) {
+        self.timings.queued = now - self.submitted;
+    }
+
+    pub(crate) fn picture_is_seen(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {
+        self.embedding = Some(Arc::new(embedding));
+        self.timings.vision = now - started;
+        self.seen = Some(now);
+    }
+
+    pub(crate) fn got_token(&mut self, now: Instant) {
+        self.first_token.get_or_insert(now);
+    }
+
+    pub(crate) fn ended(&mut self, ask: usize, decoded: GeneratedTokens) {
+        self.running -= 1;
+        self.decoded[ask] = Some(decoded);
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.running == 0 && self.waiting.is_empty()
+    }
+
+    pub(crate) fn fail(self, error: EngineError) {
+        // The receiver may have gone in the meantime, which needs no answer.
+        let _ = self.reply.send(Err(error));
+    }
+
+    pub(crate) fn answer(mut self, processor: &Processor) {
+        let now = Instant::now();
+        let first = self.first_token.unwrap_or(now);
+        self.timings.prefill = first - self.seen.unwrap_or(first);
+        self.timings.decode = now - first;
+        let decoded = self.decoded.into_iter().flatten();
+        let texts = self.asks.iter().zip(decoded).map(|(ask, decoded)| processor.read(ask, decoded)).collect();
+        let _ = self.reply.send(Ok(Response { texts, timings: self.timings }));
+    }
+}

@@ -1,0 +1,201 @@
+//! The engine with the demo model: whatever the company and the order of arrival, the reference's tokens.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use engine::{Engine, EngineError, EngineOptions, Request};
+use futures::stream::{FuturesUnordered, StreamExt};
+use kosmos2::compute::{Compute, DeviceChoice};
+use kosmos2::generation::{FinishReason, GenerationOptions};
+use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
+use kosmos2::{Ask, Kosmos2};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    prompt: String,
+    new_ids: Vec<u32>,
+    text: String,
+}
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sandbox/demo")
+}
+
+static GOLDENS: LazyLock<Vec<Golden>> =
+    LazyLock::new(|| serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap());
+
+fn model() -> Kosmos2 {
+    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
+    Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap()
+}
+
+fn start(slots: usize) -> Engine {
+    Engine::start(model(), EngineOptions { slots: Some(slots), ..EngineOptions::default() }).unwrap().0
+}
+
+fn pixels(engine: &Engine, file: &str) -> PixelValues {
+    let bytes = std::fs::read(demo().join("scenes").join(file)).unwrap();
+    engine.processor().images().pixel_values(&decode(&bytes, &DecodeOptions::default()).unwrap())
+}
+
+fn options(max_new_tokens: usize) -> GenerationOptions {
+    GenerationOptions { max_new_tokens, ..GenerationOptions::default() }
+}
+
+fn request(pixels: &PixelValues, prompts: &[&str], max_new_tokens: usize) -> Request {
+    let ask = |prompt: &&str| Ask::generate(*prompt, options(max_new_tokens));
+    Request { pixels: pixels.clone(), asks: prompts.iter().map(ask).collect(), deadline: None }
+}
+
+/// Submits every scene prompt as a request of its own, all at once, in this order.
+async fn all_at_once(engine: &Engine, order: &[usize]) {
+    let scenes: Vec<(String, PixelValues)> = GOLDENS
+        .chunk_by(|a, b| a.file == b.file)
+        .map(|scene| (scene[0].file.clone(), pixels(engine, &scene[0].file)))
+        .collect();
+    let answer = |&index: &usize| {
+        let golden = &GOLDENS[index];
+        let pixels = &scenes.iter().find(|(file, _)| *file == golden.file).unwrap().1;
+        async move { (golden, engine.submit(request(pixels, &[&golden.prompt], 160)).await.unwrap()) }
+    };
+    let mut answers: FuturesUnordered<_> = order.iter().map(answer).collect();
+    let mut compared = 0;
+    while let Some((golden, response)) = answers.next().await {
+        assert_eq!(response.texts[0].token_ids, golden.new_ids, "{} {:?}", golden.file, golden.prompt);
+        assert_eq!(response.texts[0].text, golden.text);
+        compared += 1;
+    }
+    assert_eq!(compared, order.len());
+}
+
+#[tokio::test]
+async fn the_384_scene_prompts_give_the_references_tokens_alone_and_in_any_company() {
+    let in_order: Vec<usize> = (0..GOLDENS.len()).collect();
+    assert_eq!(in_order.len(), 384);
+    let mut shuffled = in_order.clone();
+    shuffled.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(17));
+    for (slots, order) in [(1, &in_order), (7, &in_order), (32, &in_order), (5, &shuffled)] {
+        all_at_once(&start(slots), order).await;
+    }
+}
+
+#[tokio::test]
+async fn prompts_of_one_request_share_their_picture_and_answer_in_order_however_few_the_slots() {
+    for slots in [1, 2, 3, 16] {
+        let engine = start(slots);
+        for scene in GOLDENS.chunk_by(|a, b| a.file == b.file).take(4) {
+            let prompts: Vec<&str> = scene.iter().map(|golden| golden.prompt.as_str()).collect();
+            let response = engine.submit(request(&pixels(&engine, &scene[0].file), &prompts, 160)).await.unwrap();
+            let found: Vec<_> = response.texts.iter().map(|text| &text.token_ids).collect();
+            assert_eq!(found, scene.iter().map(|golden| &golden.new_ids).collect::<Vec<_>>(), "{slots} slots");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_prompts_is_answered_with_nothing() {
+    let engine = start(1);
+    let response = engine.submit(request(&pixels(&engine, "0000.jpg"), &[], 1)).await.unwrap();
+    assert!(response.texts.is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_request_leaves_its_slot_to_the_next() {
+    let engine = start(1);
+    let picture = pixels(&engine, "0000.jpg");
+    // Random draws from a flat distribution hardly ever say the end: this would take the slot for long.
+    let endless = Ask::generate(
+        "<grounding> An image of",
+        GenerationOptions {
+            sampling: kosmos2::generation::Sampling::Random { temperature: 50.0, top_k: None, top_p: 1.0, seed: 1 },
+            ..options(400)
+        },
+    );
+    let long = engine.submit(Request { pixels: picture.clone(), asks: vec![endless; 64], deadline: None });
+    let short = engine.submit(request(&picture, &[&GOLDENS[0].prompt], 160));
+    tokio::pin!(long, short);
+    // Both are queued in this order; the first is then dropped while it runs.
+    let patience = tokio::time::sleep(Duration::from_millis(300));
+    tokio::select! {
+        biased;
+        _ = &mut long => panic!("64 long texts were done in an instant"),
+        _ = &mut short => panic!("the second request passed the first"),
+        () = patience => {}
+    }
+    long.set(engine.submit(request(&picture, &[], 1)));
+    assert_eq!(short.await.unwrap().texts[0].token_ids, GOLDENS[0].new_ids);
+}
+
+#[tokio::test]
+async fn a_request_past_its_deadline_is_told_so_and_leaves() {
+    let engine = start(1);
+    let picture = pixels(&engine, "0000.jpg");
+    let late = Request { deadline: Some(Instant::now()), ..request(&picture, &["<grounding> An image of"], 160) };
+    assert!(matches!(engine.submit(late).await, Err(EngineError::DeadlinePassed)));
+    assert!(engine.submit(request(&picture, &["<grounding> An image of"], 160)).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_cannot_fit_is_refused_before_it_is_queued() {
+    let engine = start(2);
+    let picture = pixels(&engine, "0000.jpg");
+    let error = engine.submit(request(&picture, &["An image of"], 10_000)).await.unwrap_err();
+    assert!(error.is_the_requests_own());
+    assert!(error.to_string().contains("a slot holds 512; ask for fewer new tokens"), "{error}");
+    let nothing = GenerationOptions { max_new_tokens: 0, ..GenerationOptions::default() };
+    let asks = vec![Ask::generate("An image of", nothing)];
+    let error = engine.submit(Request { pixels: picture, asks, deadline: None }).await.unwrap_err();
+    assert!(error.is_the_requests_own() && error.to_string().contains("max_new_tokens"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failing_request_never_harms_its_neighbours() {
+    let engine = start(8);
+    let good = pixels(&engine, "0000.jpg");
+    let odd = PixelValues::new(vec![0.0; 3 * 10 * 10], 10).unwrap();
+    let not_numbers = PixelValues::new(vec![f32::NAN; 3 * 224 * 224], 224).unwrap();
+    let prompt = GOLDENS[0].prompt.as_str();
+    let requests =
+        [&good, &odd, &good, &not_numbers, &good].map(|picture| engine.submit(request(picture, &[prompt], 160)));
+    let answers = futures::future::join_all(requests).await;
+    for (index, answer) in answers.iter().enumerate() {
+        match (index, answer) {
+            (1, Err(error)) => assert!(error.to_string().contains("resized to 10 pixels"), "{error}"),
+            (3, Err(error)) => assert!(error.to_string().contains("not finite"), "{error}"),
+            (_, Ok(response)) => assert_eq!(response.texts[0].token_ids, GOLDENS[0].new_ids),
+            (_, Err(error)) => panic!("{index}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_given_text_is_scored_beside_generations() {
+    let engine = start(4);
+    let golden = &GOLDENS[0];
+    let picture = pixels(&engine, &golden.file);
+    let generated = engine.submit(request(&picture, &[&golden.prompt], 160)).await.unwrap().texts.remove(0);
+    let text = generated.raw_text.strip_prefix(golden.prompt.as_str()).unwrap();
+    let wrong = text.replacen("<patch_index_0228>", "<patch_index_0000>", 1);
+    assert_ne!(text, wrong);
+    let score = |text: &str| Ask::Score { prompt: golden.prompt.as_str().into(), text: text.into(), with_end: false };
+    let asks = vec![score(text), Ask::generate(golden.prompt.as_str(), options(160)), score(&wrong)];
+    let texts = engine.submit(Request { pixels: picture, asks, deadline: None }).await.unwrap().texts;
+    assert_eq!(texts[1].token_ids, golden.new_ids);
+    assert_eq!(texts[0].finish_reason, FinishReason::Scored);
+    assert_eq!(texts[0].token_ids.len(), texts[0].logprobs.len());
+    assert!(texts[0].loss() < texts[2].loss(), "{} {}", texts[0].loss(), texts[2].loss());
+    assert!(texts[0].entities[0].box_scores[0] > texts[2].entities[0].box_scores[0]);
+}
+
+#[test]
+fn slots_beyond_the_machines_memory_are_refused() {
+    let options = EngineOptions { slots: Some(100_000_000), ..EngineOptions::default() };
+    let error = Engine::start(model(), options).err().unwrap().to_string();
+    assert!(error.contains("lower engine.slots"), "{error}");
+}
