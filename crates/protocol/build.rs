@@ -3,7 +3,12 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 3] = ["groundling/v1/job.proto", "groundling/v1/annotation.proto", "groundling/v1/failure.proto"];
+const FILES: [&str; 4] = [
+    "groundling/v1/job.proto",
+    "groundling/v1/annotation.proto",
+    "groundling/v1/failure.proto",
+    "groundling/v1/outcome.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");

@@ -7,7 +7,7 @@
 //! - something optional: one byte 0, or one byte 1 and the value;
 //! - a list: number of entries as u64, then the entries.
 
-use kosmos2::generation::{GenerationOptions, Sampling};
+use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
 use sha2::{Digest, Sha256};
 
 use crate::job::CheckedJob;
@@ -98,14 +98,24 @@ fn encode_task(hash: &mut Encoder, task: &v1::Task) {
             hash.number(7);
             encode_boxes(hash, boxes);
         }
-        Some(task::Kind::Raw(v1::RawPrompt { text, phrase_boxes })) => {
+        Some(task::Kind::Raw(raw)) => {
             hash.number(8);
-            hash.text(text);
-            hash.number(phrase_boxes.len() as u64);
-            for phrase in phrase_boxes {
-                encode_boxes(hash, &phrase.boxes);
-            }
+            encode_raw(hash, raw);
         }
+        Some(task::Kind::TextScoring(v1::TextScoring { prompt, text, with_end })) => {
+            hash.number(9);
+            hash.text(prompt);
+            encode_raw(hash, text.as_ref().unwrap_or(&v1::RawPrompt::default()));
+            hash.number(u64::from(*with_end));
+        }
+    }
+}
+
+fn encode_raw(hash: &mut Encoder, raw: &v1::RawPrompt) {
+    hash.text(&raw.text);
+    hash.number(raw.phrase_boxes.len() as u64);
+    for phrase in &raw.phrase_boxes {
+        encode_boxes(hash, &phrase.boxes);
     }
 }
 
@@ -129,9 +139,9 @@ fn encode_boxes(hash: &mut Encoder, boxes: &[v1::PromptBox]) {
     }
 }
 
-/// In the order of the fields of `GenerationOptions`; temperature, top-k, top-p and seed only where something is drawn.
+/// In the order of the fields of `GenerationOptions`; those of a draw or a beam search only where there is one.
 fn encode_options(hash: &mut Encoder, options: &GenerationOptions) {
-    let GenerationOptions { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling } = options;
+    let GenerationOptions { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling, well_formed } = options;
     hash.number(*max_new_tokens as u64);
     match sampling {
         Sampling::Greedy => hash.raw(&[0]),
@@ -142,9 +152,20 @@ fn encode_options(hash: &mut Encoder, options: &GenerationOptions) {
             hash.raw(&top_p.to_bits().to_le_bytes());
             hash.number(*seed);
         }
+        Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping }) => {
+            hash.raw(&[2]);
+            hash.number(*num_beams as u64);
+            hash.raw(&length_penalty.to_bits().to_le_bytes());
+            hash.raw(&[match early_stopping {
+                EarlyStopping::No => 0,
+                EarlyStopping::Yes => 1,
+                EarlyStopping::Never => 2,
+            }]);
+        }
     }
     hash.number(*no_repeat_ngram_size as u64);
     hash.raw(&repetition_penalty.to_bits().to_le_bytes());
+    hash.raw(&[u8::from(*well_formed)]);
 }
 
 struct Encoder(Sha256);

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use kosmos2::Ask;
 use kosmos2::generation::GenerationOptions;
-use kosmos2::processor::prompt::Prompt;
 use prost::Message;
 
 use crate::subjects::Dataset;
@@ -43,13 +43,13 @@ pub enum Source {
     Inline(Bytes),
 }
 
-/// A task and the prompt it stands for.
+/// A task and the question it stands for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedTask {
     /// The task as submitted.
     pub wire: v1::Task,
     /// What the model is asked.
-    pub prompt: Prompt,
+    pub ask: Ask,
 }
 
 /// Why bytes are no job that can be worked on.
@@ -96,8 +96,8 @@ impl CheckedJob {
         check_name("job_id", &job.job_id, MAX_JOB_ID_BYTES, &mut problems);
         let dataset = job.dataset.parse::<Dataset>().map_err(|error| problems.push(error.to_string())).ok();
         let source = check_source(job.source, &mut problems);
-        let tasks = check_tasks(job.tasks, &mut problems);
         let options = options::check(&job.options.unwrap_or_default(), &mut problems);
+        let tasks = check_tasks(job.tasks, &options, &mut problems);
         if job.labels.len() > MAX_LABELS {
             problems.push(format!("the job has {} labels, more than {MAX_LABELS}", job.labels.len()));
         }
@@ -147,7 +147,7 @@ fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String
     }
 }
 
-fn check_tasks(wire: Vec<v1::Task>, problems: &mut Vec<String>) -> Vec<CheckedTask> {
+fn check_tasks(wire: Vec<v1::Task>, options: &GenerationOptions, problems: &mut Vec<String>) -> Vec<CheckedTask> {
     if wire.is_empty() {
         problems.push("the job has no tasks: give at least one".to_owned());
     }
@@ -162,8 +162,8 @@ fn check_tasks(wire: Vec<v1::Task>, problems: &mut Vec<String>) -> Vec<CheckedTa
         if !task.task_id.is_empty() && !seen.insert(task.task_id.clone()) {
             problems.push(format!("tasks[{i}].task_id {:?} stands on an earlier task already", task.task_id));
         }
-        if let Some(prompt) = tasks::prompt(i, task.kind.as_ref(), problems) {
-            checked.push(CheckedTask { wire: task, prompt });
+        if let Some(ask) = tasks::ask(i, task.kind.as_ref(), options, problems) {
+            checked.push(CheckedTask { wire: task, ask });
         }
     }
     checked

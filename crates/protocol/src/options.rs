@@ -1,6 +1,6 @@
 //! Generation options: what the wire says, checked and with the defaults filled in.
 
-use kosmos2::generation::{GenerationOptions, Sampling};
+use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
 
 use crate::v1;
 
@@ -33,6 +33,7 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
         );
         options.repetition_penalty = penalty;
     }
+    options.well_formed = wire.well_formed.unwrap_or(true);
     let temperature = wire.temperature.unwrap_or(0.0);
     require((0.0..=100.0).contains(&temperature), format!("temperature is {temperature}, not in 0 to 100"));
     if let Some(k) = wire.top_k {
@@ -42,6 +43,7 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
         require(p > 0.0 && p <= 1.0, format!("top_p is {p}, not above 0 and at most 1"));
     }
     if temperature > 0.0 {
+        require(wire.beam_search.is_none(), "beam_search draws nothing: leave the temperature out".to_owned());
         options.sampling = Sampling::Random {
             temperature,
             top_k: wire.top_k.map(|k| k as usize),
@@ -49,11 +51,29 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
             seed: wire.seed.unwrap_or(0),
         };
     } else {
+        if let Some(beam) = &wire.beam_search {
+            options.sampling = Sampling::Beam(beam_options(beam, &mut require));
+        }
         for (name, given) in [("top_k", wire.top_k.is_some()), ("top_p", wire.top_p.is_some())] {
             require(!given, format!("{name} needs a temperature above 0: without one the best token is always taken"));
         }
     }
     options
+}
+
+fn beam_options(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -> BeamOptions {
+    let (beams, penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
+    require((2..=64).contains(&beams), format!("num_beams is {beams}, not in 2 to 64"));
+    require((-8.0..=8.0).contains(&penalty), format!("length_penalty is {penalty}, not in -8 to 8"));
+    BeamOptions {
+        num_beams: beams as usize,
+        length_penalty: penalty,
+        early_stopping: match wire.early_stopping() {
+            v1::EarlyStopping::Unspecified | v1::EarlyStopping::No => EarlyStopping::No,
+            v1::EarlyStopping::Yes => EarlyStopping::Yes,
+            v1::EarlyStopping::Never => EarlyStopping::Never,
+        },
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +88,8 @@ mod tests {
 
     #[test]
     fn no_options_are_the_defaults() {
-        assert_eq!(checked(v1::GenerationOptions::default()), (GenerationOptions::default(), vec![]));
+        let expected = GenerationOptions { well_formed: true, ..GenerationOptions::default() };
+        assert_eq!(checked(v1::GenerationOptions::default()), (expected, vec![]));
     }
 
     #[test]
@@ -81,6 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn a_beam_search_draws_nothing() {
+        let beams = v1::BeamSearch { num_beams: 3, length_penalty: None, early_stopping: 3 };
+        let (options, problems) = checked(v1::GenerationOptions { beam_search: Some(beams), ..Default::default() });
+        let early_stopping = EarlyStopping::Never;
+        let expected = BeamOptions { num_beams: 3, length_penalty: 1.0, early_stopping };
+        assert_eq!((options.sampling, problems), (Sampling::Beam(expected), vec![]));
+        let both = v1::GenerationOptions { beam_search: Some(beams), temperature: Some(1.0), ..Default::default() };
+        assert_eq!(checked(both).1.len(), 1);
+    }
+
+    #[test]
     fn every_value_out_of_range_is_named() {
         let (_, problems) = checked(v1::GenerationOptions {
             max_new_tokens: Some(0),
@@ -90,8 +122,18 @@ mod tests {
             seed: None,
             no_repeat_ngram_size: Some(65),
             repetition_penalty: Some(0.0),
+            well_formed: None,
+            beam_search: Some(v1::BeamSearch::default()),
         });
-        for name in ["max_new_tokens", "temperature", "top_k", "top_p", "no_repeat_ngram_size", "repetition_penalty"] {
+        for name in [
+            "max_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "no_repeat_ngram_size",
+            "repetition_penalty",
+            "num_beams",
+        ] {
             assert!(problems.iter().any(|p| p.starts_with(name)), "{name} in {problems:?}");
         }
     }

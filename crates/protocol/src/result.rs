@@ -16,7 +16,9 @@ pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32,
     let finish_reason = match answer.finish_reason {
         FinishReason::Stop => v1::FinishReason::Stop,
         FinishReason::Length => v1::FinishReason::Length,
+        FinishReason::Scored => v1::FinishReason::Scored,
     };
+    let loss = (answer.finish_reason == FinishReason::Scored).then(|| answer.loss());
     let generated_tokens = saturating_u32(answer.token_ids.len());
     let (token_ids, logprobs) =
         if with_tokens { (answer.token_ids, answer.logprobs) } else { (Vec::new(), Vec::new()) };
@@ -31,6 +33,7 @@ pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32,
         generated_tokens,
         token_ids,
         logprobs,
+        loss,
     }
 }
 
@@ -46,22 +49,32 @@ pub fn proto_duration(duration: Duration) -> prost_types::Duration {
 fn entity(found: &ScoredEntity, text: &str, width: u32, height: u32) -> v1::Entity {
     let (start, end) = found.span;
     let scores = found.box_scores.iter().copied().chain(std::iter::repeat(None));
+    let refined = found.refined_boxes.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    let places = found.boxes.iter().zip(scores).zip(refined);
     v1::Entity {
         phrase: found.phrase.clone(),
         span: Some(v1::CodePointSpan { start: saturating_i32(start), end: saturating_i32(end) }),
         byte_span: byte_span(text, start, end),
-        boxes: found.boxes.iter().zip(scores).map(|(place, score)| grounded_box(place, score, width, height)).collect(),
+        boxes: places.map(|((place, score), refined)| grounded_box(place, score, refined, width, height)).collect(),
         score: found.score,
     }
 }
 
-fn grounded_box(place: &BoundingBox, score: Option<f32>, width: u32, height: u32) -> v1::GroundedBox {
+fn grounded_box(
+    place: &BoundingBox,
+    score: Option<f32>,
+    refined: Option<&BoundingBox>,
+    width: u32,
+    height: u32,
+) -> v1::GroundedBox {
+    let fractions = |&BoundingBox { x0, y0, x1, y1 }: &BoundingBox| v1::FractionBox { x0, y0, x1, y1 };
     let BoundingBox { x0, y0, x1, y1 } = *place;
     let (width, height) = (f64::from(width), f64::from(height));
     v1::GroundedBox {
-        fractions: Some(v1::FractionBox { x0, y0, x1, y1 }),
+        fractions: Some(fractions(place)),
         pixels: Some(v1::PixelBox { x0: x0 * width, y0: y0 * height, x1: x1 * width, y1: y1 * height }),
         score,
+        refined: refined.map(fractions),
     }
 }
 
@@ -103,6 +116,7 @@ mod tests {
                 boxes: vec![BoundingBox { x0: 0.5, y0: 0.25, x1: 1.0, y1: 0.125 }],
                 score: Some(0.5),
                 box_scores: vec![Some(0.75)],
+                refined_boxes: vec![Some(BoundingBox { x0: 0.51, y0: 0.26, x1: 0.99, y1: 0.13 })],
             }],
             finish_reason: FinishReason::Length,
         }
@@ -115,6 +129,7 @@ mod tests {
         assert_eq!(place.fractions, Some(v1::FractionBox { x0: 0.5, y0: 0.25, x1: 1.0, y1: 0.125 }));
         assert_eq!(place.pixels, Some(v1::PixelBox { x0: 320.0, y0: 120.0, x1: 640.0, y1: 60.0 }));
         assert_eq!(place.score, Some(0.75));
+        assert_eq!(place.refined, Some(v1::FractionBox { x0: 0.51, y0: 0.26, x1: 0.99, y1: 0.13 }));
         assert_eq!(result.finish_reason(), v1::FinishReason::Length);
     }
 

@@ -9,6 +9,10 @@ pub const JOBS_STREAM: &str = "GROUNDLING_JOBS";
 pub const ANNOTATIONS_STREAM: &str = "GROUNDLING_ANNOTATIONS";
 /// Stream of the failures, the dead letters.
 pub const FAILED_STREAM: &str = "GROUNDLING_FAILED";
+/// Stream of the outcomes: what becomes of each job, written down before it is published. Between workers only.
+pub const OUTCOMES_STREAM: &str = "GROUNDLING_OUTCOMES";
+/// Stream of the server's own word that it gave up handing out a job.
+pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
 /// Every job subject: what the jobs stream listens to.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
@@ -16,10 +20,13 @@ pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
 pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
 /// Every failure subject.
 pub const FAILED_WILDCARD: &str = "groundling.failed.*";
+/// Every outcome subject.
+pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
+const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
 
 /// Longest name of a dataset in bytes. NATS takes longer ones, but subjects stand in file names and tables.
 pub const MAX_DATASET_BYTES: usize = 128;
@@ -107,9 +114,25 @@ pub fn failed_subject_for(job_subject: &str) -> String {
     format!("{FAILED_PREFIX}{}", dataset_token(job_subject).unwrap_or("unknown"))
 }
 
+/// Where the outcome of one message of the jobs stream is written down. The time of its publication (nanoseconds since
+/// 1970) stands beside its sequence, for the stream may be deleted and made anew.
+pub fn outcome_subject(sequence: u64, published_nanos: u64) -> String {
+    format!("{OUTCOMES_PREFIX}{sequence}-{published_nanos}")
+}
+
+/// Where the server says that it has handed out a message of `stream` as often as `consumer` allows.
+pub fn max_deliveries_subject(stream: &str, consumer: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_message_of_the_jobs_stream_has_one_subject_for_its_outcome() {
+        assert_eq!(outcome_subject(7, 1_700_000_000_000_000_001), "groundling.outcomes.7-1700000000000000001");
+    }
 
     #[test]
     fn a_dataset_names_its_three_subjects() {

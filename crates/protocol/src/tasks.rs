@@ -1,5 +1,7 @@
-//! Tasks of the wire as prompts for the model.
+//! Tasks of the wire as questions to the model.
 
+use kosmos2::Ask;
+use kosmos2::generation::GenerationOptions;
 use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
 
 use crate::v1;
@@ -8,8 +10,13 @@ use crate::v1::{prompt_box, task};
 /// Cells of the 32×32 patch grid.
 const CELLS: u32 = 1024;
 
-/// The prompt of the task at `index`. Adds one sentence to `problems` for each broken rule; then there may be no prompt.
-pub(crate) fn prompt(index: usize, kind: Option<&task::Kind>, problems: &mut Vec<String>) -> Option<Prompt> {
+/// What the task at `index` asks. Adds one sentence to `problems` for each broken rule; then there may be nothing.
+pub(crate) fn ask(
+    index: usize,
+    kind: Option<&task::Kind>,
+    options: &GenerationOptions,
+    problems: &mut Vec<String>,
+) -> Option<Ask> {
     let at = format!("tasks[{index}]");
     let Some(kind) = kind else {
         problems.push(format!("{at} does not say what to ask: give one of the tasks, or a raw prompt"));
@@ -27,20 +34,29 @@ pub(crate) fn prompt(index: usize, kind: Option<&task::Kind>, problems: &mut Vec
         task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes: places }) => {
             Task::ReferringExpressionGeneration(boxes(&format!("{at}.boxes"), places, problems))
         }
-        task::Kind::Raw(v1::RawPrompt { text, phrase_boxes }) => {
-            if text.is_empty() {
-                problems.push(format!("{at}.text is empty: give a prompt, for example \"<grounding> An image of\""));
-            }
-            let phrases = phrase_boxes.iter().enumerate();
-            let all = phrases.map(|(i, phrase)| boxes(&format!("{at}.phrase_boxes[{i}]"), &phrase.boxes, problems));
-            let all: Vec<_> = all.collect();
-            Task::Raw(Prompt { text: text.clone(), boxes: (!all.is_empty()).then_some(all) })
+        task::Kind::Raw(prompt) => Task::Raw(raw(&at, prompt, problems)),
+        task::Kind::TextScoring(v1::TextScoring { prompt, text, with_end }) => {
+            let text = raw(&format!("{at}.text"), text.as_ref().unwrap_or(&v1::RawPrompt::default()), problems);
+            let prompt = Prompt::new(prompt.clone());
+            return (problems.len() == before).then_some(Ask::Score { prompt, text, with_end: *with_end });
         }
     };
     if problems.len() > before {
         return None;
     }
-    task.prompt().map_err(|error| problems.push(format!("{at}: {error}"))).ok()
+    let prompt = task.prompt().map_err(|error| problems.push(format!("{at}: {error}"))).ok()?;
+    Some(Ask::generate(prompt, options.clone()))
+}
+
+fn raw(at: &str, prompt: &v1::RawPrompt, problems: &mut Vec<String>) -> Prompt {
+    let v1::RawPrompt { text, phrase_boxes } = prompt;
+    if text.is_empty() {
+        problems.push(format!("{at}.text is empty: give a prompt, for example \"<grounding> An image of\""));
+    }
+    let phrases = phrase_boxes.iter().enumerate();
+    let all = phrases.map(|(i, phrase)| boxes(&format!("{at}.phrase_boxes[{i}]"), &phrase.boxes, problems));
+    let all: Vec<_> = all.collect();
+    Prompt { text: text.clone(), boxes: (!all.is_empty()).then_some(all) }
 }
 
 fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<PromptBox> {
@@ -86,8 +102,27 @@ mod tests {
 
     fn read(kind: task::Kind) -> (Option<Prompt>, Vec<String>) {
         let mut problems = Vec::new();
-        let prompt = prompt(0, Some(&kind), &mut problems);
+        let asked = ask(0, Some(&kind), &GenerationOptions::default(), &mut problems);
+        let prompt = asked.map(|asked| match asked {
+            Ask::Generate { prompt, .. } => prompt,
+            Ask::Score { prompt, text, .. } => prompt.followed_by(&text),
+        });
         (prompt, problems)
+    }
+
+    #[test]
+    fn a_text_is_scored_behind_its_prompt_with_its_boxes() {
+        let phrase_boxes = vec![v1::PhraseBoxes { boxes: vec![patches(44, 863)] }];
+        let text = v1::RawPrompt { text: "<phrase> a cat</phrase>".into(), phrase_boxes };
+        let scoring = v1::TextScoring { prompt: "<grounding>".into(), text: Some(text), with_end: true };
+        let (prompt, problems) = read(task::Kind::TextScoring(scoring));
+        let expected = Prompt {
+            text: "<grounding><phrase> a cat</phrase>".into(),
+            boxes: Some(vec![vec![PromptBox::Patches(44, 863)]]),
+        };
+        assert_eq!((prompt, problems), (Some(expected), vec![]));
+        let (nothing, problems) = read(task::Kind::TextScoring(v1::TextScoring::default()));
+        assert!(nothing.is_none() && problems[0].contains("text is empty"), "{problems:?}");
     }
 
     #[test]
