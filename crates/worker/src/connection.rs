@@ -58,10 +58,13 @@ async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, 
         .name(name)
         .connection_timeout(settings.connect_timeout)
         .request_timeout(Some(settings.request_timeout))
+        .ping_interval(settings.ping_interval)
+        .custom_inbox_prefix(settings.inbox_prefix.clone())
         .require_tls(settings.tls.required)
         .event_callback(|event| async move {
             match event {
                 Event::Connected => tracing::info!("connected to NATS"),
+                Event::Draining | Event::Closed => tracing::info!("the connection to NATS is being closed"),
                 Event::Disconnected => tracing::warn!("the connection to NATS is lost; connecting again"),
                 other => tracing::warn!("NATS: {other}"),
             }

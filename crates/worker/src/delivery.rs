@@ -1,7 +1,7 @@
 //! A job in hand, as a guard: it ends as delivered, retried or rejected, and a dropped one means retried.
 //!
-//! From receipt to that end the guard tells the server three times within every `ack_wait` that the job is being worked
-//! on, and holds the slot that the job takes up.
+//! From receipt to that end, but no longer than the job's lease, the guard tells the server three times within every
+//! `ack_wait` that the job is being worked on. It holds the slot that the job takes up.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -33,6 +33,15 @@ pub struct Delivery {
     _slot: OwnedSemaphorePermit,
 }
 
+/// For how long a job is one worker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The consumer's: silence of this length ends it.
+    pub ack_wait: Duration,
+    /// Its end, whatever the job is doing then: a job that hangs must not be held for ever.
+    pub longest: Duration,
+}
+
 /// What the server says about a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryFacts {
@@ -56,7 +65,7 @@ impl Delivery {
     pub(crate) fn receive(
         client: &Client,
         message: Message,
-        ack_wait: Duration,
+        lease: Lease,
         slot: OwnedSemaphorePermit,
     ) -> Result<Self, Subject> {
         let Some((reply, facts)) =
@@ -64,7 +73,7 @@ impl Delivery {
         else {
             return Err(message.subject);
         };
-        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), ack_wait / 3));
+        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), lease));
         Ok(Self {
             client: client.clone(),
             reply,
@@ -176,15 +185,17 @@ pub(crate) fn nak(delay: Duration) -> Bytes {
     format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()
 }
 
-async fn beat(client: Client, reply: Subject, every: Duration) {
-    let mut ticks = tokio::time::interval_at(TokioInstant::now() + every, every);
+async fn beat(client: Client, reply: Subject, lease: Lease) {
+    let (start, every) = (TokioInstant::now(), lease.ack_wait / 3);
+    let mut ticks = tokio::time::interval_at(start + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    while start.elapsed() < lease.longest {
         ticks.tick().await;
         if let Err(error) = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await {
             tracing::debug!(%error, "a sign of life was not sent");
         }
     }
+    tracing::warn!("a job is held for longer than its lease of {:?}: the server may hand it out again", lease.longest);
 }
 
 impl DeliveryFacts {

@@ -1,5 +1,6 @@
 //! What happens to jobs, for whoever wants to watch: a progress display, a test.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,27 +39,98 @@ pub enum JobEvent {
     },
 }
 
+/// How far a job has come: every point at which it has waited for something outside the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// It was received.
+    Received,
+    /// It was looked up what an earlier delivery wrote down.
+    LookedUp,
+    /// The picture's bytes are here.
+    Fetched,
+    /// The picture is decoded.
+    Decoded,
+    /// The engine has answered.
+    Answered,
+    /// The annotation is written down as the outcome.
+    AnnotationClaimed,
+    /// The annotation is in its stream.
+    AnnotationPublished,
+    /// The job is off the queue as done.
+    Acknowledged,
+    /// The failure is written down as the outcome.
+    FailureClaimed,
+    /// The failure is in its stream.
+    FailurePublished,
+    /// The job is off the queue as given up.
+    Terminated,
+    /// The job is back in the queue.
+    HandedBack,
+}
+
+impl Step {
+    /// All of them, in the order of a job's way.
+    pub const ALL: [Self; 12] = [
+        Self::Received,
+        Self::LookedUp,
+        Self::Fetched,
+        Self::Decoded,
+        Self::Answered,
+        Self::AnnotationClaimed,
+        Self::AnnotationPublished,
+        Self::Acknowledged,
+        Self::FailureClaimed,
+        Self::FailurePublished,
+        Self::Terminated,
+        Self::HandedBack,
+    ];
+}
+
+/// Called at each step of each job, on the job's own task.
+type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
+
 /// Where events go. They are dropped, not waited for, when nobody reads them fast enough: watching never slows the
 /// work.
-#[derive(Debug, Clone, Default)]
-pub struct Events(Option<mpsc::Sender<JobEvent>>);
+#[derive(Clone, Default)]
+pub struct Events {
+    channel: Option<mpsc::Sender<JobEvent>>,
+    on_step: Option<OnStep>,
+}
 
 impl Events {
     /// Sends events to this channel.
     pub fn to(channel: mpsc::Sender<JobEvent>) -> Self {
-        Self(Some(channel))
+        Self { channel: Some(channel), on_step: None }
     }
 
     /// Sends events nowhere.
     pub fn none() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// Also calls this at each step of each job. It must not block.
+    #[must_use]
+    pub fn with_steps(self, on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        Self { on_step: Some(Arc::new(on_step)), ..self }
     }
 
     pub(crate) fn send(&self, event: JobEvent) {
-        if let Some(channel) = &self.0
+        if let Some(channel) = &self.channel
             && channel.try_send(event).is_err()
         {
             tracing::trace!("an event was dropped");
         }
+    }
+
+    pub(crate) fn step(&self, step: Step) {
+        if let Some(on_step) = &self.on_step {
+            on_step(step);
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("channel", &self.channel).finish_non_exhaustive()
     }
 }

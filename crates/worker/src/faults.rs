@@ -52,6 +52,12 @@ pub enum Fault {
     /// It took too long.
     #[error("the job was not done within {0:?} (worker.job_timeout)")]
     TimedOut(Duration),
+    /// The picture cannot be decoded, and its bytes are not those that the store's ETag names.
+    #[error("{0}, and the bytes are not those of the object's ETag: they may have been damaged on the way")]
+    Damaged(#[source] ImageError),
+    /// The worker ends before the job has reached the model.
+    #[error("the worker is shutting down")]
+    ShuttingDown,
     /// Handed out more often than allowed without anybody saying how it ended.
     #[error(
         "the job was handed out {0} times and no worker came to an end with it: it may have crashed them, try it alone"
@@ -84,6 +90,10 @@ pub enum FaultClass {
     StreamUnavailable,
     /// Too slow.
     TimedOut,
+    /// Damaged between store and worker, as far as can be told.
+    DamagedPicture,
+    /// The worker ends.
+    ShuttingDown,
     /// Handed out too often.
     NeverSettled,
 }
@@ -99,8 +109,13 @@ pub enum Course {
         /// Longest delay.
         longest: Duration,
     },
-    /// It is not the job's fault, so it never ends in a failure: hand the job out again after this delay.
-    HandBack(Duration),
+    /// It is not the job's fault, so it never ends in a failure: hand the job out again, with delays as for `Retry`.
+    HandBack {
+        /// Delay after the first delivery.
+        first: Duration,
+        /// Longest delay.
+        longest: Duration,
+    },
     /// It will not pass: publish a failure with this reason.
     DeadLetter(FailureReason),
 }
@@ -116,7 +131,7 @@ pub enum Decision {
 
 /// The table.
 pub fn course(class: FaultClass) -> Course {
-    use Course::{DeadLetter, HandBack};
+    use Course::DeadLetter;
     use FailureReason as Reason;
     use FaultClass as Class;
     use FetchErrorKind as Kind;
@@ -137,11 +152,14 @@ pub fn course(class: FaultClass) -> Course {
         Class::Fetch(Kind::Throttled) => retry(5, 300),
         // Until somebody mends the settings; each try would fail in the same way for every job.
         Class::Fetch(Kind::Misconfigured) => retry(30, 600),
-        Class::StreamUnavailable => retry(5, 300),
+        // Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
+        Class::StreamUnavailable => hand_back(5, 300),
         // Another worker may have more memory free, or another device.
         Class::Model => retry(1, 60),
         Class::TimedOut => retry(5, 300),
-        Class::EngineStopped => HandBack(Duration::from_secs(1)),
+        Class::DamagedPicture => retry(1, 60),
+        Class::EngineStopped => hand_back(1, 1),
+        Class::ShuttingDown => hand_back(0, 0),
     }
 }
 
@@ -149,18 +167,27 @@ const fn retry(first_seconds: u64, longest_seconds: u64) -> Course {
     Course::Retry { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
 }
 
+const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
+    Course::HandBack { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
+}
+
 /// What to do about a fault of `class` at delivery number `attempt` (from 1) of at most `max_deliveries`.
 pub fn decide(class: FaultClass, attempt: u64, max_deliveries: u64) -> Decision {
     match course(class) {
         Course::DeadLetter(reason) => Decision::DeadLetter(reason),
-        Course::HandBack(delay) => Decision::Retry(delay),
         Course::Retry { .. } if attempt >= max_deliveries => Decision::DeadLetter(FailureReason::RetriesExhausted),
-        Course::Retry { first, longest } => {
+        Course::Retry { first, longest } | Course::HandBack { first, longest } => {
             let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
             let delay = 2u32.checked_pow(doublings).and_then(|factor| first.checked_mul(factor));
             Decision::Retry(delay.unwrap_or(longest).min(longest))
         }
     }
+}
+
+/// A delay between three quarters and five quarters of `delay`, but at most `longest`, by `chance` in 0..1: jobs that
+/// failed together must not come back together.
+pub fn spread(delay: Duration, longest: Duration, chance: f64) -> Duration {
+    delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0).min(longest)
 }
 
 impl Fault {
@@ -171,12 +198,14 @@ impl Fault {
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
-            Self::Engine(EngineError::Prompt(_) | EngineError::Options(_)) => FaultClass::InvalidPrompt,
+            Self::Engine(error) if error.is_the_requests_own() => FaultClass::InvalidPrompt,
             Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
             Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
             Self::Publish(PublishError::TooLarge { .. }) => FaultClass::AnnotationTooLarge,
             Self::Publish(PublishError::Unavailable { .. }) => FaultClass::StreamUnavailable,
             Self::TimedOut(_) => FaultClass::TimedOut,
+            Self::Damaged(_) => FaultClass::DamagedPicture,
+            Self::ShuttingDown => FaultClass::ShuttingDown,
             Self::NeverSettled(_) => FaultClass::NeverSettled,
         }
     }
@@ -247,8 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_engine_never_costs_a_job_its_life() {
-        assert!(matches!(decide(FaultClass::EngineStopped, 1000, 10), Decision::Retry(_)));
+    fn what_is_not_the_jobs_fault_never_costs_it_its_life() {
+        for class in [FaultClass::EngineStopped, FaultClass::ShuttingDown, FaultClass::StreamUnavailable] {
+            assert!(matches!(decide(class, 1000, 10), Decision::Retry(_)), "{class:?}");
+        }
+        assert_eq!(decide(FaultClass::ShuttingDown, 7, 10), Decision::Retry(Duration::ZERO));
+    }
+
+    #[test]
+    fn delays_are_spread_by_a_quarter_to_both_sides_and_never_beyond_the_longest() {
+        let (delay, longest) = (Duration::from_secs(4), Duration::from_millis(4500));
+        assert_eq!(spread(delay, longest, 0.0), Duration::from_secs(3));
+        assert_eq!(spread(delay, longest, 0.5), delay);
+        assert_eq!(spread(delay, longest, 1.0), longest);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Delivery, nak};
+use crate::delivery::{Delivery, Lease, nak};
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
@@ -29,7 +29,7 @@ pub struct Intake {
     client: Client,
     consumer: PullConsumer,
     slots: Arc<Semaphore>,
-    ack_wait: Duration,
+    lease: Lease,
 }
 
 /// How a pull request ended.
@@ -44,22 +44,26 @@ enum PullEnd {
 }
 
 impl Intake {
-    /// Takes from `consumer`, at most `slots` jobs at a time. Signs of life go by the consumer's own `ack_wait`.
-    pub fn new(client: Client, consumer: PullConsumer, slots: usize) -> Self {
-        let ack_wait = consumer.cached_info().config.ack_wait;
-        Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), ack_wait }
+    /// Takes from `consumer`, at most `slots` jobs at a time, and keeps each for `longest` at most. Signs of life go by
+    /// the consumer's own `ack_wait`.
+    pub fn new(client: Client, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
+        let lease = Lease { ack_wait: consumer.cached_info().config.ack_wait, longest };
+        Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), lease }
     }
 
     /// Takes jobs until `shutdown`. Each comes out with its slot; what is on its way at the end goes back to the
     /// server. Lost connections and a missing consumer are waited out.
-    pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) {
-        let mut pause = PAUSE.0;
+    ///
+    /// Gives the number of pull requests that were refused or lost.
+    pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {
+        let (mut pause, mut lost) = (PAUSE.0, 0);
         while let Some(slots) = self.free_slots(&shutdown).await {
             match self.pull(slots, &shutdown, &deliveries).await {
                 PullEnd::Done => pause = PAUSE.0,
                 PullEnd::Stopped => break,
                 PullEnd::Failed(why) => {
-                    tracing::warn!("no jobs can be taken, trying again in {pause:?}: {why}");
+                    lost += 1;
+                    tracing::warn!(lost, "no jobs can be taken, trying again in {pause:?}: {why}");
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = shutdown.cancelled() => break,
@@ -68,6 +72,7 @@ impl Intake {
                 }
             }
         }
+        lost
     }
 
     /// All slots that are free, as soon as there is one; `None` at shutdown.
@@ -130,7 +135,7 @@ impl Intake {
     }
 
     async fn hand_on(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
-        match Delivery::receive(&self.client, message, self.ack_wait, slot) {
+        match Delivery::receive(&self.client, message, self.lease, slot) {
             // A closed channel drops the delivery, and that means retry.
             Ok(delivery) => drop(deliveries.send(delivery).await),
             Err(subject) => tracing::warn!(%subject, "a message that is no consumer's was passed over"),

@@ -1,47 +1,49 @@
-//! One job's way: check, fetch, decode, ask the engine, publish, and only then take it off the queue.
+//! One job's way to its answer: check, fetch, decode, ask the engine. What comes then stands in [`crate::ending`].
 
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use engine::{Engine, Request, Timings};
+use engine::{Annotator, Request, Timings};
+use image::ImageReader;
 use kosmos2::generation::GroundedText;
-use kosmos2::processor::image::{DecodeOptions, PictureFacts, PixelValues, decode};
-use protocol::identity::{PictureOrigin, annotation_id, failure_id, sha256_hex};
+use kosmos2::processor::image::{DecodeOptions, ImageError, PictureFacts, PixelValues, decode};
+use protocol::identity::{PictureOrigin, annotation_id, sha256_hex};
 use protocol::job::{CheckedJob, Source};
 use protocol::result::{proto_duration, task_result};
-use protocol::subjects::{dataset_token, failed_subject_for};
-use protocol::v1;
+use protocol::subjects::dataset_token;
+use protocol::v1::{self, Outcome, outcome};
+use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
-use crate::events::{Events, JobEvent};
-use crate::faults::{Decision, Fault, FaultClass, decide};
-use crate::fetch::s3::ObjectStore;
-use crate::publish::{Publisher, Receipt};
+use crate::ending::Ending;
+use crate::events::{Events, Step};
+use crate::faults::Fault;
+use crate::fetch::s3::{ObjectStore, is_md5_of};
+use crate::outcomes::Outcomes;
+use crate::publish::Publisher;
+use crate::room::{BYTES_PER_PIXEL, Room, Taken};
 use crate::settings::WorkerSettings;
 
 /// Everything that jobs share.
 pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<dyn Annotator>,
     pub(crate) publisher: Publisher,
+    pub(crate) outcomes: Outcomes,
+    /// For encoded pictures.
+    pub(crate) room: Room,
+    /// For pictures being decoded.
+    pub(crate) decode_room: Room,
+    /// Cancelled when the worker is to end.
+    pub(crate) stop: CancellationToken,
+    /// How long the streams of annotations and failures know their ids.
+    pub(crate) duplicate_window: Duration,
     pub(crate) model: v1::ModelIdentity,
     pub(crate) worker: v1::WorkerIdentity,
     pub(crate) settings: WorkerSettings,
     pub(crate) events: Events,
-}
-
-/// How a delivery ended, to be counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Its annotation is in the stream, from now or from an earlier delivery.
-    Finished { duplicate: bool },
-    /// Its failure is in the stream.
-    Failed,
-    /// It goes back to the queue.
-    Retried,
-    /// It goes back to the queue, for the engine has ended and this worker with it.
-    EngineStopped,
 }
 
 /// The picture as far as it is known before the engine sees it.
@@ -55,32 +57,46 @@ struct Prepared {
 impl JobContext {
     /// Does the job and settles its delivery, whatever comes.
     pub(crate) async fn run(&self, delivery: Delivery) -> Ending {
-        let attempt = delivery.facts().attempt;
-        let limit = self.settings.job_timeout;
-        let done = if attempt > self.settings.max_deliveries {
-            Err(Fault::NeverSettled(attempt - 1))
-        } else {
-            match tokio::time::timeout(limit, self.annotate(&delivery)).await {
-                Ok(done) => done,
-                Err(_) => Err(Fault::TimedOut(limit)),
+        self.events.step(Step::Received);
+        if delivery.facts().attempt > 1 {
+            // An earlier delivery may have come to an outcome and no further.
+            match self.outcomes.find(delivery.facts()).await {
+                Ok(Some(claim)) => return self.conclude(delivery, claim).await,
+                Ok(None) => self.events.step(Step::LookedUp),
+                Err(error) => return self.hand_back(delivery, &error.into()).await,
             }
-        };
-        match done {
-            Ok((annotation, receipt)) => self.finished(delivery, annotation, &receipt).await,
+        }
+        match self.answer(&delivery).await {
+            Ok(outcome) => self.claim(delivery, outcome).await,
             Err(fault) => self.failed(delivery, &fault).await,
         }
     }
 
-    async fn annotate(&self, delivery: &Delivery) -> Result<(v1::ImageAnnotation, Receipt), Fault> {
+    /// The job's annotation, within the time that it may take.
+    async fn answer(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
+        let (attempt, limit) = (delivery.facts().attempt, self.settings.job_timeout);
+        if attempt > self.settings.max_deliveries {
+            return Err(Fault::NeverSettled(attempt - 1));
+        }
+        tokio::time::timeout(limit, self.annotate(delivery)).await.unwrap_or(Err(Fault::TimedOut(limit)))
+    }
+
+    async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let intake = delivery.received().elapsed();
         let job = CheckedJob::from_bytes(delivery.payload().clone())?;
         if dataset_token(delivery.subject()) != Some(job.dataset.as_str()) {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
         }
-        let prepared = self.prepare(&job.source).await?;
-        let prompts = job.tasks.iter().map(|task| (task.prompt.clone(), job.options.clone())).collect();
-        let response = self.engine.submit(Request { pixels: prepared.pixels, prompts }).await?;
+        let prepared = tokio::select! {
+            // What is ready goes on, even at the end.
+            biased;
+            prepared = self.prepare(&job.source) => prepared?,
+            () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
+        };
+        let asks = job.tasks.iter().map(|task| task.ask.clone()).collect();
+        let response = self.engine.submit(Request { pixels: prepared.pixels, asks, deadline: None }).await?;
+        self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
             return Err(Fault::AnswersMissing { answers: response.texts.len(), tasks: job.tasks.len() });
         }
@@ -96,23 +112,25 @@ impl JobContext {
             ..engine_timings(response.timings, delivery.received())
         };
         let subject = job.dataset.annotations_subject();
-        let annotation = self.annotation(id, job, prepared.facts, response.texts, timings);
-        let receipt = self.publisher.annotation(subject, &annotation).await?;
-        Ok((annotation, receipt))
+        let annotation = self.annotation(id.clone(), job, prepared.facts, response.texts, timings);
+        Ok(Outcome { subject, message_id: id, record: Some(outcome::Record::Annotation(annotation)) })
     }
 
     async fn prepare(&self, source: &Source) -> Result<Prepared, Fault> {
         let started = Instant::now();
-        let (bytes, object) = match source {
-            Source::Inline(bytes) => (bytes.clone(), None),
+        // Inline pictures are bounded by slots and the server's max_payload.
+        let (bytes, object, taken) = match source {
+            Source::Inline(bytes) => (bytes.clone(), None, None),
             Source::S3(object) => {
-                let fetched = self.store.read(object).await?;
-                (fetched.bytes, Some(fetched.identity))
+                let (fetched, taken) = self.store.read_into(object, &self.room).await?;
+                (fetched.bytes, Some(fetched.identity), Some(taken))
             }
         };
+        self.events.step(Step::Fetched);
         let fetch = started.elapsed();
         let started = Instant::now();
-        let (pixels, facts) = self.decode(bytes, object).await?;
+        let (pixels, facts) = self.decode(bytes, object, taken).await?;
+        self.events.step(Step::Decoded);
         Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
     }
 
@@ -121,18 +139,24 @@ impl JobContext {
         &self,
         bytes: Bytes,
         object: Option<v1::ObjectIdentity>,
+        taken: Option<Taken>,
     ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
-        let engine = self.engine.clone();
+        let engine = Arc::clone(&self.engine);
         let options = DecodeOptions {
             apply_orientation: self.settings.apply_orientation,
             max_pixels: self.settings.max_picture_pixels,
         };
-        let decoding = tokio::task::spawn_blocking(move || {
-            let picture = decode(&bytes, &options)?;
-            Ok((engine.model().images().pixel_values(&picture), picture_facts(&picture.facts, &bytes, object)))
+        let decoding = self.decode_room.take(decode_bytes(&bytes, options.max_pixels)).await;
+        let decoded = tokio::task::spawn_blocking(move || {
+            // Room is in use until the thread is done, even if nobody waits for it any more.
+            let _taken = (taken, decoding);
+            match decode(&bytes, &options) {
+                Ok(picture) => Ok((engine.preprocess(&picture), picture_facts(&picture.facts, &bytes, object))),
+                Err(error) => Err(undecodable(error, &bytes, object.as_ref())),
+            }
         });
-        match decoding.await {
-            Ok(decoded) => decoded.map_err(Fault::Picture),
+        match decoded.await {
+            Ok(decoded) => decoded,
             Err(error) => Err(Fault::DecoderPanicked(panic_message(error))),
         }
     }
@@ -165,86 +189,6 @@ impl JobContext {
             finished_at: Some(SystemTime::now().into()),
         }
     }
-
-    async fn finished(&self, delivery: Delivery, annotation: v1::ImageAnnotation, receipt: &Receipt) -> Ending {
-        let duplicate = receipt.duplicate();
-        tracing::info!(
-            job_id = annotation.job_id,
-            dataset = annotation.dataset,
-            annotation_id = annotation.annotation_id,
-            duplicate,
-            "job is done"
-        );
-        if let Err(error) = delivery.delivered(receipt).await {
-            // The annotation is safe; the stream drops the second one by its id.
-            tracing::warn!("{error}");
-        }
-        self.events.send(JobEvent::Finished { annotation: Arc::new(annotation), duplicate });
-        Ending::Finished { duplicate }
-    }
-
-    async fn failed(&self, delivery: Delivery, fault: &Fault) -> Ending {
-        let class = fault.class();
-        match decide(class, delivery.facts().attempt, self.settings.max_deliveries) {
-            Decision::DeadLetter(reason) => self.dead_letter(delivery, fault, reason).await,
-            Decision::Retry(delay) => {
-                self.retry(delivery, delay, fault.message()).await;
-                if class == FaultClass::EngineStopped { Ending::EngineStopped } else { Ending::Retried }
-            }
-        }
-    }
-
-    /// The failure is in its stream before the job leaves the queue; if it cannot be put there, the job stays.
-    async fn dead_letter(&self, delivery: Delivery, fault: &Fault, reason: v1::FailureReason) -> Ending {
-        let facts = delivery.facts();
-        let subject = delivery.subject().to_owned();
-        let job_sha256 = sha256_hex(delivery.payload());
-        let id = failure_id(&facts.stream, facts.sequence, facts.published_nanos, &job_sha256);
-        let job_id = fault.job_id().map(str::to_owned).or_else(|| readable_job_id(delivery.payload()));
-        let message = fault.message();
-        let failure = v1::JobFailure {
-            job: delivery.payload().clone(),
-            subject: subject.clone(),
-            job_id: job_id.clone(),
-            reason: reason.into(),
-            message: message.clone(),
-            deliveries: facts.attempt,
-            stream_sequence: facts.sequence,
-            worker: Some(self.worker.clone()),
-            failed_at: Some(SystemTime::now().into()),
-            job_sha256,
-            job_omitted: false,
-        };
-        let receipt = match self.publisher.failure(failed_subject_for(&subject), id, failure).await {
-            Ok(receipt) => receipt,
-            Err(error) => {
-                let Decision::Retry(delay) = decide(FaultClass::StreamUnavailable, facts.attempt, u64::MAX) else {
-                    return Ending::Retried;
-                };
-                self.retry(delivery, delay, format!("the failure of a job could not be recorded: {error}")).await;
-                return Ending::Retried;
-            }
-        };
-        tracing::warn!(job_id, subject, reason = reason.as_str_name(), "job is given up: {message}");
-        if let Err(error) = delivery.reject(&receipt, reason.as_str_name()).await {
-            tracing::warn!("{error}");
-        }
-        self.events.send(JobEvent::Failed { job_id, subject, reason, message });
-        Ending::Failed
-    }
-
-    async fn retry(&self, delivery: Delivery, delay: Duration, message: String) {
-        let subject = delivery.subject().to_owned();
-        tracing::warn!(
-            subject,
-            attempt = delivery.facts().attempt,
-            "job goes back to the queue for {delay:?}: {message}"
-        );
-        if let Err(error) = delivery.retry(delay).await {
-            tracing::warn!("{error}");
-        }
-        self.events.send(JobEvent::Retried { subject, delay, message });
-    }
 }
 
 fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectIdentity>) -> v1::PictureFacts {
@@ -260,6 +204,26 @@ fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectI
     }
 }
 
+/// What a picture needs while it is decoded, by its header; nothing to speak of where no decoder will go beyond that.
+fn decode_bytes(bytes: &[u8], max_pixels: u64) -> u64 {
+    let header = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok();
+    let pixels = match header.and_then(|reader| reader.into_dimensions().ok()) {
+        Some((width, height)) => u64::from(width) * u64::from(height),
+        None => max_pixels,
+    };
+    pixels.min(max_pixels).saturating_mul(BYTES_PER_PIXEL)
+}
+
+/// A broken picture is the object's own fault only if its bytes are those that the store keeps.
+fn undecodable(error: ImageError, bytes: &[u8], object: Option<&v1::ObjectIdentity>) -> Fault {
+    let etag = object.and_then(|object| object.etag.as_deref());
+    match etag {
+        // Another form of ETag names no bytes.
+        Some(etag) if etag.len() == 32 && !is_md5_of(etag, bytes) => Fault::Damaged(error),
+        _ => Fault::Picture(error),
+    }
+}
+
 fn engine_timings(timings: Timings, received: Instant) -> v1::StageTimings {
     v1::StageTimings {
         queue: Some(proto_duration(timings.queued)),
@@ -269,12 +233,6 @@ fn engine_timings(timings: Timings, received: Instant) -> v1::StageTimings {
         total: Some(proto_duration(received.elapsed())),
         ..v1::StageTimings::default()
     }
-}
-
-/// The id of a job that may break any rule but is a message.
-fn readable_job_id(job: &Bytes) -> Option<String> {
-    let job = <v1::ImageJob as protocol::Message>::decode(job.clone()).ok()?;
-    (!job.job_id.is_empty()).then_some(job.job_id)
 }
 
 fn panic_message(error: tokio::task::JoinError) -> String {

@@ -1,28 +1,66 @@
 //! The stream worker: jobs from JetStream, pictures from S3, annotations back to JetStream.
 //!
-//! A job goes one way, and each stage knows only its neighbours: [`intake`] → [`fetch`] → the engine → [`publish`]. Its
-//! [`delivery::Delivery`] travels along as a guard, and [`faults`] holds the one table that says what follows from a
-//! fault.
+//! A job goes one way, and each stage knows only its neighbours: [`intake`] → [`fetch`] → the engine → [`outcomes`] →
+//! [`publish`]. Its [`delivery::Delivery`] travels along as a guard, and [`faults`] holds the one table that says what
+//! follows from a fault.
 //!
-//! What holds at every moment, whatever fails:
-//! - a job leaves the queue only after its annotation or its failure is acknowledged by a stream;
-//! - both carry ids that come out the same on every delivery, so within the streams' duplicate window neither is there
-//!   twice.
+//! # The promise
+//!
+//! **Every job that the jobs stream has acknowledged ends as exactly one annotation or exactly one failure in its
+//! stream, whatever dies on the way:** workers, connections, the server or one of three, the S3 store.
+//!
+//! It stands on four rules.
+//!
+//! 1. *A job leaves the queue last.* It is acknowledged, and the server's confirmation waited for, only after its stream
+//!    has acknowledged the annotation or the failure. Until then its guard gives signs of life every third of `ack_wait`,
+//!    for no longer than the job's lease; without them it goes to another worker.
+//! 2. *The first outcome counts.* Before anything is published it is written to the stream of outcomes, on a subject of
+//!    the job's own that must be empty. A delivery that finds another's outcome there publishes that one. So two workers
+//!    with the same job in hand, or a second try after the picture has gone, cannot end it in two ways.
+//! 3. *Ids come out the same on every try*, and streams drop a second message with the same id for as long as
+//!    `streams.duplicate_window`. The settings are refused if that is shorter than the longest way back of a job
+//!    ([`Settings::longest_redelivery`]), and `groundling setup` tells of streams that differ. An outcome older than
+//!    three quarters of it is first looked for in its stream.
+//! 4. *No fault is silent.* What will not pass becomes a failure at once, with its reason; what could pass is tried again
+//!    after growing delays, and at the last allowed delivery becomes a failure with the last error. Faults that are not
+//!    the job's (a full stream, a dead engine, shutdown) never end it. What the server itself stops handing out is told
+//!    on a stream of advisories; a worker records it and removes the job.
+//!
+//! # Its limits
+//!
+//! - It holds for jobs that the stream acknowledged. A submission without an acknowledgement may be there or not; submit
+//!   again under the same `Nats-Msg-Id`.
+//! - It holds as long as the server keeps what it acknowledged. `sync_interval: always` for a single server, or three
+//!   copies of each stream; otherwise a machine that loses power may take back its word.
+//! - An outcome is forgotten after `streams.outcomes_max_age`. If the server or all workers are away for longer between
+//!   an outcome and its acknowledgement, rule 2 does not hold for the jobs in hand at that moment: they are done anew.
+//!   A job whose object has changed since may then have two annotations, with different ids.
+//! - A process that stands still for longer than the duplicate window, between the look into the stream and its
+//!   publication, can publish an id a second time when it goes on.
+//! - Answers of the store are believed: a 404 or 403, once heard, ends the job.
+//! - Streams that somebody edits, purges or bounds with "discard old" keep what they are told to.
+//!
+//! `tests/soak.sh` holds this against real servers, processes and faults.
 #![forbid(unsafe_code)]
 
+mod advisories;
 pub mod connection;
 pub mod delivery;
+mod ending;
 pub mod events;
 pub mod faults;
 pub mod fetch;
 pub mod intake;
 mod job;
+pub mod outcomes;
 pub mod publish;
+pub mod room;
 pub mod settings;
 pub mod settings_check;
 pub mod setup;
+pub mod signals;
 pub mod worker;
 
-pub use events::{Events, JobEvent};
+pub use events::{Events, JobEvent, Step};
 pub use settings::Settings;
 pub use worker::{WorkerError, WorkerParts, WorkerReport, run};

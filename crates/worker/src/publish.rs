@@ -1,17 +1,30 @@
 //! Putting annotations and failures into their streams, and knowing that they are there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
+use futures::StreamExt;
 use protocol::Message;
-use protocol::v1::{ImageAnnotation, JobFailure};
+use protocol::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
+use time::OffsetDateTime;
 
-/// Waits between the tries of one publish. The id makes tries after lost acknowledgements harmless, and what is
-/// published has cost a whole generation.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Waits between the tries of one publish; the last one for as long as there is patience. The id makes tries after lost
+/// acknowledgements harmless, and what is published has cost a whole generation.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+/// How long to try where nobody says.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(7);
+/// How long the look into a stream's past may go without a message.
+const LOOK_SILENCE: Duration = Duration::from_secs(15);
 
 /// Publishes annotations and failures.
 #[derive(Debug, Clone)]
@@ -19,6 +32,31 @@ pub struct Publisher {
     jetstream: Context,
     annotations_stream: String,
     failed_stream: String,
+    patience: Duration,
+}
+
+/// When to try again, and when to give up.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    until: Instant,
+    tries: usize,
+}
+
+impl Patience {
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { until: Instant::now() + patience, tries: 0 }
+    }
+
+    /// Waits before the next try; false if there is to be none.
+    pub(crate) async fn pause(&mut self) -> bool {
+        let Some(pause) = PAUSES.get(self.tries).or(PAUSES.last()) else { return false };
+        if Instant::now() + *pause > self.until {
+            return false;
+        }
+        self.tries += 1;
+        tokio::time::sleep(*pause).await;
+        true
+    }
 }
 
 /// Proof that a stream holds a message.
@@ -61,7 +99,7 @@ pub enum PublishError {
         /// The stream that should have taken it.
         stream: String,
         /// What the server or the connection said.
-        source: async_nats::jetstream::context::PublishError,
+        source: async_nats::Error,
     },
 }
 
@@ -69,7 +107,79 @@ impl Publisher {
     /// A publisher into the streams of these names.
     pub fn new(jetstream: Context, annotations_stream: &str, failed_stream: &str) -> Self {
         let (annotations_stream, failed_stream) = (annotations_stream.to_owned(), failed_stream.to_owned());
-        Self { jetstream, annotations_stream, failed_stream }
+        Self { jetstream, annotations_stream, failed_stream, patience: DEFAULT_PATIENCE }
+    }
+
+    /// The same, trying for as long as this.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Publishes what an outcome says, under the id that it names, and waits for the stream's acknowledgement.
+    ///
+    /// # Errors
+    /// [`PublishError`], after some tries where trying again is of use.
+    pub async fn outcome(&self, outcome: &Outcome) -> Result<Receipt, PublishError> {
+        let (subject, id) = (outcome.subject.clone(), outcome.message_id.clone());
+        match &outcome.record {
+            Some(outcome::Record::Failure(failure)) => self.failure(subject, id, failure.clone()).await,
+            Some(outcome::Record::Annotation(annotation)) => {
+                self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
+            }
+            None => {
+                let source = "a newer version of Groundling wrote down a kind of outcome that this one does not know";
+                Err(PublishError::Unavailable {
+                    subject,
+                    stream: self.annotations_stream.clone(),
+                    source: source.into(),
+                })
+            }
+        }
+    }
+
+    /// Looks whether the stream holds what an outcome says, among all that came since `age` ago: for outcomes so old
+    /// that the stream may have forgotten their ids.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`].
+    pub async fn holds(&self, outcome: &Outcome, age: Duration) -> Result<Option<Receipt>, PublishError> {
+        let stream = match &outcome.record {
+            Some(outcome::Record::Failure(_)) => &self.failed_stream,
+            _ => &self.annotations_stream,
+        };
+        self.look(stream, outcome, age).await.map_err(|source| PublishError::Unavailable {
+            subject: outcome.subject.clone(),
+            stream: stream.clone(),
+            source,
+        })
+    }
+
+    async fn look(&self, stream: &str, outcome: &Outcome, age: Duration) -> Result<Option<Receipt>, async_nats::Error> {
+        // A minute for clocks that differ.
+        let since = OffsetDateTime::now_utc() - age.saturating_add(Duration::from_secs(60));
+        let config = pull::OrderedConfig {
+            // With a name, permissions can be given for the stream alone.
+            name: Some(format!("groundling-look-{}", uuid::Uuid::new_v4().simple())),
+            filter_subject: outcome.subject.clone(),
+            headers_only: true,
+            deliver_policy: DeliverPolicy::ByStartTime { start_time: since },
+            ..pull::OrderedConfig::default()
+        };
+        let stream: Stream<()> = self.jetstream.get_stream_no_info(stream).await?;
+        let consumer = stream.create_consumer(config).await?;
+        let mut left = consumer.cached_info().num_pending;
+        let mut messages = consumer.messages().await?;
+        while left > 0 {
+            let message = tokio::time::timeout(LOOK_SILENCE, messages.next()).await?.ok_or("the stream ended")??;
+            let facts = message.info()?;
+            let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+            if id.is_some_and(|id| id.as_str() == outcome.message_id) {
+                return Ok(Some(Receipt { sequence: facts.stream_sequence, duplicate: true }));
+            }
+            left = facts.pending;
+        }
+        Ok(None)
     }
 
     /// Publishes an annotation under its own id and waits for the stream's acknowledgement.
@@ -105,20 +215,18 @@ impl Publisher {
         id: String,
         payload: Bytes,
     ) -> Result<Receipt, PublishError> {
-        let mut pauses = PAUSES.iter();
+        let mut patience = Patience::new(self.patience);
         loop {
-            match self.publish_once(stream, &subject, &id, payload.clone()).await {
+            let error = match self.publish_once(stream, &subject, &id, payload.clone()).await {
                 Ok(receipt) => return Ok(receipt),
-                Err(error) if too_large(&error) => {
-                    return Err(PublishError::TooLarge { subject, bytes: payload.len() });
-                }
-                Err(source) => match pauses.next() {
-                    None => return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), source }),
-                    Some(pause) => {
-                        tracing::debug!(%source, subject, "publishing again in {pause:?}");
-                        tokio::time::sleep(*pause).await;
-                    }
-                },
+                Err(error) => error,
+            };
+            if too_large(&error) {
+                return Err(PublishError::TooLarge { subject, bytes: payload.len() });
+            }
+            tracing::debug!(%error, subject, "not published yet");
+            if !patience.pause().await {
+                return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), source: error.into() });
             }
         }
     }
@@ -137,7 +245,7 @@ impl Publisher {
     }
 }
 
-fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
+pub(crate) fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
     if error.kind() == PublishErrorKind::MaxPayloadExceeded {
         return true;
     }

@@ -39,6 +39,9 @@ pub struct NatsSettings {
     pub nkey: Option<Secret>,
     /// File with a user's JWT and seed, as `nsc` writes it.
     pub credentials_file: Option<PathBuf>,
+    /// First token of the subjects on which answers come to this client; the server's permissions may want one of its
+    /// own.
+    pub inbox_prefix: String,
     /// Transport encryption.
     pub tls: NatsTls,
     /// How long connecting to one server may take.
@@ -47,6 +50,9 @@ pub struct NatsSettings {
     /// How long to wait for the server's answer to one request: an acknowledgement, a stream's facts.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// How often to ask a silent server for a sign of life. After two unanswered ones the connection is made anew.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
 }
 
 /// Transport encryption of the connection to NATS.
@@ -75,7 +81,12 @@ pub struct StreamSettings {
     pub annotations: String,
     /// Name of the stream of failures.
     pub failed: String,
-    /// Name of the durable consumer on the stream of jobs, shared by all workers.
+    /// Name of the stream of outcomes: what becomes of each job, written down before it is published.
+    pub outcomes: String,
+    /// Name of the stream of the server's word that it gave up handing out a job.
+    pub advisories: String,
+    /// Name of the durable consumer on the stream of jobs, shared by all workers. The one on the stream of advisories
+    /// has the same.
     pub consumer: String,
     /// Copies of each message in a cluster: 1, 3 or 5.
     pub replicas: usize,
@@ -88,11 +99,18 @@ pub struct StreamSettings {
     /// How long failures are kept. `"0s"` keeps them for ever.
     #[serde(with = "humantime_serde")]
     pub failed_max_age: Duration,
+    /// How long outcomes are kept: as long as a job may come back after it was done (all workers stopped, the server
+    /// down) and still not be annotated a second time or in another way.
+    #[serde(with = "humantime_serde")]
+    pub outcomes_max_age: Duration,
     /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
     #[serde(with = "humantime_serde")]
     pub ack_wait: Duration,
     /// Most jobs in the hands of all workers together. At least the workers' slots added up.
     pub max_ack_pending: i64,
+    /// How often the server itself hands out a job. Far above `worker.max_deliveries`, by which the workers count: this
+    /// only ends what no worker ever comes to count.
+    pub max_deliver: i64,
 }
 
 /// The S3 store that pictures are read from.
@@ -115,6 +133,8 @@ pub struct S3Settings {
     pub session_token: Option<Secret>,
     /// Read without any key, for public buckets.
     pub anonymous: bool,
+    /// PEM file with the authorities to trust in place of the system's, for a store with certificates of its own.
+    pub ca_file: Option<PathBuf>,
     /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for
     /// all. A list, or one text with commas between.
     #[serde(deserialize_with = "list_or_commas")]
@@ -140,13 +160,25 @@ pub struct S3Settings {
 pub struct WorkerSettings {
     /// Name of this worker in annotations, failures and logs, for example the pod's. Left out: made up at the start.
     pub id: Option<String>,
-    /// Jobs in hand at once. Each holds one picture in memory.
+    /// Jobs in hand at once, from intake to the last acknowledgement: the depth of the pipeline.
     pub slots: usize,
+    /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for the largest
+    /// object allowed, `s3.max_object_bytes`.
+    pub max_bytes_in_flight: u64,
+    /// Most bytes of pictures being decoded, all jobs together, at 8 for each pixel.
+    pub max_decode_bytes: u64,
     /// How often a job is handed out before a fault that could pass is taken for one that does not.
     pub max_deliveries: u64,
-    /// How long one job may take. After that it goes back to the queue.
+    /// How long one job may take until its answer is there. After that it goes back to the queue.
     #[serde(with = "humantime_serde")]
     pub job_timeout: Duration,
+    /// How long an answer waits for its stream to take it (a full stream, a cluster without a leader). Meanwhile it
+    /// holds its slot, so that intake slows down; after that the job goes back to the queue.
+    #[serde(with = "humantime_serde")]
+    pub publish_timeout: Duration,
+    /// Longest delay before a job whose fault could pass is handed out again.
+    #[serde(with = "humantime_serde")]
+    pub max_retry_delay: Duration,
     /// How long shutdown waits for jobs in hand. After that they go back to the queue.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
@@ -167,10 +199,12 @@ impl Default for NatsSettings {
             token: None,
             nkey: None,
             credentials_file: None,
+            inbox_prefix: "_INBOX".to_owned(),
             tls: NatsTls::default(),
             connect_timeout: Duration::from_secs(5),
             // A cluster that lost its leader was seen to answer again after 6.5 s.
             request_timeout: Duration::from_secs(15),
+            ping_interval: Duration::from_secs(10),
         }
     }
 }
@@ -181,14 +215,18 @@ impl Default for StreamSettings {
             jobs: protocol::subjects::JOBS_STREAM.to_owned(),
             annotations: protocol::subjects::ANNOTATIONS_STREAM.to_owned(),
             failed: protocol::subjects::FAILED_STREAM.to_owned(),
+            outcomes: protocol::subjects::OUTCOMES_STREAM.to_owned(),
+            advisories: protocol::subjects::ADVISORIES_STREAM.to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
             // Longer than every way a job can come back after its annotation was published.
             duplicate_window: Duration::from_secs(30 * 60),
             annotations_max_age: Duration::ZERO,
             failed_max_age: Duration::ZERO,
+            outcomes_max_age: Duration::from_secs(6 * 60 * 60),
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 10_000,
+            max_deliver: 100,
         }
     }
 }
@@ -203,6 +241,7 @@ impl Default for S3Settings {
             secret_key: None,
             session_token: None,
             anonymous: false,
+            ca_file: None,
             allow: Vec::new(),
             max_object_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(3),
@@ -218,8 +257,12 @@ impl Default for WorkerSettings {
         Self {
             id: None,
             slots: 8,
+            max_bytes_in_flight: 512 << 20,
+            max_decode_bytes: 2 << 30,
             max_deliveries: 10,
             job_timeout: Duration::from_secs(15 * 60),
+            publish_timeout: Duration::from_secs(2 * 60),
+            max_retry_delay: Duration::from_secs(5 * 60),
             shutdown_timeout: Duration::from_secs(5 * 60),
             // As Pillow's limit against decompression bombs.
             max_picture_pixels: 178_956_970,

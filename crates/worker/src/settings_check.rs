@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::room::BYTES_PER_PIXEL;
 use crate::settings::{NatsSettings, S3Settings, Settings, StreamSettings, WorkerSettings};
 
 /// Every problem found in settings, each one sentence that begins with the name of the setting.
@@ -15,9 +16,40 @@ impl Settings {
     /// # Errors
     /// All problems found.
     pub fn validate(&self) -> Result<(), SettingsProblems> {
-        let problems =
-            [self.nats.problems(), self.streams.problems(), self.s3.problems(), self.worker.problems()].concat();
+        let sections = [self.nats.problems(), self.streams.problems(), self.s3.problems(), self.worker.problems()];
+        let problems = [sections.concat(), self.problems_between_sections()].concat();
         if problems.is_empty() { Ok(()) } else { Err(SettingsProblems(problems)) }
+    }
+}
+
+impl Settings {
+    /// The longest time from the moment an annotation is stored to the moment another delivery of the same job could
+    /// store it again, as long as workers and server run: the job is handed out again at the latest after `ack_wait` or
+    /// the longest delay, and then works and publishes for as long as it may.
+    pub fn longest_redelivery(&self) -> Duration {
+        let away = self.streams.ack_wait.max(self.worker.max_retry_delay);
+        away.saturating_add(self.worker.lease())
+    }
+
+    fn problems_between_sections(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        let (window, longest) = (self.streams.duplicate_window, self.longest_redelivery());
+        found.unless(
+            window >= longest,
+            format!(
+                "streams.duplicate_window is {window:?}, but a job can come back {longest:?} after its annotation was stored (ack_wait or max_retry_delay, job_timeout, twice publish_timeout): make it longer, or those shorter"
+            ),
+        );
+        found.unless(
+            self.streams.max_deliver < 0
+                || u64::try_from(self.streams.max_deliver).is_ok_and(|most| most > self.worker.max_deliveries),
+            "streams.max_deliver is not above worker.max_deliveries: the server would end jobs before the workers say why they failed",
+        );
+        found.unless(
+            self.worker.max_bytes_in_flight >= self.s3.max_object_bytes,
+            "worker.max_bytes_in_flight is below s3.max_object_bytes: there would never be room for the largest object",
+        );
+        found.0
     }
 }
 
@@ -61,8 +93,19 @@ impl NatsSettings {
             self.tls.certificate_file.is_some() == self.tls.key_file.is_some(),
             "nats.tls.certificate_file and nats.tls.key_file are only of use together: give both or neither",
         );
+        let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>');
+        found.unless(
+            !self.inbox_prefix.is_empty()
+                && self.inbox_prefix.chars().all(legal)
+                && self.inbox_prefix.split('.').all(|token| !token.is_empty()),
+            format!(
+                "nats.inbox_prefix is {:?}: give a subject without wildcards, for example _INBOX",
+                self.inbox_prefix
+            ),
+        );
         found.positive("nats.connect_timeout", self.connect_timeout);
         found.positive("nats.request_timeout", self.request_timeout);
+        found.positive("nats.ping_interval", self.ping_interval);
         found.0
     }
 }
@@ -75,6 +118,8 @@ impl StreamSettings {
             ("streams.jobs", &self.jobs),
             ("streams.annotations", &self.annotations),
             ("streams.failed", &self.failed),
+            ("streams.outcomes", &self.outcomes),
+            ("streams.advisories", &self.advisories),
             ("streams.consumer", &self.consumer),
         ];
         for (setting, name) in names {
@@ -96,13 +141,11 @@ impl StreamSettings {
             self.ack_wait >= Duration::from_secs(3),
             "streams.ack_wait is below 3s: a busy worker could not give its signs of life in time",
         );
-        found.unless(
-            self.duplicate_window >= self.ack_wait,
-            "streams.duplicate_window is shorter than streams.ack_wait: a job that comes back could be annotated twice",
-        );
-        for (setting, age) in
-            [("streams.annotations_max_age", self.annotations_max_age), ("streams.failed_max_age", self.failed_max_age)]
-        {
+        for (setting, age) in [
+            ("streams.annotations_max_age", self.annotations_max_age),
+            ("streams.failed_max_age", self.failed_max_age),
+            ("streams.outcomes_max_age", self.outcomes_max_age),
+        ] {
             found.unless(
                 age.is_zero() || age >= self.duplicate_window,
                 format!("{setting} is shorter than streams.duplicate_window, which NATS refuses: make it longer, or 0s for ever"),
@@ -111,6 +154,10 @@ impl StreamSettings {
         found.unless(
             self.max_ack_pending > 0,
             "streams.max_ack_pending is not above 0: no job would ever be handed out",
+        );
+        found.unless(
+            self.max_deliver == -1 || self.max_deliver > 0,
+            format!("streams.max_deliver is {}: give a number above 0, or -1 for no end", self.max_deliver),
         );
         found.0
     }
@@ -125,6 +172,10 @@ impl S3Settings {
                 url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             found.unless(web, format!("s3.endpoint {endpoint:?} is no address like https://host"));
         }
+        found.unless(
+            self.ca_file.is_none() || self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:")),
+            "s3.ca_file is given, but s3.endpoint is no https:// address: nothing would be encrypted",
+        );
         found.unless(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
         found.unless(
             self.access_key.is_some() == self.secret_key.is_some(),
@@ -159,6 +210,12 @@ impl S3Settings {
 }
 
 impl WorkerSettings {
+    /// How long a worker keeps a job's lease: the time it may work, and the time its outcome may wait twice, once to be
+    /// written down and once to be published.
+    pub fn lease(&self) -> Duration {
+        self.job_timeout.saturating_add(self.publish_timeout).saturating_add(self.publish_timeout)
+    }
+
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
@@ -170,7 +227,12 @@ impl WorkerSettings {
         found.unless((1..=4096).contains(&self.slots), format!("worker.slots is {}, not in 1 to 4096", self.slots));
         found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
         found.positive("worker.job_timeout", self.job_timeout);
+        found.positive("worker.publish_timeout", self.publish_timeout);
         found.unless(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
+        found.unless(
+            self.max_decode_bytes >= self.max_picture_pixels.saturating_mul(BYTES_PER_PIXEL),
+            "worker.max_decode_bytes is below 8 times worker.max_picture_pixels: there would never be room for the largest picture",
+        );
         found.0
     }
 }
@@ -257,7 +319,18 @@ mod tests {
     #[test]
     fn the_duplicate_window_covers_a_redelivery() {
         let mut settings = fine();
-        settings.streams.duplicate_window = Duration::from_secs(10);
+        settings.streams.duplicate_window = settings.longest_redelivery();
+        assert_eq!(settings.validate(), Ok(()));
+        settings.streams.duplicate_window -= Duration::from_secs(1);
         assert!(settings.validate().unwrap_err().to_string().starts_with("streams.duplicate_window"));
+    }
+
+    #[test]
+    fn the_server_counts_further_than_the_workers() {
+        let mut settings = fine();
+        settings.worker.max_deliveries = 100;
+        assert!(settings.validate().unwrap_err().to_string().starts_with("streams.max_deliver"));
+        settings.streams.max_deliver = -1;
+        assert_eq!(settings.validate(), Ok(()));
     }
 }

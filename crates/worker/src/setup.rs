@@ -1,19 +1,23 @@
-//! The three streams and the consumer: made where they are missing, held against the settings where they are there.
+//! The streams and their consumers: made where they are missing, held against the settings where they are there.
 //!
 //! Nothing that exists is ever changed: what its owner set may hold the only copy of an archive's jobs.
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
-use protocol::subjects::{ANNOTATIONS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD};
+use protocol::subjects::{
+    ANNOTATIONS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, max_deliveries_subject,
+};
 
 use crate::settings::StreamSettings;
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
 const FAILURE_OVERHEAD: usize = 16 * 1024;
+/// How long one worker has for one advisory.
+const ADVISORY_ACK_WAIT: Duration = Duration::from_secs(30);
 /// Tries to reach JetStream: a fresh cluster is healthy before it can make streams.
 const TRIES: u32 = 5;
 
@@ -80,7 +84,7 @@ pub async fn check(jetstream: &Context, settings: &StreamSettings) -> Result<Set
 
 async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) -> Result<SetupReport, SetupError> {
     let mut report = SetupReport::default();
-    let mut jobs = None;
+    let mut found_streams = Vec::new();
     for wanted in wanted_streams(settings, jetstream.client().max_payload()) {
         let what = format!("stream {}", wanted.name);
         let found = match (find_stream(jetstream, &wanted.name).await?, make) {
@@ -99,27 +103,30 @@ async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) 
                 None
             }
         };
-        if wanted.name == settings.jobs {
-            jobs = found;
-        }
+        found_streams.push(found);
     }
-    let what = format!("consumer {}", settings.consumer);
-    match jobs {
-        None => report.missing.push(what),
-        Some(jobs) => consumer(&jobs, settings, make, what, &mut report).await?,
+    let [jobs, advisories] = [&settings.jobs, &settings.advisories]
+        .map(|name| found_streams.iter().flatten().find(|stream| stream.cached_info().config.name == *name));
+    for (stream, wanted, of) in
+        [(jobs, wanted_consumer(settings), ""), (advisories, wanted_advisory_consumer(settings), " of the advisories")]
+    {
+        let what = format!("consumer {}{of}", settings.consumer);
+        match stream {
+            None => report.missing.push(what),
+            Some(stream) => consumer(stream, wanted, make, what, &mut report).await?,
+        }
     }
     Ok(report)
 }
 
 async fn consumer(
-    jobs: &stream::Stream,
-    settings: &StreamSettings,
+    of: &stream::Stream,
+    wanted: pull::Config,
     make: bool,
     what: String,
     report: &mut SetupReport,
 ) -> Result<(), SetupError> {
-    let wanted = wanted_consumer(settings);
-    match jobs.consumer_info(&settings.consumer).await {
+    match of.consumer_info(wanted.durable_name.as_deref().unwrap_or_default()).await {
         Ok(found) => {
             report.differences.extend(consumer_differences(&wanted, &found.config));
             report.found.push(what);
@@ -129,7 +136,7 @@ async fn consumer(
         }
         Err(_) if make => {
             // Strict: if another setup came first with other settings, that is to be said and not overwritten.
-            jobs.create_consumer_strict(wanted)
+            of.create_consumer_strict(wanted)
                 .await
                 .map_err(|error| SetupError::Refused { what: what.clone(), said: error.to_string() })?;
             report.created.push(what);
@@ -139,7 +146,7 @@ async fn consumer(
     Ok(())
 }
 
-fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 3] {
+fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 5] {
     let common = stream::Config {
         storage: StorageType::File,
         num_replicas: settings.replicas,
@@ -175,9 +182,40 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
             retention: RetentionPolicy::Limits,
             max_age: settings.failed_max_age,
             allow_direct: true,
+            ..common.clone()
+        },
+        stream::Config {
+            name: settings.outcomes.clone(),
+            description: Some("Groundling: what becomes of jobs, between workers only".to_owned()),
+            subjects: vec![OUTCOMES_WILDCARD.to_owned()],
+            retention: RetentionPolicy::Limits,
+            max_age: settings.outcomes_max_age,
+            max_messages_per_subject: 1,
+            // A direct read may come from a copy that is behind; the first outcome counts only if all see it.
+            allow_direct: false,
+            ..common.clone()
+        },
+        stream::Config {
+            name: settings.advisories.clone(),
+            description: Some("Groundling: jobs that the server gave up handing out".to_owned()),
+            subjects: vec![max_deliveries_subject(&settings.jobs, &settings.consumer)],
+            retention: RetentionPolicy::WorkQueue,
             ..common
         },
     ]
+}
+
+fn wanted_advisory_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(settings.consumer.clone()),
+        description: Some("Groundling: all workers".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ADVISORY_ACK_WAIT,
+        max_deliver: -1,
+        // As the server fills it in: what differs is to be told.
+        max_ack_pending: 1000,
+        ..pull::Config::default()
+    }
 }
 
 fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
@@ -186,8 +224,9 @@ fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
         description: Some("Groundling: all workers".to_owned()),
         ack_policy: AckPolicy::Explicit,
         ack_wait: settings.ack_wait,
-        // The workers count themselves: a message past the server's own limit would stay in the queue without a record.
-        max_deliver: -1,
+        // The workers count themselves. Past this limit, which ends what no worker comes to count, a message stays in
+        // the queue until its advisory is read.
+        max_deliver: settings.max_deliver,
         max_ack_pending: settings.max_ack_pending,
         ..pull::Config::default()
     }
@@ -239,6 +278,13 @@ fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<St
     differences.unless_equal("number of replicas", &wanted.num_replicas, &found.num_replicas);
     differences.unless_equal("duplicate window", &wanted.duplicate_window, &found.duplicate_window);
     differences.unless_equal("greatest age", &wanted.max_age, &found.max_age);
+    if wanted.max_messages_per_subject > 0 {
+        differences.unless_equal(
+            "greatest number of messages for one subject",
+            &wanted.max_messages_per_subject,
+            &found.max_messages_per_subject,
+        );
+    }
     if wanted.max_message_size > 0 && !(1..=wanted.max_message_size).contains(&found.max_message_size) {
         differences.unless_equal("greatest message size", &wanted.max_message_size, &found.max_message_size);
     }
@@ -284,11 +330,27 @@ impl Differences {
 ///
 /// # Errors
 /// [`SetupError::Refused`] if it cannot be looked at, or is no pull consumer.
-pub async fn find_consumer(
+pub async fn find_consumer(jetstream: &Context, settings: &StreamSettings) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(jetstream, settings, &settings.jobs).await
+}
+
+/// The consumer of the server's word that it gave up a job; as [`find_consumer`].
+///
+/// # Errors
+/// As [`find_consumer`].
+pub async fn find_advisory_consumer(
     jetstream: &Context,
     settings: &StreamSettings,
-) -> Result<Option<async_nats::jetstream::consumer::PullConsumer>, SetupError> {
-    match jetstream.get_consumer_from_stream(&settings.consumer, &settings.jobs).await {
+) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(jetstream, settings, &settings.advisories).await
+}
+
+async fn find_consumer_of(
+    jetstream: &Context,
+    settings: &StreamSettings,
+    stream: &str,
+) -> Result<Option<PullConsumer>, SetupError> {
+    match jetstream.get_consumer_from_stream(&settings.consumer, stream).await {
         Ok(consumer) => Ok(Some(consumer)),
         Err(error) => match error.kind() {
             ConsumerErrorKind::JetStream(said)

@@ -4,21 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use engine::Engine;
+use async_nats::jetstream::consumer::PullConsumer;
+use engine::Annotator;
 use kosmos2::checkpoint::ModelIdentity;
 use protocol::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::advisories::SecondNet;
 use crate::connection::{self, ConnectionError};
 use crate::delivery::Delivery;
+use crate::ending::Ending;
 use crate::events::Events;
-use crate::fetch::s3::ObjectStore;
+use crate::fetch::s3::{CaFileError, ObjectStore};
 use crate::intake::Intake;
-use crate::job::{Ending, JobContext};
+use crate::job::JobContext;
+use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
-use crate::settings::Settings;
+use crate::room::Room;
+use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
 use crate::setup::{self, SetupError};
 
@@ -30,7 +35,7 @@ pub struct WorkerParts {
     /// What it was told.
     pub settings: Settings,
     /// The engine with the model; its picture preprocessing is used too.
-    pub engine: Engine,
+    pub engine: Arc<dyn Annotator>,
     /// What annotations say about the model.
     pub model: ModelIdentity,
     /// Who watches.
@@ -46,8 +51,12 @@ pub struct WorkerReport {
     pub duplicates: u64,
     /// Jobs whose failure is in the stream.
     pub failed: u64,
-    /// Deliveries that went back to the queue.
+    /// Deliveries that went back to the queue for a while.
     pub retried: u64,
+    /// Jobs that had not come to the model when the worker was told to end, and went straight back.
+    pub handed_back: u64,
+    /// Pull requests that were refused or lost.
+    pub pulls_lost: u64,
 }
 
 /// Why a worker did not start, or ended before its time.
@@ -56,6 +65,9 @@ pub enum WorkerError {
     /// The settings.
     #[error("the settings cannot be used:\n{0}")]
     Settings(#[from] SettingsProblems),
+    /// The store's authorities.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
     /// The connection.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -72,8 +84,9 @@ pub enum WorkerError {
 
 /// Works until `shutdown`, then ends in this order:
 ///
-/// 1. intake asks for no more jobs, and within 3 s has handed back those that were on their way;
-/// 2. jobs in hand are finished, for at most `worker.shutdown_timeout`;
+/// 1. intake asks for no more jobs, and within 3 s has handed back those that were on their way; jobs whose picture is
+///    not ready for the model go straight back too;
+/// 2. jobs that the model has are finished and published, for at most `worker.shutdown_timeout`;
 /// 3. those still not finished are dropped, which hands them back;
 /// 4. the last acknowledgements leave, and the connection is closed.
 ///
@@ -85,28 +98,51 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let WorkerParts { settings, engine, model, events } = parts;
     settings.validate()?;
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
+    let store = ObjectStore::open(&settings.s3).await?;
     let client = connection::connect(&settings.nats, &format!("groundling worker {worker_id}")).await?;
     let jetstream = connection::jetstream(&client, &settings.nats);
-    let consumer = ready_consumer(&jetstream, &settings).await?;
+    let (consumer, advisories) = ready_consumers(&jetstream, &settings).await?;
 
+    // Ends on the caller's word or, by way of a dead engine, on our own.
+    let stop = shutdown.child_token();
+    let WorkerSettings { slots, publish_timeout, .. } = settings.worker;
+    let streams = &settings.streams;
+    let publisher = Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed);
     let context = Arc::new(JobContext {
-        store: ObjectStore::new(&settings.s3).await,
+        store,
         engine,
-        publisher: Publisher::new(jetstream, &settings.streams.annotations, &settings.streams.failed),
+        publisher: publisher.with_patience(publish_timeout),
+        outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
+        room: Room::new(settings.worker.max_bytes_in_flight),
+        decode_room: Room::new(settings.worker.max_decode_bytes),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
         worker: v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() },
         settings: settings.worker.clone(),
         events,
+        stop: stop.clone(),
+        duplicate_window: streams.duplicate_window,
     });
-    let slots = settings.worker.slots;
+    let second_net = SecondNet {
+        jetstream,
+        jobs_stream: streams.jobs.clone(),
+        consumer: advisories,
+        outcomes: context.outcomes.clone(),
+        publisher: context.publisher.clone(),
+        worker: context.worker.clone(),
+        events: context.events.clone(),
+    };
     tracing::info!(worker_id, slots, "worker takes jobs");
-    // Ends on the caller's word or, by way of a dead engine, on our own.
-    let stop = shutdown.child_token();
+    let second_net = tokio::spawn(second_net.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
-    let intake = tokio::spawn(Intake::new(client.clone(), consumer, slots).run(stop.clone(), sender));
-    let (report, engine_stopped) = work(context, deliveries, &stop, settings.worker.shutdown_timeout).await;
-    if let Err(error) = intake.await {
-        tracing::error!("intake ended by a fault of its own: {error}");
+    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease());
+    let intake = tokio::spawn(intake.run(stop.clone(), sender));
+    let (mut report, engine_stopped) = work(context, deliveries, &stop, settings.worker.shutdown_timeout).await;
+    match intake.await {
+        Ok(lost) => report.pulls_lost = lost,
+        Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
+    }
+    if tokio::time::timeout(FLUSH_TIMEOUT, second_net).await.is_err() {
+        tracing::debug!("the second net is left in the middle of its work; its advisory comes again");
     }
     close(&client).await;
     tracing::info!(?report, "worker has ended");
@@ -177,6 +213,7 @@ impl Tally {
             }
             Ending::Failed => self.report.failed += 1,
             Ending::Retried => self.report.retried += 1,
+            Ending::HandedBack => self.report.handed_back += 1,
             Ending::EngineStopped => {
                 self.report.retried += 1;
                 self.engine_stopped = true;
@@ -185,10 +222,11 @@ impl Tally {
     }
 }
 
-async fn ready_consumer(
+/// The consumers of jobs and of advisories.
+async fn ready_consumers(
     jetstream: &async_nats::jetstream::Context,
     settings: &Settings,
-) -> Result<async_nats::jetstream::consumer::PullConsumer, WorkerError> {
+) -> Result<(PullConsumer, PullConsumer), WorkerError> {
     let found = setup::check(jetstream, &settings.streams).await?;
     if !found.missing.is_empty() {
         return Err(WorkerError::Missing(found.missing.join(", ")));
@@ -196,8 +234,10 @@ async fn ready_consumer(
     for difference in found.differences {
         tracing::warn!("{difference}");
     }
-    let consumer = setup::find_consumer(jetstream, &settings.streams).await?;
-    consumer.ok_or_else(|| WorkerError::Missing(format!("consumer {}", settings.streams.consumer)))
+    let missing = || WorkerError::Missing(format!("consumer {}", settings.streams.consumer));
+    let jobs = setup::find_consumer(jetstream, &settings.streams).await?.ok_or_else(missing)?;
+    let advisories = setup::find_advisory_consumer(jetstream, &settings.streams).await?.ok_or_else(missing)?;
+    Ok((jobs, advisories))
 }
 
 async fn close(client: &Client) {

@@ -9,11 +9,14 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use common::Bench;
 use worker::setup::{SetupError, check, setup};
 
-const ALL: [&str; 4] = [
+const ALL: [&str; 7] = [
     "stream GROUNDLING_JOBS",
     "stream GROUNDLING_ANNOTATIONS",
     "stream GROUNDLING_FAILED",
+    "stream GROUNDLING_OUTCOMES",
+    "stream GROUNDLING_ADVISORIES",
     "consumer groundling-workers",
+    "consumer groundling-workers of the advisories",
 ];
 
 #[tokio::test]
@@ -27,7 +30,7 @@ async fn setup_makes_everything_and_a_second_time_finds_it() {
     assert!(second.created.is_empty() && second.is_ready(), "{second:?}");
     let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     assert_eq!(jobs.cached_info().config.retention, RetentionPolicy::WorkQueue);
-    assert_eq!(bench.consumer_info().await.config.max_deliver, -1);
+    assert_eq!(bench.consumer_info().await.config.max_deliver, 100);
 }
 
 #[tokio::test]

@@ -1,16 +1,22 @@
 //! Reading objects from an S3 store, within bounds.
 
+use std::path::Path;
+
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
+use md5::Digest;
 use protocol::v1::{ObjectIdentity, S3Object};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::{FetchError, FetchErrorKind, Fetched, too_large};
+use crate::room::{Room, Taken};
 use crate::settings::S3Settings;
 
 /// An S3 store and what may be read from it. Cheap to clone.
@@ -22,17 +28,61 @@ pub struct ObjectStore {
     operation_timeout: std::time::Duration,
 }
 
+/// Whether bytes are those that an ETag names. It is the MD5 of most objects' bytes, but not of all: not of those in
+/// several parts, nor of some encrypted ones.
+pub(crate) fn is_md5_of(etag: &str, bytes: &[u8]) -> bool {
+    etag.eq_ignore_ascii_case(&hex::encode(md5::Md5::digest(bytes)))
+}
+
+/// The file of `s3.ca_file` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the file {path} of s3.ca_file cannot be used: {reason}")]
+pub struct CaFileError {
+    path: String,
+    reason: String,
+}
+
 impl ObjectStore {
-    /// Makes a client by the settings. Nothing is connected before the first read.
+    /// Makes a client by the settings, `s3.ca_file` included. Nothing is connected before the first read.
+    ///
+    /// # Errors
+    /// [`CaFileError`].
+    pub async fn open(settings: &S3Settings) -> Result<Self, CaFileError> {
+        let trusted = match &settings.ca_file {
+            None => TrustStore::default(),
+            Some(file) => authorities(file).await?,
+        };
+        let tls = TlsContext::builder().with_trust_store(trusted).build();
+        let tls = tls.map_err(|error| CaFileError { path: "(the system's)".to_owned(), reason: error.to_string() })?;
+        Ok(Self::with_client(settings, client(settings, Some(tls)).await))
+    }
+
+    /// Makes a client by the settings, which trusts the system's authorities alone.
     pub async fn new(settings: &S3Settings) -> Self {
-        let max_bytes = settings.max_object_bytes;
-        let operation_timeout = settings.operation_timeout;
-        Self { client: client(settings).await, allow: settings.allow.clone(), max_bytes, operation_timeout }
+        Self::with_client(settings, client(settings, None).await)
+    }
+
+    fn with_client(settings: &S3Settings, client: Client) -> Self {
+        let (max_bytes, operation_timeout) = (settings.max_object_bytes, settings.operation_timeout);
+        Self { client, allow: settings.allow.clone(), max_bytes, operation_timeout }
     }
 
     /// The client itself, for what a worker does not do: listing, writing.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Reads one object whole, as soon as `room` has place for the largest one allowed. The place that it turns out not
+    /// to need is given back.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::read`].
+    pub async fn read_into(&self, object: &S3Object, room: &Room) -> Result<(Fetched, Taken), FetchError> {
+        // Before the request: a store does not keep an answer waiting.
+        let mut taken = room.take(self.max_bytes).await;
+        let fetched = self.read(object).await?;
+        taken.shrink_to(fetched.bytes.len() as u64);
+        Ok((fetched, taken))
     }
 
     /// Reads one object whole.
@@ -56,12 +106,14 @@ impl ObjectStore {
         }
     }
 
-    /// Whether an entry of `s3.allow` covers the object.
+    /// Whether an entry of `s3.allow` covers the object. A prefix covers no key with a segment `.` or `..`: to S3 these
+    /// are letters as any other, but stores on top of folders take them for a way out.
     pub fn allows(&self, bucket: &str, key: &str) -> bool {
+        let climbs = key.split('/').any(|segment| matches!(segment, "." | ".."));
         self.allow.iter().any(|entry| match entry.split_once('/') {
             _ if entry == "*" => true,
-            None => entry == bucket,
-            Some((allowed, prefix)) => allowed == bucket && key.starts_with(prefix),
+            None => entry == bucket && !climbs,
+            Some((allowed, prefix)) => allowed == bucket && key.starts_with(prefix) && !climbs,
         })
     }
 
@@ -128,8 +180,24 @@ impl ObjectStore {
     }
 }
 
-async fn client(settings: &S3Settings) -> Client {
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+/// The authorities of a PEM file, and no others.
+async fn authorities(file: &Path) -> Result<TrustStore, CaFileError> {
+    let unusable = |reason: String| CaFileError { path: file.display().to_string(), reason };
+    let pem = tokio::fs::read(file).await.map_err(|error| unusable(error.to_string()))?;
+    // The client itself would panic on a file without one.
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    match certificates.map_err(|error| unusable(error.to_string()))?.len() {
+        0 => Err(unusable("it holds no certificate in PEM form".to_owned())),
+        _ => Ok(TrustStore::empty().with_pem_certificate(pem)),
+    }
+}
+
+async fn client(settings: &S3Settings, tls: Option<TlsContext>) -> Client {
+    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+    let http = match tls {
+        Some(tls) => http.tls_context(tls).build_https(),
+        None => http.build_https(),
+    };
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_timeout)
@@ -230,7 +298,16 @@ mod tests {
     async fn the_allow_list_takes_buckets_prefixes_and_everything() {
         let some = store(&["imgs", "archive/2024/"]).await;
         assert!(some.allows("imgs", "anything") && some.allows("archive", "2024/a.jpg"));
-        for (bucket, key) in [("archive", "2023/a.jpg"), ("archive", "2024"), ("img", "a"), ("imgs2", "a")] {
+        assert!(some.allows("archive", "2024/größe 日本/a..b.jpg"));
+        for (bucket, key) in [
+            ("archive", "2023/a.jpg"),
+            ("archive", "2024"),
+            ("archive", "2024/../2023/a.jpg"),
+            ("imgs", "../secrets/a"),
+            ("imgs", "./a"),
+            ("img", "a"),
+            ("imgs2", "a"),
+        ] {
             assert!(!some.allows(bucket, key), "{bucket}/{key}");
         }
         assert!(store(&["*"]).await.allows("x", "y"));
@@ -246,6 +323,13 @@ mod tests {
             error.to_string(),
             "s3://secrets/k may not be read by this worker: add its bucket or prefix to s3.allow"
         );
+    }
+
+    #[test]
+    fn an_etag_is_the_md5_of_an_object_in_one_part() {
+        assert!(is_md5_of("900150983CD24fb0d6963f7d28e17f72", b"abc"));
+        assert!(!is_md5_of("900150983cd24fb0d6963f7d28e17f72-2", b"abc"));
+        assert!(!is_md5_of("900150983cd24fb0d6963f7d28e17f72", b"ab"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A NATS server with streams and consumer as `groundling setup` makes them, and ways to look at them.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod yes;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use worker::intake::Intake;
 use worker::publish::Publisher;
 use worker::settings::{NatsSettings, StreamSettings};
 use worker::{connection, setup};
+
+pub(crate) use yes::{Running, annotated, bitmap, job, parts, submit};
 
 /// Longer than any step takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,7 +94,7 @@ impl Bench {
     pub(crate) fn intake(&self, consumer: PullConsumer, slots: usize) -> RunningIntake {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(slots);
-        let running = Intake::new(self.client.clone(), consumer, slots).run(stop.clone(), sender);
+        let running = Intake::new(self.client.clone(), consumer, slots, PATIENCE * 10).run(stop.clone(), sender);
         RunningIntake { stop, deliveries, task: tokio::spawn(running) }
     }
 }
@@ -98,7 +102,7 @@ impl Bench {
 pub(crate) struct RunningIntake {
     pub(crate) stop: CancellationToken,
     pub(crate) deliveries: mpsc::Receiver<Delivery>,
-    pub(crate) task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<u64>,
 }
 
 impl RunningIntake {

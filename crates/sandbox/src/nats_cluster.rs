@@ -1,0 +1,54 @@
+//! Several NATS servers as one cluster.
+
+use std::net::TcpListener;
+
+use futures::future::try_join_all;
+
+use crate::{NatsOptions, NatsServer, SandboxError};
+
+/// The ports between servers are chosen before they are bound, so another program may come first.
+const START_ATTEMPTS: u32 = 4;
+
+/// Running servers of one cluster on 127.0.0.1, named `n0`, `n1` and so on.
+#[derive(Debug)]
+pub struct NatsCluster {
+    /// The servers, in the order of their names. Each may be killed and restarted on its own.
+    pub nodes: Vec<NatsServer>,
+}
+
+impl NatsCluster {
+    /// Starts `size` servers and waits until JetStream answers on each. The cluster's own leader may not be settled
+    /// then: the first streams may need another try.
+    pub async fn start(size: usize, options: &NatsOptions) -> Result<Self, SandboxError> {
+        let mut attempt = 1;
+        loop {
+            match Self::launch(size, options).await {
+                Err(SandboxError::EndedEarly { .. }) if attempt < START_ATTEMPTS => attempt += 1,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn launch(size: usize, options: &NatsOptions) -> Result<Self, SandboxError> {
+        let ports = free_ports(size).map_err(SandboxError::io("find free ports for the NATS cluster"))?;
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let nodes = ports.iter().enumerate().map(|(i, port)| {
+            let extra_config = format!(
+                "server_name: n{i}\ncluster {{\n  name: sandbox\n  listen: \"127.0.0.1:{port}\"\n  no_advertise: true\n  routes: [{}]\n}}\n{}",
+                routes.join(", "),
+                options.extra_config
+            );
+            // Each in a folder of its own.
+            let options = NatsOptions { data_dir: None, extra_config, ..options.clone() };
+            async move { NatsServer::start(&options).await }
+        });
+        // All at once: JetStream answers only when most of them are there.
+        Ok(Self { nodes: try_join_all(nodes).await? })
+    }
+}
+
+/// Free ports, all held until all are known.
+fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
+    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,109 @@
+//! `soak run` makes a run, `soak worker` is a worker of one.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Parser, Subcommand};
+use soak::stub_worker::{self, AbortAt};
+use tracing_subscriber::EnvFilter;
+use worker::Step;
+
+/// Jobs under faults, and what became of them.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs servers, workers and faults; the last line of output is a JSON object with the figures.
+    Run(RunArguments),
+    /// A worker with answers that follow from the job, in the place of a model.
+    Worker {
+        /// The settings, as for `groundling worker`.
+        #[arg(long)]
+        settings: PathBuf,
+        /// Abort the process at a step of a job, after it was passed a number of times: `Fetched:3`.
+        #[arg(long, value_parser = abort_at)]
+        abort_at: Option<AbortAt>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// Jobs to submit.
+    #[arg(long, default_value_t = 1000)]
+    jobs: usize,
+    /// Faults of processes, servers and connections to make.
+    #[arg(long, default_value_t = 40)]
+    faults: usize,
+    /// What everything random follows from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// NATS servers, 1 or 3.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    nodes: u8,
+    /// Worker processes.
+    #[arg(long, default_value_t = 3)]
+    workers: usize,
+    /// Run `groundling` with the small model and compare its texts with the reference's.
+    #[arg(long)]
+    real: bool,
+    /// Where logs go.
+    #[arg(long, default_value = "target/soak")]
+    logs: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    match go(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("soak: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn go(command: Command) -> anyhow::Result<ExitCode> {
+    let run = match command {
+        Command::Worker { settings, abort_at } => {
+            stub_worker::run(&settings, abort_at).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Run(run) => run,
+    };
+    let soak = std::env::current_exe()?;
+    let groundling = run.real.then(|| soak.with_file_name("groundling"));
+    if let Some(groundling) = groundling.as_ref().filter(|groundling| !groundling.is_file()) {
+        return Err(anyhow!("{} is not there: build it by cargo build -p groundling", groundling.display()));
+    }
+    let options = soak::Options {
+        jobs: run.jobs,
+        faults: run.faults,
+        seed: run.seed,
+        nodes: run.nodes.into(),
+        workers: run.workers,
+        groundling,
+        soak,
+        logs: std::path::absolute(run.logs)?,
+    };
+    let (figures, wrong) = soak::run(&options).await?;
+    for line in &wrong {
+        eprintln!("{line}");
+    }
+    println!("{}", serde_json::to_string(&figures).context("the figures")?);
+    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn abort_at(text: &str) -> anyhow::Result<AbortAt> {
+    let (step, after) = text.split_once(':').context("give a step and a number, as in Fetched:3")?;
+    let known = Step::ALL.into_iter().find(|known| format!("{known:?}") == step);
+    let step = known.with_context(|| format!("{step} is none of {:?}", Step::ALL))?;
+    Ok(AbortAt { step, after: after.parse()? })
+}

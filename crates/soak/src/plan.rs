@@ -1,0 +1,195 @@
+//! The jobs of a run, and what each may come to.
+
+use anyhow::Context;
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use kosmos2::processor::image::{DecodeOptions, decode};
+use protocol::Message;
+use protocol::identity::sha256_hex;
+use protocol::job::CheckedJob;
+use protocol::v1::{self, FailureReason, ImageJob, image_job, task};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sandbox::DemoData;
+use serde::Deserialize;
+
+use crate::s3_proxy::S3Fault;
+use crate::stub;
+
+/// The dataset of all jobs.
+pub const DATASET: &str = "soak";
+/// Side of the made-up pictures in pixels.
+const SIDE: u32 = 8;
+
+/// One job.
+#[derive(Debug, Clone)]
+pub struct PlannedJob {
+    /// Its id, also that of its message. Garbage has no id of its own in its bytes.
+    pub id: String,
+    /// What is published.
+    pub payload: Vec<u8>,
+    /// The object to upload first: key and bytes.
+    pub object: Option<(String, Vec<u8>)>,
+    /// What may become of it.
+    pub expected: Expected,
+}
+
+/// What may become of a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The texts of its annotation, if it may have one.
+    pub texts: Option<Vec<String>>,
+    /// The reasons for which it may be given up.
+    pub reasons: Vec<FailureReason>,
+}
+
+/// One line of the small model's goldens.
+#[derive(Debug, Deserialize)]
+struct Golden {
+    file: String,
+    prompt: String,
+    text: String,
+}
+
+impl PlannedJob {
+    /// What a failure record calls it by.
+    pub fn sha256(&self) -> String {
+        sha256_hex(&self.payload)
+    }
+}
+
+/// Jobs for the stub: unique pictures, some of which are missing, broken, or met by faults of the store.
+///
+/// # Errors
+/// When a picture cannot be made.
+pub fn stub_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<PlannedJob>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|i| stub_job(i, &mut random, bucket)).collect()
+}
+
+fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<PlannedJob> {
+    let png = picture(random)?;
+    let id = format!("job-{i}");
+    let etag = random.random_bool(0.5).then(|| md5_hex(&png));
+    let plain = |key: String, bytes: Vec<u8>, expected: Expected| -> anyhow::Result<PlannedJob> {
+        let job = job(&id, bucket, &key, etag.clone());
+        let expected = fill(expected, &job, &bytes)?;
+        Ok(PlannedJob { id: id.clone(), payload: job.encode_to_vec(), object: Some((key, bytes)), expected })
+    };
+    let fails = |reason| Expected { texts: None, reasons: vec![reason] };
+    let good = Expected { texts: Some(Vec::new()), reasons: Vec::new() };
+    use FailureReason as Reason;
+    match random.random_range(0..100) {
+        0..3 => {
+            let missing = plain(format!("missing/{i}"), png, fails(Reason::ObjectNotFound))?;
+            Ok(PlannedJob { object: None, ..missing })
+        }
+        3..5 => {
+            let half = png[..png.len() / 2].to_vec();
+            let job = job(&id, bucket, &format!("cut/{i}"), None);
+            let object = Some((format!("cut/{i}"), half));
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::UndecodablePicture), id })
+        }
+        5..7 => {
+            let job = job(&id, bucket, &format!("text/{i}"), None);
+            let object = Some((format!("text/{i}"), b"this is no picture".to_vec()));
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::UnsupportedPicture), id })
+        }
+        7..9 => {
+            let payload = format!("\u{7f}\u{7f} no message {i}").into_bytes();
+            Ok(PlannedJob { payload, object: None, expected: fails(Reason::InvalidJob), id })
+        }
+        9..11 => {
+            let job = job(&id, bucket, &format!("pinned/{i}"), Some("0123456789abcdef0123456789abcdef".into()));
+            let object = Some((format!("pinned/{i}"), png));
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::ObjectChanged), id })
+        }
+        11..13 => {
+            let job = job(&id, "elsewhere", &format!("x/{i}"), None);
+            Ok(PlannedJob { payload: job.encode_to_vec(), object: None, expected: fails(Reason::ObjectForbidden), id })
+        }
+        13 => plain(format!("down/{i}"), png, fails(Reason::RetriesExhausted)),
+        14..22 => {
+            let (fault, name) = S3Fault::ALL[random.random_range(0..S3Fault::ALL.len())];
+            // What an answer says for sure is believed at once; a lost worker may have been the only one to hear it.
+            let reasons = match fault {
+                S3Fault::Forbidden => vec![Reason::ObjectForbidden],
+                S3Fault::NotFound => vec![Reason::ObjectNotFound],
+                S3Fault::ChangedEtag if etag.is_some() => vec![Reason::ObjectChanged],
+                _ => Vec::new(),
+            };
+            let key = format!("flaky-{name}-{}/{i}", random.random_range(1..4));
+            plain(key, png, Expected { reasons, ..good })
+        }
+        _ => plain(format!("good/{i}"), png, good),
+    }
+}
+
+/// Fills in the texts that the stub must give.
+fn fill(mut expected: Expected, job: &ImageJob, bytes: &[u8]) -> anyhow::Result<Expected> {
+    if let Some(texts) = &mut expected.texts {
+        let options = DecodeOptions { apply_orientation: true, max_pixels: 1 << 20 };
+        let pixels = stub::digest_of(&decode(bytes, &options).context("a picture of the plan")?);
+        let checked = CheckedJob::new(job.clone())?;
+        texts.extend(checked.tasks.iter().map(|task| stub::text(&pixels, &task.ask)));
+    }
+    Ok(expected)
+}
+
+/// Jobs for the small model: its scenes and prompts, with the reference's texts.
+///
+/// # Errors
+/// When the demo data cannot be read.
+pub fn real_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<PlannedJob>> {
+    let demo = DemoData::locate()?;
+    let goldens = std::fs::read(demo.scenes_dir.join("goldens.json")).context("the goldens")?;
+    let goldens: Vec<Golden> = serde_json::from_slice(&goldens)?;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut jobs = Vec::with_capacity(count);
+    for i in 0..count {
+        let golden = &goldens[random.random_range(0..goldens.len())];
+        let bytes = std::fs::read(demo.scenes_dir.join(&golden.file))?;
+        let (fault, name) = S3Fault::ALL[random.random_range(0..S3Fault::ALL.len())];
+        let lasting = matches!(fault, S3Fault::Forbidden | S3Fault::NotFound | S3Fault::ChangedEtag);
+        let key = match random.random_bool(0.1) && !lasting {
+            true => format!("flaky-{name}-2/{i}"),
+            false => format!("good/{i}"),
+        };
+        let prompt = v1::RawPrompt { text: golden.prompt.clone(), phrase_boxes: Vec::new() };
+        let task = v1::Task { task_id: "t".into(), kind: Some(task::Kind::Raw(prompt)) };
+        let id = format!("job-{i}");
+        let job = ImageJob { tasks: vec![task], ..job(&id, bucket, &key, None) };
+        let expected = Expected { texts: Some(vec![golden.text.clone()]), reasons: Vec::new() };
+        jobs.push(PlannedJob { id, payload: job.encode_to_vec(), object: Some((key, bytes)), expected });
+    }
+    Ok(jobs)
+}
+
+fn job(id: &str, bucket: &str, key: &str, etag: Option<String>) -> ImageJob {
+    let caption = v1::Task { task_id: "brief".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) };
+    let question = v1::Question { question: format!("What is it that {id} shows?") };
+    let question = v1::Task { task_id: "question".into(), kind: Some(task::Kind::Question(question)) };
+    ImageJob {
+        job_id: id.to_owned(),
+        dataset: DATASET.to_owned(),
+        source: Some(image_job::Source::S3(v1::S3Object {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            version_id: None,
+            etag,
+        })),
+        tasks: vec![caption, question],
+        ..ImageJob::default()
+    }
+}
+
+fn picture(random: &mut ChaCha8Rng) -> anyhow::Result<Vec<u8>> {
+    let pixels: Vec<u8> = (0..SIDE * SIDE * 3).map(|_| random.random()).collect();
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png).write_image(&pixels, SIDE, SIDE, ExtendedColorType::Rgb8)?;
+    Ok(png)
+}
+
+fn md5_hex(bytes: &[u8]) -> String {
+    use md5::Digest;
+    md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,153 @@
+//! The worker processes of a run.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// How to start a worker.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The executable: this package's own, or `groundling`.
+    pub executable: PathBuf,
+    /// Whether it is `groundling`, with the small model at this place.
+    pub model: Option<PathBuf>,
+    /// The settings file.
+    pub settings: PathBuf,
+    /// Where the workers' logs go.
+    pub logs: PathBuf,
+}
+
+/// Worker processes, each of which is started anew when it ends.
+#[derive(Debug)]
+pub struct Pool {
+    program: Program,
+    workers: Vec<Worker>,
+    started: usize,
+}
+
+#[derive(Debug)]
+struct Worker {
+    child: Child,
+    stopped: bool,
+}
+
+impl Pool {
+    /// Starts this many.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn start(program: Program, size: usize) -> anyhow::Result<Self> {
+        let mut pool = Self { program, workers: Vec::new(), started: 0 };
+        for _ in 0..size {
+            let worker = pool.spawn(None)?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Number of workers.
+    pub fn size(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Starts those anew that have ended: by a fault, or because no server answered when they started.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn keep_up(&mut self) -> anyhow::Result<()> {
+        for i in 0..self.workers.len() {
+            if self.workers[i].child.try_wait()?.is_some() {
+                self.workers[i] = self.spawn(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to one; one that aborts at `abort_at` ("step:times") or a plain one comes in its place.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub async fn replace(&mut self, worker: usize, abort_at: Option<&str>) -> anyhow::Result<()> {
+        self.workers[worker].child.kill().await?;
+        self.workers[worker] = self.spawn(abort_at)?;
+        Ok(())
+    }
+
+    /// SIGTERM to one. Another comes in its place when it has ended.
+    pub fn terminate(&self, worker: usize) {
+        self.signal(worker, Signal::TERM);
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn stop(&mut self, worker: usize, stopped: bool) {
+        self.signal(worker, if stopped { Signal::STOP } else { Signal::CONT });
+        self.workers[worker].stopped = stopped;
+    }
+
+    /// SIGTERM to all, and their ends waited for.
+    ///
+    /// # Errors
+    /// When one cannot be waited for.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        for i in 0..self.workers.len() {
+            self.terminate(i);
+        }
+        for worker in &mut self.workers {
+            worker.child.wait().await?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, worker: usize, signal: Signal) {
+        let id = self.workers[worker].child.id().and_then(|id| i32::try_from(id).ok());
+        // Fails only for a process that has ended.
+        let _ = id.and_then(Pid::from_raw).map(|pid| kill_process(pid, signal));
+    }
+
+    fn spawn(&mut self, abort_at: Option<&str>) -> anyhow::Result<Worker> {
+        self.started += 1;
+        let program = &self.program;
+        let log = std::fs::File::create(program.logs.join(format!("worker-{}.log", self.started)))?;
+        let mut command = Command::new(&program.executable);
+        match &program.model {
+            Some(model) => command.arg("--settings").arg(&program.settings).args(["worker", "--model"]).arg(model),
+            None => command.args(["worker", "--settings"]).arg(&program.settings),
+        };
+        if let (Some(abort_at), None) = (abort_at, &program.model) {
+            command.args(["--abort-at", abort_at]);
+        }
+        // The pipe closes when this process dies, and the worker ends with it.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        command.env("RUST_LOG", "info,worker=debug").current_dir(&program.logs);
+        let child = command.spawn().with_context(|| program.executable.display().to_string())?;
+        Ok(Worker { child, stopped: false })
+    }
+}
+
+/// The settings that workers of a run have: as short as they may be, so that what is lost comes back soon.
+pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, replicas: usize, real: bool) -> String {
+    // A debug build of the model on a busy machine needs its time.
+    let (job_timeout, slots) = if real { ("120s", 4) } else { ("20s", 8) };
+    format!(
+        "[nats]\nurl = \"{nats_url}\"\nconnect_timeout = \"3s\"\nrequest_timeout = \"5s\"\nping_interval = \"2s\"\n\
+         [streams]\nack_wait = \"3s\"\nreplicas = {replicas}\nmax_deliver = 60\n\
+         [s3]\nendpoint = \"{s3_endpoint}\"\npath_style = true\naccess_key = \"{}\"\nsecret_key = \"{}\"\n\
+         allow = [\"{}\"]\nread_timeout = \"2s\"\noperation_timeout = \"6s\"\nattempts = 2\n\
+         [worker]\nslots = {slots}\njob_timeout = \"{job_timeout}\"\npublish_timeout = \"20s\"\n\
+         max_retry_delay = \"2s\"\nmax_deliveries = 12\nshutdown_timeout = \"20s\"\n",
+        access.access_key, access.secret_key, access.bucket
+    )
+}
+
+/// Writes the settings to a file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_settings(folder: &Path, text: &str) -> anyhow::Result<PathBuf> {
+    let file = folder.join("groundling.toml");
+    std::fs::write(&file, text)?;
+    Ok(file)
+}

@@ -1,0 +1,214 @@
+//! A proxy before the S3 store that answers some requests wrongly, by the names of their objects.
+//!
+//! A key says what happens to it: `flaky-<fault>-<times>/…` meets the fault that often and is fine afterwards, and
+//! `down/…` is never answered but with 503. Everything else passes byte for byte, or the signatures would not hold.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Longer than the workers' patience with a silent store.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum S3Fault {
+    /// Status 503.
+    Unavailable,
+    /// A long wait before the answer.
+    Slow,
+    /// Half of the body, then the end of the connection.
+    Truncated,
+    /// Half of the body, announced as if it were all.
+    WrongLength,
+    /// Another ETag.
+    ChangedEtag,
+    /// Status 403.
+    Forbidden,
+    /// Status 404.
+    NotFound,
+}
+
+impl S3Fault {
+    /// All of them, with the names that stand in keys.
+    pub const ALL: [(Self, &str); 7] = [
+        (Self::Unavailable, "503"),
+        (Self::Slow, "slow"),
+        (Self::Truncated, "truncated"),
+        (Self::WrongLength, "length"),
+        (Self::ChangedEtag, "etag"),
+        (Self::Forbidden, "403"),
+        (Self::NotFound, "404"),
+    ];
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct S3Proxy {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    accepting: JoinHandle<()>,
+}
+
+/// How often each key was asked for.
+#[derive(Debug, Default)]
+struct Counts(Mutex<HashMap<String, u32>>);
+
+impl S3Proxy {
+    /// Listens on a free loopback port, before the store at `target`.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (address, counts) = (listener.local_addr()?, Arc::new(Counts::default()));
+        let shared = Arc::clone(&counts);
+        let accepting = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((client, _)) => drop(tokio::spawn(serve(client, target, Arc::clone(&shared)))),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+        Ok(Self { address, counts, accepting })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many requests were answered wrongly so far.
+    pub fn injected(&self) -> u64 {
+        let counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(key, count)| u64::from((*count).min(plan(key).map_or(0, |(_, times)| times)))).sum()
+    }
+}
+
+impl Drop for S3Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// What a key says of itself: the fault, and how often it is met.
+pub fn plan(key: &str) -> Option<(S3Fault, u32)> {
+    let folder = key.split('/').next()?;
+    if folder == "down" {
+        return Some((S3Fault::Unavailable, u32::MAX));
+    }
+    let (name, times) = folder.strip_prefix("flaky-")?.split_once('-')?;
+    let (fault, _) = S3Fault::ALL.into_iter().find(|(_, known)| *known == name)?;
+    Some((fault, times.parse().ok()?))
+}
+
+impl Counts {
+    /// What happens to this request.
+    fn next(&self, key: &str) -> Option<S3Fault> {
+        let (fault, times) = plan(key)?;
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        (*count <= times).then_some(fault)
+    }
+}
+
+async fn serve(client: TcpStream, target: SocketAddr, counts: Arc<Counts>) {
+    // Whatever breaks here breaks the connection, as it would between machines.
+    let _ = exchange(client, target, &counts).await;
+}
+
+/// Requests without a body, one after the other: workers only read.
+async fn exchange(client: TcpStream, target: SocketAddr, counts: &Counts) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
+    let (mut client, mut server) = (BufReader::new(client), BufReader::new(TcpStream::connect(target).await?));
+    loop {
+        let request = head(&mut client).await?;
+        let fault = key_of(&request).and_then(|key| counts.next(key));
+        match fault {
+            Some(S3Fault::Unavailable) => refuse(&mut client, "503 Service Unavailable", "ServiceUnavailable").await?,
+            Some(S3Fault::Forbidden) => refuse(&mut client, "403 Forbidden", "AccessDenied").await?,
+            Some(S3Fault::NotFound) => refuse(&mut client, "404 Not Found", "NoSuchKey").await?,
+            fault => {
+                server.write_all(request.as_bytes()).await?;
+                let answer = head(&mut server).await?;
+                let length = header(&answer, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+                let mut body = vec![0; length];
+                server.read_exact(&mut body).await?;
+                if !respond(&mut client, answer, &body, fault).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// False if the connection is to end.
+async fn respond(
+    client: &mut BufReader<TcpStream>,
+    answer: String,
+    body: &[u8],
+    fault: Option<S3Fault>,
+) -> std::io::Result<bool> {
+    let half = body.get(..body.len() / 2).unwrap_or_default();
+    let (answer, body, goes_on) = match fault {
+        Some(S3Fault::Slow) => {
+            tokio::time::sleep(SLOW).await;
+            (answer, body, true)
+        }
+        Some(S3Fault::Truncated) => (answer, half, false),
+        Some(S3Fault::WrongLength) => (with_header(&answer, "content-length", &half.len().to_string()), half, true),
+        Some(S3Fault::ChangedEtag) => {
+            (with_header(&answer, "etag", "\"00000000000000000000000000000000\""), body, true)
+        }
+        _ => (answer, body, true),
+    };
+    client.write_all(answer.as_bytes()).await?;
+    client.write_all(body).await?;
+    client.flush().await?;
+    Ok(goes_on)
+}
+
+async fn refuse(client: &mut BufReader<TcpStream>, status: &str, code: &str) -> std::io::Result<()> {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>by the proxy</Message></Error>");
+    let length = body.len();
+    let answer =
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n{body}");
+    client.write_all(answer.as_bytes()).await?;
+    client.flush().await
+}
+
+/// Up to the empty line, that included.
+async fn head(from: &mut BufReader<TcpStream>) -> std::io::Result<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if from.read_line(&mut head).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(head)
+}
+
+/// The key of a path-style request: what stands after the bucket.
+fn key_of(request: &str) -> Option<&str> {
+    let path = request.split(' ').nth(1)?.split('?').next()?;
+    Some(path.strip_prefix('/')?.split_once('/')?.1)
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().filter_map(|line| line.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+}
+
+fn with_header(head: &str, name: &str, value: &str) -> String {
+    let line = |line: &str| match line.split_once(": ") {
+        Some((n, _)) if n.eq_ignore_ascii_case(name) => format!("{n}: {value}\r\n"),
+        _ => format!("{line}\r\n"),
+    };
+    head.lines().map(line).collect()
+}

@@ -1,0 +1,38 @@
+//! A short run of the conservation test.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use std::path::{Path, PathBuf};
+
+use soak::{Figures, Options, run};
+
+fn options(name: &str, nodes: usize) -> Options {
+    Options {
+        jobs: 300,
+        faults: 24,
+        seed: 7,
+        nodes,
+        workers: 3,
+        groundling: None,
+        soak: PathBuf::from(env!("CARGO_BIN_EXE_soak")),
+        logs: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name),
+    }
+}
+
+async fn keeps_the_promise(options: Options) {
+    let (figures, wrong) = run(&options).await.unwrap();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let Figures { jobs, annotations, dead_letters, lost, duplicates, wrong_reason, .. } = figures;
+    assert_eq!((jobs, lost, duplicates, wrong_reason), (options.jobs, 0, 0, 0));
+    assert_eq!(annotations + dead_letters, jobs);
+    assert!(dead_letters > 0, "the plan has jobs that cannot be done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_accepted_job_ends_exactly_once_whatever_dies_around_one_server() {
+    keeps_the_promise(options("short-1", 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_accepted_job_ends_exactly_once_whatever_dies_in_a_cluster_of_three() {
+    keeps_the_promise(Options { faults: 16, seed: 8, ..options("short-3", 3) }).await;
+}

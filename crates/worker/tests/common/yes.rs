@@ -1,0 +1,102 @@
+//! A whole worker whose engine answers at once, and jobs for it.
+
+use std::sync::Arc;
+
+use engine::{Annotator, Answer, Request, Response, Timings};
+use kosmos2::checkpoint::ModelIdentity;
+use kosmos2::generation::{FinishReason, GroundedText};
+use kosmos2::processor::image::{Picture, PixelValues};
+use protocol::Message;
+use protocol::v1::{self, Outcome, image_job, outcome, task};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use worker::settings::S3Settings;
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+
+use super::{Bench, PATIENCE, annotation};
+
+/// Says "yes" to everything.
+pub(crate) struct Yes;
+
+impl Annotator for Yes {
+    fn preprocess(&self, _: &Picture) -> PixelValues {
+        PixelValues::new(vec![0.0; 3], 1).unwrap()
+    }
+
+    fn submit(&self, request: Request) -> Answer<'_> {
+        let text = GroundedText {
+            prompt: String::new(),
+            prompt_tokens: 1,
+            text: "yes".into(),
+            raw_text: "yes".into(),
+            token_ids: vec![2],
+            logprobs: vec![0.0],
+            entities: Vec::new(),
+            finish_reason: FinishReason::Stop,
+        };
+        let texts = vec![text; request.asks.len()];
+        Box::pin(async move { Ok(Response { texts, timings: Timings::default() }) })
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) stop: CancellationToken,
+    pub(crate) events: mpsc::Receiver<JobEvent>,
+    pub(crate) task: JoinHandle<Result<WorkerReport, WorkerError>>,
+}
+
+impl Running {
+    pub(crate) fn start(bench: &Bench) -> Self {
+        let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
+        let settings = Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+        let (sender, events) = mpsc::channel(100);
+        let parts = WorkerParts { events: Events::to(sender), ..parts(settings) };
+        let stop = CancellationToken::new();
+        Self { stop: stop.clone(), events, task: tokio::spawn(worker::run(parts, stop)) }
+    }
+
+    pub(crate) async fn event(&mut self) -> JobEvent {
+        tokio::time::timeout(PATIENCE * 4, self.events.recv()).await.expect("something should happen").unwrap()
+    }
+
+    pub(crate) async fn end(self) -> WorkerReport {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE * 4, self.task).await.expect("the worker should end").unwrap().unwrap()
+    }
+}
+
+/// A picture of one pixel.
+pub(crate) fn bitmap() -> Vec<u8> {
+    let mut bytes = b"BM".to_vec();
+    let one = 1u32.to_le_bytes();
+    for field in [&[58, 0, 0, 0][..], &[0; 4], &[54, 0, 0, 0], &[40, 0, 0, 0], &one, &one, &[1, 0, 24, 0], &[0; 24]] {
+        bytes.extend(field);
+    }
+    bytes.extend([1, 2, 3, 0]);
+    bytes
+}
+
+pub(crate) fn job(id: &str, picture: Vec<u8>) -> v1::ImageJob {
+    v1::ImageJob {
+        job_id: id.into(),
+        dataset: "cats".into(),
+        source: Some(image_job::Source::Inline(picture.into())),
+        tasks: vec![v1::Task { task_id: "t".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) }],
+        ..Default::default()
+    }
+}
+
+pub(crate) async fn submit(bench: &Bench, job: &v1::ImageJob) {
+    bench.jetstream.publish("groundling.jobs.cats", job.encode_to_vec().into()).await.unwrap().await.unwrap();
+}
+
+pub(crate) fn annotated(id: &str) -> Outcome {
+    let record = Some(outcome::Record::Annotation(annotation(id)));
+    Outcome { subject: "groundling.annotations.cats".into(), message_id: id.into(), record }
+}
+
+pub(crate) fn parts(settings: Settings) -> WorkerParts {
+    let model = ModelIdentity { name: "yes".into(), revision: None, digest: "d".into() };
+    WorkerParts { settings, engine: Arc::new(Yes), model, events: Events::none() }
+}

@@ -1,0 +1,143 @@
+//! The first outcome counts, the second net, and streams that are full; with an engine that answers at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod common;
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::DiscardPolicy;
+use common::{Bench, Running, annotated, bitmap, eventually, job, submit};
+use protocol::v1::FailureReason;
+use worker::JobEvent;
+use worker::outcomes::Outcomes;
+
+fn outcomes(bench: &Bench) -> Outcomes {
+    Outcomes::new(bench.jetstream.clone(), &bench.streams.outcomes, Duration::from_secs(10))
+}
+
+#[tokio::test]
+async fn the_first_outcome_counts_whoever_comes_to_another() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(1).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    let outcomes = outcomes(&bench);
+    assert_eq!(outcomes.find(delivery.facts()).await.unwrap(), None);
+    let first = outcomes.claim(delivery.facts(), annotated("a")).await.unwrap();
+    let second = outcomes.claim(delivery.facts(), annotated("b")).await.unwrap();
+    assert_eq!((&first.outcome, &second.outcome), (&annotated("a"), &annotated("a")));
+    assert_eq!(outcomes.find(delivery.facts()).await.unwrap().unwrap().outcome, annotated("a"));
+    let replaced = outcomes.replace(delivery.facts(), &first, annotated("c")).await.unwrap();
+    assert_eq!(replaced.outcome, annotated("c"));
+    let late = outcomes.replace(delivery.facts(), &first, annotated("d")).await.unwrap();
+    assert_eq!(late.outcome, annotated("c"), "what was replaced cannot be replaced again");
+}
+
+#[tokio::test]
+async fn a_job_whose_annotation_was_written_down_ends_with_it_even_if_its_picture_has_gone_bad() {
+    let bench = Bench::ready().await;
+    submit(&bench, &job("j", b"no picture".to_vec())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    // As if the worker had died here.
+    drop(delivery);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    let mut running = Running::start(&bench);
+    assert!(matches!(running.event().await, JobEvent::Finished { duplicate: false, .. }));
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+}
+
+#[tokio::test]
+async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream() {
+    let bench = Bench::ready().await;
+    let publisher = bench.publisher();
+    for id in ["x", "a", "y"] {
+        publisher.outcome(&annotated(id)).await.unwrap();
+    }
+    let found = publisher.holds(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
+    assert_eq!((found.sequence(), found.duplicate()), (2, true));
+    assert_eq!(publisher.holds(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
+}
+
+/// A job that was handed out as often as its consumer allows, and given up by the server.
+async fn given_up(bench: &Bench) {
+    for (name, max_deliver) in [(&bench.streams.jobs, 1), (&bench.streams.advisories, -1)] {
+        let stream = bench.jetstream.get_stream(name).await.unwrap();
+        stream.delete_consumer(&bench.streams.consumer).await.unwrap();
+        let durable_name = Some(bench.streams.consumer.clone());
+        let config = pull::Config { durable_name, ack_wait: Duration::from_secs(1), max_deliver, ..Default::default() };
+        stream.create_consumer(config).await.unwrap();
+    }
+    submit(bench, &job("given up", bitmap())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    drop(intake.next().await);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    // Without somebody who asks for jobs the server does not come to say so.
+    let idle = bench.intake(bench.consumer().await, 1);
+    eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
+    idle.stop.cancel();
+    idle.task.await.unwrap();
+}
+
+async fn ends_as_a_failure(bench: &Bench) {
+    let mut running = Running::start(bench);
+    match running.event().await {
+        JobEvent::Failed { job_id, reason, .. } => {
+            assert_eq!((job_id.as_deref(), reason), (Some("given up"), FailureReason::RetriesExhausted));
+        }
+        other => panic!("{other:?}"),
+    }
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
+        .await;
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
+}
+
+#[tokio::test]
+async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    ends_as_a_failure(&bench).await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_the_queue() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    // As if nobody had ever said so.
+    bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
+    ends_as_a_failure(&bench).await;
+}
+
+#[tokio::test]
+async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
+    let bench = Bench::ready().await;
+    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    (config.max_messages, config.discard) = (1, DiscardPolicy::New);
+    bench.jetstream.update_stream(&config).await.unwrap();
+    for i in 0..4 {
+        submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+    }
+    let mut running = Running::start(&bench);
+    running.event().await;
+    // Longer than the first pauses between tries.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let info = bench.consumer_info().await;
+    assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");
+    config.max_messages = -1;
+    bench.jetstream.update_stream(&config).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(running.event().await, JobEvent::Finished { .. }));
+    }
+    let report = running.end().await;
+    assert_eq!((report.finished, report.failed, report.retried), (4, 0, 0));
+}
