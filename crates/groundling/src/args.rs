@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Annotate(AnnotateArgs),
     /// Show it all on one machine: a NATS server, an S3 store, 48 pictures through the queue, and a page to look at.
     Demo(DemoArgs),
+    /// Measure pictures per second of the model on this machine, by stage, beside what the machine could do at best.
+    Bench(BenchArgs),
     /// Show what the model would be fed, and how its raw text is read. Needs no weights.
     #[command(subcommand)]
     Inspect(Inspect),
@@ -72,9 +74,12 @@ pub(crate) struct ModelArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// What to compute in: f32 (CPU and CUDA), bf16 or f16 (CUDA).
+    /// What to compute in: f32, bf16 or int8 weights on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
+    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -113,7 +118,7 @@ pub(crate) struct AnnotateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Prompt as the model takes it, such as '<grounding> An image of'. Can be given several times.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Vec<String>,
     /// Boxes for the one --prompt: a JSON list with an entry for each <phrase>, null or a list of boxes, a box being
     /// two patch indices or four fractions.
@@ -147,26 +152,48 @@ pub(crate) struct AnnotateArgs {
 #[command(next_help_heading = "Generation")]
 pub(crate) struct GenerationArgs {
     /// Most tokens for each answer.
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 256, value_name = "N")]
     pub(crate) max_new_tokens: usize,
     /// Draw tokens at this temperature, instead of taking the best one.
-    #[arg(long, value_name = "T")]
+    #[arg(long, allow_negative_numbers = true, value_name = "T")]
     pub(crate) temperature: Option<f32>,
     /// Draw among the K best tokens only.
-    #[arg(long, value_name = "K")]
+    #[arg(long, allow_negative_numbers = true, value_name = "K")]
     pub(crate) top_k: Option<usize>,
     /// Draw among the fewest best tokens that together reach this probability.
-    #[arg(long, value_name = "P")]
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
     pub(crate) top_p: Option<f32>,
     /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     pub(crate) seed: u64,
     /// Never repeat a sequence of N tokens; 0 allows it. transformers 4 used 3 for the published checkpoint.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N")]
     pub(crate) no_repeat_ngram_size: usize,
     /// Weaken tokens that were there before; 1 does nothing.
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "X")]
     pub(crate) repetition_penalty: f32,
+    /// Follow N texts side by side and answer with the best, instead of taking the best token each time.
+    #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    pub(crate) num_beams: Option<usize>,
+    /// With --num-beams: texts are compared by their summed log-probability over their length to this power.
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, requires = "num_beams")]
+    pub(crate) length_penalty: f32,
+    /// With --num-beams: when to stop looking for better texts, as transformers means it.
+    #[arg(long, value_enum, default_value_t = EarlyStopping::No, requires = "num_beams")]
+    pub(crate) early_stopping: EarlyStopping,
+    /// Keep the markup well formed, texts cut by the limit included: tags closed, corners in pairs and in order.
+    #[arg(long)]
+    pub(crate) well_formed: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum EarlyStopping {
+    /// As soon as there are as many ended texts as beams.
+    Yes,
+    /// When the best open text is no better at its present length than the worst ended one.
+    No,
+    /// When it is no better even at the most favourable length.
+    Never,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +204,47 @@ pub(crate) struct DemoArgs {
     /// How the annotations are shown on stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Model directory; only its configuration and weights are read.
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// Take random weights instead, of the size that this config.json (or the one in this directory) gives.
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) random: Option<PathBuf>,
+    /// Pictures together, each with one prompt; several sizes with commas between them.
+    #[arg(long, value_name = "B", value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: Vec<usize>,
+    /// Tokens generated for each, exactly.
+    #[arg(long, value_name = "K", default_value = "64", value_parser = at_least_one)]
+    pub(crate) new_tokens: usize,
+    /// What to compute in: f32, bf16 or int8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
+    #[arg(long)]
+    pub(crate) dtype: Option<String>,
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Runs that count; figures are their medians.
+    #[arg(long, value_name = "R", default_value = "3", value_parser = at_least_one)]
+    pub(crate) repeat: usize,
+    /// Runs before them that do not.
+    #[arg(long, value_name = "W", default_value_t = 1)]
+    pub(crate) warmup: usize,
+    /// What an hour of this machine costs: adds the cost of 1000 pictures, in the same currency.
+    #[arg(long, value_name = "PRICE")]
+    pub(crate) price_per_hour: Option<f64>,
+    /// How the figures are written: a table, or a JSON object for each batch size.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,5 +24,5 @@ pub(crate) fn open(settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
     let misuse = |error| Misuse(anyhow::Error::from(error));
     let device: DeviceChoice = settings.device.parse().map_err(misuse)?;
     let compute = Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?;
-    Kosmos2::open(dir, compute.dtype, &compute.device).context("the model cannot be opened")
+    Kosmos2::open(dir, &compute).context("the model cannot be opened")
 }

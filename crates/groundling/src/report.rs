@@ -106,6 +106,7 @@ fn finish_word(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::Scored => "scored",
     }
 }
 

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use config::{Config, Environment, File};
+use engine::EngineOptions;
 use serde::Deserialize;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
+use worker::settings_check::SettingsProblems;
 
 use crate::Misuse;
 use crate::args::{ModelArgs, StoreArgs};
@@ -17,6 +19,7 @@ const DEFAULT_FILE: &str = "groundling.toml";
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     pub(crate) model: ModelSettings,
+    pub(crate) engine: EngineSettings,
     pub(crate) nats: NatsSettings,
     pub(crate) streams: StreamSettings,
     pub(crate) s3: S3Settings,
@@ -31,13 +34,42 @@ pub(crate) struct ModelSettings {
     pub(crate) path: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub(crate) device: String,
-    /// `f32`, `bf16` or `f16`; left out: f32 on the CPU, bf16 on CUDA.
+    /// `f32`, `bf16` or `int8` on the CPU, `bf16`, `f16` or `f32` on CUDA, or `fastest`; left out: f32 on the CPU, bf16
+    /// on CUDA.
     pub(crate) dtype: Option<String>,
 }
 
 impl Default for ModelSettings {
     fn default() -> Self {
         Self { path: None, device: "auto".into(), dtype: None }
+    }
+}
+
+/// How prompts share the device.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EngineSettings {
+    /// Prompts decoded at once; left out: as many as fit the device's memory, up to 16.
+    pub(crate) slots: Option<usize>,
+    /// Tokens that each of them has room for: picture, prompt and answer.
+    pub(crate) slot_tokens: usize,
+    /// Pictures that go through the vision tower together.
+    pub(crate) vision_batch: usize,
+    /// Most prompt tokens of a step; more wait for the next one, so that running prompts do not wait long.
+    pub(crate) prompt_tokens: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        let EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens } = EngineOptions::default();
+        Self { slots, slot_tokens, vision_batch, prompt_tokens }
+    }
+}
+
+impl EngineSettings {
+    pub(crate) fn options(&self) -> EngineOptions {
+        let Self { slots, slot_tokens, vision_batch, prompt_tokens } = *self;
+        EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens }
     }
 }
 
@@ -69,6 +101,7 @@ impl Settings {
         model.path = flags.model.clone().or(model.path.take());
         model.device = flags.device.clone().unwrap_or(std::mem::take(&mut model.device));
         model.dtype = flags.dtype.clone().or(model.dtype.take());
+        self.engine.slots = flags.batch.or(self.engine.slots);
         self
     }
 
@@ -93,6 +126,16 @@ impl Settings {
         };
         settings.validate().map_err(|problems| Misuse(problems.into()))?;
         Ok(settings)
+    }
+
+    /// What `setup` needs, checked alike; it reads no pictures, so nothing about S3 has to be set.
+    pub(crate) fn for_setup(self) -> anyhow::Result<(NatsSettings, StreamSettings)> {
+        let problems = [self.nats.problems(), self.streams.problems()].concat();
+        if problems.is_empty() {
+            Ok((self.nats, self.streams))
+        } else {
+            Err(Misuse(SettingsProblems(problems).into()).into())
+        }
     }
 }
 
@@ -141,6 +184,16 @@ mod tests {
     #[test]
     fn a_settings_file_that_was_named_must_be_there() {
         assert!(Settings::read(Some(Path::new("/nowhere/groundling.toml")), environment(&[])).is_err());
+    }
+
+    #[test]
+    fn setup_needs_nothing_of_the_store_that_the_worker_needs() {
+        let settings = Settings::default();
+        assert!(settings.for_worker().unwrap_err().to_string().contains("s3.allow"));
+        assert!(settings.for_setup().is_ok());
+        let (_dir, path) = file("[nats]\nurl = \"\"\n[streams]\nreplicas = 2\n");
+        let problems = Settings::read(Some(&path), environment(&[])).unwrap().for_setup().unwrap_err().to_string();
+        assert!(problems.contains("nats.url") && problems.contains("streams.replicas"), "{problems}");
     }
 
     #[test]

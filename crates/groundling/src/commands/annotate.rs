@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use engine::{Engine, Request};
+use engine::{Engine, EngineOptions, MOST_SLOTS, Request};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::generation::{GenerationOptions, GroundedText, Sampling};
+use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::{DecodeOptions, Picture, decode};
-use kosmos2::processor::prompt::Prompt;
+use kosmos2::{Ask, Processor};
 
-use crate::args::{AnnotateArgs, GenerationArgs};
+use crate::args::{self, AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;
 use crate::sources::{Reader, Source};
@@ -19,13 +19,13 @@ use crate::{Misuse, Outcome, model_dir};
 
 mod asked;
 
-/// Pictures read and decoded ahead of the device: one waits while one is worked on and one is read.
-const AHEAD: usize = 3;
+/// Pictures being read and decoded beside those that the device has room for.
+const READ_AHEAD: usize = 4;
 
 pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let prompts = asked::prompts(&args).map_err(Misuse)?;
     let options = generation_options(&args.generation)?;
-    let prompts: Vec<_> = prompts.into_iter().map(|prompt| (prompt, options.clone())).collect();
+    let asks: Vec<_> = prompts.into_iter().map(|prompt| Ask::generate(prompt, options.clone())).collect();
     let mut sources = Vec::new();
     for argument in &args.images {
         sources.extend(Source::from_argument(argument)?);
@@ -33,14 +33,16 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let settings = Settings::load(settings)?.with_model(&args.model);
     let dir = model_dir::require(settings.model.path.as_ref())?;
     let model_name = ModelIdentity::name_of(dir)?;
-    let engine = super::start_engine(model_dir::open(&settings.model)?)?;
-    check_prompts(&engine, &prompts)?;
+    let model = model_dir::open(&settings.model)?;
+    let mut room = settings.engine.options();
+    make_room(&mut room, model.processor(), &asks)?;
+    let engine = super::start_engine(model, room)?;
     let reader = Reader::new(&settings.s3, args.max_bytes).await?;
     let mut drawings = args.draw.as_deref().map(Drawings::new).transpose()?;
 
     let decoding = DecodeOptions { apply_orientation: !args.no_exif_orientation, ..DecodeOptions::default() };
-    let work = |source: Source| annotate(&engine, &reader, source, &decoding, &prompts);
-    let mut results = stream::iter(sources).map(work).buffered(AHEAD);
+    let work = |source: Source| annotate(&engine, &reader, source, &decoding, &asks);
+    let mut results = stream::iter(sources).map(work).buffered(engine.room().slots.div_ceil(asks.len()) + READ_AHEAD);
     let mut outcome = Outcome::Done;
     while let Some((source, result)) = results.next().await {
         let name = source.name();
@@ -69,50 +71,68 @@ async fn annotate(
     reader: &Reader,
     source: Source,
     decoding: &DecodeOptions,
-    prompts: &[(Prompt, GenerationOptions)],
+    asks: &[Ask],
 ) -> (Source, anyhow::Result<Annotated>) {
     let result = async {
         let bytes = reader.read(&source).await?;
         let (decoding, images) = (decoding.clone(), engine.clone());
         let prepare = move || {
             let picture = decode(&bytes, &decoding)?;
-            let pixels = images.model().images().pixel_values(&picture);
+            let pixels = images.processor().images().pixel_values(&picture);
             anyhow::Ok((picture, pixels))
         };
         let (picture, pixels) = tokio::task::spawn_blocking(prepare).await.context("the picture's decoder broke")??;
-        let response = engine.submit(Request { pixels, prompts: prompts.to_vec() }).await?;
+        let response = engine.submit(Request { pixels, asks: asks.to_vec(), deadline: None }).await?;
         Ok((picture, response.texts))
     };
     let result = result.await;
     (source, result)
 }
 
-/// A prompt that is not valid is wrong for every picture: said once, before any work.
-fn check_prompts(engine: &Engine, prompts: &[(Prompt, GenerationOptions)]) -> anyhow::Result<()> {
-    for (prompt, _) in prompts {
-        engine.model().encode(prompt).map_err(|error| Misuse(error.into()))?;
+/// Makes the engine's room large enough for every ask. One that is not valid is wrong for every picture: said once,
+/// before any work.
+fn make_room(room: &mut EngineOptions, processor: &Processor, asks: &[Ask]) -> anyhow::Result<()> {
+    for ask in asks {
+        let prepared = processor.prepare(ask).map_err(|error| Misuse(error.into()))?;
+        let decoding = processor.decoding(&prepared).map_err(|error| Misuse(error.into()))?;
+        room.slot_tokens = room.slot_tokens.max(decoding.longest());
+        if decoding.slots() > room.slots.unwrap_or(MOST_SLOTS) {
+            room.slots = Some(decoding.slots());
+        }
     }
     Ok(())
 }
 
 fn generation_options(args: &GenerationArgs) -> anyhow::Result<GenerationOptions> {
-    let random = args.temperature.is_some() || args.top_k.is_some() || args.top_p.is_some();
     let options = GenerationOptions {
         max_new_tokens: args.max_new_tokens,
         no_repeat_ngram_size: args.no_repeat_ngram_size,
         repetition_penalty: args.repetition_penalty,
-        sampling: match random {
-            false => Sampling::Greedy,
-            true => Sampling::Random {
-                temperature: args.temperature.unwrap_or(1.0),
-                top_k: args.top_k,
-                top_p: args.top_p.unwrap_or(1.0),
-                seed: args.seed,
-            },
-        },
+        sampling: sampling(args),
+        well_formed: args.well_formed,
     };
     options.check().map_err(|error| Misuse(anyhow!("--{}", error.to_string().replacen('_', "-", 3))))?;
     Ok(options)
+}
+
+fn sampling(args: &GenerationArgs) -> Sampling {
+    if let Some(num_beams) = args.num_beams {
+        let early_stopping = match args.early_stopping {
+            args::EarlyStopping::Yes => EarlyStopping::Yes,
+            args::EarlyStopping::No => EarlyStopping::No,
+            args::EarlyStopping::Never => EarlyStopping::Never,
+        };
+        return Sampling::Beam(BeamOptions { num_beams, length_penalty: args.length_penalty, early_stopping });
+    }
+    if args.temperature.is_none() && args.top_k.is_none() && args.top_p.is_none() {
+        return Sampling::Greedy;
+    }
+    Sampling::Random {
+        temperature: args.temperature.unwrap_or(1.0),
+        top_k: args.top_k,
+        top_p: args.top_p.unwrap_or(1.0),
+        seed: args.seed,
+    }
 }
 
 /// Pictures with boxes, one file for each picture × prompt.

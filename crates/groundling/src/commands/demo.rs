@@ -1,10 +1,12 @@
 //! `groundling demo`: everything on one machine, from pictures in a bucket to a page to look at.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
+use engine::EngineOptions;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use kosmos2::checkpoint::ModelIdentity;
@@ -49,6 +51,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
 
     let failures = work(&data.model_dir, settings.clone(), jobs.len()).await?;
     let annotations = read_annotations(&jetstream, &settings.streams.annotations, jobs.len() - failures).await?;
+    // Before its server stops, so that no lost connection is reported.
+    client.drain().await?;
     show::print(&annotations, args.format)?;
     let page = show::write(&annotations, &data, &args.out)?;
     s3.stop().await;
@@ -129,7 +133,7 @@ async fn work(model_dir: &Path, settings: Settings, jobs: usize) -> anyhow::Resu
     let shutdown = CancellationToken::new();
     let parts = WorkerParts {
         settings,
-        engine: super::start_engine(model)?,
+        engine: Arc::new(super::start_engine(model, EngineOptions::default())?),
         model: ModelIdentity::of_dir(model_dir)?,
         events: Events::to(sender),
     };

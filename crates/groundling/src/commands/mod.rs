@@ -1,6 +1,7 @@
 //! One module for each subcommand.
 
 pub(crate) mod annotate;
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod setup;
@@ -10,7 +11,7 @@ use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
 
 /// Starts the engine on its own thread, which ends with the last handle.
-fn start_engine(model: Kosmos2) -> anyhow::Result<Engine> {
-    let (engine, _thread) = Engine::start(model, EngineOptions::default())?;
+fn start_engine(model: Kosmos2, options: EngineOptions) -> anyhow::Result<Engine> {
+    let (engine, _thread) = Engine::start(model, options)?;
     Ok(engine)
 }

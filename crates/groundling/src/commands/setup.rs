@@ -10,9 +10,9 @@ use crate::args::SetupArgs;
 use crate::settings::Settings;
 
 pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
-    let settings = Settings::load(settings)?.with_stores(&args.stores).for_worker()?;
-    let client = connection::connect(&settings.nats, "groundling setup").await?;
-    let report = setup::setup(&connection::jetstream(&client, &settings.nats), &settings.streams).await?;
+    let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
+    let client = connection::connect(&nats, "groundling setup").await?;
+    let report = setup::setup(&connection::jetstream(&client, &nats), &streams).await?;
     let SetupReport { created, found, missing, differences } = &report;
     for (state, things) in [("created", created), ("found", found), ("missing", missing)] {
         for thing in things {

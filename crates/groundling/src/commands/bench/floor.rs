@@ -1,0 +1,80 @@
+//! What the machine's measured rates allow at best: the operations that must be done and the bytes that must be read.
+
+use kernels::cpu::WeightFormat;
+use kernels::cpu::rates::{fma_gflops, read_gb_per_s};
+use kosmos2::compute::Compute;
+use kosmos2::config::Config;
+
+/// Rates of this machine, in units a second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    operations: f64,
+    bytes: f64,
+}
+
+impl Limits {
+    /// Measures them; `None` for devices whose rates are not measured here.
+    pub(super) fn measure(compute: &Compute) -> Option<Self> {
+        let Compute::Cpu(format) = compute else { return None };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Some(Self { operations: fma_gflops(*format, threads) * 1e9, bytes: read_gb_per_s(threads) * 1e9 })
+    }
+}
+
+/// The least seconds that a batch could take: each stage needs its operations or its bytes, whichever takes longer.
+pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_tokens: usize, limits: &Limits) -> f64 {
+    let Limits { operations, bytes } = *limits;
+    let stage = |flops: f64, read: f64| (flops / operations).max(read / bytes);
+    let weight_bytes = match compute {
+        Compute::Cpu(WeightFormat::F32) => 4.0,
+        Compute::Cpu(WeightFormat::Bf16) => 2.0,
+        // A scale of four bytes for each group of 128.
+        Compute::Cpu(WeightFormat::Int8) => 1.0 + 4.0 / 128.0,
+        Compute::Candle { dtype, .. } => dtype.size_in_bytes() as f64,
+    };
+    let (batch, count) = (batch as f64, Counts::of(config));
+    let prompt = count.prompt;
+    let vision = stage(batch * count.vision_flops, count.vision_weights * weight_bytes);
+    let prefill_flops = 2.0 * count.layer_weights * prompt + 2.0 * count.head_weights;
+    let decoder_bytes = (count.layer_weights + count.head_weights) * weight_bytes;
+    let prefill = stage(batch * prefill_flops, decoder_bytes);
+    let step = |at: usize| {
+        let cached = batch * (prompt + at as f64) * count.cache_bytes_per_token;
+        stage(batch * 2.0 * (count.layer_weights + count.head_weights), decoder_bytes + cached)
+    };
+    vision + prefill + (1..new_tokens).map(step).sum::<f64>()
+}
+
+/// Weights and operations of the parts; what is not a matrix product is left out.
+struct Counts {
+    prompt: f64,
+    vision_weights: f64,
+    vision_flops: f64,
+    layer_weights: f64,
+    head_weights: f64,
+    cache_bytes_per_token: f64,
+}
+
+impl Counts {
+    fn of(config: &Config) -> Self {
+        let (vision, text) = (&config.vision_config, &config.text_config);
+        let (hidden, inner) = (vision.hidden_size as f64, vision.intermediate_size as f64);
+        let (width, latent) = (text.embed_dim as f64, config.latent_query_num as f64);
+        let tokens = vision.patches() as f64 + 1.0;
+        let layers = vision.num_hidden_layers as f64;
+        let tower = layers * (4.0 * hidden * hidden + 2.0 * hidden * inner);
+        let attention = layers * 4.0 * tokens * tokens * hidden;
+        let projection_weights = hidden * width + 4.0 * width * width;
+        let projection = 2.0 * (tokens * (hidden * width + 2.0 * width * width) + latent * width * width)
+            + 4.0 * latent * (tokens + latent) * width;
+        let text_layers = text.layers as f64;
+        Self {
+            prompt: super::measure::prompt(config).input_ids.len() as f64,
+            vision_weights: tower + projection_weights,
+            vision_flops: 2.0 * tokens * tower + attention + projection,
+            layer_weights: text_layers * (4.0 * width * width + 2.0 * width * text.ffn_dim as f64),
+            head_weights: width * text.vocab_size as f64,
+            cache_bytes_per_token: text_layers * 2.0 * width * 4.0,
+        }
+    }
+}
