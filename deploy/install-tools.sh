@@ -41,7 +41,7 @@ rig=${GROUNDLING_RIG:-$(dirname "$here")/.rig}
 
 platform="$(uname -s) $(uname -m)"
 [ "$platform" = "Linux x86_64" ] ||
-    die "the pinned tools are built for Linux on x86_64 only, this machine is $platform: put nats-server and weed of your own into $rig/bin."
+    die "the pinned tools are built for Linux on x86_64 only, this machine is $platform: put nats-server and weed of your own into $rig/bin, then call groundling and cargo directly."
 command -v python3 >/dev/null || die "python3 was not found; it is needed to fetch the pinned tools."
 
 mkdir -p "$rig/bin"
@@ -102,7 +102,7 @@ tools() { # NAME EXECUTABLE...
 python_client() {
     local requirements=$here/client-requirements.txt packages
     # The folder must also still fit the machine's Python, to which it links.
-    if complete "$rig/client" "$requirements" python protoc &&
+    if complete "$rig/client" "$requirements" python protoc && [ -d "$rig/client/include/google" ] &&
         "$rig/client/bin/python" -c 'import google.protobuf, nats' 2>/dev/null; then
         return
     fi
@@ -113,7 +113,9 @@ python_client() {
     python3 -m venv --clear --without-pip "$rig/client" || die "python3 -m venv failed; its message is above."
     packages=$("$rig/client/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     pip_install "$requirements" "$new/client"
+    # protoc looks for Google's own .proto files in the include folder beside its bin.
     mv "$new/client/bin/protoc" "$rig/client/bin/protoc"
+    mv "$new/client/include/google" "$rig/client/include/google"
     cp -r "$new/client/." "$packages/"
     cp "$requirements" "$rig/client/requirements.txt"
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not bring protoc."

@@ -147,3 +147,29 @@ async fn a_worker_without_streams_says_what_to_run() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("groundling setup"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_leaves_at_once_and_the_job_in_hand_goes_to_the_next_worker() {
+    let pool = Pool::start().await;
+    let scene = &demo().scenes[0];
+    pool.upload("scene", std::fs::read(&scene.path).unwrap()).await;
+    for n in 0..2 {
+        pool.enqueue(&pool.job(&format!("job-{n}"), "scene", vec![caption()])).await;
+    }
+    // Full after the first annotation, so that the second job stays in hand for as long as the worker may wait.
+    let stream = pool.jetstream.get_stream(ANNOTATIONS_STREAM).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    (config.max_messages, config.discard) = (1, async_nats::jetstream::stream::DiscardPolicy::New);
+    pool.jetstream.update_stream(&config).await.unwrap();
+    let worker = pool.worker();
+    pool.outcomes(1).await;
+    assert_eq!(worker.terminate_until_it_ends().await.code(), Some(128 + 15));
+    assert_eq!(pool.messages(JOBS_STREAM).await, 1);
+    config.max_messages = -1;
+    pool.jetstream.update_stream(&config).await.unwrap();
+    let next = pool.worker();
+    let (annotations, failures) = pool.outcomes(2).await;
+    assert_eq!((annotations.len(), failures.len()), (2, 0));
+    pool.queue_is_empty().await;
+    assert!(next.terminate().await.success());
+}

@@ -17,7 +17,8 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
 pub(crate) const DATASET: &str = "scenes";
-/// Far beyond what anything here takes; reached only when something is lost.
+/// Far beyond what one step of anything here takes, on a machine with much else to do too; reached only when something
+/// is lost.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Phrase, code-point span and boxes.
@@ -130,15 +131,19 @@ impl Pool {
 
     /// Waits until the streams of annotations and failures hold `count` messages together, and gives them all.
     pub(crate) async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
-        let start = Instant::now();
+        let (mut last, mut since) = (0, Instant::now());
         loop {
             let (done, failed) = (self.messages(ANNOTATIONS_STREAM).await, self.messages(FAILED_STREAM).await);
             if done + failed >= count {
                 return (self.read(ANNOTATIONS_STREAM, done).await, self.read(FAILED_STREAM, failed).await);
             }
+            // How long all of them take is the machine's affair; that none comes any more is not.
+            if done + failed > last {
+                (last, since) = (done + failed, Instant::now());
+            }
             assert!(
-                start.elapsed() < DEADLINE,
-                "{done} annotations and {failed} failures of {count} after {DEADLINE:?}"
+                since.elapsed() < DEADLINE,
+                "{done} annotations and {failed} failures of {count}, and no more for {DEADLINE:?}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -175,10 +180,27 @@ pub(crate) struct Worker {
 impl Worker {
     /// SIGTERM, and what the process ended with.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        let id = self.child.id().expect("the worker ended before it was told to");
-        let kill = Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap();
-        assert!(kill.success());
+        assert!(self.signal().await, "the worker ended before it was told to");
         tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap()
+    }
+
+    /// SIGTERM again and again, and what the process ended with.
+    pub(crate) async fn terminate_until_it_ends(mut self) -> ExitStatus {
+        let end = async {
+            loop {
+                if let Some(ended) = self.child.try_wait().unwrap() {
+                    return ended;
+                }
+                self.signal().await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, end).await.unwrap()
+    }
+
+    async fn signal(&mut self) -> bool {
+        let Some(id) = self.child.id() else { return false };
+        Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap().success()
     }
 }
 
