@@ -208,7 +208,7 @@ pub(crate) mod tests {
         let checked = CheckedJob::from_bytes(job().encode_to_vec().into()).unwrap();
         assert_eq!(checked, CheckedJob::new(job()).unwrap());
         assert_eq!(checked.tasks.len(), 2);
-        assert_eq!(checked.options, GenerationOptions::default());
+        assert_eq!(checked.options, GenerationOptions { well_formed: true, ..GenerationOptions::default() });
     }
 
     #[test]
