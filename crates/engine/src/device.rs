@@ -284,13 +284,7 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     let segments = segments.concat();
     let logits = guarded(|| model.backend().forward(&segments))?;
     drop(segments);
-    let mut start = 0;
-    let mut rows = Vec::with_capacity(running.len());
-    for count in counts {
-        rows.push(logits.rows(start..start + count));
-        start += count;
-    }
-    let mut choices: Vec<_> = running.iter_mut().zip(rows).collect();
+    let mut choices: Vec<_> = running.iter_mut().zip(logits.split(&counts)).collect();
     // A choice reads the whole vocabulary: worth a thread each.
     choices.par_iter_mut().for_each(|(running, rows)| {
         running.outcome = guarded(|| running.decoding.accept(rows));

@@ -30,11 +30,9 @@ pub fn run_to_end(
             going.iter().map(|(decoding, image, slots)| decoding.segments(slots, image.as_deref())).collect();
         let rows: Vec<usize> = segments.iter().map(|own| own.iter().map(|s| s.logits.len()).sum()).collect();
         let logits = backend.forward(&segments.concat())?;
-        let mut start = 0;
         let mut ended = Vec::with_capacity(going.len());
-        for ((decoding, _, _), count) in going.iter_mut().zip(rows) {
-            ended.push(decoding.accept(&logits.rows(start..start + count))?);
-            start += count;
+        for ((decoding, _, _), rows) in going.iter_mut().zip(logits.split(&rows)) {
+            ended.push(decoding.accept(&rows)?);
         }
         let mut ended = ended.into_iter();
         going.retain(|_| !ended.next().unwrap_or(false));

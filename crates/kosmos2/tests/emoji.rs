@@ -1,13 +1,12 @@
 //! A really trained small checkpoint: 48 scenes, eight prompts each, token for token.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use kosmos2::compute::{Compute, DeviceChoice};
+use common::decoding::{demo, demo_model, scene_pixels};
+use kosmos2::Ask;
 use kosmos2::generation::{FinishReason, GenerationOptions};
 use kosmos2::grounding::markup;
-use kosmos2::processor::image::{DecodeOptions, decode};
-use kosmos2::{Ask, Kosmos2};
 use serde::Deserialize;
 
 /// Phrase, code-point span and boxes.
@@ -25,22 +24,16 @@ struct Golden {
     margin: f32,
 }
 
-fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sandbox/demo")
-}
-
 #[test]
 fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
     let goldens: Vec<Golden> =
         serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
     assert_eq!(goldens.len(), 384);
-    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
-    let mut model = Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap();
+    let mut model = demo_model();
     let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
     let (mut same, mut near_ties) = (0, Vec::new());
     for scene in goldens.chunk_by(|a, b| a.file == b.file) {
-        let bytes = std::fs::read(demo().join("scenes").join(&scene[0].file)).unwrap();
-        let picture = model.processor().images().pixel_values(&decode(&bytes, &DecodeOptions::default()).unwrap());
+        let picture = scene_pixels(&model, &scene[0].file);
         let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
         for (found, golden) in model.annotate(&picture, &asks).unwrap().iter().zip(scene) {
             if found.token_ids != golden.new_ids {
@@ -75,10 +68,8 @@ fn rows_of_any_length_are_well_formed_and_whole_ones_stay_as_they_are() {
     let goldens: Vec<Golden> =
         serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
     let scene: Vec<_> = goldens.iter().take_while(|golden| golden.file == goldens[0].file).collect();
-    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
-    let mut model = Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap();
-    let bytes = std::fs::read(demo().join("scenes").join(&scene[0].file)).unwrap();
-    let picture = model.processor().images().pixel_values(&decode(&bytes, &DecodeOptions::default()).unwrap());
+    let mut model = demo_model();
+    let picture = scene_pixels(&model, &scene[0].file);
     let mut malformed_when_free = 0;
     for max_new_tokens in [1, 2, 3, 4, 5, 6, 7, 8, 12, 160] {
         let mut annotate = |well_formed| {

@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
+use common::fixtures;
 use kosmos2::backend::{ImageEmbedding, ImagePlaces, Segment};
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
@@ -56,10 +56,6 @@ struct Fixture {
     goldens: Goldens,
     pictures: Vec<PixelValues>,
     dir: tempfile::TempDir,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
 /// The kernels, and candle's plain operations that they are held against.

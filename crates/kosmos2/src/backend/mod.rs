@@ -110,6 +110,16 @@ impl<'a> Logits<'a> {
         self.values[range.start * self.vocabulary..range.end * self.vocabulary].chunks_exact(self.vocabulary).collect()
     }
 
+    /// All rows by whom they belong to: the first so many to the first, and so on.
+    pub fn split(&self, counts: &[usize]) -> Vec<Vec<&'a [f32]>> {
+        let mut start = 0;
+        let mut own = |&count: &usize| {
+            start += count;
+            self.rows(start - count..start)
+        };
+        counts.iter().map(&mut own).collect()
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.vocabulary
