@@ -28,6 +28,7 @@ pub use admission::{Admission, Demand};
 pub use annotator::{Annotator, Answer};
 use job::Job;
 use kosmos2::{Kosmos2, PreparedAsk, Processor};
+use rayon::ThreadPoolBuilder;
 pub use request::{EngineError, Request, Response, Timings};
 pub use slots::StartError;
 use tokio::sync::{mpsc, oneshot};
@@ -91,7 +92,10 @@ impl Engine {
             vision_batch,
             Admission { prompt_tokens: options.prompt_tokens },
         );
-        let thread = std::thread::Builder::new().name("device".into()).spawn(move || device.run())?;
+        // The device's loop is one of the threads it computes with: calling them from outside would cost a sleep and a
+        // wake-up for every product.
+        let pool = ThreadPoolBuilder::new().thread_name(|index| format!("device-{index}")).build()?;
+        let thread = std::thread::Builder::new().name("device".into()).spawn(move || pool.install(|| device.run()))?;
         Ok((Self { processor, queue, room }, thread))
     }
 

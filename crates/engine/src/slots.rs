@@ -31,6 +31,9 @@ pub enum StartError {
     /// The system gave no thread.
     #[error("the device's thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// The system gave no threads to compute with.
+    #[error("the device's threads cannot be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
 }
 
 /// Share of the free memory left alone: activations of a step, and whoever else is on the machine.

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
-    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, implementation, linear, rates,
+    Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, attention, implementation, linear, rates,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
@@ -140,9 +140,7 @@ fn attentions(repeats: usize) {
                 .map(|(out, (queries_of, keys_of, values))| Attention {
                     queries: queries_of,
                     query_stride: width,
-                    keys: keys_of,
-                    values,
-                    key_stride: width,
+                    context: Context::Rows { keys: keys_of, values, stride: width },
                     key_count: keys,
                     causal_offset: causal.then_some(keys - queries),
                     out,

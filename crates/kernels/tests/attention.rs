@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{D, Device, Tensor};
 use common::{bits, each_implementation, largest_error, normal, tensor, values};
-use kernels::cpu::{Attention, Scratch, attention};
+use kernels::cpu::{Attention, Context, Scratch, attention};
 
 struct Case {
     queries: usize,
@@ -28,9 +28,7 @@ impl Case {
         let job = Attention {
             queries: q,
             query_stride: width,
-            keys: k,
-            values: v,
-            key_stride: width,
+            context: Context::Rows { keys: k, values: v, stride: width },
             key_count: self.keys,
             causal_offset: self.causal_offset,
             out: &mut out,
@@ -124,9 +122,7 @@ fn many_jobs_of_different_lengths_equal_each_alone() {
         .map(|((out, (q, k, v)), &key_count)| Attention {
             queries: q,
             query_stride: width,
-            keys: k,
-            values: v,
-            key_stride: width,
+            context: Context::Rows { keys: k, values: v, stride: width },
             key_count,
             causal_offset: Some(key_count - 1),
             out,
@@ -154,9 +150,7 @@ fn strides_skip_what_lies_between_rows() {
     let job = Attention {
         queries: &fused,
         query_stride: 3 * width,
-        keys: &fused[width..],
-        values: &fused[2 * width..],
-        key_stride: 3 * width,
+        context: Context::Rows { keys: &fused[width..], values: &fused[2 * width..], stride: 3 * width },
         key_count: 20,
         causal_offset: Some(0),
         out: &mut out,
@@ -183,9 +177,7 @@ fn keys_that_are_not_there_are_refused() {
     let job = Attention {
         queries: &q,
         query_stride: 64,
-        keys: &k,
-        values: &k,
-        key_stride: 64,
+        context: Context::Rows { keys: &k, values: &k, stride: 64 },
         key_count: 9,
         causal_offset: None,
         out: &mut out,

@@ -1,6 +1,7 @@
 //! Activations as the kernels read them: copied (or rounded) into tiles, step by step, a step's rows side by side.
 
 use super::math::max_lanes;
+use super::parallel::threads_for;
 use super::simd::{LANES, Simd, portable::join_pair};
 use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line};
 
@@ -12,6 +13,7 @@ pub struct Scratch {
     rounded: Vec<i32>,
     scales: Vec<f32>,
     workers: Vec<Worker>,
+    alone: bool,
 }
 
 /// One thread's memory.
@@ -26,6 +28,17 @@ impl Scratch {
     /// Empty scratch memory.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Empty scratch memory whose calls stay on the thread that makes them, for callers that share out the work
+    /// themselves.
+    pub fn for_one_thread() -> Self {
+        Self { alone: true, ..Self::default() }
+    }
+
+    /// Threads worth using for so much work in so many units.
+    pub(crate) fn threads_for(&self, work: usize, units: usize) -> usize {
+        if self.alone { 1 } else { threads_for(work, units) }
     }
 
     pub(crate) fn workers(&mut self, count: usize) -> &mut [Worker] {
@@ -43,7 +56,7 @@ impl Scratch {
         workers: usize,
     ) -> (&mut [F::X], &mut [f32], &mut [Worker]) {
         self.workers(workers);
-        let Self { singles, pairs, rounded, scales: scale_buffer, workers: all } = self;
+        let Self { singles, pairs, rounded, scales: scale_buffer, workers: all, .. } = self;
         let buffer = F::buffer(singles, pairs, rounded);
         (room(buffer, steps), room(scale_buffer, scales), &mut all[..workers])
     }

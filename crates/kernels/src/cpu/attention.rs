@@ -2,27 +2,24 @@
 
 use super::activations::{Scratch, Worker, room};
 use super::dispatch::{Level, level};
+use super::key_values::Slot;
 use super::math::{exp, max_lanes, store_part, sum_lanes};
-use super::parallel::{Disjoint, for_units, threads_for};
+use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd, prefetch};
 use super::tile::{Line, Strided, sum_products, with_tile_size};
 
 /// One sequence's queries over its keys and values. Rows are tokens: `[token][heads * head_dim]`.
 ///
-/// A query's result depends on the keys it sees alone, bit for bit, however the queries are cut into jobs. Values it
-/// does not see must be finite all the same.
+/// A query's result depends on the keys it sees alone, bit for bit, however the queries are cut into jobs and wherever
+/// the keys lie. Values it does not see must be finite all the same.
 #[derive(Debug)]
 pub struct Attention<'a> {
     /// One row for each row of `out`.
     pub queries: &'a [f32],
     /// From one query to the next.
     pub query_stride: usize,
-    /// `key_count` rows.
-    pub keys: &'a [f32],
-    /// `key_count` rows.
-    pub values: &'a [f32],
-    /// From one key, or value, to the next.
-    pub key_stride: usize,
+    /// What they attend to.
+    pub context: Context<'a>,
     /// Keys there are, at least 1.
     pub key_count: usize,
     /// With `Some(offset)` query i sees keys `0..=offset + i`, with `None` all.
@@ -31,10 +28,27 @@ pub struct Attention<'a> {
     pub out: &'a mut [f32],
 }
 
+/// Where keys and values lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Context<'a> {
+    /// As rows of tokens, `key_count` of each.
+    Rows {
+        /// Rows of keys.
+        keys: &'a [f32],
+        /// Rows of values.
+        values: &'a [f32],
+        /// From one key, or value, to the next.
+        stride: usize,
+    },
+    /// In a slot of a [`KeyValueCache`](super::KeyValueCache).
+    Slot(Slot<'a>),
+}
+
 /// `out = softmax(queries keys^T / sqrt(head_dim)) values` for each job and head, in parallel over both.
 ///
 /// # Panics
-/// If a job's slices are too short for its counts and strides, or it has queries and no keys.
+/// If a job's slices are too short for its counts and strides, its slot is of other heads, or it has queries and no
+/// keys.
 pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scratch: &mut Scratch) {
     assert!(heads > 0 && head_dim > 0, "attention must have heads of some width");
     let width = heads.saturating_mul(head_dim);
@@ -42,14 +56,12 @@ pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scra
     let mut targets = Vec::with_capacity(jobs.len());
     for job in jobs {
         let queries = job.out.len() / width;
-        check(job, queries, width);
+        check(job, queries, heads, head_dim);
         if queries > 0 {
             let shape = Shape {
                 queries: job.queries,
                 query_stride: job.query_stride,
-                keys: job.keys,
-                values: job.values,
-                key_stride: job.key_stride,
+                context: job.context,
                 key_count: job.key_count,
                 causal_offset: job.causal_offset,
                 rows: queries,
@@ -62,13 +74,15 @@ pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scra
     }
     let units = targets.len() * heads;
     let level = level();
-    for_units(units, scratch.workers(threads_for(work, units)), |unit, worker| {
+    let threads = scratch.threads_for(work, units);
+    for_units(units, scratch.workers(threads), |unit, worker| {
         let (shape, out) = &targets[unit / heads];
         level.run(Head { level, shape, head: unit % heads, out, worker });
     });
 }
 
-fn check(job: &Attention<'_>, queries: usize, width: usize) {
+fn check(job: &Attention<'_>, queries: usize, heads: usize, head_dim: usize) {
+    let width = heads * head_dim;
     let reaches = |rows: usize, stride: usize| match rows {
         0 => 0,
         _ => (rows - 1).saturating_mul(stride).saturating_add(width),
@@ -76,17 +90,23 @@ fn check(job: &Attention<'_>, queries: usize, width: usize) {
     assert!(job.out.len() == queries * width, "out must hold whole rows of {width} values, not {}", job.out.len());
     assert!(queries == 0 || job.key_count > 0, "queries must have a key to attend to");
     assert!(job.queries.len() >= reaches(queries, job.query_stride), "there must be a query for each row of out");
-    assert!(job.keys.len() >= reaches(job.key_count, job.key_stride), "there must be {} keys", job.key_count);
-    assert!(job.values.len() >= reaches(job.key_count, job.key_stride), "there must be {} values", job.key_count);
+    match &job.context {
+        Context::Rows { keys, values, stride } => {
+            assert!(keys.len() >= reaches(job.key_count, *stride), "there must be {} keys", job.key_count);
+            assert!(values.len() >= reaches(job.key_count, *stride), "there must be {} values", job.key_count);
+        }
+        Context::Slot(slot) => {
+            assert!(slot.fits(heads, head_dim), "the cache must be of {heads} heads of {head_dim} values");
+            assert!(slot.length() >= job.key_count, "there must be {} keys", job.key_count);
+        }
+    }
 }
 
 /// An [`Attention`] without its output, checked.
 struct Shape<'a> {
     queries: &'a [f32],
     query_stride: usize,
-    keys: &'a [f32],
-    values: &'a [f32],
-    key_stride: usize,
+    context: Context<'a>,
     key_count: usize,
     causal_offset: Option<usize>,
     rows: usize,
@@ -99,6 +119,29 @@ impl Shape<'_> {
     fn seen_by(&self, query: usize) -> usize {
         self.causal_offset.map_or(self.key_count, |offset| self.key_count.min(offset.saturating_add(query + 1)))
     }
+}
+
+/// One head's columns of rows of keys or values.
+#[derive(Clone, Copy)]
+struct Column<'a> {
+    from: &'a [f32],
+    stride: usize,
+    dim: usize,
+}
+
+impl<'a> Column<'a> {
+    #[inline(always)]
+    fn row(&self, index: usize) -> &'a [f32] {
+        &self.from[index * self.stride..][..self.dim]
+    }
+}
+
+/// A head's keys as panels of 16: `[panel][dimension][16]`.
+enum KeyPanels<'a> {
+    /// All of them.
+    Ready(&'a [f32]),
+    /// Turned a few at a time, in the room that is there for it.
+    Turned(Column<'a>, &'a mut [Line]),
 }
 
 /// All queries of one job in one head.
@@ -123,22 +166,31 @@ impl Kernel for Head<'_> {
         // One tile reads each key and value once, so keys are turned a few at a time and values read where they lie.
         // More tiles share the whole of both in order; rows at a large power of two would crowd few cache sets.
         let lone = tiles == 1;
-        let keys = room(&mut worker.keys, if lone { wide } else { seen.div_ceil(LANES) } * dim);
-        if !lone {
-            for (panel, lines) in keys.chunks_mut(dim).enumerate() {
-                turn_keys(shape, column, panel, seen, lines);
+        let (mut keys, value_rows, ahead) = match shape.context {
+            Context::Slot(slot) => {
+                let values = Column { from: slot.values(head), stride: dim, dim };
+                (KeyPanels::Ready(slot.keys(head)), values, 0)
             }
-        }
-        let values = if lone && dim.is_multiple_of(LANES) {
-            Strided {
-                start: shape.values[column..].as_ptr(),
-                step: shape.key_stride,
-                row: LANES,
-                ahead: AHEAD * shape.key_stride,
+            Context::Rows { keys, values, stride } => {
+                let keys = Column { from: &keys[column..], stride, dim };
+                let lines = room(&mut worker.keys, if lone { wide } else { seen.div_ceil(LANES) } * dim);
+                let panels = if lone {
+                    KeyPanels::Turned(keys, lines)
+                } else {
+                    for (panel, lines) in lines.chunks_mut(dim).enumerate() {
+                        turn_keys(keys, panel, seen, lines);
+                    }
+                    KeyPanels::Ready(lines.as_flattened_lanes())
+                };
+                (panels, Column { from: &values[column..], stride, dim }, AHEAD * stride)
             }
+        };
+        let in_place = lone || matches!(shape.context, Context::Slot(_));
+        let values = if in_place && dim.is_multiple_of(LANES) {
+            Strided { start: value_rows.from.as_ptr(), step: value_rows.stride, row: LANES, ahead }
         } else {
             let values = room(&mut worker.values, seen * dim.div_ceil(LANES));
-            gather_values(shape, column, seen, values);
+            gather_values(value_rows, seen, values);
             Strided { start: values.as_ptr().cast(), step: LANES, row: seen * LANES, ahead: 0 }
         };
         for tile in 0..tiles {
@@ -148,7 +200,7 @@ impl Kernel for Head<'_> {
             let buffer = room(&mut worker.tiles, rows * panels + rows * wide);
             let (scores, sums) = buffer.split_at_mut(rows * panels);
             let tile = QueryTile { shape, column, first, rows, wide, panels };
-            tile.score(s, keys, lone, scores);
+            tile.score(s, &mut keys, scores);
             let mut inverses = [0.0; MOST_ROWS];
             for (r, scores) in scores.chunks_mut(panels).enumerate() {
                 inverses[r] = 1.0 / softmax(s, scores, shape.seen_by(first + r), dim);
@@ -173,9 +225,9 @@ struct QueryTile<'a> {
 }
 
 impl QueryTile<'_> {
-    /// Products of queries and keys: `scores[query][key]`. The keys lie turned, or (`lone`) are turned into `keys` here.
+    /// Products of queries and keys: `scores[query][key]`.
     #[inline(always)]
-    fn score<S: Simd>(&self, s: S, keys: &mut [Line], lone: bool, scores: &mut [Line]) {
+    fn score<S: Simd>(&self, s: S, keys: &mut KeyPanels<'_>, scores: &mut [Line]) {
         let Self { shape, column, first, rows, panels, .. } = *self;
         let dim = shape.head_dim;
         let queries = Strided {
@@ -188,16 +240,18 @@ impl QueryTile<'_> {
         let mut panel = 0;
         while panel < panels {
             let count = if panels - panel >= self.wide { self.wide } else { 1 };
-            let start = if lone { 0 } else { panel * dim };
-            let lines = &mut keys[start..start + count * dim];
-            if lone {
-                for (index, lines) in lines.chunks_mut(dim).enumerate() {
-                    turn_keys(shape, column, panel + index, seen, lines);
+            let keys = match keys {
+                KeyPanels::Ready(all) => &all[panel * dim * LANES..][..count * dim * LANES],
+                KeyPanels::Turned(column, lines) => {
+                    for (index, lines) in lines[..count * dim].chunks_mut(dim).enumerate() {
+                        turn_keys(*column, panel + index, seen, lines);
+                    }
+                    lines[..count * dim].as_flattened_lanes()
                 }
-            }
-            let keys = Strided { start: lines.as_ptr().cast(), step: LANES, row: dim * LANES, ahead: 0 };
+            };
+            let keys = Strided { start: keys.as_ptr(), step: LANES, row: dim * LANES, ahead: 0 };
             let to = &mut scores[panel..];
-            // SAFETY: `check` found every query in its slice, and `lines` holds `count` panels of `dim` vectors.
+            // SAFETY: `check` found every query in its slice, and `keys` holds `count` panels of `dim` vectors.
             with_tile_size!(S, rows, count, R, P => unsafe {
                 s.call(Products::<R, P>::new(dim, queries, keys, to, panels))
             });
@@ -286,7 +340,7 @@ impl<const R: usize, const P: usize> Kernel for Products<'_, R, P> {
 /// Lanes are summed apart, so zeros at the end change no bit of it.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
-    let flat = scores.as_flattened_mut_lanes();
+    let flat = scores.as_flattened_lanes_mut();
     flat[seen..].fill(f32::NEG_INFINITY);
     let mut largest = s.splat(f32::NEG_INFINITY);
     for line in &*scores {
@@ -304,13 +358,20 @@ fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
 }
 
 trait Flatten {
-    fn as_flattened_mut_lanes(&mut self) -> &mut [f32];
+    fn as_flattened_lanes(&self) -> &[f32];
+    fn as_flattened_lanes_mut(&mut self) -> &mut [f32];
 }
 
 impl Flatten for [Line] {
     #[inline(always)]
-    fn as_flattened_mut_lanes(&mut self) -> &mut [f32] {
+    fn as_flattened_lanes(&self) -> &[f32] {
         // SAFETY: a line is 16 floats in 64 bytes, without padding.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * LANES) }
+    }
+
+    #[inline(always)]
+    fn as_flattened_lanes_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * LANES) }
     }
 }
@@ -321,17 +382,16 @@ const AHEAD: usize = 4 * LANES;
 
 /// A panel of 16 keys of one head, dimension by dimension: `lines[d][key]`. Keys past `seen` are zeros.
 #[inline(always)]
-fn turn_keys(shape: &Shape<'_>, column: usize, panel: usize, seen: usize, lines: &mut [Line]) {
+fn turn_keys(keys: Column<'_>, panel: usize, seen: usize, lines: &mut [Line]) {
     let first = panel * LANES;
     let there = LANES.min(seen - first);
     let dim = lines.len();
-    let key = |index: usize| &shape.keys[(first + index) * shape.key_stride + column..][..dim];
+    let key = |index: usize| keys.row(first + index);
     if there < LANES {
         lines.fill(Line::default());
     }
     for index in first + AHEAD..(first + AHEAD + LANES).min(seen) {
-        let key = &shape.keys[index * shape.key_stride + column..][..dim];
-        key.chunks(LANES).for_each(|line| prefetch(line.as_ptr()));
+        keys.row(index).chunks(LANES).for_each(|line| prefetch(line.as_ptr()));
     }
     for quad in 0..there / 4 {
         let keys = [key(4 * quad), key(4 * quad + 1), key(4 * quad + 2), key(4 * quad + 3)];
@@ -380,12 +440,12 @@ fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
 
 /// One head's values as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions past the last are zeros.
 #[inline(always)]
-fn gather_values(shape: &Shape<'_>, column: usize, seen: usize, lines: &mut [Line]) {
-    let dim = shape.head_dim;
+fn gather_values(values: Column<'_>, seen: usize, lines: &mut [Line]) {
+    let dim = values.dim;
     for (panel, lines) in lines.chunks_mut(seen).enumerate() {
         let width = LANES.min(dim - panel * LANES);
         for (index, line) in lines.iter_mut().enumerate() {
-            let value = &shape.values[index * shape.key_stride + column + panel * LANES..][..width];
+            let value = &values.row(index)[panel * LANES..][..width];
             line.0[..width].copy_from_slice(value);
             line.0[width..].fill(0.0);
         }

@@ -3,7 +3,7 @@
 use super::activations::{Pack, Scratch, Worker, room};
 use super::dispatch::{Level, level};
 use super::epilogue::{Epilogue, Target};
-use super::parallel::{Disjoint, for_units, threads_for};
+use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{Block, Format, GROUP_STEPS, Line, with_tile_size};
 use super::weights::{PackedWeights, View, WithFormat};
@@ -59,10 +59,10 @@ impl WithFormat for Call<'_> {
         let Self { x, inputs, rows, target, scratch } = self;
         let level = level();
         let plan = Plan::new::<F>(level, rows, inputs, target.outputs);
-        let threads = threads_for(rows * inputs * target.outputs, plan.units());
-        let (packed, scales, workers) = scratch.packed::<F>(rows * plan.steps, rows * plan.groups, threads);
         let packing = plan.chunks * plan.blocks;
-        let pack_threads = threads_for(rows * inputs, packing).min(threads);
+        let threads = scratch.threads_for(rows * inputs * target.outputs, plan.units());
+        let pack_threads = scratch.threads_for(rows * inputs, packing).min(threads);
+        let (packed, scales, workers) = scratch.packed::<F>(rows * plan.steps, rows * plan.groups, threads);
         {
             let (packed, scales) = (Disjoint::new(packed), Disjoint::new(scales));
             for_units(packing, &mut workers[..pack_threads], |unit, _| {

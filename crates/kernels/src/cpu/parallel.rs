@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 /// Multiply-adds (or elements' worth of them) below which waking a second thread costs more than it saves.
-const ALONE: usize = 1 << 20;
+const ALONE: usize = 1 << 21;
 
 /// Threads worth using for so much work in so many units.
 pub(crate) fn threads_for(work: usize, units: usize) -> usize {

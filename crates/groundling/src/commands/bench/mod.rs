@@ -10,6 +10,7 @@ use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
 use kosmos2::model::Model;
+use rayon::ThreadPoolBuilder;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, Format};
@@ -43,6 +44,11 @@ struct Report {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+    // Like the engine, on one of the threads that it computes with.
+    ThreadPoolBuilder::new().build()?.install(|| measure(args))
+}
+
+fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let misuse = |error| Misuse(anyhow::Error::from(error));
     let device: DeviceChoice = args.device.parse().map_err(misuse)?;
     let compute = Compute::open(device, args.dtype.as_deref()).map_err(misuse)?;

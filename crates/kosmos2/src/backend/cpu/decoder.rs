@@ -2,8 +2,11 @@
 //! and preallocated keys and values; names `text_model.model.*`, the output head tied to `embed_tokens`.
 
 use candle_core::Tensor;
-use kernels::cpu::{Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, linear};
+use std::ops::Range;
 
+use kernels::cpu::{Attention, Context, Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
+
+use super::crew::Crew;
 use super::layers::{Buffer, Map, Norm, with_values};
 use crate::backend::positions::Positions;
 use crate::backend::{CopyFrom, Logits, Segment};
@@ -20,7 +23,7 @@ pub(super) struct Decoder {
     positions: Positions,
     width: usize,
     heads: usize,
-    cache: KvCache,
+    cache: Caches,
     buffers: Buffers,
 }
 
@@ -60,6 +63,10 @@ impl Layer {
             fc2: Map::load(&weights.pp("ffn.fc2"), inner, width, format)?,
         })
     }
+
+    fn bytes(&self) -> usize {
+        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Map::bytes).iter().sum()
+    }
 }
 
 impl Decoder {
@@ -88,7 +95,7 @@ impl Decoder {
             positions: Positions::new(width, text.pad_token_id),
             width,
             heads: text.attention_heads,
-            cache: KvCache::default(),
+            cache: Caches::default(),
             buffers: Buffers::default(),
         })
     }
@@ -98,7 +105,8 @@ impl Decoder {
     }
 
     pub(super) fn reserve(&mut self, slots: usize, length: usize) {
-        self.cache = KvCache::new(self.layers.len(), slots, length, self.width);
+        let layer = || KeyValueCache::new(slots, length, self.heads, self.width / self.heads);
+        self.cache = Caches { layers: self.layers.iter().map(|_| layer()).collect(), slots, length };
     }
 
     /// Slots, and tokens of each.
@@ -107,38 +115,55 @@ impl Decoder {
     }
 
     pub(super) fn slot_bytes(&self, length: usize) -> u64 {
-        (self.layers.len() * 2 * length * self.width * size_of::<f32>()) as u64
+        (self.layers.len() * KeyValueCache::slot_bytes(length, self.heads, self.width / self.heads)) as u64
     }
 
     /// Segments as [`super::check_segments`] lets them through.
-    pub(super) fn forward(&mut self, segments: &[Segment], scratch: &mut Scratch) -> Logits<'_> {
-        let (width, length) = (self.width, self.cache.length);
-        let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
+    pub(super) fn forward(&mut self, segments: &[Segment], crew: &mut Crew) -> Logits<'_> {
+        let (width, heads) = (self.width, self.heads);
+        let mut rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
         let Buffers { x, normed, qkv, inner, logits } = &mut self.buffers;
         let (x, normed) = (x.take(rows * width), normed.take(rows * width));
         let qkv = qkv.take(rows * 3 * width);
         embed(segments, &self.embed_tokens, self.embedding_scale, &mut self.positions, x);
-        for (layer, cache) in self.layers.iter().zip(&mut self.cache.layers) {
-            layer.attention_norm.apply(x, normed);
-            layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
-            cache.append(segments, length, width, qkv);
-            cache.copy(segments, length, width);
-            let mut jobs = cache.attention(segments, length, width, qkv, normed);
-            attention(&mut jobs, self.heads, width / self.heads, scratch);
-            // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-            layer.inner_attention_norm.apply_in_place(normed);
-            layer.out.apply(normed, Epilogue::Add, x, scratch);
-            layer.final_norm.apply(x, normed);
-            let inner = inner.take(rows * layer.fc1.outputs());
-            layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
-            layer.ffn_norm.apply_in_place(inner);
-            layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+        for (index, (layer, cache)) in self.layers.iter().zip(&mut self.cache.layers).enumerate() {
+            let each = Crew::rows_each(rows, layer.bytes());
+            let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
+            crew.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
+                layer.attention_norm.apply(x, normed);
+                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+            });
+            remember(cache, segments, width, qkv);
+            let (cache, is_last) = (&*cache, index + 1 == self.layers.len());
+            if is_last {
+                // Behind the last keys and values only the rows that logits are wanted for matter.
+                rows = keep_wanted(segments, width, x);
+                keep_wanted(segments, 3 * width, qkv);
+            }
+            let wanted = |segment: &Segment| if is_last { segment.logits.clone() } else { 0..segment.tokens.len() };
+            let (each, inner_width) = (Crew::rows_each(rows, layer.bytes()), layer.fc1.outputs());
+            let inner = inner.take(rows * inner_width);
+            let (x, normed) = (&mut x[..rows * width], &mut normed[..rows * width]);
+            let parts = x.chunks_mut(each * width).zip(normed.chunks_mut(each * width));
+            let parts = parts.zip(inner.chunks_mut(each * inner_width)).zip(qkv.chunks(each * 3 * width)).enumerate();
+            crew.share(parts, |(part, (((x, normed), inner), qkv)), scratch| {
+                let own = segments.iter().map(|segment| (segment, wanted(segment)));
+                let mut jobs = queries_of(own, part * each, width, cache, qkv, normed);
+                attention(&mut jobs, heads, width / heads, scratch);
+                // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
+                layer.inner_attention_norm.apply_in_place(normed);
+                layer.out.apply(normed, Epilogue::Add, x, scratch);
+                layer.final_norm.apply(x, normed);
+                layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
+                layer.ffn_norm.apply_in_place(inner);
+                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+            });
         }
-        let wanted = gather_wanted(segments, width, x, normed);
-        self.layer_norm.apply_in_place(&mut normed[..wanted * width]);
+        let x = &mut x[..rows * width];
+        self.layer_norm.apply_in_place(x);
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        let logits = logits.take(wanted * head.outputs());
-        linear(&normed[..wanted * width], head, None, Epilogue::Store, logits, scratch);
+        let logits = logits.take(rows * head.outputs());
+        linear(x, head, None, Epilogue::Store, logits, crew.together());
         Logits::new(logits, head.outputs())
     }
 }
@@ -160,14 +185,13 @@ fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &mu
     }
 }
 
-/// Puts the rows that logits are wanted for to the front of `out`; gives their number.
-fn gather_wanted(segments: &[Segment], width: usize, x: &[f32], out: &mut [f32]) -> usize {
+/// Moves the rows that logits are wanted for to the front; gives their number.
+fn keep_wanted(segments: &[Segment], width: usize, rows: &mut [f32]) -> usize {
     let (mut start, mut wanted) = (0, 0);
     for segment in segments {
-        for row in segment.logits.clone() {
-            out[wanted * width..][..width].copy_from_slice(&x[(start + row) * width..][..width]);
-            wanted += 1;
-        }
+        let Range { start: first, end } = segment.logits;
+        rows.copy_within((start + first) * width..(start + end) * width, wanted * width);
+        wanted += end - first;
         start += segment.tokens.len();
     }
     wanted
@@ -175,76 +199,61 @@ fn gather_wanted(segments: &[Segment], width: usize, x: &[f32], out: &mut [f32])
 
 /// Keys and values of all slots.
 #[derive(Default)]
-struct KvCache {
-    layers: Vec<LayerCache>,
+struct Caches {
+    layers: Vec<KeyValueCache>,
     slots: usize,
     length: usize,
 }
 
-impl KvCache {
-    /// Zeroed pages are only taken from the system when first written, so unused slots cost address space alone.
-    fn new(layers: usize, slots: usize, length: usize, width: usize) -> Self {
-        let values = slots * length * width;
-        let layers = (0..layers).map(|_| LayerCache { keys: vec![0.0; values], values: vec![0.0; values] }).collect();
-        Self { layers, slots, length }
+/// Writes the keys and values of `qkv` [rows, 3·width] behind those that are there; then takes over what a segment is
+/// to have from another slot, which may have been computed in this very step.
+fn remember(cache: &mut KeyValueCache, segments: &[Segment], width: usize, qkv: &[f32]) {
+    let mut rows = qkv.chunks_exact(3 * width);
+    for segment in segments {
+        for (place, row) in (segment.cached..segment.cached + segment.tokens.len()).zip(&mut rows) {
+            cache.write(segment.slot, place, &row[width..2 * width], &row[2 * width..]);
+        }
+    }
+    for segment in segments {
+        if let Some(CopyFrom { slot, columns }) = &segment.copy {
+            cache.copy(*slot, segment.slot, columns.clone());
+        }
     }
 }
 
-/// Keys and values of one layer: [slots, length, width] each.
-struct LayerCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-impl LayerCache {
-    /// After [`Self::append`], since what is taken over may have been computed in this very step.
-    fn copy(&mut self, segments: &[Segment], length: usize, width: usize) {
-        for segment in segments {
-            let Some(CopyFrom { slot, columns }) = &segment.copy else { continue };
-            let from = (slot * length + columns.start) * width..(slot * length + columns.end) * width;
-            let to = (segment.slot * length + columns.start) * width;
-            self.keys.copy_within(from.clone(), to);
-            self.values.copy_within(from, to);
+/// Attention of a run of rows, from row `first` on, where each segment has rows for some of its tokens: their queries
+/// stand in `qkv` [rows, 3·width].
+fn queries_of<'a, 's>(
+    segments: impl Iterator<Item = (&'s Segment<'s>, Range<usize>)>,
+    first: usize,
+    width: usize,
+    cache: &'a KeyValueCache,
+    mut qkv: &'a [f32],
+    mut out: &'a mut [f32],
+) -> Vec<Attention<'a>> {
+    let run = first..first + out.len() / width;
+    let mut start = 0;
+    let mut jobs = Vec::new();
+    for (segment, tokens) in segments {
+        let own = start..start + tokens.len();
+        start = own.end;
+        let taken = Range { start: own.start.max(run.start), end: own.end.min(run.end) };
+        if taken.is_empty() {
+            continue;
         }
+        let cached = segment.cached + tokens.start + taken.start - own.start;
+        let (queries, next) = qkv.split_at(taken.len() * 3 * width);
+        qkv = next;
+        let (mixed, next) = std::mem::take(&mut out).split_at_mut(taken.len() * width);
+        out = next;
+        jobs.push(Attention {
+            queries,
+            query_stride: 3 * width,
+            context: Context::Slot(cache.slot(segment.slot)),
+            key_count: cached + taken.len(),
+            causal_offset: Some(cached),
+            out: mixed,
+        });
     }
-
-    /// Writes the keys and values of `qkv` [rows, 3·width] behind those that are there.
-    fn append(&mut self, segments: &[Segment], length: usize, width: usize, qkv: &[f32]) {
-        let mut rows = qkv.chunks_exact(3 * width);
-        for segment in segments {
-            let first = segment.slot * length + segment.cached;
-            for (place, row) in (first..first + segment.tokens.len()).zip(&mut rows) {
-                self.keys[place * width..][..width].copy_from_slice(&row[width..2 * width]);
-                self.values[place * width..][..width].copy_from_slice(&row[2 * width..]);
-            }
-        }
-    }
-
-    fn attention<'a>(
-        &'a self,
-        segments: &[Segment],
-        length: usize,
-        width: usize,
-        mut qkv: &'a [f32],
-        mut out: &'a mut [f32],
-    ) -> Vec<Attention<'a>> {
-        let mut job = |segment: &Segment| {
-            let (count, first) = (segment.tokens.len(), segment.slot * length * width);
-            let (queries, next) = qkv.split_at(count * 3 * width);
-            qkv = next;
-            let (mixed, next) = std::mem::take(&mut out).split_at_mut(count * width);
-            out = next;
-            Attention {
-                queries,
-                query_stride: 3 * width,
-                keys: &self.keys[first..],
-                values: &self.values[first..],
-                key_stride: width,
-                key_count: segment.cached + count,
-                causal_offset: Some(segment.cached),
-                out: mixed,
-            }
-        };
-        segments.iter().map(&mut job).collect()
-    }
+    jobs
 }

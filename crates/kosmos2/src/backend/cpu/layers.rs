@@ -49,6 +49,11 @@ impl Map {
         self.weights.outputs()
     }
 
+    /// Memory of the packed weights.
+    pub(super) fn bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
     pub(super) fn apply(&self, x: &[f32], epilogue: Epilogue, out: &mut [f32], scratch: &mut Scratch) {
         linear(x, &self.weights, Some(&self.bias), epilogue, out, scratch);
     }

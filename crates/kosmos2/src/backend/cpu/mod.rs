@@ -1,17 +1,19 @@
 //! The CPU: weights packed once for the hand-written kernels, f32 activations, buffers kept from step to step.
 
+mod crew;
 mod decoder;
 mod layers;
 mod projection;
 mod vision;
 
-use kernels::cpu::{Scratch, WeightFormat};
+use kernels::cpu::WeightFormat;
 
 use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::model::ModelError;
 use crate::processor::image::PixelValues;
+use crew::Crew;
 use decoder::Decoder;
 use projection::ImageToTextProjection;
 use vision::VisionTower;
@@ -22,7 +24,7 @@ pub struct CpuBackend {
     projection: ImageToTextProjection,
     decoder: Decoder,
     image_size: usize,
-    scratch: Scratch,
+    crew: Crew,
 }
 
 impl CpuBackend {
@@ -38,7 +40,7 @@ impl CpuBackend {
             vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config, format)?,
             projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, format)?,
             image_size: config.vision_config.image_size,
-            scratch: Scratch::default(),
+            crew: Crew::default(),
         })
     }
 }
@@ -50,8 +52,8 @@ impl Backend for CpuBackend {
             if pixels.size() != self.image_size {
                 return Err(ModelError::PictureSize { found: pixels.size(), expected: self.image_size });
             }
-            let features = self.vision.forward(pixels.as_slice(), &mut self.scratch);
-            Ok(self.projection.forward(features, &mut self.scratch))
+            let features = self.vision.forward(pixels.as_slice(), &mut self.crew);
+            Ok(self.projection.forward(features, &mut self.crew))
         };
         pictures.iter().map(one).collect()
     }
@@ -72,7 +74,7 @@ impl Backend for CpuBackend {
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
         let (slots, length) = self.decoder.room();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
-        Ok(self.decoder.forward(segments, &mut self.scratch))
+        Ok(self.decoder.forward(segments, &mut self.crew))
     }
 }
 

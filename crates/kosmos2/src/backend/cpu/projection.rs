@@ -3,8 +3,9 @@
 //!
 //! The latent queries are the same for every picture, so their own queries, keys and values are computed once.
 
-use kernels::cpu::{Attention, Epilogue, Scratch, WeightFormat, attention};
+use kernels::cpu::{Attention, Context, Epilogue, Scratch, WeightFormat, attention};
 
+use super::crew::Crew;
 use super::layers::{Buffer, Map, with_values};
 use crate::backend::ImageEmbedding;
 use crate::checkpoint::{CheckpointError, Weights};
@@ -52,29 +53,38 @@ impl ImageToTextProjection {
     }
 
     /// Features [1 + patches, hidden] of one picture to its embedding [latent, width].
-    pub(super) fn forward(&mut self, features: &[f32], scratch: &mut Scratch) -> ImageEmbedding {
-        let (width, embedding_len) = (self.width, self.queries.len());
-        let rows = features.len() / self.dense.inputs();
+    pub(super) fn forward(&mut self, features: &[f32], crew: &mut Crew) -> ImageEmbedding {
+        let (width, hidden, embedding_len) = (self.width, self.dense.inputs(), self.queries.len());
+        let rows = features.len() / hidden;
         let h = self.h.take(rows * width);
-        self.dense.apply(features, Epilogue::Store, h, scratch);
         let own = rows * 2 * width;
         let key_values = self.key_values.take(own + self.latent_key_values.len());
-        self.key_value.apply(h, Epilogue::Store, &mut key_values[..own], scratch);
+        let bytes = self.dense.bytes() + self.key_value.bytes();
+        let each = Crew::rows_each(rows, bytes);
+        let parts = features.chunks(each * hidden).zip(h.chunks_mut(each * width));
+        let parts = parts.zip(key_values[..own].chunks_mut(each * 2 * width));
+        crew.share(parts, |((features, h), key_values), scratch| {
+            self.dense.apply(features, Epilogue::Store, h, scratch);
+            self.key_value.apply(h, Epilogue::Store, key_values, scratch);
+        });
         key_values[own..].copy_from_slice(&self.latent_key_values);
+        let key_values = &*key_values;
         let mixed = self.mixed.take(embedding_len);
-        let mut picture = [Attention {
-            queries: &self.queries,
-            query_stride: width,
-            keys: key_values,
-            values: &key_values[width..],
-            key_stride: 2 * width,
-            key_count: key_values.len() / (2 * width),
-            causal_offset: None,
-            out: mixed,
-        }];
-        attention(&mut picture, self.heads, width / self.heads, scratch);
         let mut embedding = vec![0.0; embedding_len];
-        self.out.apply(mixed, Epilogue::Store, &mut embedding, scratch);
+        let each = Crew::rows_each(embedding_len / width, bytes) * width;
+        let parts = self.queries.chunks(each).zip(mixed.chunks_mut(each)).zip(embedding.chunks_mut(each));
+        crew.share(parts, |((queries, mixed), embedding), scratch| {
+            let mut some_queries = [Attention {
+                queries,
+                query_stride: width,
+                context: Context::Rows { keys: key_values, values: &key_values[width..], stride: 2 * width },
+                key_count: key_values.len() / (2 * width),
+                causal_offset: None,
+                out: mixed,
+            }];
+            attention(&mut some_queries, self.heads, width / self.heads, scratch);
+            self.out.apply(mixed, Epilogue::Store, embedding, scratch);
+        });
         ImageEmbedding::new(embedding, width)
     }
 }

@@ -1,7 +1,8 @@
 //! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
 
-use kernels::cpu::{Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, l2_normalize, linear};
+use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, attention, l2_normalize, linear};
 
+use super::crew::Crew;
 use super::layers::{Buffer, Map, Norm, vector, with_values};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
@@ -53,6 +54,10 @@ impl Layer {
             fc2: Map::load(&weights.pp("mlp.fc2"), inner, width, format)?,
         })
     }
+
+    fn bytes(&self) -> usize {
+        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Map::bytes).iter().sum()
+    }
 }
 
 impl VisionTower {
@@ -86,7 +91,7 @@ impl VisionTower {
 
     /// Pixels [3, S, S] to features [1 + patches, hidden]: normalised by the post layer norm and then to unit length,
     /// all rows and not only the class token's, as the language model takes them.
-    pub(super) fn forward(&mut self, pixels: &[f32], scratch: &mut Scratch) -> &[f32] {
+    pub(super) fn forward(&mut self, pixels: &[f32], crew: &mut Crew) -> &[f32] {
         let (hidden, heads) = (self.hidden, self.heads);
         let rows = self.position.len() / hidden;
         let Buffers { patches, x, normed, qkv, inner } = &mut self.buffers;
@@ -94,29 +99,36 @@ impl VisionTower {
         cut_into_patches(pixels, self.image_size, self.patch_size, patches);
         let (x, normed) = (x.take(rows * hidden), normed.take(rows * hidden));
         let qkv = qkv.take(rows * 3 * hidden);
-        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], scratch);
+        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], crew.together());
         normed[..hidden].copy_from_slice(&self.class);
         normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
         self.pre_layer_norm.apply(normed, x);
+        let each = Crew::rows_each(rows, self.layers.first().map_or(0, Layer::bytes));
         for layer in &self.layers {
-            layer.layer_norm1.apply(x, normed);
-            layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
-            let mut picture = [Attention {
-                queries: qkv,
-                query_stride: 3 * hidden,
-                keys: &qkv[hidden..],
-                values: &qkv[2 * hidden..],
-                key_stride: 3 * hidden,
-                key_count: rows,
-                causal_offset: None,
-                out: normed,
-            }];
-            attention(&mut picture, heads, hidden / heads, scratch);
-            layer.out.apply(normed, Epilogue::Add, x, scratch);
-            layer.layer_norm2.apply(x, normed);
-            let inner = inner.take(rows * layer.fc1.outputs());
-            layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
-            layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+            let width = layer.fc1.outputs();
+            let inner = inner.take(rows * width);
+            let parts = x.chunks(each * hidden).zip(normed.chunks_mut(each * hidden));
+            crew.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
+                layer.layer_norm1.apply(x, normed);
+                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+            });
+            let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
+            let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
+            crew.share(parts, |(((x, normed), inner), queries), scratch| {
+                let mut some_rows = [Attention {
+                    queries,
+                    query_stride: 3 * hidden,
+                    context: Context::Rows { keys: &qkv[hidden..], values: &qkv[2 * hidden..], stride: 3 * hidden },
+                    key_count: rows,
+                    causal_offset: None,
+                    out: normed,
+                }];
+                attention(&mut some_rows, heads, hidden / heads, scratch);
+                layer.out.apply(normed, Epilogue::Add, x, scratch);
+                layer.layer_norm2.apply(x, normed);
+                layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
+                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+            });
         }
         self.post_layer_norm.apply_in_place(x);
         l2_normalize(x, hidden);
