@@ -1,7 +1,7 @@
 //! Files of other kinds, files of nothing but a first mark, and one format's mark on another's body.
 
 use super::bases::{BMP, Base, GIF, JPEG, LOSSY_WEBP, PALETTE_PNG};
-use super::{BadPicture, Damaged, Unknown, bad};
+use super::{BadPicture, Damaged, TooMuch, Unknown, bad};
 
 /// How the formats that are read begin.
 const MARKS: [(&str, &[u8]); 5] = [
@@ -39,7 +39,9 @@ pub(super) fn refused() -> Vec<BadPicture> {
         for Base { name, bytes } in [JPEG, PALETTE_PNG, GIF, LOSSY_WEBP, BMP] {
             if !bytes.starts_with(&start[..2]) {
                 let body = [start, &bytes[start.len()..]].concat();
-                all.push(bad(format!("mark of {mark} on the body of {name}"), body, Damaged));
+                // Where sides follow at once, another format's bytes make huge ones.
+                let fault = if mark == "bmp" || (mark, name) == ("gif", JPEG.name) { TooMuch } else { Damaged };
+                all.push(bad(format!("mark of {mark} on the body of {name}"), body, fault));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use flate2::{Compression, Crc, write::ZlibEncoder};
+use flate2::{Compress, Compression, Crc, FlushCompress, write::ZlibEncoder};
 
 use super::bases::PALETTE_PNG;
 use super::{BadPicture, Damaged, TooMuch, bad};
@@ -10,8 +10,8 @@ use super::{BadPicture, Damaged, TooMuch, bad};
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 const RGB: u8 = 2;
 const RGBA: u8 = 6;
-/// More than a decoder may take for metadata.
-const BOMB: usize = 64 << 20;
+/// More than anyone should unpack, from a thousandth of it.
+const BOMB_MIB: usize = 1 << 10;
 
 fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let mut sum = Crc::new();
@@ -39,8 +39,19 @@ fn square(between: &[Vec<u8>]) -> Vec<u8> {
     file(&[header(8, 8, 8, RGB), between.concat(), chunk(b"IDAT", &rows)])
 }
 
-fn profile(unpacked: usize) -> Vec<u8> {
-    chunk(b"iCCP", &[b"profile\0\0", &packed(&vec![0; unpacked])[..]].concat())
+/// That many MiB of zeros. A MiB ends at a byte's end and refers to nothing before it, so that it can be repeated.
+fn bomb(mib: usize) -> Vec<u8> {
+    const MIB: usize = 1 << 20;
+    let mut part = Vec::with_capacity(1 << 14);
+    let done = Compress::new(Compression::best(), false).compress_vec(&[0; MIB], &mut part, FlushCompress::Full);
+    assert!(done.is_ok() && part.len() < 1 << 14, "a MiB of zeros takes about a KiB");
+    // The checksum's halves: one, and the count of bytes and of the one before them.
+    let sum = ((mib * MIB % 65_521) as u32) << 16 | 1;
+    [b"\x78\xda", &part.repeat(mib)[..], b"\x03\0", &sum.to_be_bytes()].concat()
+}
+
+fn profile(mib: usize) -> Vec<u8> {
+    chunk(b"iCCP", &[b"profile\0\0", &bomb(mib)[..]].concat())
 }
 
 pub(super) fn refused() -> Vec<BadPicture> {
@@ -106,7 +117,6 @@ fn chunks() -> Vec<BadPicture> {
         bad("png with two headers", square(&[start.clone()]), Damaged),
         bad("png without a header", file(&[rows.clone()]), Damaged),
         bad("png without pixels", file(&[start.clone()]), Damaged),
-        bad("png with a colour profile of 64 MiB", square(&[profile(BOMB)]), TooMuch),
         bad("png without its palette", file(&[header(8, 8, 8, 3), rows]), Damaged),
     ]
 }
@@ -139,25 +149,18 @@ fn animated(frames: u32) -> Vec<u8> {
 }
 
 pub(super) fn costly() -> Vec<(&'static str, Vec<u8>)> {
-    let text = chunk(b"zTXt", &[b"Comment\0\0", &packed(&vec![b'a'; BOMB])[..]].concat());
+    let text = chunk(b"zTXt", &[b"Comment\0\0", &bomb(BOMB_MIB)[..]].concat());
+    let (start, rows) = (header(8, 8, 8, RGB), packed(&[1; 25 * 8]));
+    let pieces: Vec<_> = rows.iter().flat_map(|&byte| chunk(b"IDAT", &[byte])).collect();
+    let sides = [4000u32.to_be_bytes(), 4000u32.to_be_bytes()].concat();
+    let interlaced = chunk(b"IHDR", &[&sides[..], &[8, RGB, 0, 0, 1]].concat());
     vec![
-        ("png with a text of 64 MiB", square(&[text])),
-        ("png with a colour profile of 4 MiB", square(&[profile(4 << 20)])),
-        (
-            "png with far more pixels than it says",
-            file(&[header(8, 8, 8, RGB), chunk(b"IDAT", &packed(&vec![0; BOMB]))]),
-        ),
+        ("png with a text of 1 GiB", square(&[text])),
+        ("png with a colour profile of 4 MiB", square(&[profile(4)])),
+        ("png with a colour profile of 1 GiB", square(&[profile(BOMB_MIB)])),
+        ("png with 1 GiB behind its pixels", file(&[start.clone(), chunk(b"IDAT", &bomb(BOMB_MIB))])),
         ("png of four thousand frames", animated(4_000)),
-        ("png of ten thousand pieces", {
-            let rows = packed(&[1; 25 * 8]);
-            let pieces: Vec<_> = rows.iter().map(|&byte| chunk(b"IDAT", &[byte])).collect();
-            let nothing = vec![chunk(b"IDAT", b""); 10_000];
-            file(&[header(8, 8, 8, RGB), nothing.concat(), pieces.concat()])
-        }),
-        ("png interlaced 4000 by 4000", {
-            let start =
-                chunk(b"IHDR", &[&4000u32.to_be_bytes()[..], &4000u32.to_be_bytes(), &[8, RGB, 0, 0, 1]].concat());
-            file(&[start, chunk(b"IDAT", &packed(&vec![0; 4000 * 12_001 + 100_000]))])
-        }),
+        ("png of ten thousand pieces", file(&[start, chunk(b"IDAT", b"").repeat(10_000), pieces])),
+        ("png interlaced 4000 by 4000", file(&[interlaced, chunk(b"IDAT", &bomb(50))])),
     ]
 }

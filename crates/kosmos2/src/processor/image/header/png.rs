@@ -1,6 +1,6 @@
 //! PNG: chunks of length, kind, data and checksum.
 
-use super::super::decode::{ImageError, PictureFormat};
+use super::super::decode::{ImageError, PictureFormat, undecodable};
 use super::super::limits::{MAX_FRAMES, MAX_PARTS, PNG_METADATA, check_count};
 use super::{Claims, bytes_at, product};
 
@@ -13,6 +13,9 @@ const BYTES_PER_PIXEL: u64 = 2 + 4 + 3;
 const BYTES_PER_DEEP_PIXEL: u64 = 8 + 4 + 4;
 
 pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
+    if chunk(file, SIGNATURE).is_some_and(|(_, kind)| &kind != b"IHDR") {
+        return Err(undecodable(PictureFormat::Png, "it does not begin with its header"));
+    }
     let (mut frames, mut parts, mut at) = (0, 0, SIGNATURE);
     while let Some((length, kind)) = chunk(file, at) {
         match &kind {
