@@ -39,11 +39,14 @@ enum Outcome {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_logging(&arguments);
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run(arguments)));
+    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
+        |runtime| {
+            let ended = runtime.block_on(run(arguments));
+            // What is left on other threads nobody waits for any more: a decoder that does not stop, above all.
+            runtime.shutdown_background();
+            ended
+        },
+    );
     match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::PartlyFailed) => ExitCode::from(1),

@@ -127,7 +127,7 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
 /// Fills in the texts that the stub must give.
 fn fill(mut expected: Expected, job: &ImageJob, bytes: &[u8]) -> anyhow::Result<Expected> {
     if let Some(texts) = &mut expected.texts {
-        let options = DecodeOptions { apply_orientation: true, max_pixels: 1 << 20 };
+        let options = DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() };
         let pixels = stub::digest_of(&decode(bytes, &options).context("a picture of the plan")?);
         let checked = CheckedJob::new(job.clone())?;
         texts.extend(checked.tasks.iter().map(|task| stub::text(&pixels, &task.ask)));

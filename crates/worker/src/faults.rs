@@ -35,6 +35,9 @@ pub enum Fault {
     /// The decoder panicked.
     #[error("decoding the picture made the decoder panic: {0}")]
     DecoderPanicked(String),
+    /// The picture took too long to decode.
+    #[error("the picture was not decoded within {0:?} (worker.decode_timeout)")]
+    DecodingTimedOut(Duration),
     /// The engine did not answer.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -78,8 +81,10 @@ pub enum FaultClass {
     UnsupportedPicture,
     /// A damaged picture.
     UndecodablePicture,
-    /// Too many pixels.
+    /// Too many pixels, or too much of anything else that decoding costs.
     PictureTooLarge,
+    /// Decoding took too long.
+    DecodingTimedOut,
     /// The model failed on this job.
     Model,
     /// The engine has ended: this worker is done for, the job is not.
@@ -145,6 +150,7 @@ pub fn course(class: FaultClass) -> Course {
         Class::UnsupportedPicture => DeadLetter(Reason::UnsupportedPicture),
         Class::UndecodablePicture => DeadLetter(Reason::UndecodablePicture),
         Class::PictureTooLarge => DeadLetter(Reason::PictureTooLarge),
+        Class::DecodingTimedOut => DeadLetter(Reason::DecodingTimedOut),
         Class::AnnotationTooLarge => DeadLetter(Reason::AnnotationTooLarge),
         Class::NeverSettled => DeadLetter(Reason::RetriesExhausted),
         // Ten deliveries at these delays outlast an outage of a quarter of an hour.
@@ -198,6 +204,7 @@ impl Fault {
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
+            Self::DecodingTimedOut(_) => FaultClass::DecodingTimedOut,
             Self::Engine(error) if error.is_the_requests_own() => FaultClass::InvalidPrompt,
             Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
             Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
@@ -240,7 +247,11 @@ fn picture_class(error: &ImageError) -> FaultClass {
     match error {
         ImageError::UnknownFormat => FaultClass::UnsupportedPicture,
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
-        ImageError::TooManyPixels { .. } => FaultClass::PictureTooLarge,
+        ImageError::TooManyPixels { .. }
+        | ImageError::SideTooLong { .. }
+        | ImageError::TooMuchMemory { .. }
+        | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
+        ImageError::TimedOut => FaultClass::DecodingTimedOut,
     }
 }
 

@@ -1,14 +1,12 @@
 //! One job's way to its answer: check, fetch, decode, ask the engine. What comes then stands in [`crate::ending`].
 
-use std::io::Cursor;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
-use image::ImageReader;
 use kosmos2::generation::GroundedText;
-use kosmos2::processor::image::{DecodeOptions, ImageError, PictureFacts, PixelValues, decode};
+use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
 use protocol::identity::{PictureOrigin, annotation_id, sha256_hex};
 use protocol::job::{CheckedJob, Source};
 use protocol::result::{proto_duration, task_result};
@@ -16,6 +14,7 @@ use protocol::subjects::dataset_token;
 use protocol::v1::{self, Outcome, outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::ending::Ending;
 use crate::events::{Events, Step};
@@ -23,7 +22,7 @@ use crate::faults::Fault;
 use crate::fetch::s3::{ObjectStore, is_md5_of};
 use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
-use crate::room::{BYTES_PER_PIXEL, Room, Taken};
+use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
 
 /// Everything that jobs share.
@@ -34,8 +33,8 @@ pub(crate) struct JobContext {
     pub(crate) outcomes: Outcomes,
     /// For encoded pictures.
     pub(crate) room: Room,
-    /// For pictures being decoded.
-    pub(crate) decode_room: Room,
+    /// Where pictures are decoded.
+    pub(crate) decoding: Decoding,
     /// Cancelled when the worker is to end.
     pub(crate) stop: CancellationToken,
     /// How long the streams of annotations and failures know their ids.
@@ -134,7 +133,6 @@ impl JobContext {
         Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
     }
 
-    /// Off the async threads, and where a panic of a decoder ends with the picture that made it.
     async fn decode(
         &self,
         bytes: Bytes,
@@ -142,23 +140,11 @@ impl JobContext {
         taken: Option<Taken>,
     ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
         let engine = Arc::clone(&self.engine);
-        let options = DecodeOptions {
-            apply_orientation: self.settings.apply_orientation,
-            max_pixels: self.settings.max_picture_pixels,
+        let finish = move |bytes: Bytes, decoded| match decoded {
+            Ok(picture) => Ok((engine.preprocess(&picture), picture_facts(&picture.facts, &bytes, object))),
+            Err(error) => Err(undecodable(error, &bytes, object.as_ref())),
         };
-        let decoding = self.decode_room.take(decode_bytes(&bytes, options.max_pixels)).await;
-        let decoded = tokio::task::spawn_blocking(move || {
-            // Room is in use until the thread is done, even if nobody waits for it any more.
-            let _taken = (taken, decoding);
-            match decode(&bytes, &options) {
-                Ok(picture) => Ok((engine.preprocess(&picture), picture_facts(&picture.facts, &bytes, object))),
-                Err(error) => Err(undecodable(error, &bytes, object.as_ref())),
-            }
-        });
-        match decoded.await {
-            Ok(decoded) => decoded,
-            Err(error) => Err(Fault::DecoderPanicked(panic_message(error))),
-        }
+        self.decoding.run(bytes, taken, finish).await
     }
 
     fn annotation(
@@ -204,16 +190,6 @@ fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectI
     }
 }
 
-/// What a picture needs while it is decoded, by its header; nothing to speak of where no decoder will go beyond that.
-fn decode_bytes(bytes: &[u8], max_pixels: u64) -> u64 {
-    let header = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok();
-    let pixels = match header.and_then(|reader| reader.into_dimensions().ok()) {
-        Some((width, height)) => u64::from(width) * u64::from(height),
-        None => max_pixels,
-    };
-    pixels.min(max_pixels).saturating_mul(BYTES_PER_PIXEL)
-}
-
 /// A broken picture is the object's own fault only if its bytes are those that the store keeps.
 fn undecodable(error: ImageError, bytes: &[u8], object: Option<&v1::ObjectIdentity>) -> Fault {
     let etag = object.and_then(|object| object.etag.as_deref());
@@ -232,16 +208,5 @@ fn engine_timings(timings: Timings, received: Instant) -> v1::StageTimings {
         generate: Some(proto_duration(timings.decode)),
         total: Some(proto_duration(received.elapsed())),
         ..v1::StageTimings::default()
-    }
-}
-
-fn panic_message(error: tokio::task::JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(panic) => match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (_, Some(text)) => text.clone(),
-            _ => "without a message".to_owned(),
-        },
-        Err(error) => error.to_string(),
     }
 }

@@ -45,6 +45,7 @@
 
 mod advisories;
 pub mod connection;
+mod decoding;
 pub mod delivery;
 mod ending;
 pub mod events;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a pixel costs while a picture is decoded: the decoder's own rows, four bytes with opacity, three without.
-pub const BYTES_PER_PIXEL: u64 = 8;
+/// What a pixel of an ordinary picture (8 bits a sample, one scan) costs at most while it is decoded: four bytes with
+/// opacity, three without, and three for a turned copy.
+pub const BYTES_PER_PIXEL: u64 = 10;
 /// A semaphore counts to 2³² at most in one request; in these units that is 4 TiB.
 const UNIT: u64 = 1024;
 

@@ -165,8 +165,14 @@ pub struct WorkerSettings {
     /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for the largest
     /// object allowed, `s3.max_object_bytes`.
     pub max_bytes_in_flight: u64,
-    /// Most bytes of pictures being decoded, all jobs together, at 8 for each pixel.
+    /// Most bytes of memory for decoding, all jobs together: a picture waits until there is room for what its headers
+    /// claim, 6 to 20 bytes for each pixel. One that claims more than all of it is refused.
     pub max_decode_bytes: u64,
+    /// Pictures decoded at once.
+    pub decode_threads: usize,
+    /// How long decoding one picture may take. After that its job is given up.
+    #[serde(with = "humantime_serde")]
+    pub decode_timeout: Duration,
     /// How often a job is handed out before a fault that could pass is taken for one that does not.
     pub max_deliveries: u64,
     /// How long one job may take until its answer is there. After that it goes back to the queue.
@@ -184,6 +190,8 @@ pub struct WorkerSettings {
     pub shutdown_timeout: Duration,
     /// Most pixels of a picture.
     pub max_picture_pixels: u64,
+    /// Longest side of a picture in pixels.
+    pub max_picture_side: u32,
     /// Turn pictures upright by their EXIF orientation before the model sees them.
     pub apply_orientation: bool,
     /// Put token ids and log-probabilities on annotations.
@@ -259,6 +267,9 @@ impl Default for WorkerSettings {
             slots: 8,
             max_bytes_in_flight: 512 << 20,
             max_decode_bytes: 2 << 30,
+            decode_threads: 4,
+            // The largest picture takes a few seconds on one core.
+            decode_timeout: Duration::from_secs(60),
             max_deliveries: 10,
             job_timeout: Duration::from_secs(15 * 60),
             publish_timeout: Duration::from_secs(2 * 60),
@@ -266,6 +277,8 @@ impl Default for WorkerSettings {
             shutdown_timeout: Duration::from_secs(5 * 60),
             // As Pillow's limit against decompression bombs.
             max_picture_pixels: 178_956_970,
+            // The longest that JPEG and GIF know.
+            max_picture_side: 65_535,
             apply_orientation: true,
             publish_tokens: false,
         }

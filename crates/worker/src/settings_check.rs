@@ -228,10 +228,16 @@ impl WorkerSettings {
         found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
         found.positive("worker.job_timeout", self.job_timeout);
         found.positive("worker.publish_timeout", self.publish_timeout);
+        found.positive("worker.decode_timeout", self.decode_timeout);
+        found.unless(
+            (1..=1024).contains(&self.decode_threads),
+            format!("worker.decode_threads is {}, not in 1 to 1024", self.decode_threads),
+        );
+        found.unless(self.max_picture_side > 0, "worker.max_picture_side is 0: no picture would be decoded");
         found.unless(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
         found.unless(
             self.max_decode_bytes >= self.max_picture_pixels.saturating_mul(BYTES_PER_PIXEL),
-            "worker.max_decode_bytes is below 8 times worker.max_picture_pixels: there would never be room for the largest picture",
+            "worker.max_decode_bytes is below 10 times worker.max_picture_pixels: there would never be room for the largest picture",
         );
         found.0
     }

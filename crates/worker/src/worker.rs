@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::advisories::SecondNet;
 use crate::connection::{self, ConnectionError};
+use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::ending::Ending;
 use crate::events::Events;
@@ -114,7 +115,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         publisher: publisher.with_patience(publish_timeout),
         outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
         room: Room::new(settings.worker.max_bytes_in_flight),
-        decode_room: Room::new(settings.worker.max_decode_bytes),
+        decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
         worker: v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() },
         settings: settings.worker.clone(),

@@ -1,30 +1,19 @@
 //! Picture files to upright, opaque RGB, as Pillow and the reference's conversion give it.
 
-use std::io::Cursor;
-
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
-use image::{DynamicImage, ImageDecoder, ImageFormat, Limits, RgbImage};
+use image::error::ImageError as CodecError;
+use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
-use super::{jpeg, orientation};
+use super::header::Header;
+use super::limits::{DecodeOptions, Paced};
+use super::{header, jpeg, orientation};
 
-/// How to decode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DecodeOptions {
-    /// Turn the picture upright by its EXIF orientation, as the reference's `load_image` does. Without it pixels stay
-    /// as they are stored, as with a picture object passed to the reference's processor.
-    pub apply_orientation: bool,
-    /// Most pixels, width times height. The default is Pillow's limit against decompression bombs.
-    pub max_pixels: u64,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        Self { apply_orientation: true, max_pixels: 178_956_970 }
-    }
-}
+/// How much of a file a decoder gets at a time. The most that deflate makes of it is 64 MiB of pixels, so that the
+/// deadline is looked at several times a second.
+const PIECE: usize = 64 << 10;
 
 /// A decoded picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,11 +96,46 @@ pub enum ImageError {
         /// The limit on their product.
         limit: u64,
     },
+    /// A longer side than allowed.
+    #[error(
+        "the picture has {width}×{height} pixels, and a side may have {limit}; raise the limit if it is to be read"
+    )]
+    SideTooLong {
+        /// Width its header claims.
+        width: u64,
+        /// Height its header claims.
+        height: u64,
+        /// The limit on both.
+        limit: u32,
+    },
+    /// More memory than allowed.
+    #[error(
+        "the picture takes {needed} bytes of memory to decode, more than the limit of {limit}; raise the limit if it is to be read"
+    )]
+    TooMuchMemory {
+        /// What its headers come to.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More parts than any picture needs.
+    #[error("the picture is a {} file of more than {limit} {part}, which only files made to cost much have", format.as_str())]
+    TooManyParts {
+        /// The encoding.
+        format: PictureFormat,
+        /// Scans, segments, chunks, blocks or frames.
+        part: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The deadline came first.
+    #[error("the picture was not decoded within the time allowed for it")]
+    TimedOut,
 }
 
 /// Decodes a picture file.
 ///
-/// The format is told by the first bytes. The size is checked against the limit before room for pixels is made.
+/// The format is told by the first bytes. Size and cost are held against the limits before room for pixels is made.
 /// Pixels are those of Pillow followed by the reference's conversion to RGB: transparency of every kind is put on
 /// white, 16-bit gray is clipped to 255 and not scaled, CMYK is converted without a colour profile. They come out byte
 /// for byte, those of JPEG and lossy WebP too.
@@ -120,30 +144,16 @@ pub enum ImageError {
 /// [`ImageError`]. Decoders of other authors do the reading: where a hostile file must cost no more than itself, catch
 /// panics too.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, ImageError> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
-    }
-    let format = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => PictureFormat::Jpeg,
-        Ok(ImageFormat::Png) => PictureFormat::Png,
-        Ok(ImageFormat::Gif) => PictureFormat::Gif,
-        Ok(ImageFormat::WebP) => PictureFormat::WebP,
-        Ok(ImageFormat::Bmp) => PictureFormat::Bmp,
-        _ => return Err(ImageError::UnknownFormat),
+    options.check_time()?;
+    let header = Header::read(bytes, options)?;
+    let format = header.format;
+    let decoded = match format {
+        PictureFormat::Jpeg => jpeg::decode(bytes, options),
+        _ => lossless(bytes, &header, options),
     };
-    let (rgb, exif) = match format {
-        PictureFormat::Jpeg => jpeg::decode(bytes, options.max_pixels)?,
-        _ => {
-            let source = Cursor::new(bytes);
-            let broken = |error| undecodable(format, error);
-            match format {
-                PictureFormat::Png => lossless(PngDecoder::new(source).map_err(broken)?, format, options.max_pixels)?,
-                PictureFormat::Gif => lossless(GifDecoder::new(source).map_err(broken)?, format, options.max_pixels)?,
-                PictureFormat::WebP => lossless(WebPDecoder::new(source).map_err(broken)?, format, options.max_pixels)?,
-                _ => lossless(BmpDecoder::new(source).map_err(broken)?, format, options.max_pixels)?,
-            }
-        }
-    };
+    // A decoder that is told of the deadline's end calls it a fault of the file.
+    let (rgb, exif) = decoded.map_err(|error| options.check_time().err().unwrap_or(error))?;
+    options.check_time()?;
     let orientation = orientation::of_exif(exif.as_deref());
     let rgb = if options.apply_orientation { orientation::apply(rgb, orientation) } else { rgb };
     let (width, height) = rgb.dimensions();
@@ -156,30 +166,49 @@ pub(super) fn undecodable(format: PictureFormat, error: impl std::fmt::Display) 
     ImageError::Undecodable { format, reason: error.to_string() }
 }
 
-pub(super) fn check_size((width, height): (u64, u64), limit: u64) -> Result<(), ImageError> {
-    match width.checked_mul(height) {
-        Some(pixels) if pixels <= limit => Ok(()),
-        _ => Err(ImageError::TooManyPixels { width, height, limit }),
-    }
-}
-
 pub(super) type Decoded = (RgbImage, Option<Vec<u8>>);
 
 /// All but JPEG, by the decoders of the `image` crate.
-fn lossless(mut decoder: impl ImageDecoder, format: PictureFormat, max_pixels: u64) -> Result<Decoded, ImageError> {
-    let (width, height) = decoder.dimensions();
-    check_size((width.into(), height.into()), max_pixels)?;
-    if width == 0 || height == 0 {
-        return Err(undecodable(format, "it has no pixels"));
+fn lossless(bytes: &[u8], header: &Header, options: &DecodeOptions) -> Result<Decoded, ImageError> {
+    let source = Paced::new(bytes, PIECE, options.deadline);
+    let format = header.format;
+    let broken = |error| refused(error, format, options);
+    match format {
+        PictureFormat::Png => {
+            let mut limits = Limits::no_limits();
+            limits.max_alloc = Some(header::png_metadata_room(bytes));
+            read_out(PngDecoder::with_limits(source, limits).map_err(broken)?, header, options)
+        }
+        PictureFormat::Gif => read_out(GifDecoder::new(source).map_err(broken)?, header, options),
+        PictureFormat::WebP => read_out(WebPDecoder::new(source).map_err(broken)?, header, options),
+        _ => read_out(BmpDecoder::new(source).map_err(broken)?, header, options),
     }
+}
+
+fn read_out(mut decoder: impl ImageDecoder, header: &Header, options: &DecodeOptions) -> Result<Decoded, ImageError> {
+    let (width, height) = decoder.dimensions();
+    if (width, height) != (header.width, header.height) || decoder.total_bytes() > header.memory {
+        return Err(undecodable(header.format, "its headers contradict each other"));
+    }
+    let broken = |error| refused(error, header.format, options);
     let mut limits = Limits::no_limits();
-    // 16-bit RGBA is the widest pixel; a decoder may hold the picture twice.
-    limits.max_alloc = Some(max_pixels.saturating_mul(16));
-    decoder.set_limits(limits).map_err(|error| undecodable(format, error))?;
+    limits.max_alloc = Some(header.memory);
+    decoder.set_limits(limits).map_err(broken)?;
     // Metadata that cannot be read make no difference to the pixels.
     let exif = decoder.exif_metadata().ok().flatten();
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(format, error))?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    options.check_time()?;
     Ok((opaque(picture), exif))
+}
+
+fn refused(error: CodecError, format: PictureFormat, options: &DecodeOptions) -> ImageError {
+    match error {
+        // Only metadata can still be larger than what the header was let through with.
+        CodecError::Limits(_) => {
+            ImageError::TooMuchMemory { needed: options.max_memory.saturating_add(1), limit: options.max_memory }
+        }
+        error => undecodable(format, error),
+    }
 }
 
 /// 8-bit RGB of any kind of picture, transparency on white.

@@ -4,12 +4,16 @@
 
 mod config;
 mod decode;
+mod header;
 mod jpeg;
+mod limits;
 mod orientation;
 mod resample;
 
 pub use config::{ImageProcessor, ProcessorConfigError};
-pub use decode::{DecodeOptions, ImageError, Picture, PictureFacts, PictureFormat, decode};
+pub use decode::{ImageError, Picture, PictureFacts, PictureFormat, decode};
+pub use header::Header;
+pub use limits::DecodeOptions;
 
 use image::RgbImage;
 

@@ -1,0 +1,50 @@
+//! Small whole pictures to begin with: fixtures of the decoders' own tests.
+
+/// A whole picture.
+#[derive(Debug, Clone, Copy)]
+pub struct Base {
+    /// Its file name.
+    pub name: &'static str,
+    /// The file.
+    pub bytes: &'static [u8],
+}
+
+macro_rules! base {
+    ($name:literal) => {
+        Base { name: $name, bytes: include_bytes!(concat!("../../../../tests/fixtures/images/", $name)) }
+    };
+}
+
+/// Whole pictures of all formats.
+pub const WHOLE: &[Base] = &[
+    JPEG,
+    PROGRESSIVE,
+    base!("subsampled_422.jpg"),
+    base!("odd_size_420.jpg"),
+    PALETTE_PNG,
+    base!("gray_alpha.png"),
+    base!("gray_16bit.png"),
+    GIF,
+    base!("interlaced.gif"),
+    LOSSY_WEBP,
+    base!("alpha_lossy.webp"),
+    LOSSLESS_WEBP,
+    BMP,
+    base!("palette.bmp"),
+    base!("bilevel.bmp"),
+];
+
+/// Baseline, gray.
+pub(super) const JPEG: Base = base!("gray.jpg");
+/// In several scans.
+pub(super) const PROGRESSIVE: Base = base!("progressive.jpg");
+/// With a palette.
+pub(super) const PALETTE_PNG: Base = base!("palette.png");
+/// One frame with a transparent colour.
+pub(super) const GIF: Base = base!("transparent.gif");
+/// One lossy stream, nothing around it.
+pub(super) const LOSSY_WEBP: Base = base!("lossy.webp");
+/// One lossless stream with opacity.
+pub(super) const LOSSLESS_WEBP: Base = base!("rgba_lossless.webp");
+/// 24 bits a pixel.
+pub(super) const BMP: Base = base!("small.bmp");

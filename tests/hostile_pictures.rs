@@ -1,0 +1,126 @@
+//! Bad pictures by the hundred through one worker, good ones in between: real NATS, a real S3 store, the real program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use futures::StreamExt;
+use hostile::pictures::{PictureFault, costly, refused};
+use protocol::v1::FailureReason;
+use support::{Pool, demo, goldens, raw};
+use tokio::process::{Child, Command};
+
+const MIB: u64 = 1 << 20;
+const LARGEST_OBJECT: u64 = 4 * MIB;
+const IN_FLIGHT: u64 = 32 * MIB;
+const DECODING: u64 = 256 * MIB;
+/// For what no setting counts: the allocator's own waste on each thread, connections, logs.
+const MARGIN: u64 = 64 * MIB;
+const GOOD: usize = 24;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right() {
+    let pool = Pool::start().await;
+    let scenes: Vec<_> = goldens().into_iter().step_by(384 / GOOD).take(GOOD).collect();
+    for golden in &scenes {
+        pool.upload(&golden.file, std::fs::read(demo().scenes_dir.join(&golden.file)).unwrap()).await;
+    }
+    let good = async |from: usize, to: usize| {
+        for (number, golden) in scenes.iter().enumerate().take(to).skip(from) {
+            let task = raw("t", &golden.prompt);
+            pool.enqueue(&pool.job(&format!("good {number}"), &golden.file, vec![task])).await;
+        }
+    };
+    let (bad, costly) = (refused(), costly());
+    assert!(bad.len() >= 300);
+    let files = bad.iter().map(|picture| (&picture.name, &picture.bytes));
+    let files = files.chain(costly.iter().map(|(name, bytes)| (name, bytes)));
+    futures::stream::iter(files)
+        .for_each_concurrent(8, async |(name, bytes)| pool.upload(&key(name), bytes.clone()).await)
+        .await;
+
+    let mut worker = start(&pool);
+    good(0, 4).await;
+    pool.outcomes(4).await;
+    // The model, the program and what every annotation needs.
+    let at_work = peak(&worker);
+
+    let mut sent = 4;
+    for (number, name) in bad.iter().map(|picture| &picture.name).chain(costly.iter().map(|(name, _)| name)).enumerate()
+    {
+        pool.enqueue(&pool.job(name, &key(name), vec![raw("t", "<grounding> An image of")])).await;
+        if number % 25 == 0 && sent < GOOD {
+            good(sent, sent + 1).await;
+            sent += 1;
+        }
+    }
+    good(sent, GOOD).await;
+    let (annotations, failures) = pool.outcomes((GOOD + bad.len() + costly.len()) as u64).await;
+    pool.queue_is_empty().await;
+    assert!(worker.try_wait().unwrap().is_none(), "the worker has ended");
+    let (peak, cap) = (peak(&worker), at_work + IN_FLIGHT + DECODING + MARGIN);
+    println!(
+        "{} bad and {} costly pictures: {} failures; peak {} MiB of at most {} = {} at work + {} in flight + {} decoding + {} margin",
+        bad.len(),
+        costly.len(),
+        failures.len(),
+        peak / MIB,
+        cap / MIB,
+        at_work / MIB,
+        IN_FLIGHT / MIB,
+        DECODING / MIB,
+        MARGIN / MIB
+    );
+    assert!(peak <= cap, "{peak} bytes of at most {cap}");
+
+    let found: BTreeMap<_, _> = failures.iter().map(|f| (f.job_id(), (f.reason(), f.message.as_str()))).collect();
+    assert_eq!(found.len(), failures.len(), "one dead letter each");
+    for picture in &bad {
+        let (reason, message) = found[picture.name.as_str()];
+        assert_eq!(reason, reason_of(picture.fault), "{}: {message}", picture.name);
+        assert!(message.starts_with("the picture"), "{}: {message}", picture.name);
+    }
+    for (number, golden) in scenes.iter().enumerate() {
+        let id = format!("good {number}");
+        let mut of_it = annotations.iter().filter(|annotation| annotation.job_id == id);
+        assert_eq!(of_it.next().unwrap().results[0].raw_text, golden.markup, "{id}");
+        assert!(of_it.next().is_none());
+    }
+    let id = worker.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    assert!(worker.wait().await.unwrap().success());
+}
+
+fn start(pool: &Pool) -> Child {
+    pool.groundling()
+        .env("GROUNDLING__S3__MAX_OBJECT_BYTES", LARGEST_OBJECT.to_string())
+        .env("GROUNDLING__WORKER__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string())
+        .env("GROUNDLING__WORKER__MAX_DECODE_BYTES", DECODING.to_string())
+        .env("GROUNDLING__WORKER__MAX_PICTURE_PIXELS", "16000000")
+        .arg("worker")
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+fn key(name: &str) -> String {
+    format!("bad/{}", name.replace(' ', "-"))
+}
+
+fn reason_of(fault: PictureFault) -> FailureReason {
+    match fault {
+        PictureFault::Unknown => FailureReason::UnsupportedPicture,
+        PictureFault::Damaged => FailureReason::UndecodablePicture,
+        PictureFault::TooMuch => FailureReason::PictureTooLarge,
+    }
+}
+
+/// The most memory that the worker ever had resident, in bytes.
+fn peak(worker: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id().unwrap())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
