@@ -23,6 +23,11 @@ pub trait Annotator: Send + Sync {
     /// The answer is an [`EngineError`] where a prompt or an option is not valid, the model fails, or nothing computes
     /// any more.
     fn submit(&self, request: Request) -> Answer<'_>;
+
+    /// Whether anything computes still. Once it does not, it never will again.
+    fn is_alive(&self) -> bool {
+        true
+    }
 }
 
 impl Annotator for Engine {
@@ -32,5 +37,10 @@ impl Annotator for Engine {
 
     fn submit(&self, request: Request) -> Answer<'_> {
         Box::pin(Engine::submit(self, request))
+    }
+
+    fn is_alive(&self) -> bool {
+        // The device's thread owns the other end, and drops it however it ends.
+        !self.queue.is_closed()
     }
 }

@@ -14,7 +14,7 @@ use crate::grounding::markup;
 use crate::grounding::score::{self, TokenEvidence};
 use crate::model::{LoadError, Model, ModelError};
 use crate::processor::image::{ImageProcessor, PixelValues, ProcessorConfigError};
-use crate::processor::prompt::{EncodeOptions, EncodedPrompt, Prompt, PromptError, TextProcessor};
+use crate::processor::prompt::{EncodedPrompt, Prompt, PromptError, TextProcessor};
 use crate::processor::tokenizer::{KosmosTokenizer, TokenizerError};
 use crate::sampling::Sampler;
 use crate::scoring::Scoring;
@@ -141,7 +141,7 @@ impl Processor {
     /// # Errors
     /// [`AnnotateError`] when boxes do not fit their phrases or an option is out of its range.
     pub fn prepare(&self, ask: &Ask) -> Result<PreparedAsk, AnnotateError> {
-        let encode = |prompt: &Prompt| self.text.encode(prompt, &EncodeOptions::default());
+        let encode = |prompt: &Prompt| self.text.encode_plain(prompt);
         match ask {
             Ask::Generate { prompt, options } => {
                 options.check().map_err(ModelError::from)?;

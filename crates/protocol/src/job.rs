@@ -7,15 +7,21 @@ use kosmos2::Ask;
 use kosmos2::generation::GenerationOptions;
 use prost::Message;
 
+use crate::outline::Outline;
 use crate::subjects::Dataset;
 use crate::v1;
 use crate::{options, tasks};
 
 const MAX_JOB_ID_BYTES: usize = 256;
 const MAX_TASK_ID_BYTES: usize = 128;
+const MAX_BUCKET_BYTES: usize = 255;
 /// One annotation holds all answers, so their number bounds its size.
 const MAX_TASKS: usize = 64;
 const MAX_LABELS: usize = 64;
+const MAX_LABEL_NAME_BYTES: usize = 256;
+const MAX_LABEL_BYTES: usize = 4096;
+/// Of all tasks together as they travel; as messages in memory they take some twenty times that.
+const MAX_TASKS_BYTES: usize = 1 << 20;
 
 /// A job that breaks no rule.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,7 +90,28 @@ impl CheckedJob {
     /// # Errors
     /// [`JobError`], with all problems found.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
-        Self::new(v1::ImageJob::decode(bytes)?)
+        let outline = Outline::of(&bytes);
+        let mut problems = Vec::new();
+        if outline.tasks > MAX_TASKS {
+            problems.push(format!("the job has {} tasks, more than {MAX_TASKS}", outline.tasks));
+        }
+        if outline.task_bytes > MAX_TASKS_BYTES {
+            let bytes = outline.task_bytes;
+            problems
+                .push(format!("the job's tasks have {bytes} bytes, more than {MAX_TASKS_BYTES}: shorten their texts"));
+        }
+        if problems.is_empty() {
+            return Self::new(v1::ImageJob::decode(bytes)?);
+        }
+        Err(JobError::Invalid { job_id: outline.job_id.and_then(usable_id).map(str::to_owned), problems })
+    }
+
+    /// Whether a task comes with markup of its own, and the name of the first that does.
+    pub fn task_with_markup(&self) -> Option<&str> {
+        let own = |task: &&CheckedTask| {
+            matches!(task.wire.kind, Some(v1::task::Kind::Raw(_) | v1::task::Kind::TextScoring(_)))
+        };
+        self.tasks.iter().find(own).map(|task| task.wire.task_id.as_str())
     }
 
     /// Checks a job.
@@ -98,15 +125,46 @@ impl CheckedJob {
         let source = check_source(job.source, &mut problems);
         let options = options::check(&job.options.unwrap_or_default(), &mut problems);
         let tasks = check_tasks(job.tasks, &options, &mut problems);
-        if job.labels.len() > MAX_LABELS {
-            problems.push(format!("the job has {} labels, more than {MAX_LABELS}", job.labels.len()));
-        }
+        check_labels(&job.labels, &mut problems);
         match (dataset, source) {
             (Some(dataset), Some(source)) if problems.is_empty() => {
                 Ok(Self { job_id: job.job_id, dataset, source, tasks, options, labels: job.labels })
             }
-            _ => Err(JobError::Invalid { job_id: (!job.job_id.is_empty()).then_some(job.job_id), problems }),
+            _ => Err(JobError::Invalid { job_id: usable_id(&job.job_id).map(str::to_owned), problems }),
         }
+    }
+}
+
+/// The id in a job's bytes, where there is one that keeps its rule; the rest of the job may break any.
+pub fn id_in(job: &[u8]) -> Option<&str> {
+    Outline::of(job).job_id.and_then(usable_id)
+}
+
+fn usable_id(id: &str) -> Option<&str> {
+    (1..=MAX_JOB_ID_BYTES).contains(&id.len()).then_some(id)
+}
+
+fn check_labels(labels: &HashMap<String, String>, problems: &mut Vec<String>) {
+    if labels.len() > MAX_LABELS {
+        problems.push(format!("the job has {} labels, more than {MAX_LABELS}", labels.len()));
+        return;
+    }
+    for (name, label) in labels {
+        if name.len() > MAX_LABEL_NAME_BYTES {
+            problems.push(format!("a label's name has {} bytes, more than {MAX_LABEL_NAME_BYTES}", name.len()));
+        } else if label.len() > MAX_LABEL_BYTES {
+            problems.push(format!("the label {name:?} has {} bytes, more than {MAX_LABEL_BYTES}", label.len()));
+        }
+    }
+}
+
+/// Letters, digits, '.', '-' and '_', as buckets have them. Clients of S3 take other forms (an ARN, an address) for word
+/// of another region, account or host, and those are never a job's to choose.
+fn check_bucket(bucket: &str, problems: &mut Vec<String>) {
+    check_name("s3.bucket", bucket, MAX_BUCKET_BYTES, problems);
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if bucket.len() <= MAX_BUCKET_BYTES && (!bucket.chars().all(legal) || bucket.starts_with('.')) {
+        problems.push(format!("s3.bucket {bucket:?} is no bucket's name: letters, digits, '.', '-' and '_' are taken"));
     }
 }
 
@@ -132,12 +190,12 @@ fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String
         }
         Some(v1::image_job::Source::S3(object)) => {
             // 1024 bytes is S3's own limit on keys; the others only keep nonsense from travelling on.
-            check_name("s3.bucket", &object.bucket, 255, problems);
+            check_bucket(&object.bucket, problems);
             check_name("s3.key", &object.key, 1024, problems);
             for (name, value) in [("s3.version_id", &object.version_id), ("s3.etag", &object.etag)] {
                 if let Some(value) = value {
                     check_name(name, value, 1024, problems);
-                    if value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+                    if value.len() <= 1024 && value.chars().any(|c| c.is_control() || !c.is_ascii()) {
                         problems.push(format!("{name} {value:?} contains characters that none can have"));
                     }
                 }
@@ -159,7 +217,8 @@ fn check_tasks(wire: Vec<v1::Task>, options: &GenerationOptions, problems: &mut 
     let mut checked = Vec::with_capacity(wire.len());
     for (i, task) in wire.into_iter().enumerate() {
         check_name(&format!("tasks[{i}].task_id"), &task.task_id, MAX_TASK_ID_BYTES, problems);
-        if !task.task_id.is_empty() && !seen.insert(task.task_id.clone()) {
+        let usable = (1..=MAX_TASK_ID_BYTES).contains(&task.task_id.len());
+        if usable && !seen.insert(task.task_id.clone()) {
             problems.push(format!("tasks[{i}].task_id {:?} stands on an earlier task already", task.task_id));
         }
         if let Some(ask) = tasks::ask(i, task.kind.as_ref(), options, problems) {

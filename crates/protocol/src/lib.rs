@@ -6,6 +6,7 @@
 pub mod identity;
 pub mod job;
 mod options;
+mod outline;
 pub mod result;
 pub mod subjects;
 mod tasks;

@@ -6,6 +6,10 @@ use crate::v1;
 
 /// The model's longest sequence; more tokens than that can never come.
 const MAX_NEW_TOKENS: u32 = 2048;
+/// Below it the logits divided by it leave the range of f32; the draw has long been the best token by then.
+const LEAST_TEMPERATURE: f32 = 0.001;
+/// As for the temperature: a smaller divisor or factor only makes infinities of logits.
+const LEAST_PENALTY: f32 = 0.01;
 
 /// Options in effect. Adds one sentence to `problems` for each value out of its range.
 pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) -> GenerationOptions {
@@ -28,14 +32,17 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
     }
     if let Some(penalty) = wire.repetition_penalty {
         require(
-            penalty > 0.0 && penalty <= 100.0,
-            format!("repetition_penalty is {penalty}, not above 0 and at most 100"),
+            (LEAST_PENALTY..=100.0).contains(&penalty),
+            format!("repetition_penalty is {penalty}, not in {LEAST_PENALTY} to 100"),
         );
         options.repetition_penalty = penalty;
     }
     options.well_formed = wire.well_formed.unwrap_or(true);
     let temperature = wire.temperature.unwrap_or(0.0);
-    require((0.0..=100.0).contains(&temperature), format!("temperature is {temperature}, not in 0 to 100"));
+    require(
+        temperature == 0.0 || (LEAST_TEMPERATURE..=100.0).contains(&temperature),
+        format!("temperature is {temperature}, neither 0 nor in {LEAST_TEMPERATURE} to 100"),
+    );
     if let Some(k) = wire.top_k {
         require(k > 0, "top_k is 0: give at least 1, or leave it out to keep all tokens".to_owned());
     }
@@ -65,6 +72,10 @@ fn beam_options(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -
     let (beams, penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
     require((2..=64).contains(&beams), format!("num_beams is {beams}, not in 2 to 64"));
     require((-8.0..=8.0).contains(&penalty), format!("length_penalty is {penalty}, not in -8 to 8"));
+    require(
+        v1::EarlyStopping::try_from(wire.early_stopping).is_ok(),
+        format!("early_stopping is {}, which is none of the values of EarlyStopping", wire.early_stopping),
+    );
     BeamOptions {
         num_beams: beams as usize,
         length_penalty: penalty,

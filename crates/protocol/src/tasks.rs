@@ -9,6 +9,11 @@ use crate::v1::{prompt_box, task};
 
 /// Cells of the 32×32 patch grid.
 const CELLS: u32 = 1024;
+/// Most bytes of a text for the model: 32 for each position that it has, and the longest tokens are its tags with 18.
+/// Tokenizing more is work for nothing.
+const MAX_TEXT_BYTES: usize = 64 << 10;
+/// Most boxes and most phrases with boxes of a task; each box takes two of the model's 2048 positions.
+const MAX_BOXES: usize = 1024;
 
 /// What the task at `index` asks. Adds one sentence to `problems` for each broken rule; then there may be nothing.
 pub(crate) fn ask(
@@ -23,6 +28,10 @@ pub(crate) fn ask(
         return None;
     };
     let before = problems.len();
+    check_sizes(&at, kind, problems);
+    if problems.len() > before {
+        return None;
+    }
     let task = match kind {
         task::Kind::BriefCaption(v1::BriefCaption {}) => Task::BriefCaption,
         task::Kind::DetailedCaption(v1::DetailedCaption {}) => Task::DetailedCaption,
@@ -38,6 +47,9 @@ pub(crate) fn ask(
         task::Kind::TextScoring(v1::TextScoring { prompt, text, with_end }) => {
             let text = raw(&format!("{at}.text"), text.as_ref().unwrap_or(&v1::RawPrompt::default()), problems);
             let prompt = Prompt::new(prompt.clone());
+            if let Err(error) = prompt.check() {
+                problems.push(format!("{at}.prompt: {error}"));
+            }
             return (problems.len() == before).then_some(Ask::Score { prompt, text, with_end: *with_end });
         }
     };
@@ -56,7 +68,49 @@ fn raw(at: &str, prompt: &v1::RawPrompt, problems: &mut Vec<String>) -> Prompt {
     let phrases = phrase_boxes.iter().enumerate();
     let all = phrases.map(|(i, phrase)| boxes(&format!("{at}.phrase_boxes[{i}]"), &phrase.boxes, problems));
     let all: Vec<_> = all.collect();
-    Prompt { text: text.clone(), boxes: (!all.is_empty()).then_some(all) }
+    let prompt = Prompt { text: text.clone(), boxes: (!all.is_empty()).then_some(all) };
+    if let Err(error) = prompt.check() {
+        problems.push(format!("{at}: {error}"));
+    }
+    prompt
+}
+
+/// Before anything else is looked at, or repeated in a sentence.
+fn check_sizes(at: &str, kind: &task::Kind, problems: &mut Vec<String>) {
+    let no_boxes: &[v1::PhraseBoxes] = &[];
+    let (field, text, phrases) = match kind {
+        task::Kind::BriefCaption(_) | task::Kind::DetailedCaption(_) => return,
+        task::Kind::Question(question) => ("question", question.question.as_str(), no_boxes),
+        task::Kind::PhraseGrounding(grounding) => ("phrase", grounding.phrase.as_str(), no_boxes),
+        task::Kind::ReferringExpressionComprehension(comprehension) => {
+            ("expression", comprehension.expression.as_str(), no_boxes)
+        }
+        task::Kind::ReferringExpressionGeneration(generation) => {
+            return check_boxes(at, generation.boxes.len(), 0, problems);
+        }
+        task::Kind::Raw(raw) => ("text", raw.text.as_str(), &raw.phrase_boxes[..]),
+        task::Kind::TextScoring(scoring) => {
+            check_text(at, "prompt", &scoring.prompt, problems);
+            let Some(raw) = &scoring.text else { return };
+            ("text.text", raw.text.as_str(), &raw.phrase_boxes[..])
+        }
+    };
+    check_text(at, field, text, problems);
+    check_boxes(at, phrases.iter().map(|phrase| phrase.boxes.len()).sum(), phrases.len(), problems);
+}
+
+fn check_text(at: &str, field: &str, text: &str, problems: &mut Vec<String>) {
+    if text.len() > MAX_TEXT_BYTES {
+        problems.push(format!("{at}.{field} has {} bytes, more than {MAX_TEXT_BYTES}: shorten it", text.len()));
+    }
+}
+
+fn check_boxes(at: &str, boxes: usize, phrases: usize, problems: &mut Vec<String>) {
+    for (what, count) in [("boxes", boxes), ("phrases with boxes", phrases)] {
+        if count > MAX_BOXES {
+            problems.push(format!("{at} has {count} {what}, more than {MAX_BOXES}"));
+        }
+    }
 }
 
 fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<PromptBox> {

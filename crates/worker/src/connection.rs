@@ -1,10 +1,17 @@
 //! The connection to NATS, by the settings.
 
+use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
+use tokio::sync::watch;
 
 use crate::settings::NatsSettings;
+
+/// Wait before the first connection is tried again: doubled each time, up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +42,100 @@ pub enum ConnectionError {
     },
 }
 
+impl ConnectionError {
+    /// Whether the same may go well later: nobody answers, or a name is not known yet. A server that does not let this
+    /// client in, or whose certificate is not trusted, goes on like that.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => match source.kind() {
+                ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => !is_of_tls(source),
+                _ => false,
+            },
+            Self::Credentials { .. } | Self::TlsFile { .. } => false,
+        }
+    }
+}
+
+/// Whether encryption is what failed: a refused certificate only shows when the first bytes are read.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An error within an input/output error is not among its sources.
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || within.is_some_and(|within| is_of_tls(within)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// A connection that knows when its server is about to end.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The connection itself.
+    pub client: Client,
+    /// Set while the server has said that it will end.
+    lame: Arc<watch::Sender<bool>>,
+}
+
+impl Connection {
+    /// Waits until the server says that it is about to end.
+    pub(crate) async fn is_told_to_leave(&self) {
+        // Fails only without a sender, and this is one.
+        drop(self.lame.subscribe().wait_for(|lame| *lame).await);
+    }
+
+    /// Connects to another server of the cluster if this one has said that it will end. To be called while nothing is
+    /// on its way that would have to be waited for again. Where there is no other server, the connection stays until it
+    /// is closed, and is made anew then.
+    pub(crate) async fn move_if_told(&self) {
+        if !self.lame.send_replace(false) {
+            return;
+        }
+        match self.client.server_pool().await {
+            Ok(servers) if servers.len() > 1 => {
+                tracing::info!("the NATS server is about to end: connecting to another one");
+                // What was said so far still goes to this one.
+                if let Err(error) = self.client.flush().await {
+                    tracing::debug!(%error, "not all was sent to a server that ends");
+                }
+                if let Err(error) = self.client.force_reconnect().await {
+                    tracing::debug!(%error, "the connection was not made anew");
+                }
+            }
+            _ => tracing::info!("the only known NATS server is about to end: staying until it closes the connection"),
+        }
+    }
+}
+
+/// As [`connect`], but waits for as long as no server answers; `waiting` is told why, at the first try that fails and
+/// whenever the reason changes.
+///
+/// # Errors
+/// [`ConnectionError`], where trying again is of no use.
+pub async fn connect_when_there(
+    settings: &NatsSettings,
+    name: &str,
+    mut waiting: impl FnMut(&ConnectionError),
+) -> Result<Connection, ConnectionError> {
+    let (mut pause, mut told) = (PAUSE.0, String::new());
+    loop {
+        let error = match open(settings, name).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if !error.may_pass() => return Err(error),
+            Err(error) => error,
+        };
+        let reason = error.to_string();
+        if reason != told {
+            waiting(&error);
+            told = reason;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
 /// Connects. Afterwards the connection keeps itself up: a lost one is made anew for as long as the client lives.
 ///
 /// `name` is shown by the server's own tools.
@@ -42,10 +143,18 @@ pub enum ConnectionError {
 /// # Errors
 /// [`ConnectionError`]; the first connection is not tried again, so that a wrong address shows at once.
 pub async fn connect(settings: &NatsSettings, name: &str) -> Result<Client, ConnectionError> {
-    let options = options(settings, name).await?;
+    Ok(open(settings, name).await?.client)
+}
+
+async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, ConnectionError> {
+    let lame = Arc::new(watch::Sender::new(false));
+    let options = options(settings, name, Arc::clone(&lame)).await?;
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    options.connect(servers).await.map_err(|source| ConnectionError::Connect { url: addresses.join(", "), source })
+    match options.connect(servers).await {
+        Ok(client) => Ok(Connection { client, lame }),
+        Err(source) => Err(ConnectionError::Connect { url: addresses.join(", "), source }),
+    }
 }
 
 /// JetStream on a connection, with the settings' patience.
@@ -53,7 +162,11 @@ pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context
     jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone())
 }
 
-async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, ConnectionError> {
+async fn options(
+    settings: &NatsSettings,
+    name: &str,
+    lame: Arc<watch::Sender<bool>>,
+) -> Result<ConnectOptions, ConnectionError> {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(settings.connect_timeout)
@@ -61,12 +174,20 @@ async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, 
         .ping_interval(settings.ping_interval)
         .custom_inbox_prefix(settings.inbox_prefix.clone())
         .require_tls(settings.tls.required)
-        .event_callback(|event| async move {
+        .event_callback(move |event| {
+            // In order and at once: a word of the last server must not be taken for one of the next.
             match event {
-                Event::Connected => tracing::info!("connected to NATS"),
-                Event::Draining | Event::Closed => tracing::info!("the connection to NATS is being closed"),
-                Event::Disconnected => tracing::warn!("the connection to NATS is lost; connecting again"),
-                other => tracing::warn!("NATS: {other}"),
+                Event::LameDuckMode => drop(lame.send_replace(true)),
+                Event::Connected => drop(lame.send_replace(false)),
+                _ => {}
+            }
+            async move {
+                match event {
+                    Event::Connected => tracing::info!("connected to NATS"),
+                    Event::Draining | Event::Closed => tracing::info!("the connection to NATS is being closed"),
+                    Event::Disconnected => tracing::warn!("the connection to NATS is lost; connecting again"),
+                    other => tracing::warn!("NATS: {other}"),
+                }
             }
         });
     if settings.tls.first {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use protocol::identity::{failure_id, sha256_hex};
+use protocol::job::id_in;
 use protocol::subjects::failed_subject_for;
 use protocol::v1::{self, FailureReason, Outcome, outcome};
 
@@ -187,7 +188,7 @@ pub(crate) fn failure_outcome(
     let failure = v1::JobFailure {
         job: job.clone(),
         subject: job_subject.to_owned(),
-        job_id: fault.job_id().map(str::to_owned).or_else(|| readable_job_id(job)),
+        job_id: fault.job_id().or_else(|| id_in(job)).map(str::to_owned),
         reason: reason.into(),
         message: fault.message(),
         deliveries: facts.attempt,
@@ -199,10 +200,4 @@ pub(crate) fn failure_outcome(
     };
     let record = Some(outcome::Record::Failure(failure));
     Outcome { subject: failed_subject_for(job_subject), message_id, record }
-}
-
-/// The id of a job that may break any rule but is a message.
-fn readable_job_id(job: &Bytes) -> Option<String> {
-    let job = <v1::ImageJob as protocol::Message>::decode(job.clone()).ok()?;
-    (!job.job_id.is_empty()).then_some(job.job_id)
 }

@@ -26,6 +26,14 @@ pub enum Fault {
         /// Where it was published.
         subject: String,
     },
+    /// A task comes with markup of its own, and the settings do not allow it.
+    #[error(
+        "the task {task_id:?} comes with markup of its own, and this worker takes none: ask in plain words, or let worker.allow_raw_prompts be set"
+    )]
+    MarkupNotAllowed {
+        /// The first such task.
+        task_id: String,
+    },
     /// The object was not read.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -201,6 +209,7 @@ impl Fault {
     pub fn class(&self) -> FaultClass {
         match self {
             Self::Job(_) | Self::WrongSubject { .. } => FaultClass::InvalidJob,
+            Self::MarkupNotAllowed { .. } => FaultClass::InvalidPrompt,
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,

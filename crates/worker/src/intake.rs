@@ -13,7 +13,9 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::Connection;
 use crate::delivery::{Delivery, Lease, nak};
+use crate::health::Health;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
@@ -30,6 +32,7 @@ pub struct Intake {
     consumer: PullConsumer,
     slots: Arc<Semaphore>,
     lease: Lease,
+    watched: Option<(Connection, Health)>,
 }
 
 /// How a pull request ended.
@@ -48,7 +51,14 @@ impl Intake {
     /// the consumer's own `ack_wait`.
     pub fn new(client: Client, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
         let lease = Lease { ack_wait: consumer.cached_info().config.ack_wait, longest };
-        Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), lease }
+        Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), lease, watched: None }
+    }
+
+    /// The same, telling how it goes, and leaving servers that are about to end: between two pull requests, when no job
+    /// can be on its way.
+    #[must_use]
+    pub fn watched(self, connection: Connection, health: Health) -> Self {
+        Self { watched: Some((connection, health)), ..self }
     }
 
     /// Takes jobs until `shutdown`. Each comes out with its slot; what is on its way at the end goes back to the
@@ -59,10 +69,14 @@ impl Intake {
         let (mut pause, mut lost) = (PAUSE.0, 0);
         while let Some(slots) = self.free_slots(&shutdown).await {
             match self.pull(slots, &shutdown, &deliveries).await {
-                PullEnd::Done => pause = PAUSE.0,
+                PullEnd::Done => {
+                    pause = PAUSE.0;
+                    self.tell(None);
+                }
                 PullEnd::Stopped => break,
                 PullEnd::Failed(why) => {
                     lost += 1;
+                    self.tell(Some(&why));
                     tracing::warn!(lost, "no jobs can be taken, trying again in {pause:?}: {why}");
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -75,13 +89,33 @@ impl Intake {
         lost
     }
 
+    fn tell(&self, fault: Option<&str>) {
+        if let Some((_, health)) = &self.watched {
+            health.pulled(fault);
+        }
+    }
+
+    /// Waits until the server has said that it will end.
+    async fn told_to_leave(&self) -> &Connection {
+        match &self.watched {
+            Some((connection, _)) => {
+                connection.is_told_to_leave().await;
+                connection
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     /// All slots that are free, as soon as there is one; `None` at shutdown.
     async fn free_slots(&self, shutdown: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
-        let first = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return None,
-            // Fails only if the semaphore is closed, which nobody does.
-            first = Arc::clone(&self.slots).acquire_owned() => first.ok()?,
+        let first = loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                connection = self.told_to_leave() => connection.move_if_told().await,
+                // Fails only if the semaphore is closed, which nobody does.
+                first = Arc::clone(&self.slots).acquire_owned() => break first.ok()?,
+            }
         };
         let others = std::iter::from_fn(|| Arc::clone(&self.slots).try_acquire_owned().ok());
         Some(std::iter::once(first).chain(others).collect())

@@ -87,6 +87,11 @@ impl JobContext {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
         }
+        if !self.settings.allow_raw_prompts
+            && let Some(task_id) = job.task_with_markup()
+        {
+            return Err(Fault::MarkupNotAllowed { task_id: task_id.to_owned() });
+        }
         let prepared = tokio::select! {
             // What is ready goes on, even at the end.
             biased;
@@ -117,12 +122,12 @@ impl JobContext {
 
     async fn prepare(&self, source: &Source) -> Result<Prepared, Fault> {
         let started = Instant::now();
-        // Inline pictures are bounded by slots and the server's max_payload.
         let (bytes, object, taken) = match source {
-            Source::Inline(bytes) => (bytes.clone(), None, None),
+            // Here already, with its job; what it waits for is that others have gone.
+            Source::Inline(bytes) => (bytes.clone(), None, self.room.take(bytes.len() as u64).await),
             Source::S3(object) => {
                 let (fetched, taken) = self.store.read_into(object, &self.room).await?;
-                (fetched.bytes, Some(fetched.identity), Some(taken))
+                (fetched.bytes, Some(fetched.identity), taken)
             }
         };
         self.events.step(Step::Fetched);
@@ -137,7 +142,7 @@ impl JobContext {
         &self,
         bytes: Bytes,
         object: Option<v1::ObjectIdentity>,
-        taken: Option<Taken>,
+        taken: Taken,
     ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
         let engine = Arc::clone(&self.engine);
         let finish = move |bytes: Bytes, decoded| match decoded {

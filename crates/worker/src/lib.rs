@@ -51,6 +51,7 @@ mod ending;
 pub mod events;
 pub mod faults;
 pub mod fetch;
+pub mod health;
 pub mod intake;
 mod job;
 pub mod outcomes;

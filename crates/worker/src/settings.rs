@@ -3,6 +3,7 @@
 //! Durations are written with their unit, as in `"30s"`, `"1m 30s"` or `"250ms"`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -196,6 +197,14 @@ pub struct WorkerSettings {
     pub apply_orientation: bool,
     /// Put token ids and log-probabilities on annotations.
     pub publish_tokens: bool,
+    /// Take prompts in the model's own markup, given texts to score included. Without it such jobs become failures.
+    ///
+    /// On as delivered: such a prompt is a task of its own kind, which says what it is, and can spoil only its own
+    /// answer; words of other tasks never act as markup, whatever stands here. To be turned off where strangers submit
+    /// jobs and are to have no more than the six tasks that the model was tuned on.
+    pub allow_raw_prompts: bool,
+    /// Where `/livez` and `/readyz` answer, as in `"127.0.0.1:8080"`. Left out: nowhere.
+    pub health_address: Option<SocketAddr>,
 }
 
 impl Default for NatsSettings {
@@ -281,6 +290,8 @@ impl Default for WorkerSettings {
             max_picture_side: 65_535,
             apply_orientation: true,
             publish_tokens: false,
+            allow_raw_prompts: true,
+            health_address: None,
         }
     }
 }

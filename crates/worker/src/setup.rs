@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use protocol::subjects::{
@@ -63,7 +63,30 @@ pub enum SetupError {
         what: String,
         /// What the server said.
         said: String,
+        /// Whether it may pass by itself: no answer, a cluster without a leader.
+        may_pass: bool,
     },
+}
+
+impl SetupError {
+    /// Whether the same may go well later without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused { may_pass: true, .. })
+    }
+}
+
+/// Whether JetStream says this for a while only: it has no leader yet, or is being started.
+fn passes(said: &async_nats::jetstream::Error) -> bool {
+    matches!(
+        said.error_code(),
+        ErrorCode::CLUSTER_NOT_AVAILABLE
+            | ErrorCode::CLUSTER_NOT_ACTIVE
+            | ErrorCode::CLUSTER_NOT_LEADER
+            | ErrorCode::CLUSTER_INCOMPLETE
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STREAM_OFFLINE
+            | ErrorCode::CONSUMER_OFFLINE
+    )
 }
 
 /// Makes what is missing and holds the rest against the settings. Doing it twice does no more than doing it once.
@@ -131,14 +154,22 @@ async fn consumer(
             report.differences.extend(consumer_differences(&wanted, &found.config));
             report.found.push(what);
         }
-        Err(error) if error.kind() != async_nats::jetstream::context::ConsumerInfoErrorKind::NotFound => {
-            return Err(SetupError::Refused { what, said: error.to_string() });
+        Err(error) if error.kind() != ConsumerInfoErrorKind::NotFound => {
+            use ConsumerInfoErrorKind as Kind;
+            let may_pass = match error.kind() {
+                Kind::Request | Kind::TimedOut | Kind::NoResponders | Kind::Offline => true,
+                Kind::JetStream(said) => passes(&said),
+                Kind::InvalidName | Kind::NotFound | Kind::StreamNotFound => false,
+            };
+            return Err(SetupError::Refused { what, said: error.to_string(), may_pass });
         }
         Err(_) if make => {
             // Strict: if another setup came first with other settings, that is to be said and not overwritten.
-            of.create_consumer_strict(wanted)
-                .await
-                .map_err(|error| SetupError::Refused { what: what.clone(), said: error.to_string() })?;
+            of.create_consumer_strict(wanted).await.map_err(|error| SetupError::Refused {
+                what: what.clone(),
+                said: error.to_string(),
+                may_pass: false,
+            })?;
             report.created.push(what);
         }
         Err(_) => report.missing.push(what),
@@ -243,7 +274,14 @@ async fn find_stream(jetstream: &Context, name: &str) -> Result<Option<stream::S
         match error.kind() {
             GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => return Ok(None),
             GetStreamErrorKind::Request if tries < TRIES => tokio::time::sleep(Duration::from_secs(1)).await,
-            _ => return Err(SetupError::Refused { what: format!("stream {name}"), said: error.to_string() }),
+            kind => {
+                let may_pass = match kind {
+                    GetStreamErrorKind::Request => true,
+                    GetStreamErrorKind::JetStream(said) => passes(&said),
+                    GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => false,
+                };
+                return Err(SetupError::Refused { what: format!("stream {name}"), said: error.to_string(), may_pass });
+            }
         }
     }
 }
@@ -264,7 +302,10 @@ async fn make_stream(jetstream: &Context, wanted: &stream::Config) -> Result<str
             CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut if tries < TRIES => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            _ => return Err(SetupError::Refused { what: format!("stream {}", wanted.name), said: error.to_string() }),
+            _ => {
+                let what = format!("stream {}", wanted.name);
+                return Err(SetupError::Refused { what, said: error.to_string(), may_pass: false });
+            }
         }
     }
 }
@@ -358,7 +399,15 @@ async fn find_consumer_of(
             {
                 Ok(None)
             }
-            _ => Err(SetupError::Refused { what: format!("consumer {}", settings.consumer), said: error.to_string() }),
+            kind => {
+                let may_pass = match kind {
+                    ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => true,
+                    ConsumerErrorKind::JetStream(said) => passes(&said),
+                    _ => false,
+                };
+                let what = format!("consumer {}", settings.consumer);
+                Err(SetupError::Refused { what, said: error.to_string(), may_pass })
+            }
         },
     }
 }

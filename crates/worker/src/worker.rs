@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::advisories::SecondNet;
-use crate::connection::{self, ConnectionError};
+use crate::connection::{self, Connection, ConnectionError};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::ending::Ending;
 use crate::events::Events;
 use crate::fetch::s3::{CaFileError, ObjectStore};
+use crate::health::{Health, HealthAddressError, HealthServer};
 use crate::intake::Intake;
 use crate::job::JobContext;
 use crate::outcomes::Outcomes;
@@ -30,6 +31,8 @@ use crate::setup::{self, SetupError};
 
 /// How long the last words (acknowledgements, jobs handed back) may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait before streams are looked for again where JetStream does not answer: doubled each time, up to the second.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// What a worker works with.
 pub struct WorkerParts {
@@ -69,6 +72,9 @@ pub enum WorkerError {
     /// The store's authorities.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
+    /// The address of the health server.
+    #[error(transparent)]
+    HealthAddress(#[from] HealthAddressError),
     /// The connection.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -91,7 +97,8 @@ pub enum WorkerError {
 /// 3. those still not finished are dropped, which hands them back;
 /// 4. the last acknowledgements leave, and the connection is closed.
 ///
-/// The same happens when the engine ends on its own. Lost connections are waited out.
+/// The same happens when the engine ends on its own. Lost connections are waited out, and so is a broker that is not
+/// there yet at the start. [`Health`] tells of it all at `worker.health_address`, to the very end.
 ///
 /// # Errors
 /// [`WorkerError`].
@@ -100,12 +107,23 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     settings.validate()?;
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
     let store = ObjectStore::open(&settings.s3).await?;
-    let client = connection::connect(&settings.nats, &format!("groundling worker {worker_id}")).await?;
-    let jetstream = connection::jetstream(&client, &settings.nats);
-    let (consumer, advisories) = ready_consumers(&jetstream, &settings).await?;
-
+    let health = Health::new(Arc::clone(&engine));
+    let _told = match settings.worker.health_address {
+        Some(address) => Some(HealthServer::start(address, health.clone()).await?),
+        None => None,
+    };
     // Ends on the caller's word or, by way of a dead engine, on our own.
     let stop = shutdown.child_token();
+    let opened = tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            tracing::info!("worker was told to end before it had taken a job");
+            return Ok(WorkerReport::default());
+        }
+        opened = open(&settings, &worker_id, &health) => opened?,
+    };
+    let Opened { connection, jetstream, consumer, advisories } = opened;
+    let client = connection.client.clone();
     let WorkerSettings { slots, publish_timeout, .. } = settings.worker;
     let streams = &settings.streams;
     let publisher = Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed);
@@ -133,9 +151,17 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         events: context.events.clone(),
     };
     tracing::info!(worker_id, slots, "worker takes jobs");
+    health.works(client.clone());
+    let told_to_end = tokio::spawn({
+        let (stop, health) = (stop.clone(), health.clone());
+        async move {
+            stop.cancelled().await;
+            health.ends();
+        }
+    });
     let second_net = tokio::spawn(second_net.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
-    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease());
+    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease()).watched(connection, health);
     let intake = tokio::spawn(intake.run(stop.clone(), sender));
     let (mut report, engine_stopped) = work(context, deliveries, &stop, settings.worker.shutdown_timeout).await;
     match intake.await {
@@ -146,6 +172,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         tracing::debug!("the second net is left in the middle of its work; its advisory comes again");
     }
     close(&client).await;
+    told_to_end.abort();
     tracing::info!(?report, "worker has ended");
     if engine_stopped { Err(WorkerError::EngineStopped(report)) } else { Ok(report) }
 }
@@ -221,6 +248,40 @@ impl Tally {
             }
         }
     }
+}
+
+/// What a worker needs from the broker.
+struct Opened {
+    connection: Connection,
+    jetstream: async_nats::jetstream::Context,
+    consumer: PullConsumer,
+    advisories: PullConsumer,
+}
+
+/// Waits for the broker, and for a cluster that has no leader yet. What does not pass by itself is an error.
+async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<Opened, WorkerError> {
+    let name = format!("groundling worker {worker_id}");
+    let connection = connection::connect_when_there(&settings.nats, &name, |error| {
+        health.waits(error.to_string());
+        tracing::warn!("{error}. Trying again until it answers");
+    })
+    .await?;
+    let jetstream = connection::jetstream(&connection.client, &settings.nats);
+    let (mut pause, mut told) = (LOOK_AGAIN.0, String::new());
+    let (consumer, advisories) = loop {
+        let error = match ready_consumers(&jetstream, settings).await {
+            Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
+            ended => break ended?,
+        };
+        health.waits(error.clone());
+        if error != told {
+            tracing::warn!("{error}. Trying again");
+            told = error;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN.1);
+    };
+    Ok(Opened { connection, jetstream, consumer, advisories })
 }
 
 /// The consumers of jobs and of advisories.

@@ -168,7 +168,9 @@ async fn without_the_authority_the_certificate_or_the_key_there_is_no_connection
         ("another's key", NatsSettings { nkey: stranger, ..right.clone() }),
     ];
     for (what, settings) in wrong {
-        let error = connect(&settings, "wrong").await.map(drop).unwrap_err().to_string();
+        let error = connect(&settings, "wrong").await.map(drop).unwrap_err();
+        assert!(!error.may_pass(), "{what}: {error:?}");
+        let error = error.to_string();
         assert!(error.starts_with("no connection to NATS"), "{what}: {error}");
         assert!(!error.contains(&user.seed().unwrap()), "{what}");
     }

@@ -136,6 +136,11 @@ impl KosmosTokenizer {
         self.special.contains(&id)
     }
 
+    /// Whether the token has a meaning of its own. `<unk>` has none: it stands for what the vocabulary lacks.
+    pub(crate) fn acts(&self, id: u32) -> bool {
+        id != self.unk && (self.is_special(id) || self.is_tag(id))
+    }
+
     /// Whether the token is a blank and nothing else.
     pub(crate) fn is_lone_blank(&self, id: u32) -> bool {
         self.piece(id).is_some_and(|piece| piece == "▁")

@@ -38,6 +38,21 @@ impl Prompt {
 }
 
 impl Prompt {
+    /// Whether the model can make sense of it, for prompts that come from somebody else: as in the reference,
+    /// [`TextProcessor::encode`] itself takes everything.
+    ///
+    /// # Errors
+    /// [`PromptError::PlacedTag`] or [`PromptError::BrokenPatch`].
+    pub fn check(&self) -> Result<(), PromptError> {
+        if let Some(tag) = tags::placed_in(&self.text) {
+            return Err(PromptError::PlacedTag(tag));
+        }
+        match tags::broken_patch_in(&self.text) {
+            Some(found) => Err(PromptError::BrokenPatch(found.to_owned())),
+            None => Ok(()),
+        }
+    }
+
     /// This prompt with a text behind it, the boxes of both in their places.
     #[must_use]
     pub fn followed_by(&self, text: &Self) -> Self {
@@ -90,6 +105,17 @@ pub enum PromptError {
         /// The tag.
         tag: String,
     },
+    /// A tag that only the program itself puts into prompts.
+    #[error(
+        "the prompt contains {0}, which is put there for the picture and the text's ends and nowhere else; leave it out"
+    )]
+    PlacedTag(&'static str),
+    /// What begins like a patch token and is none.
+    #[error("the prompt contains {0:?}, which is none of <patch_index_0000> to <patch_index_1023>")]
+    BrokenPatch(String),
+    /// Characters that are no tag but become one when the tokenizer makes them alike, such as full-width brackets.
+    #[error("the prompt contains characters that the tokenizer takes for the tag {0}; write it out, or leave it out")]
+    DisguisedTag(String),
     /// A task that needs words, or boxes, and has none.
     #[error("the task has no {0}; give one")]
     Empty(&'static str),

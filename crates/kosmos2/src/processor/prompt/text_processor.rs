@@ -99,6 +99,26 @@ impl TextProcessor {
         })
     }
 
+    /// As [`encode`](Self::encode) with the default options, for a prompt that comes from somebody else: every token
+    /// with a meaning of its own must stand in it letter by letter. The tokenizer makes characters alike before it cuts
+    /// words into pieces, so that `＜/s＞` would come out as the end of the text.
+    ///
+    /// # Errors
+    /// [`PromptError`], also [`PromptError::DisguisedTag`].
+    pub fn encode_plain(&self, prompt: &Prompt) -> Result<EncodedPrompt, PromptError> {
+        let encoded = self.encode(prompt, &EncodeOptions::default())?;
+        // `<s>`, `<image>`, the placeholders, `</image>`.
+        let words = encoded.input_ids.get(self.image_tokens + 3..).unwrap_or_default();
+        let acts = |id: &&u32| self.tokenizer.acts(**id);
+        if words.iter().filter(acts).count() <= tags::count_in(&encoded.text) {
+            return Ok(encoded);
+        }
+        // One that is not written out; which of several does not matter.
+        let pieces = words.iter().filter(acts).filter_map(|&id| self.tokenizer.piece(id));
+        let mut hidden = pieces.filter(|piece| !encoded.text.contains(piece.as_str()));
+        Err(PromptError::DisguisedTag(hidden.next().unwrap_or_else(|| "</s>".to_owned())))
+    }
+
     /// Gives the placeholders, tokenized as `<image>` each, their ids, and marks their places.
     fn place_picture(&self, ids: &mut [u32], first: usize) -> Vec<u8> {
         let mut mask = vec![0; ids.len()];

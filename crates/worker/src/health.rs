@@ -1,0 +1,166 @@
+//! Whether the worker lives and is ready, for whoever runs it: kept up to date by the worker, told over HTTP.
+//!
+//! `GET /livez` answers 200 while the process and the engine's thread live: anything else is a reason to start the
+//! worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
+//! intake gets its requests through, and nobody has told the worker to end. Otherwise both answer 503 with one line that
+//! says why. Readiness comes and goes with the broker; liveness does not.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use async_nats::Client;
+use async_nats::connection::State as ConnectionState;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use engine::Annotator;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// What is known of a worker's state. Clones share it.
+#[derive(Clone)]
+pub struct Health(Arc<Known>);
+
+struct Known {
+    engine: Arc<dyn Annotator>,
+    client: OnceLock<Client>,
+    phase: Mutex<Phase>,
+    /// Why the last pull request did not get through, if it did not.
+    intake: Mutex<Option<String>>,
+}
+
+/// How far the worker is, in the order of a worker's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// It waits for something outside.
+    Waiting(String),
+    /// It takes jobs.
+    Working,
+    /// It takes no more jobs.
+    Ending,
+}
+
+impl Health {
+    /// The state of a worker that has just started.
+    pub fn new(engine: Arc<dyn Annotator>) -> Self {
+        let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
+        Self(Arc::new(Known { engine, client: OnceLock::new(), phase, intake: Mutex::new(None) }))
+    }
+
+    /// Nothing if it lives, or why not.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn alive(&self) -> Result<(), String> {
+        if self.0.engine.is_alive() { Ok(()) } else { Err("the engine's thread has ended".to_owned()) }
+    }
+
+    /// Nothing if it takes jobs, or why not.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn ready(&self) -> Result<(), String> {
+        self.alive()?;
+        match &*locked(&self.0.phase) {
+            Phase::Waiting(reason) => return Err(reason.clone()),
+            Phase::Ending => return Err("the worker is shutting down".to_owned()),
+            Phase::Working => {}
+        }
+        if self.0.client.get().is_none_or(|client| client.connection_state() != ConnectionState::Connected) {
+            return Err("the connection to NATS is lost".to_owned());
+        }
+        match &*locked(&self.0.intake) {
+            Some(why) => Err(format!("no jobs can be taken: {why}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The worker cannot go on yet, and why.
+    pub(crate) fn waits(&self, reason: impl Into<String>) {
+        *locked(&self.0.phase) = Phase::Waiting(reason.into());
+    }
+
+    /// The worker takes jobs over this connection.
+    pub(crate) fn works(&self, client: Client) {
+        // A worker connects once; the connection keeps itself up.
+        drop(self.0.client.set(client));
+        *locked(&self.0.phase) = Phase::Working;
+    }
+
+    /// The worker takes no more jobs.
+    pub(crate) fn ends(&self) {
+        *locked(&self.0.phase) = Phase::Ending;
+    }
+
+    /// How the last pull request ended.
+    pub(crate) fn pulled(&self, fault: Option<&str>) {
+        *locked(&self.0.intake) = fault.map(str::to_owned);
+    }
+}
+
+/// What is kept here is whole at every moment, so a panic elsewhere does no harm to it.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The address of `worker.health_address` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing can listen on worker.health_address {address}: {source}; give a free address of this machine")]
+pub struct HealthAddressError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// A server that answers for a worker. It ends when dropped.
+#[derive(Debug)]
+pub struct HealthServer {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl HealthServer {
+    /// Listens, and answers from then on.
+    ///
+    /// # Errors
+    /// [`HealthAddressError`].
+    pub async fn start(address: SocketAddr, health: Health) -> Result<Self, HealthAddressError> {
+        let unusable = |source| HealthAddressError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
+        tracing::info!(%address, "health is told at /livez and /readyz");
+        let serving = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router(health)).await {
+                tracing::error!("health is told no more: {error}");
+            }
+        });
+        Ok(Self { address, serving })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for HealthServer {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The paths that are answered.
+pub fn router(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(|State(health): State<Health>| async move { answer(health.alive(), "alive") }))
+        .route("/readyz", get(|State(health): State<Health>| async move { answer(health.ready(), "ready") }))
+        .with_state(health)
+}
+
+fn answer(state: Result<(), String>, fine: &str) -> (StatusCode, String) {
+    match state {
+        Ok(()) => (StatusCode::OK, format!("{fine}\n")),
+        // One line, whatever an error says.
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reason.replace(['\r', '\n'], " "))),
+    }
+}

@@ -1,0 +1,197 @@
+//! `/livez` and `/readyz`: what they say while the broker comes, goes and comes back, and at the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod common;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Bench, PATIENCE, Yes, bitmap, eventually, job, parts, submit};
+use engine::{Annotator, Answer, Request};
+use kosmos2::processor::image::{Picture, PixelValues};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use worker::settings::S3Settings;
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+
+/// An engine that answers only as often as it is let, and can be told to have died.
+struct Held {
+    answers: Semaphore,
+    asked: Semaphore,
+    dead: AtomicBool,
+}
+
+impl Held {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { answers: Semaphore::new(0), asked: Semaphore::new(0), dead: AtomicBool::new(false) })
+    }
+}
+
+impl Annotator for Held {
+    fn preprocess(&self, picture: &Picture) -> PixelValues {
+        Yes.preprocess(picture)
+    }
+
+    fn submit(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            self.asked.add_permits(1);
+            self.answers.acquire().await.unwrap().forget();
+            Yes.submit(request).await
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::SeqCst)
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: CancellationToken,
+    events: mpsc::Receiver<JobEvent>,
+    task: JoinHandle<Result<WorkerReport, WorkerError>>,
+}
+
+impl Running {
+    fn start(bench: &Bench, engine: Arc<dyn Annotator>) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
+        let mut settings =
+            Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+        settings.worker.health_address = Some(address);
+        let (sender, events) = mpsc::channel(100);
+        let parts = WorkerParts { engine, events: Events::to(sender), ..parts(settings) };
+        let stop = CancellationToken::new();
+        Self { address, stop: stop.clone(), events, task: tokio::spawn(worker::run(parts, stop)) }
+    }
+
+    async fn finished(&mut self) {
+        let event = tokio::time::timeout(PATIENCE * 2, self.events.recv()).await.expect("a job should end").unwrap();
+        assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
+    }
+
+    async fn end(self) -> WorkerReport {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE * 2, self.task).await.expect("the worker should end").unwrap().unwrap()
+    }
+
+    /// Status and body; nothing while nobody listens.
+    async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    async fn becomes(&self, path: &str, status: u16, says: &str) {
+        eventually(&format!("{path} answers {status} {says:?}"), || async {
+            self.get(path).await.is_some_and(|(found, body)| found == status && body.contains(says))
+        })
+        .await;
+    }
+
+    async fn is_alive(&self) {
+        assert_eq!(self.get("/livez").await, Some((200, "alive\n".to_owned())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_broker_lives_is_not_ready_and_goes_on_when_it_comes() {
+    let mut bench = Bench::ready().await;
+    submit(&bench, &job("early", bitmap())).await;
+    bench.server.kill();
+    let mut running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 503, "no connection to NATS").await;
+    running.is_alive().await;
+    let (_, body) = running.get("/readyz").await.unwrap();
+    assert_eq!(body.lines().count(), 1, "{body}");
+    bench.server.restart().await.unwrap();
+    running.becomes("/readyz", 200, "ready").await;
+    running.finished().await;
+    assert_eq!(running.end().await.finished, 1);
+    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it_back() {
+    let mut bench = Bench::ready().await;
+    let mut running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 200, "ready").await;
+    bench.server.kill();
+    running.becomes("/readyz", 503, "the connection to NATS is lost").await;
+    running.is_alive().await;
+    bench.server.restart().await.unwrap();
+    running.becomes("/readyz", 200, "ready").await;
+    submit(&bench, &job("late", bitmap())).await;
+    running.finished().await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_end_is_not_ready_while_it_finishes_what_it_has() {
+    let bench = Bench::ready().await;
+    submit(&bench, &job("long", bitmap())).await;
+    let engine = Held::new();
+    let running = Running::start(&bench, engine.clone());
+    engine.asked.acquire().await.unwrap().forget();
+    running.becomes("/readyz", 200, "ready").await;
+    running.stop.cancel();
+    running.becomes("/readyz", 503, "shutting down").await;
+    running.is_alive().await;
+    engine.answers.add_permits(1);
+    let address = running.address;
+    assert_eq!(running.end().await.finished, 1);
+    assert!(TcpStream::connect(address).await.is_err(), "nothing answers once it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_end_while_it_waits_for_the_broker_ends() {
+    let mut bench = Bench::ready().await;
+    bench.server.kill();
+    let running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 503, "no connection to NATS").await;
+    assert_eq!(running.end().await, WorkerReport::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_consumer_is_gone_is_not_ready_until_it_is_back() {
+    let bench = Bench::ready().await;
+    let running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 200, "ready").await;
+    let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    stream.delete_consumer(&bench.streams.consumer).await.unwrap();
+    running.becomes("/readyz", 503, "groundling setup").await;
+    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    running.becomes("/readyz", 200, "ready").await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_engine_has_died_does_not_live() {
+    let bench = Bench::ready().await;
+    let engine = Held::new();
+    let running = Running::start(&bench, engine.clone());
+    running.becomes("/readyz", 200, "ready").await;
+    engine.dead.store(true, Ordering::SeqCst);
+    running.becomes("/livez", 503, "engine").await;
+    running.becomes("/readyz", 503, "engine").await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
+    let bench = Bench::ready().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
+    let mut settings = Settings { nats: bench.nats.clone(), s3, ..Default::default() };
+    settings.worker.health_address = Some(taken.local_addr().unwrap());
+    let error = worker::run(parts(settings), CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().starts_with("nothing can listen on worker.health_address 127.0.0.1:"), "{error}");
+}
