@@ -11,7 +11,6 @@ use kosmos2::backend::{ImagePlaces, Segment};
 use kosmos2::compute::Compute;
 use kosmos2::config::Config;
 use kosmos2::generation::{GenerationOptions, GroundedText};
-use kosmos2::grounding::BoundingBox;
 use kosmos2::model::Model;
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
 use kosmos2::{Ask, Kosmos2};
@@ -67,7 +66,7 @@ fn texts(model: &Path, scenes: &Path) {
             let places = |text: &GroundedText| text.entities.iter().flat_map(|e| e.boxes.clone()).collect::<Vec<_>>();
             let (a, b) = (places(a), places(b));
             boxes += a.len();
-            overlap += a.iter().zip(&b).map(|(a, b)| intersection_over_union(a, b)).sum::<f64>();
+            overlap += a.iter().zip(&b).map(|(a, b)| a.intersection_over_union(b)).sum::<f64>();
         }
         println!(
             "{name}: {same} identical texts ({:.1} %), {:.2} % of tokens before the first difference, mean box IoU {:.4}",
@@ -76,12 +75,6 @@ fn texts(model: &Path, scenes: &Path) {
             overlap / boxes as f64,
         );
     }
-}
-
-fn intersection_over_union(a: &BoundingBox, b: &BoundingBox) -> f64 {
-    let area = |b: &BoundingBox| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
-    let both = BoundingBox { x0: a.x0.max(b.x0), y0: a.y0.max(b.y0), x1: a.x1.min(b.x1), y1: a.y1.min(b.y1) };
-    area(&both) / (area(a) + area(b) - area(&both)).max(1e-12)
 }
 
 /// Logits behind every token of one prompt of 71 tokens, random weights of the configuration's size.

@@ -31,12 +31,6 @@ struct Object {
     corners: [f64; 4],
 }
 
-fn intersection_over_union(a: &BoundingBox, b: &BoundingBox) -> f64 {
-    let area = |b: &BoundingBox| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
-    let both = BoundingBox { x0: a.x0.max(b.x0), y0: a.y0.max(b.y0), x1: a.x1.min(b.x1), y1: a.y1.min(b.y1) };
-    area(&both) / (area(a) + area(b) - area(&both))
-}
-
 #[test]
 fn refined_boxes_lie_closer_to_the_truth_than_those_of_the_grid() {
     let truth: Truth = json(demo().join("scenes/truth.json"));
@@ -63,7 +57,7 @@ fn refined_boxes_lie_closer_to_the_truth_than_those_of_the_grid() {
                         let fractions = scene.objects.iter().map(|Object { corners: [x0, y0, x1, y1], .. }| {
                             BoundingBox { x0: x0 / width, y0: y0 / height, x1: x1 / width, y1: y1 / height }
                         });
-                        fractions.map(|truth| intersection_over_union(to, &truth)).fold(0.0, f64::max)
+                        fractions.map(|truth| to.intersection_over_union(&truth)).fold(0.0, f64::max)
                     };
                     let (a, b) = (near(coarse), near(fine));
                     (grid, refined, boxes) = (grid + a, refined + b, boxes + 1);

@@ -45,7 +45,7 @@ impl Decoding {
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         bytes: Bytes,
-        held: Option<Taken>,
+        held: Taken,
         finish: impl FnOnce(Bytes, Result<Picture, ImageError>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         // Fails only if the semaphore is closed, which nobody does.

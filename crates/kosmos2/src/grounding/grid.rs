@@ -21,6 +21,22 @@ pub struct BoundingBox {
     pub y1: f64,
 }
 
+impl BoundingBox {
+    /// Area of what both boxes cover over the area that either covers, 0 to 1. Boxes with corners in the wrong order
+    /// cover nothing.
+    pub fn intersection_over_union(&self, other: &Self) -> f64 {
+        let area = |b: &Self| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
+        let both = Self {
+            x0: self.x0.max(other.x0),
+            y0: self.y0.max(other.y0),
+            x1: self.x1.min(other.x1),
+            y1: self.y1.min(other.y1),
+        };
+        let either = area(self) + area(other) - area(&both);
+        if either > 0.0 { area(&both) / either } else { 0.0 }
+    }
+}
+
 /// A cell by its column and its row; rows below the grid come from patch indices past its end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Cell {
@@ -58,6 +74,16 @@ pub fn patches_of([x0, y0, x1, y1]: [f64; 4]) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn boxes_overlap_by_the_area_they_share() {
+        let whole = BoundingBox { x0: 0.0, y0: 0.0, x1: 1.0, y1: 1.0 };
+        let quarter = BoundingBox { x1: 0.5, y1: 0.5, ..whole };
+        let swapped = BoundingBox { x0: 0.5, x1: 0.0, ..whole };
+        assert_eq!(whole.intersection_over_union(&whole), 1.0);
+        assert_eq!(whole.intersection_over_union(&quarter), 0.25);
+        assert_eq!(swapped.intersection_over_union(&swapped), 0.0);
+    }
 
     #[test]
     fn the_whole_picture_is_the_first_and_the_last_cell() {
