@@ -137,10 +137,10 @@ impl ImageProcessor {
             return refuse("rescale_factor", file.rescale_factor.to_string(), "a finite number other than 0");
         }
         if !file.image_mean.iter().all(|mean| mean.is_finite()) {
-            return refuse("image_mean", format!("{:?}", file.image_mean), "finite numbers");
+            return refuse("image_mean", format!("{:?}", file.image_mean), "a list of finite numbers");
         }
         if !file.image_std.iter().all(|deviation| deviation.is_normal()) {
-            return refuse("image_std", format!("{:?}", file.image_std), "finite numbers and no zero");
+            return refuse("image_std", format!("{:?}", file.image_std), "a list of finite numbers without a zero");
         }
         // A centre crop to the same square, which the published file asks for too, changes nothing.
         let Some(size) = square_size(&file.size, file.use_square_size) else {
@@ -207,7 +207,10 @@ mod tests {
             (r#"{"do_resize": false}"#, "do_resize is false, but true is expected"),
             (r#"{"use_square_size": false}"#, "size is {\"shortest_edge\":224}, but a square"),
             (r#"{"size": {"height": 224, "width": 112}}"#, "size is {\"height\":224,\"width\":112}, but a square"),
-            (r#"{"image_std": [0.5, 0, 0.5]}"#, "image_std is [0.5, 0.0, 0.5], but finite numbers and no zero"),
+            (
+                r#"{"image_std": [0.5, 0, 0.5]}"#,
+                "image_std is [0.5, 0.0, 0.5], but a list of finite numbers without a zero",
+            ),
             (r#"{"image_mean": 7}"#, "is not an image processor's configuration"),
         ] {
             let error = parse(change).unwrap_err().to_string();
