@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::small_file;
+
 /// Why a configuration cannot be used. Each message names the file, what was found and what is expected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -182,11 +184,24 @@ impl GenerationConfig {
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("generation_config.json");
         let file = path.display().to_string();
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ConfigError::Parse { file, source }),
+        match small_file::read(&path, small_file::CONFIG) {
+            Ok(bytes) => Self::parse(&bytes, file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(ConfigError::Read { file, source }),
         }
+    }
+
+    fn parse(bytes: &[u8], file: String) -> Result<Self, ConfigError> {
+        let config: Self = match serde_json::from_slice(bytes) {
+            Ok(config) => config,
+            Err(source) => return Err(ConfigError::Parse { file, source }),
+        };
+        let found = config.end_tokens().len();
+        if found > MOST_END_TOKENS {
+            let (found, expected) = (format!("a list of {found}"), format!("at most {MOST_END_TOKENS} ids"));
+            return Err(ConfigError::Value { file, key: "eos_token_id", found, expected });
+        }
+        Ok(config)
     }
 
     /// The ids that end a text.
@@ -200,6 +215,9 @@ impl GenerationConfig {
 }
 
 const MODEL_TYPE: &str = "kosmos-2";
+
+/// Every token of the vocabulary is looked up among them.
+const MOST_END_TOKENS: usize = 64;
 
 fn default_latent_queries() -> usize {
     64
@@ -225,7 +243,8 @@ impl Config {
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
         let file = path.display().to_string();
-        let bytes = std::fs::read(&path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+        let bytes = small_file::read(&path, small_file::CONFIG)
+            .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
         Self::parse(&bytes, file)
     }
 
@@ -246,8 +265,46 @@ impl Config {
             });
         }
         let config: Self = serde_json::from_slice(bytes).map_err(parse_error)?;
+        config.check_numbers(&file)?;
         config.check(&file)?;
         Ok(config)
+    }
+
+    /// Numbers within reason, so that no product of two of them overflows and nothing is made by a number alone that
+    /// the weights would refuse.
+    fn check_numbers(&self, file: &str) -> Result<(), ConfigError> {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        for (key, found, most) in [
+            ("text_config.vocab_size", text.vocab_size, 1 << 22),
+            ("text_config.max_position_embeddings", text.max_position_embeddings, 1 << 24),
+            ("text_config.embed_dim", text.embed_dim, 1 << 16),
+            ("text_config.layers", text.layers, 1 << 10),
+            ("text_config.ffn_dim", text.ffn_dim, 1 << 18),
+            ("text_config.attention_heads", text.attention_heads, 1 << 12),
+            ("vision_config.hidden_size", vision.hidden_size, 1 << 16),
+            ("vision_config.intermediate_size", vision.intermediate_size, 1 << 18),
+            ("vision_config.num_hidden_layers", vision.num_hidden_layers, 1 << 10),
+            ("vision_config.num_attention_heads", vision.num_attention_heads, 1 << 12),
+            ("vision_config.image_size", vision.image_size, 1 << 13),
+            ("vision_config.patch_size", vision.patch_size, 1 << 13),
+            ("latent_query_num", self.latent_query_num, 1 << 12),
+        ] {
+            if !(1..=most).contains(&found) {
+                let (found, expected) = (found.to_string(), format!("a number from 1 to {most}"));
+                return Err(ConfigError::Value { file: file.into(), key, found, expected });
+            }
+        }
+        for (key, found) in [
+            ("text_config.layer_norm_eps", text.layer_norm_eps),
+            ("vision_config.layer_norm_eps", vision.layer_norm_eps),
+        ] {
+            // In f32, as it is computed with.
+            if !(f64::from(f32::MIN_POSITIVE)..=1.0).contains(&found) {
+                let (found, expected) = (found.to_string(), "a number above 0 and at most 1".into());
+                return Err(ConfigError::Value { file: file.into(), key, found, expected });
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, file: &str) -> Result<(), ConfigError> {
@@ -264,14 +321,14 @@ impl Config {
         if vision.num_channels != 3 {
             return value("vision_config.num_channels", vision.num_channels.to_string(), "3");
         }
-        if vision.patch_size == 0 || !vision.image_size.is_multiple_of(vision.patch_size) || vision.image_size == 0 {
+        if !vision.image_size.is_multiple_of(vision.patch_size) {
             return value("vision_config.patch_size", vision.patch_size.to_string(), "a divisor of image_size");
         }
         for (key, heads, width) in [
             ("text_config.attention_heads", text.attention_heads, text.embed_dim),
             ("vision_config.num_attention_heads", vision.num_attention_heads, vision.hidden_size),
         ] {
-            if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
+            if !width.is_multiple_of(heads) {
                 return value(key, heads.to_string(), &format!("a divisor of the width {width}"));
             }
         }
@@ -287,9 +344,6 @@ impl Config {
             if id as usize >= text.vocab_size {
                 return value(key, id.to_string(), &format!("an id below vocab_size {}", text.vocab_size));
             }
-        }
-        if self.latent_query_num == 0 {
-            return value("latent_query_num", "0".into(), "at least 1");
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ pub mod processor;
 pub mod sampling;
 pub mod scoring;
 pub mod sequence;
+mod small_file;
 
 pub use generate::run_to_end;
 pub use kosmos2::{AnnotateError, Ask, Kosmos2, OpenError, PreparedAsk, Processor};

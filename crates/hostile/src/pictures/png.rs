@@ -114,9 +114,9 @@ fn chunks() -> Vec<BadPicture> {
         bad("png with an endless text", [SIGNATURE, &start, &endless(b"tEXt")].concat(), Damaged),
         bad("png with endless pixels", [SIGNATURE, &start, &endless(b"IDAT")].concat(), Damaged),
         bad("png with endless exif", [SIGNATURE, &start, &endless(b"eXIf"), &rows].concat(), Damaged),
-        bad("png with two headers", square(&[start.clone()]), Damaged),
-        bad("png without a header", file(&[rows.clone()]), Damaged),
-        bad("png without pixels", file(&[start.clone()]), Damaged),
+        bad("png with two headers", square(std::slice::from_ref(&start)), Damaged),
+        bad("png without a header", file(std::slice::from_ref(&rows)), Damaged),
+        bad("png without pixels", file(std::slice::from_ref(&start)), Damaged),
         bad("png without its palette", file(&[header(8, 8, 8, 3), rows]), Damaged),
     ]
 }

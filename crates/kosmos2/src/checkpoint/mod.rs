@@ -4,6 +4,7 @@
 //! `pytorch_model.bin`. Safetensors files are mapped and their pages released once a tensor is converted, so that
 //! loading never holds much more than the weights in the computing dtype.
 
+mod header;
 mod identity;
 pub mod random;
 mod storage;
@@ -58,8 +59,20 @@ pub enum CheckpointError {
         /// The reader's words.
         reason: String,
     },
+    /// A tensor is in two files.
+    #[error("{file}: holds tensor {tensor}, and so does {other}; the shards are not of one checkpoint")]
+    TwoShards {
+        /// Path of the one file.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+        /// Path of the other.
+        other: String,
+    },
     /// A tensor is not there.
-    #[error("{file}: tensor {tensor} of shape {expected:?} is missing; the file is not a whole KOSMOS-2 checkpoint")]
+    #[error(
+        "{file}: tensor {tensor} of shape {expected:?}, which config.json asks for, is missing; the file is not a whole KOSMOS-2 checkpoint"
+    )]
     MissingTensor {
         /// Path of the file or index.
         file: String,

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use kernels::MappedFile;
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::header::read_header;
 use super::{CheckpointError, WeightFiles, random, weight_files};
+use crate::small_file;
 
 pub(super) enum Storage {
     Safetensors { origin: String, shards: Vec<Shard>, places: HashMap<String, Place> },
@@ -25,10 +26,10 @@ pub(super) struct Shard {
 
 /// Where a tensor lies: `bytes` counts from the start of the shard.
 pub(super) struct Place {
-    shard: usize,
-    dtype: safetensors::Dtype,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
+    pub(super) shard: usize,
+    pub(super) dtype: safetensors::Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Range<usize>,
 }
 
 impl Storage {
@@ -48,12 +49,16 @@ impl Storage {
     }
 
     fn open_safetensors(origin: &Path, paths: &[PathBuf]) -> Result<Self, CheckpointError> {
-        let mut places = HashMap::new();
-        let mut shards = Vec::with_capacity(paths.len());
+        let mut places: HashMap<String, Place> = HashMap::new();
+        let mut shards: Vec<Shard> = Vec::with_capacity(paths.len());
         for path in paths {
             let file = path.display().to_string();
             let map = MappedFile::open(path).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
             for (name, place) in read_header(&file, map.bytes(), shards.len())? {
+                if let Some(other) = places.get(&name) {
+                    let other = shards[other.shard].file.clone();
+                    return Err(CheckpointError::TwoShards { file, tensor: name, other });
+                }
                 places.insert(name, place);
             }
             shards.push(Shard { file, map });
@@ -137,38 +142,6 @@ fn stored_dtype(file: &str, tensor: &str, dtype: safetensors::Dtype) -> Result<D
     }
 }
 
-/// Tensors of one file. The header is an 8-byte little-endian length and that much JSON; the data follow it.
-fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String, Place)>, CheckpointError> {
-    let truncated =
-        |expected: u64| CheckpointError::Truncated { file: file.into(), expected, found: bytes.len() as u64 };
-    let Some(length) = bytes.first_chunk::<8>() else {
-        return Err(truncated(8));
-    };
-    let header_end = u64::from_le_bytes(*length).saturating_add(8);
-    // A length beyond what the format allows is not a short file but another kind of file.
-    const LARGEST_HEADER: u64 = 100_000_000;
-    if header_end <= LARGEST_HEADER && header_end > bytes.len() as u64 {
-        return Err(truncated(header_end));
-    }
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| CheckpointError::Malformed {
-        file: file.into(),
-        kind: "safetensors",
-        reason: e.to_string(),
-    })?;
-    let data = header + 8;
-    let end = data + metadata.data_len();
-    if end > bytes.len() {
-        return Err(truncated(end as u64));
-    }
-    let place = |info: &safetensors::tensor::TensorInfo| Place {
-        shard,
-        dtype: info.dtype,
-        shape: info.shape.clone(),
-        bytes: data + info.data_offsets.0..data + info.data_offsets.1,
-    };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
-}
-
 /// The shard files an index names, each once.
 pub(super) fn shards_of(index: &Path, dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     #[derive(Deserialize)]
@@ -176,7 +149,8 @@ pub(super) fn shards_of(index: &Path, dir: &Path) -> Result<Vec<PathBuf>, Checkp
         weight_map: HashMap<String, String>,
     }
     let file = index.display().to_string();
-    let bytes = std::fs::read(index).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
+    let bytes = small_file::read(index, small_file::CONFIG)
+        .map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
     let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| CheckpointError::Malformed {
         file: file.clone(),
         kind: "safetensors index",

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use tokenizers::Tokenizer;
 
 use crate::grounding::grid::GRID_CELLS;
 use crate::processor::prompt::tags;
+use crate::small_file;
 
 /// Why the tokenizer cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +71,13 @@ impl KosmosTokenizer {
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join("tokenizer.json");
         let file = path.display().to_string();
-        let mut tokenizer = Tokenizer::from_file(&path)
-            .map_err(|e| TokenizerError::File { file: file.clone(), reason: e.to_string() })?;
+        let unreadable = |reason: String| TokenizerError::File { file: file.clone(), reason };
+        let bytes = small_file::read(&path, LARGEST_FILE).map_err(|e| unreadable(e.to_string()))?;
+        let mut tokenizer = read(&bytes).map_err(unreadable)?;
         // Prompts are padded and cut by whoever batches them, whatever the file was saved with.
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|e| TokenizerError::File { file: file.clone(), reason: e.to_string() })?;
+        tokenizer.with_truncation(None).map_err(|e| unreadable(e.to_string()))?;
+        check_ids(&tokenizer).map_err(unreadable)?;
         let id = |token: &str| {
             let missing = || TokenizerError::MissingToken { file: file.clone(), token: token.to_owned() };
             tokenizer.token_to_id(token).ok_or_else(missing)
@@ -186,6 +188,31 @@ impl KosmosTokenizer {
         }
         traced.finish(ids.len())
     }
+}
+
+/// The published file has 5 MB.
+const LARGEST_FILE: u64 = 256 << 20;
+
+/// The reader trusts some parts of the file: a panic of its is the file's fault.
+fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
+    match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
+        Ok(Ok(tokenizer)) => Ok(tokenizer),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the reader gave up on it".into()),
+    }
+}
+
+/// Ids are places in rows of logits, so none may lie beyond the vocabulary's size; those that surround every text are
+/// seen by encoding one.
+fn check_ids(tokenizer: &Tokenizer) -> Result<(), String> {
+    let size = tokenizer.get_vocab_size(true);
+    let beyond = |id: u32| format!("it has {size} tokens, but id {id}; ids must count from 0 without a gap");
+    if let Some(&id) = tokenizer.get_vocab(true).values().find(|&&id| id as usize >= size) {
+        return Err(beyond(id));
+    }
+    let trial = catch_unwind(std::panic::AssertUnwindSafe(|| tokenizer.encode_fast("An image of ä, 1", true)));
+    let encoding = trial.map_err(|_| "it cannot encode a text")?.map_err(|e| e.to_string())?;
+    encoding.get_ids().iter().find(|&&id| id as usize >= size).map_or(Ok(()), |&id| Err(beyond(id)))
 }
 
 /// The reference's clean-up of blanks, in its order.

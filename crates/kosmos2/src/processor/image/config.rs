@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::small_file;
+
 /// Why the configuration cannot be used. Each message names the file, the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorConfigError {
@@ -129,8 +131,16 @@ impl ImageProcessor {
         if file.resample != BICUBIC {
             return refuse("resample", file.resample.to_string(), "3 (bicubic)");
         }
-        if file.image_std.contains(&0.0) {
-            return refuse("image_std", format!("{:?}", file.image_std), "no zero");
+        // In f32, as they are computed with: a number may be finite only as the file writes it.
+        let rescale = file.rescale_factor as f32;
+        if !rescale.is_normal() {
+            return refuse("rescale_factor", file.rescale_factor.to_string(), "a finite number other than 0");
+        }
+        if !file.image_mean.iter().all(|mean| mean.is_finite()) {
+            return refuse("image_mean", format!("{:?}", file.image_mean), "a list of finite numbers");
+        }
+        if !file.image_std.iter().all(|deviation| deviation.is_normal()) {
+            return refuse("image_std", format!("{:?}", file.image_std), "a list of finite numbers without a zero");
         }
         // A centre crop to the same square, which the published file asks for too, changes nothing.
         let Some(size) = square_size(&file.size, file.use_square_size) else {
@@ -140,13 +150,13 @@ impl ImageProcessor {
                 "a square: equal height and width, or shortest_edge with use_square_size",
             );
         };
-        Ok(Self { size, mean: file.image_mean, std: file.image_std, rescale: file.rescale_factor as f32 })
+        Ok(Self { size, mean: file.image_mean, std: file.image_std, rescale })
     }
 }
 
 fn read(path: &Path) -> Result<Option<Value>, ProcessorConfigError> {
     let file = path.display().to_string();
-    match std::fs::read(path) {
+    match small_file::read(path, small_file::CONFIG) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
             Err(source) => Err(ProcessorConfigError::Parse { file, source }),
@@ -197,7 +207,10 @@ mod tests {
             (r#"{"do_resize": false}"#, "do_resize is false, but true is expected"),
             (r#"{"use_square_size": false}"#, "size is {\"shortest_edge\":224}, but a square"),
             (r#"{"size": {"height": 224, "width": 112}}"#, "size is {\"height\":224,\"width\":112}, but a square"),
-            (r#"{"image_std": [0.5, 0, 0.5]}"#, "image_std is [0.5, 0.0, 0.5], but no zero"),
+            (
+                r#"{"image_std": [0.5, 0, 0.5]}"#,
+                "image_std is [0.5, 0.0, 0.5], but a list of finite numbers without a zero",
+            ),
             (r#"{"image_mean": 7}"#, "is not an image processor's configuration"),
         ] {
             let error = parse(change).unwrap_err().to_string();

@@ -1,0 +1,87 @@
+//! The header of a safetensors file: an 8-byte little-endian length and that much JSON; the data follow it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use safetensors::SafeTensors;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::CheckpointError;
+use super::storage::Place;
+
+/// A length beyond what the format allows is not a short file but another kind of file.
+const LARGEST: u64 = 100_000_000;
+
+/// Tensors of one file, every one of them within its bytes.
+pub(super) fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String, Place)>, CheckpointError> {
+    let truncated =
+        |expected: u64| CheckpointError::Truncated { file: file.into(), expected, found: bytes.len() as u64 };
+    let malformed = |reason: String| CheckpointError::Malformed { file: file.into(), kind: "safetensors", reason };
+    let Some(length) = bytes.first_chunk::<8>() else {
+        return Err(truncated(8));
+    };
+    let header_end = u64::from_le_bytes(*length).saturating_add(8);
+    if header_end > LARGEST {
+        return Err(malformed(format!("its header would be of {header_end} bytes")));
+    }
+    let Some(json) = bytes.get(8..header_end as usize) else {
+        return Err(truncated(header_end));
+    };
+    // Names and ends first: the reader takes the later of two equal names, and adds up ends as they come.
+    let Outline { end } = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
+    let end = end.saturating_add(header_end);
+    if end > bytes.len() as u64 {
+        return Err(truncated(end));
+    }
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(e.to_string()))?;
+    let data = header_end as usize;
+    let place = |info: &safetensors::tensor::TensorInfo| Place {
+        shard,
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+        bytes: data + info.data_offsets.0..data + info.data_offsets.1,
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
+}
+
+/// Where the last tensor ends, counted from the start of the data, of a header that names each tensor once.
+struct Outline {
+    end: u64,
+}
+
+impl<'de> Deserialize<'de> for Outline {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Tensors)
+    }
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    data_offsets: (u64, u64),
+}
+
+struct Tensors;
+
+impl<'de> Visitor<'de> for Tensors {
+    type Value = Outline;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline, A::Error> {
+        let (mut names, mut end) = (HashSet::new(), 0);
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                end = end.max(map.next_value::<Tensor>()?.data_offsets.1);
+            }
+            if let Some(twice) = names.replace(name) {
+                return Err(A::Error::custom(format_args!("it names {twice} twice")));
+            }
+        }
+        Ok(Outline { end })
+    }
+}

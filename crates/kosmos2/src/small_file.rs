@@ -1,0 +1,22 @@
+//! Files that are read whole, up to a size.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Configurations are kilobytes; the index of a checkpoint of many shards is a few megabytes.
+pub(crate) const CONFIG: u64 = 16 << 20;
+
+/// The bytes of a file of at most `most` bytes.
+///
+/// # Errors
+/// What the system says, or that the file is larger. No more than `most` bytes are ever held.
+pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more tells the larger file; its length as the system tells it may be anything.
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {} MiB", most >> 20)));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,95 @@
+//! Damaged and malicious model directories: each is refused by a sentence that names the file, without a panic and
+//! without room being made for what a file merely claims.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod mutations;
+mod small_model;
+mod table;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use hostile::Random;
+use kosmos2::compute::{Compute, DeviceChoice};
+use kosmos2::generation::GenerationOptions;
+use kosmos2::processor::image::{DecodeOptions, decode};
+use kosmos2::{Ask, Kosmos2};
+use small_model::SmallModel;
+
+/// More than the small model and all its copies ever take, and less than any of the sizes that the files claim.
+const ROOM: u64 = 768 << 20;
+
+/// Opens a directory and, where that works, asks for a few words: the sentence of the first error, if any.
+fn use_model(dir: &Path) -> Result<(), String> {
+    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
+    let mut model = Kosmos2::open(dir, &compute).map_err(|error| error.to_string())?;
+    let picture = std::fs::read(common::fixtures().join("images/one_pixel.png")).unwrap();
+    let picture = decode(&picture, &DecodeOptions::default()).unwrap();
+    let pixels = model.processor().images().pixel_values(&picture);
+    let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
+    // Weights of noise may well give no finite logits; that is an error of the job then.
+    let _ = model.annotate(&pixels, &[Ask::generate("<grounding> An image of", options)]);
+    Ok(())
+}
+
+/// Everything that is wrong with how a directory was treated.
+fn fault(dir: &Path, names: &[&str]) -> Option<String> {
+    let before = virtual_peak();
+    let fault = match catch_unwind(AssertUnwindSafe(|| use_model(dir))) {
+        Err(_) => Some("panicked".into()),
+        Ok(Err(sentence)) if !names.iter().any(|name| sentence.contains(name)) => Some(format!("no file: {sentence}")),
+        Ok(_) => None,
+    };
+    let grown = virtual_peak() - before;
+    if grown > ROOM { Some(format!("made room for {} MiB", grown >> 20)) } else { fault }
+}
+
+/// The most address space that this process ever had, in bytes: what is reserved counts, touched or not.
+fn virtual_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmPeak:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn the_unchanged_directory_answers() {
+    let model = SmallModel::new();
+    use_model(model.path()).unwrap();
+    let index = r#"{"weight_map": {"any": "model-00001-of-00001.safetensors"}}"#;
+    model.with_index(index, use_model).unwrap();
+}
+
+#[test]
+fn seeded_changes_of_any_file_never_end_the_process() {
+    let model = SmallModel::new();
+    let mut random = Random::new(4);
+    let (mut wrong, mut refused, mut all) = (Vec::new(), 0, 0);
+    for (file, times, names) in [
+        ("model.safetensors", 160, &["model.safetensors"][..]),
+        ("config.json", 160, &["config.json"]),
+        ("generation_config.json", 30, &["generation_config.json"]),
+        ("preprocessor_config.json", 80, &["preprocessor_config.json", "the image processor's size"]),
+        ("tokenizer.json", 100, &["tokenizer.json", "the tokenizer's vocabulary"]),
+    ] {
+        for number in 0..times {
+            let whole = model.file(file);
+            let changed = match number % 4 {
+                _ if file == "model.safetensors" => mutations::safetensors(&mut random, whole),
+                0 => mutations::bytes(&mut random, whole),
+                _ => mutations::json(&mut random, whole),
+            };
+            let fault = model.with(file, &changed, |dir| {
+                refused += usize::from(matches!(catch_unwind(|| use_model(dir)), Ok(Err(_))));
+                fault(dir, names)
+            });
+            all += 1;
+            wrong.extend(fault.map(|fault| format!("{file} {number}: {fault}")));
+        }
+    }
+    println!("{all} changed files, {refused} refused");
+    assert!(wrong.is_empty(), "{} of {all}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(refused > all / 2, "only {refused} of {all} were refused: the changes are too mild");
+}

@@ -1,0 +1,90 @@
+//! A whole model directory that opens in milliseconds: the fixture's configuration, random weights, and the published
+//! tokenizer cut down to its first words and all its tags.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::DType;
+use kosmos2::checkpoint::random;
+use kosmos2::config::Config;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{self, fixtures};
+
+/// Words kept of the vocabulary, those of the special tokens included.
+const WORDS: usize = 400;
+
+/// The files that the tests change, as they are when nothing is wrong.
+pub(crate) struct SmallModel {
+    dir: TempDir,
+    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
+}
+
+const FILES: [&str; 5] =
+    ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
+
+impl SmallModel {
+    pub(crate) fn new() -> Self {
+        let dir = common::reference_model_dir();
+        let path = dir.path();
+        let mut tokenizer: Value = common::json(path.join("tokenizer.json"));
+        let vocabulary = cut_down(&mut tokenizer);
+        fs::write(path.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let mut config: Value = common::json(fixtures().join("model/config.json"));
+        config["text_config"]["vocab_size"] = vocabulary.into();
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
+        random::write_weights(path, &Config::from_dir(path).unwrap(), 7, DType::F32).unwrap();
+        let files = FILES.map(|name| (name, fs::read(path.join(name)).unwrap())).to_vec();
+        Self { dir, files }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> &[u8] {
+        &self.files.iter().find(|(file, _)| *file == name).unwrap().1
+    }
+
+    /// Does something to the directory while one file is another.
+    pub(crate) fn with<T>(&self, name: &str, bytes: &[u8], run: impl FnOnce(&Path) -> T) -> T {
+        fs::write(self.path().join(name), bytes).unwrap();
+        let result = run(self.path());
+        self.restore();
+        result
+    }
+
+    /// As before, without any file that was not there.
+    pub(crate) fn restore(&self) {
+        for entry in fs::read_dir(self.path()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        for (name, bytes) in &self.files {
+            fs::write(self.path().join(name), bytes).unwrap();
+        }
+    }
+
+    /// The same weights in two shards with an index, without `model.safetensors`; the index is what is given.
+    pub(crate) fn with_index<T>(&self, index: &str, run: impl FnOnce(&Path) -> T) -> T {
+        let whole = self.path().join("model.safetensors");
+        fs::rename(&whole, self.path().join("model-00001-of-00001.safetensors")).unwrap();
+        self.with("model.safetensors.index.json", index.as_bytes(), run)
+    }
+}
+
+/// Keeps the first words and the tags, numbered anew; returns how many that are.
+fn cut_down(tokenizer: &mut Value) -> usize {
+    let words = tokenizer["model"]["vocab"].as_array_mut().unwrap();
+    let mask = words.pop().unwrap();
+    words.truncate(WORDS - 1);
+    words.push(mask);
+    let places: Vec<String> = words.iter().map(|word| word[0].as_str().unwrap().to_owned()).collect();
+    let mut next = places.len();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        let place = places.iter().position(|word| token["content"] == json!(word));
+        token["id"] = place.unwrap_or(next).into();
+        next += usize::from(place.is_none());
+    }
+    next
+}

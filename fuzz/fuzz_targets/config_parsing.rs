@@ -1,0 +1,78 @@
+//! The files of a model directory, and the settings of a worker. The first byte says which file the others are.
+#![no_main]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use candle_core::{DType, Device};
+use config::{File, FileFormat};
+use kosmos2::checkpoint::Checkpoint;
+use kosmos2::config::{Config, GenerationConfig};
+use kosmos2::processor::image::ImageProcessor;
+use libfuzzer_sys::fuzz_target;
+use tempfile::TempDir;
+use worker::Settings;
+
+static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+
+/// Writes a file, reads it by `read`, and takes it away.
+fn with_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    let path = DIR.path().join(name);
+    std::fs::write(&path, bytes).expect("a file");
+    let read = read(DIR.path());
+    std::fs::remove_file(path).expect("the file");
+    read
+}
+
+/// An error has to name the file.
+fn names<E: std::fmt::Display>(error: E, file: &str) {
+    let sentence = error.to_string();
+    assert!(sentence.contains(file), "{sentence}");
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&which, bytes)) = bytes.split_first() else { return };
+    match which % 6 {
+        0 => match with_file("config.json", bytes, Config::from_dir) {
+            Ok(config) => assert!(config.vision_config.patches() > 0),
+            Err(error) => names(error, "config.json"),
+        },
+        1 => match with_file("preprocessor_config.json", bytes, ImageProcessor::from_dir) {
+            Ok(processor) => assert!((1..=8192).contains(&processor.size())),
+            Err(error) => names(error, "preprocessor_config.json"),
+        },
+        2 => {
+            if let Err(error) = with_file("generation_config.json", bytes, GenerationConfig::from_dir) {
+                names(error, "generation_config.json");
+            }
+        }
+        3 => {
+            if let Err(error) = with_file("model.safetensors", bytes, open) {
+                names(error, "model.safetensors");
+            }
+        }
+        4 => {
+            if let Err(error) = with_file("model.safetensors.index.json", bytes, open) {
+                names(error, &DIR.path().display().to_string());
+            }
+        }
+        _ => settings(bytes),
+    }
+});
+
+fn open(dir: &Path) -> Result<(), kosmos2::checkpoint::CheckpointError> {
+    Checkpoint::open(dir, DType::F32, &Device::Cpu).map(|checkpoint| drop(checkpoint.surplus()))
+}
+
+/// As the program reads `groundling.toml`.
+fn settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let built = config::Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build();
+    let Ok(settings) = built.and_then(config::Config::try_deserialize::<Settings>) else { return };
+    if let Err(problems) = settings.validate() {
+        assert!(!problems.0.is_empty());
+    }
+    if let Some(password) = settings.nats.password.as_ref().filter(|password| password.expose().len() > 20) {
+        assert!(!format!("{settings:?}").contains(password.expose()));
+    }
+}

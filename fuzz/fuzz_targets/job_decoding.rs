@@ -1,0 +1,26 @@
+//! Bytes from the queue to a job that can be worked on, or every reason why not.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use protocol::identity::{PictureOrigin, annotation_id, sha256_hex};
+use protocol::job::{CheckedJob, JobError, Source};
+
+fuzz_target!(|bytes: &[u8]| {
+    match CheckedJob::from_bytes(bytes::Bytes::copy_from_slice(bytes)) {
+        Ok(job) => {
+            assert!((1..=64).contains(&job.tasks.len()));
+            assert!(!job.job_id.is_empty() && !job.dataset.as_str().is_empty());
+            for task in &job.tasks {
+                assert!(!task.wire.task_id.is_empty());
+            }
+            if let Source::Inline(picture) = &job.source {
+                let sha256 = sha256_hex(picture);
+                let id = |digest| annotation_id(&job, PictureOrigin::Inline { sha256: &sha256 }, digest);
+                assert_eq!(id("a"), id("a"));
+                assert_ne!(id("a"), id("b"));
+            }
+        }
+        Err(JobError::Invalid { problems, .. }) => assert!(!problems.is_empty()),
+        Err(JobError::Unreadable(_)) => {}
+    }
+});

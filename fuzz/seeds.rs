@@ -1,0 +1,134 @@
+//! Writes the first inputs of every target: `cargo run --manifest-path fuzz/Cargo.toml --bin seeds`.
+//!
+//! Small ones only, the same at every run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use protocol::v1::{self, image_job, task};
+
+/// Larger files slow the fuzzer down more than they show it.
+const LARGEST: usize = 2_600;
+
+fn main() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fixtures = root.join("../tests/fixtures");
+    pictures(&folder(root, "picture_decoding")?, &fixtures)?;
+    jobs(&folder(root, "job_decoding")?)?;
+    texts(&folder(root, "post_processing")?, &folder(root, "prompt_building")?)?;
+    configs(&folder(root, "config_parsing")?, &fixtures)
+}
+
+fn folder(root: &Path, target: &str) -> io::Result<PathBuf> {
+    let folder = root.join("seeds").join(target);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    fs::write(folder.join(name.replace([' ', '/'], "-")), bytes)
+}
+
+fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {
+    for picture in hostile::pictures::refused().iter().filter(|picture| picture.bytes.len() <= LARGEST) {
+        // Cuts the fuzzer makes itself.
+        if !picture.name.contains(" cut to ") {
+            write(folder, &picture.name, &picture.bytes)?;
+        }
+    }
+    for (name, bytes) in hostile::pictures::costly().iter().filter(|(_, bytes)| bytes.len() <= LARGEST) {
+        write(folder, name, bytes)?;
+    }
+    for name in [
+        "odd_size_420.jpg",
+        "progressive.jpg",
+        "one_pixel.png",
+        "bilevel.png",
+        "bilevel.bmp",
+        "alpha_lossy.webp",
+        "interlaced.gif",
+        "gray_key.png",
+    ] {
+        write(folder, name, fs::read(fixtures.join("images").join(name))?)?;
+    }
+    Ok(())
+}
+
+fn jobs(folder: &Path) -> io::Result<()> {
+    let named = |task_id: &str, kind| v1::Task { task_id: task_id.into(), kind: Some(kind) };
+    let text = |text: &str| text.to_owned();
+    let place = v1::PromptBox::default();
+    let kinds = [
+        ("brief", task::Kind::BriefCaption(v1::BriefCaption {})),
+        ("detailed", task::Kind::DetailedCaption(v1::DetailedCaption {})),
+        ("question", task::Kind::Question(v1::Question { question: text("What is it?") })),
+        (
+            "raw",
+            task::Kind::Raw(v1::RawPrompt {
+                text: text("<grounding><phrase> a</phrase>"),
+                phrase_boxes: vec![v1::PhraseBoxes { boxes: vec![place] }],
+            }),
+        ),
+    ];
+    let s3 =
+        v1::S3Object { bucket: text("imgs"), key: text("a/b.jpg"), etag: Some(text("0123")), ..Default::default() };
+    let all = kinds.iter().map(|(name, kind)| named(name, kind.clone())).collect::<Vec<_>>();
+    for (name, source, tasks) in [
+        ("inline", image_job::Source::Inline(vec![1, 2, 3].into()), all[..1].to_vec()),
+        ("s3", image_job::Source::S3(s3.clone()), all.clone()),
+        ("twice", image_job::Source::S3(s3), [&all[..], &all[..]].concat()),
+    ] {
+        let job = v1::ImageJob {
+            job_id: name.into(),
+            dataset: text("cats"),
+            source: Some(source),
+            tasks,
+            options: Some(v1::GenerationOptions::default()),
+            labels: [(text("k"), text("v"))].into(),
+        };
+        write(folder, name, job.encode_to_vec())?;
+    }
+    write(folder, "empty", b"")?;
+    write(folder, "garbage", b"\xff\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01")
+}
+
+fn texts(raw: &Path, prompts: &Path) -> io::Result<()> {
+    let texts = [
+        "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself.",
+        "<phrase> a</phrase><object><patch_index_0000><patch_index_1023></delimiter_of_multi_objects/><patch_index_0001><patch_index_0002></object>",
+        "<phrase> a<phrase> b</phrase></object><object><patch_index_9999><patch_index_0000></object>",
+        "</image> Question: <grounding>? Answer:",
+        "ä<phrase> 雪だるま</phrase><object><patch_index_0001></object>\n\u{2581} .",
+        "",
+    ];
+    for (number, text) in texts.iter().enumerate() {
+        write(raw, &format!("text {number}"), text)?;
+        // As the fuzzer reads its input: the choice, then the text.
+        write(prompts, &format!("raw {number}"), [&[0, 0, 0, 0xc0], text.as_bytes(), &[0; 8]].concat())?;
+        write(prompts, &format!("words {number}"), [&[0, 0, 0, 0x10], text.as_bytes(), &[1; 8]].concat())?;
+    }
+    Ok(())
+}
+
+fn configs(folder: &Path, fixtures: &Path) -> io::Result<()> {
+    let model = fixtures.join("text/kosmos-2-patch14-224");
+    for (which, name) in [(0, "config.json"), (1, "preprocessor_config.json"), (2, "generation_config.json")] {
+        write(folder, name, [&[which], &fs::read(model.join(name))?[..]].concat())?;
+    }
+    let header = br#"{"__metadata__":{"format":"pt"},"a.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+    let stored = [&[3], &(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
+    write(folder, "model.safetensors", stored)?;
+    write(
+        folder,
+        "index.json",
+        [&[4], &br#"{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}"#[..]].concat(),
+    )?;
+    let settings = "[nats]\nurl = \"tls://a:4222\"\nuser = \"u\"\npassword = \"p\"\n[s3]\nallow = [\"imgs/a\"]\n\
+        connect_timeout = \"1m 30s\"\n[worker]\nslots = 8\nmax_decode_bytes = 2147483648\njob_timeout = \"15m\"\n";
+    write(folder, "groundling.toml", [&[5], settings.as_bytes()].concat())
+}
