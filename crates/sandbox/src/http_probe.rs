@@ -1,4 +1,4 @@
-//! Readiness by HTTP: one request, of which only the status counts.
+//! What servers tell over HTTP: a status, or a body.
 
 use std::time::Duration;
 
@@ -13,6 +13,22 @@ pub(crate) async fn status(port: u16, method: &str, path: &str, body: &str) -> O
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, status_line(port, method, path, body)).await;
     let line = String::from_utf8(answer.ok()?.ok()?).ok()?;
     line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
+}
+
+/// The body with which 127.0.0.1:`port` answers a GET of `path` by 200; nothing when it does not.
+pub(crate) async fn body(port: u16, path: &str) -> Option<Vec<u8>> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, whole_answer(port, path)).await.ok()?.ok()?;
+    let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    answer.starts_with(b"HTTP/1.0 200").then(|| answer[head_end + 4..].to_vec())
+}
+
+/// In the old version of the protocol: a body comes in one piece, and ends with the connection.
+async fn whole_answer(port: u16, path: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer)
 }
 
 async fn status_line(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {

@@ -19,6 +19,6 @@ pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
 pub use error::SandboxError;
 pub use nats::{NatsOptions, NatsServer};
-pub use nats_cluster::NatsCluster;
+pub use nats_cluster::{NatsCluster, NodeRoutes, free_ports};
 pub use s3_access::S3Access;
 pub use seaweed::SeaweedFs;

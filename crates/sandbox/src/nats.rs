@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::ServerProcess;
@@ -87,6 +88,30 @@ impl NatsServer {
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
+        }
+    }
+
+    /// Tells the server to end by and by: it takes no more connections, hands over what it leads, tells its clients, and
+    /// closes their connections after a while. (SIGUSR2, as `nats-server --signal ldm`.)
+    pub fn lame_duck(&self) {
+        if let Some(process) = &self.process {
+            process.signal(Signal::USR2);
+        }
+    }
+
+    /// The names that its clients gave themselves; nothing where it does not answer.
+    pub async fn client_names(&self) -> Option<Vec<String>> {
+        let body = http_probe::body(port_of(&self.monitoring_url)?, "/connz?limit=1024").await?;
+        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        let names = told.get("connections")?.as_array()?.iter();
+        Some(names.filter_map(|connection| Some(connection.get("name")?.as_str()?.to_owned())).collect())
+    }
+
+    /// Whether it calls itself healthy in everything: the copies of streams that it keeps are as new as the others.
+    pub async fn is_healthy(&self) -> bool {
+        match port_of(&self.monitoring_url) {
+            Some(port) => http_probe::status(port, "GET", "/healthz", "").await == Some(200),
+            None => false,
         }
     }
 

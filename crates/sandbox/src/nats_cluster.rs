@@ -16,7 +16,38 @@ pub struct NatsCluster {
     pub nodes: Vec<NatsServer>,
 }
 
+/// How one server of a cluster is reached by the others, and reaches them.
+#[derive(Debug, Clone)]
+pub struct NodeRoutes {
+    /// The port it listens on for the others.
+    pub listen: u16,
+    /// The address that it gives away for that, where it is another one.
+    pub advertise: Option<String>,
+    /// The addresses, host and port, at which it dials the others. Its own may be among them.
+    pub dial: Vec<String>,
+}
+
 impl NatsCluster {
+    /// Starts a server for each of `routes`; otherwise as [`NatsCluster::start`]. What listens at a port that was free a
+    /// moment ago shows as [`SandboxError::EndedEarly`].
+    pub async fn start_routed(routes: Vec<NodeRoutes>, options: &NatsOptions) -> Result<Self, SandboxError> {
+        let nodes = routes.into_iter().enumerate().map(|(i, node)| {
+            let advertise = node.advertise.map(|address| format!("  advertise: \"{address}\"\n")).unwrap_or_default();
+            let dial: Vec<String> = node.dial.iter().map(|address| format!("nats://{address}")).collect();
+            let extra_config = format!(
+                "server_name: n{i}\ncluster {{\n  name: sandbox\n  listen: \"127.0.0.1:{}\"\n{advertise}  no_advertise: true\n  routes: [{}]\n}}\n{}",
+                node.listen,
+                dial.join(", "),
+                options.extra_config
+            );
+            // Each in a folder of its own.
+            let options = NatsOptions { data_dir: None, extra_config, ..options.clone() };
+            async move { NatsServer::start(&options).await }
+        });
+        // All at once: JetStream answers only when most of them are there.
+        Ok(Self { nodes: try_join_all(nodes).await? })
+    }
+
     /// Starts `size` servers and waits until JetStream answers on each. The cluster's own leader may not be settled
     /// then: the first streams may need another try.
     pub async fn start(size: usize, options: &NatsOptions) -> Result<Self, SandboxError> {
@@ -31,24 +62,17 @@ impl NatsCluster {
 
     async fn launch(size: usize, options: &NatsOptions) -> Result<Self, SandboxError> {
         let ports = free_ports(size).map_err(SandboxError::io("find free ports for the NATS cluster"))?;
-        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let nodes = ports.iter().enumerate().map(|(i, port)| {
-            let extra_config = format!(
-                "server_name: n{i}\ncluster {{\n  name: sandbox\n  listen: \"127.0.0.1:{port}\"\n  no_advertise: true\n  routes: [{}]\n}}\n{}",
-                routes.join(", "),
-                options.extra_config
-            );
-            // Each in a folder of its own.
-            let options = NatsOptions { data_dir: None, extra_config, ..options.clone() };
-            async move { NatsServer::start(&options).await }
-        });
-        // All at once: JetStream answers only when most of them are there.
-        Ok(Self { nodes: try_join_all(nodes).await? })
+        let dial: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let node = |&listen: &u16| NodeRoutes { listen, advertise: None, dial: dial.clone() };
+        Self::start_routed(ports.iter().map(node).collect(), options).await
     }
 }
 
-/// Free ports, all held until all are known.
-fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
+/// Free ports of the loopback interface, all held until all are known.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
     let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -121,9 +121,13 @@ impl ServerProcess {
     }
 
     fn terminate(&self) {
-        // Fails only for a process that has ended, which is what is wanted.
+        self.signal(Signal::TERM);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // Fails only for a process that has ended; there is nobody to tell then.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, signal);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,11 +42,12 @@ const ADMIN_GRPC_OFFSET: u16 = 10_000;
 pub struct SeaweedFs {
     // Before the folder, so that a drop ends the process first.
     process: Option<ServerProcess>,
+    executable: PathBuf,
     admin: S3Access,
     read_only: S3Access,
     // After the process too: their removal must find them unused.
-    _sockets: Sockets,
-    _home: TempDir,
+    sockets: Sockets,
+    home: TempDir,
 }
 
 /// It also listens on sockets in `/tmp`, whatever the temporary folder is, and leaves some of them there.
@@ -105,20 +106,40 @@ impl SeaweedFs {
         }
     }
 
+    /// SIGKILL, as a crash would be.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts the store again on the same files and ports, after stopping it if it still runs, and waits until its bucket
+    /// answers.
+    pub async fn restart(&mut self) -> Result<(), SandboxError> {
+        self.stop().await?;
+        self.process = Some(launch(&self.executable, self.home.path(), &self.sockets.0).await?);
+        Ok(())
+    }
+
     async fn launch(executable: &Path) -> Result<Self, SandboxError> {
         let home = TempDir::with_prefix("groundling-s3-").map_err(SandboxError::io("create a folder for SeaweedFS"))?;
         let ports = free_ports().map_err(SandboxError::io("find free ports for SeaweedFS"))?;
-        let (s3_port, filer_port) = (ports[0], ports[FILER_PORT]);
-        let admin = S3Access::with_new_keys(format!("http://127.0.0.1:{s3_port}"));
+        let admin = S3Access::with_new_keys(format!("http://127.0.0.1:{}", ports[0]));
         let read_only = S3Access::with_new_keys(admin.endpoint.clone());
         fs::write(home.path().join("s3.json"), identities(&admin, &read_only).to_string())
             .map_err(SandboxError::io("write the identities of SeaweedFS"))?;
 
         let sockets = Sockets(ports.clone());
-        let mut process = ServerProcess::spawn(NAME, &mut command(executable, home.path(), &ports), home.path())?;
-        process.wait_until(READY_LIMIT, async || is_ready(s3_port, filer_port).await.then_some(())).await?;
-        Ok(Self { process: Some(process), admin, read_only, _sockets: sockets, _home: home })
+        let process = Some(launch(executable, home.path(), &ports).await?);
+        Ok(Self { process, executable: executable.to_owned(), admin, read_only, sockets, home })
     }
+}
+
+async fn launch(executable: &Path, home: &Path, ports: &[u16]) -> Result<ServerProcess, SandboxError> {
+    let (s3_port, filer_port) = (ports[0], ports[FILER_PORT]);
+    let mut process = ServerProcess::spawn(NAME, &mut command(executable, home, ports), home)?;
+    process.wait_until(READY_LIMIT, async || is_ready(s3_port, filer_port).await.then_some(())).await?;
+    Ok(process)
 }
 
 /// The S3 side answers before there is a bucket, and before there is a volume to write to. Both show at the filer,

@@ -1,13 +1,26 @@
 //! The NATS servers of a run: one, or three as a cluster, each behind a proxy.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
-use sandbox::{NatsCluster, NatsOptions, NatsServer};
+use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM, OUTCOMES_STREAM};
+use sandbox::{NatsCluster, NatsOptions, NatsServer, SandboxError};
 
 use crate::proxy::Proxy;
+use crate::routes::Routes;
+
+/// Tries to start a cluster: its ports are chosen before they are bound.
+const START_ATTEMPTS: u32 = 4;
+/// What the names of workers begin with on the server.
+const WORKERS: &str = "groundling worker";
+/// How long workers have to leave a server that is about to end. They leave between two pull requests, each of which
+/// lasts 3 s at most.
+const LEAVE_LIMIT: Duration = Duration::from_secs(20);
+/// How long a server may take until its copies of the streams are as new as the others.
+const CURRENT_LIMIT: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The servers and the proxies in front of them, in the same order.
 #[derive(Debug)]
@@ -15,6 +28,8 @@ pub struct Broker {
     nodes: Vec<NatsServer>,
     /// One for each server: all that workers and the submitter know.
     pub proxies: Vec<Proxy>,
+    /// Those between the servers of a cluster.
+    pub routes: Option<Routes>,
 }
 
 impl Broker {
@@ -24,15 +39,15 @@ impl Broker {
     /// When a server does not start.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
         let options = NatsOptions { sync_always: true, ..NatsOptions::default() };
-        let nodes = match size {
-            1 => vec![NatsServer::start(&options).await?],
-            size => NatsCluster::start(size, &options).await?.nodes,
+        let (nodes, routes) = match size {
+            1 => (vec![NatsServer::start(&options).await?], None),
+            size => start_cluster(size, &options).await.map(|(nodes, routes)| (nodes, Some(routes)))?,
         };
         let mut proxies = Vec::new();
         for node in &nodes {
             proxies.push(Proxy::start(address(node)?).await?);
         }
-        Ok(Self { nodes, proxies })
+        Ok(Self { nodes, proxies, routes })
     }
 
     /// Number of servers.
@@ -85,6 +100,62 @@ impl Broker {
     pub async fn restart(&mut self, node: usize) -> anyhow::Result<()> {
         self.nodes.get_mut(node).context("no such server")?.restart().await?;
         Ok(())
+    }
+
+    /// Tells one server to end by and by, waits until the workers have left it, stops it, starts it again on its files
+    /// and waits until its copies of the streams are as new as the others: one step of a rolling restart. Gives whether
+    /// the workers had left by themselves.
+    ///
+    /// # Errors
+    /// When it does not start again, or does not come up to the others.
+    pub async fn roll(&mut self, node: usize, jetstream: &jetstream::Context) -> anyhow::Result<bool> {
+        let alone = self.size() == 1;
+        let server = self.nodes.get_mut(node).context("no such server")?;
+        server.lame_duck();
+        let told = Instant::now();
+        let has_workers = async |server: &NatsServer| {
+            let names = server.client_names().await.unwrap_or_default();
+            names.iter().any(|name| name.starts_with(WORKERS))
+        };
+        // With nowhere to go to they stay.
+        while !alone && has_workers(server).await && told.elapsed() < LEAVE_LIMIT {
+            tokio::time::sleep(LOOK).await;
+        }
+        let left = !has_workers(server).await;
+        server.restart().await?;
+        let started = Instant::now();
+        while !(self.nodes[node].is_healthy().await && is_current(jetstream).await) {
+            if started.elapsed() > CURRENT_LIMIT {
+                bail!("the server n{node} did not come up to the others within {CURRENT_LIMIT:?}");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(left)
+    }
+}
+
+/// Whether every stream has a leader, and copies as new as the leader's.
+async fn is_current(jetstream: &jetstream::Context) -> bool {
+    for name in [JOBS_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM, OUTCOMES_STREAM] {
+        let Ok(stream) = jetstream.get_stream(name).await else { return false };
+        let Some(cluster) = &stream.cached_info().cluster else { continue };
+        if cluster.leader.is_none() && cluster.name.is_some() || cluster.replicas.iter().any(|copy| !copy.current) {
+            return false;
+        }
+    }
+    true
+}
+
+async fn start_cluster(size: usize, options: &NatsOptions) -> anyhow::Result<(Vec<NatsServer>, Routes)> {
+    let mut attempt = 1;
+    loop {
+        let ports = sandbox::free_ports(size)?;
+        let routes = Routes::start(&ports).await?;
+        match NatsCluster::start_routed(routes.nodes(&ports), options).await {
+            Ok(cluster) => return Ok((cluster.nodes, routes)),
+            Err(SandboxError::EndedEarly { .. }) if attempt < START_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

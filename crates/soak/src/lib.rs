@@ -18,6 +18,7 @@ pub mod oracle;
 pub mod plan;
 pub mod pool;
 pub mod proxy;
+pub mod routes;
 pub mod run;
 pub mod s3_proxy;
 pub mod stub;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
+use soak::faults::Fault;
 use soak::stub_worker::{self, AbortAt};
 use tracing_subscriber::EnvFilter;
 use worker::Step;
@@ -43,7 +44,7 @@ struct RunArguments {
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// NATS servers, 1 or 3.
+    /// NATS servers: 1, or 3 as a cluster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     nodes: u8,
     /// Worker processes.
@@ -52,6 +53,11 @@ struct RunArguments {
     /// Run `groundling` with the small model and compare its texts with the reference's.
     #[arg(long)]
     real: bool,
+    /// Make no faults but this one: kill, freeze, terminate, cut, half-close, truncate, black-hole, throttle, crash,
+    /// crash-leader, roll (a rolling restart), cut-routes, isolate, crash-store. `roll`, `cut-routes` and `isolate` need
+    /// --nodes 3.
+    #[arg(long, value_parser = named_fault)]
+    only: Option<Fault>,
     /// Where logs go.
     #[arg(long, default_value = "target/soak")]
     logs: PathBuf,
@@ -83,9 +89,13 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     if let Some(groundling) = groundling.as_ref().filter(|groundling| !groundling.is_file()) {
         return Err(anyhow!("{} is not there: build it by cargo build -p groundling", groundling.display()));
     }
+    if run.nodes == 1 && run.only.is_some_and(Fault::needs_cluster) {
+        return Err(anyhow!("this fault is one of clusters: add --nodes 3"));
+    }
     let options = soak::Options {
         jobs: run.jobs,
         faults: run.faults,
+        only: run.only,
         seed: run.seed,
         nodes: run.nodes.into(),
         workers: run.workers,
@@ -99,6 +109,14 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     }
     println!("{}", serde_json::to_string(&figures).context("the figures")?);
     Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn named_fault(text: &str) -> anyhow::Result<Fault> {
+    let known = Fault::NAMED.into_iter().find(|(name, _)| *name == text);
+    known.map(|(_, fault)| fault).with_context(|| {
+        let names: Vec<&str> = Fault::NAMED.iter().map(|(name, _)| *name).collect();
+        format!("{text} is none of {}", names.join(", "))
+    })
 }
 
 fn abort_at(text: &str) -> anyhow::Result<AbortAt> {

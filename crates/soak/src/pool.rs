@@ -53,7 +53,7 @@ impl Pool {
         self.workers.len()
     }
 
-    /// Starts those anew that have ended: by a fault, or because no server answered when they started.
+    /// Starts those anew that have ended by a fault.
     ///
     /// # Errors
     /// When the program does not start.

@@ -18,14 +18,17 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret, StreamSettings};
 
 use crate::broker::Broker;
+use crate::faults::{self, Fault, Targets};
 use crate::oracle::{Figures, Records, judge};
 use crate::plan::{self, PlannedJob};
+use crate::pool::settings;
 use crate::pool::{self, Pool, Program};
 use crate::s3_proxy::S3Proxy;
-use crate::{faults, pool::settings};
 
 /// Uploads and submissions under way at once.
 const CONCURRENT: usize = 16;
+/// Pause between submissions while a fault lasts.
+const DRIP: Duration = Duration::from_millis(100);
 /// How long nothing may change at the end before what is left counts as lost.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
@@ -36,6 +39,8 @@ pub struct Options {
     pub jobs: usize,
     /// Faults to make.
     pub faults: usize,
+    /// The only one to make, again and again; without it all kinds come.
+    pub only: Option<Fault>,
     /// What everything random follows from, but for the time that things take.
     pub seed: u64,
     /// NATS servers: 1, or 3 with three copies of each stream.
@@ -58,13 +63,13 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     let started = Instant::now();
     std::fs::create_dir_all(&options.logs)?;
     let mut broker = Broker::start(options.nodes).await?;
-    let store = SeaweedFs::start().await?;
+    let mut store = SeaweedFs::start().await?;
     let s3: SocketAddr = store.endpoint().trim_start_matches("http://").parse().context("the store's address")?;
     let s3 = S3Proxy::start(s3).await?;
-    let bucket = &store.admin().bucket;
+    let bucket = store.admin().bucket.clone();
     let jobs = match &options.groundling {
-        None => plan::stub_jobs(options.jobs, options.seed, bucket)?,
-        Some(_) => plan::real_jobs(options.jobs, options.seed, bucket)?,
+        None => plan::stub_jobs(options.jobs, options.seed, &bucket)?,
+        Some(_) => plan::real_jobs(options.jobs, options.seed, &bucket)?,
     };
     upload(&store, &jobs).await?;
     let jetstream = broker.direct().await?;
@@ -88,7 +93,8 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     let jobs = Arc::new(jobs);
     let (allow, allowed) = watch::channel(0);
     let submitting = tokio::spawn(submit(proxied, Arc::clone(&jobs), allowed));
-    make_faults(options, &mut pool, &mut broker, &jetstream, &allow).await?;
+    let targets = Targets { pool: &mut pool, broker: &mut broker, store: &mut store, jetstream: &jetstream };
+    make_faults(options, targets, &allow).await?;
     allow.send_replace(usize::MAX);
     let mut submitting = submitting;
     loop {
@@ -178,24 +184,33 @@ async fn publish(jetstream: &jetstream::Context, subject: &str, job: &PlannedJob
     Ok(())
 }
 
-async fn make_faults(
-    options: &Options,
-    pool: &mut Pool,
-    broker: &mut Broker,
-    jetstream: &jetstream::Context,
-    allow: &watch::Sender<usize>,
-) -> anyhow::Result<()> {
+async fn make_faults(options: &Options, targets: Targets<'_>, allow: &watch::Sender<usize>) -> anyhow::Result<()> {
+    let Targets { pool, broker, store, jetstream } = targets;
     let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0xfa17);
     let mut log = std::fs::File::create(options.logs.join("faults.log"))?;
     let start = Instant::now();
     for number in 0..options.faults {
-        // So that each fault finds work under way.
-        allow.send_replace(options.jobs * (number + 1) / options.faults);
+        let share = |number: usize| options.jobs * number / options.faults;
+        // So that each fault finds work under way, and more comes while it lasts.
+        let (mut allowed, all) = ((share(number) + share(number + 1)).div_ceil(2), share(number + 1));
+        allow.send_replace(allowed);
         tokio::time::sleep(Duration::from_millis(random.random_range(200..900))).await;
         pool.keep_up()?;
-        let fault = faults::next(number, &mut random);
+        let fault = options.only.unwrap_or_else(|| faults::next(number, options.nodes > 1, &mut random));
         writeln!(log, "{:8.3} {number} {fault:?}", start.elapsed().as_secs_f64())?;
-        faults::make(fault, pool, broker, jetstream, &mut random).await?;
+        let targets = Targets { pool: &mut *pool, broker: &mut *broker, store: &mut *store, jetstream };
+        let making = faults::make(fault, targets, &mut random);
+        tokio::pin!(making);
+        loop {
+            tokio::select! {
+                made = &mut making => break made?,
+                () = tokio::time::sleep(DRIP) => {
+                    allowed = (allowed + 1).min(all);
+                    allow.send_replace(allowed);
+                }
+            }
+        }
+        allow.send_replace(all);
         if number % 20 == 19 {
             eprintln!("{} of {} faults; {:.0?}", number + 1, options.faults, start.elapsed());
         }

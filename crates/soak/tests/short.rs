@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use soak::faults::Fault;
 use soak::{Figures, Options, run};
 
 fn options(name: &str, nodes: usize) -> Options {
     Options {
         jobs: 300,
         faults: 24,
+        only: None,
         seed: 7,
         nodes,
         workers: 3,
@@ -35,4 +37,16 @@ async fn every_accepted_job_ends_exactly_once_whatever_dies_around_one_server() 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_accepted_job_ends_exactly_once_whatever_dies_in_a_cluster_of_three() {
     keeps_the_promise(Options { faults: 16, seed: 8, ..options("short-3", 3) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_of_a_cluster_under_load_loses_nothing_and_doubles_nothing() {
+    let only = Some(Fault::Roll { all: true });
+    keeps_the_promise(Options { faults: 1, seed: 9, only, workers: 2, ..options("roll", 3) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_killed_and_comes_back_costs_no_job_its_life() {
+    let only = Some(Fault::CrashStore);
+    keeps_the_promise(Options { faults: 2, seed: 10, only, workers: 2, ..options("store", 1) }).await;
 }

@@ -39,9 +39,23 @@ pub enum JobEvent {
     },
 }
 
-/// How far a job has come: every point at which it has waited for something outside the worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Step {
+/// The steps, and the list of them all, from one listing: a test over [`Step::ALL`] misses none.
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident,)+) => {
+        /// How far a job has come: every point at which it has waited for something outside the worker.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Step {
+            $($(#[$doc])* $step,)+
+        }
+
+        impl Step {
+            /// All of them, in the order of a job's way.
+            pub const ALL: [Self; [$(Self::$step),+].len()] = [$(Self::$step),+];
+        }
+    };
+}
+
+steps! {
     /// It was received.
     Received,
     /// It was looked up what an earlier delivery wrote down.
@@ -66,24 +80,6 @@ pub enum Step {
     Terminated,
     /// The job is back in the queue.
     HandedBack,
-}
-
-impl Step {
-    /// All of them, in the order of a job's way.
-    pub const ALL: [Self; 12] = [
-        Self::Received,
-        Self::LookedUp,
-        Self::Fetched,
-        Self::Decoded,
-        Self::Answered,
-        Self::AnnotationClaimed,
-        Self::AnnotationPublished,
-        Self::Acknowledged,
-        Self::FailureClaimed,
-        Self::FailurePublished,
-        Self::Terminated,
-        Self::HandedBack,
-    ];
 }
 
 /// Called at each step of each job, on the job's own task.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Bench, PATIENCE, bitmap, eventually};
+use common::{Bench, PATIENCE, eventually};
 use engine::{Engine, EngineOptions};
 use hostile::{Row, Seen, job, rows, task_of};
 use kosmos2::Kosmos2;
@@ -176,5 +176,4 @@ fn bytes_at_random_never_do_more_than_be_refused() {
         }
     }
     assert!(refused > 10_000 && taken > 0, "{refused} refused, {taken} taken");
-    assert!(!bitmap().is_empty());
 }

@@ -1,0 +1,187 @@
+//! A worker that dies at any point of a job's way: another goes on, and the job ends exactly once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, message::PublishMessage};
+use futures::future::join_all;
+use protocol::Message;
+use protocol::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM};
+use protocol::v1::{self, FailureReason, ImageJob, image_job, task};
+use sandbox::{NatsOptions, NatsServer, S3Access};
+use soak::oracle::Records;
+use soak::{plan, pool};
+use tokio::process::{Child, Command};
+use worker::Step;
+use worker::settings::StreamSettings;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The runs' own; silence for so long gives a job to another worker.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+/// SIGABRT.
+const ABORTED: i32 = 6;
+
+/// What a job must be like to come by a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It ends as an annotation.
+    Good,
+    /// It ends as a failure.
+    Bad,
+    /// Its store is away: it goes back to the queue once, and then is given up.
+    Away,
+}
+
+/// A job that comes by the step, and the steps at which workers die that had it before. No step is left out here, or
+/// this does not compile.
+fn way(step: Step) -> (Kind, &'static [Step]) {
+    match step {
+        Step::Received
+        | Step::Fetched
+        | Step::Decoded
+        | Step::Answered
+        | Step::AnnotationClaimed
+        | Step::AnnotationPublished
+        | Step::Acknowledged => (Kind::Good, &[]),
+        // Nobody looks for an outcome at the first delivery.
+        Step::LookedUp => (Kind::Good, &[Step::Received]),
+        Step::FailureClaimed | Step::FailurePublished | Step::Terminated => (Kind::Bad, &[]),
+        Step::HandedBack => (Kind::Away, &[]),
+    }
+}
+
+fn job(kind: Kind) -> ImageJob {
+    // A bitmap of one pixel.
+    let mut bitmap = b"BM".to_vec();
+    let one = 1u32.to_le_bytes();
+    for field in [&[58, 0, 0, 0][..], &[0; 4], &[54, 0, 0, 0], &[40, 0, 0, 0], &one, &one, &[1, 0, 24, 0], &[0; 24]] {
+        bitmap.extend(field);
+    }
+    bitmap.extend([1, 2, 3, 0]);
+    let object = v1::S3Object { bucket: "away".into(), key: "k".into(), ..Default::default() };
+    let source = match kind {
+        Kind::Good => image_job::Source::Inline(bitmap.into()),
+        Kind::Bad => image_job::Source::Inline(b"this is no picture".to_vec().into()),
+        Kind::Away => image_job::Source::S3(object),
+    };
+    let caption = v1::Task { task_id: "t".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) };
+    ImageJob {
+        job_id: "job".into(),
+        dataset: plan::DATASET.into(),
+        source: Some(source),
+        tasks: vec![caption],
+        ..Default::default()
+    }
+}
+
+struct Bench {
+    // Ends with the bench.
+    _server: NatsServer,
+    jetstream: jetstream::Context,
+    settings: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    async fn start(name: &str) -> Self {
+        let server = NatsServer::start(&NatsOptions { sync_always: true, ..Default::default() }).await.unwrap();
+        let client = async_nats::connect(server.client_url()).await.unwrap();
+        let jetstream = jetstream::new(client);
+        let streams = StreamSettings { ack_wait: ACK_WAIT, max_deliver: 60, ..Default::default() };
+        worker::setup::setup(&jetstream, &streams).await.unwrap();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("steps").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let access = S3Access {
+            endpoint: "http://127.0.0.1:9".into(),
+            region: "us-east-1".into(),
+            bucket: "away".into(),
+            access_key: "AK".into(),
+            secret_key: "SK".into(),
+        };
+        let text = pool::settings(server.client_url(), &access.endpoint, &access, 1, false);
+        let text = text.replace("max_deliveries = 12", "max_deliveries = 2");
+        let settings = pool::write_settings(&folder, &text).unwrap();
+        Self { _server: server, jetstream, settings, folder }
+    }
+
+    async fn submit(&self, job: &ImageJob) {
+        let subject = plan::DATASET.parse::<Dataset>().unwrap().jobs_subject();
+        let message = PublishMessage::build().payload(job.encode_to_vec().into()).message_id(&job.job_id);
+        self.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
+    }
+
+    fn worker(&self, number: usize, abort_at: Option<Step>) -> Child {
+        let log = std::fs::File::create(self.folder.join(format!("worker-{number}.log"))).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_soak"));
+        command.args(["worker", "--settings"]).arg(&self.settings);
+        if let Some(step) = abort_at {
+            command.arg("--abort-at").arg(format!("{step:?}:0"));
+        }
+        command.env("RUST_LOG", "info").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    async fn messages(&self, stream: &str) -> u64 {
+        self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+}
+
+async fn dies_at(step: Step) -> Result<(), String> {
+    let (kind, before) = way(step);
+    let bench = Bench::start(&format!("{step:?}")).await;
+    bench.submit(&job(kind)).await;
+    for (number, &deadly) in before.iter().chain([&step]).enumerate() {
+        let mut worker = bench.worker(number, Some(deadly));
+        // Waiting closes it, and a worker ends with whoever started it.
+        let _pipe = worker.stdin.take();
+        let ended = tokio::time::timeout(PATIENCE, worker.wait()).await;
+        let status = ended.map_err(|_| format!("{step:?}: no job came by {deadly:?}"))?.unwrap();
+        if status.signal() != Some(ABORTED) {
+            return Err(format!("{step:?}: the worker ended with {status} and not at {deadly:?}"));
+        }
+    }
+    let mut last = bench.worker(before.len() + 1, None);
+    let _pipe = last.stdin.take();
+    let started = Instant::now();
+    loop {
+        let records = Records::read(&bench.jetstream).await.unwrap();
+        if bench.messages(JOBS_STREAM).await == 0 && !(records.annotations.is_empty() && records.failures.is_empty()) {
+            break;
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(format!("{step:?}: the job never ended: {records:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // An orderly end: what the worker still had to say is said by then.
+    let id = i32::try_from(last.id().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM).unwrap();
+    tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
+    let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();
+    let wanted = match kind {
+        Kind::Good => (1, vec![]),
+        Kind::Bad => (0, vec![FailureReason::UnsupportedPicture]),
+        Kind::Away => (0, vec![FailureReason::RetriesExhausted]),
+    };
+    if (annotations.len(), reasons.clone()) != wanted {
+        return Err(format!("{step:?}: {} annotations and the failures {reasons:?}", annotations.len()));
+    }
+    match bench.messages(OUTCOMES_STREAM).await {
+        1 => Ok(()),
+        count => Err(format!("{step:?}: {count} outcomes are written down")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_step_leaves_a_job_that_ends_exactly_once() {
+    let mut wrong = Vec::new();
+    // A few at a time: each has a server and workers of its own.
+    for steps in Step::ALL.chunks(4) {
+        wrong.extend(join_all(steps.iter().map(|step| dies_at(*step))).await.into_iter().filter_map(Result::err));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
