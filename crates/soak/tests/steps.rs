@@ -86,7 +86,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(name: &str) -> Self {
+    async fn start(name: &str, kind: Kind) -> Self {
         let server = NatsServer::start(&NatsOptions { sync_always: true, ..Default::default() }).await.unwrap();
         let client = async_nats::connect(server.client_url()).await.unwrap();
         let jetstream = jetstream::new(client);
@@ -102,7 +102,8 @@ impl Bench {
             secret_key: "SK".into(),
         };
         let text = pool::settings(server.client_url(), &access.endpoint, &access, 1, false);
-        let text = text.replace("max_deliveries = 12", "max_deliveries = 2");
+        // What can never be read is given up at the second delivery.
+        let text = if kind == Kind::Away { text.replace("max_deliveries = 12", "max_deliveries = 2") } else { text };
         let settings = pool::write_settings(&folder, &text).unwrap();
         Self { _server: server, jetstream, settings, folder }
     }
@@ -131,12 +132,14 @@ impl Bench {
 
 async fn dies_at(step: Step) -> Result<(), String> {
     let (kind, before) = way(step);
-    let bench = Bench::start(&format!("{step:?}")).await;
+    let bench = Bench::start(&format!("{step:?}"), kind).await;
     bench.submit(&job(kind)).await;
     for (number, &deadly) in before.iter().chain([&step]).enumerate() {
         let mut worker = bench.worker(number, Some(deadly));
         // Waiting closes it, and a worker ends with whoever started it.
         let _pipe = worker.stdin.take();
+        // Waiting would close it, and so end the worker.
+        let _open = worker.stdin.take();
         let ended = tokio::time::timeout(PATIENCE, worker.wait()).await;
         let status = ended.map_err(|_| format!("{step:?}: no job came by {deadly:?}"))?.unwrap();
         if status.signal() != Some(ABORTED) {
@@ -159,7 +162,9 @@ async fn dies_at(step: Step) -> Result<(), String> {
     // An orderly end: what the worker still had to say is said by then.
     let id = i32::try_from(last.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM).unwrap();
-    tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    let _open = last.stdin.take();
+    let ended = tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    assert!(ended.success(), "{step:?}: the last worker should end in order, and not with {ended}");
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
     let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();
     let wanted = match kind {
