@@ -10,5 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export CARGO_BUILD_JOBS=${CARGO_BUILD_JOBS:-2}
 ./deploy/install-tools.sh >&2
-cargo build --quiet --locked -p soak -p groundling >&2
+# With the features of the whole workspace, as the tests build it: nothing is built twice.
+cargo build --quiet --locked --workspace --bins >&2
 exec "${CARGO_TARGET_DIR:-target}/debug/soak" run "$@"
