@@ -73,6 +73,7 @@
 mod advisories;
 pub mod connection;
 pub mod delivery;
+mod differences;
 mod ending;
 pub mod events;
 pub mod faults;
