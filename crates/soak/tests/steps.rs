@@ -78,8 +78,7 @@ fn job(kind: Kind) -> ImageJob {
 }
 
 struct Bench {
-    // Ends with the bench.
-    _server: NatsServer,
+    server: NatsServer,
     jetstream: jetstream::Context,
     settings: PathBuf,
     folder: PathBuf,
@@ -105,7 +104,7 @@ impl Bench {
         // What can never be read is given up at the second delivery.
         let text = if kind == Kind::Away { text.replace("max_deliveries = 12", "max_deliveries = 2") } else { text };
         let settings = pool::write_settings(&folder, &text).unwrap();
-        Self { _server: server, jetstream, settings, folder }
+        Self { server, jetstream, settings, folder }
     }
 
     async fn submit(&self, job: &ImageJob) {
@@ -123,6 +122,19 @@ impl Bench {
         }
         command.env("RUST_LOG", "info").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         command.spawn().unwrap()
+    }
+
+    /// Until a worker is connected, or none is.
+    async fn until_connected(&self, wanted: bool) {
+        let is_connected = async || {
+            let names = self.server.client_names().await.unwrap();
+            names.iter().any(|name| name.starts_with("groundling worker"))
+        };
+        let started = Instant::now();
+        while is_connected().await != wanted {
+            assert!(started.elapsed() < PATIENCE, "a worker should be connected: {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn messages(&self, stream: &str) -> u64 {
@@ -144,7 +156,10 @@ async fn dies_at(step: Step) -> Result<(), String> {
             return Err(format!("{step:?}: the worker ended with {status} and not at {deadly:?}"));
         }
     }
+    bench.until_connected(false).await;
     let mut last = bench.worker(before.len() + 1, None);
+    // The job may be at its end already, but a worker takes signals in order only once it is up.
+    bench.until_connected(true).await;
     let _pipe = last.stdin.take();
     let started = Instant::now();
     loop {
