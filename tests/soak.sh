@@ -4,11 +4,13 @@
 #
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1             delivery alone: a stub in the model's place
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1 --nodes 3   a cluster of three, three copies of each stream
+#   tests/soak.sh --jobs 300 --faults 2 --seed 1 --nodes 3 --only roll    no fault but this one: a rolling restart
 #   tests/soak.sh --jobs 500 --faults 50 --seed 1 --real         `groundling worker` with the small model
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export CARGO_BUILD_JOBS=${CARGO_BUILD_JOBS:-2}
 ./deploy/install-tools.sh >&2
-cargo build --quiet --locked -p soak -p groundling >&2
+# With the features of the whole workspace, as the tests build it: nothing is built twice.
+cargo build --quiet --locked --workspace --bins >&2
 exec "${CARGO_TARGET_DIR:-target}/debug/soak" run "$@"

@@ -15,9 +15,11 @@ use crate::routes::Routes;
 const START_ATTEMPTS: u32 = 4;
 /// What the names of workers begin with on the server.
 const WORKERS: &str = "groundling worker";
-/// How long workers have to leave a server that is about to end. They leave between two pull requests, each of which
-/// lasts 3 s at most.
-const LEAVE_LIMIT: Duration = Duration::from_secs(20);
+/// A server that is about to end begins to close connections only after this minute: who leaves sooner has left by
+/// itself.
+const LAME_DUCK: &str = "lame_duck_grace_period: \"60s\"\nlame_duck_duration: \"90s\"\n";
+/// How long workers have to leave such a server. They leave between two pull requests, each of which lasts 3 s at most.
+const LEAVE_LIMIT: Duration = Duration::from_secs(40);
 /// How long a server may take until its copies of the streams are as new as the others.
 const CURRENT_LIMIT: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(100);
@@ -38,7 +40,8 @@ impl Broker {
     /// # Errors
     /// When a server does not start.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
-        let options = NatsOptions { sync_always: true, ..NatsOptions::default() };
+        let extra_config = LAME_DUCK.to_owned();
+        let options = NatsOptions { sync_always: true, extra_config, ..NatsOptions::default() };
         let (nodes, routes) = match size {
             1 => (vec![NatsServer::start(&options).await?], None),
             size => start_cluster(size, &options).await.map(|(nodes, routes)| (nodes, Some(routes)))?,

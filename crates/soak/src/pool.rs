@@ -96,6 +96,8 @@ impl Pool {
             self.terminate(i);
         }
         for worker in &mut self.workers {
+            // Waiting would close its standard input, and so end it before its work is.
+            let _open = worker.child.stdin.take();
             worker.child.wait().await?;
         }
         Ok(())

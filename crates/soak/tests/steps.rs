@@ -78,15 +78,14 @@ fn job(kind: Kind) -> ImageJob {
 }
 
 struct Bench {
-    // Ends with the bench.
-    _server: NatsServer,
+    server: NatsServer,
     jetstream: jetstream::Context,
     settings: PathBuf,
     folder: PathBuf,
 }
 
 impl Bench {
-    async fn start(name: &str) -> Self {
+    async fn start(name: &str, kind: Kind) -> Self {
         let server = NatsServer::start(&NatsOptions { sync_always: true, ..Default::default() }).await.unwrap();
         let client = async_nats::connect(server.client_url()).await.unwrap();
         let jetstream = jetstream::new(client);
@@ -102,9 +101,10 @@ impl Bench {
             secret_key: "SK".into(),
         };
         let text = pool::settings(server.client_url(), &access.endpoint, &access, 1, false);
-        let text = text.replace("max_deliveries = 12", "max_deliveries = 2");
+        // What can never be read is given up at the second delivery.
+        let text = if kind == Kind::Away { text.replace("max_deliveries = 12", "max_deliveries = 2") } else { text };
         let settings = pool::write_settings(&folder, &text).unwrap();
-        Self { _server: server, jetstream, settings, folder }
+        Self { server, jetstream, settings, folder }
     }
 
     async fn submit(&self, job: &ImageJob) {
@@ -124,6 +124,19 @@ impl Bench {
         command.spawn().unwrap()
     }
 
+    /// Until a worker is connected, or none is.
+    async fn until_connected(&self, wanted: bool) {
+        let is_connected = async || {
+            let names = self.server.client_names().await.unwrap();
+            names.iter().any(|name| name.starts_with("groundling worker"))
+        };
+        let started = Instant::now();
+        while is_connected().await != wanted {
+            assert!(started.elapsed() < PATIENCE, "a worker should be connected: {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn messages(&self, stream: &str) -> u64 {
         self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
     }
@@ -131,7 +144,7 @@ impl Bench {
 
 async fn dies_at(step: Step) -> Result<(), String> {
     let (kind, before) = way(step);
-    let bench = Bench::start(&format!("{step:?}")).await;
+    let bench = Bench::start(&format!("{step:?}"), kind).await;
     bench.submit(&job(kind)).await;
     for (number, &deadly) in before.iter().chain([&step]).enumerate() {
         let mut worker = bench.worker(number, Some(deadly));
@@ -143,7 +156,10 @@ async fn dies_at(step: Step) -> Result<(), String> {
             return Err(format!("{step:?}: the worker ended with {status} and not at {deadly:?}"));
         }
     }
+    bench.until_connected(false).await;
     let mut last = bench.worker(before.len() + 1, None);
+    // The job may be at its end already, but a worker takes signals in order only once it is up.
+    bench.until_connected(true).await;
     let _pipe = last.stdin.take();
     let started = Instant::now();
     loop {
@@ -159,6 +175,7 @@ async fn dies_at(step: Step) -> Result<(), String> {
     // An orderly end: what the worker still had to say is said by then.
     let id = i32::try_from(last.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM).unwrap();
+    // By the signal itself where the job had ended before this worker listened to signals.
     tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
     let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();

@@ -40,13 +40,41 @@
 //! - Answers of the store are believed: a 404 or 403, once heard, ends the job.
 //! - Streams that somebody edits, purges or bounds with "discard old" keep what they are told to.
 //!
-//! `tests/soak.sh` holds this against real servers, processes and faults.
+//! `tests/soak.sh` holds this against real servers, processes and faults: workers killed at random, at every [`Step`] of
+//! a job, frozen and terminated; servers killed, restarted, rolled one after the other and cut off from each other;
+//! connections cut, half-closed, truncated, swallowed and throttled; a store that is killed or answers wrongly.
+//!
+//! # While the broker is away
+//!
+//! A worker waits for a broker that is not there yet, says so once, and is live but not ready ([`health`]). Credentials
+//! that are refused and certificates that are not trusted end it at the start, for they do not pass by themselves; so do
+//! streams that are missing. Later the connection is made anew for as long as it takes. A server of a cluster that says
+//! that it will end (lame duck) is left between two pull requests, when no job is on its way; one that is alone is
+//! stayed with until it closes the connection.
+//!
+//! # What jobs and stores cannot do
+//!
+//! - *Sizes.* A job's tasks are counted and measured before any of them is built: 64 of them, 1 MiB together, no text of
+//!   more than 64 KiB, 1024 boxes each; a job that is refused costs a pass over its bytes. Encoded pictures, those within
+//!   jobs too, are bounded by `worker.max_bytes_in_flight`, decoded ones by `worker.max_decode_bytes`. Jobs in hand are
+//!   bounded by `worker.slots`, and each by the server's `max_payload`.
+//! - *Words.* What a task puts into a sentence cannot act as markup, neither written out nor in characters that the
+//!   tokenizer makes alike. Markup of a job's own is taken where `worker.allow_raw_prompts` says so (the default: it is a
+//!   kind of task of its own and can spoil only its own answer), and even then without what stands for the picture and
+//!   the ends of texts.
+//! - *Places.* Buckets and prefixes come from `s3.allow`, endpoint, region and keys from the settings alone: a job's
+//!   bucket is a plain name, never an ARN or an address, and redirects are not followed. A prefix covers no key with a
+//!   segment `.` or `..`. A store that takes other characters for these (`%2e`, a backslash) after they were encoded is
+//!   beyond a worker's reach; SeaweedFS, which the tests ask, is none.
+//! - *Secrets.* Passwords, tokens, seeds and keys appear in no log, error or debug text, and settings with an address that
+//!   holds one are refused.
 #![forbid(unsafe_code)]
 
 mod advisories;
 pub mod connection;
 mod decoding;
 pub mod delivery;
+mod differences;
 mod ending;
 pub mod events;
 pub mod faults;

@@ -69,7 +69,7 @@ impl NatsSettings {
         for address in self.addresses() {
             match address.parse::<async_nats::ServerAddr>() {
                 // The address itself may hold the secret, so it is not repeated.
-                Ok(server) if server.has_user_pass() => {
+                Ok(server) if server.has_user_pass() || address.contains('@') => {
                     found.add("nats.url holds a user or password, and addresses get logged: put them into nats.user and nats.password");
                 }
                 Ok(_) => {}
@@ -168,9 +168,14 @@ impl S3Settings {
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
         if let Some(endpoint) = &self.endpoint {
-            let web =
-                url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-            found.unless(web, format!("s3.endpoint {endpoint:?} is no address like https://host"));
+            match url::Url::parse(endpoint) {
+                // Addresses get logged, so one with a secret in it is not even repeated here.
+                _ if endpoint.contains('@') => found.add(
+                    "s3.endpoint holds a user or password, and addresses get logged: put them into s3.access_key and s3.secret_key",
+                ),
+                Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
+                _ => found.add(format!("s3.endpoint {endpoint:?} is no address like https://host")),
+            }
         }
         found.unless(
             self.ca_file.is_none() || self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:")),

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 use worker::connection::{connect, jetstream};
 use worker::fetch::FetchErrorKind;
+use worker::fetch::http::WebReader;
 use worker::fetch::s3::ObjectStore;
 use worker::publish::Publisher;
 use worker::settings::{NatsSettings, NatsTls, S3Settings, Secret, StreamSettings};
@@ -325,13 +326,28 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// A file as `nsc` writes it, with this seed.
+fn credentials(dir: &TempDir, jwt: &str, seed: &str) -> PathBuf {
+    let file = dir.path().join("worker.creds");
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
 #[tokio::test]
 async fn secrets_appear_in_no_log_no_error_and_no_debug_text() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let secrets = ["hush-password", "hush-token", "hush-secret-key", "hush-session"];
-    let server = server("authorization { user: \"bob\", password: \"right\" }".into()).await;
+    let (nkey, seed) = (KeyPair::new_user().seed().unwrap(), KeyPair::new_user().seed().unwrap());
+    let secrets =
+        ["hush-password", "hush-token", "hush-secret-key", "hush-session", "hush-jwt", &nkey, &seed, "hush-url"];
+    let by_password = server("authorization { user: \"bob\", password: \"right\" }".into()).await;
+    let stranger = KeyPair::new_user().public_key();
+    let by_nkey = server(format!("authorization {{ users = [ {{ nkey: {stranger} }} ] }}")).await;
+    let dir = tempfile::tempdir().unwrap();
     let mut told = String::new();
     let s3 = S3Settings {
         endpoint: Some("http://127.0.0.1:9".into()),
@@ -343,24 +359,59 @@ async fn secrets_appear_in_no_log_no_error_and_no_debug_text() {
         attempts: 1,
         ..Default::default()
     };
+    let (reached, strict) = (reach(&by_password), reach(&by_nkey));
+    let with_url = |scheme: &str| {
+        let rest = reached.url.trim_start_matches("nats://");
+        NatsSettings { url: format!("{scheme}bob:{}@{rest}", secrets[7]), ..reached.clone() }
+    };
+    let broken = dir.path().join("broken.creds");
+    std::fs::write(&broken, format!("no credentials but {seed}")).unwrap();
     let ways = [
-        NatsSettings { user: Some("bob".into()), password: Some(Secret::new(secrets[0])), ..reach(&server) },
-        NatsSettings { token: Some(Secret::new(secrets[1])), ..reach(&server) },
+        NatsSettings { user: Some("bob".into()), password: Some(Secret::new(secrets[0])), ..reached.clone() },
+        NatsSettings { token: Some(Secret::new(secrets[1])), ..reached.clone() },
+        NatsSettings { nkey: Some(Secret::new(nkey.as_str())), ..strict.clone() },
+        NatsSettings { nkey: Some(Secret::new(format!("{nkey}x"))), ..strict.clone() },
+        NatsSettings { credentials_file: Some(credentials(&dir, secrets[4], &seed)), ..strict },
+        NatsSettings { credentials_file: Some(broken), ..reached.clone() },
+        with_url("nats://"),
+        with_url("//"),
     ];
     for nats in ways {
+        // An address is no secret to whoever holds the settings, and they are refused with one in it.
         let settings = worker::Settings { nats, s3: s3.clone(), ..Default::default() };
-        told.push_str(&format!("{settings:?} {:#?} {}", settings, serde_json::to_string(&settings).unwrap()));
+        if !settings.nats.url.contains('@') {
+            told.push_str(&format!("{settings:?} {:#?} {}", settings, serde_json::to_string(&settings).unwrap()));
+        }
         let parts = common::parts(settings);
-        let error: WorkerError = worker::run(parts, CancellationToken::new()).await.unwrap_err();
-        told.push_str(&format!("{error} {error:?}"));
+        let running = worker::run(parts, CancellationToken::new());
+        let ended = tokio::time::timeout(Duration::from_secs(30), running).await;
+        let error: WorkerError = ended.expect("it should end").unwrap_err();
+        told.push_str(&format!("{error} {error:?}\n"));
     }
     let object = S3Object { bucket: "b".into(), key: "k".into(), ..Default::default() };
     let store = ObjectStore::open(&s3).await.unwrap();
     let error = store.read(&object).await.unwrap_err();
-    told.push_str(&format!("{error} {error:?} {store:?}"));
+    told.push_str(&format!("{error} {error:?} {store:?}\n"));
+    let endpoint = Some(format!("http://AK:{}@127.0.0.1:9", secrets[7]));
+    told.push_str(&S3Settings { endpoint, ..s3 }.problems().concat());
+    let web = WebReader::new(1000, Duration::from_secs(5)).unwrap();
+    for address in ["http://bob:{}@127.0.0.1:9/x", "ftp://bob:{}@127.0.0.1/x", "http://bob:{}@/", "bob:{}@x"] {
+        let error = web.read(&address.replace("{}", secrets[7])).await.unwrap_err();
+        told.push_str(&format!("{error} {error:?}\n"));
+    }
     told.push_str(&String::from_utf8_lossy(&log.0.lock().unwrap()));
-    assert!(told.contains("no connection to NATS") && told.contains("s3://b/k"), "something was told at all");
+    for sentence in [
+        "no connection to NATS",
+        "s3://b/k",
+        "NATS credentials file",
+        "nats.url",
+        "s3.endpoint",
+        "a user or password is",
+    ] {
+        assert!(told.contains(sentence), "{sentence} is told at all");
+    }
     for secret in secrets {
-        assert!(!told.contains(secret), "{secret} in:\n{told}");
+        let lines: Vec<&str> = told.lines().filter(|line| line.contains(secret)).collect();
+        assert!(lines.is_empty(), "{secret} in: {lines:#?}");
     }
 }

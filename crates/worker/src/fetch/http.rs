@@ -126,6 +126,15 @@ impl WebReader {
 }
 
 fn web_url(address: &str) -> Result<Url, FetchError> {
+    // They are not sent, and an address that holds them must not get into logs; so it is not repeated either.
+    let holds_user = match Url::parse(address) {
+        Ok(url) if url.has_host() => !url.username().is_empty() || url.password().is_some(),
+        _ => address.contains('@'),
+    };
+    if holds_user {
+        let sentence = "an address with a user or password is not read: leave them out";
+        return Err(FetchError::new(FetchErrorKind::BadAddress, sentence));
+    }
     match Url::parse(address) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
         _ => Err(bad_address(address)),

@@ -238,6 +238,10 @@ fn refused(error: SdkError<GetObjectError>, name: &str) -> FetchError {
             format!("{name} is refused by the store ({}): let the worker's key read it", said(status, &code))
         }
         FetchErrorKind::Throttled => format!("the store asks for fewer requests ({}) at {name}", said(status, &code)),
+        FetchErrorKind::Misconfigured if status.is_some_and(|status| (300..400).contains(&status)) => format!(
+            "the store sends this worker elsewhere ({}) for {name}, and redirects are not followed: check s3.region and s3.endpoint",
+            said(status, &code)
+        ),
         FetchErrorKind::Misconfigured => format!(
             "the store does not accept this worker ({}) at {name}: check s3.access_key, s3.region, s3.endpoint and the clock",
             said(status, &code)
@@ -271,7 +275,8 @@ fn kind_of(status: Option<u16>, code: &str) -> FetchErrorKind {
             | "IllegalLocationConstraintException",
             _,
         )
-        | (_, Some(301 | 307 | 400 | 401)) => FetchErrorKind::Misconfigured,
+        // 3xx: another region or host, which only the settings may name.
+        | (_, Some(300..=401)) => FetchErrorKind::Misconfigured,
         ("AccessDenied" | "AllAccessDisabled" | "InvalidObjectState", _) | (_, Some(403)) => FetchErrorKind::Denied,
         _ => FetchErrorKind::Unavailable,
     }
@@ -346,6 +351,8 @@ mod tests {
             (Some(403), "SignatureDoesNotMatch", Misconfigured),
             (Some(403), "RequestTimeTooSkewed", Misconfigured),
             (Some(301), "PermanentRedirect", Misconfigured),
+            (Some(302), "", Misconfigured),
+            (Some(307), "TemporaryRedirect", Misconfigured),
             (Some(503), "SlowDown", Throttled),
             (Some(429), "", Throttled),
             (Some(503), "ServiceUnavailable", Unavailable),

@@ -169,6 +169,9 @@ fn names() -> Vec<Row> {
     ]
 }
 
+/// A task that a text is put into.
+type InWords = fn(String) -> task::Kind;
+
 /// Each tag in each place for words, and forms that only the tokenizer takes for a tag.
 fn tags_in_words() -> Vec<Row> {
     let tags = [
@@ -190,7 +193,7 @@ fn tags_in_words() -> Vec<Row> {
         "</chunk>",
         "</line>",
     ];
-    let places: [(&str, fn(String) -> task::Kind); 3] = [
+    let places: [(&str, InWords); 3] = [
         ("question", |question| task::Kind::Question(v1::Question { question })),
         ("phrase", |phrase| task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase })),
         ("expression", |expression| {

@@ -1,0 +1,67 @@
+//! What is there, held against what was asked for.
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream;
+use protocol::subjects::JOBS_WILDCARD;
+
+/// One sentence for each setting of a stream that differs.
+pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
+    let mut differences = Differences { of: format!("stream {}", wanted.name), found: Vec::new() };
+    differences.unless_equal("subjects", &wanted.subjects, &found.subjects);
+    differences.unless_equal("retention", &wanted.retention, &found.retention);
+    differences.unless_equal("discard policy", &wanted.discard, &found.discard);
+    differences.unless_equal("storage", &wanted.storage, &found.storage);
+    differences.unless_equal("number of replicas", &wanted.num_replicas, &found.num_replicas);
+    differences.unless_equal("duplicate window", &wanted.duplicate_window, &found.duplicate_window);
+    differences.unless_equal("greatest age", &wanted.max_age, &found.max_age);
+    if wanted.max_messages_per_subject > 0 {
+        differences.unless_equal(
+            "greatest number of messages for one subject",
+            &wanted.max_messages_per_subject,
+            &found.max_messages_per_subject,
+        );
+    }
+    if wanted.max_message_size > 0 && !(1..=wanted.max_message_size).contains(&found.max_message_size) {
+        differences.unless_equal("greatest message size", &wanted.max_message_size, &found.max_message_size);
+    }
+    differences.found
+}
+
+/// The same for the consumer of jobs.
+pub(crate) fn consumer_differences(
+    wanted: &pull::Config,
+    found: &async_nats::jetstream::consumer::Config,
+) -> Vec<String> {
+    let of = format!("consumer {}", wanted.durable_name.as_deref().unwrap_or_default());
+    let mut differences = Differences { of, found: Vec::new() };
+    if found.deliver_subject.is_some() {
+        differences
+            .found
+            .push(format!("{} is a push consumer: workers pull, delete it and run setup again", differences.of));
+    }
+    differences.unless_equal("ack policy", &wanted.ack_policy, &found.ack_policy);
+    differences.unless_equal("ack wait", &wanted.ack_wait, &found.ack_wait);
+    differences.unless_equal(
+        "greatest number of unacknowledged messages",
+        &wanted.max_ack_pending,
+        &found.max_ack_pending,
+    );
+    differences.unless_equal("greatest number of deliveries", &wanted.max_deliver, &found.max_deliver);
+    if !found.filter_subject.is_empty() && found.filter_subject != JOBS_WILDCARD || !found.filter_subjects.is_empty() {
+        differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
+    }
+    differences.found
+}
+
+struct Differences {
+    of: String,
+    found: Vec<String>,
+}
+
+impl Differences {
+    fn unless_equal<T: PartialEq + std::fmt::Debug>(&mut self, setting: &str, wanted: &T, found: &T) {
+        if wanted != found {
+            self.found.push(format!("{} has the {setting} {found:?}, and the settings say {wanted:?}", self.of));
+        }
+    }
+}
