@@ -98,7 +98,10 @@ fn jobs(folder: &Path) -> io::Result<()> {
 }
 
 fn texts(raw: &Path, prompts: &Path) -> io::Result<()> {
+    // An index beyond every number: it once made an infinite box.
+    let beyond = format!("<phrase>a</phrase><object><patch_index_0000><patch_index_{}></object>", "9".repeat(320));
     let texts = [
+        &*beyond,
         "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself.",
         "<phrase> a</phrase><object><patch_index_0000><patch_index_1023></delimiter_of_multi_objects/><patch_index_0001><patch_index_0002></object>",
         "<phrase> a<phrase> b</phrase></object><object><patch_index_9999><patch_index_0000></object>",

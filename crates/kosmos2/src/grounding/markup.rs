@@ -189,7 +189,8 @@ fn cell(digits: &str) -> Cell {
     // 32 divides 100000, so the last five digits tell the column of however long a number.
     let tail = digits.len().saturating_sub(5);
     let column = (digits[tail..].parse::<u64>().unwrap_or(0) % side) as f64;
-    let index: f64 = digits.parse().unwrap_or(f64::INFINITY);
+    // The largest number rather than infinity, which neither JSON nor a reader of boxes could take.
+    let index = digits.parse::<f64>().unwrap_or(f64::MAX).min(f64::MAX);
     Cell { column, row: (index - column) / side as f64 }
 }
 
@@ -308,6 +309,13 @@ mod tests {
         assert_eq!(cell("1023"), Cell { column: 31.0, row: 31.0 });
         assert_eq!(cell("00001024"), Cell { column: 0.0, row: 32.0 });
         assert_eq!(cell(&"9".repeat(400)).column, f64::from(99_999 % 32));
+    }
+
+    #[test]
+    fn an_index_beyond_every_number_still_gives_a_finite_box() {
+        let raw = format!("<phrase>a</phrase><object><patch_index_0000><patch_index_{}></object>", "9".repeat(400));
+        let place = read(&raw).entities[0].boxes[0];
+        assert!([place.x0, place.y0, place.x1, place.y1].iter().all(|side| side.is_finite()), "{place:?}");
     }
 
     #[test]
