@@ -175,8 +175,10 @@ async fn dies_at(step: Step) -> Result<(), String> {
     // An orderly end: what the worker still had to say is said by then.
     let id = i32::try_from(last.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM).unwrap();
-    // By the signal itself where the job had ended before this worker listened to signals.
-    tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    let status = tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    if !status.success() {
+        return Err(format!("{step:?}: the last worker ended with {status} and not in order"));
+    }
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
     let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();
     let wanted = match kind {
