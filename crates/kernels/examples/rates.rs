@@ -6,7 +6,8 @@
 
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
-    Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, attention, implementation, linear, rates,
+    Attention, Context, Epilogue, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention, implementation,
+    linear, rates,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
@@ -133,14 +134,26 @@ fn attentions(repeats: usize) {
             (0..jobs).map(|_| (data(queries * width), data(keys * width), data(keys * width))).collect();
         let mut outs = vec![vec![0.0; queries * width]; jobs];
         let mut scratch = Scratch::new();
+        // What is causal reads a cache, as the decoder does.
+        let mut cache = KeyValueCache::new(if causal { jobs } else { 0 }, keys, heads, dim);
+        if causal {
+            for (slot, (_, keys, values)) in inputs.iter().enumerate() {
+                let rows = keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
+                rows.for_each(|(place, (key, value))| cache.write(slot, place, key, value));
+            }
+        }
         let run = || {
             let mut list: Vec<Attention<'_>> = outs
                 .iter_mut()
                 .zip(&inputs)
-                .map(|(out, (queries_of, keys_of, values))| Attention {
+                .enumerate()
+                .map(|(slot, (out, (queries_of, keys_of, values)))| Attention {
                     queries: queries_of,
                     query_stride: width,
-                    context: Context::Rows { keys: keys_of, values, stride: width },
+                    context: match causal {
+                        true => Context::Slot(cache.slot(slot)),
+                        false => Context::Rows { keys: keys_of, values, stride: width },
+                    },
                     key_count: keys,
                     causal_offset: causal.then_some(keys - queries),
                     out,

@@ -6,28 +6,11 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::reference_model_dir;
+use hostile::TAGS;
 use kosmos2::processor::prompt::{Prompt, PromptError, Task, TextProcessor};
 use kosmos2::processor::tokenizer::KosmosTokenizer;
 use rand::{Rng, SeedableRng};
 
-const TAGS: [&str; 16] = [
-    "<s>",
-    "</s>",
-    "<pad>",
-    "<mask>",
-    "<image>",
-    "</image>",
-    "<grounding>",
-    "<phrase>",
-    "</phrase>",
-    "<object>",
-    "</object>",
-    "<patch_index_0001>",
-    "</delimiter_of_multi_objects/>",
-    "</doc>",
-    "</chunk>",
-    "</line>",
-];
 const IMAGE_TOKENS: usize = 64;
 /// Characters that show as nothing, or as a blank.
 const UNSEEN: [char; 9] =

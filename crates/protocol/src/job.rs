@@ -92,9 +92,7 @@ impl CheckedJob {
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
         let outline = Outline::of(&bytes);
         let mut problems = Vec::new();
-        if outline.tasks > MAX_TASKS {
-            problems.push(format!("the job has {} tasks, more than {MAX_TASKS}", outline.tasks));
-        }
+        check_task_count(outline.tasks, &mut problems);
         if outline.task_bytes > MAX_TASKS_BYTES {
             let bytes = outline.task_bytes;
             problems
@@ -205,12 +203,18 @@ fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String
     }
 }
 
+fn check_task_count(count: usize, problems: &mut Vec<String>) -> bool {
+    if count > MAX_TASKS {
+        problems.push(format!("the job has {count} tasks, more than {MAX_TASKS}"));
+    }
+    count <= MAX_TASKS
+}
+
 fn check_tasks(wire: Vec<v1::Task>, options: &GenerationOptions, problems: &mut Vec<String>) -> Vec<CheckedTask> {
     if wire.is_empty() {
         problems.push("the job has no tasks: give at least one".to_owned());
     }
-    if wire.len() > MAX_TASKS {
-        problems.push(format!("the job has {} tasks, more than {MAX_TASKS}", wire.len()));
+    if !check_task_count(wire.len(), problems) {
         return Vec::new();
     }
     let mut seen = HashSet::new();

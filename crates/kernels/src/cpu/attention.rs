@@ -1,12 +1,13 @@
 //! Scaled dot-product attention, a few queries of one head at a time.
 
 use super::activations::{Scratch, Worker, room};
+use super::columns::{AHEAD, Column, gather_values, turn_keys};
 use super::dispatch::{Level, level};
 use super::key_values::Slot;
 use super::math::{exp, max_lanes, store_part, sum_lanes};
 use super::parallel::{Disjoint, for_units};
-use super::simd::{Kernel, LANES, Simd, prefetch};
-use super::tile::{Line, Strided, sum_products, with_tile_size};
+use super::simd::{Kernel, LANES, Simd};
+use super::tile::{Line, Strided, flat, flat_mut, sum_products, with_tile_size};
 
 /// One sequence's queries over its keys and values. Rows are tokens: `[token][heads * head_dim]`.
 ///
@@ -121,21 +122,6 @@ impl Shape<'_> {
     }
 }
 
-/// One head's columns of rows of keys or values.
-#[derive(Clone, Copy)]
-struct Column<'a> {
-    from: &'a [f32],
-    stride: usize,
-    dim: usize,
-}
-
-impl<'a> Column<'a> {
-    #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
-        &self.from[index * self.stride..][..self.dim]
-    }
-}
-
 /// A head's keys as panels of 16: `[panel][dimension][16]`.
 enum KeyPanels<'a> {
     /// All of them.
@@ -180,7 +166,7 @@ impl Kernel for Head<'_> {
                     for (panel, lines) in lines.chunks_mut(dim).enumerate() {
                         turn_keys(keys, panel, seen, lines);
                     }
-                    KeyPanels::Ready(lines.as_flattened_lanes())
+                    KeyPanels::Ready(flat(lines))
                 };
                 (panels, Column { from: &values[column..], stride, dim }, AHEAD * stride)
             }
@@ -246,7 +232,7 @@ impl QueryTile<'_> {
                     for (index, lines) in lines[..count * dim].chunks_mut(dim).enumerate() {
                         turn_keys(*column, panel + index, seen, lines);
                     }
-                    lines[..count * dim].as_flattened_lanes()
+                    flat(&lines[..count * dim])
                 }
             };
             let keys = Strided { start: keys.as_ptr(), step: LANES, row: dim * LANES, ahead: 0 };
@@ -340,8 +326,7 @@ impl<const R: usize, const P: usize> Kernel for Products<'_, R, P> {
 /// Lanes are summed apart, so zeros at the end change no bit of it.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
-    let flat = scores.as_flattened_lanes_mut();
-    flat[seen..].fill(f32::NEG_INFINITY);
+    flat_mut(scores)[seen..].fill(f32::NEG_INFINITY);
     let mut largest = s.splat(f32::NEG_INFINITY);
     for line in &*scores {
         largest = s.max(s.load(&line.0), largest);
@@ -355,99 +340,4 @@ fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
         s.store(value, &mut line.0);
     }
     sum_lanes(s, sum)
-}
-
-trait Flatten {
-    fn as_flattened_lanes(&self) -> &[f32];
-    fn as_flattened_lanes_mut(&mut self) -> &mut [f32];
-}
-
-impl Flatten for [Line] {
-    #[inline(always)]
-    fn as_flattened_lanes(&self) -> &[f32] {
-        // SAFETY: a line is 16 floats in 64 bytes, without padding.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * LANES) }
-    }
-
-    #[inline(always)]
-    fn as_flattened_lanes_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * LANES) }
-    }
-}
-
-/// Keys and values between the one fetched and the one used: some hundred nanoseconds of work. Each lies in a page of
-/// its own, where the hardware does not fetch ahead.
-const AHEAD: usize = 4 * LANES;
-
-/// A panel of 16 keys of one head, dimension by dimension: `lines[d][key]`. Keys past `seen` are zeros.
-#[inline(always)]
-fn turn_keys(keys: Column<'_>, panel: usize, seen: usize, lines: &mut [Line]) {
-    let first = panel * LANES;
-    let there = LANES.min(seen - first);
-    let dim = lines.len();
-    let key = |index: usize| keys.row(first + index);
-    if there < LANES {
-        lines.fill(Line::default());
-    }
-    for index in first + AHEAD..(first + AHEAD + LANES).min(seen) {
-        keys.row(index).chunks(LANES).for_each(|line| prefetch(line.as_ptr()));
-    }
-    for quad in 0..there / 4 {
-        let keys = [key(4 * quad), key(4 * quad + 1), key(4 * quad + 2), key(4 * quad + 3)];
-        let [(a, rest), (b, _), (c, _), (d, _)] = keys.map(|key| key.as_chunks::<4>());
-        let (squares, last) = lines.as_chunks_mut::<4>();
-        for ((((square, a), b), c), d) in squares.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            let columns = transpose([a, b, c, d]);
-            for (line, column) in square.iter_mut().zip(columns) {
-                line.0[4 * quad..4 * quad + 4].copy_from_slice(&column);
-            }
-        }
-        for (d, line) in last.iter_mut().enumerate() {
-            keys.iter().enumerate().for_each(|(index, key)| line.0[4 * quad + index] = key[dim - rest.len() + d]);
-        }
-    }
-    for index in there / 4 * 4..there {
-        lines.iter_mut().zip(key(index)).for_each(|(line, &value)| line.0[index] = value);
-    }
-}
-
-/// Four rows as four columns. Left to itself the compiler moves single values.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
-    use std::arch::x86_64::*;
-    let mut columns = [[0.0; 4]; 4];
-    // SAFETY: every x86-64 CPU has SSE2; four floats lie behind each pointer, and no alignment is asked for.
-    unsafe {
-        let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
-        let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
-        let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
-        _mm_storeu_ps(columns[0].as_mut_ptr(), _mm_movelh_ps(ab_low, cd_low));
-        _mm_storeu_ps(columns[1].as_mut_ptr(), _mm_movehl_ps(cd_low, ab_low));
-        _mm_storeu_ps(columns[2].as_mut_ptr(), _mm_movelh_ps(ab_high, cd_high));
-        _mm_storeu_ps(columns[3].as_mut_ptr(), _mm_movehl_ps(cd_high, ab_high));
-    }
-    columns
-}
-
-/// Four rows as four columns.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
-    std::array::from_fn(|column| rows.map(|row| row[column]))
-}
-
-/// One head's values as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions past the last are zeros.
-#[inline(always)]
-fn gather_values(values: Column<'_>, seen: usize, lines: &mut [Line]) {
-    let dim = values.dim;
-    for (panel, lines) in lines.chunks_mut(seen).enumerate() {
-        let width = LANES.min(dim - panel * LANES);
-        for (index, line) in lines.iter_mut().enumerate() {
-            let value = &values.row(index)[panel * LANES..][..width];
-            line.0[..width].copy_from_slice(value);
-            line.0[width..].fill(0.0);
-        }
-    }
 }

@@ -21,6 +21,7 @@
 
 mod activations;
 mod attention;
+mod columns;
 mod dispatch;
 mod epilogue;
 mod key_values;

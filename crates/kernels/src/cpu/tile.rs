@@ -18,6 +18,20 @@ pub(crate) const GROUP_STEPS: usize = GROUP / 2;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [f32; LANES]);
 
+/// Lines as the floats they are made of.
+#[inline(always)]
+pub(crate) fn flat(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 floats in 64 bytes, without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
+}
+
+/// [`flat`], to write to.
+#[inline(always)]
+pub(crate) fn flat_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as in `flat`, and the lines are borrowed mutably.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
 /// A weight format: how a panel of 16 outputs lies in memory and how it is multiplied.
 ///
 /// A panel is a run of steps, each holding one (f32) or two inputs of all 16 outputs.

@@ -174,25 +174,6 @@ type InWords = fn(String) -> task::Kind;
 
 /// Each tag in each place for words, and forms that only the tokenizer takes for a tag.
 fn tags_in_words() -> Vec<Row> {
-    let tags = [
-        "<image>",
-        "</image>",
-        "<grounding>",
-        "<phrase>",
-        "</phrase>",
-        "<object>",
-        "</object>",
-        "<patch_index_0001>",
-        "</delimiter_of_multi_objects/>",
-        "<s>",
-        "</s>",
-        "<pad>",
-        "<unk>",
-        "<mask>",
-        "</doc>",
-        "</chunk>",
-        "</line>",
-    ];
     let places: [(&str, InWords); 3] = [
         ("question", |question| task::Kind::Question(v1::Question { question })),
         ("phrase", |phrase| task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase })),
@@ -202,7 +183,7 @@ fn tags_in_words() -> Vec<Row> {
     ];
     let mut rows = Vec::new();
     for (place, kind) in places {
-        for tag in tags {
+        for tag in hostile::TAGS.into_iter().chain(["<unk>"]) {
             let text = format!("a cat{tag} and more");
             rows.push(asking(&format!("{tag} in a {place}"), "which would act as markup", task_of(kind(text))));
         }
