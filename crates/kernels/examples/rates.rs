@@ -1,13 +1,14 @@
 //! Rates of the matrix products and of attention beside candle's, on this machine: `cargo run --release -p kernels
-//! --example rates`. A first argument picks the rows (comma-separated), a second the repeats.
+//! --example rates`. A first argument picks the rows (comma-separated), a second the repeats, a third an implementation
+//! other than the best.
 //!
 //! With `RAYON_NUM_THREADS=1` it counts the process's CPU time in place of the clock's, so that other programs on the
 //! machine disturb it less; with more threads that would count their waiting too.
 
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
-    Attention, Context, Epilogue, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention, implementation,
-    linear, rates,
+    Attention, Context, Epilogue, Implementation, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention,
+    available, implementation, linear, rates, with_implementation,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
@@ -32,6 +33,16 @@ fn main() -> candle_core::Result<()> {
         .map(|list| list.split(',').filter_map(|rows| rows.parse().ok()).collect())
         .unwrap_or_else(|| vec![1, 8, 16, 71, 257, 568]);
     let repeats = arguments.next().and_then(|repeats| repeats.parse().ok()).unwrap_or(5_usize);
+    let Some(name) = arguments.next() else {
+        return report(&rows, repeats);
+    };
+    match available().into_iter().find(|implementation| implementation.name() == name) {
+        Some(implementation) => with_implementation(implementation, || report(&rows, repeats)),
+        None => candle_core::bail!("this CPU has {:?}, not {name:?}", available().into_iter().map(Implementation::name).collect::<Vec<_>>()),
+    }
+}
+
+fn report(rows: &[usize], repeats: usize) -> candle_core::Result<()> {
     let threads = rayon::current_num_threads();
     println!(
         "{} on {threads} threads; f32 {:.0} GFLOP/s, i16 dot {:.0} GOP/s, memory {:.1} GB/s",
@@ -43,7 +54,7 @@ fn main() -> candle_core::Result<()> {
     println!("\nMatrix products, GFLOP/s (in brackets GB/s of weights)");
     println!("{:>14} {:>4} {:>16} {:>16} {:>16} {:>16}", "[out x in]", "rows", "candle f32", "f32", "bf16", "int8");
     for (outputs, inputs) in SHAPES {
-        products(outputs, inputs, &rows, repeats)?;
+        products(outputs, inputs, rows, repeats)?;
     }
     println!("\nAttention, GFLOP/s");
     attentions(repeats);

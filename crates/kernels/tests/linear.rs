@@ -97,13 +97,18 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn integer_products_have_the_same_bits_on_every_implementation() {
-    let (rows, inputs, outputs) = (9, 1000, 100);
-    let weights = PackedWeights::pack(&normal(6, outputs * inputs), outputs, inputs, WeightFormat::Int8);
-    let x = normal(5, rows * inputs);
-    let portable = with_implementation(Implementation::Portable, || bits(&product(&x, &weights)));
-    each_implementation(|implementation| {
-        assert!(bits(&product(&x, &weights)) == portable, "{implementation:?}");
-    });
+    // From one row to several chunks of tiles; an odd number of panels; whole groups, halves and remainders.
+    for (rows, inputs, outputs) in [(9, 1000, 100), (16, 192, 48), (77, 588, 130), (400, 1100, 170)] {
+        let weights = PackedWeights::pack(&normal(6, outputs * inputs), outputs, inputs, WeightFormat::Int8);
+        let mut x = normal(5, rows * inputs);
+        // Rounded to the ends of 16 bits, and a group of zeros.
+        x[..3].copy_from_slice(&[-1e6, 1e6, -1e6]);
+        x[inputs..inputs + 128].fill(0.0);
+        let portable = with_implementation(Implementation::Portable, || bits(&product(&x, &weights)));
+        each_implementation(|implementation| {
+            assert!(bits(&product(&x, &weights)) == portable, "{implementation:?} {rows}x{inputs}x{outputs}");
+        });
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Activations as the kernels read them: copied (or rounded) into tiles, step by step, a step's rows side by side.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::math::max_lanes;
 use super::parallel::threads_for;
 use super::simd::{LANES, Simd, portable::join_pair};
@@ -12,6 +14,8 @@ pub struct Scratch {
     pairs: Vec<[f32; 2]>,
     rounded: Vec<i32>,
     scales: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    tiles: amx::Packed,
     workers: Vec<Worker>,
     alone: bool,
 }
@@ -22,6 +26,8 @@ pub(crate) struct Worker {
     pub(crate) tiles: Vec<Line>,
     pub(crate) keys: Vec<Line>,
     pub(crate) values: Vec<Line>,
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) weights: Vec<amx::Weights>,
 }
 
 impl Scratch {
@@ -46,6 +52,13 @@ impl Scratch {
             self.workers.resize_with(count, Worker::default);
         }
         &mut self.workers[..count]
+    }
+
+    /// Activations packed for the tile unit, and the workers.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(&mut self, workers: usize) -> (&mut amx::Packed, &mut [Worker]) {
+        self.workers(workers);
+        (&mut self.tiles, &mut self.workers[..workers])
     }
 
     /// Room for packed activations and their scales, and the workers.
@@ -164,7 +177,7 @@ impl Pack for Int8 {
 
 /// A group's values as multiples of a scale that makes the largest 32767. The scale is NaN where a value is not finite.
 #[inline(always)]
-fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (f32, [i32; GROUP]) {
+pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (f32, [i32; GROUP]) {
     let (vectors, _) = values.as_chunks::<LANES>();
     let mut largest = s.splat(0.0);
     // Zeros where all is finite, else NaN.

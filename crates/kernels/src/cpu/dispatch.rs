@@ -5,11 +5,16 @@ use std::sync::OnceLock;
 
 use super::simd::{Kernel, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
-use super::simd::{avx2::Avx2, avx512::Avx512};
+use super::{
+    amx::Amx,
+    simd::{avx2::Avx2, avx512::Avx512},
+};
 
 /// An implementation of the kernels. All give the same results up to what the [module](super) states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implementation {
+    /// AVX-512 F, BW, VL and VNNI, and AMX's tiles of bytes for the integer products of many rows.
+    Avx512Amx,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
     /// AVX-512 F, BW and VL.
@@ -24,6 +29,7 @@ impl Implementation {
     /// The name for logs and tables.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Avx512Amx => "avx512-amx",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
@@ -33,6 +39,8 @@ impl Implementation {
 
     fn level(self) -> Option<Level> {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Amx => Some(Level::Avx512Amx(Avx512::detect()?, Amx::detect()?)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Avx512::detect().map(Level::Avx512Vnni),
             #[cfg(target_arch = "x86_64")]
@@ -50,6 +58,8 @@ impl Implementation {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
+    Avx512Amx(Avx512<true>, Amx),
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512<false>),
@@ -63,7 +73,7 @@ impl Level {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(s) => s.without_vnni().call(kernel),
+            Self::Avx512Amx(s, _) | Self::Avx512Vnni(s) => s.without_vnni().call(kernel),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(s) => s.call(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -76,7 +86,7 @@ impl Level {
     pub(crate) fn run_integers<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(s) => s.call(kernel),
+            Self::Avx512Amx(s, _) | Self::Avx512Vnni(s) => s.call(kernel),
             _ => self.run(kernel),
         }
     }
@@ -86,7 +96,7 @@ impl Level {
     pub(crate) fn tile_rows(self, operands: usize) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(_) | Self::Avx512(_) => 8,
+            Self::Avx512Amx(..) | Self::Avx512Vnni(_) | Self::Avx512(_) => 8,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => 7 - operands,
             Self::Portable(_) => 3,
@@ -97,7 +107,7 @@ impl Level {
     pub(crate) fn tile_panels(self, rows: usize, operands: usize) -> usize {
         let panels = match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<true>::ACCUMULATORS / rows,
+            Self::Avx512Amx(..) | Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<true>::ACCUMULATORS / rows,
             // Two registers for each sum and each vector of weights: anything more goes through memory at every step.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => match (rows, operands) {
@@ -115,8 +125,13 @@ impl Level {
     }
 }
 
-const ALL: [Implementation; 4] =
-    [Implementation::Avx512Vnni, Implementation::Avx512, Implementation::Avx2, Implementation::Portable];
+const ALL: [Implementation; 5] = [
+    Implementation::Avx512Amx,
+    Implementation::Avx512Vnni,
+    Implementation::Avx512,
+    Implementation::Avx2,
+    Implementation::Portable,
+];
 
 /// The implementations this CPU can run, best first.
 pub fn available() -> Vec<Implementation> {
@@ -143,7 +158,7 @@ pub(crate) fn level() -> Level {
     chosen().1
 }
 
-/// Name of the implementation in use: `avx512-vnni`, `avx512`, `avx2` or `portable`.
+/// Name of the implementation in use: `avx512-amx`, `avx512-vnni`, `avx512`, `avx2` or `portable`.
 pub fn implementation() -> &'static str {
     chosen().0.name()
 }

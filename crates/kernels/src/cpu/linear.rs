@@ -1,6 +1,8 @@
 //! Matrix products: who computes which part in which order.
 
 use super::activations::{Pack, Scratch, Worker, room};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::dispatch::{Level, level};
 use super::epilogue::{Epilogue, Target};
 use super::parallel::{Disjoint, for_units};
@@ -43,6 +45,12 @@ pub fn linear(
         return;
     }
     let target = Target { out: Disjoint::new(out), outputs, bias, epilogue };
+    #[cfg(target_arch = "x86_64")]
+    if let (Level::Avx512Amx(s, tiles), Some(view)) = (level(), weights.int8())
+        && rows >= amx::FEWEST_ROWS
+    {
+        return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+    }
     weights.with_format(Call { x, inputs, rows, target, scratch });
 }
 

@@ -20,6 +20,8 @@
 //!   i32, and groups are added in f32 in order. What error there is comes from the weights' rounding.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod columns;
 mod dispatch;

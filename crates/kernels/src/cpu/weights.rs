@@ -158,6 +158,15 @@ impl PackedWeights {
         }
     }
 
+    /// The panels, if they are of this format.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn int8(&self) -> Option<View<'_, tile::Int8>> {
+        match &self.panels {
+            Panels::Int8 { steps, scales } => Some(View { steps, scales }),
+            _ => None,
+        }
+    }
+
     pub(crate) fn with_format(&self, work: impl WithFormat) {
         match &self.panels {
             Panels::F32(steps) => work.with::<tile::F32>(View { steps, scales: &[] }),

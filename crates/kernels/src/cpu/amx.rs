@@ -1,0 +1,370 @@
+//! Int8 products on the tile unit (AMX) of recent Xeons.
+//!
+//! The unit multiplies bytes, and activations have 16 bits. Each is split into its upper byte, signed, and its lower,
+//! unsigned, which are multiplied apart: a group's sum is `256 * upper + lower`. It is exact in i32 as in
+//! [`Int8`]'s tiles, and scaled and added in the same order, so the results have the same bits as theirs.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use super::activations::{Scratch, Worker, room, round_group};
+use super::epilogue::Target;
+use super::parallel::{Disjoint, for_units};
+use super::simd::avx512::Avx512;
+use super::simd::{Kernel, LANES, Simd};
+use super::tile::{GROUP, GROUP_STEPS, Int8, Line};
+use super::weights::View;
+
+/// Rows of a tile, outputs of a panel and quads of inputs in half a group.
+const SIDE: usize = LANES;
+
+/// Rows below which the vector unit is as fast: memory decides.
+pub(crate) const FEWEST_ROWS: usize = 16;
+
+/// Tiles of rows worked on at once: their activations and totals stay in the second-level cache.
+const CHUNK_TILES: usize = 12;
+
+/// Panels of a unit of work: one group of their weights stays in the first-level cache.
+const UNIT_PANELS: usize = 8;
+
+/// How many times the vector unit's work is done in the same time.
+const SPEED: usize = 2;
+
+/// Exists only where the CPU has tiles of bytes and the system lets this process use them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amx(());
+
+impl Amx {
+    pub(crate) fn detect() -> Option<Self> {
+        static ALLOWED: OnceLock<bool> = OnceLock::new();
+        (*ALLOWED.get_or_init(allowed)).then_some(Self(()))
+    }
+}
+
+/// Whether the CPU has AMX-TILE and AMX-INT8 and Linux grants the tiles' registers, which it keeps from processes
+/// that do not ask.
+#[cfg(target_os = "linux")]
+fn allowed() -> bool {
+    const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    if __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8 {
+        return false;
+    }
+    // SAFETY: the call touches no memory; a kernel that does not know it answers with an error.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allowed() -> bool {
+    false
+}
+
+/// A row of a tile: 64 inputs of one activation row, or 4 inputs of 16 outputs.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct TileRow([u8; 64]);
+
+impl Default for TileRow {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+/// A tile's rows.
+type Tile = [TileRow; SIDE];
+
+/// A tile of rows, one group of inputs: `[upper, lower][half of the group]`.
+type Activations = [[Tile; 2]; 2];
+
+/// A panel, one group of inputs: `[half of the group]`.
+pub(crate) type Weights = [Tile; 2];
+
+/// One group's sums: `[upper, lower][row]`.
+type Sums = [[[i32; LANES]; SIDE]; 2];
+
+/// What the calls reuse: the activations of all rows.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    rows: Vec<Activations>,
+    scales: Vec<[f32; SIDE]>,
+}
+
+/// `out = epilogue(x W^T + bias)` into the target, for at least one row.
+pub(crate) fn linear(
+    (s, granted): (Avx512<true>, Amx),
+    x: &[f32],
+    inputs: usize,
+    view: &View<'_, Int8>,
+    target: &Target<'_>,
+    scratch: &mut Scratch,
+) {
+    let rows = x.len() / inputs;
+    let row_tiles = rows.div_ceil(SIDE);
+    let plan = Plan {
+        rows,
+        steps: inputs.div_ceil(2),
+        groups: inputs.div_ceil(GROUP),
+        row_tiles,
+        chunks: row_tiles.div_ceil(CHUNK_TILES),
+        panels: target.outputs.div_ceil(LANES),
+    };
+    let threads = scratch.threads_for(rows * inputs * target.outputs / SPEED, plan.units());
+    let pack_threads = scratch.threads_for(rows * inputs, row_tiles).min(threads);
+    let (Packed { rows: packed, scales }, workers) = scratch.tiles(threads);
+    let (packed, scales) = (room(packed, row_tiles * plan.groups), room(scales, row_tiles * plan.groups));
+    {
+        let (packed, scales) = (Disjoint::new(packed), Disjoint::new(scales));
+        for_units(row_tiles, &mut workers[..pack_threads], |tile, _| {
+            // SAFETY: each unit has a tile of rows of its own.
+            let (packed, scales) =
+                unsafe { (packed.part(tile * plan.groups, plan.groups), scales.part(tile * plan.groups, plan.groups)) };
+            let rows = SIDE.min(rows - tile * SIDE);
+            s.call(Pack { x: &x[tile * SIDE * inputs..][..rows * inputs], inputs, packed, scales });
+        });
+    }
+    for_units(plan.units(), workers, |unit, worker| {
+        s.call(Multiply { granted, plan: &plan, packed, scales, view, target, unit, worker });
+    });
+}
+
+/// The order of one call's work. Nothing here enters the results.
+struct Plan {
+    rows: usize,
+    /// Pairs of inputs and groups of a row.
+    steps: usize,
+    groups: usize,
+    row_tiles: usize,
+    /// Runs of tiles of rows.
+    chunks: usize,
+    panels: usize,
+}
+
+impl Plan {
+    fn units(&self) -> usize {
+        self.chunks * self.panels.div_ceil(UNIT_PANELS)
+    }
+
+    /// The tiles of rows of a chunk.
+    fn chunk(&self, chunk: usize) -> std::ops::Range<usize> {
+        self.row_tiles * chunk / self.chunks..self.row_tiles * (chunk + 1) / self.chunks
+    }
+
+    /// Rows that are there in a tile of them.
+    fn rows_in(&self, tile: usize) -> usize {
+        SIDE.min(self.rows - tile * SIDE)
+    }
+}
+
+/// Rounds a tile of rows, group by group.
+struct Pack<'a> {
+    x: &'a [f32],
+    inputs: usize,
+    packed: &'a mut [Activations],
+    scales: &'a mut [[f32; SIDE]],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { x, inputs, packed, scales } = self;
+        for (r, row) in x.chunks(inputs).enumerate() {
+            for ((part, [upper, lower]), scales) in row.chunks(GROUP).zip(&mut *packed).zip(&mut *scales) {
+                let mut values = [0.0; GROUP];
+                values[..part.len()].copy_from_slice(part);
+                let (scale, rounded) = round_group(s, &values);
+                scales[r] = scale;
+                for (half, rounded) in rounded.as_chunks::<{ GROUP / 2 }>().0.iter().enumerate() {
+                    upper[half][r].0 = rounded.map(|value| (value >> 8) as u8);
+                    lower[half][r].0 = rounded.map(|value| value as u8);
+                }
+            }
+        }
+    }
+}
+
+/// One chunk of rows by one run of panels, over all inputs.
+struct Multiply<'a> {
+    granted: Amx,
+    plan: &'a Plan,
+    packed: &'a [Activations],
+    scales: &'a [[f32; SIDE]],
+    view: &'a View<'a, Int8>,
+    target: &'a Target<'a>,
+    unit: usize,
+    worker: &'a mut Worker,
+}
+
+impl Kernel for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { granted, plan, packed, scales, view, target, unit, worker } = self;
+        // Units that share weights come one after the other.
+        let (run, chunk) = (unit / plan.chunks, unit % plan.chunks);
+        let chunk = plan.chunk(chunk);
+        let start = run * UNIT_PANELS;
+        let end = (start + UNIT_PANELS).min(plan.panels);
+        let panels = end - start;
+        let weights = room(&mut worker.weights, panels);
+        let totals = room(&mut worker.tiles, chunk.len() * panels * SIDE);
+        // Two, so that one is read while the other is written.
+        let mut sums: [Sums; 2] = [[[[0; LANES]; SIDE]; 2]; 2];
+        let mut tiles = Unit::new(granted);
+        for group in 0..plan.groups {
+            for (panel, weights) in (start..end).zip(&mut *weights) {
+                turn_weights(view.steps, plan, panel, group, weights);
+            }
+            for (tile, totals) in chunk.clone().zip(totals.chunks_mut(panels * SIDE)) {
+                let rows = plan.rows_in(tile);
+                let row_scales = &scales[tile * plan.groups + group];
+                tiles.load(rows, &packed[tile * plan.groups + group]);
+                for p in 0..=panels {
+                    if let Some(weights) = weights.get(p) {
+                        tiles.multiply(weights, &mut sums[p % 2]);
+                    }
+                    if let Some(p) = p.checked_sub(1) {
+                        let weight_scales = &view.scales[(start + p) * plan.groups + group];
+                        let totals = &mut totals[p * SIDE..][..rows];
+                        add_group(&sums[p % 2], row_scales, weight_scales, group == 0, totals);
+                    }
+                }
+            }
+        }
+        for (tile, totals) in chunk.zip(totals.chunks(panels * SIDE)) {
+            for (panel, totals) in (start..end).zip(totals.chunks(SIDE)) {
+                // SAFETY: this unit alone works on these rows of these panels.
+                unsafe { target.write(s, &totals[..plan.rows_in(tile)], 1, tile * SIDE, panel) };
+            }
+        }
+    }
+}
+
+/// Puts one group of a panel in the order of tiles: from pairs of inputs to quads. What is not there is zeros.
+#[inline(always)]
+fn turn_weights(steps: &[[i8; 2 * LANES]], plan: &Plan, panel: usize, group: usize, weights: &mut Weights) {
+    let first = group * GROUP_STEPS;
+    let steps = &steps[panel * plan.steps + first..][..GROUP_STEPS.min(plan.steps - first)];
+    for (quad, row) in weights.as_flattened_mut().iter_mut().enumerate() {
+        let pair = |index: usize| steps.get(2 * quad + index).unwrap_or(&[0; 2 * LANES]);
+        // SAFETY: 32 bytes lie behind each pair and 64 in a row, no alignment is asked for, and this module runs only
+        // where there is AVX-512.
+        unsafe {
+            let first = _mm512_cvtepu16_epi32(_mm256_loadu_si256(pair(0).as_ptr().cast()));
+            let second = _mm512_cvtepu16_epi32(_mm256_loadu_si256(pair(1).as_ptr().cast()));
+            let both = _mm512_or_si512(first, _mm512_slli_epi32::<16>(second));
+            _mm512_storeu_si512(row.0.as_mut_ptr().cast(), both);
+        }
+    }
+}
+
+/// Scales one group's sums and sets or adds them to `totals[row]`.
+#[inline(always)]
+fn add_group(
+    [upper, lower]: &Sums,
+    row_scales: &[f32; SIDE],
+    weight_scales: &[f32; LANES],
+    first: bool,
+    totals: &mut [Line],
+) {
+    // SAFETY: 16 numbers lie behind each pointer, no alignment is asked for, and this module runs only where there is
+    // AVX-512.
+    unsafe {
+        let weight_scales = _mm512_loadu_ps(weight_scales.as_ptr());
+        for (((line, upper), lower), &row_scale) in totals.iter_mut().zip(upper).zip(lower).zip(row_scales) {
+            let upper = _mm512_loadu_si512(upper.as_ptr().cast());
+            let lower = _mm512_loadu_si512(lower.as_ptr().cast());
+            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower));
+            let scaled = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(row_scale), weight_scales));
+            let total = if first { scaled } else { _mm512_add_ps(_mm512_loadu_ps(line.0.as_ptr()), scaled) };
+            _mm512_storeu_ps(line.0.as_mut_ptr(), total);
+        }
+    }
+}
+
+/// The tiles' shapes as the unit is told them: palette 1.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Tile>() == 1024 && size_of::<Config>() == 64);
+
+/// This thread's tile unit, given back when dropped. Activations stay in `tmm0` to `tmm3` while panels go by.
+///
+/// The compiler does not use the tile registers by itself, so what one block of assembly leaves there the next finds.
+struct Unit {
+    rows: usize,
+    _granted: Amx,
+}
+
+impl Unit {
+    fn new(granted: Amx) -> Self {
+        Self { rows: 0, _granted: granted }
+    }
+
+    /// Takes up to 16 rows of activations.
+    #[inline(always)]
+    fn load(&mut self, rows: usize, activations: &Activations) {
+        if self.rows != rows {
+            self.rows = rows;
+            let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+            config.row_bytes[..8].fill(64);
+            let (rows, side) = (rows as u8, SIDE as u8);
+            config.rows[..8].copy_from_slice(&[rows, rows, rows, rows, side, side, rows, rows]);
+            // SAFETY: an `Amx` is only there where the instruction is; the shapes are within palette 1.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        }
+        // SAFETY: the tiles have at most 16 rows of 64 bytes, and as many lie behind each address.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{from} + {row}]",
+                "tileloadd tmm1, [{from} + {row} + 1024]",
+                "tileloadd tmm2, [{from} + {row} + 2048]",
+                "tileloadd tmm3, [{from} + {row} + 3072]",
+                from = in(reg) activations, row = in(reg) size_of::<TileRow>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, readonly),
+            )
+        };
+    }
+
+    /// Sums over one group of a panel.
+    #[inline(always)]
+    fn multiply(&self, weights: &Weights, sums: &mut Sums) {
+        // SAFETY: as for `load`, and the sums have room for 16 rows of 64 bytes each.
+        unsafe {
+            asm!(
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "tileloadd tmm4, [{weights} + {row}]",
+                "tdpbssd tmm6, tmm0, tmm4",
+                "tdpbusd tmm7, tmm2, tmm4",
+                "tileloadd tmm5, [{weights} + {row} + 1024]",
+                "tdpbssd tmm6, tmm1, tmm5",
+                "tdpbusd tmm7, tmm3, tmm5",
+                "tilestored [{sums} + {row}], tmm6",
+                "tilestored [{sums} + {row} + 1024], tmm7",
+                weights = in(reg) weights, sums = in(reg) sums, row = in(reg) size_of::<TileRow>(),
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            )
+        };
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: as for the others. Tiles without a shape are not saved when another thread takes the core.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
