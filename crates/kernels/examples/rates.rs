@@ -38,7 +38,10 @@ fn main() -> candle_core::Result<()> {
     };
     match available().into_iter().find(|implementation| implementation.name() == name) {
         Some(implementation) => with_implementation(implementation, || report(&rows, repeats)),
-        None => candle_core::bail!("this CPU has {:?}, not {name:?}", available().into_iter().map(Implementation::name).collect::<Vec<_>>()),
+        None => candle_core::bail!(
+            "this CPU has {:?}, not {name:?}",
+            available().into_iter().map(Implementation::name).collect::<Vec<_>>()
+        ),
     }
 }
 

@@ -12,7 +12,7 @@ use super::activations::{Scratch, Worker, room, round_group};
 use super::epilogue::Target;
 use super::parallel::{Disjoint, for_units};
 use super::simd::avx512::Avx512;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{Kernel, LANES, Simd, prefetch};
 use super::tile::{GROUP, GROUP_STEPS, Int8, Line};
 use super::weights::View;
 
@@ -244,13 +244,15 @@ impl Kernel for Multiply<'_> {
     }
 }
 
-/// Puts one group of a panel in the order of tiles: from pairs of inputs to quads. What is not there is zeros.
+/// Puts one group of a panel in the order of tiles: from pairs of inputs to quads. What is not there is zeros. Asks
+/// memory for the next group, since the hardware fetches ahead within a page only.
 #[inline(always)]
 fn turn_weights(steps: &[[i8; 2 * LANES]], plan: &Plan, panel: usize, group: usize, weights: &mut Weights) {
     let first = group * GROUP_STEPS;
     let steps = &steps[panel * plan.steps + first..][..GROUP_STEPS.min(plan.steps - first)];
     for (quad, row) in weights.as_flattened_mut().iter_mut().enumerate() {
         let pair = |index: usize| steps.get(2 * quad + index).unwrap_or(&[0; 2 * LANES]);
+        prefetch(steps.as_ptr().wrapping_add(GROUP_STEPS + 2 * quad));
         // SAFETY: 32 bytes lie behind each pair and 64 in a row, no alignment is asked for, and this module runs only
         // where there is AVX-512.
         unsafe {

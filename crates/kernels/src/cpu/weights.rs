@@ -209,9 +209,11 @@ fn group_scale(group: &[f32]) -> f32 {
 fn pack_group(steps: &mut [[i8; 2 * LANES]], output: usize, group: &[f32]) {
     let scale = group_scale(group);
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    // Beyond this, f32 holds whole numbers only: adding it rounds, ties to even, where a CPU may lack the instruction.
+    const WHOLE: f32 = 1.5 * (1 << 23) as f32;
     for (step, pair) in steps.iter_mut().zip(group.chunks(2)) {
         for (half, &weight) in pair.iter().enumerate() {
-            step[2 * output + half] = (weight * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+            step[2 * output + half] = (weight * inverse + WHOLE - WHOLE).clamp(-127.0, 127.0) as i8;
         }
     }
 }

@@ -169,6 +169,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_i(self, value: Self::I, to: &mut [i32; LANES]) {
+        let to = to.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: 64 bytes are writable behind the reference, and the stores ask for no alignment.
+        unsafe {
+            _mm256_storeu_si256(to, value[0]);
+            _mm256_storeu_si256(to.add(1), value[1]);
+        }
+    }
+
+    #[inline(always)]
     fn to_f32(self, a: Self::I) -> Self::F {
         avx2!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
     }

@@ -169,6 +169,12 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn store_i(self, value: Self::I, to: &mut [i32; LANES]) {
+        // SAFETY: 64 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
+    }
+
+    #[inline(always)]
     fn to_f32(self, a: Self::I) -> Self::F {
         avx512!(_mm512_cvtepi32_ps(a))
     }

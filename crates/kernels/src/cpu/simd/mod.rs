@@ -59,6 +59,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat_pair(self, pair: i32) -> Self::I;
     /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    fn store_i(self, value: Self::I, to: &mut [i32; LANES]);
     /// i32 to f32, ties to even.
     fn to_f32(self, a: Self::I) -> Self::F;
     /// f32 to i32, ties to even.

@@ -126,6 +126,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn store_i(self, value: Self::I, to: &mut [i32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
     fn to_f32(self, a: Self::I) -> Self::F {
         each(|i| a[i] as f32)
     }

@@ -4,6 +4,7 @@
 //! filter is stretched over all source pixels (antialiasing). A pass that would not change its side is left out.
 
 use image::RgbImage;
+use kernels::cpu::RowFilter;
 
 const CHANNELS: usize = 3;
 
@@ -81,20 +82,7 @@ fn to_byte(sum: i32) -> u8 {
 fn horizontal(source: &RgbImage, width: u32) -> RgbImage {
     let weights = Weights::new(source.width() as usize, width as usize);
     let mut target = RgbImage::new(width, source.height());
-    let rows = source.as_raw().chunks_exact(source.width() as usize * CHANNELS);
-    for (from, to) in rows.zip(target.chunks_exact_mut(width as usize * CHANNELS)) {
-        for ((first, weights), pixel) in weights.taps.iter().zip(to.chunks_exact_mut(CHANNELS)) {
-            let mut sums = [HALF; CHANNELS];
-            for (source, weight) in from[first * CHANNELS..].chunks_exact(CHANNELS).zip(weights) {
-                for (sum, &byte) in sums.iter_mut().zip(source) {
-                    *sum += i32::from(byte) * weight;
-                }
-            }
-            for (byte, sum) in pixel.iter_mut().zip(sums) {
-                *byte = to_byte(sum);
-            }
-        }
-    }
+    RowFilter::new(source.width() as usize, FRACTION_BITS, weights.taps).run(source.as_raw(), &mut target);
     target
 }
 
