@@ -12,7 +12,7 @@ use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line};
 pub struct Scratch {
     singles: Vec<f32>,
     pairs: Vec<[f32; 2]>,
-    rounded: Vec<i32>,
+    rounded: Vec<[i32; 2]>,
     scales: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
     tiles: amx::Packed,
@@ -26,8 +26,6 @@ pub(crate) struct Worker {
     pub(crate) tiles: Vec<Line>,
     pub(crate) keys: Vec<Line>,
     pub(crate) values: Vec<Line>,
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) weights: Vec<amx::Weights>,
 }
 
 impl Scratch {
@@ -88,7 +86,7 @@ pub(crate) trait Pack: Format {
     fn buffer<'a>(
         singles: &'a mut Vec<f32>,
         pairs: &'a mut Vec<[f32; 2]>,
-        rounded: &'a mut Vec<i32>,
+        rounded: &'a mut Vec<[i32; 2]>,
     ) -> &'a mut Vec<Self::X>;
 
     /// Packs one block of inputs of one tile's rows: `x[r * stride..][..inputs]` into `[steps][rows]`, scales into
@@ -105,7 +103,11 @@ pub(crate) trait Pack: Format {
 }
 
 impl Pack for F32 {
-    fn buffer<'a>(singles: &'a mut Vec<f32>, _: &'a mut Vec<[f32; 2]>, _: &'a mut Vec<i32>) -> &'a mut Vec<Self::X> {
+    fn buffer<'a>(
+        singles: &'a mut Vec<f32>,
+        _: &'a mut Vec<[f32; 2]>,
+        _: &'a mut Vec<[i32; 2]>,
+    ) -> &'a mut Vec<Self::X> {
         singles
     }
 
@@ -119,7 +121,7 @@ impl Pack for F32 {
 }
 
 impl Pack for Bf16 {
-    fn buffer<'a>(_: &'a mut Vec<f32>, pairs: &'a mut Vec<[f32; 2]>, _: &'a mut Vec<i32>) -> &'a mut Vec<Self::X> {
+    fn buffer<'a>(_: &'a mut Vec<f32>, pairs: &'a mut Vec<[f32; 2]>, _: &'a mut Vec<[i32; 2]>) -> &'a mut Vec<Self::X> {
         pairs
     }
 
@@ -144,7 +146,11 @@ impl Pack for Bf16 {
 }
 
 impl Pack for Int8 {
-    fn buffer<'a>(_: &'a mut Vec<f32>, _: &'a mut Vec<[f32; 2]>, rounded: &'a mut Vec<i32>) -> &'a mut Vec<Self::X> {
+    fn buffer<'a>(
+        _: &'a mut Vec<f32>,
+        _: &'a mut Vec<[f32; 2]>,
+        rounded: &'a mut Vec<[i32; 2]>,
+    ) -> &'a mut Vec<Self::X> {
         rounded
     }
 
@@ -155,7 +161,7 @@ impl Pack for Int8 {
         stride: usize,
         inputs: usize,
         rows: usize,
-        packed: &mut [i32],
+        packed: &mut [[i32; 2]],
         scales: &mut [f32],
     ) {
         for r in 0..rows {
@@ -166,9 +172,10 @@ impl Pack for Int8 {
                 let (scale, rounded) = round_group(s, &values);
                 scales[group * rows + r] = scale;
                 let steps = &mut packed[group * GROUP_STEPS * rows + r..];
-                let pairs = rounded.as_chunks::<2>().0.iter().take(part.len().div_ceil(2));
-                steps.iter_mut().step_by(rows).zip(pairs).for_each(|(to, pair)| {
-                    *to = join_pair(pair[0] as i16, pair[1] as i16);
+                let quads = rounded.as_chunks::<4>().0.iter().take(part.len().div_ceil(4));
+                steps.iter_mut().step_by(rows).zip(quads).for_each(|(to, quad)| {
+                    let pair = |first: usize| join_pair(quad[first] as i16, quad[first + 2] as i16);
+                    *to = [pair(0), pair(1)];
                 });
             }
         }

@@ -13,14 +13,14 @@ use super::epilogue::Target;
 use super::parallel::{Disjoint, for_units};
 use super::simd::avx512::Avx512;
 use super::simd::{Kernel, LANES, Simd, prefetch};
-use super::tile::{GROUP, GROUP_STEPS, Int8, Line};
+use super::tile::{Format, GROUP, GROUP_STEPS, Int8, Line};
 use super::weights::View;
 
 /// Rows of a tile, outputs of a panel and quads of inputs in half a group.
 const SIDE: usize = LANES;
 
 /// Rows below which the vector unit is as fast: memory decides.
-pub(crate) const FEWEST_ROWS: usize = 16;
+pub(crate) const FEWEST_ROWS: usize = 4;
 
 /// Tiles of rows worked on at once: their activations and totals stay in the second-level cache.
 const CHUNK_TILES: usize = 12;
@@ -61,7 +61,7 @@ fn allowed() -> bool {
     false
 }
 
-/// A row of a tile: 64 inputs of one activation row, or 4 inputs of 16 outputs.
+/// A row of a tile: 64 inputs of one activation row.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct TileRow([u8; 64]);
@@ -72,14 +72,15 @@ impl Default for TileRow {
     }
 }
 
-/// A tile's rows.
+/// A tile of activations.
 type Tile = [TileRow; SIDE];
 
 /// A tile of rows, one group of inputs: `[upper, lower][half of the group]`.
 type Activations = [[Tile; 2]; 2];
 
-/// A panel, one group of inputs: `[half of the group]`.
-pub(crate) type Weights = [Tile; 2];
+/// A panel, one group of inputs, as packed: the two tiles of its halves. Where inputs end within the group, the next
+/// panel's weights are in their place, and are multiplied by zeros.
+type Weights = [[i8; 4 * LANES]; GROUP_STEPS];
 
 /// One group's sums: `[upper, lower][row]`.
 type Sums = [[[i32; LANES]; SIDE]; 2];
@@ -104,7 +105,7 @@ pub(crate) fn linear(
     let row_tiles = rows.div_ceil(SIDE);
     let plan = Plan {
         rows,
-        steps: inputs.div_ceil(2),
+        steps: inputs.div_ceil(Int8::INPUTS),
         groups: inputs.div_ceil(GROUP),
         row_tiles,
         chunks: row_tiles.div_ceil(CHUNK_TILES),
@@ -132,7 +133,7 @@ pub(crate) fn linear(
 /// The order of one call's work. Nothing here enters the results.
 struct Plan {
     rows: usize,
-    /// Pairs of inputs and groups of a row.
+    /// Quads of inputs and groups of a row.
     steps: usize,
     groups: usize,
     row_tiles: usize,
@@ -210,21 +211,28 @@ impl Kernel for Multiply<'_> {
         let start = run * UNIT_PANELS;
         let end = (start + UNIT_PANELS).min(plan.panels);
         let panels = end - start;
-        let weights = room(&mut worker.weights, panels);
         let totals = room(&mut worker.tiles, chunk.len() * panels * SIDE);
         // Two, so that one is read while the other is written.
         let mut sums: [Sums; 2] = [[[[0; LANES]; SIDE]; 2]; 2];
         let mut tiles = Unit::new(granted);
         for group in 0..plan.groups {
-            for (panel, weights) in (start..end).zip(&mut *weights) {
-                turn_weights(view.steps, plan, panel, group, weights);
-            }
+            let weights = |p: usize| {
+                let at = (start + p) * plan.steps + group * GROUP_STEPS;
+                view.steps[at..].first_chunk::<GROUP_STEPS>()
+            };
             for (tile, totals) in chunk.clone().zip(totals.chunks_mut(panels * SIDE)) {
                 let rows = plan.rows_in(tile);
                 let row_scales = &scales[tile * plan.groups + group];
                 tiles.load(rows, &packed[tile * plan.groups + group]);
                 for p in 0..=panels {
-                    if let Some(weights) = weights.get(p) {
+                    if p < panels
+                        && let Some(weights) = weights(p)
+                    {
+                        // The hardware fetches ahead within a page only.
+                        if tile == chunk.start {
+                            (0..GROUP_STEPS)
+                                .for_each(|step| prefetch(weights.as_ptr().wrapping_add(GROUP_STEPS + step)));
+                        }
                         tiles.multiply(weights, &mut sums[p % 2]);
                     }
                     if let Some(p) = p.checked_sub(1) {
@@ -240,26 +248,6 @@ impl Kernel for Multiply<'_> {
                 // SAFETY: this unit alone works on these rows of these panels.
                 unsafe { target.write(s, &totals[..plan.rows_in(tile)], 1, tile * SIDE, panel) };
             }
-        }
-    }
-}
-
-/// Puts one group of a panel in the order of tiles: from pairs of inputs to quads. What is not there is zeros. Asks
-/// memory for the next group, since the hardware fetches ahead within a page only.
-#[inline(always)]
-fn turn_weights(steps: &[[i8; 2 * LANES]], plan: &Plan, panel: usize, group: usize, weights: &mut Weights) {
-    let first = group * GROUP_STEPS;
-    let steps = &steps[panel * plan.steps + first..][..GROUP_STEPS.min(plan.steps - first)];
-    for (quad, row) in weights.as_flattened_mut().iter_mut().enumerate() {
-        let pair = |index: usize| steps.get(2 * quad + index).unwrap_or(&[0; 2 * LANES]);
-        prefetch(steps.as_ptr().wrapping_add(GROUP_STEPS + 2 * quad));
-        // SAFETY: 32 bytes lie behind each pair and 64 in a row, no alignment is asked for, and this module runs only
-        // where there is AVX-512.
-        unsafe {
-            let first = _mm512_cvtepu16_epi32(_mm256_loadu_si256(pair(0).as_ptr().cast()));
-            let second = _mm512_cvtepu16_epi32(_mm256_loadu_si256(pair(1).as_ptr().cast()));
-            let both = _mm512_or_si512(first, _mm512_slli_epi32::<16>(second));
-            _mm512_storeu_si512(row.0.as_mut_ptr().cast(), both);
         }
     }
 }

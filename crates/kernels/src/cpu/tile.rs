@@ -10,8 +10,8 @@ use super::storage::Plain;
 /// 128 products of 16 by 8 bits sum to less than 2^30, so a group's sum is exact in i32.
 pub const GROUP: usize = 128;
 
-/// Steps (pairs of inputs) in a group.
-pub(crate) const GROUP_STEPS: usize = GROUP / 2;
+/// Steps (quads of inputs) in a group.
+pub(crate) const GROUP_STEPS: usize = GROUP / Int8::INPUTS;
 
 /// 16 f32 in one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) fn flat_mut(lines: &mut [Line]) -> &mut [f32] {
 
 /// A weight format: how a panel of 16 outputs lies in memory and how it is multiplied.
 ///
-/// A panel is a run of steps, each holding one (f32) or two inputs of all 16 outputs.
+/// A panel is a run of steps, each holding one (f32), two (bf16) or four (int8) inputs of all 16 outputs.
 pub(crate) trait Format: Send + Sync + Sized {
     type Step: Plain;
     /// The activations of one row and step.
@@ -219,10 +219,10 @@ impl Format for Bf16 {
 }
 
 impl Format for Int8 {
-    type Step = [i8; 2 * LANES];
-    /// Two i16, the first in the low half.
-    type X = i32;
-    const INPUTS: usize = 2;
+    type Step = [i8; 4 * LANES];
+    /// Inputs 0 and 2, and 1 and 3, as two i16 each, the first in the low half.
+    type X = [i32; 2];
+    const INPUTS: usize = 4;
     const BLOCK: usize = 4 * GROUP_STEPS;
 
     fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
@@ -258,25 +258,31 @@ impl Format for Int8 {
 #[inline(always)]
 fn exact_sums<S: Simd, const R: usize, const P: usize>(
     s: S,
-    steps: &[[i32; R]],
-    weights: [&[[i8; 2 * LANES]]; P],
+    steps: &[[[i32; 2]; R]],
+    weights: [&[[i8; 4 * LANES]]; P],
     fetch: bool,
 ) -> [[S::I; P]; R] {
     assert!(weights.iter().all(|panel| panel.len() == steps.len()), "a group of weights must match its inputs");
     let mut sums = [[s.zero_i(); P]; R];
     for (step, x) in steps.iter().enumerate() {
-        let mut operands = [s.zero_i(); P];
-        for p in 0..P {
-            if fetch {
+        if fetch {
+            for p in 0..P {
                 prefetch(weights[p].as_ptr().wrapping_add(step + Int8::BLOCK));
             }
-            // SAFETY: every panel has as many steps, as asserted.
-            operands[p] = s.widen_i8(unsafe { weights[p].get_unchecked(step) });
         }
-        for r in 0..R {
-            let activation = s.splat_pair(x[r]);
+        // One half after the other, so that one vector of weights is in use at a time.
+        for half in 0..2 {
+            let mut operands = [s.zero_i(); P];
             for p in 0..P {
-                sums[r][p] = s.dot_pairs(sums[r][p], activation, operands[p]);
+                // SAFETY: every panel has as many steps, as asserted.
+                let quads = unsafe { weights[p].get_unchecked(step) };
+                operands[p] = if half == 0 { s.widen_even_i8(quads) } else { s.widen_odd_i8(quads) };
+            }
+            for r in 0..R {
+                let activation = s.splat_pair(x[r][half]);
+                for p in 0..P {
+                    sums[r][p] = s.dot_pairs(sums[r][p], activation, operands[p]);
+                }
             }
         }
     }

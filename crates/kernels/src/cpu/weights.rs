@@ -30,7 +30,11 @@ pub struct PackedWeights {
 enum Panels {
     F32(Storage<[f32; LANES]>),
     Bf16(Storage<[u16; 2 * LANES]>),
-    Int8 { steps: Storage<[i8; 2 * LANES]>, scales: Storage<[f32; LANES]> },
+    /// Behind the last step is room for another group, for readers of whole groups.
+    Int8 {
+        steps: Storage<[i8; 4 * LANES]>,
+        scales: Storage<[f32; LANES]>,
+    },
 }
 
 /// Panels of a known format.
@@ -86,8 +90,9 @@ impl PackedWeights {
                         .zip(row.chunks(GROUP))
                         .for_each(|(scale, group)| scale[output] = group_scale(group));
                 });
-                let mut steps = Storage::zeroed(count * pairs);
-                fill(&mut steps, pairs, weights, inputs, |panel: &mut [[i8; 2 * LANES]], output, row| {
+                let quads = inputs.div_ceil(4);
+                let mut steps = Storage::zeroed(count * quads + GROUP_STEPS);
+                fill(&mut steps, quads, weights, inputs, |panel: &mut [[i8; 4 * LANES]], output, row| {
                     for (steps, group) in panel.chunks_mut(GROUP_STEPS).zip(row.chunks(GROUP)) {
                         pack_group(steps, output, group);
                     }
@@ -147,11 +152,12 @@ impl PackedWeights {
             }
             Panels::Int8 { steps, scales } => {
                 let groups = self.inputs.div_ceil(GROUP);
-                let panels = steps[panel * pairs..].chunks(GROUP_STEPS).zip(&scales[panel * groups..]);
+                let quads = self.inputs.div_ceil(4);
+                let panels = steps[panel * quads..].chunks(GROUP_STEPS).zip(&scales[panel * groups..]);
                 for (to, (steps, scales)) in into.chunks_mut(GROUP).zip(panels) {
-                    for (to, step) in to.chunks_mut(2).zip(steps) {
-                        let widen = |half: usize| f32::from(step[2 * lane + half]) * scales[lane];
-                        to.iter_mut().enumerate().for_each(|(half, to)| *to = widen(half));
+                    for (to, step) in to.chunks_mut(4).zip(steps) {
+                        let widen = |index: usize| f32::from(step[4 * lane + index]) * scales[lane];
+                        to.iter_mut().enumerate().for_each(|(index, to)| *to = widen(index));
                     }
                 }
             }
@@ -206,14 +212,14 @@ fn group_scale(group: &[f32]) -> f32 {
     group.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs())) / 127.0
 }
 
-fn pack_group(steps: &mut [[i8; 2 * LANES]], output: usize, group: &[f32]) {
+fn pack_group(steps: &mut [[i8; 4 * LANES]], output: usize, group: &[f32]) {
     let scale = group_scale(group);
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     // Beyond this, f32 holds whole numbers only: adding it rounds, ties to even, where a CPU may lack the instruction.
     const WHOLE: f32 = 1.5 * (1 << 23) as f32;
-    for (step, pair) in steps.iter_mut().zip(group.chunks(2)) {
-        for (half, &weight) in pair.iter().enumerate() {
-            step[2 * output + half] = (weight * inverse + WHOLE - WHOLE).clamp(-127.0, 127.0) as i8;
+    for (step, quad) in steps.iter_mut().zip(group.chunks(4)) {
+        for (index, &weight) in quad.iter().enumerate() {
+            step[4 * output + index] = (weight * inverse + WHOLE - WHOLE).clamp(-127.0, 127.0) as i8;
         }
     }
 }

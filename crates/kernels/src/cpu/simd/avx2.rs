@@ -156,6 +156,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        let from = quads.as_ptr().cast::<__m256i>();
+        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
+        avx2!([
+            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low)),
+            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(high)),
+        ])
+    }
+
+    #[inline(always)]
+    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        let from = quads.as_ptr().cast::<__m256i>();
+        // SAFETY: as above.
+        let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
+        avx2!([_mm256_srai_epi16::<8>(low), _mm256_srai_epi16::<8>(high)])
+    }
+
+    #[inline(always)]
     fn splat_pair(self, pair: i32) -> Self::I {
         avx2!([_mm256_set1_epi32(pair); 2])
     }

@@ -155,6 +155,20 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) };
+        avx512!(_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes)))
+    }
+
+    #[inline(always)]
+    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        // SAFETY: as above.
+        let bytes = unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) };
+        avx512!(_mm512_srai_epi16::<8>(bytes))
+    }
+
+    #[inline(always)]
     fn splat_pair(self, pair: i32) -> Self::I {
         avx512!(_mm512_set1_epi32(pair))
     }

@@ -55,6 +55,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn zero_i(self) -> Self::I;
     /// 16 pairs of i8 as pairs of i16.
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I;
+    /// Bytes 0 and 2 of 16 quads of i8 as pairs of i16.
+    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I;
+    /// Bytes 1 and 3 of 16 quads of i8 as pairs of i16.
+    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I;
     /// One pair of i16 (low half first) in every lane.
     fn splat_pair(self, pair: i32) -> Self::I;
     /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.

@@ -113,6 +113,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        std::array::from_fn(|i| join_pair(i16::from(quads[4 * i]), i16::from(quads[4 * i + 2])))
+    }
+
+    #[inline(always)]
+    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+        std::array::from_fn(|i| join_pair(i16::from(quads[4 * i + 1]), i16::from(quads[4 * i + 3])))
+    }
+
+    #[inline(always)]
     fn splat_pair(self, pair: i32) -> Self::I {
         [pair; LANES]
     }
