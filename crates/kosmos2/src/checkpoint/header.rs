@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use safetensors::SafeTensors;
+use candle_core::DType;
+use safetensors::{Dtype, SafeTensors};
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -38,11 +39,22 @@ pub(super) fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<
     let data = header_end as usize;
     let place = |info: &safetensors::tensor::TensorInfo| Place {
         shard,
-        dtype: info.dtype,
+        dtype: stored_dtype(info.dtype),
         shape: info.shape.clone(),
+        strides: None,
         bytes: data + info.data_offsets.0..data + info.data_offsets.1,
     };
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
+}
+
+/// The dtype, or the name of one that weights do not come in.
+fn stored_dtype(dtype: Dtype) -> Result<DType, String> {
+    match dtype {
+        Dtype::F32 => Ok(DType::F32),
+        Dtype::F16 => Ok(DType::F16),
+        Dtype::BF16 => Ok(DType::BF16),
+        other => Err(format!("{other:?}").to_lowercase()),
+    }
 }
 
 /// Where the last tensor ends, counted from the start of the data, of a header that names each tensor once.

@@ -1,11 +1,12 @@
 //! Weights of a model directory as Hugging Face lays it out, read tensor by tensor under the checkpoint's own names.
 //!
 //! Files are tried in this order: `model.safetensors`, `model.safetensors.index.json` with its shards,
-//! `pytorch_model.bin`. Safetensors files are mapped and their pages released once a tensor is converted, so that
-//! loading never holds much more than the weights in the computing dtype.
+//! `pytorch_model.bin`. Files are mapped and their pages released once a tensor is converted, so that loading never
+//! holds much more than the weights in the computing dtype.
 
 mod header;
 mod identity;
+mod pickle;
 pub mod random;
 mod storage;
 

@@ -4,18 +4,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use kernels::MappedFile;
 use serde::Deserialize;
 
 use super::header::read_header;
+use super::pickle::{gather, read_places};
 use super::{CheckpointError, WeightFiles, random, weight_files};
 use crate::small_file;
 
 pub(super) enum Storage {
-    Safetensors { origin: String, shards: Vec<Shard>, places: HashMap<String, Place> },
-    Pickle { file: String, tensors: PthTensors },
+    Files { origin: String, shards: Vec<Shard>, places: HashMap<String, Place> },
     Random { seed: u64, shapes: HashMap<String, Vec<usize>> },
 }
 
@@ -27,34 +26,36 @@ pub(super) struct Shard {
 /// Where a tensor lies: `bytes` counts from the start of the shard.
 pub(super) struct Place {
     pub(super) shard: usize,
-    pub(super) dtype: safetensors::Dtype,
+    /// The dtype, or the name of one that weights do not come in.
+    pub(super) dtype: Result<DType, String>,
     pub(super) shape: Vec<usize>,
+    /// Elements from one index to the next, where they do not follow each other in the order of their indices.
+    pub(super) strides: Option<Vec<usize>>,
     pub(super) bytes: Range<usize>,
 }
 
 impl Storage {
     pub(super) fn open(dir: &Path) -> Result<Self, CheckpointError> {
         match weight_files(dir)? {
-            WeightFiles::Safetensors { origin, shards } => Self::open_safetensors(&origin, &shards),
+            WeightFiles::Safetensors { origin, shards } => Self::open_files(&origin, &shards, read_header),
             WeightFiles::Pickle(path) => {
-                let file = path.display().to_string();
-                let tensors = PthTensors::new(&path, None).map_err(|e| CheckpointError::Malformed {
-                    file: file.clone(),
-                    kind: "PyTorch",
-                    reason: e.to_string(),
-                })?;
-                Ok(Self::Pickle { file, tensors })
+                let read = |file: &str, bytes: &[u8], _| read_places(file, bytes);
+                Self::open_files(&path, std::slice::from_ref(&path), read)
             }
         }
     }
 
-    fn open_safetensors(origin: &Path, paths: &[PathBuf]) -> Result<Self, CheckpointError> {
+    fn open_files(
+        origin: &Path,
+        paths: &[PathBuf],
+        read: impl Fn(&str, &[u8], usize) -> Result<Vec<(String, Place)>, CheckpointError>,
+    ) -> Result<Self, CheckpointError> {
         let mut places: HashMap<String, Place> = HashMap::new();
         let mut shards: Vec<Shard> = Vec::with_capacity(paths.len());
         for path in paths {
             let file = path.display().to_string();
             let map = MappedFile::open(path).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
-            for (name, place) in read_header(&file, map.bytes(), shards.len())? {
+            for (name, place) in read(&file, map.bytes(), shards.len())? {
                 if let Some(other) = places.get(&name) {
                     let other = shards[other.shard].file.clone();
                     return Err(CheckpointError::TwoShards { file, tensor: name, other });
@@ -63,13 +64,12 @@ impl Storage {
             }
             shards.push(Shard { file, map });
         }
-        Ok(Self::Safetensors { origin: origin.display().to_string(), shards, places })
+        Ok(Self::Files { origin: origin.display().to_string(), shards, places })
     }
 
     pub(super) fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
-            Self::Safetensors { places, .. } => Box::new(places.keys().map(String::as_str)),
-            Self::Pickle { tensors, .. } => Box::new(tensors.tensor_infos().keys().map(String::as_str)),
+            Self::Files { places, .. } => Box::new(places.keys().map(String::as_str)),
             Self::Random { shapes, .. } => Box::new(shapes.keys().map(String::as_str)),
         }
     }
@@ -102,21 +102,25 @@ impl Storage {
             move |source| CheckpointError::Tensor { file, tensor, source: Box::new(source) }
         };
         match self {
-            Self::Safetensors { origin, shards, places } => {
+            Self::Files { origin, shards, places } => {
                 let place = places.get(name).ok_or_else(|| missing(origin))?;
                 let Shard { file, map } = &shards[place.shard];
                 check_shape(file, &place.shape)?;
-                let stored = stored_dtype(file, name, place.dtype)?;
+                let stored = place.dtype.clone().map_err(|found| CheckpointError::StoredDType {
+                    file: file.clone(),
+                    tensor: name.into(),
+                    found,
+                })?;
                 let bytes = &map.bytes()[place.bytes.clone()];
-                let tensor = Tensor::from_raw_buffer(bytes, stored, expected, &Device::Cpu);
+                let tensor = match &place.strides {
+                    None => Tensor::from_raw_buffer(bytes, stored, expected, &Device::Cpu),
+                    Some(strides) => {
+                        let gathered = gather(bytes, stored.size_in_bytes(), expected, strides);
+                        Tensor::from_raw_buffer(&gathered, stored, expected, &Device::Cpu)
+                    }
+                };
                 map.release(place.bytes.clone());
                 tensor.and_then(|t| t.to_dtype(dtype)?.to_device(device)).map_err(failed(file))
-            }
-            Self::Pickle { file, tensors } => {
-                let info = tensors.tensor_infos().get(name).ok_or_else(|| missing(file))?;
-                check_shape(file, info.layout.dims())?;
-                let tensor = tensors.get(name).map_err(failed(file))?.ok_or_else(|| missing(file))?;
-                tensor.to_dtype(dtype).and_then(|t| t.to_device(device)).map_err(failed(file))
             }
             Self::Random { seed, shapes } => {
                 let file = "random weights";
@@ -126,19 +130,6 @@ impl Storage {
                 tensor.and_then(|t| t.to_dtype(dtype)?.to_device(device)).map_err(failed(file))
             }
         }
-    }
-}
-
-fn stored_dtype(file: &str, tensor: &str, dtype: safetensors::Dtype) -> Result<DType, CheckpointError> {
-    match dtype {
-        safetensors::Dtype::F32 => Ok(DType::F32),
-        safetensors::Dtype::F16 => Ok(DType::F16),
-        safetensors::Dtype::BF16 => Ok(DType::BF16),
-        other => Err(CheckpointError::StoredDType {
-            file: file.into(),
-            tensor: tensor.into(),
-            found: format!("{other:?}").to_lowercase(),
-        }),
     }
 }
 

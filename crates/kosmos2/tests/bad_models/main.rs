@@ -6,8 +6,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod mutations;
+mod pickled;
 mod small_model;
 mod table;
+mod table_pickled;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -60,6 +62,9 @@ fn the_unchanged_directory_answers() {
     use_model(model.path()).unwrap();
     let index = r#"{"weight_map": {"any": "model-00001-of-00001.safetensors"}}"#;
     model.with_index(index, use_model).unwrap();
+    for file in ["pytorch_model.bin", "processor_config.json"] {
+        model.with(file, model.file(file), use_model).unwrap();
+    }
 }
 
 #[test]
@@ -69,15 +74,18 @@ fn seeded_changes_of_any_file_never_end_the_process() {
     let (mut wrong, mut refused, mut all) = (Vec::new(), 0, 0);
     for (file, times, names) in [
         ("model.safetensors", 160, &["model.safetensors"][..]),
+        ("pytorch_model.bin", 400, &["pytorch_model.bin"]),
         ("config.json", 160, &["config.json"]),
         ("generation_config.json", 30, &["generation_config.json"]),
         ("preprocessor_config.json", 80, &["preprocessor_config.json", "the image processor's size"]),
+        ("processor_config.json", 80, &["processor_config.json", "the image processor's size"]),
         ("tokenizer.json", 100, &["tokenizer.json", "the tokenizer's vocabulary"]),
     ] {
         for number in 0..times {
             let whole = model.file(file);
             let changed = match number % 4 {
                 _ if file == "model.safetensors" => mutations::safetensors(&mut random, whole),
+                _ if file == "pytorch_model.bin" => mutations::pickled(&mut random, &model.pickled),
                 0 => mutations::bytes(&mut random, whole),
                 _ => mutations::json(&mut random, whole),
             };

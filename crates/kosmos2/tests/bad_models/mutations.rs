@@ -3,6 +3,8 @@
 use hostile::Random;
 use serde_json::{Value, json};
 
+use crate::pickled::Pickled;
+
 /// Bytes cut, flipped, doubled or grown by others.
 pub(crate) fn bytes(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     let mut changed = whole.to_vec();
@@ -97,5 +99,33 @@ pub(crate) fn safetensors(random: &mut Random, whole: &[u8]) -> Vec<u8> {
         }
         2 | 3 => with_header(whole, |header| bytes(random, header)),
         _ => with_header(whole, |header| json(random, header)),
+    }
+}
+
+/// A PyTorch file with its archive, its pickle or anything else changed.
+pub(crate) fn pickled(random: &mut Random, whole: &Pickled) -> Vec<u8> {
+    match random.below(8) {
+        0 => bytes(random, &whole.bytes),
+        1 | 2 => {
+            let mut changed = whole.bytes.clone();
+            let at = whole.directory.start + random.below(changed.len() - whole.directory.start - 8);
+            let number = (random.draw() >> random.below(64)).to_le_bytes();
+            let length = 1 << random.below(4);
+            changed[at..at + length].copy_from_slice(&number[..length]);
+            changed
+        }
+        // Operations and their numbers, in place: sizes and directory still fit.
+        3..6 => {
+            let mut changed = whole.bytes.clone();
+            let numbers: Vec<usize> = whole.pickle.clone().filter(|at| b"KMJXhjqr".contains(&changed[*at])).collect();
+            let at = numbers[random.below(numbers.len())];
+            match random.below(3) {
+                0 => changed[at] = b"KMJXhjqr)(}]Rt\x85\x86\x87usbQN.c"[random.below(24)],
+                1 => changed[at + 1..at + 5].fill([0, 0xff, 0x7f][random.below(3)]),
+                _ => changed[at + 1] = random.draw() as u8,
+            }
+            changed
+        }
+        _ => whole.with_pickle(&bytes(random, &whole.bytes[whole.pickle.clone()])),
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::{self, fixtures};
+use crate::pickled::{self, Pickled};
 
 /// Words kept of the vocabulary, those of the special tokens included.
 const WORDS: usize = 400;
@@ -19,6 +20,10 @@ const WORDS: usize = 400;
 pub(crate) struct SmallModel {
     dir: TempDir,
     pub(crate) files: Vec<(&'static str, Vec<u8>)>,
+    /// The same weights as torch would write them.
+    pub(crate) pickled: Pickled,
+    /// The image processor's configuration as newer directories have it.
+    processor: Vec<u8>,
 }
 
 const FILES: [&str; 5] =
@@ -36,7 +41,10 @@ impl SmallModel {
         fs::write(path.join("config.json"), config.to_string()).unwrap();
         random::write_weights(path, &Config::from_dir(path).unwrap(), 7, DType::F32).unwrap();
         let files = FILES.map(|name| (name, fs::read(path.join(name)).unwrap())).to_vec();
-        Self { dir, files }
+        let pickled = pickled::of_safetensors(&fs::read(path.join("model.safetensors")).unwrap());
+        let image_processor: Value = common::json(path.join("preprocessor_config.json"));
+        let processor = json!({"processor_class": "Kosmos2Processor", "image_processor": image_processor});
+        Self { dir, files, pickled, processor: processor.to_string().into_bytes() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -44,11 +52,19 @@ impl SmallModel {
     }
 
     pub(crate) fn file(&self, name: &str) -> &[u8] {
-        &self.files.iter().find(|(file, _)| *file == name).unwrap().1
+        match name {
+            "pytorch_model.bin" => &self.pickled.bytes,
+            "processor_config.json" => &self.processor,
+            _ => &self.files.iter().find(|(file, _)| *file == name).unwrap().1,
+        }
     }
 
-    /// Does something to the directory while one file is another.
+    /// Does something to the directory while one file is another, or is there at all.
     pub(crate) fn with<T>(&self, name: &str, bytes: &[u8], run: impl FnOnce(&Path) -> T) -> T {
+        if name == "pytorch_model.bin" {
+            // It is read only where there is nothing better.
+            fs::remove_file(self.path().join("model.safetensors")).unwrap();
+        }
         fs::write(self.path().join(name), bytes).unwrap();
         let result = run(self.path());
         self.restore();
