@@ -4,8 +4,8 @@
 use super::amx;
 use super::math::max_lanes;
 use super::parallel::threads_for;
-use super::simd::{LANES, Simd, portable::join_pair};
-use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line};
+use super::simd::{LANES, Simd};
+use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line, RowScale, WEIGHT_BIAS};
 
 /// Memory that calls reuse. One for each thread that calls; it grows to what the largest call needs.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Scratch {
     singles: Vec<f32>,
     pairs: Vec<[f32; 2]>,
     rounded: Vec<[i32; 2]>,
-    scales: Vec<f32>,
+    scales: Vec<RowScale>,
     #[cfg(target_arch = "x86_64")]
     tiles: amx::Packed,
     workers: Vec<Worker>,
@@ -65,7 +65,7 @@ impl Scratch {
         steps: usize,
         scales: usize,
         workers: usize,
-    ) -> (&mut [F::X], &mut [f32], &mut [Worker]) {
+    ) -> (&mut [F::X], &mut [RowScale], &mut [Worker]) {
         self.workers(workers);
         let Self { singles, pairs, rounded, scales: scale_buffer, workers: all, .. } = self;
         let buffer = F::buffer(singles, pairs, rounded);
@@ -98,7 +98,7 @@ pub(crate) trait Pack: Format {
         inputs: usize,
         rows: usize,
         packed: &mut [Self::X],
-        scales: &mut [f32],
+        scales: &mut [RowScale],
     );
 }
 
@@ -112,7 +112,15 @@ impl Pack for F32 {
     }
 
     #[inline(always)]
-    fn pack<S: Simd>(_: S, x: &[f32], stride: usize, inputs: usize, rows: usize, packed: &mut [f32], _: &mut [f32]) {
+    fn pack<S: Simd>(
+        _: S,
+        x: &[f32],
+        stride: usize,
+        inputs: usize,
+        rows: usize,
+        packed: &mut [f32],
+        _: &mut [RowScale],
+    ) {
         for r in 0..rows {
             let row = &x[r * stride..][..inputs];
             packed[r..].iter_mut().step_by(rows).zip(row).for_each(|(to, &value)| *to = value);
@@ -133,7 +141,7 @@ impl Pack for Bf16 {
         inputs: usize,
         rows: usize,
         packed: &mut [[f32; 2]],
-        _: &mut [f32],
+        _: &mut [RowScale],
     ) {
         for r in 0..rows {
             let (pairs, last) = x[r * stride..][..inputs].as_chunks::<2>();
@@ -162,7 +170,7 @@ impl Pack for Int8 {
         inputs: usize,
         rows: usize,
         packed: &mut [[i32; 2]],
-        scales: &mut [f32],
+        scales: &mut [RowScale],
     ) {
         for r in 0..rows {
             let row = &x[r * stride..][..inputs];
@@ -173,18 +181,18 @@ impl Pack for Int8 {
                 scales[group * rows + r] = scale;
                 let steps = &mut packed[group * GROUP_STEPS * rows + r..];
                 let quads = rounded.as_chunks::<4>().0.iter().take(part.len().div_ceil(4));
-                steps.iter_mut().step_by(rows).zip(quads).for_each(|(to, quad)| {
-                    let pair = |first: usize| join_pair(quad[first] as i16, quad[first + 2] as i16);
-                    *to = [pair(0), pair(1)];
-                });
+                steps.iter_mut().step_by(rows).zip(quads).for_each(|(to, &quad)| *to = s.split_quad(quad));
             }
         }
     }
 }
 
-/// A group's values as multiples of a scale that makes the largest 32767. The scale is NaN where a value is not finite.
+/// The largest rounded value: its upper and lower byte are signed both.
+const LARGEST: f32 = 32_639.0;
+
+/// A group's values as multiples of a scale that makes the largest 32,639. The scale is NaN where a value is not finite.
 #[inline(always)]
-pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (f32, [i32; GROUP]) {
+pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (RowScale, [i32; GROUP]) {
     let (vectors, _) = values.as_chunks::<LANES>();
     let mut largest = s.splat(0.0);
     // Zeros where all is finite, else NaN.
@@ -198,10 +206,11 @@ pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (f32, [i32; G
     s.store(taint, &mut taints);
     let taint = taints.into_iter().sum::<f32>();
     let largest = max_lanes(s, largest);
-    let inverse = if largest > 0.0 { 32767.0 / largest } else { 0.0 };
+    let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
     let mut rounded = [0; GROUP];
     for (vector, to) in vectors.iter().zip(rounded.as_chunks_mut::<LANES>().0) {
         s.store_i32(s.mul(s.load(vector), s.splat(inverse)), to);
     }
-    (largest / 32767.0 + taint, rounded)
+    let bias = WEIGHT_BIAS.wrapping_mul(rounded.iter().fold(0_i32, |sum, &value| sum.wrapping_add(value)));
+    (RowScale { scale: largest / LARGEST + taint, bias }, rounded)
 }

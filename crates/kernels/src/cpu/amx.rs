@@ -1,8 +1,8 @@
 //! Int8 products on the tile unit (AMX) of recent Xeons.
 //!
-//! The unit multiplies bytes, and activations have 16 bits. Each is split into its upper byte, signed, and its lower,
-//! unsigned, which are multiplied apart: a group's sum is `256 * upper + lower`. It is exact in i32 as in
-//! [`Int8`]'s tiles, and scaled and added in the same order, so the results have the same bits as theirs.
+//! The unit multiplies bytes, and activations have 16 bits. Each is split into its upper and its lower byte, both
+//! signed, which are multiplied apart: a group's sum is `256 * upper + lower`. It is exact in i32 as in [`Int8`]'s
+//! tiles, and scaled and added in the same order, so the results have the same bits as theirs.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -13,7 +13,7 @@ use super::epilogue::Target;
 use super::parallel::{Disjoint, for_units};
 use super::simd::avx512::Avx512;
 use super::simd::{Kernel, LANES, Simd, prefetch};
-use super::tile::{Format, GROUP, GROUP_STEPS, Int8, Line};
+use super::tile::{Format, GROUP, GROUP_STEPS, Int8, Line, RowScale};
 use super::weights::View;
 
 /// Rows of a tile, outputs of a panel and quads of inputs in half a group.
@@ -80,7 +80,7 @@ type Activations = [[Tile; 2]; 2];
 
 /// A panel, one group of inputs, as packed: the two tiles of its halves. Where inputs end within the group, the next
 /// panel's weights are in their place, and are multiplied by zeros.
-type Weights = [[i8; 4 * LANES]; GROUP_STEPS];
+type Weights = [[u8; 4 * LANES]; GROUP_STEPS];
 
 /// One group's sums: `[upper, lower][row]`.
 type Sums = [[[i32; LANES]; SIDE]; 2];
@@ -89,7 +89,7 @@ type Sums = [[[i32; LANES]; SIDE]; 2];
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
     rows: Vec<Activations>,
-    scales: Vec<[f32; SIDE]>,
+    scales: Vec<[RowScale; SIDE]>,
 }
 
 /// `out = epilogue(x W^T + bias)` into the target, for at least one row.
@@ -163,7 +163,7 @@ struct Pack<'a> {
     x: &'a [f32],
     inputs: usize,
     packed: &'a mut [Activations],
-    scales: &'a mut [[f32; SIDE]],
+    scales: &'a mut [[RowScale; SIDE]],
 }
 
 impl Kernel for Pack<'_> {
@@ -179,7 +179,7 @@ impl Kernel for Pack<'_> {
                 let (scale, rounded) = round_group(s, &values);
                 scales[r] = scale;
                 for (half, rounded) in rounded.as_chunks::<{ GROUP / 2 }>().0.iter().enumerate() {
-                    upper[half][r].0 = rounded.map(|value| (value >> 8) as u8);
+                    upper[half][r].0 = rounded.map(|value| ((value + 128) >> 8) as u8);
                     lower[half][r].0 = rounded.map(|value| value as u8);
                 }
             }
@@ -192,7 +192,7 @@ struct Multiply<'a> {
     granted: Amx,
     plan: &'a Plan,
     packed: &'a [Activations],
-    scales: &'a [[f32; SIDE]],
+    scales: &'a [[RowScale; SIDE]],
     view: &'a View<'a, Int8>,
     target: &'a Target<'a>,
     unit: usize,
@@ -256,7 +256,7 @@ impl Kernel for Multiply<'_> {
 #[inline(always)]
 fn add_group(
     [upper, lower]: &Sums,
-    row_scales: &[f32; SIDE],
+    row_scales: &[RowScale; SIDE],
     weight_scales: &[f32; LANES],
     first: bool,
     totals: &mut [Line],
@@ -265,11 +265,14 @@ fn add_group(
     // AVX-512.
     unsafe {
         let weight_scales = _mm512_loadu_ps(weight_scales.as_ptr());
-        for (((line, upper), lower), &row_scale) in totals.iter_mut().zip(upper).zip(lower).zip(row_scales) {
+        for (((line, upper), lower), &RowScale { scale, bias }) in
+            totals.iter_mut().zip(upper).zip(lower).zip(row_scales)
+        {
             let upper = _mm512_loadu_si512(upper.as_ptr().cast());
             let lower = _mm512_loadu_si512(lower.as_ptr().cast());
-            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower));
-            let scaled = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(row_scale), weight_scales));
+            let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
+            let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(bias)));
+            let scaled = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(scale), weight_scales));
             let total = if first { scaled } else { _mm512_add_ps(_mm512_loadu_ps(line.0.as_ptr()), scaled) };
             _mm512_storeu_ps(line.0.as_mut_ptr(), total);
         }
@@ -337,11 +340,11 @@ impl Unit {
                 "tilezero tmm6",
                 "tilezero tmm7",
                 "tileloadd tmm4, [{weights} + {row}]",
-                "tdpbssd tmm6, tmm0, tmm4",
-                "tdpbusd tmm7, tmm2, tmm4",
+                "tdpbsud tmm6, tmm0, tmm4",
+                "tdpbsud tmm7, tmm2, tmm4",
                 "tileloadd tmm5, [{weights} + {row} + 1024]",
-                "tdpbssd tmm6, tmm1, tmm5",
-                "tdpbusd tmm7, tmm3, tmm5",
+                "tdpbsud tmm6, tmm1, tmm5",
+                "tdpbsud tmm7, tmm3, tmm5",
                 "tilestored [{sums} + {row}], tmm6",
                 "tilestored [{sums} + {row} + 1024], tmm7",
                 weights = in(reg) weights, sums = in(reg) sums, row = in(reg) size_of::<TileRow>(),

@@ -7,7 +7,7 @@ use super::dispatch::{Level, level};
 use super::epilogue::{Epilogue, Target};
 use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
-use super::tile::{Block, Format, GROUP_STEPS, Line, with_tile_size};
+use super::tile::{Block, Format, GROUP_STEPS, Line, RowScale, with_tile_size};
 use super::weights::{PackedWeights, View, WithFormat};
 
 /// Rows worked on at once: their totals for [`UNIT_PANELS`] and one block of their activations share a second-level
@@ -74,7 +74,7 @@ impl WithFormat for Call<'_> {
         {
             let (packed, scales) = (Disjoint::new(packed), Disjoint::new(scales));
             for_units(packing, &mut workers[..pack_threads], |unit, _| {
-                level.run(PackUnit::<F> { plan: &plan, x, packed: &packed, scales: &scales, unit });
+                F::run(level, PackUnit::<F> { plan: &plan, x, packed: &packed, scales: &scales, unit });
             });
         }
         for_units(plan.units(), workers, |unit, worker| {
@@ -156,7 +156,7 @@ struct PackUnit<'a, F: Format> {
     plan: &'a Plan,
     x: &'a [f32],
     packed: &'a Disjoint<'a, F::X>,
-    scales: &'a Disjoint<'a, f32>,
+    scales: &'a Disjoint<'a, RowScale>,
     unit: usize,
 }
 
@@ -192,7 +192,7 @@ impl<F: Format + Pack> Kernel for PackUnit<'_, F> {
 struct Multiply<'a, F: Format> {
     plan: &'a Plan,
     x: &'a [F::X],
-    scales: &'a [f32],
+    scales: &'a [RowScale],
     view: &'a View<'a, F>,
     target: &'a Target<'a>,
     unit: usize,
@@ -248,7 +248,7 @@ struct Place {
 
 impl<F: Format> View<'_, F> {
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, plan: &Plan, x: &[F::X], x_scales: &[f32], place: Place, tile: &mut [Line]) {
+    fn multiply<S: Simd>(&self, s: S, plan: &Plan, x: &[F::X], x_scales: &[RowScale], place: Place, tile: &mut [Line]) {
         let Place { row, rows, tile: first_row, height, panel, wide, block } = place;
         let (step, steps) = plan.block(block);
         let (group, groups) = (step / GROUP_STEPS, steps.div_ceil(GROUP_STEPS));

@@ -110,8 +110,8 @@ impl Kernel for Dot {
 
 #[inline(always)]
 fn dot<S: Simd, const N: usize>(s: S) -> f64 {
-    let factor = s.splat_pair(black_box(0x0003_0005));
-    let mut sums = [s.splat_pair(black_box(1)); N];
+    let factor = s.splat_i(black_box(0x0003_0005));
+    let mut sums = [s.splat_i(black_box(1)); N];
     for _ in 0..STEPS {
         for sum in &mut sums {
             // The sum is an operand too, or the product would be taken out of the loop.

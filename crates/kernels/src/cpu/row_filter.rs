@@ -166,7 +166,7 @@ impl Kernel for Rows<'_> {
             let mut upper = [s.zero_i(); CHANNELS];
             let mut lower = [s.zero_i(); CHANNELS];
             for (pair, &(upper_weights, lower_weights)) in pixels[*first..].iter().zip(weights) {
-                let (upper_weights, lower_weights) = (s.splat_pair(upper_weights), s.splat_pair(lower_weights));
+                let (upper_weights, lower_weights) = (s.splat_i(upper_weights), s.splat_i(lower_weights));
                 for channel in 0..CHANNELS {
                     let bytes = s.widen_i8(&pair[channel].0);
                     upper[channel] = s.dot_pairs(upper[channel], bytes, upper_weights);

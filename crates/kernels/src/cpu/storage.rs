@@ -14,7 +14,7 @@ unsafe impl Plain for [f32; 16] {}
 // SAFETY: as above.
 unsafe impl Plain for [u16; 32] {}
 // SAFETY: as above.
-unsafe impl Plain for [i8; 64] {}
+unsafe impl Plain for [u8; 64] {}
 
 /// A fixed number of `T`, each starting on a multiple of its size from a page's start.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::storage::Plain;
 
 /// Inputs that share a scale in [`WeightFormat::Int8`](super::WeightFormat::Int8).
 ///
-/// 128 products of 16 by 8 bits sum to less than 2^30, so a group's sum is exact in i32.
+/// 128 products of 16 by 8 bits sum to less than 2^31, so a group's sum is exact in i32.
 pub const GROUP: usize = 128;
 
 /// Steps (quads of inputs) in a group.
@@ -59,7 +59,7 @@ pub(crate) trait Format: Send + Sync + Sized {
 /// The operands of a tile.
 pub(crate) struct Block<'a, F: Format> {
     pub(crate) x: &'a [F::X],
-    pub(crate) x_scales: &'a [f32],
+    pub(crate) x_scales: &'a [RowScale],
     /// From the first panel's first step of the block; the next panel's lies `panel_stride` on.
     pub(crate) weights: &'a [F::Step],
     pub(crate) panel_stride: usize,
@@ -70,6 +70,18 @@ pub(crate) struct Block<'a, F: Format> {
     /// The first block sets the tile, later ones add to it.
     pub(crate) first: bool,
 }
+
+/// How one row's group was rounded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowScale {
+    pub(crate) scale: f32,
+    /// What the weights' bias adds to the group's sum of products.
+    pub(crate) bias: i32,
+}
+
+/// What is added to int8 weights to store them unsigned: no instruction multiplies signed bytes by signed ones on all
+/// CPUs that multiply bytes.
+pub(crate) const WEIGHT_BIAS: i32 = 128;
 
 pub(crate) struct F32;
 pub(crate) struct Bf16;
@@ -219,8 +231,9 @@ impl Format for Bf16 {
 }
 
 impl Format for Int8 {
-    type Step = [i8; 4 * LANES];
-    /// Inputs 0 and 2, and 1 and 3, as two i16 each, the first in the low half.
+    /// Weights and [`WEIGHT_BIAS`].
+    type Step = [u8; 4 * LANES];
+    /// As [`Simd::split_quad`] gives them.
     type X = [i32; 2];
     const INPUTS: usize = 4;
     const BLOCK: usize = 4 * GROUP_STEPS;
@@ -236,7 +249,7 @@ impl Format for Int8 {
             let (steps, _) = x.as_chunks::<R>();
             let weights =
                 std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps.len()]);
-            let sums = exact_sums::<S, R, P>(s, steps, weights, block.fetch);
+            let sums = exact_sums::<S, R, P>(s, steps, weights, x_scales, block.fetch);
             let mut weight_scales = [s.splat(0.0); P];
             for p in 0..P {
                 weight_scales[p] = s.load(&block.weight_scales[p * block.scale_stride + group]);
@@ -245,7 +258,7 @@ impl Format for Int8 {
             for r in 0..R {
                 for p in 0..P {
                     // Not fused, so that CPUs without the instruction agree.
-                    let scale = s.mul(s.splat(x_scales[r]), weight_scales[p]);
+                    let scale = s.mul(s.splat(x_scales[r].scale), weight_scales[p]);
                     scaled[r][p] = s.mul(s.to_f32(sums[r][p]), scale);
                 }
             }
@@ -259,31 +272,40 @@ impl Format for Int8 {
 fn exact_sums<S: Simd, const R: usize, const P: usize>(
     s: S,
     steps: &[[[i32; 2]; R]],
-    weights: [&[[i8; 4 * LANES]]; P],
+    weights: [&[[u8; 4 * LANES]]; P],
+    x_scales: &[RowScale; R],
     fetch: bool,
 ) -> [[S::I; P]; R] {
     assert!(weights.iter().all(|panel| panel.len() == steps.len()), "a group of weights must match its inputs");
     let mut sums = [[s.zero_i(); P]; R];
-    for (step, x) in steps.iter().enumerate() {
-        if fetch {
-            for p in 0..P {
-                prefetch(weights[p].as_ptr().wrapping_add(step + Int8::BLOCK));
-            }
-        }
-        // One half after the other, so that one vector of weights is in use at a time.
-        for half in 0..2 {
+    for half in 0..2 {
+        for (step, x) in steps.iter().enumerate() {
             let mut operands = [s.zero_i(); P];
             for p in 0..P {
+                if fetch && half == 0 {
+                    prefetch(weights[p].as_ptr().wrapping_add(step + Int8::BLOCK));
+                }
                 // SAFETY: every panel has as many steps, as asserted.
-                let quads = unsafe { weights[p].get_unchecked(step) };
-                operands[p] = if half == 0 { s.widen_even_i8(quads) } else { s.widen_odd_i8(quads) };
+                operands[p] = s.half_of_quads(unsafe { weights[p].get_unchecked(step) }, half);
             }
             for r in 0..R {
-                let activation = s.splat_pair(x[r][half]);
+                let activation = s.splat_i(x[r][half]);
                 for p in 0..P {
-                    sums[r][p] = s.dot_pairs(sums[r][p], activation, operands[p]);
+                    sums[r][p] = s.dot_half(sums[r][p], operands[p], activation);
                 }
             }
+        }
+        if half == 0 {
+            for r in 0..R {
+                for p in 0..P {
+                    sums[r][p] = s.between_halves(sums[r][p]);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        for p in 0..P {
+            sums[r][p] = s.sub_i(sums[r][p], s.splat_i(x_scales[r].bias));
         }
     }
     sums

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::simd::LANES;
 use super::storage::Storage;
-use super::tile::{self, Format, GROUP, GROUP_STEPS};
+use super::tile::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
 
 /// How weights are stored; see the [module](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ enum Panels {
     Bf16(Storage<[u16; 2 * LANES]>),
     /// Behind the last step is room for another group, for readers of whole groups.
     Int8 {
-        steps: Storage<[i8; 4 * LANES]>,
+        steps: Storage<[u8; 4 * LANES]>,
         scales: Storage<[f32; LANES]>,
     },
 }
@@ -92,7 +92,7 @@ impl PackedWeights {
                 });
                 let quads = inputs.div_ceil(4);
                 let mut steps = Storage::zeroed(count * quads + GROUP_STEPS);
-                fill(&mut steps, quads, weights, inputs, |panel: &mut [[i8; 4 * LANES]], output, row| {
+                fill(&mut steps, quads, weights, inputs, |panel: &mut [[u8; 4 * LANES]], output, row| {
                     for (steps, group) in panel.chunks_mut(GROUP_STEPS).zip(row.chunks(GROUP)) {
                         pack_group(steps, output, group);
                     }
@@ -156,7 +156,8 @@ impl PackedWeights {
                 let panels = steps[panel * quads..].chunks(GROUP_STEPS).zip(&scales[panel * groups..]);
                 for (to, (steps, scales)) in into.chunks_mut(GROUP).zip(panels) {
                     for (to, step) in to.chunks_mut(4).zip(steps) {
-                        let widen = |index: usize| f32::from(step[4 * lane + index]) * scales[lane];
+                        let widen =
+                            |index: usize| (f32::from(step[4 * lane + index]) - WEIGHT_BIAS as f32) * scales[lane];
                         to.iter_mut().enumerate().for_each(|(index, to)| *to = widen(index));
                     }
                 }
@@ -212,14 +213,15 @@ fn group_scale(group: &[f32]) -> f32 {
     group.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs())) / 127.0
 }
 
-fn pack_group(steps: &mut [[i8; 4 * LANES]], output: usize, group: &[f32]) {
+fn pack_group(steps: &mut [[u8; 4 * LANES]], output: usize, group: &[f32]) {
     let scale = group_scale(group);
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     // Beyond this, f32 holds whole numbers only: adding it rounds, ties to even, where a CPU may lack the instruction.
     const WHOLE: f32 = 1.5 * (1 << 23) as f32;
     for (step, quad) in steps.iter_mut().zip(group.chunks(4)) {
         for (index, &weight) in quad.iter().enumerate() {
-            step[4 * output + index] = (weight * inverse + WHOLE - WHOLE).clamp(-127.0, 127.0) as i8;
+            step[4 * output + index] =
+                ((weight * inverse + WHOLE - WHOLE).clamp(-127.0, 127.0) + WEIGHT_BIAS as f32) as u8;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::portable::join_pair;
 use super::{Kernel, LANES, Simd};
 
 /// Exists only where the CPU has AVX2 and FMA.
@@ -156,27 +157,41 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+    fn splat_i(self, value: i32) -> Self::I {
+        avx2!([_mm256_set1_epi32(value); 2])
+    }
+
+    #[inline(always)]
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!([_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])])
+    }
+
+    /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    #[inline(always)]
+    fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
+        [join_pair(a as i16, c as i16), join_pair(b as i16, d as i16)]
+    }
+
+    #[inline(always)]
+    fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I {
         let from = quads.as_ptr().cast::<__m256i>();
         // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
         let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
-        avx2!([
-            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low)),
-            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(high)),
-        ])
+        if half == 0 {
+            avx2!([_mm256_and_si256(low, _mm256_set1_epi16(0xff)), _mm256_and_si256(high, _mm256_set1_epi16(0xff)),])
+        } else {
+            avx2!([_mm256_srli_epi16::<8>(low), _mm256_srli_epi16::<8>(high)])
+        }
     }
 
     #[inline(always)]
-    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
-        let from = quads.as_ptr().cast::<__m256i>();
-        // SAFETY: as above.
-        let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
-        avx2!([_mm256_srai_epi16::<8>(low), _mm256_srai_epi16::<8>(high)])
+    fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I {
+        self.dot_pairs(sum, quads, x)
     }
 
     #[inline(always)]
-    fn splat_pair(self, pair: i32) -> Self::I {
-        avx2!([_mm256_set1_epi32(pair); 2])
+    fn between_halves(self, sum: Self::I) -> Self::I {
+        sum
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::portable::join_pair;
 use super::{Kernel, LANES, Simd};
 
 /// Exists only where the CPU has AVX-512 F, BW and VL, and VNNI if so marked.
@@ -155,22 +156,46 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
+    fn splat_i(self, value: i32) -> Self::I {
+        avx512!(_mm512_set1_epi32(value))
+    }
+
+    #[inline(always)]
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_sub_epi32(a, b))
+    }
+
+    /// With VNNI upper and lower bytes, both signed; else inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    #[inline(always)]
+    fn split_quad(self, quad: [i32; 4]) -> [i32; 2] {
+        if VNNI {
+            [quad.map(|value| ((value + 128) >> 8) as u8), quad.map(|value| value as u8)].map(i32::from_le_bytes)
+        } else {
+            [join_pair(quad[0] as i16, quad[2] as i16), join_pair(quad[1] as i16, quad[3] as i16)]
+        }
+    }
+
+    #[inline(always)]
+    fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I {
         // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
         let bytes = unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) };
-        avx512!(_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes)))
+        if VNNI {
+            bytes
+        } else if half == 0 {
+            avx512!(_mm512_and_si512(bytes, _mm512_set1_epi16(0xff)))
+        } else {
+            avx512!(_mm512_srli_epi16::<8>(bytes))
+        }
     }
 
     #[inline(always)]
-    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
-        // SAFETY: as above.
-        let bytes = unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) };
-        avx512!(_mm512_srai_epi16::<8>(bytes))
+    fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I {
+        if VNNI { avx512!(_mm512_dpbusd_epi32(sum, quads, x)) } else { self.dot_pairs(sum, quads, x) }
     }
 
     #[inline(always)]
-    fn splat_pair(self, pair: i32) -> Self::I {
-        avx512!(_mm512_set1_epi32(pair))
+    fn between_halves(self, sum: Self::I) -> Self::I {
+        if VNNI { avx512!(_mm512_slli_epi32::<8>(sum)) } else { sum }
     }
 
     #[inline(always)]

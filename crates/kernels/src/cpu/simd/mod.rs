@@ -55,14 +55,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn zero_i(self) -> Self::I;
     /// 16 pairs of i8 as pairs of i16.
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I;
-    /// Bytes 0 and 2 of 16 quads of i8 as pairs of i16.
-    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I;
-    /// Bytes 1 and 3 of 16 quads of i8 as pairs of i16.
-    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I;
-    /// One pair of i16 (low half first) in every lane.
-    fn splat_pair(self, pair: i32) -> Self::I;
+    /// One i32, or pair of i16 (low half first), or quad of bytes (lowest first), in every lane.
+    fn splat_i(self, value: i32) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Four i16 in the two parts by which quads are multiplied: `sum x w` is what [`dot_half`](Self::dot_half) adds up
+    /// over all quads for the first part, [`between_halves`](Self::between_halves) then makes of that, and `dot_half`
+    /// adds to it for the second. Values lie between -32,639 and 32,639.
+    fn split_quad(self, quad: [i32; 4]) -> [i32; 2];
+    /// What `dot_half` takes of 16 quads of u8.
+    fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I;
+    fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I;
+    fn between_halves(self, sum: Self::I) -> Self::I;
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]);
     /// i32 to f32, ties to even.
     fn to_f32(self, a: Self::I) -> Self::F;

@@ -113,18 +113,34 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn widen_even_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
-        std::array::from_fn(|i| join_pair(i16::from(quads[4 * i]), i16::from(quads[4 * i + 2])))
+    fn splat_i(self, value: i32) -> Self::I {
+        [value; LANES]
     }
 
     #[inline(always)]
-    fn widen_odd_i8(self, quads: &[i8; 4 * LANES]) -> Self::I {
-        std::array::from_fn(|i| join_pair(i16::from(quads[4 * i + 1]), i16::from(quads[4 * i + 3])))
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+
+    /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    #[inline(always)]
+    fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
+        [join_pair(a as i16, c as i16), join_pair(b as i16, d as i16)]
     }
 
     #[inline(always)]
-    fn splat_pair(self, pair: i32) -> Self::I {
-        [pair; LANES]
+    fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I {
+        std::array::from_fn(|i| join_pair(i16::from(quads[4 * i + half]), i16::from(quads[4 * i + half + 2])))
+    }
+
+    #[inline(always)]
+    fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I {
+        self.dot_pairs(sum, quads, x)
+    }
+
+    #[inline(always)]
+    fn between_halves(self, sum: Self::I) -> Self::I {
+        sum
     }
 
     #[inline(always)]
