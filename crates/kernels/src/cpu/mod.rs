@@ -1,7 +1,8 @@
 //! Matrix products, attention and the small operations around them on the CPU, over packed weights.
 //!
 //! Every kernel is written once over vectors of 16 lanes (the `Simd` trait) and compiled for AVX-512 (with and
-//! without VNNI), AVX2 with FMA, and for any CPU; the best the machine has is chosen at run time.
+//! without VNNI), AVX2 with FMA, and for any CPU; the best the machine has is chosen at run time. Integer products of
+//! several rows run on AMX's tile unit where there is one.
 //!
 //! **A row's result does not depend on its company.** Each output element is computed by one fixed sequence of
 //! floating-point operations: inputs in order, in blocks of fixed length, whatever the number of rows, the tile a row
@@ -15,7 +16,7 @@
 //! * [`WeightFormat::Bf16`]: weights rounded to nearest even, widened when loaded; products and sums in f32. The
 //!   `dpbf16` instructions are not used: they round the activations too, flush denormals, and exist on few CPUs, so
 //!   that results would differ from machine to machine.
-//! * [`WeightFormat::Int8`]: weights in signed 8 bits with one f32 scale for each output and group of [`GROUP`] inputs;
+//! * [`WeightFormat::Int8`]: weights in 8 bits with one f32 scale for each output and group of [`GROUP`] inputs;
 //!   activations rounded on the fly to 16 bits with one scale for each row and group. Sums within a group are exact in
 //!   i32, and groups are added in f32 in order. What error there is comes from the weights' rounding.
 
