@@ -151,7 +151,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         events: context.events.clone(),
     };
     tracing::info!(worker_id, slots, "worker takes jobs");
-    health.works(client.clone());
+    health.works(connection.clone());
     let told_to_end = tokio::spawn({
         let (stop, health) = (stop.clone(), health.clone());
         async move {
