@@ -83,6 +83,7 @@ pub mod fetch;
 pub mod health;
 pub mod intake;
 mod job;
+mod ledger;
 pub mod outcomes;
 pub mod publish;
 pub mod room;
