@@ -100,7 +100,7 @@ impl Pool {
 
     /// A worker of its own process.
     pub(crate) fn worker(&self) -> Worker {
-        Worker { child: self.groundling().arg("worker").stderr(Stdio::inherit()).spawn().unwrap() }
+        Worker::start(self.groundling())
     }
 
     pub(crate) async fn upload(&self, key: &str, bytes: Vec<u8>) {
@@ -159,17 +159,27 @@ impl Pool {
     }
 
     pub(crate) async fn messages(&self, stream: &str) -> u64 {
-        self.jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
+        messages(&self.jetstream, stream).await
     }
 
     async fn read<M: Message + Default>(&self, stream: &str, count: u64) -> Vec<M> {
-        let stream = self.jetstream.get_stream(stream).await.unwrap();
-        let ordered = jetstream::consumer::pull::OrderedConfig::default();
-        let messages = stream.create_consumer(ordered).await.unwrap().messages().await.unwrap();
-        let decode = |message: Result<jetstream::Message, _>| M::decode(message.unwrap().payload.clone()).unwrap();
-        let read = messages.take(count as usize).map(decode).collect();
-        tokio::time::timeout(DEADLINE, read).await.unwrap()
+        read(&self.jetstream, stream, count).await
     }
+}
+
+/// How many messages a stream holds.
+pub(crate) async fn messages(jetstream: &jetstream::Context, stream: &str) -> u64 {
+    jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
+}
+
+/// The first `count` messages of a stream.
+pub(crate) async fn read<M: Message + Default>(jetstream: &jetstream::Context, stream: &str, count: u64) -> Vec<M> {
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let ordered = jetstream::consumer::pull::OrderedConfig::default();
+    let messages = stream.create_consumer(ordered).await.unwrap().messages().await.unwrap();
+    let decode = |message: Result<jetstream::Message, _>| M::decode(message.unwrap().payload.clone()).unwrap();
+    let read = messages.take(count as usize).map(decode).collect();
+    tokio::time::timeout(DEADLINE, read).await.unwrap()
 }
 
 /// A `groundling worker`.
@@ -178,6 +188,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// Starts one by a `groundling` that knows its servers.
+    pub(crate) fn start(mut groundling: Command) -> Self {
+        Self { child: groundling.arg("worker").stderr(Stdio::inherit()).spawn().unwrap() }
+    }
+
+    /// Whether the process lives.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// SIGTERM, and what the process ended with.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
         assert!(self.signal().await, "the worker ended before it was told to");

@@ -1,6 +1,5 @@
 //! The device's thread: step after step, with whoever is there.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use tokio::sync::mpsc;
 
 use crate::job::Job;
+use crate::panics::panic_message;
 use crate::slots::FreeSlots;
 use crate::{Admission, Demand, EngineError, Room};
 
@@ -299,9 +299,4 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, EngineE
         Ok(result) => result.map_err(|error| AnnotateError::from(error).into()),
         Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

@@ -17,6 +17,7 @@ mod admission;
 mod annotator;
 mod device;
 mod job;
+mod panics;
 mod request;
 mod slots;
 
@@ -28,6 +29,7 @@ pub use admission::{Admission, Demand};
 pub use annotator::{Annotator, Answer};
 use job::Job;
 use kosmos2::{Kosmos2, PreparedAsk, Processor};
+pub use panics::panic_message;
 use rayon::ThreadPoolBuilder;
 pub use request::{EngineError, Request, Response, Timings};
 pub use slots::StartError;

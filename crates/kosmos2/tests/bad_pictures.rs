@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hostile::pictures::{PictureFault, costly, flipped, refused};
-use kosmos2::processor::image::{DecodeOptions, Header, ImageError, decode};
+use kosmos2::processor::image::{DecodeOptions, Header, ImageError, PictureFormat, decode};
 
 /// What a worker with little memory allows.
 fn strict() -> DecodeOptions {
@@ -71,6 +71,24 @@ fn pictures_made_to_cost_much_cost_no_more_than_their_headers_were_let_through_w
     println!("peak memory of the process {} MiB", peak() >> 20);
     // Here some are decoded to their end, 4000 by 4000 pixels among them.
     assert!(peak() < 256 << 20, "{} bytes", peak());
+}
+
+#[test]
+fn a_figure_in_an_error_is_one_that_the_headers_give() {
+    let _alone = alone();
+    let mut figures = 0;
+    for picture in refused() {
+        if let Err(error @ ImageError::TooMuchMemory { .. }) = decode(&picture.bytes, &strict()) {
+            assert_eq!(Header::read(&picture.bytes, &strict()).err(), Some(error), "{}", picture.name);
+            figures += 1;
+        }
+    }
+    assert!(figures > 0);
+    // Metadata are not counted to their end, so there is no figure to tell.
+    let (_, bytes) = costly().into_iter().find(|(name, _)| name == "png with 10 MiB of text").unwrap();
+    let error = decode(&bytes, &strict()).unwrap_err();
+    assert_eq!(error, ImageError::TooMuchMetadata { format: PictureFormat::Png });
+    assert!(!error.to_string().contains(|c: char| c.is_ascii_digit()), "{error}");
 }
 
 #[test]

@@ -18,14 +18,15 @@ use futures::StreamExt;
 use protocol::subjects::JOBS_WILDCARD;
 use protocol::v1::{FailureReason, WorkerIdentity, outcome};
 use serde::Deserialize;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::DeliveryFacts;
 use crate::ending::{failure_outcome, without_job};
 use crate::events::{Events, JobEvent};
 use crate::faults::Fault;
-use crate::outcomes::Outcomes;
-use crate::publish::{PublishError, Publisher};
+use crate::ledger::Ledger;
+use crate::publish::PublishError;
 
 /// How long one pull request waits. Shutdown waits for it.
 const PULL_EXPIRES: Duration = Duration::from_secs(3);
@@ -45,8 +46,7 @@ pub(crate) struct SecondNet {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
     pub(crate) consumer: PullConsumer,
-    pub(crate) outcomes: Outcomes,
-    pub(crate) publisher: Publisher,
+    pub(crate) ledger: Ledger,
     pub(crate) worker: WorkerIdentity,
     pub(crate) events: Events,
 }
@@ -106,7 +106,7 @@ impl SecondNet {
         for stream_seq in state.first_sequence..=last {
             let deliveries = u64::try_from(config.max_deliver).unwrap_or(0);
             let said = MaxDeliveries { stream: self.jobs_stream.clone(), stream_seq, deliveries };
-            self.take_off(&said, before.looks >= LOOKS).await?;
+            self.take_off(&said, None, before.looks >= LOOKS).await?;
         }
         let looks = before.looks.saturating_add(1);
         Ok(Still { looks, last_sequence: if looks == 1 { state.last_sequence } else { before.last_sequence } })
@@ -135,11 +135,19 @@ impl SecondNet {
         if said.stream != self.jobs_stream {
             return Ok(());
         }
-        self.take_off(&said, true).await
+        let said_at = advisory.info().map_err(|error| error.to_string())?.published;
+        self.take_off(&said, Some(said_at), true).await
     }
 
-    /// Ends a job: with its outcome if it has one, and with a failure only if it is sure that nobody else will.
-    async fn take_off(&self, said: &MaxDeliveries, is_sure: bool) -> Result<(), async_nats::Error> {
+    /// Ends a job that is no newer than `said_at`: a newer one has its sequence in a stream that was made anew.
+    ///
+    /// It ends with its outcome if it has one, and with a failure only if it is sure that nobody else will end it.
+    async fn take_off(
+        &self,
+        said: &MaxDeliveries,
+        said_at: Option<OffsetDateTime>,
+        is_sure: bool,
+    ) -> Result<(), async_nats::Error> {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.jobs_stream).await?;
         let job = match stream.get_raw_message(said.stream_seq).await {
             Ok(job) => job,
@@ -147,13 +155,16 @@ impl SecondNet {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        if said_at.is_some_and(|said_at| job.time > said_at) {
+            return Ok(());
+        }
         let facts = DeliveryFacts {
             stream: said.stream.clone(),
             sequence: said.stream_seq,
             attempt: said.deliveries,
             published_nanos: u64::try_from(job.time.unix_timestamp_nanos()).unwrap_or(0),
         };
-        if !is_sure && self.outcomes.find(&facts).await?.is_none() {
+        if !is_sure && self.ledger.outcomes.find(&facts).await?.is_none() {
             return Ok(());
         }
         tracing::warn!(said.stream_seq, "a job that the server will not hand out any more is taken off the queue");
@@ -166,14 +177,18 @@ impl SecondNet {
     async fn end(&self, job: &StreamMessage, facts: &DeliveryFacts) -> Result<(), PublishError> {
         let (fault, reason) = (Fault::NeverSettled(facts.attempt), FailureReason::RetriesExhausted);
         let failure = failure_outcome(facts, &job.subject, &job.payload, &fault, reason, &self.worker);
-        let claim = match self.outcomes.claim(facts, failure.clone()).await {
+        let claim = match self.ledger.outcomes.claim(facts, failure.clone()).await {
             Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {
-                Some(lean) => self.outcomes.claim(facts, lean).await?,
+                Some(lean) => self.ledger.outcomes.claim(facts, lean).await?,
                 None => return Err(error),
             },
             claimed => claimed?,
         };
-        self.publisher.outcome(&claim.outcome).await?;
+        let too_large = |error| {
+            let (fault, reason) = (Fault::from(error), FailureReason::AnnotationTooLarge);
+            failure_outcome(facts, &job.subject, &job.payload, &fault, reason, &self.worker)
+        };
+        let (claim, _) = self.ledger.see_through(facts, claim, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
             tracing::warn!(job_id = failure.job_id, "a job that the server gave up is recorded: {}", failure.message);
             let reason = failure.reason();

@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
 use tokio::sync::watch;
 
@@ -12,6 +14,11 @@ use crate::settings::NatsSettings;
 
 /// Wait before the first connection is tried again: doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How long a move to another server is waited for.
+const MOVE: Duration = Duration::from_secs(3);
+/// How often the client is asked whether it is connected while it is not: it tells of a connection a moment before it
+/// says the same when asked.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -70,27 +77,74 @@ fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// A connection that knows when its server is about to end.
+/// A connection that knows when its server is about to end, and how often it was made anew.
 #[derive(Debug, Clone)]
 pub struct Connection {
     /// The connection itself.
     pub client: Client,
+    told: Told,
+}
+
+/// What the client has told of a connection.
+#[derive(Debug, Clone, Default)]
+struct Told {
     /// Set while the server has said that it will end.
     lame: Arc<watch::Sender<bool>>,
+    /// Touched whenever the connection is made or lost.
+    changed: Arc<watch::Sender<()>>,
+}
+
+impl Told {
+    fn hear(&self, event: &Event) {
+        match event {
+            Event::LameDuckMode => drop(self.lame.send_replace(true)),
+            Event::Connected => {
+                self.lame.send_replace(false);
+                self.changed.send_replace(());
+            }
+            Event::Disconnected => self.changed.send_replace(()),
+            _ => {}
+        }
+    }
 }
 
 impl Connection {
+    /// Whether it stands, as far as is known: a server that falls silent is noticed by pings.
+    pub(crate) fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Which connection it is, counted from 1. What a server was asked on an earlier one it has forgotten.
+    pub(crate) fn number(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it stands, and tells which one it is.
+    pub(crate) async fn up(&self) -> u64 {
+        let mut changed = self.told.changed.subscribe();
+        while !self.is_up() {
+            // Fails only without a sender, and this is one; a word that is lost costs no more than this.
+            drop(tokio::time::timeout(ASK_AGAIN, changed.changed()).await);
+        }
+        self.number()
+    }
+
+    /// Waits until it is another one than that of this number.
+    pub(crate) async fn made_anew(&self, number: u64) {
+        drop(self.told.changed.subscribe().wait_for(|()| self.number() != number).await);
+    }
+
     /// Waits until the server says that it is about to end.
     pub(crate) async fn is_told_to_leave(&self) {
         // Fails only without a sender, and this is one.
-        drop(self.lame.subscribe().wait_for(|lame| *lame).await);
+        drop(self.told.lame.subscribe().wait_for(|lame| *lame).await);
     }
 
     /// Connects to another server of the cluster if this one has said that it will end. To be called while nothing is
     /// on its way that would have to be waited for again. Where there is no other server, the connection stays until it
     /// is closed, and is made anew then.
     pub(crate) async fn move_if_told(&self) {
-        if !self.lame.send_replace(false) {
+        if !self.told.lame.send_replace(false) {
             return;
         }
         match self.client.server_pool().await {
@@ -100,9 +154,12 @@ impl Connection {
                 if let Err(error) = self.client.flush().await {
                     tracing::debug!(%error, "not all was sent to a server that ends");
                 }
+                let number = self.number();
                 if let Err(error) = self.client.force_reconnect().await {
                     tracing::debug!(%error, "the connection was not made anew");
                 }
+                // What is said before that can be lost with the old one.
+                drop(tokio::time::timeout(MOVE, self.made_anew(number)).await);
             }
             _ => tracing::info!("the only known NATS server is about to end: staying until it closes the connection"),
         }
@@ -147,12 +204,12 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> Result<Client, Conn
 }
 
 async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, ConnectionError> {
-    let lame = Arc::new(watch::Sender::new(false));
-    let options = options(settings, name, Arc::clone(&lame)).await?;
+    let told = Told::default();
+    let options = options(settings, name, told.clone()).await?;
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     match options.connect(servers).await {
-        Ok(client) => Ok(Connection { client, lame }),
+        Ok(client) => Ok(Connection { client, told }),
         Err(source) => Err(ConnectionError::Connect { url: addresses.join(", "), source }),
     }
 }
@@ -162,11 +219,7 @@ pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context
     jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone())
 }
 
-async fn options(
-    settings: &NatsSettings,
-    name: &str,
-    lame: Arc<watch::Sender<bool>>,
-) -> Result<ConnectOptions, ConnectionError> {
+async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<ConnectOptions, ConnectionError> {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(settings.connect_timeout)
@@ -176,11 +229,7 @@ async fn options(
         .require_tls(settings.tls.required)
         .event_callback(move |event| {
             // In order and at once: a word of the last server must not be taken for one of the next.
-            match event {
-                Event::LameDuckMode => drop(lame.send_replace(true)),
-                Event::Connected => drop(lame.send_replace(false)),
-                _ => {}
-            }
+            told.hear(&event);
             async move {
                 match event {
                     Event::Connected => tracing::info!("connected to NATS"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use engine::panic_message;
 use kosmos2::processor::image::{DecodeOptions, Header, ImageError, Picture, decode};
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -73,11 +74,7 @@ impl Decoding {
 
 fn panicked(error: JoinError) -> Fault {
     Fault::DecoderPanicked(match error.try_into_panic() {
-        Ok(panic) => match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (_, Some(text)) => text.clone(),
-            _ => "without a message".to_owned(),
-        },
+        Ok(panic) => panic_message(panic.as_ref()),
         Err(error) => error.to_string(),
     })
 }

@@ -16,9 +16,6 @@ use crate::job::JobContext;
 use crate::outcomes::Claim;
 use crate::publish::{PublishError, Receipt};
 
-/// Part of the time for which streams know ids that is left to an outcome on its way there.
-const WINDOW_MARGIN: u32 = 4;
-
 /// How a delivery ended, to be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -39,7 +36,7 @@ impl JobContext {
     pub(crate) async fn claim(&self, delivery: Delivery, outcome: Outcome) -> Ending {
         let is_failure = matches!(outcome.record, Some(outcome::Record::Failure(_)));
         let claimed = outcome.clone();
-        match self.outcomes.claim(delivery.facts(), outcome).await {
+        match self.ledger.outcomes.claim(delivery.facts(), outcome).await {
             Ok(claim) => {
                 self.events.step(if is_failure { Step::FailureClaimed } else { Step::AnnotationClaimed });
                 self.conclude(delivery, claim).await
@@ -54,39 +51,16 @@ impl JobContext {
 
     /// Publishes the outcome that counts, then takes the job off the queue.
     pub(crate) async fn conclude(&self, delivery: Delivery, claim: Claim) -> Ending {
-        match self.publish(&claim).await {
-            Ok(receipt) => match claim.outcome.record {
+        let too_large = |error| self.failure(&delivery, &Fault::from(error), FailureReason::AnnotationTooLarge);
+        match self.ledger.see_through(delivery.facts(), claim, too_large).await {
+            Ok((claim, receipt)) => match claim.outcome.record {
                 Some(outcome::Record::Failure(failure)) => self.rejected(delivery, failure, &receipt).await,
                 Some(outcome::Record::Annotation(annotation)) => self.finished(delivery, annotation, &receipt).await,
                 // The publisher has refused it.
                 None => Ending::Retried,
             },
-            Err(error @ PublishError::TooLarge { .. }) => {
-                let fault = Fault::from(error);
-                let failure = self.failure(&delivery, &fault, FailureReason::AnnotationTooLarge);
-                match self.outcomes.replace(delivery.facts(), &claim, failure).await {
-                    Ok(claim) => match self.publish(&claim).await {
-                        Ok(receipt) => match claim.outcome.record {
-                            Some(outcome::Record::Failure(failure)) => self.rejected(delivery, failure, &receipt).await,
-                            _ => self.hand_back(delivery, &fault).await,
-                        },
-                        Err(error) => self.hand_back(delivery, &error.into()).await,
-                    },
-                    Err(error) => self.hand_back(delivery, &error.into()).await,
-                }
-            }
             Err(error) => self.hand_back(delivery, &error.into()).await,
         }
-    }
-
-    async fn publish(&self, claim: &Claim) -> Result<Receipt, PublishError> {
-        // The stream may have forgotten the id of an outcome that was published before.
-        if claim.age > self.duplicate_window - self.duplicate_window / WINDOW_MARGIN
-            && let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await?
-        {
-            return Ok(receipt);
-        }
-        self.publisher.outcome(&claim.outcome).await
     }
 
     /// What the table says of a fault.

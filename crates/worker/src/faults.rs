@@ -259,6 +259,7 @@ fn picture_class(error: &ImageError) -> FaultClass {
         ImageError::TooManyPixels { .. }
         | ImageError::SideTooLong { .. }
         | ImageError::TooMuchMemory { .. }
+        | ImageError::TooMuchMetadata { .. }
         | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
         ImageError::TimedOut => FaultClass::DecodingTimedOut,
     }

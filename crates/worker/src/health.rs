@@ -8,8 +8,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use async_nats::Client;
-use async_nats::connection::State as ConnectionState;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,16 +16,26 @@ use engine::Annotator;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::connection::Connection;
+
 /// What is known of a worker's state. Clones share it.
 #[derive(Clone)]
 pub struct Health(Arc<Known>);
 
 struct Known {
     engine: Arc<dyn Annotator>,
-    client: OnceLock<Client>,
+    connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
-    /// Why the last pull request did not get through, if it did not.
-    intake: Mutex<Option<String>>,
+    intake: Mutex<Pulls>,
+}
+
+/// What intake has told of its pull requests.
+#[derive(Debug, Default)]
+struct Pulls {
+    /// The number of the connection that the last one went out on.
+    asked_on: Option<u64>,
+    /// Why the last one that has ended did not get through, if it did not.
+    fault: Option<String>,
 }
 
 /// How far the worker is, in the order of a worker's life.
@@ -45,7 +53,7 @@ impl Health {
     /// The state of a worker that has just started.
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
-        Self(Arc::new(Known { engine, client: OnceLock::new(), phase, intake: Mutex::new(None) }))
+        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, intake: Mutex::default() }))
     }
 
     /// Nothing if it lives, or why not.
@@ -67,10 +75,16 @@ impl Health {
             Phase::Ending => return Err("the worker is shutting down".to_owned()),
             Phase::Working => {}
         }
-        if self.0.client.get().is_none_or(|client| client.connection_state() != ConnectionState::Connected) {
-            return Err("the connection to NATS is lost".to_owned());
+        let pulls = locked(&self.0.intake);
+        match self.0.connection.get() {
+            Some(connection) if connection.is_up() => {
+                if pulls.asked_on != Some(connection.number()) {
+                    return Err("no jobs have been asked for yet since the connection to NATS was made".to_owned());
+                }
+            }
+            _ => return Err("the connection to NATS is lost".to_owned()),
         }
-        match &*locked(&self.0.intake) {
+        match &pulls.fault {
             Some(why) => Err(format!("no jobs can be taken: {why}")),
             None => Ok(()),
         }
@@ -82,9 +96,9 @@ impl Health {
     }
 
     /// The worker takes jobs over this connection.
-    pub(crate) fn works(&self, client: Client) {
+    pub(crate) fn works(&self, connection: Connection) {
         // A worker connects once; the connection keeps itself up.
-        drop(self.0.client.set(client));
+        drop(self.0.connection.set(connection));
         *locked(&self.0.phase) = Phase::Working;
     }
 
@@ -93,9 +107,14 @@ impl Health {
         *locked(&self.0.phase) = Phase::Ending;
     }
 
+    /// A pull request has gone out on the connection of this number.
+    pub(crate) fn pulls(&self, connection: u64) {
+        locked(&self.0.intake).asked_on = Some(connection);
+    }
+
     /// How the last pull request ended.
     pub(crate) fn pulled(&self, fault: Option<&str>) {
-        *locked(&self.0.intake) = fault.map(str::to_owned);
+        locked(&self.0.intake).fault = fault.map(str::to_owned);
     }
 }
 

@@ -11,6 +11,8 @@ use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
@@ -23,6 +25,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(3);
 /// Silence after which a request is taken for lost with a connection: the server has forgotten it by then, and a
 /// cluster without a leader answers late.
 const PULL_LOST: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(5));
+/// How long jobs can come on a request that was overtaken by a new connection: it is no younger than that.
+const PULL_OVER: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(1));
 /// Wait after a pull request that was refused or lost: doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -36,7 +40,7 @@ pub struct Intake {
 }
 
 /// How a pull request ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum PullEnd {
     /// By its plan: filled or expired.
     Done,
@@ -44,6 +48,9 @@ enum PullEnd {
     Stopped,
     /// Refused or lost, and why.
     Failed(String),
+    /// Overtaken by a new connection. The server has forgotten it, as a rule; where it has not, up to so many jobs can
+    /// still come.
+    Overtaken(Subscriber, usize),
 }
 
 impl Intake {
@@ -67,6 +74,7 @@ impl Intake {
     /// Gives the number of pull requests that were refused or lost.
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {
         let (mut pause, mut lost) = (PAUSE.0, 0);
+        let mut overtaken = JoinSet::new();
         while let Some(slots) = self.free_slots(&shutdown).await {
             match self.pull(slots, &shutdown, &deliveries).await {
                 PullEnd::Done => {
@@ -74,6 +82,11 @@ impl Intake {
                     self.tell(None);
                 }
                 PullEnd::Stopped => break,
+                PullEnd::Overtaken(answers, open) => {
+                    lost += 1;
+                    tracing::info!(lost, "jobs are asked for again: the connection was made anew");
+                    overtaken.spawn(hand_back(self.client.clone(), answers, open, Instant::now() + PULL_OVER));
+                }
                 PullEnd::Failed(why) => {
                     lost += 1;
                     self.tell(Some(&why));
@@ -85,13 +98,31 @@ impl Intake {
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
+            while overtaken.try_join_next().is_some() {}
         }
+        while overtaken.join_next().await.is_some() {}
         lost
     }
 
     fn tell(&self, fault: Option<&str>) {
         if let Some((_, health)) = &self.watched {
             health.pulled(fault);
+        }
+    }
+
+    /// Waits for the connection, and tells which one it is.
+    async fn connected(&self) -> u64 {
+        match &self.watched {
+            Some((connection, _)) => connection.up().await,
+            None => 0,
+        }
+    }
+
+    /// Waits until the connection is another one than that of this number.
+    async fn made_anew(&self, number: u64) {
+        match &self.watched {
+            Some((connection, _)) => connection.made_anew(number).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -127,18 +158,28 @@ impl Intake {
         shutdown: &CancellationToken,
         deliveries: &mpsc::Sender<Delivery>,
     ) -> PullEnd {
+        let connection = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return PullEnd::Stopped,
+            connection = self.connected() => connection,
+        };
         let mut answers = match self.request(slots.len()).await {
             Ok(answers) => answers,
             Err(why) => return PullEnd::Failed(why),
         };
+        if let Some((_, health)) = &self.watched {
+            health.pulls(connection);
+        }
         loop {
             let answer = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    self.hand_back(answers, slots.len()).await;
+                    hand_back(self.client.clone(), answers, slots.len(), Instant::now() + PULL_LOST).await;
                     return PullEnd::Stopped;
                 }
+                // What has come goes on.
                 answer = tokio::time::timeout(PULL_LOST, answers.next()) => answer,
+                () = self.made_anew(connection) => return PullEnd::Overtaken(answers, slots.len()),
             };
             match answer {
                 Err(_) => return PullEnd::Failed("the server has gone silent".to_owned()),
@@ -175,20 +216,20 @@ impl Intake {
             Err(subject) => tracing::warn!(%subject, "a message that is no consumer's was passed over"),
         }
     }
+}
 
-    /// Waits for the end of a request at which up to `open` jobs can still come, and gives those straight back. Not one
-    /// by one: the server could hand them out on this very request again.
-    async fn hand_back(&self, mut answers: Subscriber, open: usize) {
-        let mut came = Vec::new();
-        while came.len() < open {
-            match tokio::time::timeout(PULL_LOST, answers.next()).await {
-                Ok(Some(message)) if verdict(&message) == Verdict::Job => came.push(message),
-                _ => break,
-            }
+/// Waits for the end of a request at which up to `open` jobs can still come, but no longer than `until`, and gives those
+/// straight back. Not one by one: the server could hand them out on this very request again.
+async fn hand_back(client: Client, mut answers: Subscriber, open: usize, until: Instant) {
+    let mut came = Vec::new();
+    while came.len() < open {
+        match tokio::time::timeout_at(until, answers.next()).await {
+            Ok(Some(message)) if verdict(&message) == Verdict::Job => came.push(message),
+            _ => break,
         }
-        for reply in came.into_iter().filter_map(|message| message.reply) {
-            drop(self.client.publish(reply, nak(Duration::ZERO)).await);
-        }
+    }
+    for reply in came.into_iter().filter_map(|message| message.reply) {
+        drop(client.publish(reply, nak(Duration::ZERO)).await);
     }
 }
 

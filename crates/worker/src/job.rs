@@ -20,8 +20,7 @@ use crate::ending::Ending;
 use crate::events::{Events, Step};
 use crate::faults::Fault;
 use crate::fetch::s3::{ObjectStore, is_md5_of};
-use crate::outcomes::Outcomes;
-use crate::publish::Publisher;
+use crate::ledger::Ledger;
 use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
 
@@ -29,16 +28,13 @@ use crate::settings::WorkerSettings;
 pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
     pub(crate) engine: Arc<dyn Annotator>,
-    pub(crate) publisher: Publisher,
-    pub(crate) outcomes: Outcomes,
+    pub(crate) ledger: Ledger,
     /// For encoded pictures.
     pub(crate) room: Room,
     /// Where pictures are decoded.
     pub(crate) decoding: Decoding,
     /// Cancelled when the worker is to end.
     pub(crate) stop: CancellationToken,
-    /// How long the streams of annotations and failures know their ids.
-    pub(crate) duplicate_window: Duration,
     pub(crate) model: v1::ModelIdentity,
     pub(crate) worker: v1::WorkerIdentity,
     pub(crate) settings: WorkerSettings,
@@ -59,7 +55,7 @@ impl JobContext {
         self.events.step(Step::Received);
         if delivery.facts().attempt > 1 {
             // An earlier delivery may have come to an outcome and no further.
-            match self.outcomes.find(delivery.facts()).await {
+            match self.ledger.outcomes.find(delivery.facts()).await {
                 Ok(Some(claim)) => return self.conclude(delivery, claim).await,
                 Ok(None) => self.events.step(Step::LookedUp),
                 Err(error) => return self.hand_back(delivery, &error.into()).await,

@@ -48,9 +48,10 @@
 //!
 //! A worker waits for a broker that is not there yet, says so once, and is live but not ready ([`health`]). Credentials
 //! that are refused and certificates that are not trusted end it at the start, for they do not pass by themselves; so do
-//! streams that are missing. Later the connection is made anew for as long as it takes. A server of a cluster that says
-//! that it will end (lame duck) is left between two pull requests, when no job is on its way; one that is alone is
-//! stayed with until it closes the connection.
+//! streams that are missing. Later the connection is made anew for as long as it takes, and jobs are asked for again at
+//! once; what an earlier request should still bring goes straight back. A server of a cluster that says that it will
+//! end (lame duck) is left between two pull requests, when no job is on its way; one that is alone is stayed with until
+//! it closes the connection.
 //!
 //! # What jobs and stores cannot do
 //!
@@ -82,6 +83,7 @@ pub mod fetch;
 pub mod health;
 pub mod intake;
 mod job;
+mod ledger;
 pub mod outcomes;
 pub mod publish;
 pub mod room;

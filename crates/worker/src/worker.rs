@@ -22,6 +22,7 @@ use crate::fetch::s3::{CaFileError, ObjectStore};
 use crate::health::{Health, HealthAddressError, HealthServer};
 use crate::intake::Intake;
 use crate::job::JobContext;
+use crate::ledger::Ledger;
 use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
 use crate::room::Room;
@@ -126,12 +127,16 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let client = connection.client.clone();
     let WorkerSettings { slots, publish_timeout, .. } = settings.worker;
     let streams = &settings.streams;
-    let publisher = Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed);
+    let ledger = Ledger {
+        outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
+        publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
+            .with_patience(publish_timeout),
+        duplicate_window: streams.duplicate_window,
+    };
     let context = Arc::new(JobContext {
         store,
         engine,
-        publisher: publisher.with_patience(publish_timeout),
-        outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
+        ledger: ledger.clone(),
         room: Room::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
@@ -139,19 +144,17 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         settings: settings.worker.clone(),
         events,
         stop: stop.clone(),
-        duplicate_window: streams.duplicate_window,
     });
     let second_net = SecondNet {
         jetstream,
         jobs_stream: streams.jobs.clone(),
         consumer: advisories,
-        outcomes: context.outcomes.clone(),
-        publisher: context.publisher.clone(),
+        ledger,
         worker: context.worker.clone(),
         events: context.events.clone(),
     };
     tracing::info!(worker_id, slots, "worker takes jobs");
-    health.works(client.clone());
+    health.works(connection.clone());
     let told_to_end = tokio::spawn({
         let (stop, health) = (stop.clone(), health.clone());
         async move {

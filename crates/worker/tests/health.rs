@@ -5,49 +5,18 @@ mod common;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use common::{Bench, PATIENCE, Yes, bitmap, eventually, job, parts, submit};
-use engine::{Annotator, Answer, Request};
-use kosmos2::processor::image::{Picture, PixelValues};
+use common::{Bench, Held, PATIENCE, Yes, bitmap, eventually, job, parts, submit};
+use engine::Annotator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use worker::settings::S3Settings;
 use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
-
-/// An engine that answers only as often as it is let, and can be told to have died.
-struct Held {
-    answers: Semaphore,
-    asked: Semaphore,
-    dead: AtomicBool,
-}
-
-impl Held {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { answers: Semaphore::new(0), asked: Semaphore::new(0), dead: AtomicBool::new(false) })
-    }
-}
-
-impl Annotator for Held {
-    fn preprocess(&self, picture: &Picture) -> PixelValues {
-        Yes.preprocess(picture)
-    }
-
-    fn submit(&self, request: Request) -> Answer<'_> {
-        Box::pin(async move {
-            self.asked.add_permits(1);
-            self.answers.acquire().await.unwrap().forget();
-            Yes.submit(request).await
-        })
-    }
-
-    fn is_alive(&self) -> bool {
-        !self.dead.load(Ordering::SeqCst)
-    }
-}
 
 struct Running {
     address: SocketAddr,
@@ -120,18 +89,29 @@ async fn a_worker_without_a_broker_lives_is_not_ready_and_goes_on_when_it_comes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it_back() {
+async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it_back_with_the_first_job() {
     let mut bench = Bench::ready().await;
     let mut running = Running::start(&bench, Arc::new(Yes));
     running.becomes("/readyz", 200, "ready").await;
-    bench.server.kill();
-    running.becomes("/readyz", 503, "the connection to NATS is lost").await;
-    running.is_alive().await;
-    bench.server.restart().await.unwrap();
-    running.becomes("/readyz", 200, "ready").await;
-    submit(&bench, &job("late", bitmap())).await;
-    running.finished().await;
-    running.end().await;
+    for id in ["first", "second"] {
+        let killed = Instant::now();
+        bench.server.kill();
+        running.becomes("/readyz", 503, "the connection to NATS is lost").await;
+        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        running.is_alive().await;
+        bench.server.restart().await.unwrap();
+        running.becomes("/readyz", 200, "ready").await;
+        // Whoever says that it is ready has asked this server for jobs, and does not wait for what it asked the last one.
+        let ready = Instant::now();
+        // The other connection may come back later.
+        let fresh = worker::connection::connect(&bench.nats, "test").await.unwrap();
+        bench.jetstream = worker::connection::jetstream(&fresh, &bench.nats);
+        submit(&bench, &job(id, bitmap())).await;
+        running.finished().await;
+        assert!(ready.elapsed() < Duration::from_secs(3), "{:?}", ready.elapsed());
+    }
+    let report = running.end().await;
+    assert_eq!((report.finished, report.retried), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::DiscardPolicy;
-use common::{Bench, Running, annotated, bitmap, eventually, job, submit};
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use common::{Bench, Held, Running, annotated, bitmap, eventually, job, settings, submit};
 use protocol::v1::FailureReason;
 use worker::JobEvent;
+use worker::delivery::DeliveryFacts;
 use worker::outcomes::Outcomes;
 
 fn outcomes(bench: &Bench) -> Outcomes {
@@ -65,8 +66,19 @@ async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream(
     assert_eq!(publisher.holds(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
 }
 
+/// Changes the stream of annotations.
+async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
+    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    change(&mut config);
+    bench.jetstream.update_stream(&config).await.unwrap();
+}
+
+/// The shortest that servers allow: as if ids were long forgotten.
+const FORGETFUL: Duration = Duration::from_millis(100);
+
 /// A job that was handed out as often as its consumer allows, and given up by the server.
-async fn given_up(bench: &Bench) {
+async fn given_up(bench: &Bench) -> DeliveryFacts {
     for (name, max_deliver) in [(&bench.streams.jobs, 1), (&bench.streams.advisories, -1)] {
         let stream = bench.jetstream.get_stream(name).await.unwrap();
         stream.delete_consumer(&bench.streams.consumer).await.unwrap();
@@ -76,7 +88,9 @@ async fn given_up(bench: &Bench) {
     }
     submit(bench, &job("given up", bitmap())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
-    drop(intake.next().await);
+    let delivery = intake.next().await;
+    let facts = delivery.facts().clone();
+    drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
     // Without somebody who asks for jobs the server does not come to say so.
@@ -84,6 +98,7 @@ async fn given_up(bench: &Bench) {
     eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
     idle.stop.cancel();
     idle.task.await.unwrap();
+    facts
 }
 
 async fn ends_as_a_failure(bench: &Bench) {
@@ -118,12 +133,93 @@ async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_th
 }
 
 #[tokio::test]
+async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_again() {
+    let mut bench = Bench::ready().await;
+    let facts = given_up(&bench).await;
+    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    let written = Instant::now();
+    bench.publisher().outcome(&annotated("a")).await.unwrap();
+    change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
+    // A worker with little time for everything, so that an outcome is soon an old one to it.
+    bench.streams.ack_wait = Duration::from_secs(3);
+    let mut settings = settings(&bench);
+    settings.worker.max_retry_delay = Duration::from_secs(1);
+    settings.worker.job_timeout = Duration::from_secs(1);
+    settings.worker.publish_timeout = Duration::from_secs(1);
+    settings.streams.duplicate_window = settings.longest_redelivery();
+    let old = settings.streams.duplicate_window;
+    tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
+    let running = Running::start_with(settings, Held::new());
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
+        .await;
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn an_annotation_of_a_job_that_the_server_gives_up_and_no_stream_takes_gives_way_to_a_failure() {
+    let bench = Bench::ready().await;
+    let facts = given_up(&bench).await;
+    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    change_annotations(&bench, |config| config.max_message_size = 1).await;
+    let mut running = Running::start(&bench);
+    match running.event().await {
+        JobEvent::Failed { reason, .. } => assert_eq!(reason, FailureReason::AnnotationTooLarge),
+        other => panic!("{other:?}"),
+    }
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
+}
+
+#[tokio::test]
+async fn an_annotation_that_is_published_stays_the_only_outcome_when_its_stream_takes_less_than_before() {
+    let bench = Bench::ready().await;
+    submit(&bench, &job("j", bitmap())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    bench.publisher().outcome(&annotated("a")).await.unwrap();
+    // As if the worker had died here.
+    drop(delivery);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    change_annotations(&bench, |config| (config.max_message_size, config.duplicate_window) = (1, FORGETFUL)).await;
+    tokio::time::sleep(FORGETFUL * 3).await;
+    let mut running = Running::start(&bench);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { duplicate: true, .. }), "{event:?}");
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with_its_sequence() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    bench.jetstream.delete_stream(&bench.streams.jobs).await.unwrap();
+    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    submit(&bench, &job("another", bitmap())).await;
+    let engine = Held::new();
+    let mut running = Running::start_with(settings(&bench), engine.clone());
+    engine.asked.acquire().await.unwrap().forget();
+    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
+        .await;
+    engine.answers.add_permits(1);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
 async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
     let bench = Bench::ready().await;
-    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
-    let mut config = stream.cached_info().config.clone();
-    (config.max_messages, config.discard) = (1, DiscardPolicy::New);
-    bench.jetstream.update_stream(&config).await.unwrap();
+    change_annotations(&bench, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
     for i in 0..4 {
         submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
     }
@@ -133,8 +229,7 @@ async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let info = bench.consumer_info().await;
     assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");
-    config.max_messages = -1;
-    bench.jetstream.update_stream(&config).await.unwrap();
+    change_annotations(&bench, |config| config.max_messages = -1).await;
     for _ in 0..3 {
         assert!(matches!(running.event().await, JobEvent::Finished { .. }));
     }

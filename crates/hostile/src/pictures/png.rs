@@ -150,12 +150,14 @@ fn animated(frames: u32) -> Vec<u8> {
 
 pub(super) fn costly() -> Vec<(&'static str, Vec<u8>)> {
     let text = chunk(b"zTXt", &[b"Comment\0\0", &bomb(BOMB_MIB)[..]].concat());
+    let plain = chunk(b"tEXt", &[b"Comment\0", &vec![b'a'; 10 << 20][..]].concat());
     let (start, rows) = (header(8, 8, 8, RGB), packed(&[1; 25 * 8]));
     let pieces: Vec<_> = rows.iter().flat_map(|&byte| chunk(b"IDAT", &[byte])).collect();
     let sides = [4000u32.to_be_bytes(), 4000u32.to_be_bytes()].concat();
     let interlaced = chunk(b"IHDR", &[&sides[..], &[8, RGB, 0, 0, 1]].concat());
     vec![
         ("png with a text of 1 GiB", square(&[text])),
+        ("png with 10 MiB of text", square(&[plain])),
         ("png with a colour profile of 4 MiB", square(&[profile(4)])),
         ("png with a colour profile of 1 GiB", square(&[profile(BOMB_MIB)])),
         ("png with 1 GiB behind its pixels", file(&[start.clone(), chunk(b"IDAT", &bomb(BOMB_MIB))])),

@@ -20,7 +20,7 @@ use worker::publish::Publisher;
 use worker::settings::{NatsSettings, StreamSettings};
 use worker::{connection, setup};
 
-pub(crate) use yes::{Running, Yes, annotated, bitmap, job, parts, submit};
+pub(crate) use yes::{Held, Running, Yes, annotated, bitmap, job, parts, settings, submit};
 
 /// Longer than any step takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

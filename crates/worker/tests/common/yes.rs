@@ -1,6 +1,7 @@
 //! A whole worker whose engine answers at once, and jobs for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::{Annotator, Answer, Request, Response, Timings};
 use kosmos2::checkpoint::ModelIdentity;
@@ -8,7 +9,7 @@ use kosmos2::generation::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
 use protocol::Message;
 use protocol::v1::{self, Outcome, image_job, outcome, task};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use worker::settings::S3Settings;
@@ -40,6 +41,37 @@ impl Annotator for Yes {
     }
 }
 
+/// An engine that answers only as often as it is let, and can be told to have died.
+pub(crate) struct Held {
+    pub(crate) answers: Semaphore,
+    pub(crate) asked: Semaphore,
+    pub(crate) dead: AtomicBool,
+}
+
+impl Held {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { answers: Semaphore::new(0), asked: Semaphore::new(0), dead: AtomicBool::new(false) })
+    }
+}
+
+impl Annotator for Held {
+    fn preprocess(&self, picture: &Picture) -> PixelValues {
+        Yes.preprocess(picture)
+    }
+
+    fn submit(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            self.asked.add_permits(1);
+            self.answers.acquire().await.unwrap().forget();
+            Yes.submit(request).await
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     pub(crate) events: mpsc::Receiver<JobEvent>,
@@ -48,10 +80,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(bench: &Bench) -> Self {
-        let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
-        let settings = Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+        Self::start_with(settings(bench), Arc::new(Yes))
+    }
+
+    pub(crate) fn start_with(settings: Settings, engine: Arc<dyn Annotator>) -> Self {
         let (sender, events) = mpsc::channel(100);
-        let parts = WorkerParts { events: Events::to(sender), ..parts(settings) };
+        let parts = WorkerParts { engine, events: Events::to(sender), ..parts(settings) };
         let stop = CancellationToken::new();
         Self { stop: stop.clone(), events, task: tokio::spawn(worker::run(parts, stop)) }
     }
@@ -64,6 +98,12 @@ impl Running {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE * 4, self.task).await.expect("the worker should end").unwrap().unwrap()
     }
+}
+
+/// A worker's, for the servers of a bench.
+pub(crate) fn settings(bench: &Bench) -> Settings {
+    let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
+    Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() }
 }
 
 /// A picture of one pixel.

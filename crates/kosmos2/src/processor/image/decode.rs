@@ -118,6 +118,15 @@ pub enum ImageError {
         /// The limit.
         limit: u64,
     },
+    /// Metadata that take more memory than is left for them. How much they would take in all, nobody has looked.
+    #[error(
+        "the picture is a {} file whose metadata take more memory than is allowed for them; take them out if it is to be read",
+        format.as_str()
+    )]
+    TooMuchMetadata {
+        /// The encoding.
+        format: PictureFormat,
+    },
     /// More parts than any picture needs.
     #[error("the picture is a {} file of more than {limit} {part}, which only files made to cost much have", format.as_str())]
     TooManyParts {
@@ -172,7 +181,7 @@ pub(super) type Decoded = (RgbImage, Option<Vec<u8>>);
 fn lossless(bytes: &[u8], header: &Header, options: &DecodeOptions) -> Result<Decoded, ImageError> {
     let source = Paced::new(bytes, PIECE, options.deadline);
     let format = header.format;
-    let broken = |error| refused(error, format, options);
+    let broken = |error| refused(error, format);
     match format {
         PictureFormat::Png => {
             let mut limits = Limits::no_limits();
@@ -190,7 +199,7 @@ fn read_out(mut decoder: impl ImageDecoder, header: &Header, options: &DecodeOpt
     if (width, height) != (header.width, header.height) || decoder.total_bytes() > header.memory {
         return Err(undecodable(header.format, "its headers contradict each other"));
     }
-    let broken = |error| refused(error, header.format, options);
+    let broken = |error| refused(error, header.format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(header.memory);
     decoder.set_limits(limits).map_err(broken)?;
@@ -201,12 +210,10 @@ fn read_out(mut decoder: impl ImageDecoder, header: &Header, options: &DecodeOpt
     Ok((opaque(picture), exif))
 }
 
-fn refused(error: CodecError, format: PictureFormat, options: &DecodeOptions) -> ImageError {
+fn refused(error: CodecError, format: PictureFormat) -> ImageError {
     match error {
         // Only metadata can still be larger than what the header was let through with.
-        CodecError::Limits(_) => {
-            ImageError::TooMuchMemory { needed: options.max_memory.saturating_add(1), limit: options.max_memory }
-        }
+        CodecError::Limits(_) => ImageError::TooMuchMetadata { format },
         error => undecodable(format, error),
     }
 }

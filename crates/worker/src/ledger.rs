@@ -1,0 +1,63 @@
+//! Outcomes from the moment they are written down to the moment their stream holds them, for workers and second net.
+
+use std::time::Duration;
+
+use protocol::v1::Outcome;
+
+use crate::delivery::DeliveryFacts;
+use crate::ending::without_job;
+use crate::outcomes::{Claim, Outcomes};
+use crate::publish::{PublishError, Publisher, Receipt};
+
+/// Part of the time for which streams know ids that is left to an outcome on its way there.
+const WINDOW_MARGIN: u32 = 4;
+
+/// Where outcomes are written down, and where they go.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    pub(crate) outcomes: Outcomes,
+    pub(crate) publisher: Publisher,
+    /// How long the streams of annotations and failures know their ids.
+    pub(crate) duplicate_window: Duration,
+}
+
+impl Ledger {
+    /// Publishes the outcome that counts, unless its stream holds it. One that no stream takes gives way to the failure
+    /// that `instead` makes of the error. Gives what the stream holds.
+    pub(crate) async fn see_through(
+        &self,
+        facts: &DeliveryFacts,
+        claim: Claim,
+        instead: impl FnOnce(PublishError) -> Outcome,
+    ) -> Result<(Claim, Receipt), PublishError> {
+        let error = match self.publish(&claim).await {
+            Ok(receipt) => return Ok((claim, receipt)),
+            Err(error @ PublishError::TooLarge { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        // It may be there from a time when the stream took more.
+        if let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await? {
+            return Ok((claim, receipt));
+        }
+        let failure = instead(error);
+        let claim = match self.outcomes.replace(facts, &claim, failure.clone()).await {
+            Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {
+                Some(lean) => self.outcomes.replace(facts, &claim, lean).await?,
+                None => return Err(error),
+            },
+            replaced => replaced?,
+        };
+        let receipt = self.publish(&claim).await?;
+        Ok((claim, receipt))
+    }
+
+    async fn publish(&self, claim: &Claim) -> Result<Receipt, PublishError> {
+        // The stream may have forgotten the id of an outcome that was published before.
+        if claim.age > self.duplicate_window - self.duplicate_window / WINDOW_MARGIN
+            && let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await?
+        {
+            return Ok(receipt);
+        }
+        self.publisher.outcome(&claim.outcome).await
+    }
+}
