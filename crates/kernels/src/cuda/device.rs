@@ -59,6 +59,12 @@ pub struct Device {
     kept: Mutex<Option<Kept>>,
 }
 
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Device").field("name", &self.name().ok()).finish_non_exhaustive()
+    }
+}
+
 /// A recorded step: hundreds of launches at the cost of one. It reads and writes the buffers that it was recorded with,
 /// whatever they hold by then, and keeps them alive.
 pub struct Graph {

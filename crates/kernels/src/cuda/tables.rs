@@ -130,6 +130,12 @@ impl Wants {
         }
         device.upload(&words, &self.words)
     }
+
+    /// The entries from `first` on.
+    #[must_use]
+    pub fn from(&self, first: usize) -> Self {
+        Self { words: self.words.part(first * 4..self.words.len()), vocabulary: self.vocabulary }
+    }
 }
 
 /// Queries of one sequence or picture that are computed together.

@@ -3,6 +3,7 @@
 // that wait for others that never come as an error.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -96,7 +97,9 @@ struct Exchange {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t entry;
+    jmp_buf place; // where it waits, once it has begun
+    bool begun = false;
     std::unique_ptr<char[]> stack;
     uint3_ index;
     int turn = 0; // which of the two rounds the lane's next exchange uses
@@ -106,17 +109,30 @@ struct Fiber {
 inline std::vector<Fiber> fibers;
 inline std::vector<Exchange> warps;
 inline Barrier block;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline size_t running;
 inline bool moved;
 inline const std::function<void()> *body;
+
+// Contexts only make fibers begin: to change over by them would cost two calls of the system each time.
+__attribute__((noinline)) inline void to_scheduler() {
+    if (_setjmp(fibers[running].place) == 0) _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) inline void to_fiber() {
+    if (_setjmp(scheduler) != 0) return;
+    Fiber &fiber = fibers[running];
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.entry);
+}
 
 inline void wait(Barrier &barrier) {
     int round = barrier.round;
     barrier.arrived++;
     barrier.open_if_complete();
     moved = true;
-    while (barrier.round == round) swapcontext(&fibers[running].context, &scheduler);
+    while (barrier.round == round) to_scheduler();
 }
 
 inline Exchange &warp() { return warps[running / 32]; }
@@ -145,7 +161,7 @@ inline void start() {
         barrier->members--;
         barrier->open_if_complete();
     }
-    swapcontext(&fibers[running].context, &scheduler);
+    to_scheduler();
 }
 
 inline void run_block(int threads, const std::function<void()> &work) {
@@ -159,13 +175,13 @@ inline void run_block(int threads, const std::function<void()> &work) {
         Fiber &fiber = fibers[at];
         fiber.index = {(unsigned)at, 0, 0};
         fiber.turn = 0;
-        fiber.over = false;
+        fiber.over = fiber.begun = false;
         warps[at / 32].barrier.members++;
         if (!fiber.stack) fiber.stack.reset(new char[STACK]);
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = STACK;
-        makecontext(&fiber.context, start, 0);
+        getcontext(&fiber.entry);
+        fiber.entry.uc_stack.ss_sp = fiber.stack.get();
+        fiber.entry.uc_stack.ss_size = STACK;
+        makecontext(&fiber.entry, start, 0);
     }
     for (bool left = true; left;) {
         left = moved = false;
@@ -173,7 +189,7 @@ inline void run_block(int threads, const std::function<void()> &work) {
             if (fibers[running].over) continue;
             left = true;
             threadIdx = fibers[running].index;
-            swapcontext(&scheduler, &fibers[running].context);
+            to_fiber();
         }
         if (left && !moved) {
             fprintf(stderr, "threads wait for others that never come\n");

@@ -110,9 +110,11 @@ fn step(backend: &mut dyn Backend, decodings: &mut [Decoding], embeddings: &[Ima
         .enumerate()
         .flat_map(|(slot, (decoding, embedding))| decoding.segments(&[slot], Some(embedding)))
         .collect();
-    let logits = backend.forward(&segments)?;
-    for (slot, decoding) in decodings.iter_mut().enumerate() {
-        decoding.accept(&logits.rows(slot..slot + 1))?;
+    let mut wants = Vec::with_capacity(decodings.len());
+    decodings.iter().for_each(|decoding| decoding.wants(&mut wants));
+    let answers = backend.answer(&segments, &wants)?;
+    for (decoding, row) in decodings.iter_mut().zip(answers.chunks(1)) {
+        decoding.accept(row)?;
     }
     Ok(())
 }
