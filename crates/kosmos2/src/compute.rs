@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+pub use candle_core::DType;
+use candle_core::Device;
 use kernels::cpu::WeightFormat;
 
 /// Why a device or number format cannot be used.

@@ -85,9 +85,7 @@ impl Scoring {
 
     pub(crate) fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
         let logprob = |(&token, row): (&u32, &Row)| match row {
-            Row::Logits(logits) => {
-                Ok(logits[token as usize] - log_sum_exp(logits).ok_or(ModelError::NotFinite)?)
-            }
+            Row::Logits(logits) => Ok(logits[token as usize] - log_sum_exp(logits).ok_or(ModelError::NotFinite)?),
             Row::Chosen(chosen) if chosen.logprob.is_finite() => Ok(chosen.logprob),
             Row::Chosen(_) => Err(ModelError::NotFinite),
         };

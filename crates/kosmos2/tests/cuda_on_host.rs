@@ -31,8 +31,7 @@ fn on_cuda(dtype: DType) -> Kosmos2 {
 }
 
 fn goldens() -> Vec<Golden> {
-    let all: Vec<Golden> =
-        serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    let all: Vec<Golden> = serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
     all.into_iter().filter(|golden| golden.file == SCENE).collect()
 }
 

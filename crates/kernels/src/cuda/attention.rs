@@ -43,13 +43,7 @@ impl<T: Format> KeyValueCache<T> {
     ///
     /// # Errors
     /// [`CudaError::Shape`] where no kernel has this head size; the driver's, where the card has no room.
-    pub fn new(
-        device: &Device,
-        slots: usize,
-        heads: usize,
-        length: usize,
-        head_dim: usize,
-    ) -> Result<Self, CudaError> {
+    pub fn new(device: &Device, slots: usize, heads: usize, length: usize, head_dim: usize) -> Result<Self, CudaError> {
         served(head_dim)?;
         let side = || device.zeros(slots * heads * length * head_dim);
         Ok(Self { keys: side()?, values: side()?, slots, heads, length, head_dim })
@@ -107,6 +101,39 @@ pub struct Contexts<'a, T> {
     pub columns: usize,
 }
 
+/// Queries, keys and values of new tokens side by side, [rows, 3 · width], and the bias that is still to be added,
+/// [3 · width].
+#[derive(Debug, Clone, Copy)]
+pub struct NewTokens<'a, T> {
+    /// The products.
+    pub qkv: &'a Buffer<T>,
+    /// The bias.
+    pub bias: &'a Buffer<f32>,
+}
+
+/// Tiles of queries against their contexts.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a, T> {
+    /// Which rows of the queries see what.
+    pub tiles: &'a Tiles,
+    /// Rows of heads · head_dim values.
+    pub queries: &'a Buffer<T>,
+    /// Values from one row of queries to the next.
+    pub query_stride: usize,
+    /// Added to queries.
+    pub query_bias: Option<&'a Buffer<f32>>,
+    /// Added to values. A bias of keys would change nothing.
+    pub value_bias: Option<&'a Buffer<f32>>,
+    /// Keys and values.
+    pub contexts: &'a Contexts<'a, T>,
+    /// Number of heads.
+    pub heads: usize,
+    /// Values of each.
+    pub head_dim: usize,
+    /// Rows of heads · head_dim values.
+    pub out: &'a Buffer<T>,
+}
+
 /// What the splits of a context leave to be joined.
 #[derive(Debug, Clone)]
 pub struct Splits {
@@ -139,8 +166,7 @@ impl Splits {
 }
 
 impl Device {
-    /// One new token a row, its query, key and value in `qkv` [rows, 3 · width] without their `bias` [3 · width], against
-    /// its slot. With `append` its key and value are written to the cache here; else they must be there.
+    /// One new token a row against its slot. With `append` its key and value are written to the cache here; else they must be there.
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
@@ -148,12 +174,12 @@ impl Device {
         &self,
         rows: &Rows,
         count: usize,
-        qkv: &Buffer<T>,
-        bias: &Buffer<f32>,
+        tokens: NewTokens<T>,
         cache: &KeyValueCache<T>,
         append: bool,
         splits: &Splits,
     ) -> Result<(), CudaError> {
+        let NewTokens { qkv, bias } = tokens;
         let (width, heads) = (cache.width(), cache.heads);
         rows.holds(count)?;
         cache.holds(&rows.limits)?;
@@ -189,10 +215,10 @@ impl Device {
         &self,
         rows: &Rows,
         count: usize,
-        qkv: &Buffer<T>,
-        bias: &Buffer<f32>,
+        tokens: NewTokens<T>,
         cache: &KeyValueCache<T>,
     ) -> Result<(), CudaError> {
+        let NewTokens { qkv, bias } = tokens;
         let width = cache.width();
         rows.holds(count)?;
         cache.holds(&rows.limits)?;
@@ -200,8 +226,7 @@ impl Device {
         at_least("their biases", bias.len(), 3 * width)?;
         let kernel = format!("append_{}_{}", T::NAME, cache.head_dim);
         let (heads, length) = (int(cache.heads)?, int(cache.length)?);
-        let arguments: [&dyn Argument; 7] =
-            [&rows.words, qkv, bias, &cache.keys, &cache.values, &heads, &length];
+        let arguments: [&dyn Argument; 7] = [&rows.words, qkv, bias, &cache.keys, &cache.values, &heads, &length];
         // SAFETY: sizes are checked above, slots and columns when they were set.
         unsafe { self.launch(&kernel, (count, 1, 1), APPEND_THREADS, &arguments) }
     }
@@ -220,43 +245,21 @@ impl Device {
         unsafe { self.launch(&kernel, (copies.count, cache.heads, 1), ATTENTION_THREADS, &arguments) }
     }
 
-    /// Tiles of queries (rows `query_stride` apart, `heads` of `head_dim` values) against their contexts, to rows of
-    /// heads · head_dim. Biases of queries and of values may be absent; a bias of keys changes nothing.
-    ///
-    /// `widest` is the most rows of a tile.
+    /// Tiles of queries against their contexts.
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, [`CudaError::Shape`] where no kernel has the head size.
-    pub fn attend<T: Format>(
-        &self,
-        tiles: &Tiles,
-        queries: &Buffer<T>,
-        query_stride: usize,
-        biases: (Option<&Buffer<f32>>, Option<&Buffer<f32>>),
-        contexts: &Contexts<T>,
-        out: &Buffer<T>,
-        heads: usize,
-        head_dim: usize,
-    ) -> Result<(), CudaError> {
-        self.attend_by(T::ON_TENSOR_CORES, tiles, queries, query_stride, biases, contexts, out, heads, head_dim)
+    pub fn attend<T: Format>(&self, attention: &Attention<T>) -> Result<(), CudaError> {
+        self.attend_by(T::ON_TENSOR_CORES, attention)
     }
 
     /// As [`Self::attend`], on the tensor cores or not, to compare the two.
     ///
     /// # Errors
     /// As there; [`CudaError::Shape`] where the format has no kernel on the tensor cores.
-    pub fn attend_by<T: Format>(
-        &self,
-        on_tensor_cores: bool,
-        tiles: &Tiles,
-        queries: &Buffer<T>,
-        query_stride: usize,
-        (query_bias, value_bias): (Option<&Buffer<f32>>, Option<&Buffer<f32>>),
-        contexts: &Contexts<T>,
-        out: &Buffer<T>,
-        heads: usize,
-        head_dim: usize,
-    ) -> Result<(), CudaError> {
+    pub fn attend_by<T: Format>(&self, on_tensor_cores: bool, attention: &Attention<T>) -> Result<(), CudaError> {
+        let Attention { tiles, queries, query_stride, query_bias, value_bias, contexts, heads, head_dim, out } =
+            *attention;
         served(head_dim)?;
         let width = heads * head_dim;
         let limits = &tiles.limits;

@@ -20,7 +20,7 @@ pub mod rates;
 mod rows;
 pub mod tables;
 
-pub use attention::{Contexts, KeyValueCache, Splits};
+pub use attention::{Attention, Contexts, KeyValueCache, NewTokens, Splits};
 pub use buffer::Buffer;
 pub use choose::Chosen;
 pub use device::{CudaError, Device, Graph};
@@ -28,4 +28,4 @@ pub use driver::DriverError;
 pub use format::{Element, Format, Kind};
 pub use pictures::Pictures;
 pub use product::{Matrix, Way};
-pub use rows::{Norm, Residual};
+pub use rows::{Embedding, Norm, Residual};

@@ -98,7 +98,9 @@ impl Device {
         let result = match O::NAME {
             name if name == T::NAME => "own",
             "f32" => "wide",
-            _ => return Err(CudaError::Shape { what: "a result", found: size_of::<O>(), served: "f32 or the input's" }),
+            _ => {
+                return Err(CudaError::Shape { what: "a result", found: size_of::<O>(), served: "f32 or the input's" });
+            }
         };
         if rows == 0 {
             return Ok(());

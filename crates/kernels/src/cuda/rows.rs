@@ -69,6 +69,18 @@ pub struct Residual<'a, T> {
     pub out: &'a Buffer<T>,
 }
 
+/// Where the decoder's first rows come from.
+pub struct Embedding<'a, T> {
+    /// A row a token.
+    pub table: &'a Matrix<T>,
+    /// For rows that are a picture's.
+    pub pictures: Option<&'a Pictures>,
+    /// What either is multiplied with.
+    pub scale: f32,
+    /// A row a position [positions, width], added then.
+    pub positions: &'a Buffer<f32>,
+}
+
 impl Device {
     /// Adds to the residual stream and norms it. The sum is written back, except where rows are picked.
     ///
@@ -157,8 +169,7 @@ impl Device {
         unsafe { self.launch("add_bias_f32", grid, ELEMENT_THREADS, &[values, bias, &int(width)?, &(count as u64)]) }
     }
 
-    /// What the decoder's first layer takes: rows of the table, or of pictures, times `scale`, plus rows of the position
-    /// table [positions, width].
+    /// What the decoder's first layer takes.
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
@@ -166,12 +177,10 @@ impl Device {
         &self,
         rows: &Rows,
         count: usize,
-        pictures: Option<&Pictures>,
-        table: &Matrix<T>,
-        positions: &Buffer<f32>,
-        scale: f32,
+        embedding: &Embedding<T>,
         x: &Buffer<f32>,
     ) -> Result<(), CudaError> {
+        let Embedding { table, pictures, scale, positions } = *embedding;
         let width = table.inner();
         rows.holds(count)?;
         at_least("the token table", table.outputs(), rows.limits.tokens)?;

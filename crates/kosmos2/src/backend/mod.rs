@@ -204,6 +204,14 @@ pub trait Backend: Send {
         16
     }
 
+    /// Waits until the device has done what it was given; only clocks need it.
+    ///
+    /// # Errors
+    /// Whatever went wrong there.
+    fn wait(&mut self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// Bytes of the device that are taken, as far as it tells; `None` on the host, where the system tells.
     fn taken_bytes(&self) -> Option<u64> {
         None

@@ -162,7 +162,8 @@ unsafe fn run(call: &Call) -> Result<(), DriverError> {
         Call::Kernel(name, Shape { grid: (x, y, z), threads }, words) => {
             let _turn = FIBERS.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the caller's; the grid has the three numbers that are read.
-            let found = unsafe { kernels_on_host_launch(name.as_ptr(), [*x, *y, *z].as_ptr(), *threads, words.as_ptr()) };
+            let found =
+                unsafe { kernels_on_host_launch(name.as_ptr(), [*x, *y, *z].as_ptr(), *threads, words.as_ptr()) };
             if found == 0 {
                 let reason = name.to_string_lossy().into_owned();
                 return Err(DriverError { call: "looking up a kernel", reason });

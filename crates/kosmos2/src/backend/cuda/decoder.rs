@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use kernels::cuda::tables::{NewRow, Want as RowWant};
-use kernels::cuda::{Buffer, Chosen as RawChosen, CudaError, Device, KeyValueCache, Matrix, Norm, Residual};
+use kernels::cuda::{
+    Attention, Buffer, Chosen as RawChosen, CudaError, Device, Embedding, KeyValueCache, Matrix, NewTokens, Norm,
+    Residual,
+};
 
 use super::Computed;
 use super::layers::{Map, matrix, norm, values};
@@ -90,13 +93,7 @@ impl<T: Computed> Decoder<T> {
             Ok::<_, CheckpointError>(matrix(device, &values::<T>(&tensor), vocabulary, width)?)
         };
         let layers = model.pp("layers");
-        let sizes = Sizes {
-            width,
-            heads: text.attention_heads,
-            inner: text.ffn_dim,
-            layers: text.layers,
-            vocabulary,
-        };
+        let sizes = Sizes { width, heads: text.attention_heads, inner: text.ffn_dim, layers: text.layers, vocabulary };
         Ok(Self {
             embed_tokens: table(&model, "embed_tokens.weight")?,
             lm_head: match config.tie_word_embeddings {
@@ -218,13 +215,7 @@ impl<T: Computed> Decoder<T> {
     }
 
     /// The step of a decoding batch: as it is the first time, which also loads its kernels, and recorded from then on.
-    fn run_newest(
-        &self,
-        device: &Device,
-        room: &mut Room<T>,
-        plan: &Plan,
-        batch: usize,
-    ) -> Result<(), CudaError> {
+    fn run_newest(&self, device: &Device, room: &mut Room<T>, plan: &Plan, batch: usize) -> Result<(), CudaError> {
         let spare = NewRow { token: 0, position: 0, slot: room.slots as u32, column: 0 };
         let nothing = RowWant { target: Some(0), set: RowWant::EVERYTHING, upper_left: 0, patches: (0, 0) };
         let fill = batch - plan.rows.len();
@@ -232,14 +223,8 @@ impl<T: Computed> Decoder<T> {
         let wants: Vec<_> = plan.wants.iter().copied().chain(std::iter::repeat_n(nothing, fill)).collect();
         room.rows.set(device, &rows)?;
         room.wants.set(device, &wants)?;
-        let pass = Pass {
-            singles: batch,
-            others: 0,
-            append_in_place: true,
-            pictures: false,
-            wanted: batch,
-            picked: false,
-        };
+        let pass =
+            Pass { singles: batch, others: 0, append_in_place: true, pictures: false, wanted: batch, picked: false };
         if let Some(graph) = room.graphs.get_mut(&batch) {
             return graph.replay();
         }
@@ -314,10 +299,14 @@ impl<T: Computed> Decoder<T> {
     fn launch(&self, device: &Device, room: &Room<T>, pass: &Pass) -> Result<(), CudaError> {
         let rows = pass.singles + pass.others;
         let Room { x, y, normed, qkv, inner, .. } = room;
-        let pictures = pass.pictures.then_some(&room.pictures);
-        device.embed(&room.rows, rows, pictures, &self.embed_tokens, &room.position_table, self.embedding_scale, x)?;
-        let residual =
-            |added, norm| Residual { x, added, picks: None, rows, norm, to_unit_length: false, out: normed };
+        let embedding = Embedding {
+            table: &self.embed_tokens,
+            pictures: pass.pictures.then_some(&room.pictures),
+            scale: self.embedding_scale,
+            positions: &room.position_table,
+        };
+        device.embed(&room.rows, rows, &embedding, x)?;
+        let residual = |added, norm| Residual { x, added, picks: None, rows, norm, to_unit_length: false, out: normed };
         let mut added: Option<(&Buffer<f32>, &Buffer<f32>)> = None;
         for (layer, cache) in self.layers.iter().zip(&room.caches) {
             device.residual_norm(&residual(added, &layer.attention_norm))?;
@@ -345,20 +334,28 @@ impl<T: Computed> Decoder<T> {
         let Sizes { width, heads, .. } = self.sizes;
         let Room { qkv, normed, rows, .. } = room;
         let Pass { singles, others, append_in_place, .. } = *pass;
-        let bias = &layer.qkv.bias;
+        let tokens = NewTokens { qkv, bias: &layer.qkv.bias };
         if !append_in_place {
-            device.append(rows, singles + others, qkv, bias, cache)?;
+            device.append(rows, singles + others, tokens, cache)?;
             device.copy_columns(&room.copies, cache)?;
         }
         if singles > 0 {
             let splits = room.splits.of(self.sizes.splits(singles));
-            device.attend_newest(rows, singles, qkv, bias, cache, append_in_place, &splits)?;
+            device.attend_newest(rows, singles, tokens, cache, append_in_place, &splits)?;
             device.merge_norm(&splits, singles, heads, &layer.inner_attention_norm, normed)?;
         }
         if others > 0 {
-            let biases = (Some(&bias.part(0..width)), None);
-            let contexts = cache.contexts();
-            device.attend(&room.tiles, qkv, 3 * width, biases, &contexts, normed, heads, self.sizes.head_dim())?;
+            device.attend(&Attention {
+                tiles: &room.tiles,
+                queries: qkv,
+                query_stride: 3 * width,
+                query_bias: Some(&layer.qkv.bias.part(0..width)),
+                value_bias: None,
+                contexts: &cache.contexts(),
+                heads,
+                head_dim: self.sizes.head_dim(),
+                out: normed,
+            })?;
             let own = normed.part(singles * width..normed.len());
             device.norm_rows(&own, others, &layer.inner_attention_norm)?;
         }

@@ -120,6 +120,10 @@ impl<T: Computed> Backend for CudaBackend<T> {
         USEFUL_SLOTS
     }
 
+    fn wait(&mut self) -> Result<(), ModelError> {
+        Ok(self.device.wait()?)
+    }
+
     fn taken_bytes(&self) -> Option<u64> {
         self.device.memory().ok().map(|(free, all)| (all - free) as u64)
     }

@@ -4,7 +4,7 @@
 //! The latent queries are the same for every picture, so their own queries are computed once.
 
 use kernels::cuda::tables::{Tile, TileLimits, Tiles};
-use kernels::cuda::{Buffer, Contexts, CudaError, Device, Format};
+use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format};
 
 use super::Computed;
 use super::layers::{Map, values};
@@ -88,8 +88,17 @@ impl<T: Computed> ImageToTextProjection<T> {
             contexts: room.pictures,
             columns: each,
         };
-        let biases = (None, Some(&self.key_value.bias.part(width..2 * width)));
-        device.attend(tiles, &self.queries, width, biases, &contexts, mixed, self.heads, head_dim)?;
+        device.attend(&Attention {
+            tiles,
+            queries: &self.queries,
+            query_stride: width,
+            query_bias: None,
+            value_bias: Some(&self.key_value.bias.part(width..2 * width)),
+            contexts: &contexts,
+            heads: self.heads,
+            head_dim,
+            out: mixed,
+        })?;
         // The pictures' own memory: it goes with the last request that asks about one of them.
         let embeddings = device.zeros::<f32>(pictures * latents * width)?;
         self.out.apply(device, mixed, pictures * latents, &embeddings)?;

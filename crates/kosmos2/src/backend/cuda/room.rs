@@ -91,12 +91,8 @@ impl<T: Format> Room<T> {
         let logits_rows = batch.clamp(1, MOST_LOGITS);
         let parts = BATCHES.iter().filter(|&&size| size <= batch).chain([&batch]);
         let parts = parts.map(|&size| size * sizes.splits(size)).max().unwrap_or(1).max(capacity.min(slots));
-        let limits = RowLimits {
-            tokens: vocabulary,
-            positions: positions.len() / width,
-            slots: slots + 1,
-            columns: length,
-        };
+        let limits =
+            RowLimits { tokens: vocabulary, positions: positions.len() / width, slots: slots + 1, columns: length };
         let tile_limits = TileLimits { queries: capacity, contexts: slots + 1, columns: length, out: capacity };
         let cache = |_| KeyValueCache::new(device, slots + 1, heads, length, sizes.head_dim());
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use kernels::cuda::tables::{Tile, TileLimits, Tiles};
-use kernels::cuda::{Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual};
+use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual};
 
 use super::Computed;
 use super::layers::{Map, matrix, norm, values, vector, wide};
@@ -113,7 +113,8 @@ impl<T: Computed> VisionTower<T> {
         device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
 
         let mut added: Option<(&Buffer<f32>, &Buffer<f32>)> = None;
-        let residual = |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
+        let residual =
+            |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
         for layer in &self.layers {
             device.residual_norm(&residual(added, &layer.layer_norm1, false))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
@@ -150,8 +151,17 @@ impl<T: Computed> VisionTower<T> {
             columns: each,
         };
         let bias = &layer.qkv.bias;
-        let biases = (Some(&bias.part(0..hidden)), Some(&bias.part(2 * hidden..3 * hidden)));
-        device.attend(tiles, qkv, 3 * hidden, biases, &contexts, out, self.heads, head_dim)
+        device.attend(&Attention {
+            tiles,
+            queries: qkv,
+            query_stride: 3 * hidden,
+            query_bias: Some(&bias.part(0..hidden)),
+            value_bias: Some(&bias.part(2 * hidden..3 * hidden)),
+            contexts: &contexts,
+            heads: self.heads,
+            head_dim,
+            out,
+        })
     }
 
     /// Rows of a picture.
