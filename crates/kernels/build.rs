@@ -1,6 +1,8 @@
 //! Compiles the CUDA kernels where the feature asks for them: machine code for Ampere and Hopper, and PTX for cards
 //! after them, in one file that the library holds.
 
+#![allow(clippy::expect_used, reason = "a panic is how a build script reports")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};

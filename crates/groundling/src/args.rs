@@ -77,7 +77,7 @@ pub(crate) struct ModelArgs {
     /// What to compute in: f32, bf16 or int8 weights on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
-    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16.
+    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA.
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
 }

@@ -16,8 +16,8 @@ fn main() -> Result<(), CudaError> {
     println!("{}", device.name()?);
     let mut report = checks::Report::default();
     checks::format::<f32>(&device, &mut report, 2e-6)?;
-    checks::format::<f16>(&device, &mut report, 2e-3)?;
-    checks::format::<bf16>(&device, &mut report, 1.5e-2)?;
+    checks::format::<f16>(&device, &mut report, 5e-4)?;
+    checks::format::<bf16>(&device, &mut report, 4e-3)?;
     checks::choose(&device, &mut report)?;
     checks::recording(&device, &mut report)?;
     println!("{} checks, {} wrong", report.checks, report.wrong);

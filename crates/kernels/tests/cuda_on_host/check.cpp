@@ -10,9 +10,9 @@ static std::mt19937 source(7);
 static int failures = 0;
 
 template <class T> struct Name;
-template <> struct Name<float> { static constexpr const char *text = "f32"; static constexpr double bound = 2e-6; };
-template <> struct Name<f16> { static constexpr const char *text = "f16"; static constexpr double bound = 2e-3; };
-template <> struct Name<bf16> { static constexpr const char *text = "bf16"; static constexpr double bound = 1.5e-2; };
+template <> struct Name<float> { static constexpr const char *text = "f32"; static constexpr double bound = 1e-6; };
+template <> struct Name<f16> { static constexpr const char *text = "f16"; static constexpr double bound = 5e-4; };
+template <> struct Name<bf16> { static constexpr const char *text = "bf16"; static constexpr double bound = 4e-3; };
 
 template <class T> std::vector<T> random_values(size_t count, double reach = 1.0, double mean = 0.0) {
     std::normal_distribution<double> draw(mean, reach);
