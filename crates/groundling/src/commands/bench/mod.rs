@@ -62,6 +62,8 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
     for &batch in &args.batch {
         let workload = Workload { batch, new_tokens: args.new_tokens, repeat: args.repeat, warmup: args.warmup };
         let times = measure::run(&mut model, &workload)?;
+        let (seconds, step_ms) = (times.total.median, times.decode_step.median * 1e3);
+        tracing::info!(batch, images_per_s = batch as f64 / seconds, step_ms, "measured");
         reports.push(report(&compute, &workload, &config, &times, args.price_per_hour));
     }
     // The memory that the limits are measured in must not count as the model's.
