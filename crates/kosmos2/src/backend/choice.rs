@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::grounding::corner::CornerEstimate;
+use crate::grounding::grid::GRID_SIDE;
 
 /// What is wanted of a row of logits.
 #[derive(Debug, Clone)]
@@ -36,6 +37,18 @@ pub struct Allowed {
 impl Allowed {
     /// Bits of a code below its kind.
     pub const CELL_BITS: u32 = 10;
+
+    /// The kind of patch tokens.
+    pub const PATCH: u16 = 9;
+
+    /// The rule that backends follow.
+    pub fn allows(&self, token: u32) -> bool {
+        let Some(&code) = self.codes.get(token as usize) else { return false };
+        let (kind, cell) = (code >> Self::CELL_BITS, code & ((1 << Self::CELL_BITS) - 1));
+        let place = |cell: u16| (u32::from(cell) % GRID_SIDE, u32::from(cell) / GRID_SIDE);
+        let ((left, top), (right, bottom)) = (place(self.upper_left), place(cell));
+        self.set >> kind & 1 == 1 && (kind != Self::PATCH || (left <= right && top <= bottom))
+    }
 }
 
 /// A token chosen from a row of logits.
