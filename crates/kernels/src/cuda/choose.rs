@@ -48,7 +48,7 @@ impl Device {
         let vocabulary = codes.len();
         // Rows are read 16 bytes at a time.
         at_least("a row of logits", stride, vocabulary.next_multiple_of(4))?;
-        if stride % 4 != 0 {
+        if !stride.is_multiple_of(4) {
             return Err(CudaError::Shape { what: "a row of logits", found: stride, served: "a multiple of 4" });
         }
         at_least("logits", logits.len(), rows * stride)?;

@@ -24,7 +24,7 @@ impl<T: Format> Matrix<T> {
         if values.len() != outputs * inner {
             return Err(CudaError::Size { what: "a matrix", found: values.len(), needed: outputs * inner });
         }
-        if inner % 8 != 0 {
+        if !inner.is_multiple_of(8) {
             return Err(CudaError::Shape { what: "a matrix row", found: inner, served: "a multiple of 8" });
         }
         Ok(Self { values, outputs, inner })

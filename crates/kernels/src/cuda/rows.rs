@@ -45,7 +45,7 @@ impl Norm {
 /// Threads of a block for a row.
 fn threads(width: usize) -> Result<usize, CudaError> {
     let threads = width.div_ceil(OWN).next_multiple_of(32);
-    if width == 0 || width % OWN != 0 || threads > MOST_THREADS {
+    if width == 0 || !width.is_multiple_of(OWN) || threads > MOST_THREADS {
         return Err(CudaError::Shape { what: "a row", found: width, served: "a multiple of 8 up to 8192" });
     }
     Ok(threads)
@@ -284,7 +284,7 @@ impl Device {
     ) -> Result<(), CudaError> {
         let width = norm.width();
         let head_dim = width / heads.max(1);
-        if heads == 0 || width % heads != 0 || head_dim % OWN != 0 {
+        if heads == 0 || !width.is_multiple_of(heads) || !head_dim.is_multiple_of(OWN) {
             return Err(CudaError::Shape { what: "a head", found: head_dim, served: "a multiple of 8" });
         }
         splits.hold(rows, heads, head_dim)?;
