@@ -299,7 +299,7 @@ fn tiles<T: Format>(
     };
     let (own, bias) = (device.buffer(&queries)?, device.buffer(&value_bias)?);
     let out = unwritten::<T>(device, total * width)?;
-    let attention = Attention {
+    let asked = Attention {
         tiles: &table,
         queries: &own,
         query_stride: width,
@@ -310,7 +310,7 @@ fn tiles<T: Format>(
         head_dim,
         out: &out,
     };
-    device.attend_by(on_tensor_cores, &attention)?;
+    device.attend_by(on_tensor_cores, &asked)?;
 
     let all = tensor(&qkv, &[contexts, length, 3, heads, head_dim]);
     let (queries, bias) = (tensor(&queries, &[total, heads, head_dim]), tensor(&value_bias, &[heads, head_dim]));
