@@ -8,10 +8,12 @@
 mod checks;
 mod times;
 
+use std::process::ExitCode;
+
 use half::{bf16, f16};
 use kernels::cuda::{CudaError, Device};
 
-fn main() -> Result<(), CudaError> {
+fn main() -> Result<ExitCode, CudaError> {
     let device = Device::open(0)?;
     println!("{}", device.name()?);
     let mut report = checks::Report::default();
@@ -22,10 +24,10 @@ fn main() -> Result<(), CudaError> {
     checks::recording(&device, &mut report)?;
     println!("{} checks, {} wrong", report.checks, report.wrong);
     if report.wrong > 0 {
-        std::process::exit(1);
+        return Ok(ExitCode::FAILURE);
     }
     if std::env::args().nth(1).as_deref() != Some("--checks") {
         times::table(&device)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
