@@ -282,9 +282,17 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     let segments: Vec<Vec<Segment>> = running.iter().map(Running::segments).collect();
     let counts: Vec<usize> = segments.iter().map(|own| own.iter().map(|s| s.logits.len()).sum()).collect();
     let segments = segments.concat();
-    let logits = guarded(|| model.backend().forward(&segments))?;
+    let mut wants = Vec::with_capacity(running.len());
+    running.iter().for_each(|running| running.decoding.wants(&mut wants));
+    let answers = guarded(|| model.backend().answer(&segments, &wants))?;
     drop(segments);
-    let mut choices: Vec<_> = running.iter_mut().zip(logits.split(&counts)).collect();
+    let mut left = &answers[..];
+    let mut own = |&count: &usize| {
+        let (own, others) = left.split_at(count);
+        left = others;
+        own
+    };
+    let mut choices: Vec<_> = running.iter_mut().zip(counts.iter().map(&mut own)).collect();
     // A choice reads the whole vocabulary: worth a thread each.
     choices.par_iter_mut().for_each(|(running, rows)| {
         running.outcome = guarded(|| running.decoding.accept(rows));

@@ -3,7 +3,7 @@
 use kosmos2::backend::Backend;
 use kosmos2::model::ModelError;
 
-use crate::{EngineOptions, MOST_SLOTS, Room};
+use crate::{EngineOptions, Room};
 
 /// Why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +43,27 @@ const KEPT_FREE: f64 = 0.2;
 pub(crate) fn reserve(backend: &mut dyn Backend, options: &EngineOptions) -> Result<Room, StartError> {
     let slot_tokens = options.slot_tokens;
     let free = backend.free_bytes();
-    let slots = fitting(options.slots, slot_tokens, backend.slot_bytes(slot_tokens), free)?;
+    let useful = backend.useful_slots();
+    let slots = fitting(options.slots, useful, slot_tokens, backend.slot_bytes(slot_tokens), free)?;
     backend.reserve(slots, slot_tokens)?;
     let mib = (backend.slot_bytes(slot_tokens) * slots as u64) >> 20;
     tracing::info!(slots, slot_tokens, mib, free_mib = free.map(|bytes| bytes >> 20), "slots are reserved");
     Ok(Room { slots, slot_tokens })
 }
 
-fn fitting(asked: Option<usize>, slot_tokens: usize, slot_bytes: u64, free: Option<u64>) -> Result<usize, StartError> {
+fn fitting(
+    asked: Option<usize>,
+    useful: usize,
+    slot_tokens: usize,
+    slot_bytes: u64,
+    free: Option<u64>,
+) -> Result<usize, StartError> {
     if slot_tokens == 0 || asked == Some(0) {
         return Err(StartError::NoRoom);
     }
     let usable = free.map(|bytes| (bytes as f64 * (1.0 - KEPT_FREE)) as u64);
     let most = usable.map_or(usize::MAX, |bytes| usize::try_from(bytes / slot_bytes.max(1)).unwrap_or(usize::MAX));
-    let slots = asked.unwrap_or(MOST_SLOTS.min(most).max(1));
+    let slots = asked.unwrap_or(useful.min(most).max(1));
     if slots > most {
         let needed_mib = slot_bytes.saturating_mul(slots as u64) >> 20;
         return Err(StartError::Memory { slots, slot_tokens, needed_mib, free_mib: free.unwrap_or(0) >> 20 });
@@ -95,19 +102,19 @@ mod tests {
 
     #[test]
     fn left_open_the_number_of_slots_is_what_fits_but_not_more_than_help() {
-        assert_eq!(fitting(None, 512, 100 * MIB, Some(1000 * MIB)).unwrap(), 8);
-        assert_eq!(fitting(None, 512, MIB, Some(1000 * MIB)).unwrap(), MOST_SLOTS);
-        assert_eq!(fitting(None, 512, MIB, None).unwrap(), MOST_SLOTS);
+        assert_eq!(fitting(None, 16, 512, 100 * MIB, Some(1000 * MIB)).unwrap(), 8);
+        assert_eq!(fitting(None, 16, 512, MIB, Some(1000 * MIB)).unwrap(), 16);
+        assert_eq!(fitting(None, 16, 512, MIB, None).unwrap(), 16);
     }
 
     #[test]
     fn slots_that_cannot_fit_are_refused_in_a_sentence_with_figures() {
         for asked in [Some(9), None] {
             let free = if asked.is_some() { 1000 * MIB } else { 10 * MIB };
-            let error = fitting(asked, 512, 100 * MIB, Some(free)).unwrap_err().to_string();
+            let error = fitting(asked, 16, 512, 100 * MIB, Some(free)).unwrap_err().to_string();
             assert!(error.contains("MiB free; lower engine.slots"), "{error}");
         }
-        assert!(matches!(fitting(Some(0), 512, MIB, None), Err(StartError::NoRoom)));
-        assert!(matches!(fitting(None, 0, 0, None), Err(StartError::NoRoom)));
+        assert!(matches!(fitting(Some(0), 16, 512, MIB, None), Err(StartError::NoRoom)));
+        assert!(matches!(fitting(None, 16, 0, 0, None), Err(StartError::NoRoom)));
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct ModelArgs {
     /// What to compute in: f32, bf16 or int8 weights on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
-    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16.
+    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA.
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
 }
@@ -220,6 +220,13 @@ pub(crate) struct BenchArgs {
     /// Tokens generated for each, exactly.
     #[arg(long, value_name = "K", default_value = "64", value_parser = at_least_one)]
     pub(crate) new_tokens: usize,
+    /// Generate a number of tokens between these for each picture instead, drawn evenly and always the same, and let the
+    /// next picture join as one ends: --batch are then decoded at once.
+    #[arg(long, value_name = "MIN-MAX", value_parser = lengths)]
+    pub(crate) lengths: Option<(usize, usize)>,
+    /// With --lengths, pictures of a run; left out, four times as many as are decoded at once.
+    #[arg(long, value_name = "N", requires = "lengths", value_parser = at_least_one)]
+    pub(crate) pictures: Option<usize>,
     /// What to compute in: f32, bf16 or int8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
@@ -238,6 +245,11 @@ pub(crate) struct BenchArgs {
     /// How the figures are written: a table, or a JSON object for each batch size.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+fn lengths(text: &str) -> Result<(usize, usize), String> {
+    let bounds = text.split_once('-').and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
+    bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected two numbers like 8-128".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

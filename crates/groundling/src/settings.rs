@@ -49,7 +49,8 @@ impl Default for ModelSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EngineSettings {
-    /// Prompts decoded at once; left out: as many as fit the device's memory, up to 16.
+    /// Prompts decoded at once; left out: as many as fit the device's memory, up to 16 on
+    /// the CPU and 1024 on CUDA.
     pub(crate) slots: Option<usize>,
     /// Tokens that each of them has room for: picture, prompt and answer.
     pub(crate) slot_tokens: usize,

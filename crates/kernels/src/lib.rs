@@ -2,6 +2,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod cpu;
+#[cfg(feature = "cuda-api")]
+pub mod cuda;
 pub mod mapped_file;
 
 pub use mapped_file::MappedFile;

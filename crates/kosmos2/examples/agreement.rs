@@ -1,14 +1,14 @@
-//! How far the reduced weight formats of the CPU agree with f32:
+//! How far the reduced weight formats of the CPU, or the formats of CUDA, agree with f32 on the CPU:
 //! `cargo run --release -p kosmos2 --example agreement -- MODEL_DIR SCENES_DIR` answers the prompts of SCENES_DIR's
-//! goldens.json and compares tokens and boxes; with `--random CONFIG_DIR` it compares the logits of a checkpoint with
-//! random weights of that size behind one prompt.
+//! goldens.json and compares tokens and boxes, also with the reference's own; with `--random CONFIG_DIR` it compares the
+//! logits of a checkpoint with random weights of that size behind one prompt. `--device cuda` at the end: CUDA's formats.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
 
 use std::path::Path;
 
 use kernels::cpu::{WeightFormat, argmax};
 use kosmos2::backend::{ImagePlaces, Segment};
-use kosmos2::compute::Compute;
+use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
 use kosmos2::generation::{GenerationOptions, GroundedText};
 use kosmos2::model::Model;
@@ -16,27 +16,38 @@ use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
 use kosmos2::{Ask, Kosmos2};
 use serde::Deserialize;
 
-const REDUCED: [(&str, WeightFormat); 2] = [("bf16", WeightFormat::Bf16), ("int8", WeightFormat::Int8)];
-
 #[derive(Deserialize)]
 struct Golden {
     file: String,
     prompt: String,
+    new_ids: Vec<u32>,
+    /// The smallest gap between the reference's two best logits.
+    margin: f32,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match &arguments[..] {
-        [flag, config] if flag == "--random" => logits(Path::new(config)),
-        [model, scenes] => texts(Path::new(model), Path::new(scenes)),
-        _ => println!("usage: agreement MODEL_DIR SCENES_DIR | agreement --random CONFIG_DIR"),
+    let (arguments, device, formats) = match &arguments[..] {
+        [rest @ .., flag, device] if flag == "--device" => (rest, device.as_str(), &["f32", "bf16", "f16"][..]),
+        all => (all, "cpu", &["bf16", "int8"][..]),
+    };
+    let device: DeviceChoice = device.parse().expect("a device");
+    let open = |format: &&str| ((*format).to_owned(), Compute::open(device, Some(format)).expect("a device"));
+    match arguments {
+        [flag, config] if flag == "--random" => logits(Path::new(config), formats.iter().map(open)),
+        [model, scenes] => texts(Path::new(model), Path::new(scenes), formats.iter().map(open)),
+        _ => println!("usage: agreement (MODEL_DIR SCENES_DIR | --random CONFIG_DIR) [--device cuda]"),
     }
 }
 
-fn answers(model: &Path, scenes: &Path, format: WeightFormat) -> Vec<GroundedText> {
-    let goldens = std::fs::read(scenes.join("goldens.json")).expect("goldens.json");
-    let goldens: Vec<Golden> = serde_json::from_slice(&goldens).expect("a list of prompts");
-    let mut model = Kosmos2::open(model, &Compute::Cpu(format)).expect("a model");
+fn goldens(scenes: &Path) -> Vec<Golden> {
+    serde_json::from_slice(&std::fs::read(scenes.join("goldens.json")).expect("goldens.json"))
+        .expect("a list of prompts")
+}
+
+fn answers(model: &Path, scenes: &Path, compute: &Compute) -> Vec<GroundedText> {
+    let goldens = goldens(scenes);
+    let mut model = Kosmos2::open(model, compute).expect("a model");
     let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
     let mut found = Vec::new();
     for scene in goldens.chunk_by(|a, b| a.file == b.file) {
@@ -49,11 +60,12 @@ fn answers(model: &Path, scenes: &Path, format: WeightFormat) -> Vec<GroundedTex
     found
 }
 
-fn texts(model: &Path, scenes: &Path) {
-    let exact = answers(model, scenes, WeightFormat::F32);
-    println!("{} prompts, compared with f32", exact.len());
-    for (name, format) in REDUCED {
-        let found = answers(model, scenes, format);
+fn texts(model: &Path, scenes: &Path, computes: impl Iterator<Item = (String, Compute)>) {
+    let exact = answers(model, scenes, &Compute::Cpu(WeightFormat::F32));
+    let goldens = goldens(scenes);
+    println!("{} prompts, compared with f32 on the CPU", exact.len());
+    for (name, compute) in computes {
+        let found = answers(model, scenes, &compute);
         let same = exact.iter().zip(&found).filter(|(a, b)| a.token_ids == b.token_ids).count();
         let tokens: usize = exact.iter().map(|text| text.token_ids.len()).sum();
         let agreeing: usize = exact
@@ -74,15 +86,22 @@ fn texts(model: &Path, scenes: &Path) {
             100.0 * agreeing as f64 / tokens as f64,
             overlap / boxes as f64,
         );
+        let others: Vec<_> =
+            goldens.iter().zip(&found).filter(|(golden, found)| golden.new_ids != found.token_ids).collect();
+        println!("{name}: {} of {} texts are the reference's", goldens.len() - others.len(), goldens.len());
+        for (golden, found) in others {
+            let at = golden.new_ids.iter().zip(&found.token_ids).take_while(|(a, b)| a == b).count();
+            println!("  {} {:?}: differs at token {at}, margin {}", golden.file, golden.prompt, golden.margin);
+        }
     }
 }
 
 /// Logits behind every token of one prompt of 71 tokens, random weights of the configuration's size.
-fn logits(config_dir: &Path) {
+fn logits(config_dir: &Path, computes: impl Iterator<Item = (String, Compute)>) {
     let config = Config::from_dir(config_dir).expect("config.json");
-    let exact = random_logits(&config, WeightFormat::F32);
-    for (name, format) in REDUCED {
-        let found = random_logits(&config, format);
+    let exact = random_logits(&config, &Compute::Cpu(WeightFormat::F32));
+    for (name, compute) in computes {
+        let found = random_logits(&config, &compute);
         let (mut squares, mut errors, mut best) = (0.0, 0.0, 0);
         for (exact, found) in exact.iter().zip(&found) {
             let mean = exact.iter().map(|&x| f64::from(x)).sum::<f64>() / exact.len() as f64;
@@ -98,8 +117,8 @@ fn logits(config_dir: &Path) {
     }
 }
 
-fn random_logits(config: &Config, format: WeightFormat) -> Vec<Vec<f32>> {
-    let mut model = Model::random(config.clone(), 0, &Compute::Cpu(format)).expect("a model");
+fn random_logits(config: &Config, compute: &Compute) -> Vec<Vec<f32>> {
+    let mut model = Model::random(config.clone(), 0, compute).expect("a model");
     let (side, queries) = (config.vision_config.image_size, config.latent_query_num);
     let pixels = (0..3 * side * side).map(|at| ((at * 37) % 255) as f32 / 127.5 - 1.0).collect();
     let pixels = PixelValues::new(pixels, side).expect("three planes");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{CopyFrom, ImageEmbedding, Segment};
+use crate::backend::{CopyFrom, ImageEmbedding, Row, Segment, Want};
 use crate::beam::{BeamSearch, BeamStep, Hypothesis};
 use crate::generation::{BeamOptions, FinishReason, GenerationOptions};
 use crate::grounding::grammar::Constraint;
@@ -96,14 +96,21 @@ impl Beams {
         self.order.iter().map(segment).collect()
     }
 
-    pub(crate) fn accept(&mut self, logits: &[&[f32]]) -> Result<bool, ModelError> {
+    /// All logits of every open text: any of their tokens can be a candidate.
+    pub(crate) fn wants(&self) -> impl Iterator<Item = Want> {
+        self.order.iter().map(|_| Want::Logits)
+    }
+
+    pub(crate) fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
+        let whole = rows.iter().filter_map(|row| if let Row::Logits(logits) = row { Some(*logits) } else { None });
+        let logits: Vec<&[f32]> = whole.collect();
         self.from_outside = None;
         for &lane in &self.order {
             self.lanes[lane].track.computed(usize::MAX);
             self.lanes[lane].has_prompt = true;
         }
         let constraints = &self.constraints;
-        let step = self.search.step_with(logits, |text, scores| {
+        let step = self.search.step_with(&logits, |text, scores| {
             if let Some(constraint) = constraints.get(text) {
                 constraint.mask(scores);
             }

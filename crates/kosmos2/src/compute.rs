@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+pub use candle_core::DType;
+use candle_core::Device;
 use kernels::cpu::WeightFormat;
 
 /// Why a device or number format cannot be used.
@@ -26,12 +27,12 @@ pub enum ComputeError {
     )]
     NoCuda,
     /// The device does not answer.
-    #[error("device cuda:{ordinal} cannot be used: {source}")]
+    #[error("device cuda:{ordinal} cannot be used: {reason}")]
     Device {
         /// Which device.
         ordinal: usize,
-        /// candle's error.
-        source: candle_core::Error,
+        /// What the driver or candle says.
+        reason: String,
     },
 }
 
@@ -45,6 +46,8 @@ pub enum DeviceChoice {
     Cpu,
     /// A CUDA device by its number.
     Cuda(usize),
+    /// The same, computed on by candle's own operations, where the program was built with them: to compare with.
+    CandleCuda(usize),
 }
 
 impl FromStr for DeviceChoice {
@@ -56,7 +59,9 @@ impl FromStr for DeviceChoice {
             None if text == "auto" => Ok(Self::Auto),
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(0)),
+            None if text == "candle-cuda" => Ok(Self::CandleCuda(0)),
             Some(("cuda", ordinal)) => ordinal.parse().map(Self::Cuda).map_err(|_| unknown()),
+            Some(("candle-cuda", ordinal)) => ordinal.parse().map(Self::CandleCuda).map_err(|_| unknown()),
             _ => Err(unknown()),
         }
     }
@@ -67,7 +72,15 @@ impl FromStr for DeviceChoice {
 pub enum Compute {
     /// The CPU's own kernels; activations are f32, weights are kept in this format.
     Cpu(WeightFormat),
-    /// candle's tensors, all in one dtype: CUDA, and on the CPU the reference that the kernels are held against.
+    /// Kernels for NVIDIA cards around cuBLAS's products.
+    #[cfg(feature = "cuda-api")]
+    Cuda {
+        /// The card.
+        device: std::sync::Arc<kernels::cuda::Device>,
+        /// f32, bf16 or f16.
+        dtype: DType,
+    },
+    /// candle's tensors, all in one dtype: what the kernels of either device are held against.
     Candle {
         /// Where.
         device: Device,
@@ -83,40 +96,37 @@ impl Compute {
     /// # Errors
     /// [`ComputeError`] when the device cannot be used or does not serve the format.
     pub fn open(device: DeviceChoice, format: Option<&str>) -> Result<Self, ComputeError> {
-        let cuda = |ordinal| Device::new_cuda(ordinal).map_err(|source| ComputeError::Device { ordinal, source });
-        let cuda_built_in = candle_core::utils::cuda_is_available();
-        let device = match device {
-            DeviceChoice::Cpu => None,
-            DeviceChoice::Auto => cuda_built_in.then(|| cuda(0).ok()).flatten(),
-            DeviceChoice::Cuda(_) if !cuda_built_in => return Err(ComputeError::NoCuda),
-            DeviceChoice::Cuda(ordinal) => Some(cuda(ordinal)?),
-        };
-        let unknown = |other: &str| ComputeError::UnknownFormat(other.to_owned());
         match device {
-            None => Ok(Self::Cpu(match format.unwrap_or("f32") {
-                "f32" => WeightFormat::F32,
-                "bf16" => WeightFormat::Bf16,
-                "int8" | "fastest" => WeightFormat::Int8,
-                "f16" => return Err(ComputeError::CpuFormat("f16".into())),
-                other => return Err(unknown(other)),
-            })),
-            Some(device) => Ok(Self::Candle {
-                device,
-                dtype: match format.unwrap_or("bf16") {
-                    "bf16" | "fastest" => DType::BF16,
-                    "f16" => DType::F16,
-                    "f32" => DType::F32,
-                    "int8" => return Err(ComputeError::CudaFormat("int8".into())),
-                    other => return Err(unknown(other)),
-                },
-            }),
+            DeviceChoice::Cpu => Self::on_cpu(format),
+            DeviceChoice::Auto => match on_card(0, format) {
+                Err(ComputeError::NoCuda | ComputeError::Device { .. }) => Self::on_cpu(format),
+                on_card => on_card,
+            },
+            DeviceChoice::Cuda(ordinal) => on_card(ordinal, format),
+            DeviceChoice::CandleCuda(_) if !candle_core::utils::cuda_is_available() => Err(ComputeError::NoCuda),
+            DeviceChoice::CandleCuda(ordinal) => {
+                let failed = |source: candle_core::Error| ComputeError::Device { ordinal, reason: source.to_string() };
+                Ok(Self::Candle { device: Device::new_cuda(ordinal).map_err(failed)?, dtype: cuda_dtype(format)? })
+            }
         }
     }
 
-    /// The device's kind: `cpu` or `cuda`.
+    fn on_cpu(format: Option<&str>) -> Result<Self, ComputeError> {
+        Ok(Self::Cpu(match format.unwrap_or("f32") {
+            "f32" => WeightFormat::F32,
+            "bf16" => WeightFormat::Bf16,
+            "int8" | "fastest" => WeightFormat::Int8,
+            "f16" => return Err(ComputeError::CpuFormat("f16".into())),
+            other => return Err(ComputeError::UnknownFormat(other.to_owned())),
+        }))
+    }
+
+    /// The device's kind: `cpu`, `cuda` or `candle-cuda`.
     pub fn device_name(&self) -> &'static str {
         match self {
-            Self::Candle { device, .. } if device.is_cuda() => "cuda",
+            #[cfg(feature = "cuda-api")]
+            Self::Cuda { .. } => "cuda",
+            Self::Candle { device, .. } if device.is_cuda() => "candle-cuda",
             _ => "cpu",
         }
     }
@@ -127,9 +137,34 @@ impl Compute {
             Self::Cpu(WeightFormat::F32) => "f32",
             Self::Cpu(WeightFormat::Bf16) => "bf16",
             Self::Cpu(WeightFormat::Int8) => "int8",
+            #[cfg(feature = "cuda-api")]
+            Self::Cuda { dtype, .. } => dtype.as_str(),
             Self::Candle { dtype, .. } => dtype.as_str(),
         }
     }
+}
+
+/// What CUDA computes in.
+fn cuda_dtype(format: Option<&str>) -> Result<DType, ComputeError> {
+    match format.unwrap_or("bf16") {
+        "bf16" | "fastest" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        "f32" => Ok(DType::F32),
+        "int8" => Err(ComputeError::CudaFormat("int8".into())),
+        other => Err(ComputeError::UnknownFormat(other.to_owned())),
+    }
+}
+
+#[cfg(feature = "cuda-api")]
+fn on_card(ordinal: usize, format: Option<&str>) -> Result<Compute, ComputeError> {
+    let failed = |error: kernels::cuda::CudaError| ComputeError::Device { ordinal, reason: error.to_string() };
+    let device = std::sync::Arc::new(kernels::cuda::Device::open(ordinal).map_err(failed)?);
+    Ok(Compute::Cuda { device, dtype: cuda_dtype(format)? })
+}
+
+#[cfg(not(feature = "cuda-api"))]
+fn on_card(_: usize, _: Option<&str>) -> Result<Compute, ComputeError> {
+    Err(ComputeError::NoCuda)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What can be asked of a prompt, as the steps of the decoder see it.
 
-use crate::backend::{ImageEmbedding, Segment};
+use crate::backend::{ImageEmbedding, Row, Segment, Want};
 use crate::beams::Beams;
 use crate::model::ModelError;
 use crate::scoring::Scoring;
@@ -76,15 +76,24 @@ impl Decoding {
         }
     }
 
-    /// Takes the logits of its segments; whether it has ended.
+    /// What it wants of the rows behind its segments, in order.
+    pub fn wants(&self, wants: &mut Vec<Want>) {
+        match self {
+            Self::Sequence(sequence) => wants.push(sequence.want()),
+            Self::Beams(beams) => wants.extend(beams.wants()),
+            Self::Scoring(scoring) => wants.extend(scoring.wants()),
+        }
+    }
+
+    /// Takes what came of its rows: what it wanted or their logits; whether it has ended.
     ///
     /// # Errors
     /// [`ModelError`] when the logits are not finite.
-    pub fn accept(&mut self, logits: &[&[f32]]) -> Result<bool, ModelError> {
+    pub fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
         match self {
-            Self::Sequence(sequence) => sequence.accept(logits[0]),
-            Self::Beams(beams) => beams.accept(logits),
-            Self::Scoring(scoring) => scoring.accept(logits),
+            Self::Sequence(sequence) => sequence.accept(rows[0]),
+            Self::Beams(beams) => beams.accept(rows),
+            Self::Scoring(scoring) => scoring.accept(rows),
         }
     }
 

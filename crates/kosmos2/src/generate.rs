@@ -29,10 +29,14 @@ pub fn run_to_end(
         let segments: Vec<Vec<_>> =
             going.iter().map(|(decoding, image, slots)| decoding.segments(slots, image.as_deref())).collect();
         let rows: Vec<usize> = segments.iter().map(|own| own.iter().map(|s| s.logits.len()).sum()).collect();
-        let logits = backend.forward(&segments.concat())?;
-        let mut ended = Vec::with_capacity(going.len());
-        for ((decoding, _, _), rows) in going.iter_mut().zip(logits.split(&rows)) {
-            ended.push(decoding.accept(&rows)?);
+        let mut wants = Vec::new();
+        going.iter().for_each(|(decoding, _, _)| decoding.wants(&mut wants));
+        let answers = backend.answer(&segments.concat(), &wants)?;
+        let (mut ended, mut left) = (Vec::with_capacity(going.len()), &answers[..]);
+        for ((decoding, _, _), rows) in going.iter_mut().zip(rows) {
+            let (own, others) = left.split_at(rows);
+            left = others;
+            ended.push(decoding.accept(own)?);
         }
         let mut ended = ended.into_iter();
         going.retain(|_| !ended.next().unwrap_or(false));

@@ -7,6 +7,8 @@ use candle_core::{DType, Device};
 use crate::backend::Backend;
 use crate::backend::candle::CandleBackend;
 use crate::backend::cpu::CpuBackend;
+#[cfg(feature = "cuda-api")]
+use crate::backend::cuda::CudaBackend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::compute::Compute;
 use crate::config::{Config, ConfigError, GenerationConfig};
@@ -70,6 +72,10 @@ pub enum ModelError {
     /// A tensor operation failed.
     #[error("the computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// The card failed.
+    #[cfg(feature = "cuda-api")]
+    #[error("the computation failed: {0}")]
+    Cuda(#[from] kernels::cuda::CudaError),
 }
 
 /// A loaded KOSMOS-2.
@@ -134,6 +140,9 @@ fn checkpoint_place(compute: &Compute) -> (DType, Device) {
     match compute {
         Compute::Cpu(_) => (DType::F32, Device::Cpu),
         Compute::Candle { device, dtype } => (*dtype, device.clone()),
+        // Each tensor goes to the card as it is read.
+        #[cfg(feature = "cuda-api")]
+        Compute::Cuda { dtype, .. } => (*dtype, Device::Cpu),
     }
 }
 
@@ -145,5 +154,11 @@ fn load_backend(
     Ok(match compute {
         Compute::Cpu(format) => Box::new(CpuBackend::load(checkpoint, config, *format)?),
         Compute::Candle { .. } => Box::new(CandleBackend::load(checkpoint, config)?),
+        #[cfg(feature = "cuda-api")]
+        Compute::Cuda { device, dtype } => match dtype {
+            DType::BF16 => Box::new(CudaBackend::<half::bf16>::load(device, checkpoint, config)?),
+            DType::F16 => Box::new(CudaBackend::<half::f16>::load(device, checkpoint, config)?),
+            _ => Box::new(CudaBackend::<f32>::load(device, checkpoint, config)?),
+        },
     })
 }

@@ -8,11 +8,14 @@
 //! without top-k and top-p, the draw still follows the softmax over the allowed tokens. Where bans leave none of these,
 //! they get their raw logits back: the constraint is stronger than penalties and bans.
 
+use std::ops::Range;
+
 use kernels::cpu::argmax;
 use rand::SeedableRng;
 use rand::distr::{Distribution, StandardUniform};
 use rand_chacha::ChaCha8Rng;
 
+use crate::backend::Want;
 use crate::generation::{GenerationOptions, OptionsError, Sampling};
 use crate::grounding::grammar::Constraint;
 
@@ -50,6 +53,23 @@ impl Sampler {
             }
         };
         Ok(Self { options: options.clone(), random, constraint, scratch: Vec::new() })
+    }
+
+    /// What it needs to see of a row: the best token alone where nothing else decides. Then the token under a constraint
+    /// is the best allowed one: the free choice is only taken where it is that one.
+    pub fn want(&self, patches: Range<u32>) -> Want {
+        let GenerationOptions { sampling, no_repeat_ngram_size, repetition_penalty, .. } = &self.options;
+        if *sampling != Sampling::Greedy || *no_repeat_ngram_size != 0 || *repetition_penalty != 1.0 {
+            return Want::Logits;
+        }
+        Want::Best { allowed: self.constraint.as_ref().map(Constraint::allowed), patches }
+    }
+
+    /// Goes on behind a token that was chosen elsewhere as [`Self::want`] asks.
+    pub fn took(&mut self, token: u32) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token);
+        }
     }
 
     /// Chooses among `logits` [vocabulary] for the row `so_far`, the whole prompt included.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{ImageEmbedding, Segment};
+use crate::backend::{ImageEmbedding, Row, Segment, Want};
 use crate::generation::FinishReason;
 use crate::model::ModelError;
 use crate::processor::prompt::EncodedPrompt;
@@ -72,13 +72,26 @@ impl Scoring {
         (self.given - 1).saturating_sub(self.track.cached())
     }
 
-    pub(crate) fn accept(&mut self, logits: &[&[f32]]) -> Result<bool, ModelError> {
-        let scored = self.track.cached() + self.first_row() + 1;
+    /// Tokens whose probabilities the next chunk tells.
+    fn scored(&self) -> &[u32] {
+        let first = self.track.cached() + self.first_row() + 1;
+        let end = (self.track.cached() + self.chunk() + 1).min(self.track.ids.len());
+        &self.track.ids[first.min(end)..end]
+    }
+
+    pub(crate) fn wants(&self) -> impl Iterator<Item = Want> {
+        self.scored().iter().map(|&token| Want::Score(token))
+    }
+
+    pub(crate) fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
+        let logprob = |(&token, row): (&u32, &Row)| match row {
+            Row::Logits(logits) => Ok(logits[token as usize] - log_sum_exp(logits).ok_or(ModelError::NotFinite)?),
+            Row::Chosen(chosen) if chosen.logprob.is_finite() => Ok(chosen.logprob),
+            Row::Chosen(_) => Err(ModelError::NotFinite),
+        };
+        let found = self.scored().iter().zip(rows).map(logprob).collect::<Result<Vec<_>, _>>()?;
+        self.logprobs.extend(found);
         self.track.computed(self.chunk());
-        for (&token, row) in self.track.ids[scored..].iter().zip(logits) {
-            let total = log_sum_exp(row).ok_or(ModelError::NotFinite)?;
-            self.logprobs.push(row[token as usize] - total);
-        }
         Ok(self.track.cached() == self.track.ids.len())
     }
 

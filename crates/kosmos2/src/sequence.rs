@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{CopyFrom, ImageEmbedding, ImagePlaces, Segment};
+use crate::backend::{Chosen, CopyFrom, ImageEmbedding, ImagePlaces, Row, Segment, Want};
 use crate::generation::{FinishReason, GenerationOptions};
 use crate::grounding::corner::CornerEstimate;
 use crate::model::ModelError;
 use crate::processor::prompt::EncodedPrompt;
-use crate::sampling::Sampler;
+use crate::sampling::{Choice, Sampler};
 
 /// Ids with a meaning of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,20 +141,36 @@ impl Sequence {
         self.track.segment(slot, places(image, &self.mask), self.roles.pad, usize::MAX)
     }
 
-    /// Chooses the next token from the logits behind all tokens so far; whether the sequence has ended with it.
+    pub(crate) fn want(&self) -> Want {
+        self.sampler.want(self.roles.patches.clone())
+    }
+
+    /// Takes the next token from the row behind all tokens so far; whether the sequence has ended with it.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`].
-    pub fn accept(&mut self, logits: &[f32]) -> Result<bool, ModelError> {
+    pub fn accept(&mut self, row: Row) -> Result<bool, ModelError> {
         self.track.computed(usize::MAX);
-        let choice = self.sampler.choose(logits, &self.track.ids).ok_or(ModelError::NotFinite)?;
+        let patches = &self.roles.patches;
+        let choice = match row {
+            Row::Logits(logits) => {
+                let Choice { token, logprob } =
+                    self.sampler.choose(logits, &self.track.ids).ok_or(ModelError::NotFinite)?;
+                let corner = patches.contains(&token).then(|| {
+                    let scores = &logits[patches.start as usize..patches.end as usize];
+                    CornerEstimate::around(token - patches.start, scores)
+                });
+                Chosen { token, logprob, corner }
+            }
+            Row::Chosen(chosen) if chosen.logprob.is_finite() => {
+                self.sampler.took(chosen.token);
+                chosen
+            }
+            Row::Chosen(_) => return Err(ModelError::NotFinite),
+        };
         self.track.ids.push(choice.token);
         self.logprobs.push(choice.logprob);
-        let patches = &self.roles.patches;
-        self.corners.push(patches.contains(&choice.token).then(|| {
-            let scores = &logits[patches.start as usize..patches.end as usize];
-            CornerEstimate::around(choice.token - patches.start, scores)
-        }));
+        self.corners.push(choice.corner);
         if self.roles.end.contains(&choice.token) {
             self.finish_reason = Some(FinishReason::Stop);
         } else if self.logprobs.len() >= self.max_new_tokens {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use engine::{Engine, EngineOptions, MOST_SLOTS, Request};
+use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
@@ -96,7 +96,7 @@ fn make_room(room: &mut EngineOptions, processor: &Processor, asks: &[Ask]) -> a
         let prepared = processor.prepare(ask).map_err(|error| Misuse(error.into()))?;
         let decoding = processor.decoding(&prepared).map_err(|error| Misuse(error.into()))?;
         room.slot_tokens = room.slot_tokens.max(decoding.longest());
-        if decoding.slots() > room.slots.unwrap_or(MOST_SLOTS) {
+        if decoding.slots() > room.slots.unwrap_or(USUAL_SLOTS) {
             room.slots = Some(decoding.slots());
         }
     }

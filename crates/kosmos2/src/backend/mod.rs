@@ -1,45 +1,85 @@
-//! What computes: one trait, with packed kernels behind it on the CPU and candle's tensors on CUDA.
+//! What computes: one trait, with packed kernels behind it on the CPU, kernels for NVIDIA cards, and candle's tensors
+//! that both are held against.
 //!
 //! A step is ragged: any number of sequences, each with any number of new tokens, in one pass without padding. So
 //! prompts and newest tokens go through the decoder together, and a row in a batch equals the row alone because
 //! there is nothing between rows to see.
 
 pub mod candle;
+pub mod choice;
 pub mod cpu;
+#[cfg(feature = "cuda-api")]
+pub mod cuda;
 pub mod positions;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use choice::{Allowed, Chosen, Row, Want};
+
 use crate::model::ModelError;
 use crate::processor::image::PixelValues;
 
-/// A picture as the decoder sees it: f32 rows [queries, width], row after row.
-#[derive(Debug, Clone, PartialEq)]
+/// A picture as the decoder sees it: f32 rows [queries, width], row after row, where the backend that made it wants them.
+#[derive(Debug, Clone)]
 pub struct ImageEmbedding {
-    values: Arc<[f32]>,
+    place: Place,
     width: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Host(Arc<[f32]>),
+    #[cfg(feature = "cuda-api")]
+    Cuda(kernels::cuda::Buffer<f32>),
 }
 
 impl ImageEmbedding {
     /// Rows of `width` values each.
     pub(crate) fn new(values: Vec<f32>, width: usize) -> Self {
-        Self { values: values.into(), width }
+        Self { place: Place::Host(values.into()), width }
+    }
+
+    /// Rows of `width` values each, on a card.
+    #[cfg(feature = "cuda-api")]
+    pub(crate) fn on_cuda(values: kernels::cuda::Buffer<f32>, width: usize) -> Self {
+        Self { place: Place::Cuda(values), width }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.values.len() / self.width
+        let values = match &self.place {
+            Place::Host(values) => values.len(),
+            #[cfg(feature = "cuda-api")]
+            Place::Cuda(values) => values.len(),
+        };
+        values / self.width
     }
 
     /// Values of one row.
+    ///
+    /// # Panics
+    /// When the embedding was made by a backend that keeps it elsewhere.
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.width..][..self.width]
+        &self.as_slice()[index * self.width..][..self.width]
     }
 
-    /// All rows, one after the other.
+    /// All rows, one after the other; nothing where they are not in the host's memory.
     pub fn as_slice(&self) -> &[f32] {
-        &self.values
+        match &self.place {
+            Place::Host(values) => values,
+            #[cfg(feature = "cuda-api")]
+            Place::Cuda(_) => &[],
+        }
+    }
+
+    /// The rows on a card, if they are there.
+    #[cfg(feature = "cuda-api")]
+    pub(crate) fn as_cuda(&self) -> Option<&kernels::cuda::Buffer<f32>> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Cuda(values) => Some(values),
+        }
     }
 }
 
@@ -110,16 +150,6 @@ impl<'a> Logits<'a> {
         self.values[range.start * self.vocabulary..range.end * self.vocabulary].chunks_exact(self.vocabulary).collect()
     }
 
-    /// All rows by whom they belong to: the first so many to the first, and so on.
-    pub fn split(&self, counts: &[usize]) -> Vec<Vec<&'a [f32]>> {
-        let mut start = 0;
-        let mut own = |&count: &usize| {
-            start += count;
-            self.rows(start - count..start)
-        };
-        counts.iter().map(&mut own).collect()
-    }
-
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.vocabulary
@@ -157,6 +187,35 @@ pub trait Backend: Send {
     /// # Errors
     /// When a segment does not fit its slot or its picture, or the device fails.
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError>;
+
+    /// As [`Self::forward`], with less than the logits where less is wanted: a row each, as many wants as there are
+    /// logits. A backend may always answer with the logits, as it does where it says nothing else.
+    ///
+    /// # Errors
+    /// As there.
+    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
+        let _ = wants;
+        let logits = self.forward(segments)?;
+        Ok(logits.rows(0..logits.len()).into_iter().map(Row::Logits).collect())
+    }
+
+    /// Sequences that are decoded at once with profit, where memory allows for them.
+    fn useful_slots(&self) -> usize {
+        16
+    }
+
+    /// Waits until the device has done what it was given; only clocks need it.
+    ///
+    /// # Errors
+    /// Whatever went wrong there.
+    fn wait(&mut self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Bytes of the device that are taken, as far as it tells; `None` on the host, where the system tells.
+    fn taken_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What every backend must be given; the first fault is told.

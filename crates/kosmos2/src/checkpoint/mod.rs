@@ -114,6 +114,10 @@ pub enum CheckpointError {
         /// candle's error; boxed, since it is larger than all else here.
         source: Box<candle_core::Error>,
     },
+    /// The card did not take the weights.
+    #[cfg(feature = "cuda-api")]
+    #[error("the weights cannot be put on the card: {0}")]
+    Cuda(#[from] kernels::cuda::CudaError),
 }
 
 /// An open checkpoint: hands out tensors by name, on one device in one dtype, and remembers which were taken.

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use candle_core::DType;
 use half::{bf16, f16};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use serde_json::json;
 
 use crate::config::Config;
 
-/// Writes `model.safetensors` for `config` into `dir`, stored as f32, f16 or bf16. Memory use does not grow with the model.
+/// Writes `model.safetensors` for `config` into `dir`, stored as f32, f16 or bf16. Memory use is that of the largest tensor.
 ///
 /// # Errors
 /// When the file cannot be written, or the dtype is none of the three.
@@ -39,7 +40,7 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for (tensor, shape) in &tensors {
-        for value in values(tensor, shape, seed) {
+        for value in values(tensor, shape, seed).collect::<Vec<f32>>() {
             match dtype {
                 DType::F16 => file.write_all(&f16::from_f32(value).to_le_bytes())?,
                 DType::BF16 => file.write_all(&bf16::from_f32(value).to_le_bytes())?,
@@ -51,16 +52,16 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
 }
 
 /// The values of one tensor: uniform around a mean, their spread chosen by the tensor's part in the model so that
-/// every tensor matters and greedy decoding does not fall into repeating one token.
-pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl Iterator<Item = f32> {
+/// every tensor matters and greedy decoding does not fall into repeating one token. Each can be computed alone.
+pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl IndexedParallelIterator<Item = f32> {
     let (mean, deviation) = mean_and_deviation(name, shape);
     // A uniform distribution on [-a, a) has the deviation a / √3.
     let (mean, reach) = (mean as f32, (deviation * 3f64.sqrt()) as f32);
     let stream = name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a
     });
-    (0..shape.iter().product::<usize>() as u64).map(move |index| {
-        let bits = split_mix(stream.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
+    (0..shape.iter().product::<usize>()).into_par_iter().map(move |index| {
+        let bits = split_mix(stream.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
         let unit = bits as f32 / (1u32 << 23) as f32 - 1.0; // 24 bits: exact, in [-1, 1)
         mean + unit * reach
     })

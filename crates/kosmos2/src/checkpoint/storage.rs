@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use kernels::MappedFile;
+use rayon::iter::ParallelIterator;
 use serde::Deserialize;
 
 use super::header::read_header;

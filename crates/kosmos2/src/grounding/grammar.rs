@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use super::grid::{GRID_CELLS, GRID_SIDE};
 use super::markup::trim;
+use crate::backend::Allowed;
 use crate::generation::GenerationOptions;
 use crate::processor::prompt::tags;
 use crate::processor::tokenizer::KosmosTokenizer;
@@ -41,6 +42,8 @@ pub struct Grammar {
     /// The id of each cell's patch token.
     patches: Vec<u32>,
     cells: HashMap<u32, u16>,
+    /// Both as [`Allowed`] has them.
+    codes: Arc<[u16]>,
 }
 
 /// Where a row is in its markup, and how many tokens it may still have.
@@ -202,7 +205,11 @@ impl Grammar {
             Some(_) if cells.contains_key(&id) => Kind::Patch,
             Some(piece) => kind_of(&piece),
         };
-        Self { kinds: (0..tokenizer.vocab_size() as u32).map(kind).collect(), patches, cells }
+        let kinds: Vec<Kind> = (0..tokenizer.vocab_size() as u32).map(kind).collect();
+        let cell = |id: u32| cells.get(&id).copied().unwrap_or(0);
+        let code = |(id, &kind): (u32, &Kind)| ((kind as u16).trailing_zeros() as u16) << Allowed::CELL_BITS | cell(id);
+        let codes = (0..).zip(&kinds).map(code).collect();
+        Self { kinds, patches, cells, codes }
     }
 
     /// The state behind a prompt, of whatever form, for a row of at most `max_new_tokens` more.
@@ -250,6 +257,12 @@ impl Grammar {
             }
         }
         scores.iter().any(|&score| score > f32::NEG_INFINITY)
+    }
+
+    /// As [`Self::mask`], for backends that choose where the logits are.
+    pub fn allowed(&self, state: &GrammarState) -> Allowed {
+        let upper_left = if let Place::Opposite { upper_left } = state.place { upper_left } else { 0 };
+        Allowed { codes: Arc::clone(&self.codes), set: state.kinds(), upper_left }
     }
 
     /// Goes on behind a token, allowed or not.
@@ -304,6 +317,11 @@ impl Constraint {
     /// As [`Grammar::mask`].
     pub fn mask(&self, scores: &mut [f32]) -> bool {
         self.grammar.mask(&self.state, scores)
+    }
+
+    /// As [`Grammar::allowed`].
+    pub fn allowed(&self) -> Allowed {
+        self.grammar.allowed(&self.state)
     }
 
     /// As [`Grammar::advance`].

@@ -242,9 +242,11 @@ fn the_mask_bans_exactly_what_is_not_allowed() {
             // Two columns more than the vocabulary has.
             let mut scores = vec![1.0; vocabulary + 2];
             assert!(KIT.grammar.mask(&state, &mut scores));
+            let elsewhere = KIT.grammar.allowed(&state);
             for (id, &score) in scores.iter().enumerate() {
                 let expected = if KIT.grammar.allows(&state, id as u32) { 1.0 } else { f32::NEG_INFINITY };
                 assert_eq!(score, expected, "{prompt} {budget} {id}");
+                assert_eq!(elsewhere.allows(id as u32), expected == 1.0, "{prompt} {budget} {id}");
             }
         }
     }

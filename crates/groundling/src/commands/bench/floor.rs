@@ -14,10 +14,20 @@ pub(super) struct Limits {
 
 impl Limits {
     /// Measures them; `None` for devices whose rates are not measured here.
-    pub(super) fn measure(compute: &Compute) -> Option<Self> {
-        let Compute::Cpu(format) = compute else { return None };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Some(Self { operations: fma_gflops(*format, threads) * 1e9, bytes: read_gb_per_s(threads) * 1e9 })
+    pub(super) fn measure(compute: &Compute) -> anyhow::Result<Option<Self>> {
+        match compute {
+            Compute::Cpu(format) => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                let (operations, bytes) = (fma_gflops(*format, threads) * 1e9, read_gb_per_s(threads) * 1e9);
+                Ok(Some(Self { operations, bytes }))
+            }
+            #[cfg(feature = "cuda-api")]
+            Compute::Cuda { device, dtype } => {
+                let operations = card::product_flops(device, *dtype)?;
+                Ok(Some(Self { operations, bytes: kernels::cuda::rates::copied_bytes(device)? }))
+            }
+            Compute::Candle { .. } => Ok(None),
+        }
     }
 }
 
@@ -31,7 +41,11 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
         // A scale of four bytes for each group of 128.
         Compute::Cpu(WeightFormat::Int8) => 1.0 + 4.0 / 128.0,
         Compute::Candle { dtype, .. } => dtype.size_in_bytes() as f64,
+        #[cfg(feature = "cuda-api")]
+        Compute::Cuda { dtype, .. } => dtype.size_in_bytes() as f64,
     };
+    // The CPU's kernels keep keys and values in f32, a card in the computing format.
+    let cache_bytes = if let Compute::Cpu(_) = compute { 4.0 } else { weight_bytes };
     let (batch, count) = (batch as f64, Counts::of(config));
     let prompt = count.prompt;
     let vision = stage(batch * count.vision_flops, count.vision_weights * weight_bytes);
@@ -39,7 +53,7 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
     let decoder_bytes = (count.layer_weights + count.head_weights) * weight_bytes;
     let prefill = stage(batch * prefill_flops, decoder_bytes);
     let step = |at: usize| {
-        let cached = batch * (prompt + at as f64) * count.cache_bytes_per_token;
+        let cached = batch * (prompt + at as f64) * count.cache_values_per_token * cache_bytes;
         stage(batch * 2.0 * (count.layer_weights + count.head_weights), decoder_bytes + cached)
     };
     vision + prefill + (1..new_tokens).map(step).sum::<f64>()
@@ -52,7 +66,7 @@ struct Counts {
     vision_flops: f64,
     layer_weights: f64,
     head_weights: f64,
-    cache_bytes_per_token: f64,
+    cache_values_per_token: f64,
 }
 
 impl Counts {
@@ -74,7 +88,29 @@ impl Counts {
             vision_flops: 2.0 * tokens * tower + attention + projection,
             layer_weights: text_layers * (4.0 * width * width + 2.0 * width * text.ffn_dim as f64),
             head_weights: width * text.vocab_size as f64,
-            cache_bytes_per_token: text_layers * 2.0 * width * 4.0,
+            cache_values_per_token: text_layers * 2.0 * width,
         }
+    }
+}
+
+#[cfg(feature = "cuda-api")]
+mod card {
+    use half::{bf16, f16};
+    use kernels::cuda::rates;
+    use kernels::cuda::{CudaError, Device, Format};
+
+    /// Operations a second of a large product in the format that a dtype names.
+    pub(super) fn product_flops(device: &Device, dtype: kosmos2::compute::DType) -> Result<f64, CudaError> {
+        match dtype {
+            kosmos2::compute::DType::BF16 => rates::product_flops(device, &values::<bf16>()),
+            kosmos2::compute::DType::F16 => rates::product_flops(device, &values::<f16>()),
+            _ => rates::product_flops(device, &values::<f32>()),
+        }
+    }
+
+    /// Of all signs and sizes, since cards run faster on equal ones.
+    fn values<T: Format>() -> Vec<T> {
+        let value = |n: u32| (n.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        (0..4099).map(|n| <T as Format>::from_f32(value(n))).collect()
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    pub(super) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
@@ -70,8 +70,13 @@ pub(super) fn run(model: &mut Model, workload: &Workload) -> anyhow::Result<Time
         prefill: Spread::of(prefill),
         decode_step: Spread::of(step),
         total: Spread::of(total),
-        peak_memory_bytes: peak_memory().context("the system does not tell the peak memory")?,
+        peak_memory_bytes: memory(backend)?,
     })
+}
+
+/// On a device what is taken of its memory, all that was reserved included; else the most that this process had.
+pub(super) fn memory(backend: &dyn Backend) -> anyhow::Result<u64> {
+    backend.taken_bytes().or_else(peak_memory).context("the system does not tell the peak memory")
 }
 
 struct Once {
@@ -90,6 +95,7 @@ fn once(
     let options = GenerationOptions { max_new_tokens: new_tokens, ..GenerationOptions::default() };
     let start = Instant::now();
     let embeddings = backend.image_embeddings(&pictures.iter().collect::<Vec<_>>())?;
+    backend.wait()?;
     let vision = start.elapsed().as_secs_f64();
     let sequence = || Sequence::new(prompt, &options, roles, Sampler::new(&options, None)?);
     let mut decodings = pictures.iter().map(|_| Ok(Decoding::from(sequence()?))).collect::<anyhow::Result<Vec<_>>>()?;
@@ -110,9 +116,11 @@ fn step(backend: &mut dyn Backend, decodings: &mut [Decoding], embeddings: &[Ima
         .enumerate()
         .flat_map(|(slot, (decoding, embedding))| decoding.segments(&[slot], Some(embedding)))
         .collect();
-    let logits = backend.forward(&segments)?;
-    for (slot, decoding) in decodings.iter_mut().enumerate() {
-        decoding.accept(&logits.rows(slot..slot + 1))?;
+    let mut wants = Vec::with_capacity(decodings.len());
+    decodings.iter().for_each(|decoding| decoding.wants(&mut wants));
+    let answers = backend.answer(&segments, &wants)?;
+    for (decoding, row) in decodings.iter_mut().zip(answers.chunks(1)) {
+        decoding.accept(row)?;
     }
     Ok(())
 }
@@ -132,7 +140,7 @@ pub(super) fn prompt(config: &Config) -> EncodedPrompt {
     }
 }
 
-fn picture(config: &Config, n: usize) -> anyhow::Result<PixelValues> {
+pub(super) fn picture(config: &Config, n: usize) -> anyhow::Result<PixelValues> {
     let side = config.vision_config.image_size;
     let values = (0..3 * side * side).map(|at| ((at * 37 + n * 101) % 255) as f32 / 127.5 - 1.0).collect();
     PixelValues::new(values, side).context("a picture has three planes")

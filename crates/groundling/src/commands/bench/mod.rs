@@ -1,5 +1,6 @@
 //! `groundling bench`: pictures per second of the model, by stage, and the share of what the machine could do.
 
+mod continuous;
 mod floor;
 mod measure;
 
@@ -54,19 +55,72 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let compute = Compute::open(device, args.dtype.as_deref()).map_err(misuse)?;
     let mut model = load(args, &compute)?;
     let config = model.config().clone();
+    if let Some(lengths) = args.lengths {
+        return unequal(args, &compute, &mut model, lengths);
+    }
     let mut reports = Vec::new();
     for &batch in &args.batch {
         let workload = Workload { batch, new_tokens: args.new_tokens, repeat: args.repeat, warmup: args.warmup };
         let times = measure::run(&mut model, &workload)?;
+        let (seconds, step_ms) = (times.total.median, times.decode_step.median * 1e3);
+        tracing::info!(batch, images_per_s = batch as f64 / seconds, step_ms, "measured");
         reports.push(report(&compute, &workload, &config, &times, args.price_per_hour));
     }
     // The memory that the limits are measured in must not count as the model's.
-    let limits = floor::Limits::measure(&compute);
+    let limits = floor::Limits::measure(&compute)?;
     for (report, &batch) in reports.iter_mut().zip(&args.batch) {
         let floor = limits.map(|limits| floor::seconds(&config, &compute, batch, args.new_tokens, &limits));
         report.floor_share = floor.map(|seconds| seconds / report.total_s);
     }
     print(&reports, args.format)?;
+    Ok(Outcome::Done)
+}
+
+/// The figures of texts of unequal lengths.
+#[derive(Debug, Serialize)]
+struct Unequal {
+    device: &'static str,
+    dtype: &'static str,
+    batch: usize,
+    pictures: usize,
+    min_new_tokens: usize,
+    max_new_tokens: usize,
+    images_per_s: f64,
+    tokens_per_s: f64,
+    total_s: f64,
+    total_min_s: f64,
+    total_max_s: f64,
+    peak_memory_bytes: u64,
+}
+
+fn unequal(args: &BenchArgs, compute: &Compute, model: &mut Model, lengths: (usize, usize)) -> anyhow::Result<Outcome> {
+    for &batch in &args.batch {
+        let workload = Workload { batch, new_tokens: lengths.1, repeat: args.repeat, warmup: args.warmup };
+        let pictures = args.pictures.unwrap_or(4 * batch);
+        let times = continuous::run(model, &workload, lengths, pictures)?;
+        let Spread { median: total_s, min: total_min_s, max: total_max_s } = times.total;
+        let report = Unequal {
+            device: compute.device_name(),
+            dtype: compute.format_name(),
+            batch,
+            pictures,
+            min_new_tokens: lengths.0,
+            max_new_tokens: lengths.1,
+            images_per_s: pictures as f64 / total_s,
+            tokens_per_s: times.tokens as f64 / total_s,
+            total_s,
+            total_min_s,
+            total_max_s,
+            peak_memory_bytes: times.peak_memory_bytes,
+        };
+        match args.format {
+            Format::Json => println!("{}", serde_json::to_string(&report)?),
+            Format::Text => println!(
+                "{batch} at once, {pictures} pictures of {} to {} tokens: {:.3} images/s, {:.1} tokens/s, {total_s:.2} s ({total_min_s:.2}–{total_max_s:.2})",
+                lengths.0, lengths.1, report.images_per_s, report.tokens_per_s
+            ),
+        }
+    }
     Ok(Outcome::Done)
 }
 

@@ -1,4 +1,4 @@
-//! candle's tensors: the way to CUDA, and on the CPU what the hand-written kernels are held against.
+//! candle's tensors: what the hand-written kernels are held against, on the CPU and on CUDA.
 
 mod decoder;
 mod layers;
@@ -83,7 +83,7 @@ impl Backend for CandleBackend {
     }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "candle-cuda")]
 fn free_device_bytes(device: &Device) -> Option<u64> {
     match device {
         Device::Cuda(_) => {
@@ -93,7 +93,7 @@ fn free_device_bytes(device: &Device) -> Option<u64> {
     }
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "candle-cuda"))]
 fn free_device_bytes(_: &Device) -> Option<u64> {
     None
 }

@@ -1,0 +1,112 @@
+//! Texts of unequal lengths, the next joining as one ends: what a queue of work does to a batch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kosmos2::backend::{Backend, ImageEmbedding, Segment};
+use kosmos2::decoding::Decoding;
+use kosmos2::generation::GenerationOptions;
+use kosmos2::model::Model;
+use kosmos2::processor::image::PixelValues;
+use kosmos2::processor::prompt::EncodedPrompt;
+use kosmos2::sampling::Sampler;
+use kosmos2::sequence::{Sequence, TokenRoles};
+
+use super::measure::{Spread, Workload, memory, picture, prompt};
+
+/// Pictures that join in one step at most; their prompts lengthen everyone's step.
+const JOINING: usize = 64;
+
+/// Pictures that differ; more would only fill the host's memory.
+const DIFFERENT: usize = 64;
+
+pub(super) struct Times {
+    pub(super) total: Spread,
+    pub(super) tokens: usize,
+    pub(super) peak_memory_bytes: u64,
+}
+
+/// One text in its slot.
+struct Running {
+    slot: usize,
+    decoding: Decoding,
+    embedding: ImageEmbedding,
+}
+
+/// Runs `pictures` pictures, `workload.batch` at once, each for a number of tokens between the two, as often as asked.
+pub(super) fn run(
+    model: &mut Model,
+    workload: &Workload,
+    (min, max): (usize, usize),
+    pictures: usize,
+) -> anyhow::Result<Times> {
+    let config = model.config().clone();
+    let prompt = prompt(&config);
+    let shown = (0..DIFFERENT.min(pictures)).map(|n| picture(&config, n)).collect::<anyhow::Result<Vec<_>>>()?;
+    let lengths: Vec<usize> =
+        (0..pictures as u64).map(|n| min + (mixed(n) % (max - min + 1) as u64) as usize).collect();
+    let roles = Arc::new(TokenRoles { pad: config.text_config.pad_token_id, end: Vec::new(), patches: 0..0 });
+    let backend = model.backend();
+    backend.reserve(workload.batch, prompt.input_ids.len() + max)?;
+    let mut total = Vec::new();
+    for run in 0..workload.warmup + workload.repeat {
+        let start = Instant::now();
+        once(backend, &shown, &prompt, &lengths, workload.batch, &roles)?;
+        if run >= workload.warmup {
+            total.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let peak_memory_bytes = memory(backend)?;
+    Ok(Times { total: Spread::of(total), tokens: lengths.iter().sum(), peak_memory_bytes })
+}
+
+fn once(
+    backend: &mut dyn Backend,
+    pictures: &[PixelValues],
+    prompt: &EncodedPrompt,
+    lengths: &[usize],
+    slots: usize,
+    roles: &Arc<TokenRoles>,
+) -> anyhow::Result<()> {
+    let mut waiting: VecDeque<(usize, usize)> = lengths.iter().copied().enumerate().collect();
+    let mut free: Vec<usize> = (0..slots).rev().collect();
+    let mut running: Vec<Running> = Vec::new();
+    while !(waiting.is_empty() && running.is_empty()) {
+        let joining = waiting.drain(..waiting.len().min(free.len()).min(JOINING)).collect::<Vec<_>>();
+        let seen: Vec<_> = joining.iter().map(|(index, _)| &pictures[index % pictures.len()]).collect();
+        let embeddings = if seen.is_empty() { Vec::new() } else { backend.image_embeddings(&seen)? };
+        for ((_, length), embedding) in joining.into_iter().zip(embeddings) {
+            let options = GenerationOptions { max_new_tokens: length, ..GenerationOptions::default() };
+            let sequence = Sequence::new(prompt, &options, roles, Sampler::new(&options, None)?)?;
+            let slot = free.pop().unwrap_or_default();
+            running.push(Running { slot, decoding: sequence.into(), embedding });
+        }
+        let segments: Vec<Segment> =
+            running.iter().flat_map(|one| one.decoding.segments(&[one.slot], Some(&one.embedding))).collect();
+        let mut wants = Vec::with_capacity(running.len());
+        running.iter().for_each(|one| one.decoding.wants(&mut wants));
+        let answers = backend.answer(&segments, &wants)?;
+        let mut ended = Vec::with_capacity(running.len());
+        for (one, row) in running.iter_mut().zip(answers.chunks(1)) {
+            ended.push(one.decoding.accept(row)?);
+        }
+        let mut ended = ended.into_iter();
+        running.retain(|one| {
+            let stays = !ended.next().unwrap_or(false);
+            if !stays {
+                free.push(one.slot);
+            }
+            stays
+        });
+    }
+    Ok(())
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): the same lengths in every run.
+fn mixed(counter: u64) -> u64 {
+    let z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,212 @@
+//! What each kernel takes at the published model's sizes in bf16, beside what it must move or compute.
+
+use half::bf16;
+use kernels::cuda::rates::{copied_bytes, median, product_flops};
+use kernels::cuda::tables::{NewRow, RowLimits, Rows, Tile, TileLimits, Tiles, Want, Wants};
+use kernels::cuda::{
+    Attention, Contexts, CudaError, Device, Format, KeyValueCache, Matrix, NewTokens, Norm, Residual, Splits, Way,
+};
+
+use crate::checks::Report;
+
+const WIDTH: usize = 2048;
+const INNER: usize = 8192;
+const HEADS: usize = 32;
+const HEAD_DIM: usize = 64;
+const VOCABULARY: usize = 65_037;
+/// Tokens of a context halfway through 64 new ones.
+const CONTEXT: usize = 103;
+
+struct Times<'a> {
+    device: &'a Device,
+    report: Report,
+}
+
+/// Prints a line a kernel.
+pub(crate) fn table(device: &Device) -> Result<(), CudaError> {
+    let mut times = Times { device, report: Report::default() };
+    let values = times.report.values::<bf16>(1 << 20, 1.0, 0.0);
+    println!("copy {:.0} GB/s", copied_bytes(device)? / 1e9);
+    println!("product 8192³ bf16 {:.0} TFLOP/s", product_flops(device, &values)? / 1e12);
+    println!("{:40} {:>9} {:>9} {:>9}", "kernel", "µs", "GB/s", "TFLOP/s");
+    times.products()?;
+    for rows in [1, 32, 256, 1024] {
+        times.norms(rows)?;
+        times.newest(rows)?;
+        times.choose(rows)?;
+    }
+    times.tiles("vision, 64 pictures", 16, 64, 257, 257, false)?;
+    times.tiles("prompts, 128 of 71", HEADS, 128, 71, 1, true)
+}
+
+impl Times<'_> {
+    fn line(
+        &self,
+        name: &str,
+        bytes: f64,
+        flops: f64,
+        work: impl Fn() -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        let seconds = median(self.device, work)?;
+        println!("{name:40} {:9.1} {:9.0} {:9.1}", seconds * 1e6, bytes / seconds / 1e9, flops / seconds / 1e12);
+        Ok(())
+    }
+
+    fn random<T: Format>(&mut self, count: usize) -> Result<kernels::cuda::Buffer<T>, CudaError> {
+        let some = self.report.values::<T>(count.min(1 << 20), 1.0, 0.0);
+        self.device.buffer(&some.iter().cycle().take(count).copied().collect::<Vec<T>>())
+    }
+
+    /// Each shape of the decoder, by cuBLAS and, for few rows, by the kernel for them. More than one set of weights, so
+    /// that no cache holds them.
+    fn products(&mut self) -> Result<(), CudaError> {
+        for (outputs, inner) in
+            [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER), (VOCABULARY, WIDTH)]
+        {
+            let bytes = outputs * inner * size_of::<bf16>();
+            let sets = (200_000_000 / bytes).max(1);
+            let weights = (0..sets)
+                .map(|_| Matrix::new(self.random::<bf16>(outputs * inner)?, outputs, inner))
+                .collect::<Result<Vec<_>, _>>()?;
+            let stride = outputs.next_multiple_of(8);
+            let (x, y) = (self.random::<bf16>(1024 * inner)?, self.device.zeros::<f32>(1024 * stride)?);
+            for rows in [1, 2, 4, 32, 256, 1024] {
+                for way in [Way::FewRows, Way::Blas] {
+                    if way == Way::FewRows && rows > 4 {
+                        continue;
+                    }
+                    let all = || {
+                        weights
+                            .iter()
+                            .try_for_each(|weights| self.device.product_by(way, weights, &x, rows, &y, stride))
+                    };
+                    let seconds = median(self.device, all)? / sets as f64;
+                    let flops = 2.0 * (rows * outputs * inner) as f64;
+                    let name = format!("product {way:?} {rows} x {outputs} x {inner}");
+                    println!(
+                        "{name:40} {:9.1} {:9.0} {:9.1}",
+                        seconds * 1e6,
+                        bytes as f64 / seconds / 1e9,
+                        flops / seconds / 1e12
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn norms(&mut self, rows: usize) -> Result<(), CudaError> {
+        let device = self.device;
+        let norm = Norm::new(self.random(WIDTH)?, self.random(WIDTH)?, 1e-5)?;
+        let (x, y, bias) = (self.random(rows * WIDTH)?, self.random(rows * WIDTH)?, self.random(WIDTH)?);
+        let out = device.zeros::<bf16>(rows * WIDTH)?;
+        let residual = Residual {
+            x: &x,
+            added: Some((&y, &bias)),
+            picks: None,
+            rows,
+            norm: &norm,
+            to_unit_length: false,
+            out: &out,
+        };
+        let bytes = (rows * WIDTH * (4 + 4 + 4 + 2)) as f64;
+        self.line(&format!("residual_norm {rows}"), bytes, 0.0, || device.residual_norm(&residual))?;
+        let wide = Norm::new(self.random(INNER)?, self.random(INNER)?, 1e-5)?;
+        let (inner, bias) = (self.random::<bf16>(rows * INNER)?, self.random(INNER)?);
+        let bytes = (rows * INNER * 4) as f64;
+        self.line(&format!("gelu_norm {rows}"), bytes, 0.0, || device.gelu_norm(&inner, rows, &bias, &wide))
+    }
+
+    fn newest(&mut self, rows: usize) -> Result<(), CudaError> {
+        let device = self.device;
+        let limits = RowLimits { tokens: 1, positions: 1, slots: rows, columns: 2 * CONTEXT };
+        let cache = KeyValueCache::<bf16>::new(device, rows, HEADS, 2 * CONTEXT, HEAD_DIM)?;
+        let table = Rows::new(device, rows, limits)?;
+        let entry = |slot: usize| NewRow { token: 0, position: 0, slot: slot as u32, column: CONTEXT as u32 };
+        table.set(device, &(0..rows).map(entry).collect::<Vec<_>>())?;
+        let (qkv, bias) = (self.random::<bf16>(rows * 3 * WIDTH)?, self.random(3 * WIDTH)?);
+        let norm = Norm::new(self.random(WIDTH)?, self.random(WIDTH)?, 1e-5)?;
+        let out = device.zeros::<bf16>(rows * WIDTH)?;
+        let bytes = (rows * CONTEXT * WIDTH * 2 * 2) as f64;
+        for splits in [1, 2, 4, 8] {
+            if splits > 1 && rows > 256 {
+                continue;
+            }
+            let parts = Splits::new(device, rows * splits, HEADS, HEAD_DIM)?.of(splits);
+            self.line(&format!("attend_newest {rows}, {splits} splits"), bytes, 0.0, || {
+                device.attend_newest(&table, rows, NewTokens { qkv: &qkv, bias: &bias }, &cache, true, &parts)
+            })?;
+            let read = (rows * splits * WIDTH * 4) as f64;
+            self.line(&format!("merge_norm {rows}, {splits} splits"), read, 0.0, || {
+                device.merge_norm(&parts, rows, HEADS, &norm, &out)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, rows: usize) -> Result<(), CudaError> {
+        let (device, stride) = (self.device, VOCABULARY.next_multiple_of(8));
+        let logits = self.random::<f32>(rows * stride)?;
+        let (codes, table) = (device.zeros::<u16>(VOCABULARY)?, Wants::new(device, rows, VOCABULARY)?);
+        let choices = device.zeros::<u32>(rows * 4)?;
+        for (name, set) in [("free", Want::EVERYTHING), ("masked", 0x3ff)] {
+            let want = Want { target: None, set, upper_left: 0, patches: (0, 0) };
+            table.set(device, &vec![want; rows])?;
+            let bytes = (rows * VOCABULARY * 4) as f64;
+            self.line(&format!("choose_tokens {rows}, {name}"), bytes, 0.0, || {
+                device.choose(&logits, rows, stride, &table, &codes, &choices)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn tiles(
+        &mut self,
+        name: &str,
+        heads: usize,
+        contexts: usize,
+        rows: usize,
+        first_visible: u32,
+        causal: bool,
+    ) -> Result<(), CudaError> {
+        let (device, width) = (self.device, heads * HEAD_DIM);
+        let qkv = self.random::<bf16>(contexts * rows * 3 * width)?;
+        let out = device.zeros::<bf16>(contexts * rows * width)?;
+        let limits = TileLimits { queries: contexts * rows, contexts, columns: rows, out: contexts * rows };
+        let list: Vec<Tile> = (0..contexts as u32)
+            .flat_map(|context| {
+                let first = context * rows as u32;
+                Tile::cover(first, rows as u32, context, first_visible, causal, first)
+            })
+            .collect();
+        let mut table = Tiles::new(device, list.len(), limits)?;
+        table.set(device, &list)?;
+        let lying = Contexts {
+            keys: &qkv.part(width..qkv.len()),
+            values: &qkv.part(2 * width..qkv.len()),
+            context: rows * 3 * width,
+            head: HEAD_DIM,
+            column: 3 * width,
+            contexts,
+            columns: rows,
+        };
+        let pairs = if causal { rows * (rows + 1) / 2 } else { rows * rows };
+        let (flops, bytes) = ((4 * contexts * pairs * width) as f64, (contexts * rows * 4 * width * 2) as f64);
+        let attention = Attention {
+            tiles: &table,
+            queries: &qkv,
+            query_stride: 3 * width,
+            query_bias: None,
+            value_bias: None,
+            contexts: &lying,
+            heads,
+            head_dim: HEAD_DIM,
+            out: &out,
+        };
+        for on_tensor_cores in [true, false] {
+            let name = format!("attention {name}{}", if on_tensor_cores { ", tensor cores" } else { "" });
+            self.line(&name, bytes, flops, || device.attend_by(on_tensor_cores, &attention))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! Device memory.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::driver::Memory;
+use super::format::Element;
+
+/// Values in device memory, or a part of them; clones share the memory, which is freed with the last.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    memory: Arc<Memory>,
+    range: Range<usize>,
+    values: PhantomData<T>,
+}
+
+impl<T> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        Self { memory: Arc::clone(&self.memory), range: self.range.clone(), values: PhantomData }
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    /// The first `len` values of memory that has room for them.
+    pub(super) fn new(memory: Memory, len: usize) -> Self {
+        Self { memory: Arc::new(memory), range: 0..len, values: PhantomData }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// A part of it.
+    ///
+    /// # Panics
+    /// When it reaches beyond the end.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} is not within {} values", self.len());
+        let start = self.range.start;
+        Self { range: start + range.start..start + range.end, ..self.clone() }
+    }
+
+    /// Whether both lie in the same memory.
+    pub fn shares_memory_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.memory.address() + (self.range.start * size_of::<T>()) as u64
+    }
+
+    pub(super) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+}

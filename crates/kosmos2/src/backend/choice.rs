@@ -1,0 +1,72 @@
+//! What is wanted of a row of logits, and what comes of it. Where only the best token counts, a backend can choose it where
+//! the logits are, which saves to move a whole vocabulary a row.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::grounding::corner::CornerEstimate;
+use crate::grounding::grid::GRID_SIDE;
+
+/// What is wanted of a row of logits.
+#[derive(Debug, Clone)]
+pub enum Want {
+    /// All of it.
+    Logits,
+    /// The best token and its log-probability under the whole row.
+    Best {
+        /// Tokens that may be chosen; all if absent.
+        allowed: Option<Allowed>,
+        /// Tokens for which the corner is estimated, in the grid's order.
+        patches: Range<u32>,
+    },
+    /// This token's log-probability.
+    Score(u32),
+}
+
+/// The tokens that a grammar allows next.
+#[derive(Debug, Clone)]
+pub struct Allowed {
+    /// For each token of the vocabulary its kind (0..16) times 1024, plus its cell if it is a patch.
+    pub codes: Arc<[u16]>,
+    /// The kinds that may come, a bit each.
+    pub set: u16,
+    /// A patch must not lie to the left of or above this cell.
+    pub upper_left: u16,
+}
+
+impl Allowed {
+    /// Bits of a code below its kind.
+    pub const CELL_BITS: u32 = 10;
+
+    /// The kind of patch tokens.
+    pub const PATCH: u16 = 9;
+
+    /// The rule that backends follow.
+    pub fn allows(&self, token: u32) -> bool {
+        let Some(&code) = self.codes.get(token as usize) else { return false };
+        let (kind, cell) = (code >> Self::CELL_BITS, code & ((1 << Self::CELL_BITS) - 1));
+        let place = |cell: u16| (u32::from(cell) % GRID_SIDE, u32::from(cell) / GRID_SIDE);
+        let ((left, top), (right, bottom)) = (place(self.upper_left), place(cell));
+        self.set >> kind & 1 == 1 && (kind != Self::PATCH || (left <= right && top <= bottom))
+    }
+}
+
+/// A token chosen from a row of logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chosen {
+    /// Its id, or the one whose score was wanted.
+    pub token: u32,
+    /// Its natural-log probability under the whole row; not finite where the row is not.
+    pub logprob: f32,
+    /// For a patch token, where the corner lies that it names.
+    pub corner: Option<CornerEstimate>,
+}
+
+/// What comes of a row.
+#[derive(Debug, Clone, Copy)]
+pub enum Row<'a> {
+    /// Logits [vocabulary]: whoever wanted less takes it from them.
+    Logits(&'a [f32]),
+    /// What was wanted.
+    Chosen(Chosen),
+}

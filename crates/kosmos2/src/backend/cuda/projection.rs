@@ -1,0 +1,132 @@
+//! From vision features to the decoder's image embeddings: latent queries attend over the features and themselves,
+//! not causally (see [`crate::backend::candle`]); names `image_to_text_projection.*`.
+//!
+//! The latent queries are the same for every picture, so their own queries are computed once.
+
+use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format};
+
+use super::Computed;
+use super::layers::{Map, values};
+use crate::backend::ImageEmbedding;
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::config::Config;
+
+pub(super) struct ImageToTextProjection<T> {
+    dense: Map<T>,
+    key_value: Map<T>,
+    out: Map<T>,
+    /// [latent, width].
+    latent: Buffer<T>,
+    /// Their queries [latent, width], bias and all.
+    queries: Buffer<T>,
+    /// Rows of a picture's features.
+    features: usize,
+    width: usize,
+    heads: usize,
+    room: Option<Room<T>>,
+}
+
+/// Buffers for so many pictures.
+struct Room<T> {
+    pictures: usize,
+    h: Buffer<T>,
+    context: Buffer<T>,
+    key_values: Buffer<T>,
+    mixed: Buffer<T>,
+    tiles: Tiles,
+}
+
+impl<T: Computed> ImageToTextProjection<T> {
+    pub(super) fn load(device: &Device, weights: &Weights, config: &Config) -> Result<Self, CheckpointError> {
+        let (width, latents) = (config.text_config.embed_dim, config.latent_query_num);
+        let attention = weights.pp("x_attn");
+        let latent = device.buffer(&values::<T>(&weights.get([latents, width], "latent_query")?))?;
+        let query = Map::<T>::load(device, &attention.pp("q_proj"), width, width)?;
+        let wide = device.zeros::<f32>(latents * width)?;
+        query.apply(device, &latent, latents, &wide)?;
+        device.add_bias(&wide, latents, &query.bias)?;
+        let queries: Vec<T> = device.values(&wide)?.into_iter().map(<T as Format>::from_f32).collect();
+        Ok(Self {
+            dense: Map::load(device, &weights.pp("dense"), config.vision_config.hidden_size, width)?,
+            key_value: Map::side_by_side(device, &attention, &["k_proj", "v_proj"], width, width)?,
+            out: Map::load(device, &attention.pp("out_proj"), width, width)?,
+            latent,
+            queries: device.buffer(&queries)?,
+            features: config.vision_config.patches() + 1,
+            width,
+            heads: config.text_config.attention_heads,
+            room: None,
+        })
+    }
+
+    /// Features [pictures · (1 + patches), hidden] to an embedding [latent, width] for each picture.
+    pub(super) fn forward(
+        &mut self,
+        device: &Device,
+        features: &Buffer<T>,
+        pictures: usize,
+    ) -> Result<Vec<ImageEmbedding>, CudaError> {
+        let mut room = match self.room.take() {
+            Some(room) if room.pictures >= pictures => room,
+            _ => self.make_room(device, pictures.next_power_of_two())?,
+        };
+        let (width, latents, each) = (self.width, self.latents(), self.columns());
+        let tile = |picture: u32| Tile::cover(0, latents as u32, picture, each as u32, false, picture * latents as u32);
+        room.tiles.set(device, &(0..pictures as u32).flat_map(tile).collect::<Vec<_>>())?;
+        let Room { h, context, key_values, mixed, tiles, .. } = &room;
+        self.dense.apply(device, features, pictures * self.features, h)?;
+        device.with_latent(h, &self.dense.bias, &self.latent, pictures, self.features, context)?;
+        self.key_value.apply(device, context, pictures * each, key_values)?;
+        let head_dim = width / self.heads;
+        let contexts = Contexts {
+            keys: key_values,
+            values: &key_values.part(width..key_values.len()),
+            context: each * 2 * width,
+            head: head_dim,
+            column: 2 * width,
+            contexts: room.pictures,
+            columns: each,
+        };
+        device.attend(&Attention {
+            tiles,
+            queries: &self.queries,
+            query_stride: width,
+            query_bias: None,
+            value_bias: Some(&self.key_value.bias.part(width..2 * width)),
+            contexts: &contexts,
+            heads: self.heads,
+            head_dim,
+            out: mixed,
+        })?;
+        // The pictures' own memory: it goes with the last request that asks about one of them.
+        let embeddings = device.zeros::<f32>(pictures * latents * width)?;
+        self.out.apply(device, mixed, pictures * latents, &embeddings)?;
+        device.add_bias(&embeddings, pictures * latents, &self.out.bias)?;
+        self.room = Some(room);
+        let len = latents * width;
+        Ok((0..pictures).map(|n| ImageEmbedding::on_cuda(embeddings.part(n * len..(n + 1) * len), width)).collect())
+    }
+
+    fn latents(&self) -> usize {
+        self.latent.len() / self.width
+    }
+
+    /// What the queries of a picture see: its features and themselves.
+    fn columns(&self) -> usize {
+        self.features + self.latents()
+    }
+
+    fn make_room(&self, device: &Device, pictures: usize) -> Result<Room<T>, CudaError> {
+        let (width, latents, each) = (self.width, self.latents(), self.columns());
+        let limits = TileLimits { queries: latents, contexts: pictures, columns: each, out: pictures * latents };
+        Ok(Room {
+            pictures,
+            h: device.zeros(pictures * self.features * width)?,
+            context: device.zeros(pictures * each * width)?,
+            key_values: device.zeros(pictures * each * 2 * width)?,
+            mixed: device.zeros(pictures * latents * width)?,
+            tiles: Tiles::new(device, pictures * latents.div_ceil(Tile::MOST_ROWS), limits)?,
+        })
+    }
+}

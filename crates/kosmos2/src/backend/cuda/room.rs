@@ -1,0 +1,146 @@
+//! What the decoder keeps for the sequences it has room for: keys and values, buffers of a step, recorded steps.
+
+use std::collections::BTreeMap;
+
+use kernels::cuda::tables::{Copies, Picks, RowLimits, Rows, Tile, TileLimits, Tiles, Wants};
+use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, KeyValueCache, Pictures, Splits};
+
+/// Rows of one pass at most: more fill no card better, and each takes some 50 KB of buffers.
+const MOST_ROWS: usize = 16_384;
+
+/// Rows whose logits are held at once: 256 KB each.
+const MOST_LOGITS: usize = 1024;
+
+/// Batch sizes that steps are recorded for. A step of fewer sequences is filled up to the next: at most by a quarter
+/// from 32 on, where sequences begin to cost.
+const BATCHES: [usize; 22] =
+    [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 832, 1024];
+
+/// Warps that together read at a card's full rate: 16 on each of 132 multiprocessors.
+const WARPS: usize = 2112;
+
+/// Most parts of a context: more would each be too short.
+const MOST_SPLITS: usize = 8;
+
+/// Sizes that the room is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    pub(super) inner: usize,
+    pub(super) layers: usize,
+    pub(super) vocabulary: usize,
+}
+
+impl Sizes {
+    pub(super) fn head_dim(&self) -> usize {
+        self.width / self.heads
+    }
+
+    /// Values from one row of logits to the next: 16-byte loads must begin there.
+    pub(super) fn logits_stride(&self) -> usize {
+        self.vocabulary.next_multiple_of(8)
+    }
+
+    /// Parts that contexts are split into, so that few sequences too make work for a whole card.
+    pub(super) fn splits(&self, sequences: usize) -> usize {
+        (WARPS / (self.heads * sequences).max(1)).clamp(1, MOST_SPLITS)
+    }
+}
+
+/// Room for `slots` sequences of `length` tokens.
+pub(super) struct Room<T> {
+    pub(super) slots: usize,
+    pub(super) length: usize,
+    /// Rows of one pass.
+    pub(super) capacity: usize,
+    /// A slot more than asked for: rows that only fill up a recorded step write there.
+    pub(super) caches: Vec<KeyValueCache<T>>,
+    pub(super) position_table: Buffer<f32>,
+    pub(super) x: Buffer<f32>,
+    pub(super) y: Buffer<f32>,
+    pub(super) normed: Buffer<T>,
+    pub(super) qkv: Buffer<T>,
+    pub(super) inner: Buffer<T>,
+    pub(super) splits: Splits,
+    pub(super) logits: Buffer<f32>,
+    pub(super) logits_rows: usize,
+    pub(super) choices: Buffer<u32>,
+    pub(super) rows: Rows,
+    pub(super) wants: Wants,
+    pub(super) picks: Picks,
+    pub(super) tiles: Tiles,
+    pub(super) copies: Copies,
+    pub(super) pictures: Pictures,
+    /// Recorded steps by batch size.
+    pub(super) graphs: BTreeMap<usize, Graph>,
+}
+
+impl<T: Format> Room<T> {
+    /// `positions` are the rows of the position table for up to `length` tokens.
+    pub(super) fn new(
+        device: &Device,
+        sizes: &Sizes,
+        slots: usize,
+        length: usize,
+        positions: &[f32],
+    ) -> Result<Self, CudaError> {
+        let Sizes { width, heads, inner, vocabulary, .. } = *sizes;
+        let batch = recorded_batch(slots).unwrap_or(slots);
+        let capacity = (slots * length).min(MOST_ROWS).max(length).max(batch);
+        let logits_rows = batch.clamp(1, MOST_LOGITS);
+        let parts = BATCHES.iter().filter(|&&size| size <= batch).chain([&batch]);
+        let parts = parts.map(|&size| size * sizes.splits(size)).max().unwrap_or(1).max(capacity.min(slots));
+        let limits =
+            RowLimits { tokens: vocabulary, positions: positions.len() / width, slots: slots + 1, columns: length };
+        let tile_limits = TileLimits { queries: capacity, contexts: slots + 1, columns: length, out: capacity };
+        let cache = |_| KeyValueCache::new(device, slots + 1, heads, length, sizes.head_dim());
+        Ok(Self {
+            slots,
+            length,
+            capacity,
+            caches: (0..sizes.layers).map(cache).collect::<Result<_, _>>()?,
+            position_table: device.buffer(positions)?,
+            x: device.zeros(capacity * width)?,
+            y: device.zeros(capacity * width)?,
+            normed: device.zeros(capacity * width)?,
+            qkv: device.zeros(capacity * 3 * width)?,
+            inner: device.zeros(capacity * inner)?,
+            splits: Splits::new(device, parts, heads, sizes.head_dim())?,
+            logits: device.zeros(logits_rows * sizes.logits_stride())?,
+            logits_rows,
+            choices: device.zeros(capacity * 4)?,
+            rows: Rows::new(device, capacity, limits)?,
+            wants: Wants::new(device, capacity, vocabulary)?,
+            picks: Picks::new(device, capacity, capacity)?,
+            // Each sequence can end in a tile of its own.
+            tiles: Tiles::new(device, capacity.div_ceil(Tile::MOST_ROWS) + slots, tile_limits)?,
+            copies: Copies::new(device, slots, slots, length)?,
+            pictures: Pictures::new(device, capacity, width)?,
+            graphs: BTreeMap::new(),
+        })
+    }
+}
+
+/// The batch size that a step of so many sequences is recorded for, if it is at all.
+pub(super) fn recorded_batch(sequences: usize) -> Option<usize> {
+    BATCHES.iter().copied().find(|&size| size >= sequences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_filled_up_to_the_next_recorded_size() {
+        assert_eq!([1, 3, 33, 128, 1000].map(recorded_batch), [1, 4, 48, 128, 1024].map(Some));
+        assert_eq!(recorded_batch(1025), None);
+    }
+
+    #[test]
+    fn few_sequences_are_split_so_that_the_card_has_work() {
+        let sizes = Sizes { width: 2048, heads: 32, inner: 8192, layers: 24, vocabulary: 65_037 };
+        assert_eq!([1, 8, 32, 64, 1024].map(|sequences| sizes.splits(sequences)), [8, 8, 2, 1, 1]);
+        assert_eq!(sizes.logits_stride(), 65_040);
+    }
+}

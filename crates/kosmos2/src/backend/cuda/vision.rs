@@ -1,0 +1,205 @@
+//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
+
+use candle_core::Tensor;
+use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual};
+
+use super::Computed;
+use super::layers::{Map, matrix, norm, values, vector, wide};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::config::VisionConfig;
+use crate::processor::image::PixelValues;
+
+/// Values that rows of patches are filled up to a multiple of, so that each begins where loads of 16 bytes may.
+const PATCH_ALIGNMENT: usize = 16;
+
+/// Pictures to features: one row for the class token and one for each patch.
+pub(super) struct VisionTower<T> {
+    /// The patch convolution as a matrix [hidden, padded]: its stride is its size, so patches never overlap.
+    patch: Matrix<T>,
+    class: Buffer<f32>,
+    position: Buffer<f32>,
+    pre_layer_norm: Norm,
+    layers: Vec<Layer<T>>,
+    post_layer_norm: Norm,
+    image_size: usize,
+    patch_size: usize,
+    heads: usize,
+    room: Option<Room<T>>,
+}
+
+/// Buffers for so many pictures.
+struct Room<T> {
+    pictures: usize,
+    pixels: Buffer<f32>,
+    patches: Buffer<T>,
+    x: Buffer<f32>,
+    y: Buffer<f32>,
+    normed: Buffer<T>,
+    qkv: Buffer<T>,
+    inner: Buffer<T>,
+    tiles: Tiles,
+}
+
+struct Layer<T> {
+    layer_norm1: Norm,
+    qkv: Map<T>,
+    out: Map<T>,
+    layer_norm2: Norm,
+    fc1: Map<T>,
+    fc2: Map<T>,
+}
+
+impl<T: Computed> Layer<T> {
+    fn load(device: &Device, weights: &Weights, config: &VisionConfig) -> Result<Self, CheckpointError> {
+        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let attention = weights.pp("self_attn");
+        Ok(Self {
+            layer_norm1: norm::<T>(device, &weights.pp("layer_norm1"), width, eps)?,
+            qkv: Map::side_by_side(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
+            out: Map::load(device, &attention.pp("out_proj"), width, width)?,
+            layer_norm2: norm::<T>(device, &weights.pp("layer_norm2"), width, eps)?,
+            fc1: Map::load(device, &weights.pp("mlp.fc1"), width, inner)?,
+            fc2: Map::load(device, &weights.pp("mlp.fc2"), inner, width)?,
+        })
+    }
+}
+
+impl<T: Computed> VisionTower<T> {
+    pub(super) fn load(device: &Device, weights: &Weights, config: &VisionConfig) -> Result<Self, CheckpointError> {
+        let (hidden, side, eps) = (config.hidden_size, config.patch_size, config.layer_norm_eps);
+        let (embeddings, layers) = (weights.pp("embeddings"), weights.pp("encoder.layers"));
+        let patch = embeddings.get([hidden, config.num_channels, side, side], "patch_embedding.weight")?;
+        let position = embeddings.get([config.patches() + 1, hidden], "position_embedding.weight")?;
+        Ok(Self {
+            patch: padded_rows::<T>(device, &patch, hidden, config.num_channels * side * side)?,
+            class: vector::<T>(device, &embeddings, hidden, "class_embedding")?,
+            position: device.buffer(&wide(&values::<T>(&position)))?,
+            // The checkpoint's own spelling.
+            pre_layer_norm: norm::<T>(device, &weights.pp("pre_layrnorm"), hidden, eps)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|n| Layer::load(device, &layers.pp(n), config))
+                .collect::<Result<_, _>>()?,
+            post_layer_norm: norm::<T>(device, &weights.pp("post_layernorm"), hidden, eps)?,
+            image_size: config.image_size,
+            patch_size: side,
+            heads: config.num_attention_heads,
+            room: None,
+        })
+    }
+
+    /// Pixels [3, S, S] of each picture to features [pictures · (1 + patches), hidden]: normalised by the post layer
+    /// norm and then to unit length, all rows and not only the class token's, as the language model takes them.
+    pub(super) fn forward(&mut self, device: &Device, pictures: &[&PixelValues]) -> Result<&Buffer<T>, CudaError> {
+        let count = pictures.len();
+        let mut room = match self.room.take() {
+            Some(room) if room.pictures >= count => room,
+            _ => self.make_room(device, count.next_power_of_two())?,
+        };
+        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
+        let (rows, padded) = (count * each, self.patch.inner());
+        let pixels = 3 * self.image_size * self.image_size;
+        for (index, picture) in pictures.iter().enumerate() {
+            device.upload(picture.as_slice(), &room.pixels.part(index * pixels..(index + 1) * pixels))?;
+        }
+        let tile = |picture: u32| {
+            let first = picture * each as u32;
+            Tile::cover(first, each as u32, picture, each as u32, false, first)
+        };
+        room.tiles.set(device, &(0..count as u32).flat_map(tile).collect::<Vec<_>>())?;
+        let Room { pixels, patches, x, y, normed, qkv, inner, tiles, .. } = &room;
+        device.cut_patches(pixels, count, self.image_size, self.patch_size, padded, patches)?;
+        device.product(&self.patch, patches, count * (each - 1), y, hidden)?;
+        device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
+
+        let mut added: Option<(&Buffer<f32>, &Buffer<f32>)> = None;
+        let residual =
+            |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
+        for layer in &self.layers {
+            device.residual_norm(&residual(added, &layer.layer_norm1, false))?;
+            layer.qkv.apply(device, normed, rows, qkv)?;
+            self.attend(device, layer, qkv, tiles, room.pictures, normed)?;
+            layer.out.apply(device, normed, rows, y)?;
+            device.residual_norm(&residual(Some((y, &layer.out.bias)), &layer.layer_norm2, false))?;
+            layer.fc1.apply(device, normed, rows, inner)?;
+            device.quick_gelu(inner, rows, &layer.fc1.bias)?;
+            layer.fc2.apply(device, inner, rows, y)?;
+            added = Some((y, &layer.fc2.bias));
+        }
+        device.residual_norm(&residual(added, &self.post_layer_norm, true))?;
+        Ok(&self.room.insert(room).normed)
+    }
+
+    fn attend(
+        &self,
+        device: &Device,
+        layer: &Layer<T>,
+        qkv: &Buffer<T>,
+        tiles: &Tiles,
+        pictures: usize,
+        out: &Buffer<T>,
+    ) -> Result<(), CudaError> {
+        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
+        let head_dim = hidden / self.heads;
+        let contexts = Contexts {
+            keys: &qkv.part(hidden..qkv.len()),
+            values: &qkv.part(2 * hidden..qkv.len()),
+            context: each * 3 * hidden,
+            head: head_dim,
+            column: 3 * hidden,
+            contexts: pictures,
+            columns: each,
+        };
+        let bias = &layer.qkv.bias;
+        device.attend(&Attention {
+            tiles,
+            queries: qkv,
+            query_stride: 3 * hidden,
+            query_bias: Some(&bias.part(0..hidden)),
+            value_bias: Some(&bias.part(2 * hidden..3 * hidden)),
+            contexts: &contexts,
+            heads: self.heads,
+            head_dim,
+            out,
+        })
+    }
+
+    /// Rows of a picture.
+    fn rows(&self) -> usize {
+        self.position.len() / self.pre_layer_norm.width()
+    }
+
+    fn make_room(&self, device: &Device, pictures: usize) -> Result<Room<T>, CudaError> {
+        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
+        let rows = pictures * each;
+        let inner = self.layers.first().map_or(0, |layer| layer.fc1.outputs());
+        let limits = TileLimits { queries: rows, contexts: pictures, columns: each, out: rows };
+        Ok(Room {
+            pictures,
+            pixels: device.zeros(pictures * 3 * self.image_size * self.image_size)?,
+            patches: device.zeros(pictures * (each - 1) * self.patch.inner())?,
+            x: device.zeros(rows * hidden)?,
+            y: device.zeros(rows * hidden)?,
+            normed: device.zeros(rows * hidden)?,
+            qkv: device.zeros(rows * 3 * hidden)?,
+            inner: device.zeros(rows * inner)?,
+            tiles: Tiles::new(device, pictures * each.div_ceil(Tile::MOST_ROWS), limits)?,
+        })
+    }
+}
+
+/// A matrix [outer, inner] with zeros behind each row.
+fn padded_rows<T: Computed>(
+    device: &Device,
+    tensor: &Tensor,
+    outer: usize,
+    inner: usize,
+) -> Result<Matrix<T>, CudaError> {
+    let padded = inner.next_multiple_of(PATCH_ALIGNMENT);
+    let zero = <T as Format>::from_f32(0.0);
+    let mut rows = vec![zero; outer * padded];
+    for (row, own) in rows.chunks_exact_mut(padded).zip(values::<T>(tensor).chunks_exact(inner)) {
+        row[..inner].copy_from_slice(own);
+    }
+    matrix(device, &rows, outer, padded)
+}

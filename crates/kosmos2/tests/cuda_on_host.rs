@@ -1,0 +1,127 @@
+//! The CUDA backend with the host in a card's place, held against the CPU's: everything but the card and its libraries.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod common;
+
+use std::sync::Arc;
+
+use candle_core::DType;
+use common::decoding::{demo, demo_model, scene_pixels};
+use kernels::cuda::Device;
+use kosmos2::compute::Compute;
+use kosmos2::decoding::common_prefix;
+use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
+use kosmos2::processor::image::PixelValues;
+use kosmos2::processor::prompt::Prompt;
+use kosmos2::{Ask, Kosmos2, run_to_end};
+use serde::Deserialize;
+
+const SCENE: &str = "0000.jpg";
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    prompt: String,
+    new_ids: Vec<u32>,
+}
+
+fn on_cuda(dtype: DType) -> Kosmos2 {
+    let device = Arc::new(Device::open(0).unwrap());
+    Kosmos2::open(&demo().join("kosmos-2-emoji"), &Compute::Cuda { device, dtype }).unwrap()
+}
+
+fn goldens() -> Vec<Golden> {
+    let all: Vec<Golden> = serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    all.into_iter().filter(|golden| golden.file == SCENE).collect()
+}
+
+fn greedy(max_new_tokens: usize) -> GenerationOptions {
+    GenerationOptions { max_new_tokens, ..GenerationOptions::default() }
+}
+
+fn answers(model: &mut Kosmos2, picture: &PixelValues, asks: &[Ask]) -> Vec<GroundedText> {
+    model.annotate(picture, asks).unwrap()
+}
+
+fn assert_alike(found: &[GroundedText], expected: &[GroundedText]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found.token_ids, expected.token_ids);
+        assert_eq!(found.finish_reason, expected.finish_reason);
+        for (a, b) in found.logprobs.iter().zip(&expected.logprobs) {
+            assert!((a - b).abs() < 1e-3, "log-probabilities {a} and {b}");
+        }
+        for (a, b) in found.entities.iter().zip(&expected.entities) {
+            assert_eq!((&a.phrase, &a.boxes), (&b.phrase, &b.boxes));
+            for (a, b) in a.refined_boxes.iter().flatten().zip(b.refined_boxes.iter().flatten()) {
+                let apart = [a.x0 - b.x0, a.y0 - b.y0, a.x1 - b.x1, a.y1 - b.y1].map(f64::abs);
+                assert!(apart.into_iter().all(|apart| apart < 1e-3), "refined boxes {a:?} and {b:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_ask_is_answered_as_on_the_cpu() {
+    let (mut cpu, mut cuda) = (demo_model(), on_cuda(DType::F32));
+    let picture = scene_pixels(&cpu, SCENE);
+    let goldens = goldens();
+    // Eight rows decode in a recorded step of eight, then fewer as they end; two of them under the grammar, cut short.
+    let mut asks: Vec<_> = goldens.iter().map(|golden| Ask::generate(golden.prompt.as_str(), greedy(160))).collect();
+    let found = answers(&mut cuda, &picture, &asks);
+    for (found, golden) in found.iter().zip(&goldens) {
+        assert_eq!(found.token_ids, golden.new_ids, "{}", golden.prompt);
+    }
+    assert_alike(&found, &answers(&mut cpu, &picture, &asks));
+
+    asks.truncate(1);
+    for cut in [3, 6, 7] {
+        let options = GenerationOptions { well_formed: true, ..greedy(cut) };
+        asks.push(Ask::generate("<grounding> An image of", options));
+    }
+    let beams = BeamOptions { num_beams: 3, length_penalty: 1.0, early_stopping: EarlyStopping::No };
+    asks.push(Ask::generate("<grounding>", GenerationOptions { sampling: Sampling::Beam(beams), ..greedy(8) }));
+    asks.push(Ask::generate("<grounding>", GenerationOptions { no_repeat_ngram_size: 2, ..greedy(6) }));
+    let text = Prompt::from("<phrase> a snowman</phrase><object><patch_index_0228><patch_index_0687></object>");
+    asks.push(Ask::Score { prompt: "<grounding> An image of".into(), text, with_end: true });
+    assert_alike(&answers(&mut cuda, &picture, &asks), &answers(&mut cpu, &picture, &asks));
+}
+
+#[test]
+fn a_prefix_taken_over_from_another_slot_changes_nothing() {
+    let mut cuda = on_cuda(DType::F32);
+    let picture = scene_pixels(&cuda, SCENE);
+    let processor = Arc::clone(cuda.processor());
+    let prompts = ["<grounding> An image of", "<grounding>", "<grounding> An image of a"];
+    let asks = prompts.map(|prompt| processor.prepare(&Ask::generate(prompt, greedy(4))).unwrap());
+    let mut tokens = |share: bool| {
+        let backend = cuda.model().backend();
+        let image = backend.image_embeddings(&[&picture]).unwrap().pop().map(Arc::new);
+        let mut decodings: Vec<_> = asks.iter().map(|ask| (processor.decoding(ask).unwrap(), image.clone())).collect();
+        let first = decodings[0].0.prompt().to_vec();
+        if share {
+            for (decoding, _) in &mut decodings[1..] {
+                let columns = common_prefix(decoding.prompt(), &first);
+                assert!(columns > 64, "the picture's rows are shared");
+                decoding.share_prefix(Some(0), columns);
+            }
+        }
+        run_to_end(backend, &mut decodings).unwrap();
+        decodings.into_iter().map(|(decoding, _)| decoding.finish().token_ids).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(true), tokens(false));
+}
+
+#[test]
+fn half_formats_give_the_texts_of_f32() {
+    let goldens = goldens();
+    let asks: Vec<_> = goldens.iter().map(|golden| Ask::generate(golden.prompt.as_str(), greedy(160))).collect();
+    for dtype in [DType::BF16, DType::F16] {
+        let mut cuda = on_cuda(dtype);
+        let picture = scene_pixels(&cuda, SCENE);
+        let found = answers(&mut cuda, &picture, &asks);
+        let same = found.iter().zip(&goldens).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
+        println!("{dtype:?}: {same} of {} texts are those of f32", goldens.len());
+        assert!(same + 1 >= goldens.len(), "{dtype:?}: {same} of {}", goldens.len());
+    }
+}
