@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub struct SeaweedFs {
     executable: PathBuf,
     admin: S3Access,
     read_only: S3Access,
-    // After the process too: their removal must find them unused.
+    // After the process too: only those that nobody listens on are removed.
     sockets: Sockets,
     home: TempDir,
 }
@@ -58,8 +59,11 @@ impl Drop for Sockets {
     fn drop(&mut self) {
         for port in &self.0 {
             for part in ["master-grpc", "volume-grpc", "filer-grpc", "admin-grpc", "s3"] {
-                // Most of the names were never made.
-                let _ = fs::remove_file(format!("/tmp/seaweedfs-{part}-{port}.sock"));
+                let socket = format!("/tmp/seaweedfs-{part}-{port}.sock");
+                // Another store may have come by the port meanwhile; most of the names were never made.
+                if UnixStream::connect(&socket).is_err() {
+                    let _ = fs::remove_file(socket);
+                }
             }
         }
     }
@@ -73,9 +77,9 @@ impl SeaweedFs {
         loop {
             match Self::launch(&executable).await {
                 Err(SandboxError::EndedEarly { log, .. } | SandboxError::NotReady { log, .. })
-                    if attempt < START_ATTEMPTS && is_port_taken(&log) =>
+                    if attempt < START_ATTEMPTS && (is_port_taken(&log) || is_socket_lost(&log)) =>
                 {
-                    tracing::debug!(attempt, "a port for SeaweedFS was taken");
+                    tracing::debug!(attempt, "a port for SeaweedFS was taken, or a socket of it");
                     attempt += 1;
                 }
                 ended => return ended,
@@ -192,6 +196,11 @@ fn command(executable: &Path, home: &Path, ports: &[u16]) -> Command {
 /// Its own check before it binds, or the system's answer when another program came between the two.
 fn is_port_taken(log: &str) -> bool {
     log.contains("is not available on") || log.contains("address already in use")
+}
+
+/// Another store that tried the same port has removed the socket, as each does when it starts.
+fn is_socket_lost(log: &str) -> bool {
+    log.contains(".sock: connect: no such file or directory")
 }
 
 /// Without identities anyone may do anything.
