@@ -9,7 +9,7 @@
 # --baseline  the reference's timing script, run on the same card
 # --quick     right or wrong, and batch 1 and 1024 alone
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 bin='' out="${OUT:-target/gpu}" baseline='' quick=''
 while [ $# -gt 0 ]; do
