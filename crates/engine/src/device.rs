@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::backend::{ImageEmbedding, Segment};
+use kosmos2::backend::{ImageEmbedding, Segment, share_out};
 use kosmos2::decoding::{Decoding, common_prefix};
 use kosmos2::model::{Model, ModelError};
 use kosmos2::{AnnotateError, Processor};
@@ -286,13 +286,7 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     running.iter().for_each(|running| running.decoding.wants(&mut wants));
     let answers = guarded(|| model.backend().answer(&segments, &wants))?;
     drop(segments);
-    let mut left = &answers[..];
-    let mut own = |&count: &usize| {
-        let (own, others) = left.split_at(count);
-        left = others;
-        own
-    };
-    let mut choices: Vec<_> = running.iter_mut().zip(counts.iter().map(&mut own)).collect();
+    let mut choices: Vec<_> = running.iter_mut().zip(share_out(&answers, &counts)).collect();
     // A choice reads the whole vocabulary: worth a thread each.
     choices.par_iter_mut().for_each(|(running, rows)| {
         running.outcome = guarded(|| running.decoding.accept(rows));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, ImageEmbedding};
+use crate::backend::{Backend, ImageEmbedding, share_out};
 use crate::decoding::Decoding;
 use crate::model::ModelError;
 
@@ -32,11 +32,9 @@ pub fn run_to_end(
         let mut wants = Vec::new();
         going.iter().for_each(|(decoding, _, _)| decoding.wants(&mut wants));
         let answers = backend.answer(&segments.concat(), &wants)?;
-        let (mut ended, mut left) = (Vec::with_capacity(going.len()), &answers[..]);
-        for ((decoding, _, _), rows) in going.iter_mut().zip(rows) {
-            let (own, others) = left.split_at(rows);
-            left = others;
-            ended.push(decoding.accept(own)?);
+        let mut ended = Vec::with_capacity(going.len());
+        for ((decoding, _, _), rows) in going.iter_mut().zip(share_out(&answers, &rows)) {
+            ended.push(decoding.accept(rows)?);
         }
         let mut ended = ended.into_iter();
         going.retain(|_| !ended.next().unwrap_or(false));

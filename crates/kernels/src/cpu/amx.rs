@@ -216,18 +216,16 @@ impl Kernel for Multiply<'_> {
         let mut sums: [Sums; 2] = [[[[0; LANES]; SIDE]; 2]; 2];
         let mut tiles = Unit::new(granted);
         for group in 0..plan.groups {
-            let weights = |p: usize| {
-                let at = (start + p) * plan.steps + group * GROUP_STEPS;
-                view.steps[at..].first_chunk::<GROUP_STEPS>()
-            };
             for (tile, totals) in chunk.clone().zip(totals.chunks_mut(panels * SIDE)) {
                 let rows = plan.rows_in(tile);
                 let row_scales = &scales[tile * plan.groups + group];
                 tiles.load(rows, &packed[tile * plan.groups + group]);
                 for p in 0..=panels {
-                    if p < panels
-                        && let Some(weights) = weights(p)
-                    {
+                    if p < panels {
+                        let at = (start + p) * plan.steps + group * GROUP_STEPS;
+                        let Some(weights) = view.steps[at..].first_chunk::<GROUP_STEPS>() else {
+                            unreachable!("behind the last step is room for a group")
+                        };
                         // The hardware fetches ahead within a page only.
                         if tile == chunk.start {
                             (0..GROUP_STEPS)

@@ -70,3 +70,16 @@ pub enum Row<'a> {
     /// What was wanted.
     Chosen(Chosen),
 }
+
+/// Rows by whom they belong to: the first so many to the first, and so on.
+///
+/// # Panics
+/// If there are fewer rows than that.
+pub fn share_out<'a, 'b>(mut rows: &'a [Row<'b>], counts: &[usize]) -> Vec<&'a [Row<'b>]> {
+    let mut own = |&count: &usize| {
+        let (own, others) = rows.split_at(count);
+        rows = others;
+        own
+    };
+    counts.iter().map(&mut own).collect()
+}

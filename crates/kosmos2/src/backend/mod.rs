@@ -15,7 +15,7 @@ pub mod positions;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use choice::{Allowed, Chosen, Row, Want};
+pub use choice::{Allowed, Chosen, Row, Want, share_out};
 
 use crate::model::ModelError;
 use crate::processor::image::PixelValues;

@@ -61,15 +61,16 @@ pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl IndexedPara
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a
     });
     (0..shape.iter().product::<usize>()).into_par_iter().map(move |index| {
-        let bits = split_mix(stream.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
+        let bits = draw(stream, index as u64) >> 40;
         let unit = bits as f32 / (1u32 << 23) as f32 - 1.0; // 24 bits: exact, in [-1, 1)
         mean + unit * reach
     })
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-fn split_mix(counter: u64) -> u64 {
-    let z = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+/// The number at `index` of the stream that SplitMix64 (Steele, Lea and Flood, 2014) draws from a seed.
+pub fn draw(seed: u64, index: u64) -> u64 {
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let z = seed.wrapping_add(index.wrapping_mul(STEP)).wrapping_add(STEP);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kosmos2::backend::{Backend, ImageEmbedding, Segment};
+use kosmos2::checkpoint::random::draw;
 use kosmos2::decoding::Decoding;
 use kosmos2::generation::GenerationOptions;
 use kosmos2::model::Model;
@@ -45,7 +46,7 @@ pub(super) fn run(
     let prompt = prompt(&config);
     let shown = (0..DIFFERENT.min(pictures)).map(|n| picture(&config, n)).collect::<anyhow::Result<Vec<_>>>()?;
     let lengths: Vec<usize> =
-        (0..pictures as u64).map(|n| min + (mixed(n) % (max - min + 1) as u64) as usize).collect();
+        (0..pictures as u64).map(|n| min + (draw(0, n) % (max - min + 1) as u64) as usize).collect();
     let roles = Arc::new(TokenRoles { pad: config.text_config.pad_token_id, end: Vec::new(), patches: 0..0 });
     let backend = model.backend();
     backend.reserve(workload.batch, prompt.input_ids.len() + max)?;
@@ -101,12 +102,4 @@ fn once(
         });
     }
     Ok(())
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): the same lengths in every run.
-fn mixed(counter: u64) -> u64 {
-    let z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
