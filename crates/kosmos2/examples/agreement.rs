@@ -28,7 +28,9 @@ struct Golden {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (arguments, device, formats) = match &arguments[..] {
-        [rest @ .., flag, device] if flag == "--device" => (rest, device.as_str(), &["f32", "bf16", "f16"][..]),
+        [rest @ .., flag, device] if flag == "--device" => {
+            (rest, device.as_str(), &["f32", "bf16", "f16", "bf16-kv8"][..])
+        }
         all => (all, "cpu", &["bf16", "int8"][..]),
     };
     let device: DeviceChoice = device.parse().expect("a device");

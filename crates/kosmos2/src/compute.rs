@@ -13,13 +13,13 @@ pub enum ComputeError {
     #[error("device {0:?} is not known; expected auto, cpu, cuda or cuda:N")]
     UnknownDevice(String),
     /// Not a format's name.
-    #[error("dtype {0:?} is not known; expected f32, bf16, f16, int8 or fastest")]
+    #[error("dtype {0:?} is not known; expected f32, bf16, f16, int8, bf16-kv8, f16-kv8 or fastest")]
     UnknownFormat(String),
     /// A format that the CPU does not compute in.
     #[error("dtype {0} is not served on the CPU; leave it out or ask for f32, bf16 or int8")]
     CpuFormat(String),
     /// A format that CUDA does not compute in.
-    #[error("dtype {0} is not served on CUDA; leave it out or ask for bf16, f16 or f32")]
+    #[error("dtype {0} is not served on CUDA; leave it out or ask for bf16, f16, f32, bf16-kv8 or f16-kv8")]
     CudaFormat(String),
     /// This program was built without CUDA.
     #[error(
@@ -67,6 +67,59 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// What a card keeps weights and computes products in, and how it keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CudaFormat {
+    /// f32 throughout.
+    F32,
+    /// bf16, keys and values too.
+    Bf16,
+    /// f16, keys and values too.
+    F16,
+    /// bf16; keys and values in 8 bits, with a scale for each token and head.
+    Bf16Kv8,
+    /// f16; keys and values likewise.
+    F16Kv8,
+}
+
+impl CudaFormat {
+    const ALL: [(&'static str, Self); 5] = [
+        ("bf16", Self::Bf16),
+        ("f16", Self::F16),
+        ("f32", Self::F32),
+        ("bf16-kv8", Self::Bf16Kv8),
+        ("f16-kv8", Self::F16Kv8),
+    ];
+
+    fn named(name: Option<&str>) -> Result<Self, ComputeError> {
+        let name = name.unwrap_or("bf16");
+        let known = Self::ALL.into_iter().find(|(known, _)| *known == name || (name == "fastest" && *known == "bf16"));
+        known.map(|(_, format)| format).ok_or_else(|| match name {
+            "int8" => ComputeError::CudaFormat(name.into()),
+            _ => ComputeError::UnknownFormat(name.into()),
+        })
+    }
+
+    /// Its name, as [`Compute::open`] takes it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
+    }
+
+    /// What weights are kept and products computed in.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 | Self::Bf16Kv8 => DType::BF16,
+            Self::F16 | Self::F16Kv8 => DType::F16,
+        }
+    }
+
+    /// Whether keys and values are kept in 8 bits.
+    pub fn has_small_cache(self) -> bool {
+        matches!(self, Self::Bf16Kv8 | Self::F16Kv8)
+    }
+}
+
 /// A device and the number format to compute in.
 #[derive(Debug, Clone)]
 pub enum Compute {
@@ -77,8 +130,8 @@ pub enum Compute {
     Cuda {
         /// The card.
         device: std::sync::Arc<kernels::cuda::Device>,
-        /// f32, bf16 or f16.
-        dtype: DType,
+        /// Weights, products, keys and values.
+        format: CudaFormat,
     },
     /// candle's tensors, all in one dtype: what the kernels of either device are held against.
     Candle {
@@ -90,8 +143,8 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// Opens the device. `format` is `f32`, `bf16` or `int8` on the CPU, `bf16`, `f16` or `f32` on CUDA; `fastest` is
-    /// int8 on the CPU and bf16 on CUDA. Left out, the CPU computes in f32 and CUDA in bf16.
+    /// Opens the device. `format` is `f32`, `bf16` or `int8` on the CPU, `bf16`, `f16`, `f32`, `bf16-kv8` or `f16-kv8` on
+    /// CUDA; `fastest` is int8 on the CPU and bf16 on CUDA. Left out, the CPU computes in f32 and CUDA in bf16.
     ///
     /// # Errors
     /// [`ComputeError`] when the device cannot be used or does not serve the format.
@@ -106,7 +159,10 @@ impl Compute {
             DeviceChoice::CandleCuda(_) if !candle_core::utils::cuda_is_available() => Err(ComputeError::NoCuda),
             DeviceChoice::CandleCuda(ordinal) => {
                 let failed = |source: candle_core::Error| ComputeError::Device { ordinal, reason: source.to_string() };
-                Ok(Self::Candle { device: Device::new_cuda(ordinal).map_err(failed)?, dtype: cuda_dtype(format)? })
+                Ok(Self::Candle {
+                    device: Device::new_cuda(ordinal).map_err(failed)?,
+                    dtype: CudaFormat::named(format)?.dtype(),
+                })
             }
         }
     }
@@ -116,7 +172,7 @@ impl Compute {
             "f32" => WeightFormat::F32,
             "bf16" => WeightFormat::Bf16,
             "int8" | "fastest" => WeightFormat::Int8,
-            "f16" => return Err(ComputeError::CpuFormat("f16".into())),
+            other @ ("f16" | "bf16-kv8" | "f16-kv8") => return Err(ComputeError::CpuFormat(other.into())),
             other => return Err(ComputeError::UnknownFormat(other.to_owned())),
         }))
     }
@@ -138,20 +194,9 @@ impl Compute {
             Self::Cpu(WeightFormat::Bf16) => "bf16",
             Self::Cpu(WeightFormat::Int8) => "int8",
             #[cfg(feature = "cuda-api")]
-            Self::Cuda { dtype, .. } => dtype.as_str(),
+            Self::Cuda { format, .. } => format.name(),
             Self::Candle { dtype, .. } => dtype.as_str(),
         }
-    }
-}
-
-/// What CUDA computes in.
-fn cuda_dtype(format: Option<&str>) -> Result<DType, ComputeError> {
-    match format.unwrap_or("bf16") {
-        "bf16" | "fastest" => Ok(DType::BF16),
-        "f16" => Ok(DType::F16),
-        "f32" => Ok(DType::F32),
-        "int8" => Err(ComputeError::CudaFormat("int8".into())),
-        other => Err(ComputeError::UnknownFormat(other.to_owned())),
     }
 }
 
@@ -159,7 +204,7 @@ fn cuda_dtype(format: Option<&str>) -> Result<DType, ComputeError> {
 fn on_card(ordinal: usize, format: Option<&str>) -> Result<Compute, ComputeError> {
     let failed = |error: kernels::cuda::CudaError| ComputeError::Device { ordinal, reason: error.to_string() };
     let device = std::sync::Arc::new(kernels::cuda::Device::open(ordinal).map_err(failed)?);
-    Ok(Compute::Cuda { device, dtype: cuda_dtype(format)? })
+    Ok(Compute::Cuda { device, format: CudaFormat::named(format)? })
 }
 
 #[cfg(not(feature = "cuda-api"))]
@@ -189,6 +234,24 @@ mod tests {
         }
         let error = Compute::open(DeviceChoice::Cpu, Some("f16")).unwrap_err().to_string();
         assert_eq!(error, "dtype f16 is not served on the CPU; leave it out or ask for f32, bf16 or int8");
+        assert!(
+            Compute::open(DeviceChoice::Cpu, Some("bf16-kv8"))
+                .unwrap_err()
+                .to_string()
+                .contains("not served on the CPU")
+        );
         assert!(Compute::open(DeviceChoice::Cpu, Some("fp8")).unwrap_err().to_string().contains("expected f32, bf16"));
+    }
+
+    #[test]
+    fn cards_compute_in_formats_by_name() {
+        for (name, format) in CudaFormat::ALL {
+            assert_eq!((CudaFormat::named(Some(name)).unwrap(), format.name()), (format, name));
+        }
+        for either in [None, Some("fastest")] {
+            assert_eq!(CudaFormat::named(either).unwrap(), CudaFormat::Bf16);
+        }
+        assert!(CudaFormat::named(Some("int8")).unwrap_err().to_string().contains("not served on CUDA"));
+        assert!(CudaFormat::named(Some("kv8")).unwrap_err().to_string().contains("is not known"));
     }
 }

@@ -11,6 +11,8 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::CudaBackend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::compute::Compute;
+#[cfg(feature = "cuda-api")]
+use crate::compute::CudaFormat;
 use crate::config::{Config, ConfigError, GenerationConfig};
 use crate::generation::OptionsError;
 
@@ -142,7 +144,7 @@ fn checkpoint_place(compute: &Compute) -> (DType, Device) {
         Compute::Candle { device, dtype } => (*dtype, device.clone()),
         // Each tensor goes to the card as it is read.
         #[cfg(feature = "cuda-api")]
-        Compute::Cuda { dtype, .. } => (*dtype, Device::Cpu),
+        Compute::Cuda { format, .. } => (format.dtype(), Device::Cpu),
     }
 }
 
@@ -155,10 +157,12 @@ fn load_backend(
         Compute::Cpu(format) => Box::new(CpuBackend::load(checkpoint, config, *format)?),
         Compute::Candle { .. } => Box::new(CandleBackend::load(checkpoint, config)?),
         #[cfg(feature = "cuda-api")]
-        Compute::Cuda { device, dtype } => match dtype {
-            DType::BF16 => Box::new(CudaBackend::<half::bf16>::load(device, checkpoint, config)?),
-            DType::F16 => Box::new(CudaBackend::<half::f16>::load(device, checkpoint, config)?),
-            _ => Box::new(CudaBackend::<f32>::load(device, checkpoint, config)?),
+        Compute::Cuda { device, format } => match format {
+            CudaFormat::F32 => Box::new(CudaBackend::<f32>::load(device, checkpoint, config)?),
+            CudaFormat::Bf16 => Box::new(CudaBackend::<half::bf16>::load(device, checkpoint, config)?),
+            CudaFormat::F16 => Box::new(CudaBackend::<half::f16>::load(device, checkpoint, config)?),
+            CudaFormat::Bf16Kv8 => Box::new(CudaBackend::<half::bf16, i8>::load(device, checkpoint, config)?),
+            CudaFormat::F16Kv8 => Box::new(CudaBackend::<half::f16, i8>::load(device, checkpoint, config)?),
         },
     })
 }

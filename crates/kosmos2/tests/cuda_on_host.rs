@@ -5,10 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use candle_core::DType;
 use common::decoding::{demo, demo_model, scene_pixels};
 use kernels::cuda::Device;
-use kosmos2::compute::Compute;
+use kosmos2::compute::{Compute, CudaFormat};
 use kosmos2::decoding::common_prefix;
 use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::PixelValues;
@@ -25,9 +24,9 @@ struct Golden {
     new_ids: Vec<u32>,
 }
 
-fn on_cuda(dtype: DType) -> Kosmos2 {
+fn on_cuda(format: CudaFormat) -> Kosmos2 {
     let device = Arc::new(Device::open(0).unwrap());
-    Kosmos2::open(&demo().join("kosmos-2-emoji"), &Compute::Cuda { device, dtype }).unwrap()
+    Kosmos2::open(&demo().join("kosmos-2-emoji"), &Compute::Cuda { device, format }).unwrap()
 }
 
 fn goldens() -> Vec<Golden> {
@@ -63,7 +62,7 @@ fn assert_alike(found: &[GroundedText], expected: &[GroundedText]) {
 
 #[test]
 fn every_kind_of_ask_is_answered_as_on_the_cpu() {
-    let (mut cpu, mut cuda) = (demo_model(), on_cuda(DType::F32));
+    let (mut cpu, mut cuda) = (demo_model(), on_cuda(CudaFormat::F32));
     let picture = scene_pixels(&cpu, SCENE);
     let goldens = goldens();
     // Eight rows decode in a recorded step of eight, then fewer as they end; two of them under the grammar, cut short.
@@ -89,7 +88,7 @@ fn every_kind_of_ask_is_answered_as_on_the_cpu() {
 
 #[test]
 fn a_prefix_taken_over_from_another_slot_changes_nothing() {
-    let mut cuda = on_cuda(DType::F32);
+    let mut cuda = on_cuda(CudaFormat::F32);
     let picture = scene_pixels(&cuda, SCENE);
     let processor = Arc::clone(cuda.processor());
     let prompts = ["<grounding> An image of", "<grounding>", "<grounding> An image of a"];
@@ -116,8 +115,8 @@ fn a_prefix_taken_over_from_another_slot_changes_nothing() {
 fn half_formats_give_the_texts_of_f32() {
     let goldens = goldens();
     let asks: Vec<_> = goldens.iter().map(|golden| Ask::generate(golden.prompt.as_str(), greedy(160))).collect();
-    for dtype in [DType::BF16, DType::F16] {
-        let mut cuda = on_cuda(dtype);
+    for format in [CudaFormat::Bf16, CudaFormat::F16, CudaFormat::Bf16Kv8] {
+        let mut cuda = on_cuda(format);
         let picture = scene_pixels(&cuda, SCENE);
         let found = answers(&mut cuda, &picture, &asks);
         let same = found.iter().zip(&goldens).filter(|(found, golden)| found.token_ids == golden.new_ids).count();

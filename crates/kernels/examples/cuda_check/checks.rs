@@ -3,8 +3,8 @@
 use candle_core::{D, DType, Device as Host, Tensor};
 use kernels::cuda::tables::{Copies, Copy, NewRow, RowLimits, Rows, Tile, TileLimits, Tiles, Want, Wants};
 use kernels::cuda::{
-    Attention, Buffer, Chosen, Contexts, CudaError, Device, Format, KeyValueCache, Matrix, NewTokens, Norm, Residual,
-    Splits, Way,
+    Attention, Buffer, Chosen, Contexts, CudaError, Device, Format, Kept, KeyValueCache, Matrix, NewTokens, Norm,
+    Residual, Splits, Way,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -73,9 +73,7 @@ pub(crate) fn format<T: Format>(device: &Device, report: &mut Report, bound: f64
         }
     }
     for (heads, head_dim) in [(32, 64), (8, 32), (4, 16)] {
-        newest::<T>(device, report, heads, head_dim, &[0, 1, 5, 17, 63, 130, 199], 1, true, bound)?;
-        newest::<T>(device, report, heads, head_dim, &[3, 64, 150], 5, true, bound)?;
-        newest::<T>(device, report, heads, head_dim, &[2, 90], 8, false, bound)?;
+        cache::<T, T>(device, report, heads, head_dim, bound)?;
         for on_tensor_cores in [false, true] {
             if on_tensor_cores && !T::ON_TENSOR_CORES {
                 continue;
@@ -97,6 +95,64 @@ pub(crate) fn format<T: Format>(device: &Device, report: &mut Report, bound: f64
     Ok(())
 }
 
+fn cache<T: Format, S: Kept<T>>(
+    device: &Device,
+    report: &mut Report,
+    heads: usize,
+    head_dim: usize,
+    bound: f64,
+) -> Result<(), CudaError> {
+    newest::<T, S>(device, report, heads, head_dim, &[0, 1, 5, 17, 63, 130, 199], 1, true, bound)?;
+    newest::<T, S>(device, report, heads, head_dim, &[3, 64, 150], 5, true, bound)?;
+    newest::<T, S>(device, report, heads, head_dim, &[2, 90], 8, false, bound)
+}
+
+/// The kernels for keys and values in 8 bits.
+pub(crate) fn small_cache<T: Format>(device: &Device, report: &mut Report, bound: f64) -> Result<(), CudaError>
+where
+    i8: Kept<T>,
+{
+    for (heads, head_dim) in [(32, 64), (8, 32), (4, 16)] {
+        cache::<T, i8>(device, report, heads, head_dim, bound)?;
+        let (length, rows, width) = (150, 140, heads * head_dim);
+        let limits = RowLimits { tokens: 1, positions: 1, slots: 2, columns: length };
+        let kept = KeyValueCache::<i8>::new::<T>(device, 2, heads, length, head_dim)?;
+        let table = Rows::new(device, rows, limits)?;
+        let entry = |column: u32| NewRow { token: 0, position: 0, slot: 1, column };
+        table.set(device, &(0..rows as u32).map(entry).collect::<Vec<_>>())?;
+        let qkv = report.values::<T>(rows * 3 * width, 1.0, 0.0);
+        let (new, bias) = (device.buffer(&qkv)?, device.zeros::<f32>(3 * width)?);
+        device.append(&table, rows, NewTokens { qkv: &new, bias: &bias }, &kept)?;
+        let limits = TileLimits { queries: rows, contexts: 2, columns: length, out: rows };
+        let list = Tile::cover(0, rows as u32, 1, 1, true, 0);
+        let mut tiles = Tiles::new(device, list.len(), limits)?;
+        tiles.set(device, &list)?;
+        let out = unwritten::<T>(device, rows * width)?;
+        device.attend(&Attention {
+            tiles: &tiles,
+            queries: &new,
+            query_stride: 3 * width,
+            query_bias: None,
+            value_bias: None,
+            contexts: &kept.contexts(),
+            heads,
+            head_dim,
+            out: &out,
+        })?;
+        let all = tensor(&qkv, &[rows, 3, heads, head_dim]);
+        let head = |head: usize| {
+            let part =
+                |n: usize| all.narrow(1, n, 1).unwrap().narrow(2, head, 1).unwrap().reshape(((), head_dim)).unwrap();
+            attention(&part(0), &part(1), &part(2), 1, 1)
+        };
+        let expected = Tensor::stack(&(0..heads).map(head).collect::<Vec<_>>(), 1).unwrap();
+        let expected = expected.reshape((rows, width)).unwrap();
+        let shape = [rows, heads, head_dim];
+        report.line("attend_tiles_int8, causal", T::NAME, &shape, distance(&device.values(&out)?, &expected), bound);
+    }
+    Ok(())
+}
+
 fn row_kernels<T: Format>(
     device: &Device,
     report: &mut Report,
@@ -107,7 +163,7 @@ fn row_kernels<T: Format>(
     let shape = [rows, width];
     let (weight, bias) = (report.values::<f32>(width, 0.3, 1.0), report.values::<f32>(width, 0.2, 0.0));
     let own_bias = report.values::<f32>(width, 0.1, 0.0);
-    let (x, y) = (report.values::<f32>(rows * width, 1.0, 3.0), report.values::<f32>(rows * width, 1.0, 0.0));
+    let (x, y) = (report.values::<f32>(rows * width, 1.0, 3.0), report.values::<T>(rows * width, 1.0, 0.0));
     let (w, b, own) = (tensor(&weight, &[width]), tensor(&bias, &[width]), tensor(&own_bias, &[width]));
     let norm = Norm::new(device.buffer(&weight)?, device.buffer(&bias)?, EPS as f32)?;
     let own_bias = device.buffer(&own_bias)?;
@@ -159,7 +215,7 @@ fn products<T: Format, O: Format>(
     let weights = Matrix::new(device.buffer(&w)?, outputs, inner)?;
     let (x, stride) = (device.buffer(&x)?, outputs.next_multiple_of(8));
     for way in [Way::Blas, Way::FewRows] {
-        if way == Way::FewRows && ![1, 2, 4].contains(&rows) {
+        if way == Way::FewRows && ![1, 2].contains(&rows) {
             continue;
         }
         let y = unwritten::<O>(device, rows * stride)?;
@@ -182,7 +238,7 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor, first: usize, step: usize) -> T
 }
 
 #[allow(clippy::too_many_arguments, reason = "a case of a table")]
-fn newest<T: Format>(
+fn newest<T: Format, S: Kept<T>>(
     device: &Device,
     report: &mut Report,
     heads: usize,
@@ -194,7 +250,7 @@ fn newest<T: Format>(
 ) -> Result<(), CudaError> {
     let (length, rows, width) = (200, columns.len(), heads * head_dim);
     let limits = RowLimits { tokens: 1, positions: 1, slots: rows + 1, columns: length };
-    let cache = KeyValueCache::<T>::new(device, rows + 1, heads, length, head_dim)?;
+    let cache = KeyValueCache::<S>::new::<T>(device, rows + 1, heads, length, head_dim)?;
     let bias = report.values::<f32>(3 * width, 0.3, 0.0);
     let biases = device.buffer(&bias)?;
     let entry = |slot: usize, column: usize| NewRow { token: 0, position: 0, slot: slot as u32, column: column as u32 };
@@ -244,21 +300,27 @@ fn newest<T: Format>(
     }
     let joined = Tensor::cat(&joined, 0).unwrap().reshape((rows, width)).unwrap();
     let expected = layer_norm(&joined, &tensor(&weight, &[width]), &tensor(&norm_bias, &[width]));
-    let name = if append { "attend_newest, append" } else { "attend_newest" };
-    report.line(name, T::NAME, &[rows, heads, head_dim, splits], distance(&device.values(&out)?, &expected), bound);
+    let name = format!("attend_newest{}{}", if append { ", append" } else { "" }, S::SUFFIX);
+    report.line(&name, T::NAME, &[rows, heads, head_dim, splits], distance(&device.values(&out)?, &expected), bound);
 
     // What one slot takes over from another, the other's results are the same from there.
     let mut copies = Copies::new(device, 1, rows + 1, length)?;
     let last = rows - 1;
     copies.set(device, &[Copy { from: last as u32 + 1, to: 0, first: 0, count: columns[last] + 1 }])?;
-    device.copy_columns(&copies, &cache)?;
+    device.copy_columns::<T, S>(&copies, &cache)?;
     table.set(device, &[entry(0, columns[last] as usize)])?;
     let own = new.part(last * 3 * width..rows * 3 * width);
     let again = unwritten::<T>(device, width)?;
     device.attend_newest(&table, 1, NewTokens { qkv: &own, bias: &biases }, &cache, false, &parts)?;
     device.merge_norm(&parts, 1, heads, &norm, &again)?;
     let expected = expected.narrow(0, last, 1).unwrap();
-    report.line("copy_columns", T::NAME, &[heads, head_dim], distance(&device.values(&again)?, &expected), bound);
+    report.line(
+        &format!("copy_columns{}", S::SUFFIX),
+        T::NAME,
+        &[heads, head_dim],
+        distance(&device.values(&again)?, &expected),
+        bound,
+    );
     Ok(())
 }
 
@@ -291,6 +353,7 @@ fn tiles<T: Format>(
     let lying = Contexts {
         keys: &buffer.part(width..buffer.len()),
         values: &buffer.part(2 * width..buffer.len()),
+        scales: None,
         context: length * 3 * width,
         head: head_dim,
         column: 3 * width,

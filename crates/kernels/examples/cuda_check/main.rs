@@ -20,6 +20,9 @@ fn main() -> Result<ExitCode, CudaError> {
     checks::format::<f32>(&device, &mut report, 2e-6)?;
     checks::format::<f16>(&device, &mut report, 5e-4)?;
     checks::format::<bf16>(&device, &mut report, 4e-3)?;
+    // Eight bits of each key and value: 1/254 of its head's greatest at most, some 0.6 % of the usual.
+    checks::small_cache::<f16>(&device, &mut report, 1.5e-2)?;
+    checks::small_cache::<bf16>(&device, &mut report, 1.5e-2)?;
     checks::choose(&device, &mut report)?;
     checks::recording(&device, &mut report)?;
     println!("{} checks, {} wrong", report.checks, report.wrong);

@@ -4,7 +4,7 @@ use half::bf16;
 use kernels::cuda::rates::{copied_bytes, median, product_flops};
 use kernels::cuda::tables::{NewRow, RowLimits, Rows, Tile, TileLimits, Tiles, Want, Wants};
 use kernels::cuda::{
-    Attention, Contexts, CudaError, Device, Format, KeyValueCache, Matrix, NewTokens, Norm, Residual, Splits, Way,
+    Attention, Contexts, CudaError, Device, Format, Kept, KeyValueCache, Matrix, NewTokens, Norm, Residual, Splits, Way,
 };
 
 use crate::checks::Report;
@@ -14,8 +14,12 @@ const INNER: usize = 8192;
 const HEADS: usize = 32;
 const HEAD_DIM: usize = 64;
 const VOCABULARY: usize = 65_037;
+/// Rows of the head.
+const OUTPUTS: usize = 65_152;
 /// Tokens of a context halfway through 64 new ones.
 const CONTEXT: usize = 103;
+/// Launches in a row that a kernel's time is the mean of.
+const IN_A_ROW: usize = 16;
 
 struct Times<'a> {
     device: &'a Device,
@@ -32,7 +36,8 @@ pub(crate) fn table(device: &Device) -> Result<(), CudaError> {
     times.products()?;
     for rows in [1, 32, 256, 1024] {
         times.norms(rows)?;
-        times.newest(rows)?;
+        times.newest::<bf16>(rows)?;
+        times.newest::<i8>(rows)?;
         times.choose(rows)?;
     }
     times.tiles("vision, 64 pictures", 16, 64, 257, 257, false)?;
@@ -47,7 +52,8 @@ impl Times<'_> {
         flops: f64,
         work: impl Fn() -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
-        let seconds = median(self.device, work)?;
+        let in_a_row = || (0..IN_A_ROW).try_for_each(|_| work());
+        let seconds = median(self.device, in_a_row)? / IN_A_ROW as f64;
         println!("{name:40} {:9.1} {:9.0} {:9.1}", seconds * 1e6, bytes / seconds / 1e9, flops / seconds / 1e12);
         Ok(())
     }
@@ -60,19 +66,17 @@ impl Times<'_> {
     /// Each shape of the decoder, by cuBLAS and, for few rows, by the kernel for them. More than one set of weights, so
     /// that no cache holds them.
     fn products(&mut self) -> Result<(), CudaError> {
-        for (outputs, inner) in
-            [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER), (VOCABULARY, WIDTH)]
-        {
+        for (outputs, inner) in [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER), (OUTPUTS, WIDTH)] {
             let bytes = outputs * inner * size_of::<bf16>();
             let sets = (200_000_000 / bytes).max(1);
             let weights = (0..sets)
                 .map(|_| Matrix::new(self.random::<bf16>(outputs * inner)?, outputs, inner))
                 .collect::<Result<Vec<_>, _>>()?;
-            let stride = outputs.next_multiple_of(8);
-            let (x, y) = (self.random::<bf16>(1024 * inner)?, self.device.zeros::<f32>(1024 * stride)?);
-            for rows in [1, 2, 4, 32, 256, 1024] {
+            let stride = outputs;
+            let (x, y) = (self.random::<bf16>(1024 * inner)?, self.device.zeros::<bf16>(1024 * stride)?);
+            for rows in [1, 2, 8, 32, 256, 1024] {
                 for way in [Way::FewRows, Way::Blas] {
-                    if way == Way::FewRows && rows > 4 {
+                    if way == Way::FewRows && rows > 2 {
                         continue;
                     }
                     let all = || {
@@ -98,7 +102,7 @@ impl Times<'_> {
     fn norms(&mut self, rows: usize) -> Result<(), CudaError> {
         let device = self.device;
         let norm = Norm::new(self.random(WIDTH)?, self.random(WIDTH)?, 1e-5)?;
-        let (x, y, bias) = (self.random(rows * WIDTH)?, self.random(rows * WIDTH)?, self.random(WIDTH)?);
+        let (x, y, bias) = (self.random(rows * WIDTH)?, self.random::<bf16>(rows * WIDTH)?, self.random(WIDTH)?);
         let out = device.zeros::<bf16>(rows * WIDTH)?;
         let residual = Residual {
             x: &x,
@@ -109,7 +113,7 @@ impl Times<'_> {
             to_unit_length: false,
             out: &out,
         };
-        let bytes = (rows * WIDTH * (4 + 4 + 4 + 2)) as f64;
+        let bytes = (rows * WIDTH * (4 + 2 + 4 + 2)) as f64;
         self.line(&format!("residual_norm {rows}"), bytes, 0.0, || device.residual_norm(&residual))?;
         let wide = Norm::new(self.random(INNER)?, self.random(INNER)?, 1e-5)?;
         let (inner, bias) = (self.random::<bf16>(rows * INNER)?, self.random(INNER)?);
@@ -117,23 +121,23 @@ impl Times<'_> {
         self.line(&format!("gelu_norm {rows}"), bytes, 0.0, || device.gelu_norm(&inner, rows, &bias, &wide))
     }
 
-    fn newest(&mut self, rows: usize) -> Result<(), CudaError> {
+    fn newest<S: Kept<bf16>>(&mut self, rows: usize) -> Result<(), CudaError> {
         let device = self.device;
         let limits = RowLimits { tokens: 1, positions: 1, slots: rows, columns: 2 * CONTEXT };
-        let cache = KeyValueCache::<bf16>::new(device, rows, HEADS, 2 * CONTEXT, HEAD_DIM)?;
+        let cache = KeyValueCache::<S>::new::<bf16>(device, rows, HEADS, 2 * CONTEXT, HEAD_DIM)?;
         let table = Rows::new(device, rows, limits)?;
         let entry = |slot: usize| NewRow { token: 0, position: 0, slot: slot as u32, column: CONTEXT as u32 };
         table.set(device, &(0..rows).map(entry).collect::<Vec<_>>())?;
         let (qkv, bias) = (self.random::<bf16>(rows * 3 * WIDTH)?, self.random(3 * WIDTH)?);
         let norm = Norm::new(self.random(WIDTH)?, self.random(WIDTH)?, 1e-5)?;
         let out = device.zeros::<bf16>(rows * WIDTH)?;
-        let bytes = (rows * CONTEXT * WIDTH * 2 * 2) as f64;
+        let bytes = (rows * KeyValueCache::<S>::slot_bytes::<bf16>(CONTEXT, HEADS, HEAD_DIM)) as f64;
         for splits in [1, 2, 4, 8] {
             if splits > 1 && rows > 256 {
                 continue;
             }
             let parts = Splits::new(device, rows * splits, HEADS, HEAD_DIM)?.of(splits);
-            self.line(&format!("attend_newest {rows}, {splits} splits"), bytes, 0.0, || {
+            self.line(&format!("attend_newest{} {rows}, {splits} splits", S::SUFFIX), bytes, 0.0, || {
                 device.attend_newest(&table, rows, NewTokens { qkv: &qkv, bias: &bias }, &cache, true, &parts)
             })?;
             let read = (rows * splits * WIDTH * 4) as f64;
@@ -184,6 +188,7 @@ impl Times<'_> {
         let lying = Contexts {
             keys: &qkv.part(width..qkv.len()),
             values: &qkv.part(2 * width..qkv.len()),
+            scales: None,
             context: rows * 3 * width,
             head: HEAD_DIM,
             column: 3 * width,

@@ -2,13 +2,14 @@
 
 use super::buffer::Buffer;
 use super::device::{CudaError, Device, at_least};
-use super::format::Format;
+use super::format::{Element, Format, Kept};
 use super::launch::{Argument, int};
 use super::tables::{Copies, RowLimits, Rows, Tile, Tiles};
 
 /// Heads of a block; as in the kernels.
 const QUERY_WARPS: usize = 4;
 const ATTENTION_THREADS: usize = 128;
+const TILE_THREADS: usize = 256;
 const APPEND_THREADS: usize = 256;
 
 /// The kernels' head sizes.
@@ -27,43 +28,59 @@ fn scale(head_dim: usize) -> f32 {
     std::f32::consts::LOG2_E / (head_dim as f32).sqrt()
 }
 
-/// Keys and values of one layer: each [slots, heads, length, head_dim].
+/// Values that share a scale's pair: its key's and its value's.
+const PAIR: usize = 2;
+
+/// Keys and values of one layer: each [slots, heads, length, head_dim], and their scales [slots, heads, length, 2] where
+/// they are kept with such.
 #[derive(Debug, Clone)]
-pub struct KeyValueCache<T> {
-    keys: Buffer<T>,
-    values: Buffer<T>,
+pub struct KeyValueCache<S> {
+    keys: Buffer<S>,
+    values: Buffer<S>,
+    scales: Option<Buffer<f32>>,
     slots: usize,
     heads: usize,
     length: usize,
     head_dim: usize,
 }
 
-impl<T: Format> KeyValueCache<T> {
-    /// Room for `slots` sequences of `length` tokens.
+impl<S: Element> KeyValueCache<S> {
+    /// Room for `slots` sequences of `length` tokens, computed in `T`.
     ///
     /// # Errors
     /// [`CudaError::Shape`] where no kernel has this head size; the driver's, where the card has no room.
-    pub fn new(device: &Device, slots: usize, heads: usize, length: usize, head_dim: usize) -> Result<Self, CudaError> {
+    pub fn new<T: Format>(
+        device: &Device,
+        slots: usize,
+        heads: usize,
+        length: usize,
+        head_dim: usize,
+    ) -> Result<Self, CudaError>
+    where
+        S: Kept<T>,
+    {
         served(head_dim)?;
-        let side = || device.zeros(slots * heads * length * head_dim);
-        Ok(Self { keys: side()?, values: side()?, slots, heads, length, head_dim })
+        let columns = slots * heads * length;
+        let side = || device.zeros(columns * head_dim);
+        let scales = S::SCALED.then(|| device.zeros(columns * PAIR)).transpose()?;
+        Ok(Self { keys: side()?, values: side()?, scales, slots, heads, length, head_dim })
     }
 
-    /// Whether there are kernels for heads of this size.
-    pub fn serves(head_dim: usize) -> bool {
-        served(head_dim).is_ok()
-    }
-
-    /// Bytes that a slot of `length` tokens takes in one layer of this width.
-    pub fn slot_bytes(length: usize, width: usize) -> usize {
-        2 * length * width * size_of::<T>()
+    /// Bytes that a slot of `length` tokens takes in one layer.
+    pub fn slot_bytes<T: Format>(length: usize, heads: usize, head_dim: usize) -> usize
+    where
+        S: Kept<T>,
+    {
+        let scales = if S::SCALED { PAIR * size_of::<f32>() } else { 0 };
+        length * heads * (2 * head_dim * size_of::<S>() + scales)
     }
 
     /// The slots as contexts.
-    pub fn contexts(&self) -> Contexts<'_, T> {
+    pub fn contexts(&self) -> Contexts<'_, S> {
         Contexts {
             keys: &self.keys,
             values: &self.values,
+            scales: self.scales.as_ref(),
             context: self.heads * self.length * self.head_dim,
             head: self.length * self.head_dim,
             column: self.head_dim,
@@ -84,11 +101,13 @@ impl<T: Format> KeyValueCache<T> {
 
 /// Where keys and values of several contexts lie, and how far apart: contexts, heads of one, columns of a head.
 #[derive(Debug, Clone, Copy)]
-pub struct Contexts<'a, T> {
+pub struct Contexts<'a, S> {
     /// Keys from the first context's first column on.
-    pub keys: &'a Buffer<T>,
+    pub keys: &'a Buffer<S>,
     /// Values likewise.
-    pub values: &'a Buffer<T>,
+    pub values: &'a Buffer<S>,
+    /// The columns' scales, where keys and values are kept with such; they must lie densely then.
+    pub scales: Option<&'a Buffer<f32>>,
     /// Values from one context to the next.
     pub context: usize,
     /// Values from one head to the next.
@@ -113,7 +132,7 @@ pub struct NewTokens<'a, T> {
 
 /// Tiles of queries against their contexts.
 #[derive(Debug, Clone, Copy)]
-pub struct Attention<'a, T> {
+pub struct Attention<'a, T, S = T> {
     /// Which rows of the queries see what.
     pub tiles: &'a Tiles,
     /// Rows of heads · head_dim values.
@@ -125,7 +144,7 @@ pub struct Attention<'a, T> {
     /// Added to values. A bias of keys would change nothing.
     pub value_bias: Option<&'a Buffer<f32>>,
     /// Keys and values.
-    pub contexts: &'a Contexts<'a, T>,
+    pub contexts: &'a Contexts<'a, S>,
     /// Number of heads.
     pub heads: usize,
     /// Values of each.
@@ -170,12 +189,12 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
-    pub fn attend_newest<T: Format>(
+    pub fn attend_newest<T: Format, S: Kept<T>>(
         &self,
         rows: &Rows,
         count: usize,
         tokens: NewTokens<T>,
-        cache: &KeyValueCache<T>,
+        cache: &KeyValueCache<S>,
         append: bool,
         splits: &Splits,
     ) -> Result<(), CudaError> {
@@ -186,15 +205,16 @@ impl Device {
         at_least("queries, keys and values", qkv.len(), count * 3 * width)?;
         at_least("their biases", bias.len(), 3 * width)?;
         splits.hold(count, heads, cache.head_dim)?;
-        let kernel = format!("attend_newest_{}_{}", T::NAME, cache.head_dim);
+        let kernel = format!("attend_newest_{}{}_{}", T::NAME, S::SUFFIX, cache.head_dim);
         let (heads_int, length, append) = (int(heads)?, int(cache.length)?, i32::from(append));
         let scale = scale(cache.head_dim);
-        let arguments: [&dyn Argument; 11] = [
+        let arguments: [&dyn Argument; 12] = [
             &rows.words,
             qkv,
             bias,
             &cache.keys,
             &cache.values,
+            &cache.scales.as_ref(),
             &splits.mixed,
             &splits.weights,
             &heads_int,
@@ -211,12 +231,12 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
-    pub fn append<T: Format>(
+    pub fn append<T: Format, S: Kept<T>>(
         &self,
         rows: &Rows,
         count: usize,
         tokens: NewTokens<T>,
-        cache: &KeyValueCache<T>,
+        cache: &KeyValueCache<S>,
     ) -> Result<(), CudaError> {
         let NewTokens { qkv, bias } = tokens;
         let width = cache.width();
@@ -224,9 +244,10 @@ impl Device {
         cache.holds(&rows.limits)?;
         at_least("queries, keys and values", qkv.len(), count * 3 * width)?;
         at_least("their biases", bias.len(), 3 * width)?;
-        let kernel = format!("append_{}_{}", T::NAME, cache.head_dim);
+        let kernel = format!("append_{}{}_{}", T::NAME, S::SUFFIX, cache.head_dim);
         let (heads, length) = (int(cache.heads)?, int(cache.length)?);
-        let arguments: [&dyn Argument; 7] = [&rows.words, qkv, bias, &cache.keys, &cache.values, &heads, &length];
+        let (keys, values, scales) = (&cache.keys, &cache.values, &cache.scales.as_ref());
+        let arguments: [&dyn Argument; 8] = [&rows.words, qkv, bias, keys, values, scales, &heads, &length];
         // SAFETY: sizes are checked above, slots and columns when they were set.
         unsafe { self.launch(&kernel, (count, 1, 1), APPEND_THREADS, &arguments) }
     }
@@ -235,12 +256,17 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError::Size`] where the cache is smaller than the copies allow for, or the driver's.
-    pub fn copy_columns<T: Format>(&self, copies: &Copies, cache: &KeyValueCache<T>) -> Result<(), CudaError> {
+    pub fn copy_columns<T: Format, S: Kept<T>>(
+        &self,
+        copies: &Copies,
+        cache: &KeyValueCache<S>,
+    ) -> Result<(), CudaError> {
         at_least("the cache's slots", cache.slots, copies.slots)?;
         at_least("the cache's columns", cache.length, copies.columns)?;
-        let kernel = format!("copy_columns_{}_{}", T::NAME, cache.head_dim);
+        let kernel = format!("copy_columns_{}{}_{}", T::NAME, S::SUFFIX, cache.head_dim);
         let (heads, length) = (int(cache.heads)?, int(cache.length)?);
-        let arguments: [&dyn Argument; 5] = [&copies.words, &cache.keys, &cache.values, &heads, &length];
+        let (keys, values, scales) = (&cache.keys, &cache.values, &cache.scales.as_ref());
+        let arguments: [&dyn Argument; 6] = [&copies.words, keys, values, scales, &heads, &length];
         // SAFETY: sizes are checked above, slots and columns when they were set.
         unsafe { self.launch(&kernel, (copies.count, cache.heads, 1), ATTENTION_THREADS, &arguments) }
     }
@@ -249,15 +275,19 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, [`CudaError::Shape`] where no kernel has the head size.
-    pub fn attend<T: Format>(&self, attention: &Attention<T>) -> Result<(), CudaError> {
+    pub fn attend<T: Format, S: Kept<T>>(&self, attention: &Attention<T, S>) -> Result<(), CudaError> {
         self.attend_by(T::ON_TENSOR_CORES, attention)
     }
 
     /// As [`Self::attend`], on the tensor cores or not, to compare the two.
     ///
     /// # Errors
-    /// As there; [`CudaError::Shape`] where the format has no kernel on the tensor cores.
-    pub fn attend_by<T: Format>(&self, on_tensor_cores: bool, attention: &Attention<T>) -> Result<(), CudaError> {
+    /// As there; [`CudaError::Shape`] where the format has no kernel of this kind.
+    pub fn attend_by<T: Format, S: Kept<T>>(
+        &self,
+        on_tensor_cores: bool,
+        attention: &Attention<T, S>,
+    ) -> Result<(), CudaError> {
         let Attention { tiles, queries, query_stride, query_bias, value_bias, contexts, heads, head_dim, out } =
             *attention;
         served(head_dim)?;
@@ -280,16 +310,28 @@ impl Device {
         if on_tensor_cores && !T::ON_TENSOR_CORES {
             return Err(CudaError::Shape { what: "a number", found: size_of::<T>(), served: "2 bytes" });
         }
+        if S::SCALED {
+            if !on_tensor_cores || contexts.column != head_dim {
+                return Err(CudaError::Shape {
+                    what: "a scaled column",
+                    found: contexts.column,
+                    served: "a head's size",
+                });
+            }
+            let scales = contexts.scales.map_or(0, Buffer::len);
+            at_least("scales", scales, reach / head_dim * PAIR)?;
+        }
         let (stride, heads_int) = (int(query_stride)?, int(heads)?);
         let (context, head) = (contexts.context as u64, contexts.head as u64);
         let (column, scale) = (int(contexts.column)?, scale(head_dim));
-        let arguments: [&dyn Argument; 13] = [
+        let arguments: [&dyn Argument; 14] = [
             &tiles.words,
             queries,
             &stride,
             &query_bias,
             contexts.keys,
             contexts.values,
+            &contexts.scales,
             &context,
             &head,
             &column,
@@ -298,12 +340,12 @@ impl Device {
             &heads_int,
             &scale,
         ];
-        let (name, grid) = match on_tensor_cores {
-            true => ("tiles", (heads, tiles.count, 1)),
-            false => ("rows", (heads.div_ceil(QUERY_WARPS), tiles.count, Tile::MOST_ROWS)),
+        let (name, grid, threads) = match on_tensor_cores {
+            true => ("tiles", (heads, tiles.count, 1), TILE_THREADS),
+            false => ("rows", (heads.div_ceil(QUERY_WARPS), tiles.count, Tile::MOST_ROWS), ATTENTION_THREADS),
         };
-        let kernel = format!("attend_{name}_{}_{head_dim}", T::NAME);
+        let kernel = format!("attend_{name}_{}{}_{head_dim}", T::NAME, S::SUFFIX);
         // SAFETY: sizes are checked above, the tiles' entries when they were set.
-        unsafe { self.launch(&kernel, grid, ATTENTION_THREADS, &arguments) }
+        unsafe { self.launch(&kernel, grid, threads, &arguments) }
     }
 }

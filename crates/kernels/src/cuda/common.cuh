@@ -13,15 +13,37 @@
 
 typedef __half f16;
 typedef __nv_bfloat16 bf16;
+typedef signed char int8;
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 // Values of a row that one thread owns in the kernels that go over whole rows.
 constexpr int OWN = 8;
 
+// Kernels are launched while the one before them still runs, to be there when it is done. Before this nothing may be read
+// that it writes and nothing written at all; every kernel comes by here, so all before it are done as well.
+__device__ inline void wait_for_the_one_before() {
+#if !defined(KERNELS_ON_HOST) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel come.
+__device__ inline void let_the_next_come() {
+#if !defined(KERNELS_ON_HOST) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+__device__ inline void begin() {
+    let_the_next_come();
+    wait_for_the_one_before();
+}
+
 __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(f16 x) { return __half2float(x); }
 __device__ inline float widen(bf16 x) { return __bfloat162float(x); }
+__device__ inline float widen(int8 x) { return (float)x; }
 
 template <class T> __device__ inline T narrow(float x);
 template <> __device__ inline float narrow<float>(float x) { return x; }
@@ -57,6 +79,17 @@ template <class T> __device__ inline void store_own(T *to, const float (&own)[OW
         for (int i = 0; i < LENGTH; i++) pack.at[i] = narrow<T>(own[part + i]);
         store_pack(to + part, pack);
     }
+}
+
+// 2 to the x, good to 2 units in the last place.
+__device__ inline float power_of_two(float x) {
+#ifdef KERNELS_ON_HOST
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
 }
 
 __device__ inline float warp_sum(float value) {

@@ -16,6 +16,8 @@ unsafe impl Element for f16 {}
 // SAFETY: as above.
 unsafe impl Element for bf16 {}
 // SAFETY: as above.
+unsafe impl Element for i8 {}
+// SAFETY: as above.
 unsafe impl Element for u16 {}
 // SAFETY: as above.
 unsafe impl Element for u32 {}
@@ -84,4 +86,27 @@ impl Format for bf16 {
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
+}
+
+/// How keys and values that are computed in `T` are kept: as they are, or as i8 with a scale for each token and head.
+pub trait Kept<T: Format>: Element {
+    /// In kernels' names, behind the format's.
+    const SUFFIX: &'static str;
+    /// Whether scales go with them.
+    const SCALED: bool;
+}
+
+impl<T: Format> Kept<T> for T {
+    const SUFFIX: &'static str = "";
+    const SCALED: bool = false;
+}
+
+impl Kept<f16> for i8 {
+    const SUFFIX: &'static str = "_int8";
+    const SCALED: bool = true;
+}
+
+impl Kept<bf16> for i8 {
+    const SUFFIX: &'static str = "_int8";
+    const SCALED: bool = true;
 }

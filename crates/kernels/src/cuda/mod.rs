@@ -18,6 +18,7 @@ mod pictures;
 mod product;
 pub mod rates;
 mod rows;
+mod staging;
 pub mod tables;
 
 pub use attention::{Attention, Contexts, KeyValueCache, NewTokens, Splits};
@@ -25,7 +26,8 @@ pub use buffer::Buffer;
 pub use choose::Chosen;
 pub use device::{CudaError, Device, Graph};
 pub use driver::DriverError;
-pub use format::{Element, Format, Kind};
+pub use format::{Element, Format, Kept, Kind};
 pub use pictures::Pictures;
 pub use product::{Matrix, Way};
 pub use rows::{Embedding, Norm, Residual};
+pub use staging::Staging;

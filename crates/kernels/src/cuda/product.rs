@@ -4,7 +4,7 @@ use super::buffer::Buffer;
 use super::device::{CudaError, Device, at_least};
 use super::driver::Product;
 use super::format::Format;
-use super::launch::int;
+use super::launch::{Argument, int};
 
 /// Weights [outputs, inner], row after row.
 #[derive(Debug, Clone)]
@@ -55,9 +55,14 @@ pub enum Way {
     FewRows,
 }
 
-/// Whether the kernel for a few rows has a version for so many.
+/// Warps of a block of the kernel for a few rows; as there.
+const FEW_WARPS: usize = 8;
+/// Warps that are on a card of 132 multiprocessors at once.
+const WARPS: usize = 132 * 48;
+
+/// Whether the kernel for a few rows has a version for so many: more go to cuBLAS, which is as fast for them.
 fn is_few(rows: usize) -> bool {
-    [1, 2, 4].contains(&rows)
+    [1, 2].contains(&rows)
 }
 
 impl Device {
@@ -77,8 +82,8 @@ impl Device {
         self.product_by(way, weights, x, rows, y, stride)
     }
 
-    /// As [`Self::product`], in a way of the caller's choice, to compare them. The kernel for a few rows takes 1, 2 or 4
-    /// of them.
+    /// As [`Self::product`], in a way of the caller's choice, to compare them. The kernel for a few rows takes 1 or 2 of
+    /// them.
     ///
     /// # Errors
     /// As there; [`CudaError::Shape`] where the way does not serve so many rows, or a result in this format.
@@ -107,14 +112,16 @@ impl Device {
         }
         if way == Way::FewRows {
             if !is_few(rows) {
-                return Err(CudaError::Shape { what: "a product", found: rows, served: "1, 2 or 4 rows" });
+                return Err(CudaError::Shape { what: "a product", found: rows, served: "1 or 2 rows" });
             }
             let kernel = format!("few_rows_{}_{result}_{rows}", T::NAME);
-            let grid = (outputs.div_ceil(8), 1, 1);
+            // Where one warp an output leaves the card half empty, two.
+            let parts = if 2 * outputs <= WARPS { 2 } else { 1 };
+            let grid = (outputs.div_ceil(FEW_WARPS / parts), 1, 1);
+            let [inner, outputs, stride, parts] = [int(inner)?, int(outputs)?, int(stride)?, int(parts)?];
+            let arguments: [&dyn Argument; 7] = [weights, x, y, &inner, &outputs, &stride, &parts];
             // SAFETY: sizes are checked above; rows of weights and of x are whole loads, as `Matrix::new` sees to.
-            return unsafe {
-                self.launch(&kernel, grid, 256, &[weights, x, y, &int(inner)?, &int(outputs)?, &int(stride)?])
-            };
+            return unsafe { self.launch(&kernel, grid, FEW_WARPS * 32, &arguments) };
         }
         self.keep(&weights.values);
         self.keep(x);

@@ -1,12 +1,16 @@
 // Kernels that go over whole rows: a block a row, a thread OWN neighbouring values.
 #include "common.cuh"
 
+constexpr int FEW_WARPS = 8;
+// Loads of weights under way in each lane of few_rows. More take registers from other warps, whose loads count as well.
+constexpr int WEIGHTS_AHEAD = 4;
+
 constexpr int KEEP_SUM = 1;    // write the residual stream back
 constexpr int UNIT_LENGTH = 2; // divide the normed row by its length
 
 // x += y + y_bias, then out = layer norm of x. `y` may be absent. `picks` names the row of x and y for each row of out.
 template <class T>
-__device__ void residual_norm(float *x, const float *y, const float *y_bias, const unsigned *picks, const float *weight,
+__device__ void residual_norm(float *x, const T *y, const float *y_bias, const unsigned *picks, const float *weight,
                               const float *bias, T *out, int width, float eps, int flags) {
     int first = threadIdx.x * OWN;
     bool owns = first < width;
@@ -109,28 +113,34 @@ __device__ void embed(const uint4 *rows, const unsigned long long *pictures, con
 
 // Pixels [pictures, 3, size, size] to rows [pictures · patches, padded], patches row by row, a patch's values by plane,
 // row and column; zero behind them.
-template <class T> __device__ void cut_patches(const float *pixels, T *out, int size, int patch, int padded) {
+template <class T> __device__ void cut_patches(const T *pixels, T *out, int size, int patch, int padded) {
     int across = size / patch, patches = across * across;
     int picture = blockIdx.x / patches, index = blockIdx.x % patches;
     int top = index / across * patch, left = index % across * patch;
     for (int at = threadIdx.x; at < padded; at += blockDim.x) {
         int plane = at / (patch * patch), y = top + at / patch % patch, x = left + at % patch;
-        float value = plane < 3 ? pixels[(((size_t)picture * 3 + plane) * size + y) * size + x] : 0.0f;
-        out[(size_t)blockIdx.x * padded + at] = narrow<T>(value);
+        bool within = plane < 3;
+        out[(size_t)blockIdx.x * padded + at] =
+            within ? pixels[(((size_t)picture * 3 + plane) * size + y) * size + x] : narrow<T>(0.0f);
     }
 }
 
 // The class token's row and the patches' rows `y`, with their positions, through the first layer norm: the residual
 // stream of the vision tower.
-__device__ inline void vision_rows(const float *y, const float *class_row, const float *positions, const float *weight,
-                                   const float *bias, float *x, int rows, int width, float eps) {
+template <class T>
+__device__ void vision_rows(const T *y, const float *class_row, const float *positions, const float *weight,
+                            const float *bias, float *x, int rows, int width, float eps) {
     int first = threadIdx.x * OWN;
     bool owns = first < width;
     int picture = blockIdx.x / rows, row = blockIdx.x % rows;
     float own[OWN];
     if (owns) {
         float place[OWN];
-        load_own(row == 0 ? class_row + first : y + ((size_t)picture * (rows - 1) + row - 1) * width + first, own);
+        if (row == 0) {
+            load_own(class_row + first, own);
+        } else {
+            load_own(y + ((size_t)picture * (rows - 1) + row - 1) * width + first, own);
+        }
         load_own(positions + (size_t)row * width + first, place);
 #pragma unroll
         for (int i = 0; i < OWN; i++) own[i] += place[i];
@@ -170,27 +180,54 @@ __device__ inline void add_bias(float *y, const float *bias, int width, size_t c
     store_own(y + first, own);
 }
 
-// y = x Wᵀ for a few rows of x: a warp an output, every weight read once, 16 bytes a lane. W [outputs, inner].
+// y = x Wᵀ for a few rows of x: `parts` warps of a block an output, every weight read once, 16 bytes a lane.
+// W [outputs, inner]; a block of FEW_WARPS warps.
+//
+// Weights depend on no kernel: the first are asked for while the one before still runs.
 template <class T, class Out, int ROWS>
-__device__ void few_rows(const T *weights, const T *x, Out *y, int inner, int outputs, int stride) {
-    constexpr int LENGTH = Pack<T>::LENGTH;
-    int output = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (output >= outputs) return;
-    const T *row = weights + (size_t)output * inner;
+__device__ void few_rows(const T *weights, const T *x, Out *y, int inner, int outputs, int stride, int parts) {
+    constexpr int LENGTH = Pack<T>::LENGTH, STEP = WARP * LENGTH;
+    __shared__ float sums_of_parts[FEW_WARPS][ROWS];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int output = blockIdx.x * (FEW_WARPS / parts) + warp / parts;
+    int share = (inner + parts * STEP - 1) / (parts * STEP) * STEP;
+    int begin = warp % parts * share + lane * LENGTH, end = min(warp % parts * share + share, inner);
+    const T *row = weights + (size_t)min(output, outputs - 1) * inner;
+    Pack<T> w[WEIGHTS_AHEAD];
+    auto load = [&](int from) {
+#pragma unroll
+        for (int a = 0; a < WEIGHTS_AHEAD; a++) {
+            if (from + a * STEP < end) w[a] = load_pack(row + from + a * STEP);
+        }
+    };
+    let_the_next_come();
+    load(begin);
+    wait_for_the_one_before();
     float sums[ROWS] = {};
-#pragma unroll 4
-    for (int at = lane * LENGTH; at < inner; at += WARP * LENGTH) {
-        Pack<T> w = load_pack(row + at);
+    for (int from = begin; from < end; from += WEIGHTS_AHEAD * STEP) {
+        if (from > begin) load(from);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            Pack<T> v = load_pack(x + (size_t)r * inner + at);
+        for (int a = 0; a < WEIGHTS_AHEAD; a++) {
+            if (from + a * STEP >= end) break;
 #pragma unroll
-            for (int i = 0; i < LENGTH; i++) sums[r] += widen(w.at[i]) * widen(v.at[i]);
+            for (int r = 0; r < ROWS; r++) {
+                Pack<T> v = load_pack(x + (size_t)r * inner + from + a * STEP);
+#pragma unroll
+                for (int i = 0; i < LENGTH; i++) sums[r] += widen(w[a].at[i]) * widen(v.at[i]);
+            }
         }
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         float sum = warp_sum(sums[r]);
-        if (lane == 0) y[(size_t)r * stride + output] = narrow<Out>(sum);
+        if (lane == 0) sums_of_parts[warp][r] = sum;
+    }
+    __syncthreads();
+    if (lane > 0 || warp % parts > 0 || output >= outputs) return;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        float sum = 0.0f;
+        for (int part = 0; part < parts; part++) sum += sums_of_parts[warp + part][r];
+        y[(size_t)r * stride + output] = narrow<Out>(sum);
     }
 }

@@ -56,7 +56,7 @@ pub struct Residual<'a, T> {
     /// The stream, rows of the norm's width.
     pub x: &'a Buffer<f32>,
     /// A product's result and the bias that belongs to it, added first.
-    pub added: Option<(&'a Buffer<f32>, &'a Buffer<f32>)>,
+    pub added: Option<(&'a Buffer<T>, &'a Buffer<f32>)>,
     /// Which rows of the stream (and of what is added) are taken; all from the first on if absent.
     pub picks: Option<&'a Picks>,
     /// Number of rows that come out.
@@ -203,7 +203,7 @@ impl Device {
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
     pub fn cut_patches<T: Format>(
         &self,
-        pixels: &Buffer<f32>,
+        pixels: &Buffer<T>,
         pictures: usize,
         size: usize,
         patch: usize,
@@ -225,9 +225,9 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError::Size`] where a buffer is too short, or the driver's.
-    pub fn vision_rows(
+    pub fn vision_rows<T: Format>(
         &self,
-        y: &Buffer<f32>,
+        y: &Buffer<T>,
         class_row: &Buffer<f32>,
         positions: &Buffer<f32>,
         pictures: usize,
@@ -240,11 +240,11 @@ impl Device {
         at_least("the class token's row", class_row.len(), width)?;
         at_least("patches", y.len(), pictures * (rows - 1) * width)?;
         at_least("the residual stream", x.len(), pictures * rows * width)?;
-        let (rows_int, width_int) = (int(rows)?, int(width)?);
+        let (kernel, rows_int, width_int) = (format!("vision_rows_{}", T::NAME), int(rows)?, int(width)?);
         let arguments: [&dyn Argument; 9] =
             [y, class_row, positions, &norm.weight, &norm.bias, x, &rows_int, &width_int, &norm.eps];
         // SAFETY: sizes are checked above.
-        unsafe { self.launch("vision_rows_f32", (pictures * rows, 1, 1), threads(width)?, &arguments) }
+        unsafe { self.launch(&kernel, (pictures * rows, 1, 1), threads(width)?, &arguments) }
     }
 
     /// For each picture its rows of `h` [pictures · rows, width] plus the bias, then the latent queries [latents, width].

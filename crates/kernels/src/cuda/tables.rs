@@ -157,7 +157,7 @@ pub struct Tile {
 
 impl Tile {
     /// Rows that a block of the kernels takes.
-    pub const MOST_ROWS: usize = 64;
+    pub const MOST_ROWS: usize = 128;
 
     /// The tiles of `rows` consecutive queries that see `first_visible` columns and, where `causal`, one more each.
     pub fn cover(query: u32, rows: u32, context: u32, first_visible: u32, causal: bool, out: u32) -> Vec<Self> {

@@ -69,9 +69,10 @@ template <class T> static void check_rows(int rows, int width) {
     const double eps = 1e-5;
     auto weight = random_values<float>(width, 0.3, 1.0), bias = random_values<float>(width, 0.2);
     auto y_bias = random_values<float>(width, 0.1);
-    auto x = random_values<float>(rows * width, 1.0, 3.0), y = random_values<float>(rows * width);
+    auto x = random_values<float>(rows * width, 1.0, 3.0);
+    auto y = random_values<T>(rows * width);
     Reals expected(rows * width), sums(rows * width);
-    for (int i = 0; i < rows * width; i++) sums[i] = expected[i] = (double)x[i] + y[i] + y_bias[i % width];
+    for (int i = 0; i < rows * width; i++) sums[i] = expected[i] = (double)x[i] + widen(y[i]) + y_bias[i % width];
     for (int r = 0; r < rows; r++) plain_norm(&expected[r * width], width, weight, bias, eps);
 
     auto out = unwritten<T>(rows * width);
@@ -143,7 +144,7 @@ template <class T> static void check_embed(int width) {
 
 template <class T> static void check_pictures(int size, int patch, int padded, int width, int latents) {
     const int pictures = 2, across = size / patch, patches = across * across, rows = patches + 1;
-    auto pixels = random_values<float>(pictures * 3 * size * size);
+    auto pixels = random_values<T>(pictures * 3 * size * size);
     Reals expected(pictures * patches * padded);
     for (int p = 0; p < pictures; p++)
         for (int index = 0; index < patches; index++)
@@ -151,7 +152,7 @@ template <class T> static void check_pictures(int size, int patch, int padded, i
                 for (int y = 0; y < patch; y++)
                     for (int x = 0; x < patch; x++) {
                         int at = ((p * 3 + plane) * size + index / across * patch + y) * size + index % across * patch + x;
-                        expected[(p * patches + index) * padded + (plane * patch + y) * patch + x] = pixels[at];
+                        expected[(p * patches + index) * padded + (plane * patch + y) * patch + x] = widen(pixels[at]);
                     }
     auto cut = unwritten<T>(expected.size());
     launch({(unsigned)(pictures * patches), 1, 1}, 256, [&] { cut_patches<T>(pixels.data(), cut.data(), size, patch, padded); });
@@ -170,28 +171,29 @@ template <class T> static void check_pictures(int size, int patch, int padded, i
     });
     compare("with_latent", shape_of({pictures, rows, latents, width}), out, joined);
 
-    if (sizeof(T) != 4) return;
-    auto y = random_values<float>(pictures * patches * width), class_row = random_values<float>(width);
+    auto y = random_values<T>(pictures * patches * width);
+    auto class_row = random_values<float>(width);
     auto places = random_values<float>(rows * width), weight = random_values<float>(width, 0.3, 1.0);
     Reals stream;
     for (int p = 0; p < pictures; p++)
         for (int r = 0; r < rows; r++) {
             for (int i = 0; i < width; i++)
-                stream.push_back((double)places[r * width + i] + (r == 0 ? class_row[i] : y[(p * patches + r - 1) * width + i]));
+                stream.push_back((double)places[r * width + i] + (r == 0 ? class_row[i] : widen(y[(p * patches + r - 1) * width + i])));
             plain_norm(&stream[(p * rows + r) * width], width, weight, bias, 1e-5);
         }
     auto x = unwritten<float>(stream.size());
     launch({(unsigned)(pictures * rows), 1, 1}, threads_of(width), [&] {
-        vision_rows(y.data(), class_row.data(), places.data(), weight.data(), bias.data(), x.data(), rows, width, 1e-5f);
+        vision_rows<T>(y.data(), class_row.data(), places.data(), weight.data(), bias.data(), x.data(), rows, width, 1e-5f);
     });
-    compare("vision_rows", shape_of({pictures, rows, width}), x, stream);
+    report("vision_rows", Name<T>::text, shape_of({pictures, rows, width}), distance(reals(x), stream), 1e-6);
+    if (sizeof(T) != 4) return;
     Reals added = reals(x);
     for (size_t i = 0; i < added.size(); i++) added[i] += bias[i % width];
     launch({(unsigned)((x.size() / OWN + 255) / 256), 1, 1}, 256, [&] { add_bias(x.data(), bias.data(), width, x.size()); });
     compare("add_bias", shape_of({(long)x.size() / width, width}), x, added);
 }
 
-template <class T, class Out, int ROWS> static void check_few_rows(int inner, int outputs) {
+template <class T, class Out, int ROWS> static void check_few_rows(int inner, int outputs, int parts) {
     int stride = (outputs + 7) / 8 * 8;
     auto weights = random_values<T>((size_t)outputs * inner), x = random_values<T>(ROWS * inner);
     std::vector<Out> y((size_t)ROWS * stride, narrow<Out>(0.0f));
@@ -199,8 +201,11 @@ template <class T, class Out, int ROWS> static void check_few_rows(int inner, in
     for (int r = 0; r < ROWS; r++)
         for (int o = 0; o < outputs; o++)
             for (int i = 0; i < inner; i++) expected[r * stride + o] += (double)widen(weights[o * inner + i]) * widen(x[r * inner + i]);
-    launch({(unsigned)(outputs + 7) / 8, 1, 1}, 256, [&] { few_rows<T, Out, ROWS>(weights.data(), x.data(), y.data(), inner, outputs, stride); });
-    report("few_rows", Name<T>::text, shape_of({ROWS, inner, outputs}), distance(reals(y), expected), Name<Out>::bound);
+    unsigned each = FEW_WARPS / parts;
+    launch({(outputs + each - 1) / each, 1, 1}, FEW_WARPS * WARP, [&] {
+        few_rows<T, Out, ROWS>(weights.data(), x.data(), y.data(), inner, outputs, stride, parts);
+    });
+    report("few_rows", Name<T>::text, shape_of({ROWS, inner, outputs, parts}), distance(reals(y), expected), Name<Out>::bound);
 }
 
 // softmax(q k / sqrt(D)) v for one query and head.
@@ -222,32 +227,69 @@ static Reals plain_attention(const Reals &query, const std::vector<Reals> &keys,
 // The scale that scores in powers of two take.
 static float scale_of(int head_dim) { return (float)(1.0 / std::sqrt((double)head_dim) / std::log(2.0)); }
 
+// Keys or values as they are kept, and the scale of each D of them where there is one.
+template <class S> struct Kept {
+    std::vector<S> values;
+    std::vector<float> scales;
+    double at(size_t where, int head_dim) const { return widen(values[where]) * (SCALED<S> ? scales[where / head_dim] : 1.0f); }
+};
+
+template <class S> static Kept<S> random_kept(size_t count, int head_dim) {
+    if constexpr (SCALED<S>) {
+        Kept<S> kept;
+        for (float value : random_values<float>(count, 30.0)) kept.values.push_back((S)std::fmax(-127.0f, std::fmin(127.0f, std::rint(value))));
+        for (float value : random_values<float>(count / head_dim, 0.002, 0.03)) kept.scales.push_back(value);
+        return kept;
+    } else {
+        return {random_values<S>(count), {}};
+    }
+}
+
 // Rows of slots of different lengths through append and attend_newest, in one step (own key and value taken along) and
 // in two, with and without splits; then merge_norm.
-template <class T, int D> static void check_newest(int heads, std::vector<unsigned> columns, int splits, bool append_here) {
+template <class T, class S, int D> static void check_newest(int heads, std::vector<unsigned> columns, int splits, bool append_here) {
     const int length = 200, rows = columns.size(), slots = rows + 2, width = heads * D;
-    auto keys = random_values<T>((size_t)slots * heads * length * D), values = random_values<T>(keys.size());
-    auto qkv = random_values<T>(rows * 3 * width), none = std::vector<T>();
+    const char *name = SCALED<S> ? "int8" : Name<T>::text;
+    auto keys = random_kept<S>((size_t)slots * heads * length * D, D), values = random_kept<S>(keys.values.size(), D);
+    auto qkv = random_values<T>(rows * 3 * width);
     auto bias = random_values<float>(3 * width, 0.3), weight = random_values<float>(width, 0.3, 1.0), norm_bias = random_values<float>(width, 0.2);
     std::vector<uint4> meta;
     for (int r = 0; r < rows; r++) meta.push_back({0, 0, (unsigned)(slots - 1 - r), columns[r]});
-    auto before = keys;
+    // A pair of scales for each column, as the kernels have them.
+    std::vector<float2> scales;
+    for (size_t i = 0; i < keys.scales.size(); i++) scales.push_back({keys.scales[i], values.scales[i]});
+    auto before = keys, values_before = values;
     Reals expected;
     auto at = [&](int r, int head, int column) { return (((size_t)meta[r].z * heads + head) * length + column) * D; };
-    auto own = [&](int r, int part, int head, int i) {
-        int where = part * width + head * D + i;
-        return (double)widen(narrow<T>(widen(qkv[r * 3 * width + where]) + bias[where]));
+    // The new columns as they are to be kept.
+    auto put = [&](Kept<S> &kept, int r, int part, int head) {
+        float own[D], most = 0.0f;
+        for (int i = 0; i < D; i++) {
+            int where = part * width + head * D + i;
+            own[i] = widen(narrow<T>(widen(qkv[r * 3 * width + where]) + bias[where]));
+            most = std::fmax(most, std::fabs(own[i]));
+        }
+        size_t to = at(r, head, columns[r]);
+        for (int i = 0; i < D; i++) {
+            if constexpr (SCALED<S>) {
+                kept.values[to + i] = (S)std::rint(own[i] / (most / 127.0f));
+            } else {
+                kept.values[to + i] = narrow<S>(own[i]);
+            }
+        }
+        if (SCALED<S>) kept.scales[to / D] = most / 127.0f;
     };
     for (int r = 0; r < rows; r++) {
         for (int head = 0; head < heads; head++) {
+            put(before, r, 1, head), put(values_before, r, 2, head);
             Reals query;
             std::vector<Reals> k, v;
-            for (int i = 0; i < D; i++) query.push_back(own(r, 0, head, i));
+            for (int i = 0; i < D; i++) query.push_back(widen(narrow<T>(widen(qkv[r * 3 * width + head * D + i]) + bias[head * D + i])));
             for (unsigned c = 0; c <= columns[r]; c++) {
                 k.emplace_back(), v.emplace_back();
                 for (int i = 0; i < D; i++) {
-                    k[c].push_back(c == columns[r] ? own(r, 1, head, i) : widen(keys[at(r, head, c) + i]));
-                    v[c].push_back(c == columns[r] ? own(r, 2, head, i) : widen(values[at(r, head, c) + i]));
+                    k[c].push_back(before.at(at(r, head, c) + i, D));
+                    v[c].push_back(values_before.at(at(r, head, c) + i, D));
                 }
             }
             Reals mixed = plain_attention(query, k, v);
@@ -256,12 +298,14 @@ template <class T, int D> static void check_newest(int heads, std::vector<unsign
         plain_norm(&expected[r * width], width, weight, norm_bias, 1e-5);
     }
     if (!append_here) {
-        launch({(unsigned)rows, 1, 1}, 256, [&] { append<T, D>(meta.data(), qkv.data(), bias.data(), keys.data(), values.data(), heads, length); });
+        launch({(unsigned)rows, 1, 1}, 256, [&] {
+            append<T, S, D>(meta.data(), qkv.data(), bias.data(), keys.values.data(), values.values.data(), scales.data(), heads, length);
+        });
     }
     auto mixed = unwritten<float>((size_t)rows * splits * width), weights = unwritten<float>((size_t)rows * heads * splits * 2);
     launch({(unsigned)(heads + QUERY_WARPS - 1) / QUERY_WARPS, (unsigned)rows, (unsigned)splits}, QUERY_WARPS * WARP, [&] {
-        attend_newest<T, D>(meta.data(), qkv.data(), bias.data(), keys.data(), values.data(), mixed.data(), weights.data(), heads,
-                            length, append_here, scale_of(D));
+        attend_newest<T, S, D>(meta.data(), qkv.data(), bias.data(), keys.values.data(), values.values.data(), scales.data(),
+                               mixed.data(), weights.data(), heads, length, append_here, scale_of(D));
     });
     auto out = unwritten<T>(rows * width);
     launch({(unsigned)rows, 1, 1}, threads_of(width), [&] {
@@ -269,28 +313,29 @@ template <class T, int D> static void check_newest(int heads, std::vector<unsign
     });
     compare("attend_newest", shape_of({rows, heads, D, splits}), out, expected);
     // The cache holds the new columns and nothing else has changed.
-    int wrong = 0;
-    for (int r = 0; r < rows; r++)
-        for (int head = 0; head < heads; head++)
-            for (int i = 0; i < D; i++) {
-                size_t where = at(r, head, columns[r]) + i;
-                wrong += widen(keys[where]) != own(r, 1, head, i) || widen(values[where]) != own(r, 2, head, i);
-                before[where] = keys[where];
-            }
-    wrong += memcmp(before.data(), keys.data(), keys.size() * sizeof(T)) != 0;
-    report("  the cache", Name<T>::text, shape_of({rows, heads, D}), wrong, 0.0);
+    auto wrong = [&] {
+        bool same = keys.values.size() == before.values.size();
+        auto bytes = [](const std::vector<S> &values) { return values.size() * sizeof(S); };
+        same = same && memcmp(keys.values.data(), before.values.data(), bytes(keys.values)) == 0;
+        same = same && memcmp(values.values.data(), values_before.values.data(), bytes(values.values)) == 0;
+        for (size_t i = 0; i < scales.size(); i++) same = same && scales[i].x == before.scales[i] && scales[i].y == values_before.scales[i];
+        return same ? 0.0 : 1.0;
+    };
+    report("  the cache", name, shape_of({rows, heads, D}), wrong(), 0.0);
 
     std::vector<uint4> copies = {{(unsigned)slots - 1, 0, 1, columns[0]}, {(unsigned)slots - 2, 1, 0, 3}};
-    launch({2, (unsigned)heads, 1}, 128, [&] { copy_columns<T, D>(copies.data(), keys.data(), values.data(), heads, length); });
-    wrong = 0;
+    launch({2, (unsigned)heads, 1}, 128, [&] {
+        copy_columns<S, D>(copies.data(), keys.values.data(), values.values.data(), scales.data(), heads, length);
+    });
     for (uint4 copy : copies)
         for (int head = 0; head < heads; head++) {
-            size_t from = (((size_t)copy.x * heads + head) * length + copy.z) * D, to = (((size_t)copy.y * heads + head) * length + copy.z) * D;
-            wrong += memcmp(&keys[from], &keys[to], copy.w * D * sizeof(T)) != 0 || memcmp(&values[from], &values[to], copy.w * D * sizeof(T)) != 0;
-            size_t behind = to + copy.w * D;
-            wrong += memcmp(&before[behind], &keys[behind], D * sizeof(T)) != 0;
+            size_t from = ((size_t)copy.x * heads + head) * length + copy.z, to = ((size_t)copy.y * heads + head) * length + copy.z;
+            for (Kept<S> *kept : {&before, &values_before}) {
+                std::copy_n(kept->values.begin() + from * D, copy.w * D, kept->values.begin() + to * D);
+                if (SCALED<S>) std::copy_n(kept->scales.begin() + from, copy.w, kept->scales.begin() + to);
+            }
         }
-    report("copy_columns", Name<T>::text, shape_of({2, heads, D}), wrong, 0.0);
+    report("copy_columns", name, shape_of({2, heads, D}), wrong(), 0.0);
 }
 
 struct Piece {
@@ -306,8 +351,8 @@ template <class T, int D> static void check_tiles(int heads, int length, std::ve
     unsigned total = 0;
     std::vector<Tile> tiles;
     for (Piece piece : pieces)
-        for (unsigned done = 0; done < piece.rows; done += TILE) {
-            unsigned rows = std::min<unsigned>(TILE, piece.rows - done);
+        for (unsigned done = 0; done < piece.rows; done += TILE_ROWS) {
+            unsigned rows = std::min<unsigned>(TILE_ROWS, piece.rows - done);
             tiles.push_back({total, rows, piece.context, piece.first_visible + (causal ? done : 0), causal, total});
             total += rows;
         }
@@ -340,23 +385,67 @@ template <class T, int D> static void check_tiles(int heads, int length, std::ve
     if constexpr (sizeof(T) == 2) {
         if (on_tensor_cores) {
             launch({(unsigned)heads, count, 1}, TILE_WARPS * WARP, [&] {
-                attend_tiles<T, D>(tiles.data(), queries.data(), width, query_bias, keys, values, strides, value_bias, out.data(), heads, scale_of(D));
+                attend_tiles<T, T, D>(tiles.data(), queries.data(), width, query_bias, keys, values, nullptr, strides, value_bias, out.data(), heads, scale_of(D));
             });
         }
     }
     if (!on_tensor_cores) {
-        launch({groups, count, TILE}, QUERY_WARPS * WARP, [&] {
+        launch({groups, count, TILE_ROWS}, QUERY_WARPS * WARP, [&] {
             attend_rows<T, D>(tiles.data(), queries.data(), width, query_bias, keys, values, strides, value_bias, out.data(), heads, scale_of(D));
         });
     }
     compare(on_tensor_cores ? "attend_tiles" : "attend_rows", shape_of({total, heads, D}) + (causal ? " causal" : ""), out, expected);
 }
 
+// Causal tiles against a cache of int8.
+template <class T, int D> static void check_kept_tiles(int heads, unsigned rows, unsigned first_visible) {
+    const int length = 150, width = heads * D, contexts = 2;
+    auto keys = random_kept<int8>((size_t)contexts * heads * length * D, D), values = random_kept<int8>(keys.values.size(), D);
+    std::vector<float2> scales;
+    for (size_t i = 0; i < keys.scales.size(); i++) scales.push_back({keys.scales[i], values.scales[i]});
+    auto queries = random_values<T>((size_t)rows * width);
+    std::vector<Tile> tiles = {{0, rows, 1, first_visible, 1, 0}};
+    Reals expected;
+    for (unsigned r = 0; r < rows; r++)
+        for (int head = 0; head < heads; head++) {
+            Reals query;
+            std::vector<Reals> k, v;
+            for (int i = 0; i < D; i++) query.push_back(widen(queries[r * width + head * D + i]));
+            for (unsigned c = 0; c < first_visible + r; c++) {
+                k.emplace_back(), v.emplace_back();
+                for (int i = 0; i < D; i++) {
+                    size_t where = ((size_t)(heads + head) * length + c) * D + i;
+                    // Products are computed in T.
+                    k[c].push_back(widen(narrow<T>((float)keys.at(where, D))));
+                    v[c].push_back(widen(narrow<T>((float)values.at(where, D))));
+                }
+            }
+            Reals mixed = plain_attention(query, k, v);
+            expected.insert(expected.end(), mixed.begin(), mixed.end());
+        }
+    auto out = unwritten<T>((size_t)rows * width);
+    Strides strides = {(unsigned long long)heads * length * D, (unsigned long long)length * D, D};
+    launch({(unsigned)heads, 1, 1}, TILE_WARPS * WARP, [&] {
+        attend_tiles<T, int8, D>(tiles.data(), queries.data(), width, nullptr, keys.values.data(), values.values.data(), scales.data(),
+                                 strides, nullptr, out.data(), heads, scale_of(D));
+    });
+    compare("attend_tiles, int8", shape_of({rows, heads, D}), out, expected);
+}
+
+template <class T, class S, int D> static void check_cache(int heads) {
+    check_newest<T, S, D>(heads, {0, 1, 5, 17, 63, 130, 199}, 1, true);
+    check_newest<T, S, D>(heads, {3, 64, 33}, 1, false);
+    check_newest<T, S, D>(heads, {0, 7, 150}, 5, true);
+    check_newest<T, S, D>(heads, {2, 90}, 8, false);
+}
+
 template <class T, int D> static void check_attention(int heads) {
-    check_newest<T, D>(heads, {0, 1, 5, 17, 63, 130, 199}, 1, true);
-    check_newest<T, D>(heads, {3, 64, 33}, 1, false);
-    check_newest<T, D>(heads, {0, 7, 150}, 5, true);
-    check_newest<T, D>(heads, {2, 90}, 8, false);
+    check_cache<T, T, D>(heads);
+    if constexpr (sizeof(T) == 2) {
+        check_cache<T, int8, D>(heads);
+        check_kept_tiles<T, D>(heads, 71, 1);
+        check_kept_tiles<T, D>(heads, 5, 67);
+    }
     for (bool tensor_cores : {false, true}) {
         if (tensor_cores && sizeof(T) == 4) continue;
         check_tiles<T, D>(heads, 140, {{71, 0, 1}, {5, 1, 67}, {2, 2, 64}, {130, 1, 1}}, true, true, tensor_cores);
@@ -420,10 +509,11 @@ template <class T> static void check_format() {
     check_rows<T>(2, 8192);
     for (int width : {64, 2048}) check_embed<T>(width);
     check_pictures<T>(28, 14, 592, 192, 3);
-    check_few_rows<T, T, 1>(256, 37);
-    check_few_rows<T, T, 2>(896, 16);
-    check_few_rows<T, float, 4>(2048, 21);
-    check_few_rows<T, float, 1>(8192, 9);
+    check_few_rows<T, T, 1>(256, 37, 1);
+    check_few_rows<T, T, 2>(896, 16, 2);
+    check_few_rows<T, float, 2>(2048, 21, 1);
+    check_few_rows<T, float, 1>(8192, 9, 2);
+    check_few_rows<T, float, 1>(200, 5, 2);
     check_attention<T, 64>(6);
     check_attention<T, 32>(8);
     check_attention<T, 16>(4);

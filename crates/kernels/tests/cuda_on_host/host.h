@@ -20,7 +20,7 @@
 #define __device__
 #define __forceinline__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 using std::min;
 
@@ -30,6 +30,10 @@ struct uint3_ {
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 inline uint3_ threadIdx, blockIdx, blockDim, gridDim;
@@ -218,6 +222,13 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int offset) {
     int lane = host::running % 32;
     return host::exchange(value, [&](auto of) { return of(lane ^ offset); });
 }
+
+// Copies on their way to shared memory are there at once.
+template <class T> void copy_ahead(T *to, const T *from, bool there) {
+    for (size_t i = 0; i < 16 / sizeof(T); i++) to[i] = there ? from[i] : T{};
+}
+inline void close_copies() {}
+template <int GROUPS> void wait_for_copies() {}
 
 // The tensor cores' operations by the layouts that the PTX manual gives for mma.m16n8k16 and ldmatrix.
 

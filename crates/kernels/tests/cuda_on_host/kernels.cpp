@@ -21,18 +21,19 @@ template <class... A, size_t... I> Call unpacking(void (*kernel)(A...), std::ind
 template <class... A> Call call(void (*kernel)(A...)) { return unpacking(kernel, std::index_sequence_for<A...>()); }
 
 #define ENTRY(NAME) {#NAME, call(NAME)}
-#define HEAD_ENTRIES(F, D) ENTRY(attend_newest_##F##_##D), ENTRY(attend_rows_##F##_##D), ENTRY(append_##F##_##D), ENTRY(copy_columns_##F##_##D)
+#define CACHE_ENTRIES(F, D) ENTRY(attend_newest_##F##_##D), ENTRY(append_##F##_##D), ENTRY(copy_columns_##F##_##D)
+#define HEAD_ENTRIES(F, D) CACHE_ENTRIES(F, D), ENTRY(attend_rows_##F##_##D)
+#define TILE_ENTRIES(F) ENTRY(attend_tiles_##F##_16), ENTRY(attend_tiles_##F##_32), ENTRY(attend_tiles_##F##_64)
 #define ENTRIES(F)                                                                                                       \
     ENTRY(residual_norm_##F), ENTRY(norm_rows_##F), ENTRY(gelu_norm_##F), ENTRY(quick_gelu_##F), ENTRY(embed_##F),       \
-        ENTRY(cut_patches_##F), ENTRY(with_latent_##F), ENTRY(merge_norm_##F), ENTRY(few_rows_##F##_own_1),              \
-        ENTRY(few_rows_##F##_own_2), ENTRY(few_rows_##F##_own_4), HEAD_ENTRIES(F, 16), HEAD_ENTRIES(F, 32),              \
+        ENTRY(cut_patches_##F), ENTRY(vision_rows_##F), ENTRY(with_latent_##F), ENTRY(merge_norm_##F),                   \
+        ENTRY(few_rows_##F##_own_1), ENTRY(few_rows_##F##_own_2), HEAD_ENTRIES(F, 16), HEAD_ENTRIES(F, 32),              \
         HEAD_ENTRIES(F, 64)
 #define HALF_ENTRIES(F)                                                                                                  \
-    ENTRIES(F), ENTRY(few_rows_##F##_wide_1), ENTRY(few_rows_##F##_wide_2), ENTRY(few_rows_##F##_wide_4),                \
-        ENTRY(attend_tiles_##F##_16), ENTRY(attend_tiles_##F##_32), ENTRY(attend_tiles_##F##_64)
+    ENTRIES(F), ENTRY(few_rows_##F##_wide_1), ENTRY(few_rows_##F##_wide_2), TILE_ENTRIES(F), TILE_ENTRIES(F##_int8),     \
+        CACHE_ENTRIES(F##_int8, 16), CACHE_ENTRIES(F##_int8, 32), CACHE_ENTRIES(F##_int8, 64)
 
-const std::map<std::string, Call> KERNELS = {ENTRIES(f32), HALF_ENTRIES(f16), HALF_ENTRIES(bf16), ENTRY(vision_rows_f32),
-                                             ENTRY(add_bias_f32), ENTRY(choose_tokens)};
+const std::map<std::string, Call> KERNELS = {ENTRIES(f32), HALF_ENTRIES(f16), HALF_ENTRIES(bf16), ENTRY(add_bias_f32), ENTRY(choose_tokens)};
 
 } // namespace
 

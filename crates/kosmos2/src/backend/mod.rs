@@ -161,6 +161,20 @@ impl<'a> Logits<'a> {
     }
 }
 
+/// How much of each kind of work a device takes at once with profit; more only waits longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsefulBatches {
+    /// Sequences decoded together.
+    pub slots: usize,
+    /// Pictures in one pass of the vision tower.
+    pub pictures: usize,
+    /// Tokens of new prompts in one step, during which the running sequences wait.
+    pub prompt_tokens: usize,
+    /// Pictures on their way through a whole worker: enough that the device never waits for one, and no more, since
+    /// what one worker has in hand no other can take.
+    pub jobs: usize,
+}
+
 /// A loaded model on one device, with the keys and values of the sequences being decoded.
 pub trait Backend: Send {
     /// Pictures to embeddings, one each.
@@ -199,9 +213,9 @@ pub trait Backend: Send {
         Ok(logits.rows(0..logits.len()).into_iter().map(Row::Logits).collect())
     }
 
-    /// Sequences that are decoded at once with profit, where memory allows for them.
-    fn useful_slots(&self) -> usize {
-        16
+    /// How much work at once brings profit, where memory allows for it.
+    fn useful_batches(&self) -> UsefulBatches {
+        UsefulBatches { slots: 16, pictures: 8, prompt_tokens: 1024, jobs: 8 }
     }
 
     /// Waits until the device has done what it was given; only clocks need it.

@@ -10,9 +10,9 @@ mod pickle;
 pub mod random;
 mod storage;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -125,7 +125,7 @@ pub struct Checkpoint {
     storage: Storage,
     dtype: DType,
     device: Device,
-    taken: RefCell<BTreeSet<String>>,
+    taken: Mutex<BTreeSet<String>>,
 }
 
 impl Checkpoint {
@@ -135,13 +135,13 @@ impl Checkpoint {
     /// [`CheckpointError`] when there are none, or a file is cut short or malformed.
     pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, CheckpointError> {
         let storage = Storage::open(dir)?;
-        Ok(Self { storage, dtype, device: device.clone(), taken: RefCell::default() })
+        Ok(Self { storage, dtype, device: device.clone(), taken: Mutex::default() })
     }
 
     /// A checkpoint of seeded random weights (see [`random`]) that is in no file.
     pub fn random(config: &Config, seed: u64, dtype: DType, device: &Device) -> Self {
         let storage = Storage::Random { seed, shapes: random::tensors(config).into_iter().collect() };
-        Self { storage, dtype, device: device.clone(), taken: RefCell::default() }
+        Self { storage, dtype, device: device.clone(), taken: Mutex::default() }
     }
 
     /// The scope of all names.
@@ -161,7 +161,7 @@ impl Checkpoint {
 
     /// Stored tensors that nobody took and that are not known leftovers, in order of name.
     pub fn surplus(&self) -> Vec<String> {
-        let taken = self.taken.borrow();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names: Vec<String> = self
             .storage
             .names()
@@ -174,7 +174,7 @@ impl Checkpoint {
 
     fn load(&self, name: String, shape: &[usize]) -> Result<Tensor, CheckpointError> {
         let tensor = self.storage.load(&name, shape, self.dtype, &self.device)?;
-        self.taken.borrow_mut().insert(name);
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         Ok(tensor)
     }
 }

@@ -22,8 +22,8 @@ impl Limits {
                 Ok(Some(Self { operations, bytes }))
             }
             #[cfg(feature = "cuda-api")]
-            Compute::Cuda { device, dtype } => {
-                let operations = card::product_flops(device, *dtype)?;
+            Compute::Cuda { device, format } => {
+                let operations = card::product_flops(device, format.dtype())?;
                 Ok(Some(Self { operations, bytes: kernels::cuda::rates::copied_bytes(device)? }))
             }
             Compute::Candle { .. } => Ok(None),
@@ -42,10 +42,18 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
         Compute::Cpu(WeightFormat::Int8) => 1.0 + 4.0 / 128.0,
         Compute::Candle { dtype, .. } => dtype.size_in_bytes() as f64,
         #[cfg(feature = "cuda-api")]
-        Compute::Cuda { dtype, .. } => dtype.size_in_bytes() as f64,
+        Compute::Cuda { format, .. } => format.dtype().size_in_bytes() as f64,
     };
-    // The CPU's kernels keep keys and values in f32, a card in the computing format.
-    let cache_bytes = if let Compute::Cpu(_) = compute { 4.0 } else { weight_bytes };
+    let cache_bytes = match compute {
+        // Kept in f32.
+        Compute::Cpu(_) => 4.0,
+        // A scale of four bytes for each head's key, and for its value.
+        #[cfg(feature = "cuda-api")]
+        Compute::Cuda { format, .. } if format.has_small_cache() => {
+            1.0 + 4.0 * config.text_config.attention_heads as f64 / config.text_config.embed_dim as f64
+        }
+        _ => weight_bytes,
+    };
     let (batch, count) = (batch as f64, Counts::of(config));
     let prompt = count.prompt;
     let vision = stage(batch * count.vision_flops, count.vision_weights * weight_bytes);

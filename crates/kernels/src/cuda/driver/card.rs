@@ -1,6 +1,8 @@
 //! A card: the CUDA driver and cuBLAS, by way of cudarc.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
@@ -10,10 +12,12 @@ use cudarc::cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
 use cudarc::cublas::sys::cudaDataType;
 use cudarc::cublas::{CudaBlas, result as blas, sys as blas_sys};
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    CUgraphInstantiate_flags, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUstreamCaptureMode, cuLaunchKernelEx,
+};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig,
-    PushKernelArg, result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, result,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -27,6 +31,9 @@ static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin
 /// recorded.
 const WORKSPACE: usize = 32 << 20;
 
+/// The first generation of cards (compute capability, in front of the point) whose kernels can start early: Hopper.
+const FIRST_EARLY: i32 = 9;
+
 /// Names the call in an error.
 fn failed<E: std::fmt::Debug>(call: &'static str) -> impl Fn(E) -> DriverError {
     move |error| DriverError { call, reason: format!("{error:?}") }
@@ -38,6 +45,8 @@ pub(in crate::cuda) struct Driver {
     blas: CudaBlas,
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    /// Whether kernels can be launched while the one before them still runs: from Hopper on.
+    starts_early: bool,
     _workspace: CudaSlice<u8>,
 }
 
@@ -53,8 +62,50 @@ impl Memory {
     }
 }
 
+/// Bytes of the host that the card copies by itself.
+#[derive(Debug)]
+pub(in crate::cuda) struct Pinned {
+    start: NonNull<u8>,
+    len: usize,
+    stream: Arc<CudaStream>,
+}
+
+// SAFETY: it owns its memory, which no thread is tied to.
+unsafe impl Send for Pinned {}
+// SAFETY: what can be reached through a shared reference only reads.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    pub(in crate::cuda) fn bytes(&self) -> &[u8] {
+        // SAFETY: the memory is as long, zero or written since, and lives as long as this value.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    pub(in crate::cuda) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nobody else refers to it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // An error here has nowhere to go; what is left is freed with the process.
+        let _ = self.stream.context().bind_to_thread();
+        // SAFETY: the driver gave it, and nothing refers to it any more.
+        let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
+    }
+}
+
 /// A moment in the stream.
+#[derive(Debug)]
 pub(in crate::cuda) struct Event(CudaEvent);
+
+impl Event {
+    /// Waits for it.
+    pub(in crate::cuda) fn wait(&self) -> Result<(), DriverError> {
+        self.0.synchronize().map_err(failed("waiting for a moment"))
+    }
+}
 
 /// A recorded step.
 pub(in crate::cuda) struct Recording(CudaGraph);
@@ -90,7 +141,9 @@ impl Driver {
             let set = blas_sys::cublasSetMathMode(*blas.handle(), CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
             set.result().map_err(failed("setting cuBLAS's mode"))?;
         }
-        Ok(Self { stream, blas, module, functions: Mutex::default(), _workspace: workspace })
+        let (generation, _) = stream.context().compute_capability().map_err(failed("asking what the card can do"))?;
+        let starts_early = generation >= FIRST_EARLY;
+        Ok(Self { stream, blas, module, functions: Mutex::default(), starts_early, _workspace: workspace })
     }
 
     pub(in crate::cuda) fn name(&self) -> Result<String, DriverError> {
@@ -106,8 +159,19 @@ impl Driver {
         self.stream.alloc_zeros(bytes).map(Memory).map_err(failed("taking memory"))
     }
 
+    pub(in crate::cuda) fn pinned(&self, len: usize) -> Result<Pinned, DriverError> {
+        self.bind()?;
+        // SAFETY: no flags; zeroed before anyone reads it.
+        let start = unsafe { result::malloc_host(len.max(1), 0) }.map_err(failed("taking memory of the host"))?;
+        let start = NonNull::new(start.cast::<u8>())
+            .ok_or(DriverError { call: "taking memory of the host", reason: "there is none".into() })?;
+        // SAFETY: it is as long.
+        unsafe { start.as_ptr().write_bytes(0, len) };
+        Ok(Pinned { start, len, stream: Arc::clone(&self.stream) })
+    }
+
     /// # Safety
-    /// The target is as long as the bytes.
+    /// The target is as long as the bytes, which nobody changes until the copy is done.
     pub(in crate::cuda) unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), DriverError> {
         self.bind()?;
         // SAFETY: the caller's. The driver has read pageable memory of the host when it returns.
@@ -143,7 +207,7 @@ impl Driver {
 
     /// Seconds between two moments, once the second has come.
     pub(in crate::cuda) fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DriverError> {
-        to.0.synchronize().map_err(failed("waiting for a moment"))?;
+        to.wait()?;
         from.0.elapsed_ms(&to.0).map(|ms| f64::from(ms) / 1e3).map_err(failed("asking for a time"))
     }
 
@@ -151,14 +215,31 @@ impl Driver {
     /// The arguments are the kernel's, each in the first bytes of its word, and it touches only memory that is there.
     pub(in crate::cuda) unsafe fn launch(&self, kernel: &str, shape: Shape, words: &[u64]) -> Result<(), DriverError> {
         let function = self.function(kernel)?;
-        let mut launch = self.stream.launch_builder(&function);
-        words.iter().for_each(|word| {
-            launch.arg(word);
-        });
+        self.bind()?;
+        let mut arguments: Vec<*mut c_void> = words.iter().map(|word| (&raw const *word).cast_mut().cast()).collect();
         let Shape { grid, threads } = shape;
-        let config = LaunchConfig { grid_dim: grid, block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
-        // SAFETY: the caller's.
-        unsafe { launch.launch(config) }.map(drop).map_err(failed("launching a kernel"))
+        let mut early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: grid.0,
+            gridDimY: grid.1,
+            gridDimZ: grid.2,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(self.starts_early),
+        };
+        // SAFETY: the caller's. Kernels wait for the one before them themselves where they may start early.
+        let launched = unsafe {
+            cuLaunchKernelEx(&raw const config, function.cu_function(), arguments.as_mut_ptr(), std::ptr::null_mut())
+        };
+        launched.result().map_err(failed("launching a kernel"))
     }
 
     /// # Safety

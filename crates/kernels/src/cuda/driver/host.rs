@@ -45,8 +45,34 @@ impl Memory {
     }
 }
 
+/// Bytes of the host.
+#[derive(Debug)]
+pub(in crate::cuda) struct Pinned {
+    words: Vec<u128>,
+    len: usize,
+}
+
+impl Pinned {
+    pub(in crate::cuda) fn bytes(&self) -> &[u8] {
+        // SAFETY: the words hold at least as many bytes, and every pattern is one.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) }
+    }
+
+    pub(in crate::cuda) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.len) }
+    }
+}
+
 /// A moment.
+#[derive(Debug)]
 pub(in crate::cuda) struct Event(Instant);
+
+impl Event {
+    pub(in crate::cuda) fn wait(&self) -> Result<(), DriverError> {
+        Ok(())
+    }
+}
 
 /// A recorded step.
 pub(in crate::cuda) struct Recording(Vec<Call>);
@@ -73,6 +99,10 @@ impl Driver {
 
     pub(in crate::cuda) fn zeros(&self, bytes: usize) -> Result<Memory, DriverError> {
         Ok(Memory(vec![0; bytes.div_ceil(16)]))
+    }
+
+    pub(in crate::cuda) fn pinned(&self, len: usize) -> Result<Pinned, DriverError> {
+        Ok(Pinned { words: vec![0; len.div_ceil(16)], len })
     }
 
     /// # Safety

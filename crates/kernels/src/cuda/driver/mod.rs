@@ -7,9 +7,9 @@ mod card;
 mod host;
 
 #[cfg(feature = "cuda")]
-pub(super) use card::{Driver, Memory, Recording};
+pub(super) use card::{Driver, Event, Memory, Pinned, Recording};
 #[cfg(not(feature = "cuda"))]
-pub(super) use host::{Driver, Memory, Recording};
+pub(super) use host::{Driver, Event, Memory, Pinned, Recording};
 
 use super::format::Kind;
 

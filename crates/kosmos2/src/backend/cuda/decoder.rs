@@ -2,12 +2,15 @@
 //! and preallocated keys and values; names `text_model.model.*`, the output head tied to `embed_tokens`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use kernels::cuda::tables::{NewRow, Want as RowWant};
 use kernels::cuda::{
-    Attention, Buffer, Chosen as RawChosen, CudaError, Device, Embedding, KeyValueCache, Matrix, NewTokens, Norm,
+    Attention, Buffer, Chosen as RawChosen, CudaError, Device, Embedding, Kept, KeyValueCache, Matrix, NewTokens, Norm,
     Residual,
 };
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::Computed;
 use super::layers::{Map, matrix, norm, values};
@@ -18,7 +21,8 @@ use crate::backend::{Allowed, Chosen, Segment, Want};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
-pub(super) struct Decoder<T> {
+/// Computed in `T`, with keys and values kept as `S`.
+pub(super) struct Decoder<T, S> {
     embed_tokens: Matrix<T>,
     /// Set where the checkpoint's head is not tied.
     lm_head: Option<Matrix<T>>,
@@ -30,7 +34,7 @@ pub(super) struct Decoder<T> {
     /// The tokens' codes that rows are masked by, and whose they are.
     codes: Buffer<u16>,
     codes_of: Option<Arc<[u16]>>,
-    room: Option<Room<T>>,
+    room: Option<Room<T, S>>,
 }
 
 struct Layer<T> {
@@ -84,23 +88,28 @@ impl<T: Computed> Layer<T> {
     }
 }
 
-impl<T: Computed> Decoder<T> {
+impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     pub(super) fn load(device: &Device, weights: &Weights, config: &Config) -> Result<Self, CheckpointError> {
         let text = &config.text_config;
         let (width, vocabulary, model) = (text.embed_dim, text.vocab_size, weights.pp("model"));
+        let sizes = Sizes { width, heads: text.attention_heads, inner: text.ffn_dim, layers: text.layers, vocabulary };
         let table = |weights: &Weights, name| {
-            let tensor = weights.get([vocabulary, width], name)?;
-            Ok::<_, CheckpointError>(matrix(device, &values::<T>(&tensor), vocabulary, width)?)
+            let mut rows = values::<T>(&weights.get([vocabulary, width], name)?);
+            rows.resize(sizes.logits_stride() * width, T::default());
+            Ok::<_, CheckpointError>(matrix(device, &rows, sizes.logits_stride(), width)?)
         };
         let layers = model.pp("layers");
-        let sizes = Sizes { width, heads: text.attention_heads, inner: text.ffn_dim, layers: text.layers, vocabulary };
         Ok(Self {
             embed_tokens: table(&model, "embed_tokens.weight")?,
             lm_head: match config.tie_word_embeddings {
                 true => None,
                 false => Some(table(weights, "lm_head.weight")?),
             },
-            layers: (0..text.layers).map(|n| Layer::load(device, &layers.pp(n), text)).collect::<Result<_, _>>()?,
+            // Side by side, for it is the host's copying that takes the time.
+            layers: (0..text.layers)
+                .into_par_iter()
+                .map(|n| Layer::load(device, &layers.pp(n), text))
+                .collect::<Result<_, _>>()?,
             layer_norm: norm::<T>(device, &model.pp("layer_norm"), width, text.layer_norm_eps)?,
             embedding_scale: if text.scale_embedding { (width as f32).sqrt() } else { 1.0 },
             positions: Positions::new(width, text.pad_token_id),
@@ -115,12 +124,9 @@ impl<T: Computed> Decoder<T> {
         self.sizes.vocabulary
     }
 
-    pub(super) fn layers(&self) -> usize {
-        self.sizes.layers
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.sizes.width
+    /// Bytes that the keys and values of a slot of `length` tokens take.
+    pub(super) fn slot_bytes(&self, length: usize) -> usize {
+        self.sizes.layers * KeyValueCache::<S>::slot_bytes::<T>(length, self.sizes.heads, self.sizes.head_dim())
     }
 
     /// Slots, and tokens of each.
@@ -190,7 +196,7 @@ impl<T: Computed> Decoder<T> {
     fn run(
         &self,
         device: &Device,
-        room: &mut Room<T>,
+        room: &mut Room<T, S>,
         plan: &Plan,
         whole: &[Option<usize>],
         logits: &mut [f32],
@@ -215,7 +221,7 @@ impl<T: Computed> Decoder<T> {
     }
 
     /// The step of a decoding batch: as it is the first time, which also loads its kernels, and recorded from then on.
-    fn run_newest(&self, device: &Device, room: &mut Room<T>, plan: &Plan, batch: usize) -> Result<(), CudaError> {
+    fn run_newest(&self, device: &Device, room: &mut Room<T, S>, plan: &Plan, batch: usize) -> Result<(), CudaError> {
         let spare = NewRow { token: 0, position: 0, slot: room.slots as u32, column: 0 };
         let nothing = RowWant { target: Some(0), set: RowWant::EVERYTHING, upper_left: 0, patches: (0, 0) };
         let fill = batch - plan.rows.len();
@@ -230,10 +236,12 @@ impl<T: Computed> Decoder<T> {
         }
         self.launch(device, room, &pass)?;
         self.launch_head(device, room, &pass, 0..batch)?;
+        let started = Instant::now();
         let graph = device.record(|| {
             self.launch(device, room, &pass)?;
             self.launch_head(device, room, &pass, 0..batch)
         })?;
+        tracing::debug!(batch, seconds = started.elapsed().as_secs_f64(), "step is recorded");
         room.graphs.insert(batch, graph);
         Ok(())
     }
@@ -242,7 +250,7 @@ impl<T: Computed> Decoder<T> {
     fn run_any(
         &self,
         device: &Device,
-        room: &mut Room<T>,
+        room: &mut Room<T, S>,
         plan: &Plan,
         whole: &[Option<usize>],
         logits: &mut [f32],
@@ -279,7 +287,7 @@ impl<T: Computed> Decoder<T> {
     fn take_logits(
         &self,
         device: &Device,
-        room: &Room<T>,
+        room: &Room<T, S>,
         plan: &Plan,
         rows: std::ops::Range<usize>,
         whole: &[Option<usize>],
@@ -296,7 +304,7 @@ impl<T: Computed> Decoder<T> {
     }
 
     /// All layers.
-    fn launch(&self, device: &Device, room: &Room<T>, pass: &Pass) -> Result<(), CudaError> {
+    fn launch(&self, device: &Device, room: &Room<T, S>, pass: &Pass) -> Result<(), CudaError> {
         let rows = pass.singles + pass.others;
         let Room { x, y, normed, qkv, inner, .. } = room;
         let embedding = Embedding {
@@ -307,7 +315,7 @@ impl<T: Computed> Decoder<T> {
         };
         device.embed(&room.rows, rows, &embedding, x)?;
         let residual = |added, norm| Residual { x, added, picks: None, rows, norm, to_unit_length: false, out: normed };
-        let mut added: Option<(&Buffer<f32>, &Buffer<f32>)> = None;
+        let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
         for (layer, cache) in self.layers.iter().zip(&room.caches) {
             device.residual_norm(&residual(added, &layer.attention_norm))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
@@ -326,9 +334,9 @@ impl<T: Computed> Decoder<T> {
     fn attend(
         &self,
         device: &Device,
-        room: &Room<T>,
+        room: &Room<T, S>,
         layer: &Layer<T>,
-        cache: &KeyValueCache<T>,
+        cache: &KeyValueCache<S>,
         pass: &Pass,
     ) -> Result<(), CudaError> {
         let Sizes { width, heads, .. } = self.sizes;
@@ -366,7 +374,7 @@ impl<T: Computed> Decoder<T> {
     fn launch_head(
         &self,
         device: &Device,
-        room: &Room<T>,
+        room: &Room<T, S>,
         pass: &Pass,
         wanted: std::ops::Range<usize>,
     ) -> Result<(), CudaError> {

@@ -82,6 +82,7 @@ impl<T: Computed> ImageToTextProjection<T> {
         let contexts = Contexts {
             keys: key_values,
             values: &key_values.part(width..key_values.len()),
+            scales: None,
             context: each * 2 * width,
             head: head_dim,
             column: 2 * width,

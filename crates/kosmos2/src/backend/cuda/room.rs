@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kernels::cuda::tables::{Copies, Picks, RowLimits, Rows, Tile, TileLimits, Tiles, Wants};
-use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, KeyValueCache, Pictures, Splits};
+use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, Kept, KeyValueCache, Pictures, Splits};
 
 /// Rows of one pass at most: more fill no card better, and each takes some 50 KB of buffers.
 const MOST_ROWS: usize = 16_384;
@@ -16,11 +16,11 @@ const MOST_LOGITS: usize = 1024;
 const BATCHES: [usize; 22] =
     [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 832, 1024];
 
-/// Warps that together read at a card's full rate: 16 on each of 132 multiprocessors.
-const WARPS: usize = 2112;
+/// Warps that together read at a card's full rate: some 32 on each of 132 multiprocessors.
+const WARPS: usize = 4096;
 
-/// Most parts of a context: more would each be too short.
-const MOST_SPLITS: usize = 8;
+/// Most parts of a context: joining more takes longer than they save.
+const MOST_SPLITS: usize = 4;
 
 /// Sizes that the room is made for.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +37,10 @@ impl Sizes {
         self.width / self.heads
     }
 
-    /// Values from one row of logits to the next: 16-byte loads must begin there.
+    /// Rows of the head's matrix, and values from one row of logits to the next: what is beyond the vocabulary is zero.
+    /// cuBLAS takes six times as long for 65,037 outputs as for a multiple of its tiles.
     pub(super) fn logits_stride(&self) -> usize {
-        self.vocabulary.next_multiple_of(8)
+        self.vocabulary.next_multiple_of(128)
     }
 
     /// Parts that contexts are split into, so that few sequences too make work for a whole card.
@@ -49,16 +50,16 @@ impl Sizes {
 }
 
 /// Room for `slots` sequences of `length` tokens.
-pub(super) struct Room<T> {
+pub(super) struct Room<T, S> {
     pub(super) slots: usize,
     pub(super) length: usize,
     /// Rows of one pass.
     pub(super) capacity: usize,
     /// A slot more than asked for: rows that only fill up a recorded step write there.
-    pub(super) caches: Vec<KeyValueCache<T>>,
+    pub(super) caches: Vec<KeyValueCache<S>>,
     pub(super) position_table: Buffer<f32>,
     pub(super) x: Buffer<f32>,
-    pub(super) y: Buffer<f32>,
+    pub(super) y: Buffer<T>,
     pub(super) normed: Buffer<T>,
     pub(super) qkv: Buffer<T>,
     pub(super) inner: Buffer<T>,
@@ -76,7 +77,7 @@ pub(super) struct Room<T> {
     pub(super) graphs: BTreeMap<usize, Graph>,
 }
 
-impl<T: Format> Room<T> {
+impl<T: Format, S: Kept<T>> Room<T, S> {
     /// `positions` are the rows of the position table for up to `length` tokens.
     pub(super) fn new(
         device: &Device,
@@ -94,7 +95,7 @@ impl<T: Format> Room<T> {
         let limits =
             RowLimits { tokens: vocabulary, positions: positions.len() / width, slots: slots + 1, columns: length };
         let tile_limits = TileLimits { queries: capacity, contexts: slots + 1, columns: length, out: capacity };
-        let cache = |_| KeyValueCache::new(device, slots + 1, heads, length, sizes.head_dim());
+        let cache = |_| KeyValueCache::new::<T>(device, slots + 1, heads, length, sizes.head_dim());
         Ok(Self {
             slots,
             length,
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn few_sequences_are_split_so_that_the_card_has_work() {
         let sizes = Sizes { width: 2048, heads: 32, inner: 8192, layers: 24, vocabulary: 65_037 };
-        assert_eq!([1, 8, 32, 64, 1024].map(|sequences| sizes.splits(sequences)), [8, 8, 2, 1, 1]);
-        assert_eq!(sizes.logits_stride(), 65_040);
+        assert_eq!([1, 8, 32, 64, 1024].map(|sequences| sizes.splits(sequences)), [4, 4, 4, 2, 1]);
+        assert_eq!(sizes.logits_stride(), 65_152);
     }
 }

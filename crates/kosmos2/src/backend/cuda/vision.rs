@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 use kernels::cuda::tables::{Tile, TileLimits, Tiles};
-use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual};
+use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual, Staging};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use super::Computed;
 use super::layers::{Map, matrix, norm, values, vector, wide};
@@ -31,10 +33,12 @@ pub(super) struct VisionTower<T> {
 /// Buffers for so many pictures.
 struct Room<T> {
     pictures: usize,
-    pixels: Buffer<f32>,
+    /// The host fills one while the card may still read the other.
+    staging: [Staging<T>; 2],
+    pixels: Buffer<T>,
     patches: Buffer<T>,
     x: Buffer<f32>,
-    y: Buffer<f32>,
+    y: Buffer<T>,
     normed: Buffer<T>,
     qkv: Buffer<T>,
     inner: Buffer<T>,
@@ -78,6 +82,7 @@ impl<T: Computed> VisionTower<T> {
             // The checkpoint's own spelling.
             pre_layer_norm: norm::<T>(device, &weights.pp("pre_layrnorm"), hidden, eps)?,
             layers: (0..config.num_hidden_layers)
+                .into_par_iter()
                 .map(|n| Layer::load(device, &layers.pp(n), config))
                 .collect::<Result<_, _>>()?,
             post_layer_norm: norm::<T>(device, &weights.pp("post_layernorm"), hidden, eps)?,
@@ -99,9 +104,13 @@ impl<T: Computed> VisionTower<T> {
         let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
         let (rows, padded) = (count * each, self.patch.inner());
         let pixels = 3 * self.image_size * self.image_size;
-        for (index, picture) in pictures.iter().enumerate() {
-            device.upload(picture.as_slice(), &room.pixels.part(index * pixels..(index + 1) * pixels))?;
-        }
+        room.staging.rotate_left(1);
+        let staging = &mut room.staging[0];
+        let staged = staging.values_mut()?.par_chunks_exact_mut(pixels);
+        staged.zip(pictures.par_iter()).for_each(|(staged, picture)| {
+            staged.iter_mut().zip(picture.as_slice()).for_each(|(to, &from)| *to = <T as Format>::from_f32(from));
+        });
+        staging.upload(device, count * pixels, &room.pixels)?;
         let tile = |picture: u32| {
             let first = picture * each as u32;
             Tile::cover(first, each as u32, picture, each as u32, false, first)
@@ -112,7 +121,7 @@ impl<T: Computed> VisionTower<T> {
         device.product(&self.patch, patches, count * (each - 1), y, hidden)?;
         device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
 
-        let mut added: Option<(&Buffer<f32>, &Buffer<f32>)> = None;
+        let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
         let residual =
             |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
         for layer in &self.layers {
@@ -144,6 +153,7 @@ impl<T: Computed> VisionTower<T> {
         let contexts = Contexts {
             keys: &qkv.part(hidden..qkv.len()),
             values: &qkv.part(2 * hidden..qkv.len()),
+            scales: None,
             context: each * 3 * hidden,
             head: head_dim,
             column: 3 * hidden,
@@ -174,9 +184,11 @@ impl<T: Computed> VisionTower<T> {
         let rows = pictures * each;
         let inner = self.layers.first().map_or(0, |layer| layer.fc1.outputs());
         let limits = TileLimits { queries: rows, contexts: pictures, columns: each, out: rows };
+        let pixels = pictures * 3 * self.image_size * self.image_size;
         Ok(Room {
             pictures,
-            pixels: device.zeros(pictures * 3 * self.image_size * self.image_size)?,
+            staging: [Staging::new(device, pixels)?, Staging::new(device, pixels)?],
+            pixels: device.zeros(pixels)?,
             patches: device.zeros(pictures * (each - 1) * self.patch.inner())?,
             x: device.zeros(rows * hidden)?,
             y: device.zeros(rows * hidden)?,
