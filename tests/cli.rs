@@ -214,7 +214,7 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
 #[tokio::test]
 async fn misuse_is_one_sentence_and_exit_code_2() {
     let scene = demo().scenes[0].path.display().to_string();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["annotate"], "required"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[null, null]", &scene], "1 <phrase>…</phrase>"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0, 0, 1, 1]]]", &scene], "write 0.0, not 0"),
@@ -222,6 +222,7 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
         (&["annotate", "--task", "ground=a</phrase>b", &scene], "would act as markup"),
         (&["annotate", "--temperature", "-1", &scene], "temperature"),
         (&["annotate", "--device", "gpu", &scene], "expected auto, cpu, cuda"),
+        (&["bench", "--pictures", "4"], "--pictures goes with"),
     ];
     for (arguments, sentence) in cases {
         let output = run(with_model().args(arguments)).await;
@@ -337,4 +338,19 @@ async fn demo_shows_every_scene_and_ends_by_itself() {
     let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
     assert!(captions.iter().all(|golden| page.contains(&golden.file)));
     assert!(!page.contains("src=\"http") && !page.contains("href=\"http"));
+}
+
+#[tokio::test]
+async fn a_worker_is_measured_beside_its_engine_on_the_same_pictures() {
+    let scenes = demo().scenes;
+    let mut command = with_model();
+    command.args(["bench", "--device", "cpu", "--batch", "2", "--pictures", "5", "--new-tokens", "8", "--repeat", "1"]);
+    command.args(["--warmup", "0", "--format", "json", "--through-worker"]).args([&scenes[0].path, &scenes[1].path]);
+    let output = run(&mut command).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let [line] = &json_lines(&output)[..] else { panic!("one line for one batch size") };
+    assert_eq!((&line["pictures"], &line["batch"]), (&json!(5), &json!(2)));
+    assert_eq!((&line["engine_tokens"], &line["worker_tokens"]), (&json!(40), &json!(40)));
+    assert!(line["engine_images_per_s"].as_f64().unwrap() > 0.0 && line["worker_images_per_s"].as_f64().unwrap() > 0.0);
+    assert!(line["job_stages"]["total_s"].as_f64().unwrap() > 0.0);
 }

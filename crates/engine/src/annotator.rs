@@ -24,6 +24,11 @@ pub trait Annotator: Send + Sync {
     /// any more.
     fn submit(&self, request: Request) -> Answer<'_>;
 
+    /// Requests that should be under way at once, those being prepared included, so that nothing computes too little.
+    fn jobs_in_hand(&self) -> usize {
+        8
+    }
+
     /// Whether anything computes still. Once it does not, it never will again.
     fn is_alive(&self) -> bool {
         true
@@ -37,6 +42,10 @@ impl Annotator for Engine {
 
     fn submit(&self, request: Request) -> Answer<'_> {
         Box::pin(Engine::submit(self, request))
+    }
+
+    fn jobs_in_hand(&self) -> usize {
+        self.jobs_in_hand
     }
 
     fn is_alive(&self) -> bool {

@@ -156,7 +156,7 @@ impl Device {
     fn admit(&mut self) {
         // Asks of one picture share its first tokens: with those that run, or with the first that is admitted here.
         let mut demands = Vec::new();
-        for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some()) {
+        for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some() && !job.waiting.is_empty()) {
             let mut source =
                 self.running.iter().find(|running| running.job == id).map(|running| running.decoding.prompt());
             for (_, decoding) in &job.waiting {

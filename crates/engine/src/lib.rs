@@ -44,10 +44,11 @@ pub struct EngineOptions {
     pub slots: Option<usize>,
     /// Tokens that a slot holds: prompt, picture and answer.
     pub slot_tokens: usize,
-    /// Pictures that go through the vision tower together, and that wait prepared for it; at least 1.
-    pub vision_batch: usize,
-    /// Most prompt tokens of a step.
-    pub prompt_tokens: usize,
+    /// Pictures that go through the vision tower together, and that wait prepared for it. `None`: as many as the device
+    /// takes with profit.
+    pub vision_batch: Option<usize>,
+    /// Most prompt tokens of a step. `None` likewise.
+    pub prompt_tokens: Option<usize>,
 }
 
 /// Slots that are there on every device where the number is left open and memory allows for them.
@@ -55,7 +56,7 @@ pub const USUAL_SLOTS: usize = 16;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { slots: None, slot_tokens: 512, vision_batch: 8, prompt_tokens: 1024 }
+        Self { slots: None, slot_tokens: 512, vision_batch: None, prompt_tokens: None }
     }
 }
 
@@ -65,6 +66,7 @@ pub struct Engine {
     processor: Arc<Processor>,
     queue: mpsc::Sender<Job>,
     room: Room,
+    jobs_in_hand: usize,
 }
 
 /// Slots, and tokens of each.
@@ -85,7 +87,9 @@ impl Engine {
     pub fn start(model: Kosmos2, options: EngineOptions) -> Result<(Self, JoinHandle<()>), StartError> {
         let (mut model, processor) = model.into_parts();
         let room = slots::reserve(model.backend(), &options)?;
-        let vision_batch = options.vision_batch.max(1);
+        let useful = model.backend().useful_batches();
+        let vision_batch = options.vision_batch.unwrap_or(useful.pictures).max(1);
+        let jobs_in_hand = useful.jobs.min(room.slots + 4 * vision_batch);
         let (queue, requests) = mpsc::channel(vision_batch);
         let device = device::Device::new(
             model,
@@ -93,13 +97,13 @@ impl Engine {
             requests,
             room,
             vision_batch,
-            Admission { prompt_tokens: options.prompt_tokens },
+            Admission { prompt_tokens: options.prompt_tokens.unwrap_or(useful.prompt_tokens) },
         );
         // The device's loop is one of the threads it computes with: calling them from outside would cost a sleep and a
         // wake-up for every product.
         let pool = ThreadPoolBuilder::new().thread_name(|index| format!("device-{index}")).build()?;
         let thread = std::thread::Builder::new().name("device".into()).spawn(move || pool.install(|| device.run()))?;
-        Ok((Self { processor, queue, room }, thread))
+        Ok((Self { processor, queue, room, jobs_in_hand }, thread))
     }
 
     /// What goes around the model: pictures to pixels, asks to tokens.

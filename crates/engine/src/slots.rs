@@ -43,7 +43,7 @@ const KEPT_FREE: f64 = 0.2;
 pub(crate) fn reserve(backend: &mut dyn Backend, options: &EngineOptions) -> Result<Room, StartError> {
     let slot_tokens = options.slot_tokens;
     let free = backend.free_bytes();
-    let useful = backend.useful_slots();
+    let useful = backend.useful_batches().slots;
     let slots = fitting(options.slots, useful, slot_tokens, backend.slot_bytes(slot_tokens), free)?;
     backend.reserve(slots, slot_tokens)?;
     let mib = (backend.slot_bytes(slot_tokens) * slots as u64) >> 20;

@@ -224,8 +224,12 @@ pub(crate) struct BenchArgs {
     /// next picture join as one ends: --batch are then decoded at once.
     #[arg(long, value_name = "MIN-MAX", value_parser = lengths)]
     pub(crate) lengths: Option<(usize, usize)>,
-    /// With --lengths, pictures of a run; left out, four times as many as are decoded at once.
-    #[arg(long, value_name = "N", requires = "lengths", value_parser = at_least_one)]
+    /// Send these pictures, again and again, through a whole worker with a NATS server and an S3 store on this machine, and
+    /// through its engine alone: --batch are then decoded at once. Needs --model.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "model", conflicts_with_all = ["random", "lengths"])]
+    pub(crate) through_worker: Vec<PathBuf>,
+    /// With --lengths or --through-worker, pictures of a run; left out, four times as many as are decoded at once.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) pictures: Option<usize>,
     /// What to compute in: f32, bf16 or int8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]

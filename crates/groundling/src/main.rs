@@ -66,7 +66,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
-        Command::Bench(given) => commands::bench::run(&given),
+        Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),
     }
 }

@@ -54,10 +54,11 @@ pub(crate) struct EngineSettings {
     pub(crate) slots: Option<usize>,
     /// Tokens that each of them has room for: picture, prompt and answer.
     pub(crate) slot_tokens: usize,
-    /// Pictures that go through the vision tower together.
-    pub(crate) vision_batch: usize,
+    /// Pictures that go through the vision tower together; left out: 8 on the CPU, 64 on CUDA.
+    pub(crate) vision_batch: Option<usize>,
     /// Most prompt tokens of a step; more wait for the next one, so that running prompts do not wait long.
-    pub(crate) prompt_tokens: usize,
+    /// Left out: 1024 on the CPU, 8192 on CUDA.
+    pub(crate) prompt_tokens: Option<usize>,
 }
 
 impl Default for EngineSettings {
@@ -166,7 +167,7 @@ mod tests {
         ];
         let settings = Settings::read(Some(&path), environment(&variables)).unwrap();
         assert_eq!(settings.nats.url, "nats://environment:2");
-        assert_eq!((settings.worker.slots, settings.s3.region.as_str()), (5, "eu"));
+        assert_eq!((settings.worker.slots, settings.s3.region.as_str()), (Some(5), "eu"));
         assert_eq!(settings.s3.allow, ["a", "b/c"]);
         let flags = StoreArgs { nats_url: Some("nats://flag:3".into()), s3_endpoint: None };
         assert_eq!(settings.with_stores(&flags).nats.url, "nats://flag:3");

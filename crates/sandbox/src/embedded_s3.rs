@@ -73,6 +73,10 @@ async fn serve(listener: TcpListener, service: S3Service) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
+                    // Otherwise the end of each answer waits some 40 ms for the client's delayed acknowledgement.
+                    if let Err(error) = socket.set_nodelay(true) {
+                        tracing::debug!(%error, "S3 connection keeps small packets back");
+                    }
                     let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
                     connections.spawn(async move {
                         if let Err(error) = connection.await {

@@ -161,15 +161,16 @@ pub struct S3Settings {
 pub struct WorkerSettings {
     /// Name of this worker in annotations, failures and logs, for example the pod's. Left out: made up at the start.
     pub id: Option<String>,
-    /// Jobs in hand at once, from intake to the last acknowledgement: the depth of the pipeline.
-    pub slots: usize,
-    /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for the largest
-    /// object allowed, `s3.max_object_bytes`.
+    /// Jobs in hand at once, from intake to the last acknowledgement: the depth of the pipeline. Left out: what keeps the
+    /// engine's device busy, 8 on a CPU and some 1300 on CUDA.
+    pub slots: Option<usize>,
+    /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for an object as
+    /// large as they were of late, and for the largest allowed, `s3.max_object_bytes`, where its own turns out larger.
     pub max_bytes_in_flight: u64,
     /// Most bytes of memory for decoding, all jobs together: a picture waits until there is room for what its headers
     /// claim, 6 to 20 bytes for each pixel. One that claims more than all of it is refused.
     pub max_decode_bytes: u64,
-    /// Pictures decoded at once.
+    /// Pictures decoded at once. Left out: one on each CPU.
     pub decode_threads: usize,
     /// How long decoding one picture may take. After that its job is given up.
     #[serde(with = "humantime_serde")]
@@ -273,10 +274,10 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             id: None,
-            slots: 8,
+            slots: None,
             max_bytes_in_flight: 512 << 20,
             max_decode_bytes: 2 << 30,
-            decode_threads: 4,
+            decode_threads: std::thread::available_parallelism().map_or(4, usize::from),
             // The largest picture takes a few seconds on one core.
             decode_timeout: Duration::from_secs(60),
             max_deliveries: 10,

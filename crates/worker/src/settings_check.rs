@@ -229,7 +229,9 @@ impl WorkerSettings {
             "worker.id is empty: give a name or leave it out",
         );
         // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
-        found.unless((1..=4096).contains(&self.slots), format!("worker.slots is {}, not in 1 to 4096", self.slots));
+        if let Some(slots) = self.slots {
+            found.unless((1..=4096).contains(&slots), format!("worker.slots is {slots}, not in 1 to 4096"));
+        }
         found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
         found.positive("worker.job_timeout", self.job_timeout);
         found.positive("worker.publish_timeout", self.publish_timeout);
@@ -292,7 +294,7 @@ mod tests {
         settings.streams.replicas = 2;
         settings.s3.endpoint = Some("somewhere".into());
         settings.s3.secret_key = Some(Secret::new("hush"));
-        settings.worker.slots = 0;
+        settings.worker.slots = Some(0);
         let text = settings.validate().unwrap_err().to_string();
         for name in ["nats.url", "nats.user", "streams.replicas", "s3.endpoint", "s3.access_key", "worker.slots"] {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");

@@ -126,6 +126,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let Opened { connection, jetstream, consumer, advisories } = opened;
     let client = connection.client.clone();
     let WorkerSettings { slots, publish_timeout, .. } = settings.worker;
+    let slots = slots.unwrap_or_else(|| engine.jobs_in_hand());
     let streams = &settings.streams;
     let ledger = Ledger {
         outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),

@@ -250,7 +250,7 @@ async fn shutdown_finishes_what_is_in_hand_and_leaves_the_rest_in_the_queue() {
     for i in 0..12 {
         submit(&bench, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
     }
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = 2);
+    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = Some(2));
     running.event().await;
     let report = running.end().await;
     assert!((1..12).contains(&report.finished), "{report:?}");
@@ -322,7 +322,7 @@ async fn work_goes_on_after_the_nats_server_was_killed_in_the_middle() {
     for i in 0..6 {
         submit(&bench, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
     }
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = 2);
+    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = Some(2));
     running.event().await;
     bench.server.kill();
     tokio::time::sleep(Duration::from_millis(500)).await;

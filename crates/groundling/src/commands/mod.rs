@@ -4,6 +4,7 @@ pub(crate) mod annotate;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod inspect;
+mod servers;
 pub(crate) mod setup;
 pub(crate) mod worker;
 

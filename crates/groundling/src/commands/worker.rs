@@ -14,9 +14,7 @@ use crate::{Outcome, model_dir};
 
 pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let mut settings = Settings::load(settings)?.with_model(&args.model).with_stores(&args.stores);
-    if let Some(slots) = args.slots {
-        settings.worker.slots = slots;
-    }
+    settings.worker.slots = args.slots.or(settings.worker.slots);
     let for_worker = settings.for_worker()?;
     let dir = model_dir::require(settings.model.path.as_ref())?.to_path_buf();
     let shutdown = worker::signals::shutdown_by_signals()?;

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod s3;
+mod usual;
 
 use std::error::Error;
 

@@ -1,6 +1,8 @@
 //! Reading objects from an S3 store, within bounds.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -15,6 +17,7 @@ use protocol::v1::{ObjectIdentity, S3Object};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::usual::UsualSize;
 use super::{FetchError, FetchErrorKind, Fetched, too_large};
 use crate::room::{Room, Taken};
 use crate::settings::S3Settings;
@@ -25,7 +28,15 @@ pub struct ObjectStore {
     client: Client,
     allow: Vec<String>,
     max_bytes: u64,
-    operation_timeout: std::time::Duration,
+    usual: Arc<UsualSize>,
+    operation_timeout: Duration,
+}
+
+/// What came of a request that was to bring no more than so many bytes.
+enum Read {
+    Whole(Fetched),
+    /// The object is allowed, but larger than that.
+    Larger,
 }
 
 /// Whether bytes are those that an ETag names. It is the MD5 of most objects' bytes, but not of all: not of those in
@@ -64,7 +75,8 @@ impl ObjectStore {
 
     fn with_client(settings: &S3Settings, client: Client) -> Self {
         let (max_bytes, operation_timeout) = (settings.max_object_bytes, settings.operation_timeout);
-        Self { client, allow: settings.allow.clone(), max_bytes, operation_timeout }
+        let usual = Arc::new(UsualSize::new(max_bytes));
+        Self { client, allow: settings.allow.clone(), max_bytes, usual, operation_timeout }
     }
 
     /// The client itself, for what a worker does not do: listing, writing.
@@ -72,17 +84,28 @@ impl ObjectStore {
         &self.client
     }
 
-    /// Reads one object whole, as soon as `room` has place for the largest one allowed. The place that it turns out not
-    /// to need is given back.
+    /// Reads one object whole, as soon as `room` has place for one of the usual size; a larger one is asked for again
+    /// once there is place for the largest allowed. The place that it turns out not to need is given back.
     ///
     /// # Errors
     /// As [`ObjectStore::read`].
     pub async fn read_into(&self, object: &S3Object, room: &Room) -> Result<(Fetched, Taken), FetchError> {
-        // Before the request: a store does not keep an answer waiting.
-        let mut taken = room.take(self.max_bytes).await;
-        let fetched = self.read(object).await?;
-        taken.shrink_to(fetched.bytes.len() as u64);
-        Ok((fetched, taken))
+        let (mut claim, mut time) = (self.usual.bytes(), self.operation_timeout);
+        loop {
+            // Before the request, and let go before more is taken: a store does not keep an answer waiting, and who
+            // waits for room must hold none.
+            let mut taken = room.take(claim).await;
+            let started = Instant::now();
+            match self.read_up_to(object, claim, time).await? {
+                Read::Whole(fetched) => {
+                    let size = fetched.bytes.len() as u64;
+                    self.usual.saw(size);
+                    taken.shrink_to(size);
+                    return Ok((fetched, taken));
+                }
+                Read::Larger => (claim, time) = (self.max_bytes, time.saturating_sub(started.elapsed())),
+            }
+        }
     }
 
     /// Reads one object whole.
@@ -90,13 +113,20 @@ impl ObjectStore {
     /// # Errors
     /// Every kind of [`FetchError`] but `BadAddress`; not more than `s3.max_object_bytes` are ever held.
     pub async fn read(&self, object: &S3Object) -> Result<Fetched, FetchError> {
-        let name = format!("s3://{}/{}", object.bucket, object.key);
+        match self.read_up_to(object, self.max_bytes, self.operation_timeout).await? {
+            Read::Whole(fetched) => Ok(fetched),
+            Read::Larger => Err(too_large(&name_of(object), self.max_bytes, RAISE)),
+        }
+    }
+
+    async fn read_up_to(&self, object: &S3Object, most: u64, time: Duration) -> Result<Read, FetchError> {
+        let name = name_of(object);
         if !self.allows(&object.bucket, &object.key) {
             let sentence = format!("{name} may not be read by this worker: add its bucket or prefix to s3.allow");
             return Err(FetchError::new(FetchErrorKind::NotAllowed, sentence));
         }
         // The client's own timeout ends with the headers; the body counts as well.
-        match tokio::time::timeout(self.operation_timeout, self.read_within(object, &name)).await {
+        match tokio::time::timeout(time, self.read_within(object, &name, most)).await {
             Ok(read) => read,
             Err(_) => {
                 let sentence =
@@ -117,7 +147,7 @@ impl ObjectStore {
         })
     }
 
-    async fn read_within(&self, object: &S3Object, name: &str) -> Result<Fetched, FetchError> {
+    async fn read_within(&self, object: &S3Object, name: &str, most: u64) -> Result<Read, FetchError> {
         let pinned = object.etag.as_deref().map(bare_etag);
         let answer = self
             .client
@@ -149,14 +179,19 @@ impl ObjectStore {
             let sentence = format!("{name} came in the version {found:?} and not {wanted:?} as the job says");
             return Err(FetchError::new(FetchErrorKind::Changed, sentence));
         }
-        Ok(Fetched { bytes: self.body(answer, name).await?, identity })
+        let bytes = self.body(answer, name, most).await?;
+        Ok(bytes.map_or(Read::Larger, |bytes| Read::Whole(Fetched { bytes, identity })))
     }
 
-    async fn body(&self, answer: GetObjectOutput, name: &str) -> Result<Bytes, FetchError> {
-        let too_large = || too_large(name, self.max_bytes, "raise s3.max_object_bytes if it is to be read");
+    /// The bytes, `None` where they are more than `most`.
+    async fn body(&self, answer: GetObjectOutput, name: &str, most: u64) -> Result<Option<Bytes>, FetchError> {
+        let too_large = || too_large(name, self.max_bytes, RAISE);
         let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
         if announced.is_some_and(|length| length > self.max_bytes) {
             return Err(too_large());
+        }
+        if announced.is_some_and(|length| length > most) {
+            return Ok(None);
         }
         // Announced lengths are within the limit, but still only a word: reserve little, grow with what comes.
         let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(1 << 20) as usize);
@@ -165,8 +200,10 @@ impl ObjectStore {
             let chunk = chunk.map_err(|error| {
                 FetchError::new(FetchErrorKind::Unavailable, format!("reading {name} broke off")).with_source(error)
             })?;
-            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
-                return Err(too_large());
+            match (bytes.len() + chunk.len()) as u64 {
+                size if size > self.max_bytes => return Err(too_large()),
+                size if size > most => return Ok(None),
+                _ => {}
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -175,9 +212,16 @@ impl ObjectStore {
                 let sentence = format!("{name} was announced with {length} bytes and came with {}", bytes.len());
                 Err(FetchError::new(FetchErrorKind::Unavailable, sentence))
             }
-            _ => Ok(bytes.freeze()),
+            _ => Ok(Some(bytes.freeze())),
         }
     }
+}
+
+/// What to do about an object that is too large.
+const RAISE: &str = "raise s3.max_object_bytes if it is to be read";
+
+fn name_of(object: &S3Object) -> String {
+    format!("s3://{}/{}", object.bucket, object.key)
 }
 
 /// The authorities of a PEM file, and no others.

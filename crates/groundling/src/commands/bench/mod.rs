@@ -3,10 +3,11 @@
 mod continuous;
 mod floor;
 mod measure;
+mod through_worker;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
@@ -44,7 +45,13 @@ struct Report {
     cost_per_1000_images: Option<f64>,
 }
 
-pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+    if !args.through_worker.is_empty() {
+        return through_worker::run(args).await;
+    }
+    if args.pictures.is_some() && args.lengths.is_none() {
+        return Err(Misuse(anyhow!("--pictures goes with --lengths or --through-worker")).into());
+    }
     // Like the engine, on one of the threads that it computes with.
     ThreadPoolBuilder::new().build()?.install(|| measure(args))
 }
