@@ -2,8 +2,8 @@
 // any format. Bound by the bytes of keys and values, which are read once each, 16 or 8 bytes a lane.
 //
 // T is the format that is computed in, S the one that keys and values are kept in: the same, or int8 with a scale for the
-// key and one for the value of each token and head, a pair of f32 for D values. Their products err by 1/254 of the
-// greatest value at most.
+// key and one for the value of each token and head, a pair of f32. A kept value errs by 1/254 of the greatest of its D at
+// most.
 #include "common.cuh"
 
 constexpr int QUERY_WARPS = 4; // warps of a block, a head each
