@@ -120,7 +120,7 @@ fn half_formats_give_the_texts_of_f32() {
         let picture = scene_pixels(&cuda, SCENE);
         let found = answers(&mut cuda, &picture, &asks);
         let same = found.iter().zip(&goldens).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
-        println!("{dtype:?}: {same} of {} texts are those of f32", goldens.len());
-        assert!(same + 1 >= goldens.len(), "{dtype:?}: {same} of {}", goldens.len());
+        println!("{format:?}: {same} of {} texts are those of f32", goldens.len());
+        assert!(same + 1 >= goldens.len(), "{format:?}: {same} of {}", goldens.len());
     }
 }
