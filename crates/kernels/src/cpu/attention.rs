@@ -3,7 +3,7 @@
 use super::activations::{Scratch, Worker, room};
 use super::columns::{AHEAD, Column, gather_values, turn_keys};
 use super::dispatch::{Level, level};
-use super::key_values::Slot;
+use super::key_values::KeyValueCache;
 use super::math::{exp, max_lanes, store_part, sum_lanes};
 use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
@@ -41,14 +41,14 @@ pub enum Context<'a> {
         /// From one key, or value, to the next.
         stride: usize,
     },
-    /// In a slot of a [`KeyValueCache`](super::KeyValueCache).
-    Slot(Slot<'a>),
+    /// As the sequence keeps them.
+    Cache(&'a KeyValueCache),
 }
 
 /// `out = softmax(queries keys^T / sqrt(head_dim)) values` for each job and head, in parallel over both.
 ///
 /// # Panics
-/// If a job's slices are too short for its counts and strides, its slot is of other heads, or it has queries and no
+/// If a job's slices are too short for its counts and strides, its cache is of other heads, or it has queries and no
 /// keys.
 pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scratch: &mut Scratch) {
     assert!(heads > 0 && head_dim > 0, "attention must have heads of some width");
@@ -96,9 +96,9 @@ fn check(job: &Attention<'_>, queries: usize, heads: usize, head_dim: usize) {
             assert!(keys.len() >= reaches(job.key_count, *stride), "there must be {} keys", job.key_count);
             assert!(values.len() >= reaches(job.key_count, *stride), "there must be {} values", job.key_count);
         }
-        Context::Slot(slot) => {
-            assert!(slot.fits(heads, head_dim), "the cache must be of {heads} heads of {head_dim} values");
-            assert!(slot.length() >= job.key_count, "there must be {} keys", job.key_count);
+        Context::Cache(cache) => {
+            assert!(cache.fits(heads, head_dim), "the cache must be of {heads} heads of {head_dim} values");
+            assert!(cache.length() >= job.key_count, "there must be {} keys", job.key_count);
         }
     }
 }
@@ -153,9 +153,9 @@ impl Kernel for Head<'_> {
         // More tiles share the whole of both in order; rows at a large power of two would crowd few cache sets.
         let lone = tiles == 1;
         let (mut keys, value_rows, ahead) = match shape.context {
-            Context::Slot(slot) => {
-                let values = Column { from: slot.values(head), stride: dim, dim };
-                (KeyPanels::Ready(slot.keys(head)), values, 0)
+            Context::Cache(cache) => {
+                let values = Column { from: cache.values(head), stride: dim, dim };
+                (KeyPanels::Ready(cache.keys(head)), values, 0)
             }
             Context::Rows { keys, values, stride } => {
                 let keys = Column { from: &keys[column..], stride, dim };
@@ -171,7 +171,7 @@ impl Kernel for Head<'_> {
                 (panels, Column { from: &values[column..], stride, dim }, AHEAD * stride)
             }
         };
-        let in_place = lone || matches!(shape.context, Context::Slot(_));
+        let in_place = lone || matches!(shape.context, Context::Cache(_));
         let values = if in_place && dim.is_multiple_of(LANES) {
             Strided { start: value_rows.from.as_ptr(), step: value_rows.stride, row: LANES, ahead }
         } else {

@@ -44,7 +44,7 @@ pub use activations::Scratch;
 pub use attention::{Attention, Context, attention};
 pub use dispatch::{Implementation, available, implementation, with_implementation};
 pub use epilogue::Epilogue;
-pub use key_values::{KeyValueCache, Slot};
+pub use key_values::KeyValueCache;
 pub use linear::linear;
 pub use norms::{l2_normalize, layer_norm, layer_norm_in_place};
 pub use reductions::{argmax, log_sum_exp};

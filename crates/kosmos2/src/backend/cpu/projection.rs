@@ -21,6 +21,11 @@ pub(super) struct ImageToTextProjection {
     latent_key_values: Vec<f32>,
     width: usize,
     heads: usize,
+}
+
+/// What a pass needs beside the weights.
+#[derive(Default)]
+pub(super) struct Buffers {
     h: Buffer,
     key_values: Buffer,
     mixed: Buffer,
@@ -46,21 +51,19 @@ impl ImageToTextProjection {
             latent_key_values,
             width,
             heads: config.text_config.attention_heads,
-            h: Buffer::default(),
-            key_values: Buffer::default(),
-            mixed: Buffer::default(),
         })
     }
 
     /// Features [1 + patches, hidden] of one picture to its embedding [latent, width].
-    pub(super) fn forward(&mut self, features: &[f32], crew: &mut Crew) -> ImageEmbedding {
+    pub(super) fn forward(&self, features: &[f32], buffers: &mut Buffers, crew: &mut Crew) -> ImageEmbedding {
+        let Buffers { h, key_values, mixed } = buffers;
         let (width, hidden, embedding_len) = (self.width, self.dense.inputs(), self.queries.len());
         let rows = features.len() / hidden;
-        let h = self.h.take(rows * width);
+        let h = h.take(rows * width);
         let own = rows * 2 * width;
-        let key_values = self.key_values.take(own + self.latent_key_values.len());
+        let key_values = key_values.take(own + self.latent_key_values.len());
         let bytes = self.dense.bytes() + self.key_value.bytes();
-        let each = Crew::rows_each(rows, bytes);
+        let each = crew.rows_each(rows, bytes);
         let parts = features.chunks(each * hidden).zip(h.chunks_mut(each * width));
         let parts = parts.zip(key_values[..own].chunks_mut(each * 2 * width));
         crew.share(parts, |((features, h), key_values), scratch| {
@@ -69,9 +72,9 @@ impl ImageToTextProjection {
         });
         key_values[own..].copy_from_slice(&self.latent_key_values);
         let key_values = &*key_values;
-        let mixed = self.mixed.take(embedding_len);
+        let mixed = mixed.take(embedding_len);
         let mut embedding = vec![0.0; embedding_len];
-        let each = Crew::rows_each(embedding_len / width, bytes) * width;
+        let each = crew.rows_each(embedding_len / width, bytes) * width;
         let parts = self.queries.chunks(each).zip(mixed.chunks_mut(each)).zip(embedding.chunks_mut(each));
         crew.share(parts, |((queries, mixed), embedding), scratch| {
             let mut some_queries = [Attention {
