@@ -4,7 +4,7 @@ use super::activations::{Scratch, Worker, room};
 use super::columns::{AHEAD, Column, gather_values, turn_keys};
 use super::dispatch::{Level, level};
 use super::key_values::KeyValueCache;
-use super::math::{exp, max_lanes, store_part, sum_lanes};
+use super::math::{exp2_falling, store_part};
 use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{Line, Strided, flat, flat_mut, sum_products, with_tile_size};
@@ -331,13 +331,13 @@ fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
     for line in &*scores {
         largest = s.max(s.load(&line.0), largest);
     }
-    let largest = s.splat(max_lanes(s, largest));
-    let scale = s.splat(1.0 / (dim as f32).sqrt());
+    let largest = s.splat(s.max_lanes(largest));
+    let scale = s.splat(std::f32::consts::LOG2_E / (dim as f32).sqrt());
     let mut sum = s.splat(0.0);
     for line in scores {
-        let value = exp(s, s.mul(s.sub(s.load(&line.0), largest), scale));
+        let value = exp2_falling(s, s.mul(s.sub(s.load(&line.0), largest), scale));
         sum = s.add(sum, value);
         s.store(value, &mut line.0);
     }
-    sum_lanes(s, sum)
+    s.sum_lanes(sum)
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::dispatch::level;
-use super::math::{load_part, store_part, sum_lanes};
+use super::math::{load_part, store_part};
 use super::simd::{Kernel, LANES, Simd};
 
 /// Values of the rows that one thread takes at a time; fewer in all are not shared out.
@@ -96,13 +96,13 @@ fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
     for part in row.chunks(LANES) {
         sum = s.add(sum, load_part(s, part, 0.0));
     }
-    let mean = sum_lanes(s, sum) / width;
+    let mean = s.sum_lanes(sum) / width;
     let mut squares = s.splat(0.0);
     for part in row.chunks(LANES) {
         let centred = s.sub(load_part(s, part, mean), s.splat(mean));
         squares = s.fma(centred, centred, squares);
     }
-    (mean, 1.0 / (sum_lanes(s, squares) / width + eps).sqrt())
+    (mean, 1.0 / (s.sum_lanes(squares) / width + eps).sqrt())
 }
 
 struct L2Normalize<'a> {
@@ -121,7 +121,7 @@ impl Kernel for L2Normalize<'_> {
                 let value = load_part(s, part, 0.0);
                 squares = s.fma(value, value, squares);
             }
-            let length = s.splat(sum_lanes(s, squares).sqrt().max(1e-12));
+            let length = s.splat(s.sum_lanes(squares).sqrt().max(1e-12));
             for part in row.chunks_mut(LANES) {
                 store_part(s, s.div(load_part(s, part, 0.0), length), part);
             }
