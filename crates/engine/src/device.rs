@@ -83,7 +83,7 @@ impl Device {
         tracing::debug!("the device's thread ends: no engine handle is left");
     }
 
-    /// Takes as many requests as could start now; the others wait in the queue, prepared. Waits where there is nothing
+    /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the queue, prepared. Waits where there is nothing
     /// to do. `false` once there is none and never will be.
     fn receive(&mut self) -> bool {
         for _ in 0..self.room_for_pictures() {
@@ -95,10 +95,12 @@ impl Device {
         !self.jobs.is_empty()
     }
 
-    /// Pictures that could be looked at now: as many as will find a free slot, and no more than go together.
-    fn room_for_pictures(&self) -> usize {
+    /// Pictures that could be looked at now: as many as will find a free slot, rounded up to what the device takes side
+    /// by side, and no more than go together.
+    fn room_for_pictures(&mut self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
-        self.free.len().saturating_sub(waiting).min(self.vision_batch)
+        let startable = self.free.len().saturating_sub(waiting);
+        startable.next_multiple_of(self.model.backend().pictures_side_by_side().max(1)).min(self.vision_batch)
     }
 
     /// Requests that nobody waits for, or that are too late, leave their slots.

@@ -114,8 +114,14 @@ impl Preparer {
     fn start(self: &Arc<Self>, source: Source) -> JoinHandle<anyhow::Result<(Picture, PixelValues)>> {
         let own = Arc::clone(self);
         tokio::spawn(async move {
-            let bytes = own.reader.read(&source).await?;
+            // Files are read by whoever decodes them: more threads would each keep memory for pictures.
+            let is_file = matches!(source, Source::File(_));
+            let fetched = if is_file { None } else { Some(own.reader.read(&source).await?) };
             let _turn = own.turns.acquire().await?;
+            let bytes = match fetched {
+                Some(bytes) => bytes,
+                None => own.reader.read(&source).await?,
+            };
             let images = Arc::clone(&own);
             let prepare = move || {
                 let picture = decode(&bytes, &images.decoding)?;

@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use super::simd::LANES;
+use super::storage::Storage;
 
 /// Room for the keys and values of so many tokens. A sequence has one for each layer, so that threads can write to
 /// several sequences at once.
 ///
 /// Keys lie as `[head][panel][dimension][16]`, a panel being 16 tokens, so that scores of 16 keys come from one pass
 /// over a run of memory; values lie as `[head][token][dimension]`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KeyValueCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Storage<[f32; LANES]>,
+    values: Storage<[f32; LANES]>,
     length: usize,
     heads: usize,
     head_dim: usize,
@@ -22,8 +23,8 @@ impl KeyValueCache {
     /// Zeroed pages are only taken from the system when first written, so unused places cost address space alone.
     pub fn new(length: usize, heads: usize, head_dim: usize) -> Self {
         let length = length.next_multiple_of(LANES);
-        let values = length * heads * head_dim;
-        Self { keys: vec![0.0; values], values: vec![0.0; values], length, heads, head_dim }
+        let lines = length / LANES * heads * head_dim;
+        Self { keys: Storage::zeroed(lines), values: Storage::zeroed(lines), length, heads, head_dim }
     }
 
     /// Bytes that room for so many tokens takes.
@@ -42,9 +43,9 @@ impl KeyValueCache {
         let (panel, lane) = (place / LANES, place % LANES);
         for head in 0..self.heads {
             let run = self.head(head);
-            let key = self.keys[run.clone()][panel * dim * LANES + lane..].iter_mut().step_by(LANES);
+            let key = self.keys.as_flattened_mut()[run.clone()][panel * dim * LANES + lane..].iter_mut().step_by(LANES);
             key.zip(&keys[head * dim..][..dim]).for_each(|(to, &from)| *to = from);
-            self.values[run][place * dim..][..dim].copy_from_slice(&values[head * dim..][..dim]);
+            self.values.as_flattened_mut()[run][place * dim..][..dim].copy_from_slice(&values[head * dim..][..dim]);
         }
     }
 
@@ -59,9 +60,11 @@ impl KeyValueCache {
         let dim = self.head_dim;
         for head in 0..self.heads {
             let start = self.head(head).start;
-            let mut copy_keys = |run: Range<usize>| self.keys[run.clone()].copy_from_slice(&other.keys[run]);
-            let values = start + places.start * dim..start + places.end * dim;
-            self.values[values.clone()].copy_from_slice(&other.values[values]);
+            let copy = |to: &mut Storage<_>, from: &Storage<_>, run: Range<usize>| {
+                to.as_flattened_mut()[run.clone()].copy_from_slice(&from.as_flattened()[run]);
+            };
+            let mut copy_keys = |run| copy(&mut self.keys, &other.keys, run);
+            copy(&mut self.values, &other.values, start + places.start * dim..start + places.end * dim);
             let mut place = places.start;
             while place < places.end {
                 let (panel, lane) = (start + place / LANES * dim * LANES, place % LANES);
@@ -88,12 +91,12 @@ impl KeyValueCache {
 
     /// `[panel][dimension][16]`. Places not written since another sequence held them keep that one's keys.
     pub(crate) fn keys(&self, head: usize) -> &[f32] {
-        &self.keys[self.head(head)]
+        &self.keys.as_flattened()[self.head(head)]
     }
 
     /// `[token][dimension]`.
     pub(crate) fn values(&self, head: usize) -> &[f32] {
-        &self.values[self.head(head)]
+        &self.values.as_flattened()[self.head(head)]
     }
 
     /// Where a head's keys, and its values, lie.

@@ -204,6 +204,11 @@ pub trait Backend: Send {
         16
     }
 
+    /// Pictures that [`Self::image_embeddings`] takes side by side: fewer leave part of the device idle.
+    fn pictures_side_by_side(&self) -> usize {
+        1
+    }
+
     /// Waits until the device has done what it was given; only clocks need it.
     ///
     /// # Errors

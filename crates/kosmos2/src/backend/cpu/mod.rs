@@ -62,6 +62,7 @@ impl Backend for CpuBackend {
         if let Some(other) = pictures.iter().find(|pixels| pixels.size() != expected) {
             return Err(ModelError::PictureSize { found: other.size(), expected });
         }
+        let side_by_side = self.pictures_side_by_side();
         let Self { vision, projection, crew, buffers, lone, .. } = self;
         // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
         let one = |pixels: &PixelValues, crew: &mut Crew, buffers: &mut PictureBuffers| {
@@ -69,12 +70,15 @@ impl Backend for CpuBackend {
             projection.forward(features, &mut buffers.projection, crew)
         };
         // Where a thread can take a picture by itself, those that are left over are shared by all.
-        let threads = rayon::current_num_threads();
-        let apart = if vision.is_small() { pictures.len() / threads * threads } else { 0 };
-        let (apart, together) = pictures.split_at(if threads > 1 { apart } else { 0 });
+        let (apart, together) =
+            pictures.split_at(if side_by_side > 1 { pictures.len() / side_by_side * side_by_side } else { 0 });
         let mut embeddings = lone.share(apart.to_vec(), |pixels, crew, buffers| one(pixels, crew, buffers));
         embeddings.extend(together.iter().map(|pixels| one(pixels, crew, buffers)));
         Ok(embeddings)
+    }
+
+    fn pictures_side_by_side(&self) -> usize {
+        if self.vision.is_small() { rayon::current_num_threads() } else { 1 }
     }
 
     fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {
