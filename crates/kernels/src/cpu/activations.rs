@@ -178,12 +178,23 @@ impl Pack for Int8 {
                 let (scale, inverse) = group_scale(s, part);
                 let inverse = s.splat(inverse);
                 let mut sum = s.zero_i();
-                let mut steps = packed[group * GROUP_STEPS * rows + r..].iter_mut().step_by(rows);
-                for vector in part.chunks(LANES) {
-                    let whole = s.to_i32(s.mul(load_part(s, vector, 0.0), inverse));
+                let steps = part.len().div_ceil(4);
+                let packed = &mut packed[group * GROUP_STEPS * rows + r..][..(steps - 1) * rows + 1];
+                let (vectors, last) = part.as_chunks::<LANES>();
+                for (index, vector) in vectors.iter().enumerate() {
+                    let whole = s.to_i32(s.mul(s.load(vector), inverse));
                     sum = s.add_i(sum, whole);
-                    let quads = s.split_quads(whole);
-                    steps.by_ref().zip(&quads[..vector.len().div_ceil(4)]).for_each(|(to, &quad)| *to = quad);
+                    for (quad, split) in s.split_quads(whole).into_iter().enumerate() {
+                        packed[(index * LANES / 4 + quad) * rows] = split;
+                    }
+                }
+                if !last.is_empty() {
+                    let whole = s.to_i32(s.mul(load_part(s, last, 0.0), inverse));
+                    sum = s.add_i(sum, whole);
+                    let split = s.split_quads(whole);
+                    for (quad, split) in split.into_iter().take(last.len().div_ceil(4)).enumerate() {
+                        packed[(vectors.len() * LANES / 4 + quad) * rows] = split;
+                    }
                 }
                 scales[group * rows + r] = RowScale { scale, bias: bias(s, sum) };
             }
@@ -200,8 +211,14 @@ fn group_scale<S: Simd>(s: S, group: &[f32]) -> (f32, f32) {
     let mut largest = s.splat(0.0);
     // Zeros where all is finite, else NaN.
     let mut taint = s.splat(0.0);
-    for vector in group.chunks(LANES) {
-        let value = load_part(s, vector, 0.0);
+    let (vectors, last) = group.as_chunks::<LANES>();
+    for vector in vectors {
+        let value = s.load(vector);
+        largest = s.max(s.abs(value), largest);
+        taint = s.fma(value, s.splat(0.0), taint);
+    }
+    if !last.is_empty() {
+        let value = load_part(s, last, 0.0);
         largest = s.max(s.abs(value), largest);
         taint = s.fma(value, s.splat(0.0), taint);
     }
@@ -213,9 +230,7 @@ fn group_scale<S: Simd>(s: S, group: &[f32]) -> (f32, f32) {
 /// What the weights' bias adds to a group's sum of products, where its values add up to the lanes of `sum`.
 #[inline(always)]
 fn bias<S: Simd>(s: S, sum: S::I) -> i32 {
-    let mut lanes = [0; LANES];
-    s.store_i(sum, &mut lanes);
-    WEIGHT_BIAS.wrapping_mul(lanes.into_iter().fold(0, i32::wrapping_add))
+    WEIGHT_BIAS.wrapping_mul(s.sum_lanes_i(sum))
 }
 
 /// A group's values as multiples of its scale.

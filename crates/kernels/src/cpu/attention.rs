@@ -211,6 +211,17 @@ struct QueryTile<'a> {
 }
 
 impl QueryTile<'_> {
+    /// Panels to take next of those that are left. Few sums would wait for each other.
+    #[inline(always)]
+    fn at_once(&self, left: usize) -> usize {
+        match left {
+            1 => 1,
+            _ if left >= self.wide => self.wide,
+            _ if self.wide > 2 => 2,
+            _ => 1,
+        }
+    }
+
     /// Products of queries and keys: `scores[query][key]`.
     #[inline(always)]
     fn score<S: Simd>(&self, s: S, keys: &mut KeyPanels<'_>, scores: &mut [Line]) {
@@ -225,7 +236,7 @@ impl QueryTile<'_> {
         let seen = shape.seen_by(first + rows - 1);
         let mut panel = 0;
         while panel < panels {
-            let count = if panels - panel >= self.wide { self.wide } else { 1 };
+            let count = self.at_once(panels - panel);
             let keys = match keys {
                 KeyPanels::Ready(all) => &all[panel * dim * LANES..][..count * dim * LANES],
                 KeyPanels::Turned(column, lines) => {
@@ -265,7 +276,7 @@ impl QueryTile<'_> {
         let weights = Strided { start: scores.as_ptr().cast(), step: 1, row: panels * LANES, ahead: 0 };
         let mut panel = 0;
         while panel * LANES < dim {
-            let count = if dim.div_ceil(LANES) - panel >= self.wide { self.wide } else { 1 };
+            let count = self.at_once(dim.div_ceil(LANES) - panel);
             // SAFETY: inside the values, one panel on for every `row`.
             let values = Strided { start: unsafe { values.start.add(panel * values.row) }, ..values };
             // SAFETY: scores hold `panels * 16 >= seen` values a row, and the caller promises the values.

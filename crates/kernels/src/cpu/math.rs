@@ -34,16 +34,22 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 pub(crate) fn exp2_falling<S: Simd>(s: S, x: S::F) -> S::F {
     const LOWEST: f32 = -126.0;
     // Operands in this order keep a NaN.
-    let bounded = s.max(s.splat(LOWEST), x);
-    let whole = s.round(bounded);
-    let rest = s.sub(bounded, whole);
+    let value = exp2_within(s, s.max(s.splat(LOWEST), x));
+    s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
+}
+
+/// `2^x` for x from -126 to 127.
+#[inline(always)]
+fn exp2_within<S: Simd>(s: S, x: S::F) -> S::F {
+    let whole = s.round(x);
+    let rest = s.sub(x, whole);
     // 2^r on |r| <= 1/2, largest error 2e-9.
     let value = polynomial(
         s,
         rest,
         [0.000_153_458_12, 0.001_339_993_1, 0.009_618_489, 0.055_503_286, 0.240_226_46, std::f32::consts::LN_2, 1.0],
     );
-    s.select_less(x, s.splat(LOWEST), s.splat(0.0), s.scale_by_power(value, whole))
+    s.scale_by_power(value, whole)
 }
 
 /// `x * Phi(x)`, the exact (erf) form of GELU.
@@ -65,7 +71,9 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
 /// `x * sigmoid(1.702 x)`.
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    let falling = exp(s, s.mul(x, s.splat(-1.702)));
+    let power = s.mul(x, s.splat(-1.702 * std::f32::consts::LOG2_E));
+    // Operands in this order keep a NaN. Beyond the bounds the power is as good as nothing, or all that counts.
+    let falling = exp2_within(s, s.max(s.splat(-126.0), s.min(s.splat(127.0), power)));
     s.div(x, s.add(falling, s.splat(1.0)))
 }
 

@@ -181,6 +181,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn sum_lanes_i(self, a: Self::I) -> i32 {
+        avx512!(_mm512_reduce_add_epi32(a))
+    }
+
+    #[inline(always)]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         avx512!(_mm512_sub_epi32(a, b))
     }

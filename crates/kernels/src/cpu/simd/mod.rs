@@ -63,6 +63,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat_i(self, value: i32) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Sum of the lanes, modulo 2^32.
+    #[inline(always)]
+    fn sum_lanes_i(self, a: Self::I) -> i32 {
+        let mut lanes = [0; LANES];
+        self.store_i(a, &mut lanes);
+        lanes.into_iter().fold(0, i32::wrapping_add)
+    }
     /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
