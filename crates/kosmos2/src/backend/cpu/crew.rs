@@ -6,6 +6,9 @@ use rayon::prelude::*;
 /// Weights of a layer up to this many bytes stay in the caches, so that every thread may read all of them.
 const SMALL_LAYER: usize = 4 << 20;
 
+/// Most rows that go through a run of small maps on end: what is between the maps stays in a second-level cache.
+const BLOCK_ROWS: usize = 132;
+
 /// Fewest rows worth a thread.
 const FEWEST_ROWS: usize = 4;
 
@@ -51,6 +54,12 @@ impl Crew {
     pub(super) fn together(&mut self) -> &mut Scratch {
         &mut self.all
     }
+}
+
+/// Rows, out of so many of a part, that go through a run of maps on end.
+pub(super) fn block_of(rows: usize, layer_bytes: usize) -> usize {
+    let blocks = if is_small(layer_bytes) { rows.div_ceil(BLOCK_ROWS) } else { 1 };
+    rows.div_ceil(blocks.max(1)).max(1)
 }
 
 /// Whether layers of so many bytes of weights may be read by every thread.

@@ -219,8 +219,12 @@ impl Network {
             let each = crew.rows_each(rows, layer.bytes());
             let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
             crew.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
-                layer.attention_norm.apply(x, normed);
-                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                let block = crew::block_of(each, layer.bytes());
+                let blocks = x.chunks(block * width).zip(normed.chunks_mut(block * width));
+                for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * width)) {
+                    layer.attention_norm.apply(x, normed);
+                    layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                }
             });
             remember(slots, segments, width, qkv);
             let (slots, is_last) = (&*slots, index + 1 == self.layers.len());
@@ -240,12 +244,16 @@ impl Network {
                 let mut jobs = queries_of(own, part * each, width, slots, qkv, normed);
                 attention(&mut jobs, heads, width / heads, scratch);
                 // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-                layer.inner_attention_norm.apply_in_place(normed);
-                layer.out.apply(normed, Epilogue::Add, x, scratch);
-                layer.final_norm.apply(x, normed);
-                layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
-                layer.ffn_norm.apply_in_place(inner);
-                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                let block = crew::block_of(each, layer.bytes());
+                for (x, normed) in x.chunks_mut(block * width).zip(normed.chunks_mut(block * width)) {
+                    let inner = &mut inner[..x.len() / width * inner_width];
+                    layer.inner_attention_norm.apply_in_place(normed);
+                    layer.out.apply(normed, Epilogue::Add, x, scratch);
+                    layer.final_norm.apply(x, normed);
+                    layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
+                    layer.ffn_norm.apply_in_place(inner);
+                    layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                }
             });
         }
         let x = &mut x[..rows * width];

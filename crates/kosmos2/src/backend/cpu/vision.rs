@@ -112,13 +112,17 @@ impl VisionTower {
         normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
         self.pre_layer_norm.apply(normed, x);
         let each = crew.rows_each(rows, self.layer_bytes());
+        let block = crew::block_of(each, self.layer_bytes());
         for layer in &self.layers {
             let width = layer.fc1.outputs();
             let inner = inner.take(rows * width);
             let parts = x.chunks(each * hidden).zip(normed.chunks_mut(each * hidden));
             crew.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
-                layer.layer_norm1.apply(x, normed);
-                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                let blocks = x.chunks(block * hidden).zip(normed.chunks_mut(block * hidden));
+                for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * hidden)) {
+                    layer.layer_norm1.apply(x, normed);
+                    layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                }
             });
             let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
             let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
@@ -132,10 +136,13 @@ impl VisionTower {
                     out: normed,
                 }];
                 attention(&mut some_rows, heads, hidden / heads, scratch);
-                layer.out.apply(normed, Epilogue::Add, x, scratch);
-                layer.layer_norm2.apply(x, normed);
-                layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
-                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                for (x, normed) in x.chunks_mut(block * hidden).zip(normed.chunks_mut(block * hidden)) {
+                    let inner = &mut inner[..x.len() / hidden * width];
+                    layer.out.apply(normed, Epilogue::Add, x, scratch);
+                    layer.layer_norm2.apply(x, normed);
+                    layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
+                    layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                }
             });
         }
         self.post_layer_norm.apply_in_place(x);
