@@ -126,7 +126,7 @@ impl Device {
         }
         let started = Instant::now();
         self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.work_begins(started));
-        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)).map(|job| &job.pixels).collect();
+        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)?.pixels.as_ref()).collect();
         let together = guarded(|| self.model.backend().image_embeddings(&pictures));
         let looked: Vec<Result<ImageEmbedding, EngineError>> = match together {
             Ok(embeddings) => embeddings.into_iter().map(Ok).collect(),

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use crate::{EngineError, Response, Timings};
 
 pub(crate) struct Job {
-    pub(crate) pixels: PixelValues,
+    /// Until the picture was seen.
+    pub(crate) pixels: Option<PixelValues>,
     pub(crate) embedding: Option<Arc<ImageEmbedding>>,
     /// Asks that have no slots yet, by index.
     pub(crate) waiting: VecDeque<(usize, Decoding)>,
@@ -40,7 +41,7 @@ impl Job {
         reply: oneshot::Sender<Result<Response, EngineError>>,
     ) -> Self {
         Self {
-            pixels,
+            pixels: Some(pixels),
             embedding: None,
             waiting: decodings.into_iter().enumerate().collect(),
             running: 0,
@@ -68,6 +69,7 @@ impl Job {
 
     pub(crate) fn picture_is_seen(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {
         self.embedding = Some(Arc::new(embedding));
+        self.pixels = None;
         self.timings.vision = now - started;
         self.seen = Some(now);
     }

@@ -45,6 +45,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         reader: Reader::new(&settings.s3, args.max_bytes),
         decoding,
         images: model_dir::images(dir)?,
+        keep_pictures: args.draw.is_some(),
         turns: Semaphore::new(available_parallelism().map_or(1, usize::from)),
     });
     // Opening a model leaves most processors idle.
@@ -75,20 +76,24 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         };
         for (index, answer) in answers.iter().enumerate() {
             Report::new(&name, &model_name, answer, !args.no_cleanup).print(args.format)?;
-            if let Some(drawings) = &mut drawings {
-                drawings.write(&source, (answers.len() > 1).then_some(index), &picture, answer)?;
+            if let (Some(drawings), Some(picture)) = (&mut drawings, &picture) {
+                drawings.write(&source, (answers.len() > 1).then_some(index), picture, answer)?;
             }
         }
     }
     Ok(outcome)
 }
 
-type Annotated = (Picture, Vec<GroundedText>);
+/// The picture where it is wanted, and the answers.
+type Annotated = (Option<Picture>, Vec<GroundedText>);
+
+/// The picture where it is wanted, and what the model takes.
+type Prepared = (Option<Picture>, PixelValues);
 
 async fn annotate(
     engine: &Engine,
     source: Source,
-    prepared: JoinHandle<anyhow::Result<(Picture, PixelValues)>>,
+    prepared: JoinHandle<anyhow::Result<Prepared>>,
     asks: &[Ask],
 ) -> (Source, anyhow::Result<Annotated>) {
     let result = async {
@@ -105,13 +110,15 @@ struct Preparer {
     reader: Reader,
     decoding: DecodeOptions,
     images: ImageProcessor,
+    /// Whether pictures are wanted behind their pixel values. What is not kept is room for the next one.
+    keep_pictures: bool,
     /// To decode. More pictures at once than processors would all be late, and each hold memory meanwhile.
     turns: Semaphore,
 }
 
 impl Preparer {
     /// Begins to read and decode a picture.
-    fn start(self: &Arc<Self>, source: Source) -> JoinHandle<anyhow::Result<(Picture, PixelValues)>> {
+    fn start(self: &Arc<Self>, source: Source) -> JoinHandle<anyhow::Result<Prepared>> {
         let own = Arc::clone(self);
         tokio::spawn(async move {
             // Files are read by whoever decodes them: more threads would each keep memory for pictures.
@@ -126,7 +133,7 @@ impl Preparer {
             let prepare = move || {
                 let picture = decode(&bytes, &images.decoding)?;
                 let pixels = images.images.pixel_values(&picture);
-                anyhow::Ok((picture, pixels))
+                anyhow::Ok((images.keep_pictures.then_some(picture), pixels))
             };
             tokio::task::spawn_blocking(prepare).await.context("the picture's decoder broke")?
         })

@@ -24,6 +24,7 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod column_filter;
 mod columns;
 mod dispatch;
 mod epilogue;
@@ -42,6 +43,7 @@ mod weights;
 
 pub use activations::Scratch;
 pub use attention::{Attention, Context, attention};
+pub use column_filter::filter_columns;
 pub use dispatch::{Implementation, available, implementation, with_implementation};
 pub use epilogue::Epilogue;
 pub use key_values::KeyValueCache;

@@ -183,6 +183,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!([_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        avx2!([_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))])
+    }
+
+    #[inline(always)]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         avx2!([_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])])
     }

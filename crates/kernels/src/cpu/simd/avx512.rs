@@ -181,6 +181,28 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        avx512!(_mm512_cvtepu8_epi32(bytes))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, a: Self::I, shift: u32, to: &mut [u8; LANES]) {
+        let bytes = avx512!({
+            let shifted = _mm512_sra_epi32(a, _mm_cvtsi32_si128(shift as i32));
+            _mm512_cvtusepi32_epi8(_mm512_max_epi32(shifted, _mm512_setzero_si512()))
+        });
+        // SAFETY: 16 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
     fn sum_lanes_i(self, a: Self::I) -> i32 {
         avx512!(_mm512_reduce_add_epi32(a))
     }

@@ -63,6 +63,17 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat_i(self, value: i32) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lower 32 bits of each product.
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// 16 bytes as i32.
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I;
+    /// Each lane shifted to the right, its sign kept, and limited to a byte.
+    #[inline(always)]
+    fn store_bytes(self, a: Self::I, shift: u32, to: &mut [u8; LANES]) {
+        let mut lanes = [0; LANES];
+        self.store_i(a, &mut lanes);
+        *to = lanes.map(|lane: i32| (lane >> shift).clamp(0, 255) as u8);
+    }
     /// Sum of the lanes, modulo 2^32.
     #[inline(always)]
     fn sum_lanes_i(self, a: Self::I) -> i32 {

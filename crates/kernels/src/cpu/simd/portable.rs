@@ -146,6 +146,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        bytes.map(i32::from)
+    }
+
+    #[inline(always)]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
     }
