@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::backend::{ImageEmbedding, Segment, share_out};
+use kosmos2::backend::{ImageEmbedding, Row, Segment, share_out};
 use kosmos2::decoding::{Decoding, common_prefix};
 use kosmos2::model::{Model, ModelError};
 use kosmos2::{AnnotateError, Processor};
@@ -289,10 +289,15 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     let answers = guarded(|| model.backend().answer(&segments, &wants))?;
     drop(segments);
     let mut choices: Vec<_> = running.iter_mut().zip(share_out(&answers, &counts)).collect();
-    // A choice reads the whole vocabulary: worth a thread each.
-    choices.par_iter_mut().for_each(|(running, rows)| {
+    let accept = |(running, rows): &mut (&mut Running, &[Row])| {
         running.outcome = guarded(|| running.decoding.accept(rows));
-    });
+    };
+    // A choice from logits reads the whole vocabulary: worth a thread each.
+    if answers.iter().any(|row| matches!(row, Row::Logits(_))) {
+        choices.par_iter_mut().for_each(accept);
+    } else {
+        choices.iter_mut().for_each(accept);
+    }
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use kernels::cpu::{argmax, log_sum_exp};
+
 use crate::grounding::corner::CornerEstimate;
 use crate::grounding::grid::GRID_SIDE;
 
@@ -69,6 +71,19 @@ pub enum Row<'a> {
     Logits(&'a [f32]),
     /// What was wanted.
     Chosen(Chosen),
+}
+
+/// The best token of a row of logits, where nothing else is wanted and every token may be chosen.
+pub(crate) fn choose(want: &Want, logits: &[f32]) -> Option<Chosen> {
+    let Want::Best { allowed: None, patches } = want else { return None };
+    let best = argmax(logits).filter(|&token| logits[token] > f32::NEG_INFINITY);
+    let Some(token) = best else { return Some(Chosen { token: 0, logprob: f32::NAN, corner: None }) };
+    let logprob = logits[token] - log_sum_exp(logits);
+    let token = token as u32;
+    let corner = patches
+        .contains(&token)
+        .then(|| CornerEstimate::around(token - patches.start, &logits[patches.start as usize..patches.end as usize]));
+    Some(Chosen { token, logprob, corner })
 }
 
 /// Rows by whom they belong to: the first so many to the first, and so on.

@@ -9,7 +9,7 @@ use kernels::cpu::{Attention, Context, Epilogue, KeyValueCache, PackedWeights, W
 use super::crew::{self, Crew, Lone};
 use super::layers::{Buffer, Map, Norm, with_values};
 use crate::backend::positions::Positions;
-use crate::backend::{CopyFrom, Logits, Segment};
+use crate::backend::{Chosen, CopyFrom, Logits, Row, Segment, Want, choice};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
@@ -137,6 +137,26 @@ impl Decoder {
 
     /// Segments as [`super::check_segments`] lets them through.
     pub(super) fn forward(&mut self, segments: &[Segment], crew: &mut Crew) -> Logits<'_> {
+        self.run(segments, &[], crew);
+        let outputs = self.vocabulary();
+        Logits::new(self.buffers.logits.take(count_wanted(segments) * outputs), outputs)
+    }
+
+    /// As [`Self::forward`], with tokens in place of logits where they were chosen while these were in the caches.
+    pub(super) fn answer(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Row<'_>> {
+        let chosen = self.run(segments, wants, crew);
+        let outputs = self.vocabulary();
+        let logits = self.buffers.logits.take(count_wanted(segments) * outputs);
+        let chosen = chosen.into_iter().chain(std::iter::repeat(None));
+        logits
+            .chunks_exact(outputs)
+            .zip(chosen)
+            .map(|(row, chosen)| chosen.map_or(Row::Logits(row), Row::Chosen))
+            .collect()
+    }
+
+    /// Fills the buffer of logits; what was chosen of the first rows.
+    fn run(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Option<Chosen>> {
         let Self { network, positions, caches, buffers, lone, .. } = self;
         let Buffers { x, normed, qkv, inner, logits } = buffers;
         let (width, inner_width, outputs) = (network.width, network.inner_width(), network.head().outputs());
@@ -148,25 +168,33 @@ impl Decoder {
             inner: inner.take(rows * inner_width),
             logits: logits.take(wanted * outputs),
         };
-        embed(segments, &network.embed_tokens, network.embedding_scale, positions, rest.x);
+        // No token has a position further on than one behind all of its sequence.
+        positions.reach(segments.iter().map(|segment| segment.seen + segment.tokens.len() + 1).max().unwrap_or(0));
+        let positions = &*positions;
         let runs = network.runs(segments);
         if let [_] = runs[..] {
             let mut slots: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
-            network.forward(segments, &mut slots, rest, crew);
+            network.forward(segments, positions, &mut slots, rest, crew);
+            Vec::new()
         } else {
             // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
             let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
             let mut parts = Vec::with_capacity(runs.len());
+            let mut wants = wants.iter();
             for run in runs {
                 let own = &segments[run];
                 let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
                 let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
                 rest = others;
-                parts.push((own, slots, rows));
+                parts.push((own, slots, rows, wants.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
             }
-            lone.share(parts, |(own, mut slots, rows), crew, ()| network.forward(own, &mut slots, rows, crew));
+            let chosen = lone.share(parts, |(own, mut slots, rows, wants), crew, ()| {
+                let logits = network.forward(own, positions, &mut slots, rows, crew);
+                let rows = wants.into_iter().zip(logits.chunks_exact(outputs));
+                rows.map(|(want, row)| choice::choose(want, row)).collect::<Vec<_>>()
+            });
+            chosen.concat()
         }
-        Logits::new(&logits.take(wanted * outputs)[..], outputs)
     }
 }
 
@@ -210,11 +238,19 @@ impl Network {
         runs
     }
 
-    /// Segments whose slots are there through all layers and the head.
-    fn forward(&self, segments: &[Segment], caches: &mut [Slots], rows: Rows, crew: &mut Crew) {
+    /// Segments whose slots are there through all layers and the head, to their logits.
+    fn forward<'r>(
+        &self,
+        segments: &[Segment],
+        positions: &Positions,
+        caches: &mut [Slots],
+        rows: Rows<'r>,
+        crew: &mut Crew,
+    ) -> &'r [f32] {
         let (width, heads) = (self.width, self.heads);
         let Rows { x, normed, qkv, inner, logits } = rows;
         let mut rows = count_rows(segments);
+        embed(segments, &self.embed_tokens, self.embedding_scale, positions, x);
         for (index, (layer, slots)) in self.layers.iter().zip(caches).enumerate() {
             let each = crew.rows_each(rows, layer.bytes());
             let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
@@ -259,6 +295,7 @@ impl Network {
         let x = &mut x[..rows * width];
         self.layer_norm.apply_in_place(x);
         linear(x, self.head(), None, Epilogue::Store, logits, crew.together());
+        logits
     }
 }
 
@@ -313,7 +350,7 @@ impl Rows<'_> {
 }
 
 /// What the first layer takes: token or image embeddings, scaled, plus their positions' rows.
-fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &mut Positions, x: &mut [f32]) {
+fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &Positions, x: &mut [f32]) {
     let mut rows = x.chunks_exact_mut(table.inputs());
     for segment in segments {
         let mut pictures = segment.image.map(|image| image.rows(segment.cached, segment.tokens.len()));
@@ -324,7 +361,7 @@ fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &mu
                 Some((index, image)) => row.copy_from_slice(image.embedding.row(index)),
                 None => table.read_row(token as usize, row),
             }
-            row.iter_mut().zip(positions.row(position)).for_each(|(value, p)| *value = *value * scale + p);
+            row.iter_mut().zip(positions.row_within(position)).for_each(|(value, p)| *value = *value * scale + p);
         }
     }
 }

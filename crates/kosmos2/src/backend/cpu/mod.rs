@@ -8,7 +8,7 @@ mod vision;
 
 use kernels::cpu::WeightFormat;
 
-use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
+use super::{Backend, ImageEmbedding, Logits, Row, Segment, Want, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::model::ModelError;
@@ -98,6 +98,12 @@ impl Backend for CpuBackend {
         let (slots, length) = self.decoder.room();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
         Ok(self.decoder.forward(segments, &mut self.crew))
+    }
+
+    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
+        let (slots, length) = self.decoder.room();
+        check_segments(segments, slots, length, self.decoder.vocabulary())?;
+        Ok(self.decoder.answer(segments, wants, &mut self.crew))
     }
 }
 
