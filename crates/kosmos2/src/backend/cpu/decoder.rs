@@ -301,7 +301,7 @@ impl Network {
 
 /// Rows that a thread may have more than its share: computed alone they take as long as waiting for each other in
 /// every layer.
-const MOST_UNEVEN: usize = 8;
+const MOST_UNEVEN: usize = 32;
 
 /// A layer's slots, as far as they are at hand.
 type Slots<'a> = Vec<Option<&'a mut KeyValueCache>>;
