@@ -184,7 +184,8 @@ fn write(cache: &mut KeyValueCache, places: std::ops::Range<usize>, keys: &[f32]
 
 #[test]
 fn a_cache_gives_the_bits_that_rows_give() {
-    for (queries, keys, heads, dim) in [(1, 1, 1, 64), (1, 75, 8, 32), (5, 33, 3, 64), (71, 71, 2, 64), (3, 17, 2, 24)]
+    for (queries, keys, heads, dim) in
+        [(1, 1, 1, 64), (1, 75, 8, 32), (1, 112, 6, 48), (5, 33, 3, 64), (71, 71, 2, 64), (3, 17, 2, 24)]
     {
         let case = Case { queries, keys, heads, dim, causal_offset: Some(keys - queries) };
         let data = case.data(keys as u64);
