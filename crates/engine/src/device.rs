@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use kosmos2::AnnotateError;
 use kosmos2::backend::{ImageEmbedding, Row, Segment, share_out};
 use kosmos2::decoding::{Decoding, common_prefix};
 use kosmos2::model::{Model, ModelError};
-use kosmos2::{AnnotateError, Processor};
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use tokio::sync::mpsc;
 
@@ -22,7 +22,6 @@ type JobId = u64;
 
 pub(crate) struct Device {
     model: Model,
-    processor: Arc<Processor>,
     requests: mpsc::Receiver<Job>,
     vision_batch: usize,
     admission: Admission,
@@ -52,7 +51,6 @@ impl Running {
 impl Device {
     pub(crate) fn new(
         model: Model,
-        processor: Arc<Processor>,
         requests: mpsc::Receiver<Job>,
         room: Room,
         vision_batch: usize,
@@ -60,7 +58,6 @@ impl Device {
     ) -> Self {
         Self {
             model,
-            processor,
             requests,
             vision_batch,
             admission,
@@ -264,7 +261,7 @@ impl Device {
 
     fn answer(&mut self, id: JobId) {
         if let Some(job) = self.jobs.remove(&id) {
-            job.answer(&self.processor);
+            job.answer();
         }
     }
 

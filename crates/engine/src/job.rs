@@ -25,10 +25,24 @@ pub(crate) struct Job {
     decoded: Vec<Option<GeneratedTokens>>,
     deadline: Option<Instant>,
     submitted: Instant,
-    reply: oneshot::Sender<Result<Response, EngineError>>,
+    reply: oneshot::Sender<Result<Decoded, EngineError>>,
     timings: Timings,
     seen: Option<Instant>,
     first_token: Option<Instant>,
+}
+
+/// What the device made of a request: its asks and their tokens, which whoever waits for them reads, so that the device
+/// goes on meanwhile.
+pub(crate) struct Decoded {
+    answers: Vec<(PreparedAsk, GeneratedTokens)>,
+    timings: Timings,
+}
+
+impl Decoded {
+    pub(crate) fn read(self, processor: &Processor) -> Response {
+        let texts = self.answers.into_iter().map(|(ask, tokens)| processor.read(&ask, tokens)).collect();
+        Response { texts, timings: self.timings }
+    }
 }
 
 impl Job {
@@ -38,7 +52,7 @@ impl Job {
         decodings: Vec<Decoding>,
         deadline: Option<Instant>,
         submitted: Instant,
-        reply: oneshot::Sender<Result<Response, EngineError>>,
+        reply: oneshot::Sender<Result<Decoded, EngineError>>,
     ) -> Self {
         Self {
             pixels: Some(pixels),
@@ -92,13 +106,12 @@ impl Job {
         let _ = self.reply.send(Err(error));
     }
 
-    pub(crate) fn answer(mut self, processor: &Processor) {
+    pub(crate) fn answer(mut self) {
         let now = Instant::now();
         let first = self.first_token.unwrap_or(now);
         self.timings.prefill = first - self.seen.unwrap_or(first);
         self.timings.decode = now - first;
-        let decoded = self.decoded.into_iter().flatten();
-        let texts = self.asks.iter().zip(decoded).map(|(ask, decoded)| processor.read(ask, decoded)).collect();
-        let _ = self.reply.send(Ok(Response { texts, timings: self.timings }));
+        let answers = self.asks.into_iter().zip(self.decoded.into_iter().flatten()).collect();
+        let _ = self.reply.send(Ok(Decoded { answers, timings: self.timings }));
     }
 }
