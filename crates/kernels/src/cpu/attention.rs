@@ -294,6 +294,7 @@ impl Kernel for LoneQuery<'_> {
 /// # Safety
 /// `steps` values lie behind every `x`, and vectors wherever the strides lead behind every `w`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator would take the sums through memory")]
 unsafe fn side_by_side<S: Simd, const P: usize>(
     s: S,
     steps: usize,

@@ -181,8 +181,7 @@ impl Decoder {
             let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
             let mut parts = Vec::with_capacity(runs.len());
             let mut wants = wants.iter();
-            for run in runs {
-                let own = &segments[run];
+            for own in runs {
                 let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
                 let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
                 rest = others;
@@ -209,11 +208,11 @@ impl Network {
 
     /// Runs of segments that threads can take through all layers by themselves: one of all segments where layers are
     /// large, sequences take over columns from each other, or one thread would have much more to do than another.
-    fn runs(&self, segments: &[Segment]) -> Vec<Range<usize>> {
+    fn runs<'r, 's>(&self, segments: &'r [Segment<'s>]) -> Vec<&'r [Segment<'s>]> {
         let parts = rayon::current_num_threads().min(segments.len());
         let is_apart = |segment: &Segment| segment.copy.is_none();
         let is_small = self.layers.first().is_some_and(|layer| crew::is_small(layer.bytes()));
-        let together = || vec![0..segments.len()];
+        let together = || vec![segments];
         if parts < 2 || !is_small || !segments.iter().all(is_apart) {
             return together();
         }
@@ -232,7 +231,7 @@ impl Network {
                 return together();
             }
             if start > first {
-                runs.push(first..start);
+                runs.push(&segments[first..start]);
             }
         }
         runs
