@@ -98,3 +98,27 @@ pub fn share_out<'a, 'b>(mut rows: &'a [Row<'b>], counts: &[usize]) -> Vec<&'a [
     };
     counts.iter().map(&mut own).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
+mod tests {
+    use super::*;
+    use crate::generation::GenerationOptions;
+    use crate::sampling::Sampler;
+
+    #[test]
+    fn a_choice_is_the_samplers() {
+        let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
+        let want = sampler.want(100..1124);
+        for seed in 0..8_u32 {
+            let logits: Vec<f32> = (0..1200_u32).map(|i| ((i * 37 + seed * 211) % 1009) as f32 / 100.0).collect();
+            let chosen = choose(&want, &logits).unwrap();
+            let expected = sampler.choose(&logits, &[]).unwrap();
+            assert_eq!((chosen.token, chosen.logprob.to_bits()), (expected.token, expected.logprob.to_bits()));
+            assert_eq!(chosen.corner.is_some(), (100..1124).contains(&chosen.token));
+        }
+        assert!(choose(&want, &[f32::NAN; 1200]).unwrap().logprob.is_nan());
+        assert!(choose(&want, &[f32::NEG_INFINITY; 1200]).unwrap().logprob.is_nan());
+        assert_eq!(choose(&Want::Logits, &[0.0; 1200]), None);
+    }
+}
