@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::backend::{ImageEmbedding, Segment, share_out};
+use kosmos2::AnnotateError;
+use kosmos2::backend::{ImageEmbedding, Row, Segment, share_out};
 use kosmos2::decoding::{Decoding, common_prefix};
 use kosmos2::model::{Model, ModelError};
-use kosmos2::{AnnotateError, Processor};
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use tokio::sync::mpsc;
 
@@ -22,7 +22,6 @@ type JobId = u64;
 
 pub(crate) struct Device {
     model: Model,
-    processor: Arc<Processor>,
     requests: mpsc::Receiver<Job>,
     vision_batch: usize,
     admission: Admission,
@@ -52,7 +51,6 @@ impl Running {
 impl Device {
     pub(crate) fn new(
         model: Model,
-        processor: Arc<Processor>,
         requests: mpsc::Receiver<Job>,
         room: Room,
         vision_batch: usize,
@@ -60,7 +58,6 @@ impl Device {
     ) -> Self {
         Self {
             model,
-            processor,
             requests,
             vision_batch,
             admission,
@@ -83,7 +80,7 @@ impl Device {
         tracing::debug!("the device's thread ends: no engine handle is left");
     }
 
-    /// Takes as many requests as could start now; the others wait in the queue, prepared. Waits where there is nothing
+    /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the queue, prepared. Waits where there is nothing
     /// to do. `false` once there is none and never will be.
     fn receive(&mut self) -> bool {
         for _ in 0..self.room_for_pictures() {
@@ -95,10 +92,12 @@ impl Device {
         !self.jobs.is_empty()
     }
 
-    /// Pictures that could be looked at now: as many as will find a free slot, and no more than go together.
-    fn room_for_pictures(&self) -> usize {
+    /// Pictures that could be looked at now: as many as will find a free slot, rounded up to what the device takes side
+    /// by side, and no more than go together.
+    fn room_for_pictures(&mut self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
-        self.free.len().saturating_sub(waiting).min(self.vision_batch)
+        let startable = self.free.len().saturating_sub(waiting);
+        startable.next_multiple_of(self.model.backend().pictures_side_by_side().max(1)).min(self.vision_batch)
     }
 
     /// Requests that nobody waits for, or that are too late, leave their slots.
@@ -124,7 +123,7 @@ impl Device {
         }
         let started = Instant::now();
         self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.work_begins(started));
-        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)).map(|job| &job.pixels).collect();
+        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)?.pixels.as_ref()).collect();
         let together = guarded(|| self.model.backend().image_embeddings(&pictures));
         let looked: Vec<Result<ImageEmbedding, EngineError>> = match together {
             Ok(embeddings) => embeddings.into_iter().map(Ok).collect(),
@@ -262,7 +261,7 @@ impl Device {
 
     fn answer(&mut self, id: JobId) {
         if let Some(job) = self.jobs.remove(&id) {
-            job.answer(&self.processor);
+            job.answer();
         }
     }
 
@@ -287,10 +286,15 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     let answers = guarded(|| model.backend().answer(&segments, &wants))?;
     drop(segments);
     let mut choices: Vec<_> = running.iter_mut().zip(share_out(&answers, &counts)).collect();
-    // A choice reads the whole vocabulary: worth a thread each.
-    choices.par_iter_mut().for_each(|(running, rows)| {
+    let accept = |(running, rows): &mut (&mut Running, &[Row])| {
         running.outcome = guarded(|| running.decoding.accept(rows));
-    });
+    };
+    // A choice from logits reads the whole vocabulary: worth a thread each.
+    if answers.iter().any(|row| matches!(row, Row::Logits(_))) {
+        choices.par_iter_mut().for_each(accept);
+    } else {
+        choices.iter_mut().for_each(accept);
+    }
     Ok(())
 }
 

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use crate::{EngineError, Response, Timings};
 
 pub(crate) struct Job {
-    pub(crate) pixels: PixelValues,
+    /// Until the picture was seen.
+    pub(crate) pixels: Option<PixelValues>,
     pub(crate) embedding: Option<Arc<ImageEmbedding>>,
     /// Asks that have no slots yet, by index.
     pub(crate) waiting: VecDeque<(usize, Decoding)>,
@@ -24,10 +25,24 @@ pub(crate) struct Job {
     decoded: Vec<Option<GeneratedTokens>>,
     deadline: Option<Instant>,
     submitted: Instant,
-    reply: oneshot::Sender<Result<Response, EngineError>>,
+    reply: oneshot::Sender<Result<Decoded, EngineError>>,
     timings: Timings,
     seen: Option<Instant>,
     first_token: Option<Instant>,
+}
+
+/// What the device made of a request: its asks and their tokens, which whoever waits for them reads, so that the device
+/// goes on meanwhile.
+pub(crate) struct Decoded {
+    answers: Vec<(PreparedAsk, GeneratedTokens)>,
+    timings: Timings,
+}
+
+impl Decoded {
+    pub(crate) fn read(self, processor: &Processor) -> Response {
+        let texts = self.answers.into_iter().map(|(ask, tokens)| processor.read(&ask, tokens)).collect();
+        Response { texts, timings: self.timings }
+    }
 }
 
 impl Job {
@@ -37,10 +52,10 @@ impl Job {
         decodings: Vec<Decoding>,
         deadline: Option<Instant>,
         submitted: Instant,
-        reply: oneshot::Sender<Result<Response, EngineError>>,
+        reply: oneshot::Sender<Result<Decoded, EngineError>>,
     ) -> Self {
         Self {
-            pixels,
+            pixels: Some(pixels),
             embedding: None,
             waiting: decodings.into_iter().enumerate().collect(),
             running: 0,
@@ -68,6 +83,7 @@ impl Job {
 
     pub(crate) fn picture_is_seen(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {
         self.embedding = Some(Arc::new(embedding));
+        self.pixels = None;
         self.timings.vision = now - started;
         self.seen = Some(now);
     }
@@ -90,13 +106,12 @@ impl Job {
         let _ = self.reply.send(Err(error));
     }
 
-    pub(crate) fn answer(mut self, processor: &Processor) {
+    pub(crate) fn answer(mut self) {
         let now = Instant::now();
         let first = self.first_token.unwrap_or(now);
         self.timings.prefill = first - self.seen.unwrap_or(first);
         self.timings.decode = now - first;
-        let decoded = self.decoded.into_iter().flatten();
-        let texts = self.asks.iter().zip(decoded).map(|(ask, decoded)| processor.read(ask, decoded)).collect();
-        let _ = self.reply.send(Ok(Response { texts, timings: self.timings }));
+        let answers = self.asks.into_iter().zip(self.decoded.into_iter().flatten()).collect();
+        let _ = self.reply.send(Ok(Decoded { answers, timings: self.timings }));
     }
 }

@@ -93,7 +93,6 @@ impl Engine {
         let (queue, requests) = mpsc::channel(vision_batch);
         let device = device::Device::new(
             model,
-            Arc::clone(&processor),
             requests,
             room,
             vision_batch,
@@ -127,7 +126,8 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let job = Job::new(request.pixels, asks, decodings, request.deadline, submitted, reply);
         self.queue.send(job).await.map_err(|_| EngineError::Stopped)?;
-        answer.await.map_err(|_| EngineError::Stopped)?
+        let decoded = answer.await.map_err(|_| EngineError::Stopped)??;
+        Ok(decoded.read(&self.processor))
     }
 
     fn fitting(&self, ask: &PreparedAsk) -> Result<kosmos2::decoding::Decoding, EngineError> {

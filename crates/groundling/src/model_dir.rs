@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
+use kosmos2::processor::image::ImageProcessor;
 
 use crate::Misuse;
 use crate::settings::ModelSettings;
@@ -16,6 +17,11 @@ const HOW_TO_GET_ONE: &str = "no model is given: pass --model DIR or set GROUNDL
 /// The directory given, or the sentence on how to get one.
 pub(crate) fn require(given: Option<&PathBuf>) -> anyhow::Result<&Path> {
     given.map(PathBuf::as_path).ok_or_else(|| Misuse(anyhow!(HOW_TO_GET_ONE)).into())
+}
+
+/// The image processor of a model directory.
+pub(crate) fn images(dir: &Path) -> anyhow::Result<ImageProcessor> {
+    ImageProcessor::from_dir(dir).context("the model cannot be opened")
 }
 
 /// Opens the model that the settings name, on their device.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 use worker::fetch::http::WebReader;
 use worker::fetch::s3::ObjectStore;
 use worker::settings::S3Settings;
@@ -91,18 +92,19 @@ fn pictures_below(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads sources, each up to a number of bytes.
 pub(crate) struct Reader {
-    store: ObjectStore,
-    web: WebReader,
+    s3: S3Settings,
+    /// Both made when first needed: they read certificates and look for credentials.
+    store: OnceCell<ObjectStore>,
+    web: OnceCell<WebReader>,
     max_bytes: u64,
 }
 
 impl Reader {
-    pub(crate) async fn new(s3: &S3Settings, max_bytes: Option<u64>) -> anyhow::Result<Self> {
+    pub(crate) fn new(s3: &S3Settings, max_bytes: Option<u64>) -> Self {
         let max_bytes = max_bytes.unwrap_or(s3.max_object_bytes);
         // The allow-list guards against jobs of others; these addresses were typed by whoever holds the keys.
-        let own = S3Settings { allow: vec!["*".into()], max_object_bytes: max_bytes, ..s3.clone() };
-        let web = WebReader::new(max_bytes, s3.operation_timeout)?;
-        Ok(Self { store: ObjectStore::new(&own).await, web, max_bytes })
+        let s3 = S3Settings { allow: vec!["*".into()], max_object_bytes: max_bytes, ..s3.clone() };
+        Self { s3, store: OnceCell::new(), web: OnceCell::new(), max_bytes }
     }
 
     /// The bytes of one picture.
@@ -111,9 +113,13 @@ impl Reader {
         match source {
             Source::Object { bucket, key } => {
                 let object = protocol::v1::S3Object { bucket: bucket.clone(), key: key.clone(), ..Default::default() };
-                Ok(self.store.read(&object).await?.bytes)
+                let store = self.store.get_or_init(|| ObjectStore::new(&self.s3)).await;
+                Ok(store.read(&object).await?.bytes)
             }
-            Source::Web(address) => Ok(self.web.read(address).await?),
+            Source::Web(address) => {
+                let made = || async { WebReader::new(limit, self.s3.operation_timeout) };
+                Ok(self.web.get_or_try_init(made).await?.read(address).await?)
+            }
             Source::StandardInput => {
                 let read = move || read_bounded(&mut std::io::stdin().lock(), limit);
                 tokio::task::spawn_blocking(read).await?

@@ -149,23 +149,23 @@ fn attentions(repeats: usize) {
         let mut outs = vec![vec![0.0; queries * width]; jobs];
         let mut scratch = Scratch::new();
         // What is causal reads a cache, as the decoder does.
-        let mut cache = KeyValueCache::new(if causal { jobs } else { 0 }, keys, heads, dim);
-        if causal {
-            for (slot, (_, keys, values)) in inputs.iter().enumerate() {
-                let rows = keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
-                rows.for_each(|(place, (key, value))| cache.write(slot, place, key, value));
-            }
+        let mut caches = Vec::new();
+        for (_, keys_of, values) in inputs.iter().filter(|_| causal) {
+            let mut cache = KeyValueCache::new(keys, heads, dim);
+            let rows = keys_of.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
+            rows.for_each(|(place, (key, value))| cache.write(place, key, value));
+            caches.push(cache);
         }
         let run = || {
             let mut list: Vec<Attention<'_>> = outs
                 .iter_mut()
                 .zip(&inputs)
                 .enumerate()
-                .map(|(slot, (out, (queries_of, keys_of, values)))| Attention {
+                .map(|(job, (out, (queries_of, keys_of, values)))| Attention {
                     queries: queries_of,
                     query_stride: width,
                     context: match causal {
-                        true => Context::Slot(cache.slot(slot)),
+                        true => Context::Cache(&caches[job]),
                         false => Context::Rows { keys: keys_of, values, stride: width },
                     },
                     key_count: keys,

@@ -159,14 +159,14 @@ fn strides_skip_what_lies_between_rows() {
     assert_eq!(bits(&out), bits(&case.run(&data)));
 }
 
-/// The queries' result over what a slot holds.
-fn run_in_slot(case: &Case, queries: &[f32], cache: &KeyValueCache, slot: usize) -> Vec<f32> {
+/// The queries' result over what a cache holds.
+fn run_in_cache(case: &Case, queries: &[f32], cache: &KeyValueCache) -> Vec<f32> {
     let width = case.heads * case.dim;
     let mut out = vec![f32::NAN; case.queries * width];
     let job = Attention {
         queries,
         query_stride: width,
-        context: Context::Slot(cache.slot(slot)),
+        context: Context::Cache(cache),
         key_count: case.keys,
         causal_offset: case.causal_offset,
         out: &mut out,
@@ -175,46 +175,47 @@ fn run_in_slot(case: &Case, queries: &[f32], cache: &KeyValueCache, slot: usize)
     out
 }
 
-fn write(cache: &mut KeyValueCache, slot: usize, places: std::ops::Range<usize>, keys: &[f32], values: &[f32]) {
+fn write(cache: &mut KeyValueCache, places: std::ops::Range<usize>, keys: &[f32], values: &[f32]) {
     let width = keys.len() / places.len();
     for (place, (key, value)) in places.zip(keys.chunks(width).zip(values.chunks(width))) {
-        cache.write(slot, place, key, value);
+        cache.write(place, key, value);
     }
 }
 
 #[test]
-fn a_slot_gives_the_bits_that_rows_give() {
-    for (queries, keys, heads, dim) in [(1, 1, 1, 64), (1, 75, 8, 32), (5, 33, 3, 64), (71, 71, 2, 64), (3, 17, 2, 24)]
+fn a_cache_gives_the_bits_that_rows_give() {
+    for (queries, keys, heads, dim) in
+        [(1, 1, 1, 64), (1, 75, 8, 32), (1, 112, 6, 48), (5, 33, 3, 64), (71, 71, 2, 64), (3, 17, 2, 24)]
     {
         let case = Case { queries, keys, heads, dim, causal_offset: Some(keys - queries) };
         let data = case.data(keys as u64);
-        let mut cache = KeyValueCache::new(3, keys, heads, dim);
+        let mut cache = KeyValueCache::new(keys, heads, dim);
         // What another sequence left behind must not matter.
         let left = vec![1e30; keys * heads * dim];
-        write(&mut cache, 1, 0..keys, &left, &left);
-        write(&mut cache, 1, 0..keys, &data.1, &data.2);
+        write(&mut cache, 0..keys, &left, &left);
+        write(&mut cache, 0..keys, &data.1, &data.2);
         each_implementation(|implementation| {
-            let found = bits(&run_in_slot(&case, &data.0, &cache, 1));
+            let found = bits(&run_in_cache(&case, &data.0, &cache));
             assert!(found == bits(&case.run(&data)), "{implementation:?} {queries} of {keys}, {heads}x{dim}");
         });
     }
 }
 
 #[test]
-fn copied_places_are_the_other_slots_and_the_rest_stays() {
+fn copied_places_are_the_others_and_the_rest_stays() {
     let case = Case { queries: 1, keys: 50, heads: 2, dim: 32, causal_offset: None };
     let (mine, other) = (case.data(1), case.data(2));
     let width = 64;
     for places in [0..50, 0..16, 16..48, 5..9, 0..37, 31..50, 7..7] {
-        let mut cache = KeyValueCache::new(2, 50, 2, 32);
-        write(&mut cache, 0, 0..50, &other.1, &other.2);
-        write(&mut cache, 1, 0..50, &mine.1, &mine.2);
-        cache.copy(0, 1, places.clone());
+        let (mut cache, mut source) = (KeyValueCache::new(50, 2, 32), KeyValueCache::new(50, 2, 32));
+        write(&mut source, 0..50, &other.1, &other.2);
+        write(&mut cache, 0..50, &mine.1, &mine.2);
+        cache.copy_from(&source, places.clone());
         let mut expected = mine.clone();
         let range = places.start * width..places.end * width;
         expected.1[range.clone()].copy_from_slice(&other.1[range.clone()]);
         expected.2[range.clone()].copy_from_slice(&other.2[range]);
-        assert_eq!(bits(&run_in_slot(&case, &mine.0, &cache, 1)), bits(&case.run(&expected)), "{places:?}");
+        assert_eq!(bits(&run_in_cache(&case, &mine.0, &cache)), bits(&case.run(&expected)), "{places:?}");
     }
 }
 

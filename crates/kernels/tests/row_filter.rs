@@ -1,10 +1,10 @@
-//! The filter of rows against the same sums one by one.
+//! The filters of rows and columns against the same sums one by one.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
 
 use common::each_implementation;
-use kernels::cpu::RowFilter;
+use kernels::cpu::{RowFilter, filter_columns};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -47,6 +47,39 @@ fn rows_are_filtered_as_by_plain_sums() {
             assert!(out == expected, "{implementation:?}: {rows} rows of {width}");
         });
     }
+}
+
+#[test]
+fn columns_are_filtered_as_by_plain_sums() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for (stride, rows, targets) in [(1, 1, 1), (16, 5, 3), (75, 7, 30), (672, 40, 9), (203, 300, 5)] {
+        let source: Vec<u8> = (0..stride * rows).map(|_| rng.random()).collect();
+        let taps: Vec<(usize, Vec<i32>)> = (0..targets)
+            .map(|_| {
+                let first = rng.random_range(0..rows);
+                let count = rng.random_range(1..=rows - first);
+                let largest = (1 << 23) / (count as i32).max(4);
+                (first, (0..count).map(|_| rng.random_range(-largest / 2..=largest)).collect())
+            })
+            .collect();
+        let byte = |(first, weights): &(usize, Vec<i32>), column: usize| {
+            let products =
+                weights.iter().zip(*first..).map(|(&w, row)| i64::from(w) * i64::from(source[row * stride + column]));
+            ((products.sum::<i64>() + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+        };
+        let expected: Vec<u8> = taps.iter().flat_map(|tap| (0..stride).map(move |column| byte(tap, column))).collect();
+        each_implementation(|implementation| {
+            let mut out = vec![0; expected.len()];
+            filter_columns(&source, stride, &taps, BITS, &mut out);
+            assert!(out == expected, "{implementation:?}: {rows} rows of {stride}");
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "within the source")]
+fn weights_beyond_the_source_are_refused() {
+    filter_columns(&[0; 6], 3, &[(1, vec![1, 2])], BITS, &mut [0; 3]);
 }
 
 #[test]

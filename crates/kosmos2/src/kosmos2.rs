@@ -221,8 +221,16 @@ impl Kosmos2 {
     /// # Errors
     /// [`OpenError`], one sentence that names the file and what is wrong with it.
     pub fn open(dir: &Path, compute: &Compute) -> Result<Self, OpenError> {
-        let model = Model::load(dir, compute)?;
-        let processor = Processor::from_dir(dir, model.config(), model.end_tokens())?;
+        let (config, end_tokens) = Model::read_config(dir)?;
+        let (weights_config, weights_end_tokens) = (config.clone(), end_tokens.clone());
+        // Reading the tokenizer keeps one thread busy, as does much of reading the weights.
+        let (model, processor) = std::thread::scope(|scope| {
+            let processor = scope.spawn(|| Processor::from_dir(dir, &config, &end_tokens));
+            let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute);
+            (model, processor.join())
+        });
+        let model = model?;
+        let processor = processor.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Self { model, processor: Arc::new(processor) })
     }
 

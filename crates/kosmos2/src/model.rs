@@ -95,11 +95,27 @@ impl Model {
     /// # Errors
     /// [`LoadError`], naming the file and the tensor.
     pub fn load(dir: &Path, compute: &Compute) -> Result<Self, LoadError> {
+        let (config, end_tokens) = Self::read_config(dir)?;
+        Self::load_weights(dir, config, end_tokens, compute)
+    }
+
+    /// The configuration, and the ids that end a text.
+    pub(crate) fn read_config(dir: &Path) -> Result<(Config, Vec<u32>), LoadError> {
         let config = Config::from_dir(dir)?;
         let mut end_tokens = GenerationConfig::from_dir(dir)?.end_tokens().to_vec();
         if !end_tokens.contains(&config.text_config.eos_token_id) {
             end_tokens.push(config.text_config.eos_token_id);
         }
+        Ok((config, end_tokens))
+    }
+
+    /// The rest of [`Self::load`].
+    pub(crate) fn load_weights(
+        dir: &Path,
+        config: Config,
+        end_tokens: Vec<u32>,
+        compute: &Compute,
+    ) -> Result<Self, LoadError> {
         let (dtype, device) = checkpoint_place(compute);
         let checkpoint = Checkpoint::open(dir, dtype, &device)?;
         let backend = load_backend(&checkpoint, &config, compute)?;

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::math::max_lanes;
+use super::math::load_part;
 use super::parallel::threads_for;
 use super::simd::{LANES, Simd};
 use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line, RowScale, WEIGHT_BIAS};
@@ -175,13 +175,28 @@ impl Pack for Int8 {
         for r in 0..rows {
             let row = &x[r * stride..][..inputs];
             for (group, part) in row.chunks(GROUP).enumerate() {
-                let mut values = [0.0; GROUP];
-                values[..part.len()].copy_from_slice(part);
-                let (scale, rounded) = round_group(s, &values);
-                scales[group * rows + r] = scale;
-                let steps = &mut packed[group * GROUP_STEPS * rows + r..];
-                let quads = rounded.as_chunks::<4>().0.iter().take(part.len().div_ceil(4));
-                steps.iter_mut().step_by(rows).zip(quads).for_each(|(to, &quad)| *to = s.split_quad(quad));
+                let (scale, inverse) = group_scale(s, part);
+                let inverse = s.splat(inverse);
+                let mut sum = s.zero_i();
+                let steps = part.len().div_ceil(4);
+                let packed = &mut packed[group * GROUP_STEPS * rows + r..][..(steps - 1) * rows + 1];
+                let (vectors, last) = part.as_chunks::<LANES>();
+                for (index, vector) in vectors.iter().enumerate() {
+                    let whole = s.to_i32(s.mul(s.load(vector), inverse));
+                    sum = s.add_i(sum, whole);
+                    for (quad, split) in s.split_quads(whole).into_iter().enumerate() {
+                        packed[(index * LANES / 4 + quad) * rows] = split;
+                    }
+                }
+                if !last.is_empty() {
+                    let whole = s.to_i32(s.mul(load_part(s, last, 0.0), inverse));
+                    sum = s.add_i(sum, whole);
+                    let split = s.split_quads(whole);
+                    for (quad, split) in split.into_iter().take(last.len().div_ceil(4)).enumerate() {
+                        packed[(vectors.len() * LANES / 4 + quad) * rows] = split;
+                    }
+                }
+                scales[group * rows + r] = RowScale { scale, bias: bias(s, sum) };
             }
         }
     }
@@ -190,27 +205,45 @@ impl Pack for Int8 {
 /// The largest rounded value: its upper and lower byte are signed both.
 const LARGEST: f32 = 32_639.0;
 
-/// A group's values as multiples of a scale that makes the largest 32,639. The scale is NaN where a value is not finite.
+/// The scale that makes a group's largest value 32,639, and its inverse. The scale is NaN where a value is not finite.
 #[inline(always)]
-pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (RowScale, [i32; GROUP]) {
-    let (vectors, _) = values.as_chunks::<LANES>();
+fn group_scale<S: Simd>(s: S, group: &[f32]) -> (f32, f32) {
     let mut largest = s.splat(0.0);
     // Zeros where all is finite, else NaN.
     let mut taint = s.splat(0.0);
+    let (vectors, last) = group.as_chunks::<LANES>();
     for vector in vectors {
         let value = s.load(vector);
         largest = s.max(s.abs(value), largest);
-        taint = s.add(taint, s.mul(value, s.splat(0.0)));
+        taint = s.fma(value, s.splat(0.0), taint);
     }
-    let mut taints = [0.0; LANES];
-    s.store(taint, &mut taints);
-    let taint = taints.into_iter().sum::<f32>();
-    let largest = max_lanes(s, largest);
+    if !last.is_empty() {
+        let value = load_part(s, last, 0.0);
+        largest = s.max(s.abs(value), largest);
+        taint = s.fma(value, s.splat(0.0), taint);
+    }
+    let largest = s.max_lanes(largest);
     let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
+    (largest / LARGEST + s.sum_lanes(taint), inverse)
+}
+
+/// What the weights' bias adds to a group's sum of products, where its values add up to the lanes of `sum`.
+#[inline(always)]
+fn bias<S: Simd>(s: S, sum: S::I) -> i32 {
+    WEIGHT_BIAS.wrapping_mul(s.sum_lanes_i(sum))
+}
+
+/// A group's values as multiples of its scale.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (RowScale, [i32; GROUP]) {
+    let (scale, inverse) = group_scale(s, values);
     let mut rounded = [0; GROUP];
-    for (vector, to) in vectors.iter().zip(rounded.as_chunks_mut::<LANES>().0) {
-        s.store_i32(s.mul(s.load(vector), s.splat(inverse)), to);
+    let mut sum = s.zero_i();
+    for (vector, to) in values.as_chunks::<LANES>().0.iter().zip(rounded.as_chunks_mut::<LANES>().0) {
+        let whole = s.to_i32(s.mul(s.load(vector), s.splat(inverse)));
+        sum = s.add_i(sum, whole);
+        s.store_i(whole, to);
     }
-    let bias = WEIGHT_BIAS.wrapping_mul(rounded.iter().fold(0_i32, |sum, &value| sum.wrapping_add(value)));
-    (RowScale { scale: largest / LARGEST + taint, bias }, rounded)
+    (RowScale { scale, bias: bias(s, sum) }, rounded)
 }

@@ -3,8 +3,8 @@
 use super::activations::{Scratch, Worker, room};
 use super::columns::{AHEAD, Column, gather_values, turn_keys};
 use super::dispatch::{Level, level};
-use super::key_values::Slot;
-use super::math::{exp, max_lanes, store_part, sum_lanes};
+use super::key_values::KeyValueCache;
+use super::math::{exp2_falling, store_part};
 use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{Line, Strided, flat, flat_mut, sum_products, with_tile_size};
@@ -41,14 +41,14 @@ pub enum Context<'a> {
         /// From one key, or value, to the next.
         stride: usize,
     },
-    /// In a slot of a [`KeyValueCache`](super::KeyValueCache).
-    Slot(Slot<'a>),
+    /// As the sequence keeps them.
+    Cache(&'a KeyValueCache),
 }
 
 /// `out = softmax(queries keys^T / sqrt(head_dim)) values` for each job and head, in parallel over both.
 ///
 /// # Panics
-/// If a job's slices are too short for its counts and strides, its slot is of other heads, or it has queries and no
+/// If a job's slices are too short for its counts and strides, its cache is of other heads, or it has queries and no
 /// keys.
 pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scratch: &mut Scratch) {
     assert!(heads > 0 && head_dim > 0, "attention must have heads of some width");
@@ -73,12 +73,23 @@ pub fn attention(jobs: &mut [Attention<'_>], heads: usize, head_dim: usize, scra
             targets.push((shape, Disjoint::new(job.out)));
         }
     }
-    let units = targets.len() * heads;
     let level = level();
-    let threads = scratch.threads_for(work, units);
-    for_units(units, scratch.workers(threads), |unit, worker| {
-        let (shape, out) = &targets[unit / heads];
-        level.run(Head { level, shape, head: unit % heads, out, worker });
+    let mut units = Vec::with_capacity(targets.len() * heads);
+    for (job, (shape, _)) in targets.iter().enumerate() {
+        let together =
+            if level.tile_rows(1) >= TOGETHER * LONE_PANELS && shape.is_lone() { heads / TOGETHER } else { 0 };
+        units.extend((0..together).map(|part| (job, part * TOGETHER, TOGETHER)));
+        units.extend((together * TOGETHER..heads).map(|head| (job, head, 1)));
+    }
+    let threads = scratch.threads_for(work, units.len());
+    for_units(units.len(), scratch.workers(threads), |unit, worker| {
+        let (job, head, count) = units[unit];
+        let (shape, out) = &targets[job];
+        if count == TOGETHER {
+            level.run(LoneQuery { shape, head, out, worker });
+        } else {
+            level.run(Head { level, shape, head, out, worker });
+        }
     });
 }
 
@@ -96,9 +107,9 @@ fn check(job: &Attention<'_>, queries: usize, heads: usize, head_dim: usize) {
             assert!(keys.len() >= reaches(job.key_count, *stride), "there must be {} keys", job.key_count);
             assert!(values.len() >= reaches(job.key_count, *stride), "there must be {} values", job.key_count);
         }
-        Context::Slot(slot) => {
-            assert!(slot.fits(heads, head_dim), "the cache must be of {heads} heads of {head_dim} values");
-            assert!(slot.length() >= job.key_count, "there must be {} keys", job.key_count);
+        Context::Cache(cache) => {
+            assert!(cache.fits(heads, head_dim), "the cache must be of {heads} heads of {head_dim} values");
+            assert!(cache.length() >= job.key_count, "there must be {} keys", job.key_count);
         }
     }
 }
@@ -116,6 +127,11 @@ struct Shape<'a> {
 }
 
 impl Shape<'_> {
+    /// Whether it is one query over keys that are panels already and values of whole vectors.
+    fn is_lone(&self) -> bool {
+        self.rows == 1 && self.head_dim.is_multiple_of(LANES) && matches!(self.context, Context::Cache(_))
+    }
+
     /// Keys that a query sees.
     fn seen_by(&self, query: usize) -> usize {
         self.causal_offset.map_or(self.key_count, |offset| self.key_count.min(offset.saturating_add(query + 1)))
@@ -153,9 +169,9 @@ impl Kernel for Head<'_> {
         // More tiles share the whole of both in order; rows at a large power of two would crowd few cache sets.
         let lone = tiles == 1;
         let (mut keys, value_rows, ahead) = match shape.context {
-            Context::Slot(slot) => {
-                let values = Column { from: slot.values(head), stride: dim, dim };
-                (KeyPanels::Ready(slot.keys(head)), values, 0)
+            Context::Cache(cache) => {
+                let values = Column { from: cache.values(head), stride: dim, dim };
+                (KeyPanels::Ready(cache.keys(head)), values, 0)
             }
             Context::Rows { keys, values, stride } => {
                 let keys = Column { from: &keys[column..], stride, dim };
@@ -171,7 +187,7 @@ impl Kernel for Head<'_> {
                 (panels, Column { from: &values[column..], stride, dim }, AHEAD * stride)
             }
         };
-        let in_place = lone || matches!(shape.context, Context::Slot(_));
+        let in_place = lone || matches!(shape.context, Context::Cache(_));
         let values = if in_place && dim.is_multiple_of(LANES) {
             Strided { start: value_rows.from.as_ptr(), step: value_rows.stride, row: LANES, ahead }
         } else {
@@ -197,6 +213,110 @@ impl Kernel for Head<'_> {
     }
 }
 
+/// Heads of a lone query taken together, and panels of each: as many sums that do not wait for each other as a
+/// processor needs to keep its units busy.
+const TOGETHER: usize = 4;
+const LONE_PANELS: usize = 2;
+
+/// One query in a few heads. Each sum is the same chain of operations as in [`Head`].
+struct LoneQuery<'a> {
+    shape: &'a Shape<'a>,
+    /// The first of the heads.
+    head: usize,
+    out: &'a Disjoint<'a, f32>,
+    worker: &'a mut Worker,
+}
+
+impl Kernel for LoneQuery<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { shape, head, out, worker } = self;
+        let Context::Cache(cache) = shape.context else { unreachable!("a lone query's keys lie in a cache") };
+        let (dim, seen) = (shape.head_dim, shape.seen_by(0));
+        let panels = seen.div_ceil(LANES);
+        let scores = room(&mut worker.tiles, TOGETHER * panels);
+        let queries: [&[f32]; TOGETHER] = std::array::from_fn(|h| &shape.queries[(head + h) * dim..][..dim]);
+        let keys: [&[f32]; TOGETHER] = std::array::from_fn(|h| &cache.keys(head + h)[..panels * dim * LANES]);
+        let starts = queries.map(<[f32]>::as_ptr);
+        let mut panel = 0;
+        while panel < panels {
+            let keys = keys.map(|keys| keys[panel * dim * LANES..].as_ptr());
+            let to = &mut scores[panel..];
+            if panels - panel >= LONE_PANELS {
+                // SAFETY: queries hold `dim` values, and two panels of keys are left in every head.
+                let sums = unsafe { side_by_side::<S, LONE_PANELS>(s, dim, starts, keys, (LANES, dim * LANES)) };
+                for h in 0..TOGETHER {
+                    (0..LONE_PANELS).for_each(|p| s.store(sums[h][p], &mut to[h * panels + p].0));
+                }
+                panel += LONE_PANELS;
+            } else {
+                // SAFETY: as above, of one panel.
+                let sums = unsafe { side_by_side::<S, 1>(s, dim, starts, keys, (LANES, 0)) };
+                (0..TOGETHER).for_each(|h| s.store(sums[h][0], &mut to[h * panels].0));
+                panel += 1;
+            }
+        }
+        let mut inverses = [0.0; TOGETHER];
+        for (inverse, scores) in inverses.iter_mut().zip(scores.chunks_mut(panels)) {
+            *inverse = 1.0 / softmax(s, scores, seen, dim);
+        }
+        let weights: [&[f32]; TOGETHER] = std::array::from_fn(|h| flat(&scores[h * panels..][..panels]));
+        let starts = weights.map(<[f32]>::as_ptr);
+        let values: [&[f32]; TOGETHER] = std::array::from_fn(|h| &cache.values(head + h)[..seen * dim]);
+        let write = |h: usize, panel: usize, sum: S::F| {
+            // SAFETY: this unit alone works on these heads' columns.
+            let to = unsafe { out.part((head + h) * dim + panel * LANES, LANES) };
+            store_part(s, s.mul(sum, s.splat(inverses[h])), to);
+        };
+        let mut panel = 0;
+        while panel * LANES < dim {
+            let values = values.map(|values| values[panel * LANES..].as_ptr());
+            if dim / LANES - panel >= LONE_PANELS {
+                // SAFETY: there are `seen` weights and rows of `dim` values, with two vectors left in every row.
+                let sums = unsafe { side_by_side::<S, LONE_PANELS>(s, seen, starts, values, (dim, LANES)) };
+                (0..TOGETHER).for_each(|h| (0..LONE_PANELS).for_each(|p| write(h, panel + p, sums[h][p])));
+                panel += LONE_PANELS;
+            } else {
+                // SAFETY: as above, of one vector.
+                let sums = unsafe { side_by_side::<S, 1>(s, seen, starts, values, (dim, 0)) };
+                (0..TOGETHER).for_each(|h| write(h, panel, sums[h][0]));
+                panel += 1;
+            }
+        }
+    }
+}
+
+/// [`sum_products`] of one row of each of a few `x` with `P` panels of its own `w`, which go `step` floats from one step
+/// to the next and `row` from one panel to the next.
+///
+/// # Safety
+/// `steps` values lie behind every `x`, and vectors wherever the strides lead behind every `w`.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator would take the sums through memory")]
+unsafe fn side_by_side<S: Simd, const P: usize>(
+    s: S,
+    steps: usize,
+    x: [*const f32; TOGETHER],
+    w: [*const f32; TOGETHER],
+    (step, row): (usize, usize),
+) -> [[S::F; P]; TOGETHER] {
+    let mut sums = [[s.splat(0.0); P]; TOGETHER];
+    for index in 0..steps {
+        for h in 0..TOGETHER {
+            // SAFETY: by the caller's promise.
+            let factor = s.splat(unsafe { *x[h].add(index) });
+            for p in 0..P {
+                // SAFETY: by the caller's promise.
+                let operand = s.load(unsafe { &*w[h].add(index * step + p * row).cast::<[f32; LANES]>() });
+                sums[h][p] = s.fma(factor, operand, sums[h][p]);
+            }
+        }
+    }
+    sums
+}
+
 /// A few queries of one head.
 struct QueryTile<'a> {
     shape: &'a Shape<'a>,
@@ -211,6 +331,17 @@ struct QueryTile<'a> {
 }
 
 impl QueryTile<'_> {
+    /// Panels to take next of those that are left. Few sums would wait for each other.
+    #[inline(always)]
+    fn at_once(&self, left: usize) -> usize {
+        match left {
+            1 => 1,
+            _ if left >= self.wide => self.wide,
+            _ if self.wide > 2 => 2,
+            _ => 1,
+        }
+    }
+
     /// Products of queries and keys: `scores[query][key]`.
     #[inline(always)]
     fn score<S: Simd>(&self, s: S, keys: &mut KeyPanels<'_>, scores: &mut [Line]) {
@@ -225,7 +356,7 @@ impl QueryTile<'_> {
         let seen = shape.seen_by(first + rows - 1);
         let mut panel = 0;
         while panel < panels {
-            let count = if panels - panel >= self.wide { self.wide } else { 1 };
+            let count = self.at_once(panels - panel);
             let keys = match keys {
                 KeyPanels::Ready(all) => &all[panel * dim * LANES..][..count * dim * LANES],
                 KeyPanels::Turned(column, lines) => {
@@ -265,7 +396,7 @@ impl QueryTile<'_> {
         let weights = Strided { start: scores.as_ptr().cast(), step: 1, row: panels * LANES, ahead: 0 };
         let mut panel = 0;
         while panel * LANES < dim {
-            let count = if dim.div_ceil(LANES) - panel >= self.wide { self.wide } else { 1 };
+            let count = self.at_once(dim.div_ceil(LANES) - panel);
             // SAFETY: inside the values, one panel on for every `row`.
             let values = Strided { start: unsafe { values.start.add(panel * values.row) }, ..values };
             // SAFETY: scores hold `panels * 16 >= seen` values a row, and the caller promises the values.
@@ -331,13 +462,13 @@ fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
     for line in &*scores {
         largest = s.max(s.load(&line.0), largest);
     }
-    let largest = s.splat(max_lanes(s, largest));
-    let scale = s.splat(1.0 / (dim as f32).sqrt());
+    let largest = s.splat(s.max_lanes(largest));
+    let scale = s.splat(std::f32::consts::LOG2_E / (dim as f32).sqrt());
     let mut sum = s.splat(0.0);
     for line in scores {
-        let value = exp(s, s.mul(s.sub(s.load(&line.0), largest), scale));
+        let value = exp2_falling(s, s.mul(s.sub(s.load(&line.0), largest), scale));
         sum = s.add(sum, value);
         s.store(value, &mut line.0);
     }
-    sum_lanes(s, sum)
+    s.sum_lanes(sum)
 }

@@ -90,6 +90,10 @@ pub(super) fn gather_values(values: Column<'_>, seen: usize, lines: &mut [Line])
         let width = LANES.min(dim - panel * LANES);
         for (index, line) in lines.iter_mut().enumerate() {
             let value = &values.row(index)[panel * LANES..][..width];
+            if let Some(whole) = value.first_chunk::<LANES>() {
+                line.0 = *whole;
+                continue;
+            }
             line.0[..width].copy_from_slice(value);
             line.0[width..].fill(0.0);
         }

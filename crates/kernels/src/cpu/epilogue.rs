@@ -33,23 +33,52 @@ impl Target<'_> {
     /// No other thread works on these elements of `out`.
     #[inline(always)]
     pub(crate) unsafe fn write<S: Simd>(&self, s: S, tile: &[Line], panels: usize, row: usize, panel: usize) {
-        for (index, line) in tile.iter().enumerate() {
-            let column = (panel + index % panels) * LANES;
-            let width = LANES.min(self.outputs - column);
-            let start = (row + index / panels) * self.outputs + column;
-            // SAFETY: one tile's elements, which by the caller's promise nobody else works on.
-            let out = unsafe { self.out.part(start, width) };
-            let mut value = s.load(&line.0);
-            if let Some(bias) = self.bias {
-                value = s.add(value, load_part(s, &bias[column..column + width], 0.0));
+        // SAFETY: by the caller's promise, in all of these.
+        unsafe {
+            match self.epilogue {
+                Epilogue::Store => self.write_as::<S, STORE>(s, tile, panels, row, panel),
+                Epilogue::Add => self.write_as::<S, ADD>(s, tile, panels, row, panel),
+                Epilogue::Gelu => self.write_as::<S, GELU>(s, tile, panels, row, panel),
+                Epilogue::QuickGelu => self.write_as::<S, QUICK_GELU>(s, tile, panels, row, panel),
             }
-            value = match self.epilogue {
-                Epilogue::Store => value,
-                Epilogue::Add => s.add(load_part(s, out, 0.0), value),
-                Epilogue::Gelu => gelu(s, value),
-                Epilogue::QuickGelu => quick_gelu(s, value),
-            };
-            store_part(s, value, out);
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::write`].
+    #[inline(always)]
+    unsafe fn write_as<S: Simd, const EPILOGUE: usize>(
+        &self,
+        s: S,
+        tile: &[Line],
+        panels: usize,
+        row: usize,
+        panel: usize,
+    ) {
+        for p in 0..panels {
+            let column = (panel + p) * LANES;
+            let width = LANES.min(self.outputs - column);
+            let bias = self.bias.map(|bias| load_part(s, &bias[column..column + width], 0.0));
+            for (r, line) in tile.iter().skip(p).step_by(panels).enumerate() {
+                // SAFETY: one tile's elements, which by the caller's promise nobody else works on.
+                let out = unsafe { self.out.part((row + r) * self.outputs + column, width) };
+                let mut value = s.load(&line.0);
+                if let Some(bias) = bias {
+                    value = s.add(value, bias);
+                }
+                value = match EPILOGUE {
+                    ADD => s.add(load_part(s, out, 0.0), value),
+                    GELU => gelu(s, value),
+                    QUICK_GELU => quick_gelu(s, value),
+                    _ => value,
+                };
+                store_part(s, value, out);
+            }
         }
     }
 }
+
+const STORE: usize = Epilogue::Store as usize;
+const ADD: usize = Epilogue::Add as usize;
+const GELU: usize = Epilogue::Gelu as usize;
+const QUICK_GELU: usize = Epilogue::QuickGelu as usize;

@@ -25,8 +25,31 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     // (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2, largest error of e^r 3e-9.
     let tail = polynomial(s, rest, [0.001_381_454, 0.008_368_745, 0.041_668_39, 0.166_665_2, 0.499_999_94]);
     let value = s.add(s.fma(s.mul(rest, rest), tail, rest), s.splat(1.0));
-    let value = s.mul(value, s.exp2_whole(whole));
+    let value = s.scale_by_power(value, whole);
     s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
+}
+
+/// `2^x` for x up to 0 with a relative error below 2e-7; 0 below -126 (denormals are not made).
+#[inline(always)]
+pub(crate) fn exp2_falling<S: Simd>(s: S, x: S::F) -> S::F {
+    const LOWEST: f32 = -126.0;
+    // Operands in this order keep a NaN.
+    let value = exp2_within(s, s.max(s.splat(LOWEST), x));
+    s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
+}
+
+/// `2^x` for x from -126 to 127.
+#[inline(always)]
+fn exp2_within<S: Simd>(s: S, x: S::F) -> S::F {
+    let whole = s.round(x);
+    let rest = s.sub(x, whole);
+    // 2^r on |r| <= 1/2, largest error 2e-9.
+    let value = polynomial(
+        s,
+        rest,
+        [0.000_153_458_12, 0.001_339_993_1, 0.009_618_489, 0.055_503_286, 0.240_226_46, std::f32::consts::LN_2, 1.0],
+    );
+    s.scale_by_power(value, whole)
 }
 
 /// `x * Phi(x)`, the exact (erf) form of GELU.
@@ -48,34 +71,10 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
 /// `x * sigmoid(1.702 x)`.
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    let falling = exp(s, s.mul(x, s.splat(-1.702)));
+    let power = s.mul(x, s.splat(-1.702 * std::f32::consts::LOG2_E));
+    // Operands in this order keep a NaN. Beyond the bounds the power is as good as nothing, or all that counts.
+    let falling = exp2_within(s, s.max(s.splat(-126.0), s.min(s.splat(127.0), power)));
     s.div(x, s.add(falling, s.splat(1.0)))
-}
-
-/// Sum of the lanes, by halves.
-#[inline(always)]
-pub(crate) fn sum_lanes<S: Simd>(s: S, x: S::F) -> f32 {
-    fold_lanes(s, x, |a, b| a + b)
-}
-
-/// Largest lane; NaN only where all are.
-#[inline(always)]
-pub(crate) fn max_lanes<S: Simd>(s: S, x: S::F) -> f32 {
-    fold_lanes(s, x, f32::max)
-}
-
-#[inline(always)]
-fn fold_lanes<S: Simd>(s: S, x: S::F, join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    s.store(x, &mut lanes);
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = join(lanes[i], lanes[i + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
 
 /// Up to 16 values, the missing ones filled in.

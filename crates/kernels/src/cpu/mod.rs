@@ -24,6 +24,7 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod column_filter;
 mod columns;
 mod dispatch;
 mod epilogue;
@@ -42,9 +43,10 @@ mod weights;
 
 pub use activations::Scratch;
 pub use attention::{Attention, Context, attention};
+pub use column_filter::filter_columns;
 pub use dispatch::{Implementation, available, implementation, with_implementation};
 pub use epilogue::Epilogue;
-pub use key_values::{KeyValueCache, Slot};
+pub use key_values::KeyValueCache;
 pub use linear::linear;
 pub use norms::{l2_normalize, layer_norm, layer_norm_in_place};
 pub use reductions::{argmax, log_sum_exp};

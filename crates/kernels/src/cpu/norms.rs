@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::dispatch::level;
-use super::math::{load_part, store_part, sum_lanes};
+use super::math::{load_part, store_part};
 use super::simd::{Kernel, LANES, Simd};
 
 /// Values of the rows that one thread takes at a time; fewer in all are not shared out.
@@ -78,11 +78,20 @@ impl Kernel for LayerNorm<'_> {
             let x = x.map(|x| &x[index * width..][..width]);
             let (mean, scale) = statistics(s, x.unwrap_or(row), eps);
             let (mean, scale) = (s.splat(mean), s.splat(scale));
-            let parameters = weight.chunks(LANES).zip(bias.chunks(LANES));
-            for (part, (row, (weight, bias))) in row.chunks_mut(LANES).zip(parameters).enumerate() {
-                let value = load_part(s, x.map_or(&*row, |x| &x[part * LANES..][..row.len()]), 0.0);
+            let (weights, last_weights) = weight.as_chunks::<LANES>();
+            let (biases, last_biases) = bias.as_chunks::<LANES>();
+            let (parts, last) = row.as_chunks_mut::<LANES>();
+            let whole = parts.len();
+            for (part, (to, (weight, bias))) in parts.iter_mut().zip(weights.iter().zip(biases)).enumerate() {
+                let value = s.load(x.map_or(&*to, |x| &x.as_chunks::<LANES>().0[part]));
                 let normal = s.mul(s.sub(value, mean), scale);
-                store_part(s, s.fma(normal, load_part(s, weight, 0.0), load_part(s, bias, 0.0)), row);
+                s.store(s.fma(normal, s.load(weight), s.load(bias)), to);
+            }
+            if !last.is_empty() {
+                let value = load_part(s, x.map_or(&*last, |x| &x[whole * LANES..]), 0.0);
+                let normal = s.mul(s.sub(value, mean), scale);
+                let value = s.fma(normal, load_part(s, last_weights, 0.0), load_part(s, last_biases, 0.0));
+                store_part(s, value, last);
             }
         }
     }
@@ -92,17 +101,25 @@ impl Kernel for LayerNorm<'_> {
 #[inline(always)]
 fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
     let width = row.len() as f32;
+    let (parts, last) = row.as_chunks::<LANES>();
     let mut sum = s.splat(0.0);
-    for part in row.chunks(LANES) {
-        sum = s.add(sum, load_part(s, part, 0.0));
+    for part in parts {
+        sum = s.add(sum, s.load(part));
     }
-    let mean = sum_lanes(s, sum) / width;
+    if !last.is_empty() {
+        sum = s.add(sum, load_part(s, last, 0.0));
+    }
+    let mean = s.sum_lanes(sum) / width;
     let mut squares = s.splat(0.0);
-    for part in row.chunks(LANES) {
-        let centred = s.sub(load_part(s, part, mean), s.splat(mean));
+    for part in parts {
+        let centred = s.sub(s.load(part), s.splat(mean));
         squares = s.fma(centred, centred, squares);
     }
-    (mean, 1.0 / (sum_lanes(s, squares) / width + eps).sqrt())
+    if !last.is_empty() {
+        let centred = s.sub(load_part(s, last, mean), s.splat(mean));
+        squares = s.fma(centred, centred, squares);
+    }
+    (mean, 1.0 / (s.sum_lanes(squares) / width + eps).sqrt())
 }
 
 struct L2Normalize<'a> {
@@ -121,7 +138,7 @@ impl Kernel for L2Normalize<'_> {
                 let value = load_part(s, part, 0.0);
                 squares = s.fma(value, value, squares);
             }
-            let length = s.splat(sum_lanes(s, squares).sqrt().max(1e-12));
+            let length = s.splat(s.sum_lanes(squares).sqrt().max(1e-12));
             for part in row.chunks_mut(LANES) {
                 store_part(s, s.div(load_part(s, part, 0.0), length), part);
             }

@@ -1,7 +1,7 @@
 //! What decoding asks of a row of logits.
 
 use super::dispatch::level;
-use super::math::{exp, load_part, max_lanes, sum_lanes};
+use super::math::{exp, load_part};
 use super::simd::{Kernel, LANES, Simd};
 
 /// Index of the largest value, the first among equals; a NaN is never chosen. `None` where there is nothing else.
@@ -39,7 +39,7 @@ impl Kernel for Largest<'_> {
             for part in run.chunks(LANES) {
                 largest = s.max(load_part(s, part, f32::NEG_INFINITY), largest);
             }
-            let largest = max_lanes(s, largest);
+            let largest = s.max_lanes(largest);
             if largest > found.1 {
                 found = (index, largest);
             }
@@ -65,7 +65,7 @@ impl Kernel for SumExp<'_> {
             for part in run.chunks(LANES) {
                 sum = s.add(sum, exp(s, s.sub(load_part(s, part, f32::NEG_INFINITY), s.splat(self.largest))));
             }
-            total += f64::from(sum_lanes(s, sum));
+            total += f64::from(s.sum_lanes(sum));
         }
         total
     }

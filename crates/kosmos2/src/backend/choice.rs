@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use kernels::cpu::{argmax, log_sum_exp};
+
 use crate::grounding::corner::CornerEstimate;
 use crate::grounding::grid::GRID_SIDE;
 
@@ -71,6 +73,19 @@ pub enum Row<'a> {
     Chosen(Chosen),
 }
 
+/// The best token of a row of logits, where nothing else is wanted and every token may be chosen.
+pub(crate) fn choose(want: &Want, logits: &[f32]) -> Option<Chosen> {
+    let Want::Best { allowed: None, patches } = want else { return None };
+    let best = argmax(logits).filter(|&token| logits[token] > f32::NEG_INFINITY);
+    let Some(token) = best else { return Some(Chosen { token: 0, logprob: f32::NAN, corner: None }) };
+    let logprob = logits[token] - log_sum_exp(logits);
+    let token = token as u32;
+    let corner = patches
+        .contains(&token)
+        .then(|| CornerEstimate::around(token - patches.start, &logits[patches.start as usize..patches.end as usize]));
+    Some(Chosen { token, logprob, corner })
+}
+
 /// Rows by whom they belong to: the first so many to the first, and so on.
 ///
 /// # Panics
@@ -82,4 +97,28 @@ pub fn share_out<'a, 'b>(mut rows: &'a [Row<'b>], counts: &[usize]) -> Vec<&'a [
         own
     };
     counts.iter().map(&mut own).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
+mod tests {
+    use super::*;
+    use crate::generation::GenerationOptions;
+    use crate::sampling::Sampler;
+
+    #[test]
+    fn a_choice_is_the_samplers() {
+        let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
+        let want = sampler.want(100..1124);
+        for seed in 0..8_u32 {
+            let logits: Vec<f32> = (0..1200_u32).map(|i| ((i * 37 + seed * 211) % 1009) as f32 / 100.0).collect();
+            let chosen = choose(&want, &logits).unwrap();
+            let expected = sampler.choose(&logits, &[]).unwrap();
+            assert_eq!((chosen.token, chosen.logprob.to_bits()), (expected.token, expected.logprob.to_bits()));
+            assert_eq!(chosen.corner.is_some(), (100..1124).contains(&chosen.token));
+        }
+        assert!(choose(&want, &[f32::NAN; 1200]).unwrap().logprob.is_nan());
+        assert!(choose(&want, &[f32::NEG_INFINITY; 1200]).unwrap().logprob.is_nan());
+        assert_eq!(choose(&Want::Logits, &[0.0; 1200]), None);
+    }
 }

@@ -218,6 +218,11 @@ pub trait Backend: Send {
         UsefulBatches { slots: 16, pictures: 8, prompt_tokens: 1024, jobs: 8 }
     }
 
+    /// Pictures that [`Self::image_embeddings`] takes side by side: fewer leave part of the device idle.
+    fn pictures_side_by_side(&self) -> usize {
+        1
+    }
+
     /// Waits until the device has done what it was given; only clocks need it.
     ///
     /// # Errors

@@ -48,6 +48,20 @@ impl Positions {
 
     /// One row of the table, sines and then cosines, computed in f32 as the reference does; grows the table as needed.
     pub fn row(&mut self, position: usize) -> &[f32] {
+        self.reach(position);
+        self.row_within(position)
+    }
+
+    /// A row of those that are there.
+    ///
+    /// # Panics
+    /// If the table has not reached it.
+    pub fn row_within(&self, position: usize) -> &[f32] {
+        &self.table[position * self.width()..][..self.width()]
+    }
+
+    /// Grows the table up to a row.
+    pub fn reach(&mut self, position: usize) {
         let width = self.width();
         while self.table.len() < (position + 1) * width {
             let next = self.table.len() / width;
@@ -56,7 +70,6 @@ impl Positions {
             let row: Vec<f32> = angles().map(|a| a.sin() * alive).chain(angles().map(|a| a.cos() * alive)).collect();
             self.table.extend(row);
         }
-        &self.table[position * width..][..width]
     }
 }
 

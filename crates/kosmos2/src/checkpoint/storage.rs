@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use kernels::MappedFile;
 use rayon::iter::ParallelIterator;
 use serde::Deserialize;
@@ -114,6 +116,12 @@ impl Storage {
                 })?;
                 let bytes = &map.bytes()[place.bytes.clone()];
                 let tensor = match &place.strides {
+                    // candle widens value by value, after a copy.
+                    None if (stored, dtype) == (DType::F16, DType::F32) => {
+                        let halves: Vec<f16> =
+                            bytes.as_chunks().0.iter().map(|half| f16::from_le_bytes(*half)).collect();
+                        Tensor::from_vec(halves.to_f32_vec(), expected, &Device::Cpu)
+                    }
                     None => Tensor::from_raw_buffer(bytes, stored, expected, &Device::Cpu),
                     Some(strides) => {
                         let gathered = gather(bytes, stored.size_in_bytes(), expected, strides);

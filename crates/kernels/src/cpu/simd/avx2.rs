@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::portable::join_pair;
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, fold_eight};
 
 /// Exists only where the CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -118,12 +118,28 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn exp2_whole(self, n: Self::F) -> Self::F {
+    fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F {
         avx2!({
             let bias = _mm256_set1_epi32(127);
             let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias));
             let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias));
-            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+            [_mm256_mul_ps(a[0], _mm256_castsi256_ps(low)), _mm256_mul_ps(a[1], _mm256_castsi256_ps(high))]
+        })
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::F) -> f32 {
+        avx2!({
+            let eight = _mm256_add_ps(a[0], a[1]);
+            fold_eight!(eight, _mm_add_ps, _mm_add_ss)
+        })
+    }
+
+    #[inline(always)]
+    fn max_lanes(self, a: Self::F) -> f32 {
+        avx2!({
+            let eight = _mm256_max_ps(a[0], a[1]);
+            fold_eight!(eight, _mm_max_ps, _mm_max_ss)
         })
     }
 
@@ -159,6 +175,23 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat_i(self, value: i32) -> Self::I {
         avx2!([_mm256_set1_epi32(value); 2])
+    }
+
+    #[inline(always)]
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!([_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        avx2!([_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))])
     }
 
     #[inline(always)]
@@ -218,12 +251,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
-        let to = to.as_mut_ptr().cast::<__m256i>();
-        // SAFETY: 64 bytes are writable behind the reference, and the stores ask for no alignment.
-        unsafe {
-            _mm256_storeu_si256(to, _mm256_cvtps_epi32(a[0]));
-            _mm256_storeu_si256(to.add(1), _mm256_cvtps_epi32(a[1]));
-        }
+    fn to_i32(self, a: Self::F) -> Self::I {
+        avx2!([_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])])
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::portable::join_pair;
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, fold_eight};
 
 /// Exists only where the CPU has AVX-512 F, BW and VL, and VNNI if so marked.
 #[derive(Clone, Copy, Debug)]
@@ -124,10 +124,25 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn exp2_whole(self, n: Self::F) -> Self::F {
+    fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F {
+        avx512!(_mm512_scalef_ps(a, n))
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::F) -> f32 {
         avx512!({
-            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a)));
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(a), upper);
+            fold_eight!(eight, _mm_add_ps, _mm_add_ss)
+        })
+    }
+
+    #[inline(always)]
+    fn max_lanes(self, a: Self::F) -> f32 {
+        avx512!({
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a)));
+            let eight = _mm256_max_ps(_mm512_castps512_ps256(a), upper);
+            fold_eight!(eight, _mm_max_ps, _mm_max_ss)
         })
     }
 
@@ -161,6 +176,38 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        avx512!(_mm512_cvtepu8_epi32(bytes))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, a: Self::I, shift: u32, to: &mut [u8; LANES]) {
+        let bytes = avx512!({
+            let shifted = _mm512_sra_epi32(a, _mm_cvtsi32_si128(shift as i32));
+            _mm512_cvtusepi32_epi8(_mm512_max_epi32(shifted, _mm512_setzero_si512()))
+        });
+        // SAFETY: 16 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
+    fn sum_lanes_i(self, a: Self::I) -> i32 {
+        avx512!(_mm512_reduce_add_epi32(a))
+    }
+
+    #[inline(always)]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         avx512!(_mm512_sub_epi32(a, b))
     }
@@ -173,6 +220,29 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         } else {
             [join_pair(quad[0] as i16, quad[2] as i16), join_pair(quad[1] as i16, quad[3] as i16)]
         }
+    }
+
+    #[inline(always)]
+    fn split_quads(self, whole: Self::I) -> [[i32; 2]; LANES / 4] {
+        if !VNNI {
+            let mut lanes = [0; LANES];
+            self.store_i(whole, &mut lanes);
+            let quads = lanes.as_chunks::<4>().0;
+            return std::array::from_fn(|index| self.split_quad(quads[index]));
+        }
+        avx512!({
+            let rounded_up = _mm512_add_epi32(whole, _mm512_set1_epi32(128));
+            let upper = _mm512_cvtepi32_epi8(_mm512_srai_epi32::<8>(rounded_up));
+            let lower = _mm512_cvtepi32_epi8(whole);
+            let [first, second] = [_mm_unpacklo_epi32(upper, lower), _mm_unpackhi_epi32(upper, lower)];
+            let pair = |low: i64| [low as i32, (low >> 32) as i32];
+            [
+                pair(_mm_cvtsi128_si64(first)),
+                pair(_mm_cvtsi128_si64(_mm_unpackhi_epi64(first, first))),
+                pair(_mm_cvtsi128_si64(second)),
+                pair(_mm_cvtsi128_si64(_mm_unpackhi_epi64(second, second))),
+            ]
+        })
     }
 
     #[inline(always)]
@@ -219,8 +289,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
-        // SAFETY: 64 bytes are writable behind the reference, and the store asks for no alignment.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_cvtps_epi32(a)) }
+    fn to_i32(self, a: Self::F) -> Self::I {
+        avx512!(_mm512_cvtps_epi32(a))
     }
 }

@@ -46,8 +46,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn abs(self, a: Self::F) -> Self::F;
     /// To the nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
-    /// `2^n` for whole n from -126 to 127.
-    fn exp2_whole(self, n: Self::F) -> Self::F;
+    /// `a * 2^n` for whole n from -126 to 127, where that is no denormal.
+    fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F;
+    /// Sum of the lanes, by halves.
+    fn sum_lanes(self, a: Self::F) -> f32;
+    /// Largest lane, where none is NaN.
+    fn max_lanes(self, a: Self::F) -> f32;
 
     /// 16 pairs of bf16 as (first of each pair, second of each pair).
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F);
@@ -57,7 +61,26 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I;
     /// One i32, or pair of i16 (low half first), or quad of bytes (lowest first), in every lane.
     fn splat_i(self, value: i32) -> Self::I;
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lower 32 bits of each product.
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// 16 bytes as i32.
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I;
+    /// Each lane shifted to the right, its sign kept, and limited to a byte.
+    #[inline(always)]
+    fn store_bytes(self, a: Self::I, shift: u32, to: &mut [u8; LANES]) {
+        let mut lanes = [0; LANES];
+        self.store_i(a, &mut lanes);
+        *to = lanes.map(|lane: i32| (lane >> shift).clamp(0, 255) as u8);
+    }
+    /// Sum of the lanes, modulo 2^32.
+    #[inline(always)]
+    fn sum_lanes_i(self, a: Self::I) -> i32 {
+        let mut lanes = [0; LANES];
+        self.store_i(a, &mut lanes);
+        lanes.into_iter().fold(0, i32::wrapping_add)
+    }
     /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
@@ -65,6 +88,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// over all quads for the first part, [`between_halves`](Self::between_halves) then makes of that, and `dot_half`
     /// adds to it for the second. Values lie between -32,639 and 32,639.
     fn split_quad(self, quad: [i32; 4]) -> [i32; 2];
+    /// [`split_quad`](Self::split_quad) of every four lanes.
+    #[inline(always)]
+    fn split_quads(self, whole: Self::I) -> [[i32; 2]; LANES / 4] {
+        let mut lanes = [0; LANES];
+        self.store_i(whole, &mut lanes);
+        let quads = lanes.as_chunks::<4>().0;
+        std::array::from_fn(|index| self.split_quad(quads[index]))
+    }
     /// What `dot_half` takes of 16 quads of u8.
     fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I;
     fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I;
@@ -73,7 +104,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// i32 to f32, ties to even.
     fn to_f32(self, a: Self::I) -> Self::F;
     /// f32 to i32, ties to even.
-    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]);
+    fn to_i32(self, a: Self::F) -> Self::I;
 }
 
 /// Asks for the cache line at an address, which may be any, into the second-level cache. Only advice.
@@ -88,3 +119,15 @@ pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+/// Joins the lanes of eight, by halves: `$join` for two registers, `$join_one` for their lowest lanes.
+#[cfg(target_arch = "x86_64")]
+macro_rules! fold_eight {
+    ($eight:expr, $join:ident, $join_one:ident) => {{
+        let four = $join(_mm256_castps256_ps128($eight), _mm256_extractf128_ps::<1>($eight));
+        let two = $join(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32($join_one(two, _mm_shuffle_ps::<1>(two, two)))
+    }};
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use fold_eight;

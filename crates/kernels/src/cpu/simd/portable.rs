@@ -16,6 +16,19 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
     std::array::from_fn(f)
 }
 
+/// Joins lanes by halves.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
@@ -92,8 +105,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn exp2_whole(self, n: Self::F) -> Self::F {
-        each(|i| f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
+    fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F {
+        each(|i| a[i] * f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::F) -> f32 {
+        fold(a, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn max_lanes(self, a: Self::F) -> f32 {
+        fold(a, f32::max)
     }
 
     #[inline(always)]
@@ -115,6 +138,21 @@ impl Simd for Portable {
     #[inline(always)]
     fn splat_i(self, value: i32) -> Self::I {
         [value; LANES]
+    }
+
+    #[inline(always)]
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
+        bytes.map(i32::from)
     }
 
     #[inline(always)]
@@ -162,8 +200,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn store_i32(self, a: Self::F, to: &mut [i32; LANES]) {
-        *to = std::array::from_fn(|i| a[i].round_ties_even() as i32);
+    fn to_i32(self, a: Self::F) -> Self::I {
+        std::array::from_fn(|i| a[i].round_ties_even() as i32)
     }
 }
 

@@ -6,25 +6,34 @@ use std::ops::Range;
 
 use kernels::cpu::{Attention, Context, Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
 
-use super::crew::Crew;
+use super::crew::{self, Crew, Lone};
 use super::layers::{Buffer, Map, Norm, with_values};
 use crate::backend::positions::Positions;
-use crate::backend::{CopyFrom, Logits, Segment};
+use crate::backend::{Chosen, CopyFrom, Logits, Row, Segment, Want, choice};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
 pub(super) struct Decoder {
+    network: Network,
+    positions: Positions,
+    /// Keys and values: `[layer][slot]`.
+    caches: Vec<Vec<KeyValueCache>>,
+    /// Tokens of a slot.
+    length: usize,
+    buffers: Buffers,
+    lone: Lone<()>,
+}
+
+/// The weights.
+struct Network {
     embed_tokens: PackedWeights,
     /// Set where the head is not simply `embed_tokens`: the checkpoint does not tie it, or it is packed otherwise.
     lm_head: Option<PackedWeights>,
     layers: Vec<Layer>,
     layer_norm: Norm,
     embedding_scale: f32,
-    positions: Positions,
     width: usize,
     heads: usize,
-    cache: Caches,
-    buffers: Buffers,
 }
 
 #[derive(Default)]
@@ -86,90 +95,261 @@ impl Decoder {
         let embed_tokens = pack(&embedding, embedding_format);
         drop(embedding);
         let layers = model.pp("layers");
-        Ok(Self {
+        let network = Network {
             embed_tokens,
             lm_head,
             layers: (0..text.layers).map(|n| Layer::load(&layers.pp(n), text, format)).collect::<Result<_, _>>()?,
             layer_norm: Norm::load(&model.pp("layer_norm"), width, text.layer_norm_eps)?,
             embedding_scale: if text.scale_embedding { (width as f32).sqrt() } else { 1.0 },
-            positions: Positions::new(width, text.pad_token_id),
             width,
             heads: text.attention_heads,
-            cache: Caches::default(),
+        };
+        Ok(Self {
+            network,
+            positions: Positions::new(width, text.pad_token_id),
+            caches: Vec::new(),
+            length: 0,
             buffers: Buffers::default(),
+            lone: Lone::default(),
         })
     }
 
     pub(super) fn vocabulary(&self) -> usize {
-        self.embed_tokens.outputs()
+        self.network.embed_tokens.outputs()
     }
 
     pub(super) fn reserve(&mut self, slots: usize, length: usize) {
-        let layer = || KeyValueCache::new(slots, length, self.heads, self.width / self.heads);
-        self.cache = Caches { layers: self.layers.iter().map(|_| layer()).collect(), slots, length };
+        let Network { layers, heads, width, .. } = &self.network;
+        let slot = |_| KeyValueCache::new(length, *heads, width / heads);
+        self.caches = layers.iter().map(|_| (0..slots).map(slot).collect()).collect();
+        self.length = length;
     }
 
     /// Slots, and tokens of each.
     pub(super) fn room(&self) -> (usize, usize) {
-        (self.cache.slots, self.cache.length)
+        (self.caches.first().map_or(0, Vec::len), self.length)
     }
 
     pub(super) fn slot_bytes(&self, length: usize) -> u64 {
-        (self.layers.len() * KeyValueCache::slot_bytes(length, self.heads, self.width / self.heads)) as u64
+        let Network { layers, heads, width, .. } = &self.network;
+        (layers.len() * KeyValueCache::bytes(length, *heads, width / heads)) as u64
     }
 
     /// Segments as [`super::check_segments`] lets them through.
     pub(super) fn forward(&mut self, segments: &[Segment], crew: &mut Crew) -> Logits<'_> {
+        self.run(segments, &[], crew);
+        let outputs = self.vocabulary();
+        Logits::new(self.buffers.logits.take(count_wanted(segments) * outputs), outputs)
+    }
+
+    /// As [`Self::forward`], with tokens in place of logits where they were chosen while these were in the caches.
+    pub(super) fn answer(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Row<'_>> {
+        let chosen = self.run(segments, wants, crew);
+        let outputs = self.vocabulary();
+        let logits = self.buffers.logits.take(count_wanted(segments) * outputs);
+        let chosen = chosen.into_iter().chain(std::iter::repeat(None));
+        logits
+            .chunks_exact(outputs)
+            .zip(chosen)
+            .map(|(row, chosen)| chosen.map_or(Row::Logits(row), Row::Chosen))
+            .collect()
+    }
+
+    /// Fills the buffer of logits; what was chosen of the first rows.
+    fn run(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Option<Chosen>> {
+        let Self { network, positions, caches, buffers, lone, .. } = self;
+        let Buffers { x, normed, qkv, inner, logits } = buffers;
+        let (width, inner_width, outputs) = (network.width, network.inner_width(), network.head().outputs());
+        let (rows, wanted) = (count_rows(segments), count_wanted(segments));
+        let mut rest = Rows {
+            x: x.take(rows * width),
+            normed: normed.take(rows * width),
+            qkv: qkv.take(rows * 3 * width),
+            inner: inner.take(rows * inner_width),
+            logits: logits.take(wanted * outputs),
+        };
+        // No token has a position further on than one behind all of its sequence.
+        positions.reach(segments.iter().map(|segment| segment.seen + segment.tokens.len() + 1).max().unwrap_or(0));
+        let positions = &*positions;
+        let runs = network.runs(segments);
+        if let [_] = runs[..] {
+            let mut slots: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
+            network.forward(segments, positions, &mut slots, rest, crew);
+            Vec::new()
+        } else {
+            // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
+            let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
+            let mut parts = Vec::with_capacity(runs.len());
+            let mut wants = wants.iter();
+            for own in runs {
+                let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
+                let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
+                rest = others;
+                parts.push((own, slots, rows, wants.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
+            }
+            let chosen = lone.share(parts, |(own, mut slots, rows, wants), crew, ()| {
+                let logits = network.forward(own, positions, &mut slots, rows, crew);
+                let rows = wants.into_iter().zip(logits.chunks_exact(outputs));
+                rows.map(|(want, row)| choice::choose(want, row)).collect::<Vec<_>>()
+            });
+            chosen.concat()
+        }
+    }
+}
+
+impl Network {
+    fn head(&self) -> &PackedWeights {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    fn inner_width(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.fc1.outputs())
+    }
+
+    /// Runs of segments that threads can take through all layers by themselves: one of all segments where layers are
+    /// large, sequences take over columns from each other, or one thread would have much more to do than another.
+    fn runs<'r, 's>(&self, segments: &'r [Segment<'s>]) -> Vec<&'r [Segment<'s>]> {
+        let parts = rayon::current_num_threads().min(segments.len());
+        let is_apart = |segment: &Segment| segment.copy.is_none();
+        let is_small = self.layers.first().is_some_and(|layer| crew::is_small(layer.bytes()));
+        let together = || vec![segments];
+        if parts < 2 || !is_small || !segments.iter().all(is_apart) {
+            return together();
+        }
+        let rows = count_rows(segments);
+        let (mut runs, mut start, mut taken) = (Vec::with_capacity(parts), 0, 0);
+        for part in 1..=parts {
+            let (first, before) = (start, taken);
+            // Up to the segment whose middle lies beyond the part's share.
+            while let Some(segment) = segments.get(start)
+                && (part == parts || 2 * taken + segment.tokens.len() <= 2 * rows * part / parts)
+            {
+                taken += segment.tokens.len();
+                start += 1;
+            }
+            if taken - before > rows.div_ceil(parts) + MOST_UNEVEN {
+                return together();
+            }
+            if start > first {
+                runs.push(&segments[first..start]);
+            }
+        }
+        runs
+    }
+
+    /// Segments whose slots are there through all layers and the head, to their logits.
+    fn forward<'r>(
+        &self,
+        segments: &[Segment],
+        positions: &Positions,
+        caches: &mut [Slots],
+        rows: Rows<'r>,
+        crew: &mut Crew,
+    ) -> &'r [f32] {
         let (width, heads) = (self.width, self.heads);
-        let mut rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
-        let Buffers { x, normed, qkv, inner, logits } = &mut self.buffers;
-        let (x, normed) = (x.take(rows * width), normed.take(rows * width));
-        let qkv = qkv.take(rows * 3 * width);
-        embed(segments, &self.embed_tokens, self.embedding_scale, &mut self.positions, x);
-        for (index, (layer, cache)) in self.layers.iter().zip(&mut self.cache.layers).enumerate() {
-            let each = Crew::rows_each(rows, layer.bytes());
+        let Rows { x, normed, qkv, inner, logits } = rows;
+        let mut rows = count_rows(segments);
+        embed(segments, &self.embed_tokens, self.embedding_scale, positions, x);
+        for (index, (layer, slots)) in self.layers.iter().zip(caches).enumerate() {
+            let each = crew.rows_each(rows, layer.bytes());
             let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
             crew.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
-                layer.attention_norm.apply(x, normed);
-                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                let block = crew::block_of(each, layer.bytes());
+                let blocks = x.chunks(block * width).zip(normed.chunks_mut(block * width));
+                for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * width)) {
+                    layer.attention_norm.apply(x, normed);
+                    layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                }
             });
-            remember(cache, segments, width, qkv);
-            let (cache, is_last) = (&*cache, index + 1 == self.layers.len());
+            remember(slots, segments, width, qkv);
+            let (slots, is_last) = (&*slots, index + 1 == self.layers.len());
             if is_last {
                 // Behind the last keys and values only the rows that logits are wanted for matter.
                 rows = keep_wanted(segments, width, x);
                 keep_wanted(segments, 3 * width, qkv);
             }
             let wanted = |segment: &Segment| if is_last { segment.logits.clone() } else { 0..segment.tokens.len() };
-            let (each, inner_width) = (Crew::rows_each(rows, layer.bytes()), layer.fc1.outputs());
-            let inner = inner.take(rows * inner_width);
+            let (each, inner_width) = (crew.rows_each(rows, layer.bytes()), layer.fc1.outputs());
+            let inner = &mut inner[..rows * inner_width];
             let (x, normed) = (&mut x[..rows * width], &mut normed[..rows * width]);
             let parts = x.chunks_mut(each * width).zip(normed.chunks_mut(each * width));
             let parts = parts.zip(inner.chunks_mut(each * inner_width)).zip(qkv.chunks(each * 3 * width)).enumerate();
             crew.share(parts, |(part, (((x, normed), inner), qkv)), scratch| {
                 let own = segments.iter().map(|segment| (segment, wanted(segment)));
-                let mut jobs = queries_of(own, part * each, width, cache, qkv, normed);
+                let mut jobs = queries_of(own, part * each, width, slots, qkv, normed);
                 attention(&mut jobs, heads, width / heads, scratch);
                 // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-                layer.inner_attention_norm.apply_in_place(normed);
-                layer.out.apply(normed, Epilogue::Add, x, scratch);
-                layer.final_norm.apply(x, normed);
-                layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
-                layer.ffn_norm.apply_in_place(inner);
-                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                let block = crew::block_of(each, layer.bytes());
+                for (x, normed) in x.chunks_mut(block * width).zip(normed.chunks_mut(block * width)) {
+                    let inner = &mut inner[..x.len() / width * inner_width];
+                    layer.inner_attention_norm.apply_in_place(normed);
+                    layer.out.apply(normed, Epilogue::Add, x, scratch);
+                    layer.final_norm.apply(x, normed);
+                    layer.fc1.apply(normed, Epilogue::Gelu, inner, scratch);
+                    layer.ffn_norm.apply_in_place(inner);
+                    layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                }
             });
         }
         let x = &mut x[..rows * width];
         self.layer_norm.apply_in_place(x);
-        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        let logits = logits.take(rows * head.outputs());
-        linear(x, head, None, Epilogue::Store, logits, crew.together());
-        Logits::new(logits, head.outputs())
+        linear(x, self.head(), None, Epilogue::Store, logits, crew.together());
+        logits
+    }
+}
+
+/// Rows that a thread may have more than its share: computed alone they take as long as waiting for each other in
+/// every layer.
+const MOST_UNEVEN: usize = 32;
+
+/// A layer's slots, as far as they are at hand.
+type Slots<'a> = Vec<Option<&'a mut KeyValueCache>>;
+
+/// Takes the segments' slots out of those that are left.
+fn take_slots<'a>(left: &mut Slots<'a>, segments: &[Segment]) -> Slots<'a> {
+    let mut own: Slots = left.iter().map(|_| None).collect();
+    segments.iter().for_each(|segment| own[segment.slot] = left[segment.slot].take());
+    own
+}
+
+fn count_rows(segments: &[Segment]) -> usize {
+    segments.iter().map(|segment| segment.tokens.len()).sum()
+}
+
+fn count_wanted(segments: &[Segment]) -> usize {
+    segments.iter().map(|segment| segment.logits.len()).sum()
+}
+
+/// The buffers' rows that belong to some segments.
+struct Rows<'a> {
+    x: &'a mut [f32],
+    normed: &'a mut [f32],
+    qkv: &'a mut [f32],
+    inner: &'a mut [f32],
+    logits: &'a mut [f32],
+}
+
+impl Rows<'_> {
+    /// The first so many rows and logits, and the others.
+    fn split_at(
+        self,
+        rows: usize,
+        wanted: usize,
+        (width, inner_width, outputs): (usize, usize, usize),
+    ) -> (Self, Self) {
+        let (x, other_x) = self.x.split_at_mut(rows * width);
+        let (normed, other_normed) = self.normed.split_at_mut(rows * width);
+        let (qkv, other_qkv) = self.qkv.split_at_mut(rows * 3 * width);
+        let (inner, other_inner) = self.inner.split_at_mut(rows * inner_width);
+        let (logits, other_logits) = self.logits.split_at_mut(wanted * outputs);
+        let others =
+            Self { x: other_x, normed: other_normed, qkv: other_qkv, inner: other_inner, logits: other_logits };
+        (Self { x, normed, qkv, inner, logits }, others)
     }
 }
 
 /// What the first layer takes: token or image embeddings, scaled, plus their positions' rows.
-fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &mut Positions, x: &mut [f32]) {
+fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &Positions, x: &mut [f32]) {
     let mut rows = x.chunks_exact_mut(table.inputs());
     for segment in segments {
         let mut pictures = segment.image.map(|image| image.rows(segment.cached, segment.tokens.len()));
@@ -180,7 +360,7 @@ fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &mu
                 Some((index, image)) => row.copy_from_slice(image.embedding.row(index)),
                 None => table.read_row(token as usize, row),
             }
-            row.iter_mut().zip(positions.row(position)).for_each(|(value, p)| *value = *value * scale + p);
+            row.iter_mut().zip(positions.row_within(position)).for_each(|(value, p)| *value = *value * scale + p);
         }
     }
 }
@@ -197,26 +377,21 @@ fn keep_wanted(segments: &[Segment], width: usize, rows: &mut [f32]) -> usize {
     wanted
 }
 
-/// Keys and values of all slots.
-#[derive(Default)]
-struct Caches {
-    layers: Vec<KeyValueCache>,
-    slots: usize,
-    length: usize,
-}
-
 /// Writes the keys and values of `qkv` [rows, 3·width] behind those that are there; then takes over what a segment is
 /// to have from another slot, which may have been computed in this very step.
-fn remember(cache: &mut KeyValueCache, segments: &[Segment], width: usize, qkv: &[f32]) {
+fn remember(slots: &mut Slots, segments: &[Segment], width: usize, qkv: &[f32]) {
     let mut rows = qkv.chunks_exact(3 * width);
     for segment in segments {
+        let Some(cache) = &mut slots[segment.slot] else { unreachable!("a segment's own slot is at hand") };
         for (place, row) in (segment.cached..segment.cached + segment.tokens.len()).zip(&mut rows) {
-            cache.write(segment.slot, place, &row[width..2 * width], &row[2 * width..]);
+            cache.write(place, &row[width..2 * width], &row[2 * width..]);
         }
     }
     for segment in segments {
-        if let Some(CopyFrom { slot, columns }) = &segment.copy {
-            cache.copy(*slot, segment.slot, columns.clone());
+        if let Some(CopyFrom { slot, columns }) = &segment.copy
+            && let Ok([Some(to), Some(from)]) = slots.get_disjoint_mut([segment.slot, *slot])
+        {
+            to.copy_from(from, columns.clone());
         }
     }
 }
@@ -227,7 +402,7 @@ fn queries_of<'a, 's>(
     segments: impl Iterator<Item = (&'s Segment<'s>, Range<usize>)>,
     first: usize,
     width: usize,
-    cache: &'a KeyValueCache,
+    slots: &'a Slots,
     mut qkv: &'a [f32],
     mut out: &'a mut [f32],
 ) -> Vec<Attention<'a>> {
@@ -241,6 +416,7 @@ fn queries_of<'a, 's>(
         if taken.is_empty() {
             continue;
         }
+        let Some(cache) = &slots[segment.slot] else { unreachable!("a segment's own slot is at hand") };
         let cached = segment.cached + tokens.start + taken.start - own.start;
         let (queries, next) = qkv.split_at(taken.len() * 3 * width);
         qkv = next;
@@ -249,7 +425,7 @@ fn queries_of<'a, 's>(
         jobs.push(Attention {
             queries,
             query_stride: 3 * width,
-            context: Context::Slot(cache.slot(segment.slot)),
+            context: Context::Cache(cache),
             key_count: cached + taken.len(),
             causal_offset: Some(cached),
             out: mixed,

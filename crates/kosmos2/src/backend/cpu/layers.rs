@@ -32,13 +32,13 @@ impl Map {
         outer: usize,
         format: WeightFormat,
     ) -> Result<Self, CheckpointError> {
-        let (mut rows, mut bias) = (Vec::with_capacity(names.len() * outer * inner), Vec::new());
-        for name in names {
-            let part = weights.pp(name);
-            with_values(&part.get([outer, inner], "weight")?, |values| rows.extend_from_slice(values));
-            bias.extend(vector(&part, outer, "bias")?);
-        }
-        Ok(Self { weights: PackedWeights::pack(&rows, names.len() * outer, inner, format), bias })
+        let (matrix, bias) = matrix_side_by_side(weights, names, inner, outer)?;
+        Ok(Self::new(&matrix, bias, inner, format))
+    }
+
+    /// Of a row-major matrix [outer, inner] and a bias for each of its rows.
+    pub(super) fn new(matrix: &[f32], bias: Vec<f32>, inner: usize, format: WeightFormat) -> Self {
+        Self { weights: PackedWeights::pack(matrix, bias.len(), inner, format), bias }
     }
 
     pub(super) fn inputs(&self) -> usize {
@@ -57,6 +57,22 @@ impl Map {
     pub(super) fn apply(&self, x: &[f32], epilogue: Epilogue, out: &mut [f32], scratch: &mut Scratch) {
         linear(x, &self.weights, Some(&self.bias), epilogue, out, scratch);
     }
+}
+
+/// The maps under these names as one row-major matrix and its bias.
+pub(super) fn matrix_side_by_side(
+    weights: &Weights,
+    names: &[&str],
+    inner: usize,
+    outer: usize,
+) -> Result<(Vec<f32>, Vec<f32>), CheckpointError> {
+    let (mut rows, mut bias) = (Vec::with_capacity(names.len() * outer * inner), Vec::new());
+    for name in names {
+        let part = weights.pp(name);
+        with_values(&part.get([outer, inner], "weight")?, |values| rows.extend_from_slice(values));
+        bias.extend(vector(&part, outer, "bias")?);
+    }
+    Ok((rows, bias))
 }
 
 /// Layer norm over rows.

@@ -8,12 +8,12 @@ mod vision;
 
 use kernels::cpu::WeightFormat;
 
-use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
+use super::{Backend, ImageEmbedding, Logits, Row, Segment, Want, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::model::ModelError;
 use crate::processor::image::PixelValues;
-use crew::Crew;
+use crew::{Crew, Lone};
 use decoder::Decoder;
 use projection::ImageToTextProjection;
 use vision::VisionTower;
@@ -25,6 +25,15 @@ pub struct CpuBackend {
     decoder: Decoder,
     image_size: usize,
     crew: Crew,
+    buffers: PictureBuffers,
+    lone: Lone<PictureBuffers>,
+}
+
+/// What a picture's pass needs beside the weights.
+#[derive(Default)]
+struct PictureBuffers {
+    vision: vision::Buffers,
+    projection: projection::Buffers,
 }
 
 impl CpuBackend {
@@ -41,21 +50,35 @@ impl CpuBackend {
             projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, format)?,
             image_size: config.vision_config.image_size,
             crew: Crew::default(),
+            buffers: PictureBuffers::default(),
+            lone: Lone::default(),
         })
     }
 }
 
 impl Backend for CpuBackend {
     fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
+        let expected = self.image_size;
+        if let Some(other) = pictures.iter().find(|pixels| pixels.size() != expected) {
+            return Err(ModelError::PictureSize { found: other.size(), expected });
+        }
+        let side_by_side = self.pictures_side_by_side();
+        let Self { vision, projection, crew, buffers, lone, .. } = self;
         // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
-        let one = |pixels: &&PixelValues| {
-            if pixels.size() != self.image_size {
-                return Err(ModelError::PictureSize { found: pixels.size(), expected: self.image_size });
-            }
-            let features = self.vision.forward(pixels.as_slice(), &mut self.crew);
-            Ok(self.projection.forward(features, &mut self.crew))
+        let one = |pixels: &PixelValues, crew: &mut Crew, buffers: &mut PictureBuffers| {
+            let features = vision.forward(pixels.as_slice(), &mut buffers.vision, crew);
+            projection.forward(features, &mut buffers.projection, crew)
         };
-        pictures.iter().map(one).collect()
+        // Where a thread can take a picture by itself, those that are left over are shared by all.
+        let (apart, together) =
+            pictures.split_at(if side_by_side > 1 { pictures.len() / side_by_side * side_by_side } else { 0 });
+        let mut embeddings = lone.share(apart.to_vec(), |pixels, crew, buffers| one(pixels, crew, buffers));
+        embeddings.extend(together.iter().map(|pixels| one(pixels, crew, buffers)));
+        Ok(embeddings)
+    }
+
+    fn pictures_side_by_side(&self) -> usize {
+        if self.vision.is_small() { rayon::current_num_threads() } else { 1 }
     }
 
     fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {
@@ -75,6 +98,12 @@ impl Backend for CpuBackend {
         let (slots, length) = self.decoder.room();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
         Ok(self.decoder.forward(segments, &mut self.crew))
+    }
+
+    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
+        let (slots, length) = self.decoder.room();
+        check_segments(segments, slots, length, self.decoder.vocabulary())?;
+        Ok(self.decoder.answer(segments, wants, &mut self.crew))
     }
 }
 

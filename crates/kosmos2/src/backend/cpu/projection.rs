@@ -1,18 +1,19 @@
 //! From vision features to the decoder's image embeddings: latent queries attend over the features and themselves,
 //! not causally (see [`crate::backend::candle`]); names `image_to_text_projection.*`.
 //!
-//! The latent queries are the same for every picture, so their own queries, keys and values are computed once.
+//! The latent queries are the same for every picture, so their own queries, keys and values are computed once. Nothing
+//! stands between the map of the features to the decoder's width and those to keys and values: they are made one.
 
-use kernels::cpu::{Attention, Context, Epilogue, Scratch, WeightFormat, attention};
+use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, attention, linear};
 
 use super::crew::Crew;
-use super::layers::{Buffer, Map, with_values};
+use super::layers::{Buffer, Map, matrix_side_by_side, vector, with_values};
 use crate::backend::ImageEmbedding;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::Config;
 
 pub(super) struct ImageToTextProjection {
-    dense: Map,
+    /// From features.
     key_value: Map,
     out: Map,
     /// [latent, width].
@@ -21,7 +22,11 @@ pub(super) struct ImageToTextProjection {
     latent_key_values: Vec<f32>,
     width: usize,
     heads: usize,
-    h: Buffer,
+}
+
+/// What a pass needs beside the weights.
+#[derive(Default)]
+pub(super) struct Buffers {
     key_values: Buffer,
     mixed: Buffer,
 }
@@ -31,47 +36,43 @@ impl ImageToTextProjection {
         let (width, latent) = (config.text_config.embed_dim, config.latent_query_num);
         let attention = weights.pp("x_attn");
         let query = Map::load(&attention.pp("q_proj"), width, width, format)?;
-        let key_value = Map::side_by_side(&attention, &["k_proj", "v_proj"], width, width, format)?;
+        let (matrix, bias) = matrix_side_by_side(&attention, &["k_proj", "v_proj"], width, width)?;
+        let latent_key_value = Map::new(&matrix, bias.clone(), width, format);
+        let key_value = behind_dense(&weights.pp("dense"), config.vision_config.hidden_size, &matrix, bias, format)?;
         let (mut queries, mut latent_key_values) = (vec![0.0; latent * width], vec![0.0; latent * 2 * width]);
         with_values(&weights.get([latent, width], "latent_query")?, |latent_query| {
             let mut scratch = Scratch::default();
             query.apply(latent_query, Epilogue::Store, &mut queries, &mut scratch);
-            key_value.apply(latent_query, Epilogue::Store, &mut latent_key_values, &mut scratch);
+            latent_key_value.apply(latent_query, Epilogue::Store, &mut latent_key_values, &mut scratch);
         });
         Ok(Self {
-            dense: Map::load(&weights.pp("dense"), config.vision_config.hidden_size, width, format)?,
             key_value,
             out: Map::load(&attention.pp("out_proj"), width, width, format)?,
             queries,
             latent_key_values,
             width,
             heads: config.text_config.attention_heads,
-            h: Buffer::default(),
-            key_values: Buffer::default(),
-            mixed: Buffer::default(),
         })
     }
 
     /// Features [1 + patches, hidden] of one picture to its embedding [latent, width].
-    pub(super) fn forward(&mut self, features: &[f32], crew: &mut Crew) -> ImageEmbedding {
-        let (width, hidden, embedding_len) = (self.width, self.dense.inputs(), self.queries.len());
+    pub(super) fn forward(&self, features: &[f32], buffers: &mut Buffers, crew: &mut Crew) -> ImageEmbedding {
+        let Buffers { key_values, mixed } = buffers;
+        let (width, hidden, embedding_len) = (self.width, self.key_value.inputs(), self.queries.len());
         let rows = features.len() / hidden;
-        let h = self.h.take(rows * width);
         let own = rows * 2 * width;
-        let key_values = self.key_values.take(own + self.latent_key_values.len());
-        let bytes = self.dense.bytes() + self.key_value.bytes();
-        let each = Crew::rows_each(rows, bytes);
-        let parts = features.chunks(each * hidden).zip(h.chunks_mut(each * width));
-        let parts = parts.zip(key_values[..own].chunks_mut(each * 2 * width));
-        crew.share(parts, |((features, h), key_values), scratch| {
-            self.dense.apply(features, Epilogue::Store, h, scratch);
-            self.key_value.apply(h, Epilogue::Store, key_values, scratch);
+        let key_values = key_values.take(own + self.latent_key_values.len());
+        let bytes = self.key_value.bytes();
+        let each = crew.rows_each(rows, bytes);
+        let parts = features.chunks(each * hidden).zip(key_values[..own].chunks_mut(each * 2 * width));
+        crew.share(parts, |(features, key_values), scratch| {
+            self.key_value.apply(features, Epilogue::Store, key_values, scratch);
         });
         key_values[own..].copy_from_slice(&self.latent_key_values);
         let key_values = &*key_values;
-        let mixed = self.mixed.take(embedding_len);
+        let mixed = mixed.take(embedding_len);
         let mut embedding = vec![0.0; embedding_len];
-        let each = Crew::rows_each(embedding_len / width, bytes) * width;
+        let each = crew.rows_each(embedding_len / width, bytes) * width;
         let parts = self.queries.chunks(each).zip(mixed.chunks_mut(each)).zip(embedding.chunks_mut(each));
         crew.share(parts, |((queries, mixed), embedding), scratch| {
             let mut some_queries = [Attention {
@@ -87,4 +88,29 @@ impl ImageToTextProjection {
         });
         ImageEmbedding::new(embedding, width)
     }
+}
+
+/// The map of `matrix` [outer, width] and `bias` behind the map `dense` from `hidden` features to `width` values.
+fn behind_dense(
+    dense: &Weights,
+    hidden: usize,
+    matrix: &[f32],
+    bias: Vec<f32>,
+    format: WeightFormat,
+) -> Result<Map, CheckpointError> {
+    let (outer, width) = (bias.len(), matrix.len() / bias.len());
+    // Turned, with the bias as one more column of the map.
+    let mut turned = vec![0.0; (hidden + 1) * width];
+    with_values(&dense.get([width, hidden], "weight")?, |values| {
+        for (index, row) in values.chunks_exact(hidden).enumerate() {
+            turned[index..].iter_mut().step_by(width).zip(row).for_each(|(to, &value)| *to = value);
+        }
+    });
+    turned[hidden * width..].copy_from_slice(&vector(dense, width, "bias")?);
+    let mut joined = vec![0.0; outer * (hidden + 1)];
+    let turned = PackedWeights::pack(&turned, hidden + 1, width, WeightFormat::F32);
+    linear(matrix, &turned, None, Epilogue::Store, &mut joined, &mut Scratch::new());
+    let (rows, shifts) = (joined.chunks_exact(hidden + 1), joined.iter().skip(hidden).step_by(hidden + 1));
+    let bias = bias.iter().zip(shifts).map(|(bias, shift)| bias + shift).collect();
+    Ok(Map::new(&rows.flat_map(|row| &row[..hidden]).copied().collect::<Vec<_>>(), bias, hidden, format))
 }

@@ -2,12 +2,12 @@
 
 use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, attention, l2_normalize, linear};
 
-use super::crew::Crew;
+use super::crew::{self, Crew};
 use super::layers::{Buffer, Map, Norm, vector, with_values};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
 
-/// One picture at a time to features: one row for the class token and one for each patch.
+/// A picture to features: one row for the class token and one for each patch.
 pub(super) struct VisionTower {
     /// The patch convolution as a matrix [hidden, 3·patch·patch]: its stride is its size, so patches never overlap.
     patch: PackedWeights,
@@ -20,11 +20,11 @@ pub(super) struct VisionTower {
     patch_size: usize,
     hidden: usize,
     heads: usize,
-    buffers: Buffers,
 }
 
+/// What a pass needs beside the weights.
 #[derive(Default)]
-struct Buffers {
+pub(super) struct Buffers {
     patches: Buffer,
     x: Buffer,
     normed: Buffer,
@@ -85,16 +85,24 @@ impl VisionTower {
             patch_size: side,
             hidden,
             heads: config.num_attention_heads,
-            buffers: Buffers::default(),
         })
+    }
+
+    /// Whether each thread may take a picture of its own through all layers.
+    pub(super) fn is_small(&self) -> bool {
+        crew::is_small(self.layer_bytes())
+    }
+
+    fn layer_bytes(&self) -> usize {
+        self.layers.first().map_or(0, Layer::bytes)
     }
 
     /// Pixels [3, S, S] to features [1 + patches, hidden]: normalised by the post layer norm and then to unit length,
     /// all rows and not only the class token's, as the language model takes them.
-    pub(super) fn forward(&mut self, pixels: &[f32], crew: &mut Crew) -> &[f32] {
+    pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, crew: &mut Crew) -> &'b [f32] {
         let (hidden, heads) = (self.hidden, self.heads);
         let rows = self.position.len() / hidden;
-        let Buffers { patches, x, normed, qkv, inner } = &mut self.buffers;
+        let Buffers { patches, x, normed, qkv, inner } = buffers;
         let patches = patches.take((rows - 1) * self.patch.inputs());
         cut_into_patches(pixels, self.image_size, self.patch_size, patches);
         let (x, normed) = (x.take(rows * hidden), normed.take(rows * hidden));
@@ -103,14 +111,18 @@ impl VisionTower {
         normed[..hidden].copy_from_slice(&self.class);
         normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
         self.pre_layer_norm.apply(normed, x);
-        let each = Crew::rows_each(rows, self.layers.first().map_or(0, Layer::bytes));
+        let each = crew.rows_each(rows, self.layer_bytes());
+        let block = crew::block_of(each, self.layer_bytes());
         for layer in &self.layers {
             let width = layer.fc1.outputs();
             let inner = inner.take(rows * width);
             let parts = x.chunks(each * hidden).zip(normed.chunks_mut(each * hidden));
             crew.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
-                layer.layer_norm1.apply(x, normed);
-                layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                let blocks = x.chunks(block * hidden).zip(normed.chunks_mut(block * hidden));
+                for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * hidden)) {
+                    layer.layer_norm1.apply(x, normed);
+                    layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
+                }
             });
             let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
             let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
@@ -124,10 +136,13 @@ impl VisionTower {
                     out: normed,
                 }];
                 attention(&mut some_rows, heads, hidden / heads, scratch);
-                layer.out.apply(normed, Epilogue::Add, x, scratch);
-                layer.layer_norm2.apply(x, normed);
-                layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
-                layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                for (x, normed) in x.chunks_mut(block * hidden).zip(normed.chunks_mut(block * hidden)) {
+                    let inner = &mut inner[..x.len() / hidden * width];
+                    layer.out.apply(normed, Epilogue::Add, x, scratch);
+                    layer.layer_norm2.apply(x, normed);
+                    layer.fc1.apply(normed, Epilogue::QuickGelu, inner, scratch);
+                    layer.fc2.apply(inner, Epilogue::Add, x, scratch);
+                }
             });
         }
         self.post_layer_norm.apply_in_place(x);
@@ -138,6 +153,16 @@ impl VisionTower {
 
 /// Pixels [3, S, S] to rows [patches, 3·p·p], patches row by row, values of a patch by plane, row and column.
 fn cut_into_patches(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
+    match patch {
+        // A line of known length is copied without a call.
+        14 => cut::<14>(pixels, size, patch, out),
+        _ => cut::<0>(pixels, size, patch, out),
+    }
+}
+
+/// Of patches of `KNOWN` pixels a side, or of any where that is 0.
+fn cut<const KNOWN: usize>(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
+    let patch = if KNOWN > 0 { KNOWN } else { patch };
     let across = size / patch;
     for (index, row) in out.chunks_exact_mut(3 * patch * patch).enumerate() {
         let (top, left) = (index / across * patch, index % across * patch);

@@ -250,9 +250,10 @@ fn on_white(rgba: &image::RgbaImage) -> RgbImage {
         ((((sum >> 8) + sum) >> 8) >> 7) as u8
     };
     let (width, height) = rgba.dimensions();
-    let bytes = rgba.pixels().flat_map(|pixel| {
-        let [red, green, blue, alpha] = pixel.0;
-        [blend(red, alpha), blend(green, alpha), blend(blue, alpha)]
-    });
-    RgbImage::from_raw(width, height, bytes.collect()).unwrap_or_default()
+    let mut rgb = RgbImage::new(width, height);
+    let (from, to) = (rgba.as_raw().as_chunks::<4>().0, rgb.as_chunks_mut::<3>().0);
+    for (&[red, green, blue, alpha], to) in from.iter().zip(to) {
+        *to = [blend(red, alpha), blend(green, alpha), blend(blue, alpha)];
+    }
+    rgb
 }

@@ -49,8 +49,8 @@ impl ImageProcessor {
         let square = self.square(&picture.rgb);
         let (mut values, bytes) = (Vec::with_capacity(square.len()), square.as_raw());
         for (channel, (mean, std)) in self.mean.iter().zip(&self.std).enumerate() {
-            let plane = bytes.iter().skip(channel).step_by(3);
-            values.extend(plane.map(|&byte| (f32::from(byte) * self.rescale - mean) / std));
+            let table: [f32; 256] = std::array::from_fn(|byte| (byte as f32 * self.rescale - mean) / std);
+            values.extend(bytes.as_chunks::<3>().0.iter().map(|pixel| table[usize::from(pixel[channel])]));
         }
         PixelValues { values, size: self.size }
     }

@@ -4,14 +4,12 @@
 //! filter is stretched over all source pixels (antialiasing). A pass that would not change its side is left out.
 
 use image::RgbImage;
-use kernels::cpu::RowFilter;
+use kernels::cpu::{RowFilter, filter_columns};
 
 const CHANNELS: usize = 3;
 
 /// Bits of a weight's fraction: what an i32 has left beside 8 bits of pixel and 2 bits of head room.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
-
-const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 /// Source pixels on each side that the filter reaches at full size.
 const SUPPORT: f64 = 2.0;
@@ -75,10 +73,6 @@ fn fixed(weight: f64) -> i32 {
     (scaled + if scaled < 0.0 { -0.5 } else { 0.5 }) as i32
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> FRACTION_BITS).clamp(0, 255) as u8
-}
-
 fn horizontal(source: &RgbImage, width: u32) -> RgbImage {
     let weights = Weights::new(source.width() as usize, width as usize);
     let mut target = RgbImage::new(width, source.height());
@@ -90,18 +84,7 @@ fn vertical(source: &RgbImage, height: u32) -> RgbImage {
     let weights = Weights::new(source.height() as usize, height as usize);
     let stride = source.width() as usize * CHANNELS;
     let mut target = RgbImage::new(source.width(), height);
-    let mut sums = vec![0; stride];
-    for ((first, weights), to) in weights.taps.iter().zip(target.chunks_exact_mut(stride)) {
-        sums.fill(HALF);
-        for (from, weight) in source.as_raw()[first * stride..].chunks_exact(stride).zip(weights) {
-            for (sum, &byte) in sums.iter_mut().zip(from) {
-                *sum += i32::from(byte) * weight;
-            }
-        }
-        for (byte, &sum) in to.iter_mut().zip(&sums) {
-            *byte = to_byte(sum);
-        }
-    }
+    filter_columns(source.as_raw(), stride, &weights.taps, FRACTION_BITS, &mut target);
     target
 }
 
