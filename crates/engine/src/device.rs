@@ -20,6 +20,9 @@ use crate::{Admission, Demand, EngineError, Room};
 /// Jobs by their order of arrival.
 type JobId = u64;
 
+/// Texts whose bookkeeping takes longer than waking threads for it.
+const MANY: usize = 128;
+
 pub(crate) struct Device {
     model: Model,
     requests: mpsc::Receiver<Job>,
@@ -80,8 +83,8 @@ impl Device {
         tracing::debug!("the device's thread ends: no engine handle is left");
     }
 
-    /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the queue, prepared. Waits where there is nothing
-    /// to do. `false` once there is none and never will be.
+    /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the
+    /// queue, prepared. Waits where there is nothing to do. `false` once there is none and never will be.
     fn receive(&mut self) -> bool {
         for _ in 0..self.room_for_pictures() {
             let next = if self.jobs.is_empty() { self.requests.blocking_recv() } else { self.requests.try_recv().ok() };
@@ -289,8 +292,9 @@ fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
     let accept = |(running, rows): &mut (&mut Running, &[Row])| {
         running.outcome = guarded(|| running.decoding.accept(rows));
     };
-    // A choice from logits reads the whole vocabulary: worth a thread each.
-    if answers.iter().any(|row| matches!(row, Row::Logits(_))) {
+    // A choice from logits reads the whole vocabulary: worth a thread each. What was chosen already only where there is
+    // much of it.
+    if choices.len() >= MANY || answers.iter().any(|row| matches!(row, Row::Logits(_))) {
         choices.par_iter_mut().for_each(accept);
     } else {
         choices.iter_mut().for_each(accept);
