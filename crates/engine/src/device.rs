@@ -27,6 +27,7 @@ pub(crate) struct Device {
     model: Model,
     requests: mpsc::Receiver<Job>,
     vision_batch: usize,
+    side_by_side: usize,
     admission: Admission,
     jobs: BTreeMap<JobId, Job>,
     next_id: JobId,
@@ -57,12 +58,14 @@ impl Device {
         requests: mpsc::Receiver<Job>,
         room: Room,
         vision_batch: usize,
+        side_by_side: usize,
         admission: Admission,
     ) -> Self {
         Self {
             model,
             requests,
             vision_batch,
+            side_by_side,
             admission,
             jobs: BTreeMap::new(),
             next_id: 0,
@@ -97,10 +100,10 @@ impl Device {
 
     /// Pictures that could be looked at now: as many as will find a free slot, rounded up to what the device takes side
     /// by side, and no more than go together.
-    fn room_for_pictures(&mut self) -> usize {
+    fn room_for_pictures(&self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
         let startable = self.free.len().saturating_sub(waiting);
-        startable.next_multiple_of(self.model.backend().pictures_side_by_side().max(1)).min(self.vision_batch)
+        startable.next_multiple_of(self.side_by_side).min(self.vision_batch)
     }
 
     /// Requests that nobody waits for, or that are too late, leave their slots.

@@ -96,6 +96,7 @@ impl Engine {
             requests,
             room,
             vision_batch,
+            useful.side_by_side.max(1),
             Admission { prompt_tokens: options.prompt_tokens.unwrap_or(useful.prompt_tokens) },
         );
         // The device's loop is one of the threads it computes with: calling them from outside would cost a sleep and a

@@ -145,8 +145,13 @@ fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) ->
         (Sampling::Random { temperature, top_k, top_p, .. }, Some(random)) => {
             draw(scores, *temperature, *top_k, *top_p, random)
         }
-        _ => argmax(scores).filter(|&index| scores[index] > f32::NEG_INFINITY),
+        _ => best(scores),
     }
+}
+
+/// The best token, if any has a score above -inf.
+pub(crate) fn best(scores: &[f32]) -> Option<usize> {
+    argmax(scores).filter(|&index| scores[index] > f32::NEG_INFINITY)
 }
 
 /// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.

@@ -151,16 +151,11 @@ impl Sequence {
     /// [`ModelError::NotFinite`].
     pub fn accept(&mut self, row: Row) -> Result<bool, ModelError> {
         self.track.computed(usize::MAX);
-        let patches = &self.roles.patches;
         let choice = match row {
             Row::Logits(logits) => {
                 let Choice { token, logprob } =
                     self.sampler.choose(logits, &self.track.ids).ok_or(ModelError::NotFinite)?;
-                let corner = patches.contains(&token).then(|| {
-                    let scores = &logits[patches.start as usize..patches.end as usize];
-                    CornerEstimate::around(token - patches.start, scores)
-                });
-                Chosen { token, logprob, corner }
+                Chosen::of_row(token, logprob, logits, &self.roles.patches)
             }
             Row::Chosen(chosen) if chosen.logprob.is_finite() => {
                 self.sampler.took(chosen.token);

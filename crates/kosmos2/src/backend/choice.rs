@@ -4,10 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use kernels::cpu::{argmax, log_sum_exp};
-
 use crate::grounding::corner::CornerEstimate;
 use crate::grounding::grid::GRID_SIDE;
+use crate::sampling::{best, log_sum_exp};
 
 /// What is wanted of a row of logits.
 #[derive(Debug, Clone)]
@@ -64,6 +63,16 @@ pub struct Chosen {
     pub corner: Option<CornerEstimate>,
 }
 
+impl Chosen {
+    /// A token of a row of logits, with its corner if it is one of `patches`.
+    pub(crate) fn of_row(token: u32, logprob: f32, logits: &[f32], patches: &Range<u32>) -> Self {
+        let corner = patches.contains(&token).then(|| {
+            CornerEstimate::around(token - patches.start, &logits[patches.start as usize..patches.end as usize])
+        });
+        Self { token, logprob, corner }
+    }
+}
+
 /// What comes of a row.
 #[derive(Debug, Clone, Copy)]
 pub enum Row<'a> {
@@ -76,14 +85,10 @@ pub enum Row<'a> {
 /// The best token of a row of logits, where nothing else is wanted and every token may be chosen.
 pub(crate) fn choose(want: &Want, logits: &[f32]) -> Option<Chosen> {
     let Want::Best { allowed: None, patches } = want else { return None };
-    let best = argmax(logits).filter(|&token| logits[token] > f32::NEG_INFINITY);
-    let Some(token) = best else { return Some(Chosen { token: 0, logprob: f32::NAN, corner: None }) };
-    let logprob = logits[token] - log_sum_exp(logits);
-    let token = token as u32;
-    let corner = patches
-        .contains(&token)
-        .then(|| CornerEstimate::around(token - patches.start, &logits[patches.start as usize..patches.end as usize]));
-    Some(Chosen { token, logprob, corner })
+    let Some((token, log_total)) = best(logits).zip(log_sum_exp(logits)) else {
+        return Some(Chosen { token: 0, logprob: f32::NAN, corner: None });
+    };
+    Some(Chosen::of_row(token as u32, logits[token] - log_total, logits, patches))
 }
 
 /// Rows by whom they belong to: the first so many to the first, and so on.

@@ -168,11 +168,18 @@ pub struct UsefulBatches {
     pub slots: usize,
     /// Pictures in one pass of the vision tower.
     pub pictures: usize,
+    /// Of these, pictures computed side by side: fewer leave part of the device idle. At least 1.
+    pub side_by_side: usize,
     /// Tokens of new prompts in one step, during which the running sequences wait.
     pub prompt_tokens: usize,
     /// Pictures on their way through a whole worker: enough that the device never waits for one, and no more, since
     /// what one worker has in hand no other can take.
     pub jobs: usize,
+}
+
+impl UsefulBatches {
+    /// A CPU's, and of what says nothing else.
+    pub const OF_A_CPU: Self = Self { slots: 16, pictures: 8, side_by_side: 1, prompt_tokens: 1024, jobs: 8 };
 }
 
 /// A loaded model on one device, with the keys and values of the sequences being decoded.
@@ -215,12 +222,7 @@ pub trait Backend: Send {
 
     /// How much work at once brings profit, where memory allows for it.
     fn useful_batches(&self) -> UsefulBatches {
-        UsefulBatches { slots: 16, pictures: 8, prompt_tokens: 1024, jobs: 8 }
-    }
-
-    /// Pictures that [`Self::image_embeddings`] takes side by side: fewer leave part of the device idle.
-    fn pictures_side_by_side(&self) -> usize {
-        1
+        UsefulBatches::OF_A_CPU
     }
 
     /// Waits until the device has done what it was given; only clocks need it.

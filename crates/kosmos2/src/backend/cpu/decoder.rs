@@ -172,28 +172,26 @@ impl Decoder {
         positions.reach(segments.iter().map(|segment| segment.seen + segment.tokens.len() + 1).max().unwrap_or(0));
         let positions = &*positions;
         let runs = network.runs(segments);
+        let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
         if let [_] = runs[..] {
-            let mut slots: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
-            network.forward(segments, positions, &mut slots, rest, crew);
-            Vec::new()
-        } else {
-            // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
-            let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
-            let mut parts = Vec::with_capacity(runs.len());
-            let mut wants = wants.iter();
-            for own in runs {
-                let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
-                let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
-                rest = others;
-                parts.push((own, slots, rows, wants.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
-            }
-            let chosen = lone.share(parts, |(own, mut slots, rows, wants), crew, ()| {
-                let logits = network.forward(own, positions, &mut slots, rows, crew);
-                let rows = wants.into_iter().zip(logits.chunks_exact(outputs));
-                rows.map(|(want, row)| choice::choose(want, row)).collect::<Vec<_>>()
-            });
-            chosen.concat()
+            network.forward(segments, positions, &mut left, rest, crew);
+            return Vec::new();
         }
+        // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
+        let mut parts = Vec::with_capacity(runs.len());
+        let mut wants = wants.iter();
+        for own in runs {
+            let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
+            let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
+            rest = others;
+            parts.push((own, slots, rows, wants.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
+        }
+        let chosen = lone.share(parts, |(own, mut slots, rows, wants), crew, ()| {
+            let logits = network.forward(own, positions, &mut slots, rows, crew);
+            let rows = wants.into_iter().zip(logits.chunks_exact(outputs));
+            rows.map(|(want, row)| choice::choose(want, row)).collect::<Vec<_>>()
+        });
+        chosen.concat()
     }
 }
 

@@ -8,7 +8,7 @@ mod vision;
 
 use kernels::cpu::WeightFormat;
 
-use super::{Backend, ImageEmbedding, Logits, Row, Segment, Want, check_segments};
+use super::{Backend, ImageEmbedding, Logits, Row, Segment, UsefulBatches, Want, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::model::ModelError;
@@ -62,7 +62,7 @@ impl Backend for CpuBackend {
         if let Some(other) = pictures.iter().find(|pixels| pixels.size() != expected) {
             return Err(ModelError::PictureSize { found: other.size(), expected });
         }
-        let side_by_side = self.pictures_side_by_side();
+        let side_by_side = self.useful_batches().side_by_side;
         let Self { vision, projection, crew, buffers, lone, .. } = self;
         // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
         let one = |pixels: &PixelValues, crew: &mut Crew, buffers: &mut PictureBuffers| {
@@ -77,8 +77,9 @@ impl Backend for CpuBackend {
         Ok(embeddings)
     }
 
-    fn pictures_side_by_side(&self) -> usize {
-        if self.vision.is_small() { rayon::current_num_threads() } else { 1 }
+    fn useful_batches(&self) -> UsefulBatches {
+        let side_by_side = if self.vision.is_small() { rayon::current_num_threads() } else { 1 };
+        UsefulBatches { side_by_side, ..UsefulBatches::OF_A_CPU }
     }
 
     fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {

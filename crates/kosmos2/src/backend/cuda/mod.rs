@@ -123,7 +123,7 @@ impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
 
     fn useful_batches(&self) -> UsefulBatches {
         let jobs = USEFUL_SLOTS + 4 * PICTURES;
-        UsefulBatches { slots: USEFUL_SLOTS, pictures: PICTURES, prompt_tokens: PROMPT_TOKENS, jobs }
+        UsefulBatches { slots: USEFUL_SLOTS, pictures: PICTURES, side_by_side: 1, prompt_tokens: PROMPT_TOKENS, jobs }
     }
 
     fn wait(&mut self) -> Result<(), ModelError> {
