@@ -74,7 +74,7 @@ pub(crate) struct ModelArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// What to compute in: f32, bf16 or int8 weights on the CPU; bf16, f16 or f32 on CUDA; or fastest.
+    /// What to compute in: f32, bf16, int8 or w8a8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
     /// Prompts decoded at once. Left out: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA.
@@ -231,7 +231,7 @@ pub(crate) struct BenchArgs {
     /// With --lengths or --through-worker, pictures of a run; left out, four times as many as are decoded at once.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) pictures: Option<usize>,
-    /// What to compute in: f32, bf16 or int8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
+    /// What to compute in: f32, bf16, int8 or w8a8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
     #[arg(long)]
     pub(crate) dtype: Option<String>,
     /// Where to compute: auto, cpu, cuda or cuda:N.

@@ -34,8 +34,8 @@ pub(crate) struct ModelSettings {
     pub(crate) path: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub(crate) device: String,
-    /// `f32`, `bf16` or `int8` on the CPU, `bf16`, `f16` or `f32` on CUDA, or `fastest`; left out: f32 on the CPU, bf16
-    /// on CUDA.
+    /// `f32`, `bf16`, `int8` or `w8a8` on the CPU, `bf16`, `f16` or `f32` on CUDA, or `fastest`; left out: f32 on the
+    /// CPU, bf16 on CUDA.
     pub(crate) dtype: Option<String>,
 }
 

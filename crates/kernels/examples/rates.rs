@@ -8,23 +8,25 @@
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
     Attention, Context, Epilogue, Implementation, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention,
-    available, implementation, linear, rates, with_implementation,
+    attention_in_integers, available, implementation, linear, rates, with_implementation,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
-const SHAPES: [(usize, usize); 9] = [
+const SHAPES: [(usize, usize); 11] = [
     (2048, 2048),
     (8192, 2048),
     (2048, 8192),
     (1024, 4096),
     (65_037, 2048),
     (192, 192),
+    (576, 192),
+    (768, 192),
     (896, 256),
     (256, 896),
     (4138, 256),
 ];
 
-const FORMATS: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+const FORMATS: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::W8A8];
 
 fn main() -> candle_core::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -48,14 +50,18 @@ fn main() -> candle_core::Result<()> {
 fn report(rows: &[usize], repeats: usize) -> candle_core::Result<()> {
     let threads = rayon::current_num_threads();
     println!(
-        "{} on {threads} threads; f32 {:.0} GFLOP/s, i16 dot {:.0} GOP/s, memory {:.1} GB/s",
+        "{} on {threads} threads; f32 {:.0} GFLOP/s, i16 dot {:.0} GOP/s, i8 dot {:.0}, memory {:.1} GB/s",
         implementation(),
         rates::fma_gflops(WeightFormat::F32, threads),
         rates::fma_gflops(WeightFormat::Int8, threads),
+        rates::fma_gflops(WeightFormat::W8A8, threads),
         rates::read_gb_per_s(threads),
     );
     println!("\nMatrix products, GFLOP/s (in brackets GB/s of weights)");
-    println!("{:>14} {:>4} {:>16} {:>16} {:>16} {:>16}", "[out x in]", "rows", "candle f32", "f32", "bf16", "int8");
+    println!(
+        "{:>14} {:>4} {:>16} {:>16} {:>16} {:>16} {:>16}",
+        "[out x in]", "rows", "candle f32", "f32", "bf16", "int8", "w8a8"
+    );
     for (outputs, inputs) in SHAPES {
         products(outputs, inputs, rows, repeats)?;
     }
@@ -121,7 +127,7 @@ fn products(outputs: usize, inputs: usize, rows: &[usize], repeats: usize) -> ca
         }
         let times = medians(repeats, &mut work);
         let flops = 2.0 * (rows * outputs * inputs) as f64;
-        let bytes = [outputs * inputs * 4, packed[0].bytes(), packed[1].bytes(), packed[2].bytes()];
+        let bytes = std::iter::once(outputs * inputs * 4).chain(packed.iter().map(PackedWeights::bytes));
         let cells = times.iter().zip(bytes).map(|(time, bytes)| {
             let bandwidth = if rows <= 16 { format!(" ({:.1})", bytes as f64 / time / 1e9) } else { String::new() };
             format!("{:.1}{bandwidth}", flops / time / 1e9)
@@ -156,7 +162,7 @@ fn attentions(repeats: usize) {
             rows.for_each(|(place, (key, value))| cache.write(place, key, value));
             caches.push(cache);
         }
-        let run = || {
+        let mut run = |in_integers: bool| {
             let mut list: Vec<Attention<'_>> = outs
                 .iter_mut()
                 .zip(&inputs)
@@ -173,11 +179,20 @@ fn attentions(repeats: usize) {
                     out,
                 })
                 .collect();
-            attention(&mut list, heads, dim, &mut scratch);
+            match (in_integers, list.pop()) {
+                (true, Some(job)) => attention_in_integers(job, heads, dim, &mut scratch),
+                (_, job) => {
+                    list.extend(job);
+                    attention(&mut list, heads, dim, &mut scratch);
+                }
+            }
         };
-        let time = medians(repeats, &mut [Box::new(run)])[0];
         let seen: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();
         let flops = (4 * jobs * seen * width) as f64;
-        println!("{name:>20} {:>10.1} GFLOP/s {:>10.1} us", flops / time / 1e9, time * 1e6);
+        let kinds = if causal { &["f32"][..] } else { &["f32", "integers"][..] };
+        for kind in kinds {
+            let time = medians(repeats, &mut [Box::new(|| run(*kind == "integers"))])[0];
+            println!("{name:>20} {kind:>8} {:>10.1} GFLOP/s {:>10.1} us", flops / time / 1e9, time * 1e6);
+        }
     }
 }

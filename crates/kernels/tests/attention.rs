@@ -5,7 +5,10 @@ mod common;
 
 use candle_core::{D, Device, Tensor};
 use common::{bits, each_implementation, largest_error, normal, tensor, values};
-use kernels::cpu::{Attention, Context, KeyValueCache, Scratch, attention};
+use kernels::cpu::{
+    Attention, Context, Implementation, KeyValueCache, Scratch, attention, attention_in_integers, available,
+    with_implementation,
+};
 
 struct Case {
     queries: usize,
@@ -227,6 +230,133 @@ fn large_scores_do_not_overflow() {
     let error = largest_error(&case.run(&data), &case.reference(&data));
     // Scores of some 10^5 carry an error of 10^-2 into the exponent on both sides.
     assert!(error < 0.05, "{error:e}");
+}
+
+/// The queries' result with products of integers.
+fn in_integers(case: &Case, (q, k, v): &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
+    let width = case.heads * case.dim;
+    let mut out = vec![f32::NAN; case.queries * width];
+    let job = Attention {
+        queries: q,
+        query_stride: width,
+        context: Context::Rows { keys: k, values: v, stride: width },
+        key_count: case.keys,
+        causal_offset: None,
+        out: &mut out,
+    };
+    attention_in_integers(job, case.heads, case.dim, &mut Scratch::new());
+    out
+}
+
+/// (queries, keys, heads, dimensions) in which every query sees all keys.
+const ALL_SEEN: [(usize, usize, usize, usize); 9] = [
+    (257, 257, 2, 64),
+    (64, 321, 8, 32),
+    (257, 257, 6, 32),
+    (1, 1, 1, 64),
+    (9, 2049, 2, 64),
+    (2, 4097, 1, 64),
+    (13, 33, 2, 48),
+    (3, 17, 2, 24),
+    (30, 19, 1, 7),
+];
+
+#[test]
+fn integers_give_what_floats_give_within_their_rounding() {
+    for (index, (queries, keys, heads, dim)) in ALL_SEEN.into_iter().enumerate() {
+        let case = Case { queries, keys, heads, dim, causal_offset: None };
+        let (q, k, v) = case.data(300 + 10 * index as u64);
+        // From a softmax that is nearly even to one that falls on a single key.
+        for sharpness in [0.01, 1.0, 6.0] {
+            let data = (q.iter().map(|x| x * sharpness).collect(), k.clone(), v.clone());
+            let reference = case.reference(&data);
+            each_implementation(|implementation| {
+                let error = largest_error(&in_integers(&case, &data), &reference);
+                // Values err by some 3e-4 of their deviation, at worst by several times that, scores by 1e-4 of up to
+                // sharpness * 10, and weights that are nearly even by less than a step of keys / 522,000 each.
+                let tolerance = 3e-3 * f64::from(sharpness.max(1.0)) + keys as f64 / 522_000.0;
+                assert!(error < tolerance, "{implementation:?} case {index}, sharpness {sharpness}: {error:e}");
+            });
+        }
+    }
+}
+
+#[test]
+fn integers_have_the_same_bits_alone_and_on_implementations_with_fused_arithmetic() {
+    for (queries, keys, heads, dim) in ALL_SEEN {
+        let case = Case { queries, keys, heads, dim, causal_offset: None };
+        let data = case.data(keys as u64);
+        let width = heads * dim;
+        let mut fused = available();
+        fused.retain(|&implementation| implementation != Implementation::Portable);
+        let results: Vec<_> =
+            fused.iter().map(|&which| with_implementation(which, || bits(&in_integers(&case, &data)))).collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{queries}x{keys}x{heads}x{dim} over {fused:?}");
+        each_implementation(|implementation| {
+            let together = bits(&in_integers(&case, &data));
+            for (row, query) in data.0.chunks(width).enumerate().step_by(7) {
+                let alone = Case { queries: 1, ..case };
+                let found = bits(&in_integers(&alone, &(query.to_vec(), data.1.clone(), data.2.clone())));
+                assert!(found == together[row * width..][..width], "{implementation:?} query {row} of {queries}");
+            }
+        });
+    }
+}
+
+#[test]
+fn sums_of_integers_do_not_overflow() {
+    // As large as they get: every value at the end of its range and of one sign, every weight the same.
+    let case = Case { queries: 8, keys: 4096, heads: 1, dim: 2, causal_offset: None };
+    let data = (vec![1.0; 16], vec![-3.0; 2 * case.keys], vec![7.0; 2 * case.keys]);
+    each_implementation(|implementation| {
+        let out = in_integers(&case, &data);
+        assert!(out.iter().all(|value| (value - 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
+    });
+    let case = Case { queries: 9, keys: 40, heads: 1, dim: 256, causal_offset: None };
+    let data = (vec![-2.0; 9 * 256], vec![5.0; 40 * 256], vec![-7.0; 40 * 256]);
+    each_implementation(|implementation| {
+        let out = in_integers(&case, &data);
+        assert!(out.iter().all(|value| (value + 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
+    });
+}
+
+#[test]
+fn what_is_not_a_number_shows_in_the_result_of_integers() {
+    let case = Case { queries: 9, keys: 40, heads: 1, dim: 32, causal_offset: None };
+    let (q, k, v) = case.data(8);
+    each_implementation(|implementation| {
+        for poison in [f32::NAN, f32::INFINITY] {
+            let mut data = (q.clone(), k.clone(), v.clone());
+            data.0[3 * 32 + 5] = poison;
+            let out = in_integers(&case, &data);
+            assert!(out[3 * 32..4 * 32].iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
+            assert!(out[..3 * 32].iter().all(|value| value.is_finite()), "{implementation:?} {poison}");
+            let mut data = (q.clone(), k.clone(), v.clone());
+            data.1[17 * 32] = poison;
+            let out = in_integers(&case, &data);
+            assert!(out.iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
+            let mut data = (q.clone(), k.clone(), v.clone());
+            data.2[39 * 32 + 31] = poison;
+            let out = in_integers(&case, &data);
+            let shows = out.iter().enumerate().all(|(at, value)| value.is_nan() == (at % 32 == 31));
+            assert!(shows, "{implementation:?} {poison}");
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "every query must see all keys")]
+fn integers_are_not_for_causal_attention() {
+    let mut out = vec![0.0; 64];
+    let job = Attention {
+        queries: &[0.0; 64],
+        query_stride: 64,
+        context: Context::Rows { keys: &[0.0; 64], values: &[0.0; 64], stride: 64 },
+        key_count: 1,
+        causal_offset: Some(0),
+        out: &mut out,
+    };
+    attention_in_integers(job, 1, 64, &mut Scratch::new());
 }
 
 #[test]

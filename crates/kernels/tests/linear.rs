@@ -39,6 +39,16 @@ fn unpacked(weights: &PackedWeights) -> Vec<f32> {
     rows
 }
 
+/// Rows as multiples of 1/254 of what each 128 inputs span together with zero.
+fn rounded_to_bytes(x: &[f32], inputs: usize) -> Vec<f32> {
+    let mut rounded = x.to_vec();
+    for group in rounded.chunks_mut(inputs).flat_map(|row| row.chunks_mut(128)) {
+        let range = group.iter().fold(0.0_f32, |a, &b| a.max(b)) - group.iter().fold(0.0_f32, |a, &b| a.min(b));
+        group.iter_mut().for_each(|value| *value = (*value * (254.0 / range)).round_ties_even() * (range / 254.0));
+    }
+    rounded
+}
+
 #[test]
 fn products_equal_candles_over_the_weights_as_stored() {
     for (case, (rows, inputs, outputs)) in SHAPES.into_iter().enumerate() {
@@ -47,12 +57,14 @@ fn products_equal_candles_over_the_weights_as_stored() {
         for format in FORMATS {
             let weights = PackedWeights::pack(&dense, outputs, inputs, format);
             let stored = tensor(&unpacked(&weights), &[outputs, inputs]);
-            let reference = values(&tensor(&x, &[rows, inputs]).matmul(&stored.t().unwrap()).unwrap());
+            let multiply = |x: &[f32]| values(&tensor(x, &[rows, inputs]).matmul(&stored.t().unwrap()).unwrap());
+            let (reference, of_bytes) = (multiply(&x), multiply(&rounded_to_bytes(&x, inputs)));
             each_implementation(|implementation| {
-                // f32 sums of up to 2048 products; int8's activations are rounded to 1/65,534 of the largest in a group,
+                // f32 sums of up to 2048 products; int8's activations are rounded to 1/65,278 of the largest in a group,
                 // which makes 2.5e-5 on average and some five times that at worst.
                 let tolerance = if format == WeightFormat::Int8 { 2e-4 } else { 1e-5 };
-                let error = largest_error(&product(&x, &weights), &reference);
+                let reference = if format == WeightFormat::W8A8 { &of_bytes } else { &reference };
+                let error = largest_error(&product(&x, &weights), reference);
                 assert!(error < tolerance, "{implementation:?} {format:?} {rows}x{inputs}x{outputs}: {error:e}");
             });
         }
@@ -98,15 +110,19 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn integer_products_have_the_same_bits_on_every_implementation() {
     // From one row to several chunks of tiles; an odd number of panels; whole groups, halves and remainders.
-    for (rows, inputs, outputs) in [(9, 1000, 100), (16, 192, 48), (77, 588, 130), (400, 1100, 170)] {
-        let weights = PackedWeights::pack(&normal(6, outputs * inputs), outputs, inputs, WeightFormat::Int8);
+    let shapes = [(9, 1000, 100), (16, 192, 48), (77, 588, 130), (400, 1100, 170)];
+    let formats = [WeightFormat::Int8, WeightFormat::W8A8];
+    for ((rows, inputs, outputs), format) in shapes.into_iter().flat_map(|shape| formats.map(|format| (shape, format)))
+    {
+        let weights = PackedWeights::pack(&normal(6, outputs * inputs), outputs, inputs, format);
         let mut x = normal(5, rows * inputs);
-        // Rounded to the ends of 16 bits, and a group of zeros.
+        // Rounded to the ends of what there is, and a group of zeros.
         x[..3].copy_from_slice(&[-1e6, 1e6, -1e6]);
         x[inputs..inputs + 128].fill(0.0);
         let portable = with_implementation(Implementation::Portable, || bits(&product(&x, &weights)));
         each_implementation(|implementation| {
-            assert!(bits(&product(&x, &weights)) == portable, "{implementation:?} {rows}x{inputs}x{outputs}");
+            let same = bits(&product(&x, &weights)) == portable;
+            assert!(same, "{implementation:?} {format:?} {rows}x{inputs}x{outputs}");
         });
     }
 }
@@ -211,10 +227,12 @@ fn int8_products_err_by_the_weights_rounding_alone() {
         let int8 = PackedWeights::pack(&dense, outputs, inputs, WeightFormat::Int8);
         let exact = product(&x, &PackedWeights::pack(&unpacked(&int8), outputs, inputs, WeightFormat::F32));
         let ours = product(&x, &int8);
+        let w8a8 = product(&x, &PackedWeights::pack(&dense, outputs, inputs, WeightFormat::W8A8));
         let bf16 = product(&x, &PackedWeights::pack(&dense, outputs, inputs, WeightFormat::Bf16));
         let (all, activations) = (mean_error(&ours, &reference), mean_error(&ours, &exact));
         println!(
-            "{name}: int8 {all:.2e}, of it by activations {activations:.2e}; bf16 {:.2e}",
+            "{name}: int8 {all:.2e}, of it by activations {activations:.2e}; w8a8 {:.2e}; bf16 {:.2e}",
+            mean_error(&w8a8, &reference),
             mean_error(&bf16, &reference)
         );
         assert!(all < 8e-3, "{name}: {all:e}");

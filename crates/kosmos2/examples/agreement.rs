@@ -31,7 +31,7 @@ fn main() {
         [rest @ .., flag, device] if flag == "--device" => {
             (rest, device.as_str(), &["f32", "bf16", "f16", "bf16-kv8"][..])
         }
-        all => (all, "cpu", &["bf16", "int8"][..]),
+        all => (all, "cpu", &["bf16", "int8", "w8a8"][..]),
     };
     let device: DeviceChoice = device.parse().expect("a device");
     let open = |format: &&str| ((*format).to_owned(), Compute::open(device, Some(format)).expect("a device"));
@@ -47,27 +47,32 @@ fn goldens(scenes: &Path) -> Vec<Golden> {
         .expect("a list of prompts")
 }
 
-fn answers(model: &Path, scenes: &Path, compute: &Compute) -> Vec<GroundedText> {
+/// What the decoder gets of each scene, and its answers.
+fn answers(model: &Path, scenes: &Path, compute: &Compute) -> (Vec<Vec<f32>>, Vec<GroundedText>) {
     let goldens = goldens(scenes);
     let mut model = Kosmos2::open(model, compute).expect("a model");
     let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
-    let mut found = Vec::new();
+    let (mut embeddings, mut found) = (Vec::new(), Vec::new());
     for scene in goldens.chunk_by(|a, b| a.file == b.file) {
         let bytes = std::fs::read(scenes.join(&scene[0].file)).expect("a scene");
         let picture = decode(&bytes, &DecodeOptions::default()).expect("a picture");
         let pixels = model.processor().images().pixel_values(&picture);
+        let embedding = model.model().backend().image_embeddings(&[&pixels]).expect("an embedding").remove(0);
+        embeddings.push(embedding.as_slice().to_vec());
         let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
         found.extend(model.annotate(&pixels, &asks).expect("answers"));
     }
-    found
+    (embeddings, found)
 }
 
 fn texts(model: &Path, scenes: &Path, computes: impl Iterator<Item = (String, Compute)>) {
-    let exact = answers(model, scenes, &Compute::Cpu(WeightFormat::F32));
+    let (exact_embeddings, exact) = answers(model, scenes, &Compute::Cpu(WeightFormat::F32));
     let goldens = goldens(scenes);
     println!("{} prompts, compared with f32 on the CPU", exact.len());
     for (name, compute) in computes {
-        let found = answers(model, scenes, &compute);
+        let (embeddings, found) = answers(model, scenes, &compute);
+        let error = relative_error(exact_embeddings.iter().zip(&embeddings));
+        println!("{name}: relative error of what the decoder gets of the pictures {error:.5}");
         let same = exact.iter().zip(&found).filter(|(a, b)| a.token_ids == b.token_ids).count();
         let tokens: usize = exact.iter().map(|text| text.token_ids.len()).sum();
         let agreeing: usize = exact
@@ -104,19 +109,24 @@ fn logits(config_dir: &Path, computes: impl Iterator<Item = (String, Compute)>) 
     let exact = random_logits(&config, &Compute::Cpu(WeightFormat::F32));
     for (name, compute) in computes {
         let found = random_logits(&config, &compute);
-        let (mut squares, mut errors, mut best) = (0.0, 0.0, 0);
-        for (exact, found) in exact.iter().zip(&found) {
-            let mean = exact.iter().map(|&x| f64::from(x)).sum::<f64>() / exact.len() as f64;
-            squares += exact.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
-            errors += exact.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            best += usize::from(argmax(exact) == argmax(found));
-        }
+        let error = relative_error(exact.iter().zip(&found));
+        let best = exact.iter().zip(&found).filter(|(exact, found)| argmax(exact) == argmax(found)).count();
         println!(
-            "{name}: relative error of the logits {:.5}, the best token is the same behind {best} of {} tokens",
-            (errors / squares).sqrt(),
+            "{name}: relative error of the logits {error:.5}, the best token is the same behind {best} of {} tokens",
             exact.len()
         );
     }
+}
+
+/// The root mean square of all differences, relative to that of the exact values about each list's mean.
+fn relative_error<'a>(pairs: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) -> f64 {
+    let (mut squares, mut errors) = (0.0, 0.0);
+    for (exact, found) in pairs {
+        let mean = exact.iter().map(|&x| f64::from(x)).sum::<f64>() / exact.len() as f64;
+        squares += exact.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+        errors += exact.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    }
+    (errors / squares).sqrt()
 }
 
 fn random_logits(config: &Config, compute: &Compute) -> Vec<Vec<f32>> {

@@ -13,10 +13,10 @@ pub enum ComputeError {
     #[error("device {0:?} is not known; expected auto, cpu, cuda or cuda:N")]
     UnknownDevice(String),
     /// Not a format's name.
-    #[error("dtype {0:?} is not known; expected f32, bf16, f16, int8, bf16-kv8, f16-kv8 or fastest")]
+    #[error("dtype {0:?} is not known; expected f32, bf16, f16, int8, w8a8, bf16-kv8, f16-kv8 or fastest")]
     UnknownFormat(String),
     /// A format that the CPU does not compute in.
-    #[error("dtype {0} is not served on the CPU; leave it out or ask for f32, bf16 or int8")]
+    #[error("dtype {0} is not served on the CPU; leave it out or ask for f32, bf16, int8 or w8a8")]
     CpuFormat(String),
     /// A format that CUDA does not compute in.
     #[error("dtype {0} is not served on CUDA; leave it out or ask for bf16, f16, f32, bf16-kv8 or f16-kv8")]
@@ -95,7 +95,7 @@ impl CudaFormat {
         let name = name.unwrap_or("bf16");
         let known = Self::ALL.into_iter().find(|(known, _)| *known == name || (name == "fastest" && *known == "bf16"));
         known.map(|(_, format)| format).ok_or_else(|| match name {
-            "int8" => ComputeError::CudaFormat(name.into()),
+            "int8" | "w8a8" => ComputeError::CudaFormat(name.into()),
             _ => ComputeError::UnknownFormat(name.into()),
         })
     }
@@ -143,8 +143,9 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// Opens the device. `format` is `f32`, `bf16` or `int8` on the CPU, `bf16`, `f16`, `f32`, `bf16-kv8` or `f16-kv8` on
-    /// CUDA; `fastest` is int8 on the CPU and bf16 on CUDA. Left out, the CPU computes in f32 and CUDA in bf16.
+    /// Opens the device. `format` is `f32`, `bf16`, `int8` or `w8a8` on the CPU, `bf16`, `f16`, `f32`, `bf16-kv8` or
+    /// `f16-kv8` on CUDA; `fastest` is w8a8 on CPUs that multiply bytes, int8 on others and bf16 on CUDA. Left out, the
+    /// CPU computes in f32 and CUDA in bf16.
     ///
     /// # Errors
     /// [`ComputeError`] when the device cannot be used or does not serve the format.
@@ -171,7 +172,9 @@ impl Compute {
         Ok(Self::Cpu(match format.unwrap_or("f32") {
             "f32" => WeightFormat::F32,
             "bf16" => WeightFormat::Bf16,
+            "fastest" if kernels::cpu::multiplies_bytes() => WeightFormat::W8A8,
             "int8" | "fastest" => WeightFormat::Int8,
+            "w8a8" => WeightFormat::W8A8,
             other @ ("f16" | "bf16-kv8" | "f16-kv8") => return Err(ComputeError::CpuFormat(other.into())),
             other => return Err(ComputeError::UnknownFormat(other.to_owned())),
         }))
@@ -193,6 +196,7 @@ impl Compute {
             Self::Cpu(WeightFormat::F32) => "f32",
             Self::Cpu(WeightFormat::Bf16) => "bf16",
             Self::Cpu(WeightFormat::Int8) => "int8",
+            Self::Cpu(WeightFormat::W8A8) => "w8a8",
             #[cfg(feature = "cuda-api")]
             Self::Cuda { format, .. } => format.name(),
             Self::Candle { dtype, .. } => dtype.as_str(),
@@ -227,13 +231,14 @@ mod tests {
 
     #[test]
     fn the_cpu_computes_in_the_formats_its_kernels_have() {
-        for (asked, name) in [(None, "f32"), (Some("bf16"), "bf16"), (Some("int8"), "int8"), (Some("fastest"), "int8")]
-        {
+        let formats = ["f32", "bf16", "int8", "w8a8"].map(|name| (Some(name), name));
+        let fastest = if kernels::cpu::multiplies_bytes() { "w8a8" } else { "int8" };
+        for (asked, name) in formats.into_iter().chain([(None, "f32"), (Some("fastest"), fastest)]) {
             let compute = Compute::open(DeviceChoice::Cpu, asked).unwrap();
             assert_eq!((compute.device_name(), compute.format_name()), ("cpu", name));
         }
         let error = Compute::open(DeviceChoice::Cpu, Some("f16")).unwrap_err().to_string();
-        assert_eq!(error, "dtype f16 is not served on the CPU; leave it out or ask for f32, bf16 or int8");
+        assert_eq!(error, "dtype f16 is not served on the CPU; leave it out or ask for f32, bf16, int8 or w8a8");
         assert!(
             Compute::open(DeviceChoice::Cpu, Some("bf16-kv8"))
                 .unwrap_err()
@@ -251,7 +256,9 @@ mod tests {
         for either in [None, Some("fastest")] {
             assert_eq!(CudaFormat::named(either).unwrap(), CudaFormat::Bf16);
         }
-        assert!(CudaFormat::named(Some("int8")).unwrap_err().to_string().contains("not served on CUDA"));
+        for of_the_cpu in ["int8", "w8a8"] {
+            assert!(CudaFormat::named(Some(of_the_cpu)).unwrap_err().to_string().contains("not served on CUDA"));
+        }
         assert!(CudaFormat::named(Some("kv8")).unwrap_err().to_string().contains("is not known"));
     }
 }

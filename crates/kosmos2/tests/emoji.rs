@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::decoding::{demo, demo_model, scene_pixels};
+use common::decoding::{demo, demo_model, demo_model_in, scene_pixels};
 use kosmos2::Ask;
 use kosmos2::generation::{FinishReason, GenerationOptions};
 use kosmos2::grounding::markup;
@@ -61,6 +61,26 @@ fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
     }
     println!("{same} of {} identical, {} near ties", goldens.len(), near_ties.len());
     assert_eq!(same + near_ties.len(), goldens.len());
+}
+
+#[test]
+fn smaller_formats_keep_the_references_texts() {
+    let goldens: Vec<Golden> =
+        serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
+    for format in ["bf16", "int8", "w8a8"] {
+        let mut model = demo_model_in(format);
+        let mut same = 0;
+        for scene in goldens.chunk_by(|a, b| a.file == b.file) {
+            let picture = scene_pixels(&model, &scene[0].file);
+            let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
+            let found = model.annotate(&picture, &asks).unwrap();
+            same += found.iter().zip(scene).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
+        }
+        println!("{format}: {same} of {} identical", goldens.len());
+        // As measured 384, 383 and 379; a mistake in a kernel costs many.
+        assert!(same >= 373, "{format}: {same} of {}", goldens.len());
+    }
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::attention::Rounded;
 use super::math::load_part;
 use super::parallel::threads_for;
 use super::simd::{LANES, Simd};
-use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line, RowScale, WEIGHT_BIAS};
+use super::tile::{Bf16, F32, Format, GROUP, GROUP_STEPS, Int8, Line, RowScale, WEIGHT_BIAS, quad_parts};
 
 /// Memory that calls reuse. One for each thread that calls; it grows to what the largest call needs.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub(crate) struct Worker {
     pub(crate) tiles: Vec<Line>,
     pub(crate) keys: Vec<Line>,
     pub(crate) values: Vec<Line>,
+    pub(crate) rounded: Rounded,
 }
 
 impl Scratch {
@@ -153,7 +155,7 @@ impl Pack for Bf16 {
     }
 }
 
-impl Pack for Int8 {
+impl<const BYTES: usize> Pack for Int8<BYTES> {
     fn buffer<'a>(
         _: &'a mut Vec<f32>,
         _: &'a mut Vec<[f32; 2]>,
@@ -172,78 +174,132 @@ impl Pack for Int8 {
         packed: &mut [[i32; 2]],
         scales: &mut [RowScale],
     ) {
+        let parts = quad_parts::<S, BYTES>();
+        let packed = packed.as_flattened_mut();
         for r in 0..rows {
             let row = &x[r * stride..][..inputs];
             for (group, part) in row.chunks(GROUP).enumerate() {
-                let (scale, inverse) = group_scale(s, part);
-                let inverse = s.splat(inverse);
+                let rounding = Rounding::of::<S, BYTES>(s, part);
                 let mut sum = s.zero_i();
-                let steps = part.len().div_ceil(4);
-                let packed = &mut packed[group * GROUP_STEPS * rows + r..][..(steps - 1) * rows + 1];
+                let mut steps = packed[group * GROUP_STEPS * rows * parts..].chunks_exact_mut(rows * parts);
                 let (vectors, last) = part.as_chunks::<LANES>();
-                for (index, vector) in vectors.iter().enumerate() {
-                    let whole = s.to_i32(s.mul(s.load(vector), inverse));
+                for vector in vectors {
+                    let whole = rounding.round(s, s.load(vector));
                     sum = s.add_i(sum, whole);
-                    for (quad, split) in s.split_quads(whole).into_iter().enumerate() {
-                        packed[(index * LANES / 4 + quad) * rows] = split;
+                    for (split, step) in s.split_quads(whole).iter().zip(&mut steps) {
+                        step[r * parts..][..parts].copy_from_slice(&split[2 - parts..]);
                     }
                 }
                 if !last.is_empty() {
-                    let whole = s.to_i32(s.mul(load_part(s, last, 0.0), inverse));
+                    let whole = rounding.round_part(s, last);
                     sum = s.add_i(sum, whole);
                     let split = s.split_quads(whole);
-                    for (quad, split) in split.into_iter().take(last.len().div_ceil(4)).enumerate() {
-                        packed[(vectors.len() * LANES / 4 + quad) * rows] = split;
+                    for (split, step) in split.iter().take(last.len().div_ceil(4)).zip(&mut steps) {
+                        step[r * parts..][..parts].copy_from_slice(&split[2 - parts..]);
                     }
                 }
-                scales[group * rows + r] = RowScale { scale, bias: bias(s, sum) };
+                scales[group * rows + r] = rounding.scale(s, sum);
             }
         }
     }
 }
 
-/// The largest rounded value: its upper and lower byte are signed both.
+/// How a group's values become integers.
+struct Rounding {
+    /// NaN where a value is not finite.
+    scale: f32,
+    inverse: f32,
+    /// Added to the multiples of the scale.
+    shift: i32,
+}
+
+impl Rounding {
+    /// The largest value becomes the largest of so many bytes that are signed, each of them. In one byte the smallest
+    /// value becomes the smallest: what follows an activation function lies on one side of zero nearly all.
+    #[inline(always)]
+    fn of<S: Simd, const BYTES: usize>(s: S, group: &[f32]) -> Self {
+        if BYTES == 1 {
+            let (below, above, taint) = bounds_and_taint(s, group);
+            let range = below + above;
+            // One less than a byte's 255, for both ends may be rounded up.
+            let inverse = if range > 0.0 { 254.0 / range } else { 0.0 };
+            let shift = (below * inverse).round_ties_even() as i32 - 128;
+            return Self { scale: range / 254.0 + taint, inverse, shift };
+        }
+        let (largest, taint) = largest_and_taint(s, group);
+        let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
+        Self { scale: largest / LARGEST + taint, inverse, shift: 0 }
+    }
+
+    #[inline(always)]
+    fn round<S: Simd>(&self, s: S, values: S::F) -> S::I {
+        s.add_i(s.to_i32(s.mul(values, s.splat(self.inverse))), s.splat_i(self.shift))
+    }
+
+    /// Up to 16 values; zeros behind them, which weights that are not there are multiplied by.
+    #[inline(always)]
+    fn round_part<S: Simd>(&self, s: S, values: &[f32]) -> S::I {
+        if let Some(whole) = values.first_chunk() {
+            return self.round(s, s.load(whole));
+        }
+        let mut lanes = [0; LANES];
+        s.store_i(self.round(s, load_part(s, values, 0.0)), &mut lanes);
+        lanes[values.len()..].fill(0);
+        s.load_i(&lanes)
+    }
+
+    /// What becomes of the rounded values, which add up to the lanes of `sum`.
+    #[inline(always)]
+    fn scale<S: Simd>(&self, s: S, sum: S::I) -> RowScale {
+        RowScale { scale: self.scale, unbias: (-WEIGHT_BIAS).wrapping_mul(s.sum_lanes_i(sum)), zero: -self.shift }
+    }
+}
+
+/// The largest value of two bytes that are signed both.
 const LARGEST: f32 = 32_639.0;
 
-/// The scale that makes a group's largest value 32,639, and its inverse. The scale is NaN where a value is not finite.
+/// How far some values reach below and above zero, and a zero that is NaN where one of them is not finite.
 #[inline(always)]
-fn group_scale<S: Simd>(s: S, group: &[f32]) -> (f32, f32) {
-    let mut largest = s.splat(0.0);
-    // Zeros where all is finite, else NaN.
-    let mut taint = s.splat(0.0);
-    let (vectors, last) = group.as_chunks::<LANES>();
-    for vector in vectors {
-        let value = s.load(vector);
-        largest = s.max(s.abs(value), largest);
-        taint = s.fma(value, s.splat(0.0), taint);
+fn bounds_and_taint<S: Simd>(s: S, values: &[f32]) -> (f32, f32, f32) {
+    let zero = s.splat(0.0);
+    let (mut below, mut above, mut taint) = (zero, zero, zero);
+    for part in values.chunks(LANES) {
+        let value = load_part(s, part, 0.0);
+        below = s.max(s.sub(zero, value), below);
+        above = s.max(value, above);
+        taint = s.fma(value, zero, taint);
     }
-    if !last.is_empty() {
-        let value = load_part(s, last, 0.0);
-        largest = s.max(s.abs(value), largest);
-        taint = s.fma(value, s.splat(0.0), taint);
-    }
-    let largest = s.max_lanes(largest);
-    let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
-    (largest / LARGEST + s.sum_lanes(taint), inverse)
+    (s.max_lanes(below), s.max_lanes(above), s.sum_lanes(taint))
 }
 
-/// What the weights' bias adds to a group's sum of products, where its values add up to the lanes of `sum`.
+/// The largest size of some values, and a zero that is NaN where one of them is not finite.
 #[inline(always)]
-fn bias<S: Simd>(s: S, sum: S::I) -> i32 {
-    WEIGHT_BIAS.wrapping_mul(s.sum_lanes_i(sum))
+pub(crate) fn largest_and_taint<S: Simd>(s: S, values: &[f32]) -> (f32, f32) {
+    let zero = s.splat(0.0);
+    let (mut largest, mut taint) = (zero, zero);
+    for part in values.chunks(LANES) {
+        let value = load_part(s, part, 0.0);
+        largest = s.max(s.abs(value), largest);
+        taint = s.fma(value, zero, taint);
+    }
+    (s.max_lanes(largest), s.sum_lanes(taint))
 }
 
-/// A group's values as multiples of its scale.
+/// A group's values as integers: as many as there are, and zeros.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn round_group<S: Simd>(s: S, values: &[f32; GROUP]) -> (RowScale, [i32; GROUP]) {
-    let (scale, inverse) = group_scale(s, values);
+pub(crate) fn round_group<S: Simd, const BYTES: usize>(
+    s: S,
+    values: &[f32; GROUP],
+    there: usize,
+) -> (RowScale, [i32; GROUP]) {
+    let rounding = Rounding::of::<S, BYTES>(s, &values[..there]);
     let mut rounded = [0; GROUP];
     let mut sum = s.zero_i();
-    for (vector, to) in values.as_chunks::<LANES>().0.iter().zip(rounded.as_chunks_mut::<LANES>().0) {
-        let whole = s.to_i32(s.mul(s.load(vector), s.splat(inverse)));
+    for (values, to) in values[..there].chunks(LANES).zip(rounded.as_chunks_mut::<LANES>().0) {
+        let whole = rounding.round_part(s, values);
         sum = s.add_i(sum, whole);
         s.store_i(whole, to);
     }
-    (RowScale { scale, bias: bias(s, sum) }, rounded)
+    (rounding.scale(s, sum), rounded)
 }

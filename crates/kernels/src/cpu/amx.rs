@@ -1,8 +1,8 @@
 //! Int8 products on the tile unit (AMX) of recent Xeons.
 //!
-//! The unit multiplies bytes, and activations have 16 bits. Each is split into its upper and its lower byte, both
-//! signed, which are multiplied apart: a group's sum is `256 * upper + lower`. It is exact in i32 as in [`Int8`]'s
-//! tiles, and scaled and added in the same order, so the results have the same bits as theirs.
+//! The unit multiplies bytes. Activations of 16 bits are split into their upper and their lower bytes, both signed, which
+//! are multiplied apart: a group's sum is `256 * upper + lower`. It is exact in i32 as in [`Int8`]'s tiles, and scaled
+//! and added in the same order, so the results have the same bits as theirs.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -28,8 +28,8 @@ const CHUNK_TILES: usize = 12;
 /// Panels of a unit of work: one group of their weights stays in the first-level cache.
 const UNIT_PANELS: usize = 8;
 
-/// How many times the vector unit's work is done in the same time.
-const SPEED: usize = 2;
+/// How many products of one byte by one are made in the time in which the vector unit makes one of two bytes by one.
+const SPEED: usize = 4;
 
 /// Exists only where the CPU has tiles of bytes and the system lets this process use them.
 #[derive(Clone, Copy, Debug)]
@@ -75,29 +75,30 @@ impl Default for TileRow {
 /// A tile of activations.
 type Tile = [TileRow; SIDE];
 
-/// A tile of rows, one group of inputs: `[upper, lower][half of the group]`.
-type Activations = [[Tile; 2]; 2];
+/// A tile of rows, one group of inputs: `[upper, lower][half of the group]`, or the only byte.
+type Activations<const BYTES: usize> = [[Tile; 2]; BYTES];
 
 /// A panel, one group of inputs, as packed: the two tiles of its halves. Where inputs end within the group, the next
 /// panel's weights are in their place, and are multiplied by zeros.
 type Weights = [[u8; 4 * LANES]; GROUP_STEPS];
 
-/// One group's sums: `[upper, lower][row]`.
-type Sums = [[[i32; LANES]; SIDE]; 2];
+/// One group's sums: `[upper, lower][row]`, or of the only byte.
+type Sums<const BYTES: usize> = [[[i32; LANES]; SIDE]; BYTES];
 
 /// What the calls reuse: the activations of all rows.
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
-    rows: Vec<Activations>,
+    /// One of the bytes of a tile's [`Activations`] after the other.
+    bytes: Vec<[Tile; 2]>,
     scales: Vec<[RowScale; SIDE]>,
 }
 
 /// `out = epilogue(x W^T + bias)` into the target, for at least one row.
-pub(crate) fn linear(
+pub(crate) fn linear<const BYTES: usize>(
     (s, granted): (Avx512<true>, Amx),
     x: &[f32],
     inputs: usize,
-    view: &View<'_, Int8>,
+    view: &View<'_, Int8<BYTES>>,
     target: &Target<'_>,
     scratch: &mut Scratch,
 ) {
@@ -105,16 +106,17 @@ pub(crate) fn linear(
     let row_tiles = rows.div_ceil(SIDE);
     let plan = Plan {
         rows,
-        steps: inputs.div_ceil(Int8::INPUTS),
+        steps: inputs.div_ceil(Int8::<BYTES>::INPUTS),
         groups: inputs.div_ceil(GROUP),
         row_tiles,
         chunks: row_tiles.div_ceil(CHUNK_TILES),
         panels: target.outputs.div_ceil(LANES),
     };
-    let threads = scratch.threads_for(rows * inputs * target.outputs / SPEED, plan.units());
+    let threads = scratch.threads_for(rows * inputs * target.outputs * BYTES / SPEED, plan.units());
     let pack_threads = scratch.threads_for(rows * inputs, row_tiles).min(threads);
-    let (Packed { rows: packed, scales }, workers) = scratch.tiles(threads);
-    let (packed, scales) = (room(packed, row_tiles * plan.groups), room(scales, row_tiles * plan.groups));
+    let (Packed { bytes, scales }, workers) = scratch.tiles(threads);
+    let count = row_tiles * plan.groups;
+    let (packed, scales) = (room(bytes, BYTES * count).as_chunks_mut::<BYTES>().0, room(scales, count));
     {
         let (packed, scales) = (Disjoint::new(packed), Disjoint::new(scales));
         for_units(row_tiles, &mut workers[..pack_threads], |tile, _| {
@@ -159,28 +161,32 @@ impl Plan {
 }
 
 /// Rounds a tile of rows, group by group.
-struct Pack<'a> {
+struct Pack<'a, const BYTES: usize> {
     x: &'a [f32],
     inputs: usize,
-    packed: &'a mut [Activations],
+    packed: &'a mut [Activations<BYTES>],
     scales: &'a mut [[RowScale; SIDE]],
 }
 
-impl Kernel for Pack<'_> {
+impl<const BYTES: usize> Kernel for Pack<'_, BYTES> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { x, inputs, packed, scales } = self;
         for (r, row) in x.chunks(inputs).enumerate() {
-            for ((part, [upper, lower]), scales) in row.chunks(GROUP).zip(&mut *packed).zip(&mut *scales) {
+            for ((part, packed), scales) in row.chunks(GROUP).zip(&mut *packed).zip(&mut *scales) {
                 let mut values = [0.0; GROUP];
                 values[..part.len()].copy_from_slice(part);
-                let (scale, rounded) = round_group(s, &values);
+                let (scale, rounded) = round_group::<S, BYTES>(s, &values, part.len());
                 scales[r] = scale;
                 for (half, rounded) in rounded.as_chunks::<{ GROUP / 2 }>().0.iter().enumerate() {
-                    upper[half][r].0 = rounded.map(|value| ((value + 128) >> 8) as u8);
-                    lower[half][r].0 = rounded.map(|value| value as u8);
+                    for (byte, tiles) in packed.iter_mut().enumerate() {
+                        tiles[half][r].0 = match BYTES - 1 - byte {
+                            0 => rounded.map(|value| value as u8),
+                            _ => rounded.map(|value| ((value + 128) >> 8) as u8),
+                        };
+                    }
                 }
             }
         }
@@ -188,18 +194,18 @@ impl Kernel for Pack<'_> {
 }
 
 /// One chunk of rows by one run of panels, over all inputs.
-struct Multiply<'a> {
+struct Multiply<'a, const BYTES: usize> {
     granted: Amx,
     plan: &'a Plan,
-    packed: &'a [Activations],
+    packed: &'a [Activations<BYTES>],
     scales: &'a [[RowScale; SIDE]],
-    view: &'a View<'a, Int8>,
+    view: &'a View<'a, Int8<BYTES>>,
     target: &'a Target<'a>,
     unit: usize,
     worker: &'a mut Worker,
 }
 
-impl Kernel for Multiply<'_> {
+impl<const BYTES: usize> Kernel for Multiply<'_, BYTES> {
     type Output = ();
 
     #[inline(always)]
@@ -213,7 +219,7 @@ impl Kernel for Multiply<'_> {
         let panels = end - start;
         let totals = room(&mut worker.tiles, chunk.len() * panels * SIDE);
         // Two, so that one is read while the other is written.
-        let mut sums: [Sums; 2] = [[[[0; LANES]; SIDE]; 2]; 2];
+        let mut sums: [Sums<BYTES>; 2] = [[[[0; LANES]; SIDE]; BYTES]; 2];
         let mut tiles = Unit::new(granted);
         for group in 0..plan.groups {
             for (tile, totals) in chunk.clone().zip(totals.chunks_mut(panels * SIDE)) {
@@ -234,9 +240,11 @@ impl Kernel for Multiply<'_> {
                         tiles.multiply(weights, &mut sums[p % 2]);
                     }
                     if let Some(p) = p.checked_sub(1) {
-                        let weight_scales = &view.scales[(start + p) * plan.groups + group];
+                        let at = (start + p) * plan.groups + group;
+                        let weight_scales = &view.scales[at];
+                        let weight_sums = view.sums.get(at);
                         let totals = &mut totals[p * SIDE..][..rows];
-                        add_group(&sums[p % 2], row_scales, weight_scales, group == 0, totals);
+                        add_group(&sums[p % 2], row_scales, weight_scales, weight_sums, group == 0, totals);
                     }
                 }
             }
@@ -252,10 +260,11 @@ impl Kernel for Multiply<'_> {
 
 /// Scales one group's sums and sets or adds them to `totals[row]`.
 #[inline(always)]
-fn add_group(
-    [upper, lower]: &Sums,
+fn add_group<const BYTES: usize>(
+    sums: &Sums<BYTES>,
     row_scales: &[RowScale; SIDE],
     weight_scales: &[f32; LANES],
+    weight_sums: Option<&[i32; LANES]>,
     first: bool,
     totals: &mut [Line],
 ) {
@@ -263,13 +272,16 @@ fn add_group(
     // AVX-512.
     unsafe {
         let weight_scales = _mm512_loadu_ps(weight_scales.as_ptr());
-        for (((line, upper), lower), &RowScale { scale, bias }) in
-            totals.iter_mut().zip(upper).zip(lower).zip(row_scales)
-        {
-            let upper = _mm512_loadu_si512(upper.as_ptr().cast());
-            let lower = _mm512_loadu_si512(lower.as_ptr().cast());
-            let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
-            let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(bias)));
+        let weight_sums = weight_sums.map(|sums| _mm512_loadu_si512(sums.as_ptr().cast()));
+        for (r, (line, &RowScale { scale, unbias, zero })) in totals.iter_mut().zip(row_scales).enumerate() {
+            let mut sum = _mm512_loadu_si512(sums[0][r].as_ptr().cast());
+            for lower in &sums[1..] {
+                sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(sum), _mm512_loadu_si512(lower[r].as_ptr().cast()));
+            }
+            if let Some(weight_sums) = weight_sums {
+                sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(weight_sums, _mm512_set1_epi32(zero)));
+            }
+            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(unbias)));
             let scaled = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(scale), weight_scales));
             let total = if first { scaled } else { _mm512_add_ps(_mm512_loadu_ps(line.0.as_ptr()), scaled) };
             _mm512_storeu_ps(line.0.as_mut_ptr(), total);
@@ -305,7 +317,7 @@ impl Unit {
 
     /// Takes up to 16 rows of activations.
     #[inline(always)]
-    fn load(&mut self, rows: usize, activations: &Activations) {
+    fn load<const BYTES: usize>(&mut self, rows: usize, activations: &Activations<BYTES>) {
         if self.rows != rows {
             self.rows = rows;
             let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
@@ -320,18 +332,45 @@ impl Unit {
             asm!(
                 "tileloadd tmm0, [{from} + {row}]",
                 "tileloadd tmm1, [{from} + {row} + 1024]",
-                "tileloadd tmm2, [{from} + {row} + 2048]",
-                "tileloadd tmm3, [{from} + {row} + 3072]",
                 from = in(reg) activations, row = in(reg) size_of::<TileRow>(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm0") _, out("tmm1") _,
                 options(nostack, readonly),
-            )
-        };
+            );
+        }
+        if let Some(lower) = activations.get(1) {
+            // SAFETY: as above.
+            unsafe {
+                asm!(
+                    "tileloadd tmm2, [{from} + {row}]",
+                    "tileloadd tmm3, [{from} + {row} + 1024]",
+                    from = in(reg) lower, row = in(reg) size_of::<TileRow>(),
+                    out("tmm2") _, out("tmm3") _,
+                    options(nostack, readonly),
+                );
+            }
+        }
     }
 
     /// Sums over one group of a panel.
     #[inline(always)]
-    fn multiply(&self, weights: &Weights, sums: &mut Sums) {
+    fn multiply<const BYTES: usize>(&self, weights: &Weights, sums: &mut Sums<BYTES>) {
+        if BYTES == 1 {
+            // SAFETY: as for `load`, and the sums have room for 16 rows of 64 bytes.
+            unsafe {
+                asm!(
+                    "tilezero tmm6",
+                    "tileloadd tmm4, [{weights} + {row}]",
+                    "tdpbsud tmm6, tmm0, tmm4",
+                    "tileloadd tmm5, [{weights} + {row} + 1024]",
+                    "tdpbsud tmm6, tmm1, tmm5",
+                    "tilestored [{sums} + {row}], tmm6",
+                    weights = in(reg) weights, sums = in(reg) sums, row = in(reg) size_of::<TileRow>(),
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _,
+                    options(nostack),
+                );
+            }
+            return;
+        }
         // SAFETY: as for `load`, and the sums have room for 16 rows of 64 bytes each.
         unsafe {
             asm!(

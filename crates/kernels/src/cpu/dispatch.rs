@@ -163,6 +163,12 @@ pub fn implementation() -> &'static str {
     chosen().0.name()
 }
 
+/// Whether the implementation in use multiplies bytes faster than 16-bit integers, so that
+/// [`WeightFormat::W8A8`](super::WeightFormat::W8A8) saves time.
+pub fn multiplies_bytes() -> bool {
+    matches!(chosen().0, Implementation::Avx512Amx | Implementation::Avx512Vnni)
+}
+
 /// Runs `work` with every kernel called from this thread forced to one implementation; for tests and comparisons.
 ///
 /// # Panics

@@ -46,10 +46,15 @@ pub fn linear(
     }
     let target = Target { out: Disjoint::new(out), outputs, bias, epilogue };
     #[cfg(target_arch = "x86_64")]
-    if let (Level::Avx512Amx(s, tiles), Some(view)) = (level(), weights.int8())
+    if let Level::Avx512Amx(s, tiles) = level()
         && rows >= amx::FEWEST_ROWS
     {
-        return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+        if let Some(view) = weights.int8::<2>() {
+            return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+        }
+        if let Some(view) = weights.int8::<1>() {
+            return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+        }
     }
     weights.with_format(Call { x, inputs, rows, target, scratch });
 }
@@ -258,6 +263,7 @@ impl<F: Format> View<'_, F> {
             weights: &self.steps[panel * plan.steps + step..],
             panel_stride: plan.steps,
             weight_scales: if self.scales.is_empty() { &[] } else { &self.scales[panel * plan.groups + group..] },
+            weight_sums: if self.sums.is_empty() { &[] } else { &self.sums[panel * plan.groups + group..] },
             scale_stride: plan.groups,
             // With few rows the products of one block take no longer than the next takes to arrive, and the hardware
             // stops at every page.

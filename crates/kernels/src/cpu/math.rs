@@ -38,6 +38,17 @@ pub(crate) fn exp2_falling<S: Simd>(s: S, x: S::F) -> S::F {
     s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
 }
 
+/// `2^x` for x up to 0 with a relative error below 3e-6, for results that are rounded to 16 bits; 2^-40 below -40.
+#[inline(always)]
+pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::F) -> S::F {
+    // Operands in this order keep a NaN.
+    let x = s.max(s.splat(-40.0), x);
+    let whole = s.round(x);
+    let rest = s.sub(x, whole);
+    let value = polynomial(s, rest, [0.009_570_101, 0.055_917_86, 0.240_247_44, 0.693_121_8, 0.999_999_3]);
+    s.scale_by_power(value, whole)
+}
+
 /// `2^x` for x from -126 to 127.
 #[inline(always)]
 fn exp2_within<S: Simd>(s: S, x: S::F) -> S::F {

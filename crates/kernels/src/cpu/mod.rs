@@ -19,6 +19,10 @@
 //! * [`WeightFormat::Int8`]: weights in 8 bits with one f32 scale for each output and group of [`GROUP`] inputs;
 //!   activations rounded on the fly to 16 bits with one scale for each row and group. Sums within a group are exact in
 //!   i32, and groups are added in f32 in order. What error there is comes from the weights' rounding.
+//! * [`WeightFormat::W8A8`]: the same weights; activations rounded to 8 bits between the least and the greatest of a row's
+//!   group, so that a product takes one instruction in place of two where the CPU multiplies bytes (VNNI, AMX).
+//!
+//! Attention is f32; [`attention_in_integers`] makes its products of 16-bit integers, for the two integer formats.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -42,9 +46,9 @@ mod tile;
 mod weights;
 
 pub use activations::Scratch;
-pub use attention::{Attention, Context, attention};
+pub use attention::{Attention, Context, attention, attention_in_integers};
 pub use column_filter::filter_columns;
-pub use dispatch::{Implementation, available, implementation, with_implementation};
+pub use dispatch::{Implementation, available, implementation, multiplies_bytes, with_implementation};
 pub use epilogue::Epilogue;
 pub use key_values::KeyValueCache;
 pub use linear::linear;

@@ -17,7 +17,7 @@ const MEMORY_BYTES: usize = 512 << 20;
 
 /// 10^9 operations a second (a multiply-add is two) in the arithmetic that a weight format uses, from registers:
 /// f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], dot products of 16-bit integers for
-/// [`WeightFormat::Int8`].
+/// [`WeightFormat::Int8`], and for [`WeightFormat::W8A8`] of bytes where the CPU multiplies those.
 pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
     let level = level();
     let spell = || {
@@ -27,7 +27,8 @@ pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
             while start.elapsed() < SPELL {
                 operations += match format {
                     WeightFormat::F32 | WeightFormat::Bf16 => level.run(Multiply),
-                    WeightFormat::Int8 => level.run_integers(Dot),
+                    WeightFormat::Int8 => level.run_integers(Dot::<2>),
+                    WeightFormat::W8A8 => level.run_integers(Dot::<1>),
                 };
             }
             operations / start.elapsed().as_secs_f64()
@@ -96,30 +97,31 @@ fn multiply<S: Simd, const N: usize>(s: S) -> f64 {
     (2 * LANES * N * STEPS) as f64
 }
 
-/// Independent dot products of pairs; returns the operations done.
-struct Dot;
+/// Independent dot products of integers of so many bytes; returns the operations done.
+struct Dot<const BYTES: usize>;
 
-impl Kernel for Dot {
+impl<const BYTES: usize> Kernel for Dot<BYTES> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        if S::ACCUMULATORS > 6 { dot::<S, 12>(s) } else { dot::<S, 6>(s) }
+        if S::ACCUMULATORS > 6 { dot::<S, 12, BYTES>(s) } else { dot::<S, 6, BYTES>(s) }
     }
 }
 
 #[inline(always)]
-fn dot<S: Simd, const N: usize>(s: S) -> f64 {
+fn dot<S: Simd, const N: usize, const BYTES: usize>(s: S) -> f64 {
     let factor = s.splat_i(black_box(0x0003_0005));
     let mut sums = [s.splat_i(black_box(1)); N];
     for _ in 0..STEPS {
         for sum in &mut sums {
             // The sum is an operand too, or the product would be taken out of the loop.
-            *sum = s.dot_pairs(*sum, *sum, factor);
+            *sum = if BYTES == 1 { s.dot_half(*sum, *sum, factor) } else { s.dot_pairs(*sum, *sum, factor) };
         }
     }
     black_box(sums);
-    (4 * LANES * N * STEPS) as f64
+    let products = if BYTES == 1 && S::HALVES_ARE_BYTES { 4 } else { 2 };
+    (2 * products * LANES * N * STEPS) as f64
 }
 
 struct Read<'a>(&'a [[f32; LANES]]);

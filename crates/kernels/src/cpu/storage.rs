@@ -12,6 +12,8 @@ pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 // SAFETY: arrays of numbers, for which all of this holds.
 unsafe impl Plain for [f32; 16] {}
 // SAFETY: as above.
+unsafe impl Plain for [i32; 16] {}
+// SAFETY: as above.
 unsafe impl Plain for [u16; 32] {}
 // SAFETY: as above.
 unsafe impl Plain for [u8; 64] {}

@@ -11,7 +11,10 @@ use super::storage::Plain;
 pub const GROUP: usize = 128;
 
 /// Steps (quads of inputs) in a group.
-pub(crate) const GROUP_STEPS: usize = GROUP / Int8::INPUTS;
+pub(crate) const GROUP_STEPS: usize = GROUP / QUAD;
+
+/// Inputs in a step of int8 weights.
+const QUAD: usize = 4;
 
 /// 16 f32 in one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +67,8 @@ pub(crate) struct Block<'a, F: Format> {
     pub(crate) weights: &'a [F::Step],
     pub(crate) panel_stride: usize,
     pub(crate) weight_scales: &'a [[f32; LANES]],
+    pub(crate) weight_sums: &'a [[i32; LANES]],
+    /// From one panel's scales, or sums, to the next's.
     pub(crate) scale_stride: usize,
     /// Whether to ask memory for the panels' next block while this one is used.
     pub(crate) fetch: bool,
@@ -75,8 +80,10 @@ pub(crate) struct Block<'a, F: Format> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowScale {
     pub(crate) scale: f32,
-    /// What the weights' bias adds to the group's sum of products.
-    pub(crate) bias: i32,
+    /// What takes the weights' bias out of the group's sum of products.
+    pub(crate) unbias: i32,
+    /// What each value lacks, in multiples of the scale: a byte's values need not lie about zero.
+    pub(crate) zero: i32,
 }
 
 /// What is added to int8 weights to store them unsigned: no instruction multiplies signed bytes by signed ones on all
@@ -85,7 +92,8 @@ pub(crate) const WEIGHT_BIAS: i32 = 128;
 
 pub(crate) struct F32;
 pub(crate) struct Bf16;
-pub(crate) struct Int8;
+/// Weights of 8 bits, with activations rounded to so many bytes: 1 or 2.
+pub(crate) struct Int8<const BYTES: usize>;
 
 /// Runs `$body` with `$rows` and `$panels` as the constants `R` and `P`.
 ///
@@ -230,12 +238,12 @@ impl Format for Bf16 {
     }
 }
 
-impl Format for Int8 {
+impl<const BYTES: usize> Format for Int8<BYTES> {
     /// Weights and [`WEIGHT_BIAS`].
     type Step = [u8; 4 * LANES];
-    /// As [`Simd::split_quad`] gives them.
+    /// As [`Simd::split_quad`] gives them; where [`quad_parts`] is one, they lie without gaps in half of the room.
     type X = [i32; 2];
-    const INPUTS: usize = 4;
+    const INPUTS: usize = QUAD;
     const BLOCK: usize = 4 * GROUP_STEPS;
 
     fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
@@ -244,12 +252,22 @@ impl Format for Int8 {
 
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
-        let groups = block.x.chunks(GROUP_STEPS * R).zip(block.x_scales.as_chunks::<R>().0);
+        let parts = quad_parts::<S, BYTES>();
+        let x = &block.x.as_flattened()[..block.x.len() * parts];
+        let groups = x.chunks(GROUP_STEPS * R * parts).zip(block.x_scales.as_chunks::<R>().0);
         for (group, (x, x_scales)) in groups.enumerate() {
-            let (steps, _) = x.as_chunks::<R>();
+            let steps = x.len() / (R * parts);
             let weights =
-                std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps.len()]);
-            let sums = exact_sums::<S, R, P>(s, steps, weights, x_scales, block.fetch);
+                std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps]);
+            let mut sums = exact_sums::<S, R, P, BYTES>(s, x, weights, x_scales, block.fetch);
+            if BYTES == 1 {
+                for p in 0..P {
+                    let weight_sums = s.load_i(&block.weight_sums[p * block.scale_stride + group]);
+                    for r in 0..R {
+                        sums[r][p] = s.add_i(sums[r][p], s.mul_i(weight_sums, s.splat_i(x_scales[r].zero)));
+                    }
+                }
+            }
             let mut weight_scales = [s.splat(0.0); P];
             for p in 0..P {
                 weight_scales[p] = s.load(&block.weight_scales[p * block.scale_stride + group]);
@@ -267,45 +285,49 @@ impl Format for Int8 {
     }
 }
 
-/// One group's sums of products in i32.
+/// Integers that a quad of activations takes: the two of [`Simd::split_quad`], or of single bytes the second alone.
+pub(crate) const fn quad_parts<S: Simd, const BYTES: usize>() -> usize {
+    if S::HALVES_ARE_BYTES { BYTES } else { 2 }
+}
+
+/// One group's sums of products in i32, of activations as `[step][R][part]`.
 #[inline(always)]
-fn exact_sums<S: Simd, const R: usize, const P: usize>(
+fn exact_sums<S: Simd, const R: usize, const P: usize, const BYTES: usize>(
     s: S,
-    steps: &[[[i32; 2]; R]],
+    x: &[i32],
     weights: [&[[u8; 4 * LANES]]; P],
     x_scales: &[RowScale; R],
     fetch: bool,
 ) -> [[S::I; P]; R] {
-    assert!(weights.iter().all(|panel| panel.len() == steps.len()), "a group of weights must match its inputs");
+    let parts = quad_parts::<S, BYTES>();
+    let steps = x.len() / (R * parts);
+    assert!(weights.iter().all(|panel| panel.len() == steps), "a group of weights must match its inputs");
     let mut sums = [[s.zero_i(); P]; R];
-    for half in 0..2 {
-        for (step, x) in steps.iter().enumerate() {
+    // The upper of two bytes first; where there is one, the lower byte is all of it.
+    let first = 2 - parts;
+    for half in first..2 {
+        if half == 1 {
+            for r in 0..R {
+                for p in 0..P {
+                    sums[r][p] = s.add_i(s.between_halves(sums[r][p]), s.splat_i(x_scales[r].unbias));
+                }
+            }
+        }
+        for (step, x) in x.chunks_exact(R * parts).enumerate() {
             let mut operands = [s.zero_i(); P];
             for p in 0..P {
-                if fetch && half == 0 {
-                    prefetch(weights[p].as_ptr().wrapping_add(step + Int8::BLOCK));
+                if fetch && half == first {
+                    prefetch(weights[p].as_ptr().wrapping_add(step + Int8::<BYTES>::BLOCK));
                 }
                 // SAFETY: every panel has as many steps, as asserted.
                 operands[p] = s.half_of_quads(unsafe { weights[p].get_unchecked(step) }, half);
             }
             for r in 0..R {
-                let activation = s.splat_i(x[r][half]);
+                let activation = s.splat_i(x[r * parts + half - first]);
                 for p in 0..P {
                     sums[r][p] = s.dot_half(sums[r][p], operands[p], activation);
                 }
             }
-        }
-        if half == 0 {
-            for r in 0..R {
-                for p in 0..P {
-                    sums[r][p] = s.between_halves(sums[r][p]);
-                }
-            }
-        }
-    }
-    for r in 0..R {
-        for p in 0..P {
-            sums[r][p] = s.sub_i(sums[r][p], s.splat_i(x_scales[r].bias));
         }
     }
     sums

@@ -6,15 +6,24 @@ use super::simd::LANES;
 use super::storage::Storage;
 use super::tile::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
 
-/// How weights are stored; see the [module](super).
+/// How weights are stored, and what activations are rounded to; see the [module](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// 4 bytes a weight, exact.
     F32,
     /// 2 bytes a weight, 8 bits of precision.
     Bf16,
-    /// 1 byte a weight and 4 for each [`GROUP`] of them.
+    /// 1 byte a weight and 4 for each [`GROUP`] of them; activations are rounded to 2 bytes.
     Int8,
+    /// The same weights, and 4 bytes more for each [`GROUP`]; activations are rounded to 1 byte.
+    W8A8,
+}
+
+impl WeightFormat {
+    /// Whether products are made of integers.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::Int8 | Self::W8A8)
+    }
 }
 
 /// The weights of a linear layer, `[outputs, inputs]`, in the order the kernels read them.
@@ -34,6 +43,8 @@ enum Panels {
     Int8 {
         steps: Storage<[u8; 4 * LANES]>,
         scales: Storage<[f32; LANES]>,
+        /// Of each group's weights, in multiples of its scale; there where activations are rounded to one byte.
+        sums: Option<Storage<[i32; LANES]>>,
     },
 }
 
@@ -42,6 +53,8 @@ pub(crate) struct View<'a, F: Format> {
     pub(crate) steps: &'a [F::Step],
     /// `[panels][groups]`, empty where the format has no scales.
     pub(crate) scales: &'a [[f32; LANES]],
+    /// `[panels][groups]`, empty where the format has no use for sums.
+    pub(crate) sums: &'a [[i32; LANES]],
 }
 
 /// Calls back with the panels' format as a type.
@@ -81,22 +94,29 @@ impl PackedWeights {
                 });
                 Panels::Bf16(steps)
             }
-            WeightFormat::Int8 => {
+            WeightFormat::Int8 | WeightFormat::W8A8 => {
                 let (groups, quads) = (inputs.div_ceil(GROUP), inputs.div_ceil(4));
                 let mut scales = Storage::<[f32; LANES]>::zeroed(count * groups);
+                let mut sums = Storage::<[i32; LANES]>::zeroed(count * groups);
                 let mut steps = Storage::zeroed(count * quads + GROUP_STEPS);
-                let panels = steps.par_chunks_mut(quads).zip(scales.par_chunks_mut(groups));
-                panels.zip(weights.par_chunks(LANES * inputs)).for_each(|((steps, scales), rows)| {
+                let has_sums = format == WeightFormat::W8A8;
+                let panels = scales.par_chunks_mut(groups).zip(sums.par_chunks_mut(groups));
+                let panels = steps.par_chunks_mut(quads).zip(panels).zip(weights.par_chunks(LANES * inputs));
+                panels.for_each(|((steps, (scales, sums)), rows)| {
                     for (output, row) in rows.chunks(inputs).enumerate() {
-                        let panel = steps.chunks_mut(GROUP_STEPS).zip(&mut *scales);
-                        for ((steps, scales), group) in panel.zip(row.chunks(GROUP)) {
+                        let groups = scales.iter_mut().zip(&mut *sums).zip(row.chunks(GROUP));
+                        for (steps, ((scales, sums), group)) in steps.chunks_mut(GROUP_STEPS).zip(groups) {
                             let scale = group_scale(group);
                             scales[output] = scale;
-                            pack_group(steps, output, group, scale);
+                            let sum = pack_group(steps, output, group, scale);
+                            // Pages that nobody writes to take no memory.
+                            if has_sums {
+                                sums[output] = sum;
+                            }
                         }
                     }
                 });
-                Panels::Int8 { steps, scales }
+                Panels::Int8 { steps, scales, sums: has_sums.then_some(sums) }
             }
         };
         Self { outputs, inputs, panels }
@@ -117,7 +137,8 @@ impl PackedWeights {
         match self.panels {
             Panels::F32(_) => WeightFormat::F32,
             Panels::Bf16(_) => WeightFormat::Bf16,
-            Panels::Int8 { .. } => WeightFormat::Int8,
+            Panels::Int8 { sums: None, .. } => WeightFormat::Int8,
+            Panels::Int8 { sums: Some(_), .. } => WeightFormat::W8A8,
         }
     }
 
@@ -126,7 +147,9 @@ impl PackedWeights {
         match &self.panels {
             Panels::F32(steps) => steps.bytes(),
             Panels::Bf16(steps) => steps.bytes(),
-            Panels::Int8 { steps, scales } => steps.bytes() + scales.bytes(),
+            Panels::Int8 { steps, scales, sums } => {
+                steps.bytes() + scales.bytes() + sums.as_ref().map_or(0, Storage::bytes)
+            }
         }
     }
 
@@ -149,7 +172,7 @@ impl PackedWeights {
                     to.iter_mut().enumerate().for_each(|(half, to)| *to = widen(half));
                 }
             }
-            Panels::Int8 { steps, scales } => {
+            Panels::Int8 { steps, scales, .. } => {
                 let groups = self.inputs.div_ceil(GROUP);
                 let quads = self.inputs.div_ceil(4);
                 let panels = steps[panel * quads..].chunks(GROUP_STEPS).zip(&scales[panel * groups..]);
@@ -164,20 +187,27 @@ impl PackedWeights {
         }
     }
 
-    /// The panels, if they are of this format.
+    /// The panels, if they hold integers and activations are rounded to so many bytes.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn int8(&self) -> Option<View<'_, tile::Int8>> {
+    pub(crate) fn int8<const BYTES: usize>(&self) -> Option<View<'_, tile::Int8<BYTES>>> {
         match &self.panels {
-            Panels::Int8 { steps, scales } => Some(View { steps, scales }),
+            Panels::Int8 { steps, scales, sums } if sums.is_some() == (BYTES == 1) => {
+                Some(View { steps, scales, sums: sums.as_deref().unwrap_or(&[]) })
+            }
             _ => None,
         }
     }
 
     pub(crate) fn with_format(&self, work: impl WithFormat) {
         match &self.panels {
-            Panels::F32(steps) => work.with::<tile::F32>(View { steps, scales: &[] }),
-            Panels::Bf16(steps) => work.with::<tile::Bf16>(View { steps, scales: &[] }),
-            Panels::Int8 { steps, scales } => work.with::<tile::Int8>(View { steps, scales }),
+            Panels::F32(steps) => work.with::<tile::F32>(View { steps, scales: &[], sums: &[] }),
+            Panels::Bf16(steps) => work.with::<tile::Bf16>(View { steps, scales: &[], sums: &[] }),
+            Panels::Int8 { steps, scales, sums: Some(sums) } => {
+                work.with::<tile::Int8<1>>(View { steps, scales, sums });
+            }
+            Panels::Int8 { steps, scales, sums: None } => {
+                work.with::<tile::Int8<2>>(View { steps, scales, sums: &[] });
+            }
         }
     }
 }
@@ -217,7 +247,8 @@ fn group_scale(group: &[f32]) -> f32 {
     largest.into_iter().fold(0.0, f32::max) / 127.0
 }
 
-fn pack_group(steps: &mut [[u8; 4 * LANES]], output: usize, group: &[f32], scale: f32) {
+/// Gives the sum of the group's weights, in multiples of the scale.
+fn pack_group(steps: &mut [[u8; 4 * LANES]], output: usize, group: &[f32], scale: f32) -> i32 {
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     // Beyond 2^23 f32 holds whole numbers only: adding this rounds, ties to even, where a CPU may lack the instruction,
     // and leaves the biased weight in the lowest byte.
@@ -229,4 +260,5 @@ fn pack_group(steps: &mut [[u8; 4 * LANES]], output: usize, group: &[f32], scale
     for (step, quad) in steps.iter_mut().zip(bytes.as_chunks::<4>().0) {
         step[4 * output..][..4].copy_from_slice(quad);
     }
+    bytes[..group.len()].iter().map(|&byte| i32::from(byte) - WEIGHT_BIAS).sum()
 }

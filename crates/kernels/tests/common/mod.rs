@@ -6,7 +6,8 @@ use kernels::cpu::{Implementation, WeightFormat, available, with_implementation}
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub(crate) const FORMATS: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+pub(crate) const FORMATS: [WeightFormat; 4] =
+    [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::W8A8];
 
 /// Normal values of deviation 1 by Box and Muller.
 pub(crate) fn normal(seed: u64, count: usize) -> Vec<f32> {

@@ -13,7 +13,12 @@ pub(crate) fn demo() -> PathBuf {
 
 /// The demo's model in f32 on the CPU.
 pub(crate) fn demo_model() -> Kosmos2 {
-    let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
+    demo_model_in("f32")
+}
+
+/// The demo's model in one of the CPU's formats.
+pub(crate) fn demo_model_in(format: &str) -> Kosmos2 {
+    let compute = Compute::open(DeviceChoice::Cpu, Some(format)).unwrap();
     Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap()
 }
 

@@ -26,6 +26,7 @@ macro_rules! avx2 {
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
+    const HALVES_ARE_BYTES: bool = false;
     const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
@@ -194,11 +195,6 @@ impl Simd for Avx2 {
         avx2!([_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))])
     }
 
-    #[inline(always)]
-    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
-        avx2!([_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])])
-    }
-
     /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
     #[inline(always)]
     fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
@@ -233,6 +229,28 @@ impl Simd for Avx2 {
             _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0])),
             _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1])),
         ])
+    }
+
+    #[inline(always)]
+    fn load_i(self, from: &[i32; LANES]) -> Self::I {
+        let from = from.as_ptr().cast::<__m256i>();
+        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] }
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]) {
+        // The lower halves of all lanes, which a pack without signs leaves as they are.
+        let lower = value.map(|eight| avx2!(_mm256_and_si256(eight, _mm256_set1_epi32(0xffff))));
+        let packed = avx2!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(lower[0], lower[1])));
+        // SAFETY: 32 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), packed) }
+    }
+
+    #[inline(always)]
+    fn join_pairs(self, first: Self::I, second: Self::I) -> Self::I {
+        let join = |first, second| avx2!(_mm256_blend_epi16::<0xaa>(first, _mm256_slli_epi32::<16>(second)));
+        [join(first[0], second[0]), join(first[1], second[1])]
     }
 
     #[inline(always)]

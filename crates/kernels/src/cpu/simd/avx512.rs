@@ -35,9 +35,25 @@ macro_rules! avx512 {
     }};
 }
 
+/// `vpdpwssd` by name: of its intrinsic the compiler makes a product and a sum, two instructions that each take as long.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_pairs_vnni(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the instruction is enabled here, and works on these registers alone.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
+    const HALVES_ARE_BYTES: bool = VNNI;
     const ACCUMULATORS: usize = 16;
 
     #[inline(always)]
@@ -207,11 +223,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         avx512!(_mm512_reduce_add_epi32(a))
     }
 
-    #[inline(always)]
-    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
-        avx512!(_mm512_sub_epi32(a, b))
-    }
-
     /// With VNNI upper and lower bytes, both signed; else inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
     #[inline(always)]
     fn split_quad(self, quad: [i32; 4]) -> [i32; 2] {
@@ -270,11 +281,25 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        if VNNI {
-            avx512!(_mm512_dpwssd_epi32(sum, a, b))
-        } else {
-            avx512!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
-        }
+        if VNNI { avx512!(dot_pairs_vnni(sum, a, b)) } else { avx512!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b))) }
+    }
+
+    #[inline(always)]
+    fn load_i(self, from: &[i32; LANES]) -> Self::I {
+        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]) {
+        let pairs = avx512!(_mm512_cvtepi32_epi16(value));
+        // SAFETY: 32 bytes are writable behind the reference, and the store asks for no alignment.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), pairs) }
+    }
+
+    #[inline(always)]
+    fn join_pairs(self, first: Self::I, second: Self::I) -> Self::I {
+        avx512!(_mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second)))
     }
 
     #[inline(always)]

@@ -24,6 +24,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type I: Copy;
     /// Vectors that may be kept as accumulators, with registers left for operands.
     const ACCUMULATORS: usize;
+    /// Whether the halves of [`Self::split_quad`] are the upper and the lower bytes, and not two of the inputs each.
+    const HALVES_ARE_BYTES: bool;
 
     /// Runs a kernel with this instruction set enabled in its code.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -62,7 +64,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// One i32, or pair of i16 (low half first), or quad of bytes (lowest first), in every lane.
     fn splat_i(self, value: i32) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
-    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// The lower 32 bits of each product.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// 16 bytes as i32.
@@ -100,7 +101,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I;
     fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I;
     fn between_halves(self, sum: Self::I) -> Self::I;
+    fn load_i(self, from: &[i32; LANES]) -> Self::I;
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]);
+    /// The lower 16 bits of every lane, neighbours in pairs.
+    fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]);
+    /// The lower 16 bits of every lane of both as a pair.
+    fn join_pairs(self, first: Self::I, second: Self::I) -> Self::I;
     /// i32 to f32, ties to even.
     fn to_f32(self, a: Self::I) -> Self::F;
     /// f32 to i32, ties to even.

@@ -32,6 +32,7 @@ fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
 impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
+    const HALVES_ARE_BYTES: bool = false;
     const ACCUMULATORS: usize = 3;
 
     #[inline(always)]
@@ -155,11 +156,6 @@ impl Simd for Portable {
         bytes.map(i32::from)
     }
 
-    #[inline(always)]
-    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
-        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
-    }
-
     /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
     #[inline(always)]
     fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
@@ -187,6 +183,22 @@ impl Simd for Portable {
             let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
             sum[i].wrapping_add(low).wrapping_add((a[i] >> 16) * (b[i] >> 16))
         })
+    }
+
+    #[inline(always)]
+    fn load_i(self, from: &[i32; LANES]) -> Self::I {
+        *from
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]) {
+        let pairs = value.as_chunks::<2>().0;
+        to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = join_pair(pair[0] as i16, pair[1] as i16));
+    }
+
+    #[inline(always)]
+    fn join_pairs(self, first: Self::I, second: Self::I) -> Self::I {
+        std::array::from_fn(|i| join_pair(first[i] as i16, second[i] as i16))
     }
 
     #[inline(always)]

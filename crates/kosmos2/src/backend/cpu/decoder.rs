@@ -86,7 +86,7 @@ impl Decoder {
         let pack =
             |tensor: &Tensor, format| with_values(tensor, |rows| PackedWeights::pack(rows, vocabulary, width, format));
         // A token's embedding goes through every layer: in 8 bits it would cost more fidelity than its memory is worth.
-        let embedding_format = if format == WeightFormat::Int8 { WeightFormat::Bf16 } else { format };
+        let embedding_format = if format.is_integer() { WeightFormat::Bf16 } else { format };
         let lm_head = if config.tie_word_embeddings {
             (format != embedding_format).then(|| pack(&embedding, format))
         } else {

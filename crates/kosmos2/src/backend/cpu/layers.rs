@@ -1,7 +1,10 @@
 //! What the towers share: maps, norms and buffers.
 
 use candle_core::{Storage, Tensor};
-use kernels::cpu::{Epilogue, PackedWeights, Scratch, WeightFormat, layer_norm, layer_norm_in_place, linear};
+use kernels::cpu::{
+    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, attention_in_integers, layer_norm,
+    layer_norm_in_place, linear,
+};
 
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -94,6 +97,15 @@ impl Norm {
 
     pub(super) fn apply_in_place(&self, x: &mut [f32]) {
         layer_norm_in_place(x, &self.weight, &self.bias, self.eps);
+    }
+}
+
+/// Attention of queries that see all keys, in the arithmetic that belongs to a format.
+pub(super) fn attend(job: Attention<'_>, heads: usize, head_dim: usize, format: WeightFormat, scratch: &mut Scratch) {
+    if format.is_integer() {
+        attention_in_integers(job, heads, head_dim, scratch);
+    } else {
+        attention(&mut [job], heads, head_dim, scratch);
     }
 }
 

@@ -43,11 +43,14 @@ impl CpuBackend {
     /// [`CheckpointError`] when a tensor is missing or misshapen.
     pub fn load(checkpoint: &Checkpoint, config: &Config, format: WeightFormat) -> Result<Self, CheckpointError> {
         let root = checkpoint.root();
+        // Few of the products, and all that the decoder gets of a picture goes through them: with activations of one byte
+        // they would make a quarter of the squared error.
+        let projection_format = if format == WeightFormat::W8A8 { WeightFormat::Int8 } else { format };
         Ok(Self {
             // The largest tensor first: while it is packed it is held twice.
             decoder: Decoder::load(&root.pp("text_model"), config, format)?,
             vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config, format)?,
-            projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, format)?,
+            projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, projection_format)?,
             image_size: config.vision_config.image_size,
             crew: Crew::default(),
             buffers: PictureBuffers::default(),

@@ -4,10 +4,10 @@
 //! The latent queries are the same for every picture, so their own queries, keys and values are computed once. Nothing
 //! stands between the map of the features to the decoder's width and those to keys and values: they are made one.
 
-use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, attention, linear};
+use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, linear};
 
 use super::crew::Crew;
-use super::layers::{Buffer, Map, matrix_side_by_side, vector, with_values};
+use super::layers::{Buffer, Map, attend, matrix_side_by_side, vector, with_values};
 use crate::backend::ImageEmbedding;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::Config;
@@ -22,6 +22,7 @@ pub(super) struct ImageToTextProjection {
     latent_key_values: Vec<f32>,
     width: usize,
     heads: usize,
+    format: WeightFormat,
 }
 
 /// What a pass needs beside the weights.
@@ -52,6 +53,7 @@ impl ImageToTextProjection {
             latent_key_values,
             width,
             heads: config.text_config.attention_heads,
+            format,
         })
     }
 
@@ -75,15 +77,15 @@ impl ImageToTextProjection {
         let each = crew.rows_each(embedding_len / width, bytes) * width;
         let parts = self.queries.chunks(each).zip(mixed.chunks_mut(each)).zip(embedding.chunks_mut(each));
         crew.share(parts, |((queries, mixed), embedding), scratch| {
-            let mut some_queries = [Attention {
+            let some_queries = Attention {
                 queries,
                 query_stride: width,
                 context: Context::Rows { keys: key_values, values: &key_values[width..], stride: 2 * width },
                 key_count: key_values.len() / (2 * width),
                 causal_offset: None,
                 out: mixed,
-            }];
-            attention(&mut some_queries, self.heads, width / self.heads, scratch);
+            };
+            attend(some_queries, self.heads, width / self.heads, self.format, scratch);
             self.out.apply(mixed, Epilogue::Store, embedding, scratch);
         });
         ImageEmbedding::new(embedding, width)

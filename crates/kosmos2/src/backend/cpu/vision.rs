@@ -1,9 +1,9 @@
 //! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
 
-use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, attention, l2_normalize, linear};
+use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, l2_normalize, linear};
 
 use super::crew::{self, Crew};
-use super::layers::{Buffer, Map, Norm, vector, with_values};
+use super::layers::{Buffer, Map, Norm, attend, vector, with_values};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
 
@@ -20,6 +20,7 @@ pub(super) struct VisionTower {
     patch_size: usize,
     hidden: usize,
     heads: usize,
+    format: WeightFormat,
 }
 
 /// What a pass needs beside the weights.
@@ -85,6 +86,7 @@ impl VisionTower {
             patch_size: side,
             hidden,
             heads: config.num_attention_heads,
+            format,
         })
     }
 
@@ -127,15 +129,15 @@ impl VisionTower {
             let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
             let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
             crew.share(parts, |(((x, normed), inner), queries), scratch| {
-                let mut some_rows = [Attention {
+                let some_rows = Attention {
                     queries,
                     query_stride: 3 * hidden,
                     context: Context::Rows { keys: &qkv[hidden..], values: &qkv[2 * hidden..], stride: 3 * hidden },
                     key_count: rows,
                     causal_offset: None,
                     out: normed,
-                }];
-                attention(&mut some_rows, heads, hidden / heads, scratch);
+                };
+                attend(some_rows, heads, hidden / heads, self.format, scratch);
                 for (x, normed) in x.chunks_mut(block * hidden).zip(normed.chunks_mut(block * hidden)) {
                     let inner = &mut inner[..x.len() / hidden * width];
                     layer.out.apply(normed, Epilogue::Add, x, scratch);
