@@ -179,12 +179,10 @@ fn attentions(repeats: usize) {
                     out,
                 })
                 .collect();
-            match (in_integers, list.pop()) {
-                (true, Some(job)) => attention_in_integers(job, heads, dim, &mut scratch),
-                (_, job) => {
-                    list.extend(job);
-                    attention(&mut list, heads, dim, &mut scratch);
-                }
+            if in_integers {
+                list.into_iter().for_each(|job| attention_in_integers(job, heads, dim, &mut scratch));
+            } else {
+                attention(&mut list, heads, dim, &mut scratch);
             }
         };
         let seen: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();

@@ -25,7 +25,16 @@ impl Case {
         (normal(seed, self.queries * width), keys(seed + 1), keys(seed + 2))
     }
 
-    fn run(&self, (q, k, v): &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
+    fn run(&self, data: &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
+        self.with_job(data, |job| attention(&mut [job], self.heads, self.dim, &mut Scratch::new()))
+    }
+
+    /// With products of integers.
+    fn run_in_integers(&self, data: &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
+        self.with_job(data, |job| attention_in_integers(job, self.heads, self.dim, &mut Scratch::new()))
+    }
+
+    fn with_job(&self, (q, k, v): &(Vec<f32>, Vec<f32>, Vec<f32>), run: impl FnOnce(Attention<'_>)) -> Vec<f32> {
         let width = self.heads * self.dim;
         let mut out = vec![f32::NAN; self.queries * width];
         let job = Attention {
@@ -36,7 +45,7 @@ impl Case {
             causal_offset: self.causal_offset,
             out: &mut out,
         };
-        attention(&mut [job], self.heads, self.dim, &mut Scratch::new());
+        run(job);
         out
     }
 
@@ -232,22 +241,6 @@ fn large_scores_do_not_overflow() {
     assert!(error < 0.05, "{error:e}");
 }
 
-/// The queries' result with products of integers.
-fn in_integers(case: &Case, (q, k, v): &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
-    let width = case.heads * case.dim;
-    let mut out = vec![f32::NAN; case.queries * width];
-    let job = Attention {
-        queries: q,
-        query_stride: width,
-        context: Context::Rows { keys: k, values: v, stride: width },
-        key_count: case.keys,
-        causal_offset: None,
-        out: &mut out,
-    };
-    attention_in_integers(job, case.heads, case.dim, &mut Scratch::new());
-    out
-}
-
 /// (queries, keys, heads, dimensions) in which every query sees all keys.
 const ALL_SEEN: [(usize, usize, usize, usize); 9] = [
     (257, 257, 2, 64),
@@ -271,7 +264,7 @@ fn integers_give_what_floats_give_within_their_rounding() {
             let data = (q.iter().map(|x| x * sharpness).collect(), k.clone(), v.clone());
             let reference = case.reference(&data);
             each_implementation(|implementation| {
-                let error = largest_error(&in_integers(&case, &data), &reference);
+                let error = largest_error(&case.run_in_integers(&data), &reference);
                 // Values err by some 3e-4 of their deviation, at worst by several times that, scores by 1e-4 of up to
                 // sharpness * 10, and weights that are nearly even by less than a step of keys / 522,000 each.
                 let tolerance = 3e-3 * f64::from(sharpness.max(1.0)) + keys as f64 / 522_000.0;
@@ -290,13 +283,13 @@ fn integers_have_the_same_bits_alone_and_on_implementations_with_fused_arithmeti
         let mut fused = available();
         fused.retain(|&implementation| implementation != Implementation::Portable);
         let results: Vec<_> =
-            fused.iter().map(|&which| with_implementation(which, || bits(&in_integers(&case, &data)))).collect();
+            fused.iter().map(|&which| with_implementation(which, || bits(&case.run_in_integers(&data)))).collect();
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{queries}x{keys}x{heads}x{dim} over {fused:?}");
         each_implementation(|implementation| {
-            let together = bits(&in_integers(&case, &data));
+            let together = bits(&case.run_in_integers(&data));
             for (row, query) in data.0.chunks(width).enumerate().step_by(7) {
                 let alone = Case { queries: 1, ..case };
-                let found = bits(&in_integers(&alone, &(query.to_vec(), data.1.clone(), data.2.clone())));
+                let found = bits(&alone.run_in_integers(&(query.to_vec(), data.1.clone(), data.2.clone())));
                 assert!(found == together[row * width..][..width], "{implementation:?} query {row} of {queries}");
             }
         });
@@ -309,13 +302,13 @@ fn sums_of_integers_do_not_overflow() {
     let case = Case { queries: 8, keys: 4096, heads: 1, dim: 2, causal_offset: None };
     let data = (vec![1.0; 16], vec![-3.0; 2 * case.keys], vec![7.0; 2 * case.keys]);
     each_implementation(|implementation| {
-        let out = in_integers(&case, &data);
+        let out = case.run_in_integers(&data);
         assert!(out.iter().all(|value| (value - 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
     });
     let case = Case { queries: 9, keys: 40, heads: 1, dim: 256, causal_offset: None };
     let data = (vec![-2.0; 9 * 256], vec![5.0; 40 * 256], vec![-7.0; 40 * 256]);
     each_implementation(|implementation| {
-        let out = in_integers(&case, &data);
+        let out = case.run_in_integers(&data);
         assert!(out.iter().all(|value| (value + 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
     });
 }
@@ -328,16 +321,16 @@ fn what_is_not_a_number_shows_in_the_result_of_integers() {
         for poison in [f32::NAN, f32::INFINITY] {
             let mut data = (q.clone(), k.clone(), v.clone());
             data.0[3 * 32 + 5] = poison;
-            let out = in_integers(&case, &data);
+            let out = case.run_in_integers(&data);
             assert!(out[3 * 32..4 * 32].iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
             assert!(out[..3 * 32].iter().all(|value| value.is_finite()), "{implementation:?} {poison}");
             let mut data = (q.clone(), k.clone(), v.clone());
             data.1[17 * 32] = poison;
-            let out = in_integers(&case, &data);
+            let out = case.run_in_integers(&data);
             assert!(out.iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
             let mut data = (q.clone(), k.clone(), v.clone());
             data.2[39 * 32 + 31] = poison;
-            let out = in_integers(&case, &data);
+            let out = case.run_in_integers(&data);
             let shows = out.iter().enumerate().all(|(at, value)| value.is_nan() == (at % 32 == 31));
             assert!(shows, "{implementation:?} {poison}");
         }

@@ -24,10 +24,13 @@ struct Golden {
     margin: f32,
 }
 
+fn goldens() -> Vec<Golden> {
+    serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap()
+}
+
 #[test]
 fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
-    let goldens: Vec<Golden> =
-        serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    let goldens = goldens();
     assert_eq!(goldens.len(), 384);
     let mut model = demo_model();
     let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
@@ -65,8 +68,7 @@ fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
 
 #[test]
 fn smaller_formats_keep_the_references_texts() {
-    let goldens: Vec<Golden> =
-        serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    let goldens = goldens();
     let options = GenerationOptions { max_new_tokens: 160, ..GenerationOptions::default() };
     for format in ["bf16", "int8", "w8a8"] {
         let mut model = demo_model_in(format);
@@ -85,8 +87,7 @@ fn smaller_formats_keep_the_references_texts() {
 
 #[test]
 fn rows_of_any_length_are_well_formed_and_whole_ones_stay_as_they_are() {
-    let goldens: Vec<Golden> =
-        serde_json::from_slice(&std::fs::read(demo().join("scenes/goldens.json")).unwrap()).unwrap();
+    let goldens = goldens();
     let scene: Vec<_> = goldens.iter().take_while(|golden| golden.file == goldens[0].file).collect();
     let mut model = demo_model();
     let picture = scene_pixels(&model, &scene[0].file);

@@ -275,28 +275,41 @@ fn bounds_and_taint<S: Simd>(s: S, values: &[f32]) -> (f32, f32, f32) {
 /// The largest size of some values, and a zero that is NaN where one of them is not finite.
 #[inline(always)]
 pub(crate) fn largest_and_taint<S: Simd>(s: S, values: &[f32]) -> (f32, f32) {
-    let zero = s.splat(0.0);
-    let (mut largest, mut taint) = (zero, zero);
+    let mut sizes = Sizes::none(s);
     for part in values.chunks(LANES) {
-        let value = load_part(s, part, 0.0);
-        largest = s.max(s.abs(value), largest);
-        taint = s.fma(value, zero, taint);
+        sizes.add(s, load_part(s, part, 0.0));
     }
-    (s.max_lanes(largest), s.sum_lanes(taint))
+    (s.max_lanes(sizes.largest), s.sum_lanes(sizes.taint))
 }
 
-/// A group's values as integers: as many as there are, and zeros.
+/// Each lane's largest size so far.
+pub(crate) struct Sizes<S: Simd> {
+    pub(crate) largest: S::F,
+    /// Zeros, or NaN where a value was not finite.
+    pub(crate) taint: S::F,
+}
+
+impl<S: Simd> Sizes<S> {
+    #[inline(always)]
+    pub(crate) fn none(s: S) -> Self {
+        Self { largest: s.splat(0.0), taint: s.splat(0.0) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, s: S, value: S::F) {
+        self.largest = s.max(s.abs(value), self.largest);
+        self.taint = s.fma(value, s.splat(0.0), self.taint);
+    }
+}
+
+/// Up to a group's values as integers, and zeros behind them.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn round_group<S: Simd, const BYTES: usize>(
-    s: S,
-    values: &[f32; GROUP],
-    there: usize,
-) -> (RowScale, [i32; GROUP]) {
-    let rounding = Rounding::of::<S, BYTES>(s, &values[..there]);
+pub(crate) fn round_group<S: Simd, const BYTES: usize>(s: S, values: &[f32]) -> (RowScale, [i32; GROUP]) {
+    let rounding = Rounding::of::<S, BYTES>(s, values);
     let mut rounded = [0; GROUP];
     let mut sum = s.zero_i();
-    for (values, to) in values[..there].chunks(LANES).zip(rounded.as_chunks_mut::<LANES>().0) {
+    for (values, to) in values.chunks(LANES).zip(rounded.as_chunks_mut::<LANES>().0) {
         let whole = rounding.round_part(s, values);
         sum = s.add_i(sum, whole);
         s.store_i(whole, to);

@@ -176,9 +176,7 @@ impl<const BYTES: usize> Kernel for Pack<'_, BYTES> {
         let Self { x, inputs, packed, scales } = self;
         for (r, row) in x.chunks(inputs).enumerate() {
             for ((part, packed), scales) in row.chunks(GROUP).zip(&mut *packed).zip(&mut *scales) {
-                let mut values = [0.0; GROUP];
-                values[..part.len()].copy_from_slice(part);
-                let (scale, rounded) = round_group::<S, BYTES>(s, &values, part.len());
+                let (scale, rounded) = round_group::<S, BYTES>(s, part);
                 scales[r] = scale;
                 for (half, rounded) in rounded.as_chunks::<{ GROUP / 2 }>().0.iter().enumerate() {
                     for (byte, tiles) in packed.iter_mut().enumerate() {

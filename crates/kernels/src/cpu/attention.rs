@@ -388,12 +388,7 @@ impl<const R: usize, const P: usize> Kernel for Products<'_, R, P> {
 /// Lanes are summed apart, so zeros at the end change no bit of it.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
-    flat_mut(scores)[seen..].fill(f32::NEG_INFINITY);
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    for line in &*scores {
-        largest = s.max(s.load(&line.0), largest);
-    }
-    let largest = s.splat(s.max_lanes(largest));
+    let largest = largest_seen(s, scores, seen);
     let scale = s.splat(std::f32::consts::LOG2_E / (dim as f32).sqrt());
     let mut sum = s.splat(0.0);
     for line in scores {
@@ -402,4 +397,15 @@ fn softmax<S: Simd>(s: S, scores: &mut [Line], seen: usize, dim: usize) -> f32 {
         s.store(value, &mut line.0);
     }
     s.sum_lanes(sum)
+}
+
+/// The largest score in every lane; those past `seen` become minus infinity.
+#[inline(always)]
+fn largest_seen<S: Simd>(s: S, scores: &mut [Line], seen: usize) -> S::F {
+    flat_mut(scores)[seen..].fill(f32::NEG_INFINITY);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for line in scores {
+        largest = s.max(s.load(&line.0), largest);
+    }
+    s.splat(s.max_lanes(largest))
 }

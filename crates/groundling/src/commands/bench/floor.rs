@@ -39,7 +39,9 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
         Compute::Cpu(WeightFormat::F32) => 4.0,
         Compute::Cpu(WeightFormat::Bf16) => 2.0,
         // A scale of four bytes for each group of 128.
-        Compute::Cpu(WeightFormat::Int8 | WeightFormat::W8A8) => 1.0 + 4.0 / 128.0,
+        Compute::Cpu(WeightFormat::Int8) => 1.0 + 4.0 / 128.0,
+        // A sum beside it.
+        Compute::Cpu(WeightFormat::W8A8) => 1.0 + 8.0 / 128.0,
         Compute::Candle { dtype, .. } => dtype.size_in_bytes() as f64,
         #[cfg(feature = "cuda-api")]
         Compute::Cuda { format, .. } => format.dtype().size_in_bytes() as f64,

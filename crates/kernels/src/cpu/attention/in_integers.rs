@@ -3,14 +3,14 @@
 //! Queries and keys become multiples of a scale for each of them, a head's values of one for each dimension, and softmax's
 //! weights of one for each query; all are so fine as sums that stay exact in i32 allow.
 
-use super::{Context, Shape, at_once};
-use crate::cpu::activations::{Worker, largest_and_taint, room};
+use super::{Context, Shape, at_once, largest_seen};
+use crate::cpu::activations::{Sizes, Worker, largest_and_taint, room};
 use crate::cpu::columns::{Column, turn_keys};
 use crate::cpu::dispatch::Level;
 use crate::cpu::math::{exp2_coarse, load_part, store_part};
 use crate::cpu::parallel::Disjoint;
 use crate::cpu::simd::{Kernel, LANES, Simd};
-use crate::cpu::tile::{Line, flat_mut, with_tile_size};
+use crate::cpu::tile::{Line, with_tile_size};
 
 /// More keys than a picture has, and few enough for weights of some hundreds where all are the same.
 pub(super) const MOST_KEYS: usize = 1 << 12;
@@ -144,10 +144,10 @@ fn largest_factor(dim: usize) -> f32 {
 
 /// Scales that make the largest of each lane `largest`, and their inverses. NaN where a value is not finite.
 #[inline(always)]
-fn scales<S: Simd>(s: S, sizes: S::F, taint: S::F, largest: f32) -> (S::F, S::F) {
+fn scales<S: Simd>(s: S, sizes: &Sizes<S>, largest: f32) -> (S::F, S::F) {
     let zero = s.splat(0.0);
-    let inverse = s.select_less(zero, sizes, s.div(s.splat(largest), sizes), zero);
-    (s.add(s.mul(sizes, s.splat(1.0 / largest)), taint), inverse)
+    let inverse = s.select_less(zero, sizes.largest, s.div(s.splat(largest), sizes.largest), zero);
+    (s.add(s.mul(sizes.largest, s.splat(1.0 / largest)), sizes.taint), inverse)
 }
 
 /// A row as multiples of the scale that is given back. Pairs behind its end are zeros.
@@ -164,13 +164,11 @@ fn round_row<S: Simd>(s: S, row: &[f32], largest: f32, pairs: &mut [i32]) -> f32
 /// A panel of keys, dimension by dimension, as multiples of a scale for each key: pairs of dimensions.
 #[inline(always)]
 fn round_panel<S: Simd>(s: S, dimensions: &[Line], largest: f32, pairs: &mut [Pairs], scale: &mut Line) {
-    let (mut sizes, mut taint) = (s.splat(0.0), s.splat(0.0));
+    let mut sizes = Sizes::none(s);
     for line in dimensions {
-        let value = s.load(&line.0);
-        sizes = s.max(s.abs(value), sizes);
-        taint = s.fma(value, s.splat(0.0), taint);
+        sizes.add(s, s.load(&line.0));
     }
-    let (steps, inverse) = scales(s, sizes, taint, largest);
+    let (steps, inverse) = scales(s, &sizes, largest);
     s.store(steps, &mut scale.0);
     for (dimensions, pairs) in dimensions.chunks(2).zip(pairs) {
         let mut pair = [s.zero_i(); 2];
@@ -192,13 +190,11 @@ fn round_values<S: Simd>(
     pairs: &mut [Pairs],
     scale: &mut Line,
 ) {
-    let (mut sizes, mut taint) = (s.splat(0.0), s.splat(0.0));
+    let mut sizes = Sizes::none(s);
     for index in 0..seen {
-        let value = load_part(s, &values[index * stride..][..lanes], 0.0);
-        sizes = s.max(s.abs(value), sizes);
-        taint = s.fma(value, s.splat(0.0), taint);
+        sizes.add(s, load_part(s, &values[index * stride..][..lanes], 0.0));
     }
-    let (steps, inverse) = scales(s, sizes, taint, LARGEST_VALUE);
+    let (steps, inverse) = scales(s, &sizes, LARGEST_VALUE);
     s.store(steps, &mut scale.0);
     for (index, pairs) in pairs.iter_mut().enumerate() {
         let mut pair = [s.zero_i(); 2];
@@ -213,12 +209,7 @@ fn round_values<S: Simd>(
 /// zeros.
 #[inline(always)]
 fn round_weights<S: Simd>(s: S, scores: &mut [Line], seen: usize, pairs: &mut [i32]) -> f32 {
-    flat_mut(scores)[seen..].fill(f32::NEG_INFINITY);
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    for line in &*scores {
-        largest = s.max(s.load(&line.0), largest);
-    }
-    let largest = s.splat(s.max_lanes(largest));
+    let largest = largest_seen(s, scores, seen);
     let mut sum = s.splat(0.0);
     for line in &mut *scores {
         let value = exp2_coarse(s, s.sub(s.load(&line.0), largest));
