@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device};
-use config::{File, FileFormat};
 use kosmos2::checkpoint::Checkpoint;
 use kosmos2::config::{Config, GenerationConfig};
 use kosmos2::processor::image::ImageProcessor;
@@ -64,11 +63,10 @@ fn open(dir: &Path) -> Result<(), kosmos2::checkpoint::CheckpointError> {
     Checkpoint::open(dir, DType::F32, &Device::Cpu).map(|checkpoint| drop(checkpoint.surplus()))
 }
 
-/// As the program reads `groundling.toml`.
+/// The sections of `groundling.toml` that are the worker's.
 fn settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let built = config::Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build();
-    let Ok(settings) = built.and_then(config::Config::try_deserialize::<Settings>) else { return };
+    let Ok(settings) = toml::from_str::<Settings>(text) else { return };
     if let Err(problems) = settings.validate() {
         assert!(!problems.0.is_empty());
     }

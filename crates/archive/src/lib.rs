@@ -4,5 +4,6 @@
 //! The crate takes plain data, so it depends neither on the model nor on the message broker.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod review;

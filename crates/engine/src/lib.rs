@@ -12,6 +12,7 @@
 //! A request whose answer nobody waits for any more, or whose deadline has passed, leaves its slots at the next step.
 //! A request that fails never harms its neighbours: a step that fails for all is repeated for each request alone.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod admission;
 mod annotator;

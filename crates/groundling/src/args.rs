@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
@@ -13,10 +14,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 )]
 pub(crate) struct Arguments {
     /// Settings file; without it ./groundling.toml, if there is one. Environment variables such as
-    /// GROUNDLING__NATS__URL go before the file, flags before both.
-    #[arg(long, global = true, value_name = "FILE", env = "GROUNDLING_SETTINGS")]
+    /// GROUNDLING__NATS__URL override the file; flags override both.
+    #[arg(long, global = true, value_name = "FILE", env = "GROUNDLING_SETTINGS", value_parser = path())]
     pub(crate) settings: Option<PathBuf>,
-    /// How log lines on stderr are written. RUST_LOG chooses which.
+    /// Format of the log lines on stderr. Filter them with RUST_LOG.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
     #[command(subcommand)]
@@ -69,7 +70,7 @@ Examples:
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// Model directory as Hugging Face lays it out.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long)]
@@ -209,7 +210,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Model directory; only its configuration and weights are read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Take random weights instead, of the size that this config.json (or the one in this directory) gives.
     #[arg(long, value_name = "CONFIG")]
@@ -256,6 +257,11 @@ fn lengths(text: &str) -> Result<(usize, usize), String> {
     bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected two numbers like 8-128".into())
 }
 
+/// A path that may be empty: templates write `VARIABLE=` for a value that is not set, and it counts as unset.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
@@ -276,7 +282,7 @@ pub(crate) enum Inspect {
 #[derive(Debug, Args)]
 pub(crate) struct InspectPrompt {
     /// Model directory; only its tokenizer and configuration are read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// The prompt.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -295,7 +301,7 @@ pub(crate) struct InspectPrompt {
 #[derive(Debug, Args)]
 pub(crate) struct InspectImage {
     /// Model directory; only its image processor's configuration is read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL")]
+    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// The picture.
     pub(crate) file: PathBuf,

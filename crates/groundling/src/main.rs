@@ -1,19 +1,26 @@
 //! `groundling`: annotates image archives with grounded text.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
 mod commands;
+mod logging;
 mod model_dir;
 mod report;
 mod settings;
 mod sources;
+mod stderr;
+mod stdout;
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use args::{Arguments, Command};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use stdout::StdoutError;
+use worker::settings_check::SettingsProblems;
+
+/// As a shell reports a program that SIGPIPE has ended, which is what most programs do when their reader leaves.
+const STDOUT_CLOSED: u8 = 128 + 13;
 
 /// Something was asked for that cannot be done as asked: arguments or settings. The exit code is 2, as for clap's own errors.
 #[derive(Debug)]
@@ -38,7 +45,7 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(&arguments);
+    logging::start(&arguments);
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
             let ended = runtime.block_on(run(arguments));
@@ -47,15 +54,24 @@ fn main() -> ExitCode {
             ended
         },
     );
-    match ended {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::PartlyFailed) => ExitCode::from(1),
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // A closed stderr must not turn into a panic.
-            let _ = writeln!(std::io::stderr(), "groundling: {error:#}");
-            ExitCode::from(if error.is::<Misuse>() { 2 } else { 1 })
+    let (code, messages) = match ended {
+        Ok(Outcome::Done) => (ExitCode::SUCCESS, Vec::new()),
+        Ok(Outcome::PartlyFailed) => (ExitCode::from(1), Vec::new()),
+        Err(error) if matches!(error.downcast_ref(), Some(StdoutError::Closed)) => {
+            (ExitCode::from(STDOUT_CLOSED), Vec::new())
         }
+        Err(error) => (ExitCode::from(if error.is::<Misuse>() { 2 } else { 1 }), messages(&error)),
+    };
+    stderr::finish(&messages);
+    code
+}
+
+/// An error as messages for the user, one for each problem that was found in the settings.
+fn messages(error: &anyhow::Error) -> Vec<String> {
+    let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<SettingsProblems>());
+    match problems {
+        Some(problems) => problems.0.iter().map(|problem| format!("groundling: {problem}")).collect(),
+        None => vec![format!("groundling: {error:#}")],
     }
 }
 
@@ -68,25 +84,5 @@ async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),
-    }
-}
-
-/// `groundling … | head` closes stdout early, which is no fault.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
-}
-
-/// Logs go to stderr; `RUST_LOG` chooses them, as it does for most Rust programs.
-fn start_logging(arguments: &Arguments) {
-    // Only the worker runs unwatched; elsewhere information would stand between a person and the result.
-    let level = if matches!(arguments.command, Command::Worker(_)) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let log = log.with_ansi(std::io::stderr().is_terminal());
-    match arguments.log_format {
-        args::LogFormat::Text => log.init(),
-        args::LogFormat::Json => log.json().init(),
     }
 }

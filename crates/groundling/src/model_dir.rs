@@ -16,7 +16,8 @@ const HOW_TO_GET_ONE: &str = "no model is given: pass --model DIR or set GROUNDL
 
 /// The directory given, or the sentence on how to get one.
 pub(crate) fn require(given: Option<&PathBuf>) -> anyhow::Result<&Path> {
-    given.map(PathBuf::as_path).ok_or_else(|| Misuse(anyhow!(HOW_TO_GET_ONE)).into())
+    let given = given.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty());
+    given.ok_or_else(|| Misuse(anyhow!(HOW_TO_GET_ONE)).into())
 }
 
 /// The image processor of a model directory.

@@ -1,13 +1,14 @@
 //! Results as the command line prints them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
 use archive::review::{Finish, Labelled};
 use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
 use serde::Serialize;
 
 use crate::args::Format;
+use crate::stderr::escape_control;
+use crate::stdout;
 
 /// One picture × prompt, as `annotate --format json` prints it. Scripts hold the program to these names.
 #[derive(Debug, Serialize)]
@@ -50,22 +51,19 @@ impl<'a> Result<'a> {
     }
 
     /// Writes the result to stdout.
-    pub(crate) fn print(&self, format: Format) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+    pub(crate) fn print(&self, format: Format) -> anyhow::Result<()> {
         match format {
-            Format::Json => {
-                serde_json::to_writer(&mut out, self)?;
-                out.write_all(b"\n")
-            }
-            Format::Text => out.write_all(self.for_people().as_bytes()),
+            Format::Json => stdout::write_json(self),
+            Format::Text => Ok(stdout::write(format_args!("{}", self.for_people()))?),
         }
     }
 
     fn for_people(&self) -> String {
         let cut = if self.finish_reason == "length" { " […cut by --max-new-tokens]" } else { "" };
-        let mut lines = format!("{}  {}\n  {}{cut}\n", self.image, self.prompt, self.text);
+        let [image, prompt, text] = [self.image, self.prompt, self.text].map(escape_control);
+        let mut lines = format!("{image}  {prompt}\n  {text}{cut}\n");
         for entity in &self.entities {
-            let _ = write!(lines, "    {}{}", entity.phrase, percent(entity.score));
+            let _ = write!(lines, "    {}{}", escape_control(entity.phrase), percent(entity.score));
             for (corners, score) in entity.boxes.iter().zip(entity.box_scores) {
                 let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
             }

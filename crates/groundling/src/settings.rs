@@ -1,9 +1,12 @@
-//! Settings: groundling.toml, then `GROUNDLING__SECTION__KEY`, then flags, each going before the last.
+//! Settings: groundling.toml, then `GROUNDLING__SECTION__KEY`, then flags; later sources override earlier ones.
 
+mod layers;
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::{Config, Environment, File};
 use engine::EngineOptions;
 use serde::Deserialize;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
@@ -11,6 +14,7 @@ use worker::settings_check::SettingsProblems;
 
 use crate::Misuse;
 use crate::args::{ModelArgs, StoreArgs};
+use layers::Layered;
 
 const DEFAULT_FILE: &str = "groundling.toml";
 
@@ -78,29 +82,26 @@ impl EngineSettings {
 impl Settings {
     /// Reads the file and the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        Self::read(file, Environment::with_prefix("GROUNDLING")).map_err(|error| Misuse(error).into())
+        Self::read(file, std::env::vars_os()).map_err(|error| Misuse(error).into())
     }
 
-    fn read(file: Option<&Path>, environment: Environment) -> anyhow::Result<Self> {
-        let (file, required) = (file.unwrap_or(Path::new(DEFAULT_FILE)), file.is_some());
-        let environment = environment
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("s3.allow");
-        Config::builder()
-            .add_source(File::from(file).required(required))
-            .add_source(environment)
-            .build()
-            .and_then(Config::try_deserialize)
-            .with_context(|| format!("the settings ({} and GROUNDLING__… variables) cannot be used", file.display()))
+    fn read(file: Option<&Path>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Self> {
+        // An empty name is what templates make of a missing one.
+        let named = file.filter(|file| !file.as_os_str().is_empty());
+        let file = named.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => String::new(),
+            text => text.with_context(|| format!("the settings file {} cannot be read", file.display()))?,
+        };
+        let mut layers = Layered::from_toml(file, &text)?;
+        layers.overlay(variables)?;
+        Ok(Self::deserialize(layers)?)
     }
 
     /// Lets flags go before.
     pub(crate) fn with_model(mut self, flags: &ModelArgs) -> Self {
         let model = &mut self.model;
-        model.path = flags.model.clone().or(model.path.take());
+        model.path = flags.model.clone().filter(|path| !path.as_os_str().is_empty()).or(model.path.take());
         model.device = flags.device.clone().unwrap_or(std::mem::take(&mut model.device));
         model.dtype = flags.dtype.clone().or(model.dtype.take());
         self.engine.slots = flags.batch.or(self.engine.slots);
@@ -145,9 +146,8 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn environment(variables: &[(&str, &str)]) -> Environment {
-        let source = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Environment::with_prefix("GROUNDLING").source(Some(source))
+    fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        variables.iter().map(|(key, value)| (key.into(), value.into())).collect()
     }
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -174,13 +174,116 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_has_the_type_of_its_setting_whatever_its_value_looks_like() {
+        for text in
+            ["0123", "12e3", "12345678", "1.50", "true", "off", "-1", "0x10", "\"quoted\"", " a,b ", "null", "[x]"]
+        {
+            let (_dir, empty) = file("");
+            let read = |name: &str| Settings::read(Some(&empty), environment(&[(name, text)])).unwrap();
+            assert_eq!(read("GROUNDLING__S3__ACCESS_KEY").s3.access_key.unwrap(), text);
+            assert_eq!(read("GROUNDLING__S3__SECRET_KEY").s3.secret_key.unwrap().expose(), text);
+            assert_eq!(read("GROUNDLING__NATS__PASSWORD").nats.password.unwrap().expose(), text);
+            assert_eq!(read("GROUNDLING__WORKER__ID").worker.id.unwrap(), text);
+            assert_eq!(read("GROUNDLING__MODEL__PATH").model.path.unwrap(), Path::new(text));
+            assert_eq!(read("GROUNDLING__STREAMS__JOBS").streams.jobs, text);
+        }
+    }
+
+    #[test]
+    fn a_variable_that_does_not_fit_its_setting_is_refused_by_name() {
+        let wrong = [
+            ("GROUNDLING__WORKER__SLOTS", "true"),
+            ("GROUNDLING__WORKER__SLOTS", "12e3"),
+            ("GROUNDLING__WORKER__SLOTS", "-1"),
+            ("GROUNDLING__WORKER__SLOTS", "4.5"),
+            ("GROUNDLING__WORKER__SLOTS", "4,5"),
+            ("GROUNDLING__WORKER__MAX_PICTURE_SIDE", "4294967296"),
+            ("GROUNDLING__STREAMS__MAX_DELIVER", "99999999999999999999"),
+            ("GROUNDLING__S3__PATH_STYLE", "2"),
+            ("GROUNDLING__S3__PATH_STYLE", "maybe"),
+            ("GROUNDLING__NATS__CONNECT_TIMEOUT", "5"),
+            ("GROUNDLING__WORKER__HEALTH_ADDRESS", "8080"),
+            ("GROUNDLING__S3", "x"),
+            ("GROUNDLING__S3__REGION__NAME", "x"),
+            ("GROUNDLING__", "x"),
+            ("GROUNDLING__S3__REGIONS", "x"),
+        ];
+        let (_dir, path) = file("[s3]\nregion = \"eu\"\n");
+        for (name, value) in wrong {
+            let error = format!("{:#}", Settings::read(Some(&path), environment(&[(name, value)])).unwrap_err());
+            assert!(error.starts_with(name) && !error.contains('\n'), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_truth_values_durations_and_lists_are_read_from_variables() {
+        let (_dir, empty) = file("");
+        let read = |name: &str, value: &str| Settings::read(Some(&empty), environment(&[(name, value)])).unwrap();
+        for (value, slots) in [("5", 5), ("0005", 5), (" 5 ", 5), ("5\n", 5)] {
+            assert_eq!(read("GROUNDLING__WORKER__SLOTS", value).worker.slots, Some(slots));
+        }
+        assert_eq!(read("groundling__worker__slots", "5").worker.slots, Some(5));
+        assert_eq!(read("GROUNDLING__STREAMS__MAX_DELIVER", "-1").streams.max_deliver, -1);
+        for (value, expected) in
+            [("true", true), ("TRUE", true), ("1", true), ("on", true), ("no", false), ("0", false)]
+        {
+            assert_eq!(read("GROUNDLING__S3__PATH_STYLE", value).s3.path_style, expected);
+        }
+        assert_eq!(read("GROUNDLING__NATS__PING_INTERVAL", "1m 30s").nats.ping_interval.as_secs(), 90);
+        assert_eq!(read("GROUNDLING__WORKER__HEALTH_ADDRESS", "[::1]:80").worker.health_address.unwrap().port(), 80);
+        for (value, allow) in
+            [("0123", vec!["0123"]), ("a, b/c,,", vec!["a", "b/c"]), ("true,1e3", vec!["true", "1e3"])]
+        {
+            assert_eq!(read("GROUNDLING__S3__ALLOW", value).s3.allow, allow);
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let (_dir, path) = file("[s3]\nregion = \"eu\"\nallow = [\"a\"]\n[worker]\nslots = 3\n");
+        let names =
+            ["S3__REGION", "S3__ALLOW", "S3__ACCESS_KEY", "S3__PATH_STYLE", "WORKER__SLOTS", "NATS__TLS__CA_FILE"];
+        let names = names.map(|name| format!("GROUNDLING__{name}"));
+        let empty: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+        let settings = Settings::read(Some(&path), environment(&empty)).unwrap();
+        let without = Settings::read(Some(&path), environment(&[])).unwrap();
+        assert_eq!(format!("{settings:?}"), format!("{without:?}"));
+        assert_eq!((settings.s3.region.as_str(), settings.worker.slots, settings.s3.access_key), ("eu", Some(3), None));
+    }
+
+    #[test]
+    fn the_files_values_keep_their_types_and_errors_name_the_line() {
+        let wrong = [
+            ("[worker]\n\nslots = true\n", "line 3: worker.slots: "),
+            ("[worker]\nslots = 4.5\n", "line 2: worker.slots: "),
+            ("[worker]\nslots = \"4\"\n", "line 2: worker.slots: "),
+            ("[s3]\nsecret_key = 123\n", "line 2: s3.secret_key: the secret was read as a number: put it in quotes"),
+            ("[s3]\nregion = 1\n", "line 2: s3.region: "),
+            ("[s3]\nregion = 2026-01-01\n", "line 2: s3.region: no setting takes a date"),
+            ("[s3\nregion = 1\n", "line 1: "),
+            ("[s3]\nallow = [\"a\", 1]\n", "line 2: s3.allow: "),
+            ("[worker]\nslots = 99999999999999999999\n", "line 2: worker.slots: the number is too large"),
+        ];
+        for (text, expected) in wrong {
+            let (_dir, path) = file(text);
+            let error = format!("{:#}", Settings::read(Some(&path), environment(&[])).unwrap_err());
+            assert!(error.contains(&format!("groundling.toml {expected}")) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_name_of_a_settings_file_counts_as_none() {
+        assert!(Settings::read(Some(Path::new("")), environment(&[])).is_ok());
+    }
+
+    #[test]
     fn unknown_keys_are_errors_that_name_them() {
         let (_dir, path) = file("[worker]\nslotz = 3\n");
         let error = format!("{:#}", Settings::read(Some(&path), environment(&[])).unwrap_err());
         assert!(error.contains("slotz") && error.contains("groundling.toml"), "{error}");
         let (_dir, empty) = file("");
         let error = Settings::read(Some(&empty), environment(&[("GROUNDLING__NATS__ULR", "x")])).unwrap_err();
-        assert!(format!("{error:#}").contains("ulr"), "{error:#}");
+        assert!(format!("{error:#}").contains("GROUNDLING__NATS__ULR"), "{error:#}");
     }
 
     #[test]

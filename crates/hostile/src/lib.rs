@@ -1,5 +1,6 @@
 //! Input made to hurt, the same at every run: what the tests throw at decoders and workers, and seeds for the fuzzers.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod pictures;
 mod random;

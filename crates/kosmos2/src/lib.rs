@@ -16,6 +16,7 @@
 //! | `no_repeat_ngram_size: 3` in the published text config | not applied unless asked for (5.x) | 4.x applied it by default; ask for `no_repeat_ngram_size` 3 to get that |
 //! | row 1 (`<pad>`) of the embedding | as stored (5.23) | 5.17 zeroes it after loading; only the logit of `<pad>` differs |
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod backend;
 pub mod beam;

@@ -2,6 +2,7 @@
 //!
 //! Leaf crate without network and async. What is legal in a job is decided here and nowhere else: [`job::CheckedJob`].
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod identity;
 pub mod job;

@@ -3,6 +3,7 @@
 //! Every server keeps its data in a folder of its own, logs to a file whose end goes into start-up errors, and is
 //! gone when its value is dropped or this process dies.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod demo_data;
 mod embedded_s3;

@@ -11,6 +11,14 @@
 //! which it can be told to abort). So nothing in the program that ships can be switched to answers that are made up.
 //! `--real` runs `groundling worker` itself, with the small model, and compares its texts with the reference's.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// Writes a line about the run to standard error. A reader that has left must not end the run.
+macro_rules! progress {
+    ($($argument:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($argument)*)));
+    }};
+}
 
 pub mod broker;
 pub mod faults;

@@ -1,6 +1,7 @@
 //! `soak run` makes a run, `soak worker` is a worker of one.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,11 +67,16 @@ struct RunArguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
     match go(Arguments::parse().command).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("soak: {error:#}");
+            write_line(std::io::stderr(), &format!("soak: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -105,10 +111,15 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     };
     let (figures, wrong) = soak::run(&options).await?;
     for line in &wrong {
-        eprintln!("{line}");
+        write_line(std::io::stderr(), line);
     }
-    println!("{}", serde_json::to_string(&figures).context("the figures")?);
+    write_line(std::io::stdout(), &serde_json::to_string(&figures).context("the figures")?);
     Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A reader that has left must not end the run: its result is in the exit code too.
+fn write_line(mut to: impl Write, line: &str) {
+    let _ = writeln!(to, "{line}");
 }
 
 fn named_fault(text: &str) -> anyhow::Result<Fault> {

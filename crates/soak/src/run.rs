@@ -88,7 +88,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
         settings: pool::write_settings(&options.logs, &text)?,
         logs: options.logs.clone(),
     };
-    eprintln!("{} objects are in the store, the streams are made; {:.0?}", jobs.len(), started.elapsed());
+    progress!("{} objects are in the store, the streams are made; {:.0?}", jobs.len(), started.elapsed());
     let mut pool = Pool::start(program, options.workers)?;
     let jobs = Arc::new(jobs);
     let (allow, allowed) = watch::channel(0);
@@ -111,7 +111,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     if left > 0 {
         wrong.push(format!("{left} jobs are still in the queue"));
     }
-    eprintln!("{} requests to the store were answered wrongly", s3.injected());
+    progress!("{} requests to the store were answered wrongly", s3.injected());
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok((Figures { faults: options.faults, seconds, ..figures }, wrong))
 }
@@ -212,7 +212,7 @@ async fn make_faults(options: &Options, targets: Targets<'_>, allow: &watch::Sen
         }
         allow.send_replace(all);
         if number % 20 == 19 {
-            eprintln!("{} of {} faults; {:.0?}", number + 1, options.faults, start.elapsed());
+            progress!("{} of {} faults; {:.0?}", number + 1, options.faults, start.elapsed());
         }
     }
     Ok(())
@@ -233,7 +233,7 @@ async fn wait_for_the_end(pool: &mut Pool, jetstream: &jetstream::Context) -> an
         if last.as_ref() != Some(&now) {
             (last, changed) = (Some(now), Instant::now());
         } else if changed.elapsed() > STANDSTILL {
-            eprintln!("nothing changes any more: jobs, annotations, failures are {last:?}");
+            progress!("nothing changes any more: jobs, annotations, failures are {last:?}");
             return Ok(last.and_then(|last| last[0]).unwrap_or(0));
         }
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use config::{Config, File};
 use kosmos2::checkpoint::ModelIdentity;
 use serde::Deserialize;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
@@ -43,10 +42,11 @@ pub struct AbortAt {
 /// # Errors
 /// As [`worker::run`].
 pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<()> {
-    let read = Config::builder().add_source(File::from(settings)).build().and_then(Config::try_deserialize::<Sections>);
-    let Sections { nats, streams, s3, worker } = read.with_context(|| settings.display().to_string())?;
+    let text = std::fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
+    let read = toml::from_str(&text).with_context(|| settings.display().to_string());
+    let Sections { nats, streams, s3, worker } = read?;
     let settings = Settings { nats, streams, s3, worker };
-    let shutdown = worker::signals::shutdown_by_signals()?;
+    let shutdown = worker::signals::shutdown_by_signals(|| {})?;
     std::thread::spawn(leave_with_the_test);
     let events = match abort_at {
         None => Events::none(),

@@ -70,6 +70,7 @@
 //! - *Secrets.* Passwords, tokens, seeds and keys appear in no log, error or debug text, and settings with an address that
 //!   holds one are refused.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod advisories;
 pub mod connection;

@@ -297,7 +297,7 @@ impl Default for WorkerSettings {
     }
 }
 
-/// Environment variables hold texts only.
+/// An environment variable holds one text.
 fn list_or_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a list of texts, or one text with commas between")]
@@ -345,7 +345,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Readers of environment variables make numbers of passwords like `0815`; the usual error would quote them.
+/// Refuses what a settings file writes without quotes; the usual error would print the value.
 struct SecretVisitor;
 
 impl Visitor<'_> for SecretVisitor {

@@ -19,7 +19,7 @@ use crate::args::{self, AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;
 use crate::sources::{Reader, Source};
-use crate::{Misuse, Outcome, model_dir};
+use crate::{Misuse, Outcome, model_dir, stderr};
 
 mod asked;
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         let (picture, answers) = match result {
             Ok(result) => result,
             Err(error) => {
-                eprintln!("groundling: {name}: {error:#}");
+                stderr::message!("groundling: {name}: {error:#}");
                 outcome = Outcome::PartlyFailed;
                 continue;
             }

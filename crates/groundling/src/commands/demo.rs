@@ -17,6 +17,7 @@ use worker::events::JobEvent;
 use super::servers::Servers;
 use crate::args::DemoArgs;
 use crate::settings::ModelSettings;
+use crate::stderr::{self, escape_control};
 use crate::{Outcome, model_dir};
 
 mod show;
@@ -34,7 +35,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
         servers.enqueue(&scene.file_name, picture, None).await?;
     }
     let jobs = data.scenes.len();
-    eprintln!("{jobs} pictures are in the bucket, and as many jobs in the queue");
+    stderr::message!("{jobs} pictures are in the bucket, and as many jobs in the queue");
 
     let failures = work(&data.model_dir, &servers, jobs).await?;
     let annotations = read_annotations(&servers.annotations().await?, jobs - failures).await?;
@@ -42,7 +43,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     let page = show::write(&annotations, &data, &args.out)?;
     servers.stop().await?;
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!(
+    stderr::message!(
         "{} of {jobs} pictures annotated in {seconds:.1} s. Pictures with boxes: {}  Page: {}",
         annotations.len(),
         args.out.display(),
@@ -58,18 +59,28 @@ async fn work(model_dir: &Path, servers: &Servers, jobs: usize) -> anyhow::Resul
     let bar = progress_bar(jobs as u64);
     let show = |event: &JobEvent| match event {
         JobEvent::Finished { annotation, .. } => {
-            bar.set_message(annotation.results.first().map(|result| result.text.clone()).unwrap_or_default());
+            let text = annotation.results.first().map(|result| escape_control(&result.text));
+            bar.set_message(text.unwrap_or_default());
             bar.inc(1);
         }
         JobEvent::Failed { job_id, message, .. } => {
-            bar.suspend(|| eprintln!("groundling: {}: {message}", job_id.as_deref().unwrap_or_default()));
+            report(&bar, &format!("groundling: {}: {message}", job_id.as_deref().unwrap_or_default()));
             bar.inc(1);
         }
-        JobEvent::Retried { message, .. } => bar.suspend(|| eprintln!("groundling: {message}; tried again")),
+        JobEvent::Retried { message, .. } => report(&bar, &format!("groundling: {message}; retrying")),
     };
     let failed = servers.work(engine, ModelIdentity::of_dir(model_dir)?, jobs, show).await?;
     bar.finish_and_clear();
     Ok(failed)
+}
+
+/// Writes a message above the bar, or alone where no bar is shown.
+fn report(bar: &ProgressBar, message: &str) {
+    if bar.is_hidden() {
+        stderr::message!("{message}");
+    } else {
+        bar.println(escape_control(message));
+    }
 }
 
 fn progress_bar(jobs: u64) -> ProgressBar {

@@ -1,6 +1,6 @@
 //! `groundling inspect`: what the model would be fed, and how its raw text is read.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{Inspect, InspectImage, InspectPrompt, InspectText};
-use crate::{Misuse, Outcome, model_dir};
+use crate::{Misuse, Outcome, model_dir, stdout};
 
 pub(crate) fn run(what: Inspect) -> anyhow::Result<Outcome> {
     match what {
@@ -31,7 +31,7 @@ fn inspect_prompt(args: InspectPrompt) -> anyhow::Result<Outcome> {
     let prompt = Prompt::from_json(args.prompt, args.boxes.as_deref()).map_err(|error| Misuse(error.into()))?;
     let options = EncodeOptions { image: !args.no_image, add_eos: args.add_eos, ..EncodeOptions::default() };
     let encoded = processor.encode(&prompt, &options).map_err(|error| Misuse(error.into()))?;
-    print_line(&json!({
+    stdout::write_json(&json!({
         "input_ids": encoded.input_ids,
         "attention_mask": encoded.attention_mask,
         "image_embeds_position_mask": encoded.image_embeds_position_mask,
@@ -70,13 +70,7 @@ fn inspect_text(args: &InspectText) -> anyhow::Result<Outcome> {
                 json!([entity.phrase, [entity.span.0, entity.span.1], boxes])
             })
             .collect();
-        print_line(&json!({"text": text, "entities": entities}))?;
+        stdout::write_json(&json!({"text": text, "entities": entities}))?;
     }
     Ok(Outcome::Done)
-}
-
-fn print_line(value: &serde_json::Value) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    out.write_all(b"\n")
 }

@@ -20,6 +20,8 @@ use worker::settings::{NatsSettings, S3Settings, Secret, Settings, WorkerSetting
 use worker::worker::WorkerParts;
 use worker::{connection, setup};
 
+use crate::stderr;
+
 /// Servers on loopback with the streams made and one bucket.
 pub(crate) struct Servers {
     nats: NatsServer,
@@ -38,7 +40,7 @@ impl Servers {
         let objects = tempfile::tempdir().context("no folder for the store's objects")?;
         let nats = NatsServer::start(&NatsOptions::default()).await?;
         let s3 = EmbeddedS3::start(objects.path()).await?;
-        eprintln!("NATS at {}, S3 at {}", nats.client_url(), s3.endpoint());
+        stderr::message!("NATS at {}, S3 at {}", nats.client_url(), s3.endpoint());
         let access = s3.access();
         let settings = Settings {
             nats: NatsSettings { url: nats.client_url().into(), ..NatsSettings::default() },

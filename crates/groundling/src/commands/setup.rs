@@ -5,9 +5,9 @@ use std::path::Path;
 use worker::connection;
 use worker::setup::{self, SetupReport};
 
-use crate::Outcome;
 use crate::args::SetupArgs;
 use crate::settings::Settings;
+use crate::{Outcome, stderr, stdout};
 
 pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
@@ -16,11 +16,11 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
     let SetupReport { created, found, missing, differences } = &report;
     for (state, things) in [("created", created), ("found", found), ("missing", missing)] {
         for thing in things {
-            println!("{state} {thing}");
+            stdout::write_line(format_args!("{state} {thing}"))?;
         }
     }
     for difference in differences {
-        eprintln!("groundling: {difference}");
+        stderr::message!("groundling: {difference}");
     }
     Ok(if report.is_ready() { Outcome::Done } else { Outcome::PartlyFailed })
 }

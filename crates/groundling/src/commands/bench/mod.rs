@@ -16,7 +16,7 @@ use rayon::ThreadPoolBuilder;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, Format};
-use crate::{Misuse, Outcome, model_dir};
+use crate::{Misuse, Outcome, model_dir, stdout};
 use measure::{Spread, Workload};
 
 /// Seed of the random weights: any would do, but runs must compare.
@@ -121,11 +121,11 @@ fn unequal(args: &BenchArgs, compute: &Compute, model: &mut Model, lengths: (usi
             peak_memory_bytes: times.peak_memory_bytes,
         };
         match args.format {
-            Format::Json => println!("{}", serde_json::to_string(&report)?),
-            Format::Text => println!(
+            Format::Json => stdout::write_json(&report)?,
+            Format::Text => stdout::write_line(format_args!(
                 "{batch} at once, {pictures} pictures of {} to {} tokens: {:.3} images/s, {:.1} tokens/s, {total_s:.2} s ({total_min_s:.2}–{total_max_s:.2})",
                 lengths.0, lengths.1, report.images_per_s, report.tokens_per_s
-            ),
+            ))?,
         }
     }
     Ok(Outcome::Done)
@@ -177,15 +177,17 @@ fn report(
 fn print(reports: &[Report], format: Format) -> anyhow::Result<()> {
     if format == Format::Json {
         for report in reports {
-            println!("{}", serde_json::to_string(report)?);
+            stdout::write_json(report)?;
         }
         return Ok(());
     }
-    println!("batch  images/s  tokens/s  vision ms  prefill ms  step ms  total s (min–max)    of the limit  peak GiB");
+    stdout::write_line(format_args!(
+        "batch  images/s  tokens/s  vision ms  prefill ms  step ms  total s (min–max)    of the limit  peak GiB"
+    ))?;
     for r in reports {
         let limit = r.floor_share.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0));
         let cost = r.cost_per_1000_images.map_or_else(String::new, |cost| format!("  {cost:.3} per 1000 images"));
-        println!(
+        stdout::write_line(format_args!(
             "{:5}  {:8.3}  {:8.1}  {:9.1}  {:10.1}  {:7.2}  {:6.2} ({:.2}–{:.2})  {limit:>12}  {:8.2}{cost}",
             r.batch,
             r.images_per_s,
@@ -197,13 +199,13 @@ fn print(reports: &[Report], format: Format) -> anyhow::Result<()> {
             r.total_min_s,
             r.total_max_s,
             r.peak_memory_bytes as f64 / f64::from(1 << 30),
-        );
+        ))?;
     }
     if let Some(r) = reports.first() {
-        println!(
+        stdout::write_line(format_args!(
             "{}, {}, {} new tokens after {}; {} kernels",
             r.device, r.dtype, r.new_tokens, r.prompt_tokens, r.kernels
-        );
+        ))?;
     }
     Ok(())
 }

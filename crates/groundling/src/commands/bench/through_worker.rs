@@ -19,7 +19,7 @@ use super::measure::Spread;
 use crate::args::{BenchArgs, Format};
 use crate::commands::servers::{Servers, brief_caption};
 use crate::commands::start_engine;
-use crate::{Misuse, Outcome, model_dir};
+use crate::{Misuse, Outcome, model_dir, stderr, stdout};
 
 const DATASET: &str = "bench";
 /// Jobs that are submitted side by side.
@@ -197,7 +197,9 @@ impl Run<'_> {
                 stages.add(annotation.timings.as_ref().unwrap_or(&v1::StageTimings::default()), self.count);
                 last = Instant::now();
             }
-            JobEvent::Failed { message, .. } | JobEvent::Retried { message, .. } => eprintln!("groundling: {message}"),
+            JobEvent::Failed { message, .. } | JobEvent::Retried { message, .. } => {
+                stderr::message!("groundling: {message}")
+            }
         };
         let failed = self.servers.work(self.engine.clone(), self.identity.clone(), self.count, count).await?;
         if failed > 0 {
@@ -227,9 +229,9 @@ fn report(compute: &Compute, new_tokens: usize, run: &Run, alone: &[Done], whole
 
 fn print(report: &Report, format: Format) -> anyhow::Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string(report)?),
+        Format::Json => stdout::write_json(report)?,
         Format::Text => {
-            println!(
+            stdout::write_line(format_args!(
                 "{} at once, {} pictures of at most {} tokens: the engine alone {:.3} images/s, the whole worker {:.3} ({:.1} %)",
                 report.batch,
                 report.pictures,
@@ -237,12 +239,12 @@ fn print(report: &Report, format: Format) -> anyhow::Result<()> {
                 report.engine_images_per_s,
                 report.worker_images_per_s,
                 report.worker_share * 100.0
-            );
+            ))?;
             let Stages { intake_s, fetch_s, decode_s, queue_s, vision_s, prefill_s, generate_s, total_s } =
                 report.job_stages;
-            println!(
+            stdout::write_line(format_args!(
                 "a job on the way: intake {intake_s:.3} s, fetch {fetch_s:.3}, decode {decode_s:.3}, queue {queue_s:.3}, vision {vision_s:.3}, prefill {prefill_s:.3}, generate {generate_s:.3}, in all {total_s:.3}"
-            );
+            ))?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The demo's results: a table, pictures with boxes, one page.
 
-use std::io::{self, Write};
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::report::{box_text, finish, percent};
+use crate::stderr::escape_control;
+use crate::stdout;
 
 pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
     for annotation in annotations {
         for result in &annotation.results {
             match format {
@@ -24,9 +25,9 @@ pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::
                         .map(|e| json!({"phrase": e.phrase, "boxes": e.boxes, "score": e.score, "box_scores": e.box_scores}))
                         .collect();
                     let line = json!({"image": annotation.job_id, "text": result.text, "entities": entities});
-                    writeln!(out, "{line}")?;
+                    stdout::write_json(&line)?;
                 }
-                Format::Text => write_row(&mut out, &annotation.job_id, result)?,
+                Format::Text => stdout::write(format_args!("{}", row(&annotation.job_id, result)))?,
             }
         }
     }
@@ -34,17 +35,17 @@ pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::
 }
 
 /// The picture and its text on one line, a line for each phrase below it: scores stand behind phrases and boxes.
-fn write_row(out: &mut impl Write, name: &str, result: &TaskResult) -> io::Result<()> {
-    writeln!(out, "{name:10}  {}", result.text)?;
+fn row(name: &str, result: &TaskResult) -> String {
+    let mut lines = format!("{name:10}  {}\n", escape_control(&result.text));
     for entity in labelled(result) {
-        let phrase = format!("{}{}", entity.phrase, percent(entity.score));
-        write!(out, "{:10}    {phrase:28}", "")?;
+        let phrase = format!("{}{}", escape_control(&entity.phrase), percent(entity.score));
+        let _ = write!(lines, "{:10}    {phrase:28}", "");
         for (corners, score) in entity.boxes.iter().zip(&entity.box_scores) {
-            write!(out, "  {}{}", box_text(corners), percent(*score))?;
+            let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
         }
-        writeln!(out)?;
+        lines.push('\n');
     }
-    Ok(())
+    lines
 }
 
 /// Writes the pictures with boxes and the page; gives the page's path.

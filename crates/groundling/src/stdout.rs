@@ -1,0 +1,42 @@
+//! Results for standard output.
+
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+/// Standard output does not take results.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StdoutError {
+    /// The reader has closed its end, as `head` does.
+    #[error("standard output was closed")]
+    Closed,
+    /// Any other fault, such as a full disk.
+    #[error("standard output cannot be written: {0}")]
+    Failed(io::Error),
+}
+
+impl From<io::Error> for StdoutError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe { Self::Closed } else { Self::Failed(error) }
+    }
+}
+
+/// Writes a text as it is.
+pub(crate) fn write(text: Arguments<'_>) -> Result<(), StdoutError> {
+    let mut out = io::stdout().lock();
+    out.write_fmt(text)?;
+    // A line is flushed by its end; what has none must not be lost in silence at the end of the program.
+    Ok(out.flush()?)
+}
+
+/// Writes a text and the end of a line.
+pub(crate) fn write_line(text: Arguments<'_>) -> Result<(), StdoutError> {
+    write(format_args!("{text}\n"))
+}
+
+/// Writes a value as one line of JSON.
+pub(crate) fn write_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let line = serde_json::to_string(value)?;
+    Ok(write_line(format_args!("{line}"))?)
+}
