@@ -173,26 +173,6 @@ async fn a_seed_fixes_what_is_drawn() {
 }
 
 #[tokio::test]
-async fn draw_writes_a_picture_for_each_picture_and_prompt() {
-    let dir = tempfile::tempdir().unwrap();
-    let scene = &demo().scenes[0];
-    let copy = dir.path().join("sub").join(&scene.file_name);
-    std::fs::create_dir(copy.parent().unwrap()).unwrap();
-    std::fs::copy(&scene.path, &copy).unwrap();
-    let mut command = with_model();
-    command.args(["annotate", "--task", "brief", "--prompt", "An image of", "--draw"]).arg(dir.path().join("drawn"));
-    let output = run(command.arg(&scene.path).arg(&copy)).await;
-    assert!(output.status.success(), "{}", said(&output));
-    let drawn = |name: &str| image::open(dir.path().join("drawn").join(name)).unwrap().into_rgb8();
-    // The first prompt, "An image of", is not grounded: its picture has no boxes.
-    let (plain, boxes) = (drawn("0000-1.png"), drawn("0000-2.png"));
-    assert_ne!(plain, boxes);
-    assert_eq!((plain, boxes), (drawn("0000-1~2.png"), drawn("0000-2~2.png")));
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("a snowman 100%  [0.141 0.234 0.484 0.672]"), "{text}");
-}
-
-#[tokio::test]
 async fn a_picture_that_fails_is_named_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("bad.jpg");
@@ -214,10 +194,19 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
 #[tokio::test]
 async fn misuse_is_one_sentence_and_exit_code_2() {
     let scene = demo().scenes[0].path.display().to_string();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["annotate"], "required"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[null, null]", &scene], "1 <phrase>…</phrase>"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0, 0, 1, 1]]]", &scene], "write 0.0, not 0"),
+        (&["annotate", "--task", "describe=50,40,120,100", &scene], "fractions from 0 to 1"),
+        (&["annotate", "--task", "describe=0.1,0.2,1.5,0.9", &scene], "fractions from 0 to 1"),
+        (&["annotate", "--task", "describe=0.5,0.2,0.1,0.9", &scene], "x0 below x1"),
+        (&["annotate", "--task", "describe=5000,9000", &scene], "whole numbers from 0 to 1023"),
+        (&["annotate", "--task", "describe=-1,3", &scene], "whole numbers from 0 to 1023"),
+        (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0, 1024]]]", &scene], "0 to 1023"),
+        (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0.5, 0.5, 2.0, 2.0]]]", &scene], "0 to 1"),
+        (&["annotate", "--prompt", "", &scene], "--prompt is empty"),
+        (&["annotate", "--prompt", "<patch_index_5000>", &scene], "<patch_index_1023>"),
         (&["annotate", "--boxes", "[]", &scene], "--boxes belongs to one --prompt"),
         (&["annotate", "--task", "ground=a</phrase>b", &scene], "would act as markup"),
         (&["annotate", "--temperature", "-1", &scene], "temperature"),

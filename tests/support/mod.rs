@@ -190,7 +190,13 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts one by a `groundling` that knows its servers.
     pub(crate) fn start(mut groundling: Command) -> Self {
-        Self { child: groundling.arg("worker").stderr(Stdio::inherit()).spawn().unwrap() }
+        groundling.stderr(Stdio::inherit());
+        Self::start_as_it_is(groundling)
+    }
+
+    /// Starts one whose standard error has been chosen.
+    pub(crate) fn start_as_it_is(mut groundling: Command) -> Self {
+        Self { child: groundling.arg("worker").spawn().unwrap() }
     }
 
     /// Whether the process lives.

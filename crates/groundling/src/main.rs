@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod files;
 mod logging;
 mod model_dir;
 mod report;

@@ -1,6 +1,8 @@
 //! Results as the command line prints them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use archive::review::{Finish, Labelled};
 use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
@@ -21,6 +23,9 @@ pub(crate) struct Result<'a> {
     entities: Vec<Entity<'a>>,
     finish_reason: &'static str,
     model: &'a str,
+    /// The file of `--draw`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drawing: Option<Cow<'a, str>>,
 }
 
 /// Spans count Unicode code points of `text`; boxes are fractions of the picture.
@@ -47,7 +52,13 @@ impl<'a> Result<'a> {
             entities,
             finish_reason: finish_word(answer.finish_reason),
             model,
+            drawing: None,
         }
+    }
+
+    /// With the path of the picture that was drawn.
+    pub(crate) fn with_drawing(self, path: Option<&'a Path>) -> Self {
+        Self { drawing: path.map(Path::to_string_lossy), ..self }
     }
 
     /// Writes the result to stdout.
@@ -68,6 +79,9 @@ impl<'a> Result<'a> {
                 let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
             }
             lines.push('\n');
+        }
+        if let Some(drawing) = &self.drawing {
+            let _ = writeln!(lines, "    drawn: {}", escape_control(drawing));
         }
         lines
     }

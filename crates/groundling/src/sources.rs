@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 use worker::fetch::http::WebReader;
@@ -15,7 +15,10 @@ use worker::settings::S3Settings;
 /// File endings that a directory is searched for.
 const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 
-/// One picture to be read.
+/// Longest part of a path of files made from pictures, in bytes: most file systems allow 255, and an ending follows.
+const LONGEST_NAME: usize = 200;
+
+/// Where a picture is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     File(PathBuf),
@@ -24,29 +27,97 @@ pub(crate) enum Source {
     Web(String),
 }
 
+/// A picture to be annotated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Input {
+    pub(crate) source: Source,
+    /// The path of files made from it, relative to their folder: where it was found below the folder that was named.
+    pub(crate) mirror: PathBuf,
+}
+
+/// What the arguments of the command line name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inputs {
+    /// The pictures, in the order of the arguments; those of a directory in order of path.
+    pub(crate) found: Vec<Input>,
+    /// What could not be searched, or holds no picture, and why.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Inputs {
+    /// Adds what an argument names: one picture, or those below a directory, but not below `except`.
+    ///
+    /// # Errors
+    /// The argument cannot name a picture.
+    pub(crate) fn add(&mut self, argument: &str, except: Option<&Path>) -> anyhow::Result<()> {
+        let source = Source::from_argument(argument)?;
+        match &source {
+            Source::File(dir) if dir.is_dir() => self.search(dir, except),
+            _ => self.found.push(Input { mirror: source.mirror(), source }),
+        }
+        Ok(())
+    }
+
+    /// Adds files with a picture's ending below a directory. Links to directories are not followed, so it always ends.
+    fn search(&mut self, root: &Path, except: Option<&Path>) {
+        let except = except.and_then(|dir| dir.canonicalize().ok());
+        let is_excepted = |dir: &Path| dir.canonicalize().ok().is_some_and(|dir| Some(dir) == except);
+        let (before, mut files, mut open) = (self.problems.len(), Vec::new(), VecDeque::from([root.to_path_buf()]));
+        while let Some(dir) = open.pop_front() {
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    self.problems.push(format!("{}: cannot be searched, skipped: {error}", dir.display()));
+                    continue;
+                }
+            };
+            for entry in entries {
+                let read = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
+                match read {
+                    Ok((path, kind)) if kind.is_dir() => {
+                        if !is_excepted(&path) {
+                            open.push_back(path);
+                        }
+                    }
+                    Ok((path, _)) if has_picture_ending(&path) && path.is_file() => files.push(path),
+                    Ok(_) => {}
+                    Err(error) => {
+                        self.problems.push(format!("{}: an entry cannot be read, skipped: {error}", dir.display()));
+                    }
+                }
+            }
+        }
+        if files.is_empty() && self.problems.len() == before {
+            let endings = ENDINGS.join(", ");
+            self.problems
+                .push(format!("{}: holds no picture; files ending in {endings} are looked for", root.display()));
+        }
+        files.sort();
+        self.found.extend(files.into_iter().map(|path| {
+            let mirror = relative(path.strip_prefix(root).unwrap_or(&path));
+            Input { source: Source::File(path), mirror }
+        }));
+    }
+}
+
 impl Source {
-    /// Reads an argument; a directory becomes the pictures below it, in order of name.
-    pub(crate) fn from_argument(argument: &str) -> anyhow::Result<Vec<Self>> {
+    /// Reads an argument. A directory is a file here.
+    ///
+    /// # Errors
+    /// An S3 address without bucket or key.
+    pub(crate) fn from_argument(argument: &str) -> anyhow::Result<Self> {
         if argument == "-" {
-            return Ok(vec![Self::StandardInput]);
+            return Ok(Self::StandardInput);
         }
         if let Some(rest) = argument.strip_prefix("s3://") {
             let parts = rest.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty());
             let (bucket, key) = parts.ok_or_else(|| anyhow!("{argument}: an S3 picture is written s3://bucket/key"))?;
-            return Ok(vec![Self::Object { bucket: bucket.into(), key: key.into() }]);
+            return Ok(Self::Object { bucket: bucket.into(), key: key.into() });
         }
         if argument.starts_with("http://") || argument.starts_with("https://") {
-            return Ok(vec![Self::Web(argument.into())]);
+            return Ok(Self::Web(argument.into()));
         }
-        let path = Path::new(argument);
-        if !path.is_dir() {
-            return Ok(vec![Self::File(path.into())]);
-        }
-        let found = pictures_below(path).with_context(|| format!("{argument}: cannot be searched"))?;
-        if found.is_empty() {
-            bail!("{argument}: holds no picture; files ending in {} are looked for", ENDINGS.join(", "));
-        }
-        Ok(found.into_iter().map(Self::File).collect())
+        Ok(Self::File(argument.into()))
     }
 
     /// What results call it.
@@ -59,35 +130,40 @@ impl Source {
         }
     }
 
-    /// A name for files made from it, without folders or ending.
-    pub(crate) fn stem(&self) -> String {
-        let name = self.name();
-        let path = name.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-        let stem = Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        match stem.as_str() {
-            "" | "-" => "picture".into(),
-            _ => stem,
+    /// The relative path of files made from a picture that was named by itself: a relative path as it was typed, the
+    /// name of a file elsewhere, bucket and key, host and path.
+    fn mirror(&self) -> PathBuf {
+        match self {
+            Self::StandardInput => "stdin".into(),
+            Self::File(path) if path.is_absolute() || path.components().any(|part| part == Component::ParentDir) => {
+                relative(Path::new(path.file_name().unwrap_or_default()))
+            }
+            Self::File(path) => relative(path),
+            Self::Object { bucket, key } => relative(&Path::new(bucket).join(key.trim_start_matches('/'))),
+            Self::Web(address) => {
+                let path = address.split(['?', '#']).next().unwrap_or_default();
+                relative(Path::new(path.split_once("://").map_or(path, |(_, rest)| rest)))
+            }
         }
     }
 }
 
-/// Files with a picture's ending below a directory, in order of path. Links are not followed, so it always ends.
-fn pictures_below(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let (mut found, mut open) = (Vec::new(), VecDeque::from([dir.to_path_buf()]));
-    while let Some(dir) = open.pop_front() {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let path = entry.path();
-            let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-            if entry.file_type()?.is_dir() {
-                open.push_back(path);
-            } else if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && path.is_file() {
-                found.push(path);
-            }
+/// The path without `.`, `..` and root, each part cut and cleaned so that it can be a file's name with an ending behind.
+fn relative(path: &Path) -> PathBuf {
+    let part = |part: Component<'_>| match part {
+        Component::Normal(name) => {
+            let name = name.to_string_lossy().replace(char::is_control, "_");
+            Some(name[..name.floor_char_boundary(LONGEST_NAME)].to_owned())
         }
-    }
-    found.sort();
-    Ok(found)
+        _ => None,
+    };
+    let relative: PathBuf = path.components().filter_map(part).collect();
+    if relative.as_os_str().is_empty() { "picture".into() } else { relative }
+}
+
+fn has_picture_ending(path: &Path) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
 /// Reads sources, each up to a number of bytes.
@@ -148,7 +224,7 @@ mod tests {
 
     #[test]
     fn arguments_are_told_apart_by_their_form() {
-        let one = |argument| Source::from_argument(argument).unwrap().remove(0);
+        let one = |argument| Source::from_argument(argument).unwrap();
         assert_eq!(one("-"), Source::StandardInput);
         assert_eq!(one("s3://b/a/k.jpg"), Source::Object { bucket: "b".into(), key: "a/k.jpg".into() });
         assert_eq!(one("https://h/p.png?x=1"), Source::Web("https://h/p.png?x=1".into()));
@@ -159,26 +235,58 @@ mod tests {
     }
 
     #[test]
-    fn names_of_drawn_files_come_from_the_last_part() {
-        let stem = |argument| Source::from_argument(argument).unwrap()[0].stem();
-        assert_eq!(stem("a/b/c.tar.jpg"), "c.tar");
-        assert_eq!(stem("https://h/p.png?x=/y.z"), "p");
-        assert_eq!(stem("s3://b/a/k"), "k");
-        assert_eq!(stem("-"), "picture");
-        assert_eq!(stem("https://host/"), "host");
+    fn paths_of_files_made_from_a_picture_stay_below_their_folder() {
+        let mirror = |argument: &str| Source::from_argument(argument).unwrap().mirror().display().to_string();
+        assert_eq!(mirror("a/./b/c.tar.jpg"), "a/b/c.tar.jpg");
+        assert_eq!(mirror("../a/c.jpg"), "c.jpg");
+        assert_eq!(mirror("/etc/c.jpg"), "c.jpg");
+        assert_eq!(mirror("https://h:80/a/p.png?x=/y.z"), "h:80/a/p.png");
+        assert_eq!(mirror("https://host/"), "host");
+        assert_eq!(mirror("s3://b/../../k//x\n.jpg"), "b/k/x_.jpg");
+        assert_eq!(mirror("s3://b//etc/passwd"), "b/etc/passwd");
+        assert_eq!(mirror(&format!("s3://b/{}", "ä".repeat(300))).len(), 2 + LONGEST_NAME);
+        assert_eq!(mirror("-"), "stdin");
+        assert_eq!(mirror(".."), "picture");
     }
 
     #[test]
-    fn a_directory_gives_its_pictures_in_order_and_none_is_an_error() {
+    fn a_directory_gives_its_pictures_in_order_and_none_is_a_problem() {
         let dir = tempfile::tempdir().unwrap();
         let argument = dir.path().to_str().unwrap();
-        assert!(Source::from_argument(argument).unwrap_err().to_string().contains("holds no picture"));
+        let read = |except: Option<&Path>| {
+            let mut inputs = Inputs::default();
+            inputs.add(argument, except).unwrap();
+            inputs
+        };
+        let Inputs { found, problems } = read(None);
+        assert!(found.is_empty() && problems[0].contains("holds no picture"), "{problems:?}");
         fs::create_dir(dir.path().join("b")).unwrap();
         for name in ["c.PNG", "a.jpg", "b/d.webp", "notes.txt"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        let names: Vec<String> = Source::from_argument(argument).unwrap().iter().map(Source::stem).collect();
-        assert_eq!(names, ["a", "d", "c"]);
+        let mirrors = |inputs: &Inputs| -> Vec<String> {
+            inputs.found.iter().map(|input| input.mirror.display().to_string()).collect()
+        };
+        assert_eq!(mirrors(&read(None)), ["a.jpg", "b/d.webp", "c.PNG"]);
+        assert_eq!(mirrors(&read(Some(&dir.path().join("b")))), ["a.jpg", "c.PNG"]);
+        assert_eq!(mirrors(&read(Some(dir.path()))), ["a.jpg", "b/d.webp", "c.PNG"], "the folder named is searched");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_named_and_the_others_are_searched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.jpg"), "").unwrap();
+        fs::write(dir.path().join("z.jpg"), "").unwrap();
+        // A path that is too long cannot be opened, not even by root.
+        let half = |name: &str| dir.path().join(name).join(["d".repeat(250).as_str(); 10].iter().collect::<PathBuf>());
+        fs::create_dir_all(half("upper")).unwrap();
+        fs::create_dir_all(half("lower")).unwrap();
+        fs::rename(dir.path().join("lower"), half("upper").join("lower")).unwrap();
+        let mut inputs = Inputs::default();
+        inputs.add(dir.path().to_str().unwrap(), None).unwrap();
+        assert_eq!(inputs.found.len(), 2);
+        assert_eq!(inputs.problems.len(), 1);
+        assert!(inputs.problems[0].contains("cannot be searched, skipped"), "{:?}", inputs.problems);
     }
 
     #[test]

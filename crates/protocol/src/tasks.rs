@@ -7,8 +7,6 @@ use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
 use crate::v1;
 use crate::v1::{prompt_box, task};
 
-/// Cells of the 32×32 patch grid.
-const CELLS: u32 = 1024;
 /// Most bytes of a text for the model: 32 for each position that it has, and the longest tokens are its tags with 18.
 /// Tokenizing more is work for nothing.
 const MAX_TEXT_BYTES: usize = 64 << 10;
@@ -62,7 +60,7 @@ pub(crate) fn ask(
 
 fn raw(at: &str, prompt: &v1::RawPrompt, problems: &mut Vec<String>) -> Prompt {
     let v1::RawPrompt { text, phrase_boxes } = prompt;
-    if text.is_empty() {
+    if text.trim().is_empty() {
         problems.push(format!("{at}.text is empty: give a prompt, for example \"<grounding> An image of\""));
     }
     let phrases = phrase_boxes.iter().enumerate();
@@ -118,28 +116,18 @@ fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<
 }
 
 fn prompt_box(at: &str, place: &v1::PromptBox, problems: &mut Vec<String>) -> Option<PromptBox> {
-    match place.r#box {
+    let place = match place.r#box {
         None => {
             problems.push(format!("{at} is no box: give patches or fractions"));
-            None
+            return None;
         }
         Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) => {
-            if upper_left >= CELLS || lower_right >= CELLS {
-                problems.push(format!("{at} names the cells {upper_left} and {lower_right}, and the last one is 1023"));
-            }
-            Some(PromptBox::Patches(i64::from(upper_left), i64::from(lower_right)))
+            PromptBox::Patches(upper_left.into(), lower_right.into())
         }
-        Some(prompt_box::Box::Fractions(v1::FractionBox { x0, y0, x1, y1 })) => {
-            // Written so that "not a number" breaks the rule as well.
-            let ordered = 0.0 <= x0 && x0 < x1 && x1 <= 1.0 && 0.0 <= y0 && y0 < y1 && y1 <= 1.0;
-            if !ordered {
-                problems.push(format!(
-                    "{at} is [{x0}, {y0}, {x1}, {y1}], not fractions of 0 to 1 with x0 < x1 and y0 < y1"
-                ));
-            }
-            Some(PromptBox::Fractions([x0, y0, x1, y1]))
-        }
-    }
+        Some(prompt_box::Box::Fractions(v1::FractionBox { x0, y0, x1, y1 })) => PromptBox::Fractions([x0, y0, x1, y1]),
+    };
+    place.check().map_err(|error| problems.push(format!("{at}: {error}"))).ok()?;
+    Some(place)
 }
 
 #[cfg(test)]
@@ -222,11 +210,15 @@ mod tests {
             fractions(f64::NAN, 0.0, 0.5, 1.0),
             fractions(0.0, 0.0, 1.5, 1.0),
             v1::PromptBox::default(),
+            patches(5000, 9000),
+            fractions(50.0, 40.0, 120.0, 100.0),
+            fractions(-0.1, 0.0, 0.5, 1.0),
+            fractions(0.0, 0.0, f64::INFINITY, 1.0),
         ];
         let (prompt, problems) =
             read(task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes }));
         assert!(prompt.is_none());
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 9, "{problems:?}");
         assert!(problems[4].starts_with("tasks[0].boxes[4] is no box"));
     }
 
@@ -237,6 +229,8 @@ mod tests {
             task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: "a</phrase>".into() }),
             task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration::default()),
             task::Kind::Raw(v1::RawPrompt::default()),
+            task::Kind::Raw(v1::RawPrompt { text: " \n".into(), phrase_boxes: vec![] }),
+            task::Kind::Raw(v1::RawPrompt { text: "<patch_index_5000>".into(), phrase_boxes: vec![] }),
         ];
         for kind in kinds {
             let (prompt, problems) = read(kind);

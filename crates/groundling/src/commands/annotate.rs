@@ -1,7 +1,6 @@
 //! `groundling annotate`: pictures here and now.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -18,10 +17,13 @@ use tokio::task::JoinHandle;
 use crate::args::{self, AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;
-use crate::sources::{Reader, Source};
+use crate::sources::{Input, Inputs, Reader, Source};
 use crate::{Misuse, Outcome, model_dir, stderr};
 
 mod asked;
+mod drawings;
+
+use drawings::Drawings;
 
 /// Pictures being read and decoded beside those that the device has room for.
 const READ_AHEAD: usize = 4;
@@ -33,9 +35,13 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let prompts = asked::prompts(&args).map_err(Misuse)?;
     let options = generation_options(&args.generation)?;
     let asks: Vec<_> = prompts.into_iter().map(|prompt| Ask::generate(prompt, options.clone())).collect();
-    let mut sources = Vec::new();
+    let mut inputs = Inputs::default();
     for argument in &args.images {
-        sources.extend(Source::from_argument(argument)?);
+        inputs.add(argument, args.draw.as_deref()).map_err(Misuse)?;
+    }
+    let Inputs { found: inputs, problems } = inputs;
+    for problem in &problems {
+        stderr::message!("groundling: {problem}");
     }
     let settings = Settings::load(settings)?.with_model(&args.model);
     let dir = model_dir::require(settings.model.path.as_ref())?;
@@ -49,39 +55,61 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         turns: Semaphore::new(available_parallelism().map_or(1, usize::from)),
     });
     // Opening a model leaves most processors idle.
-    let early: Vec<_> = sources.iter().take(EARLY).map(|source| preparer.start(source.clone())).collect();
+    let early: Vec<_> = inputs.iter().take(EARLY).map(|input| preparer.start(input.source.clone())).collect();
     let model = model_dir::open(&settings.model)?;
     let mut room = settings.engine.options();
     make_room(&mut room, model.processor(), &asks)?;
     let engine = super::start_engine(model, room)?;
-    let mut drawings = args.draw.as_deref().map(Drawings::new).transpose()?;
+    let mut drawings = args.draw.as_deref().map(|dir| Drawings::new(dir, &inputs)).transpose()?;
 
     let early = early.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-    let work = |(source, prepared): (Source, Option<_>)| {
-        let prepared = prepared.unwrap_or_else(|| preparer.start(source.clone()));
-        annotate(&engine, source, prepared, &asks)
+    let work = |(input, prepared): (&Input, Option<_>)| {
+        let prepared = prepared.unwrap_or_else(|| preparer.start(input.source.clone()));
+        annotate(&engine, prepared, &asks)
     };
     let at_once = engine.room().slots.div_ceil(asks.len()) + READ_AHEAD;
-    let mut results = stream::iter(sources.into_iter().zip(early)).map(work).buffered(at_once);
-    let mut outcome = Outcome::Done;
-    while let Some((source, result)) = results.next().await {
-        let name = source.name();
-        let (picture, answers) = match result {
-            Ok(result) => result,
-            Err(error) => {
-                stderr::message!("groundling: {name}: {error:#}");
-                outcome = Outcome::PartlyFailed;
-                continue;
-            }
-        };
-        for (index, answer) in answers.iter().enumerate() {
-            Report::new(&name, &model_name, answer, !args.no_cleanup).print(args.format)?;
-            if let (Some(drawings), Some(picture)) = (&mut drawings, &picture) {
-                drawings.write(&source, (answers.len() > 1).then_some(index), picture, answer)?;
+    let mut results = stream::iter(inputs.iter().zip(early)).map(work).buffered(at_once);
+    let mut failed = 0;
+    for input in &inputs {
+        let Some(result) = results.next().await else { break };
+        let name = input.source.name();
+        let mut failures = Vec::new();
+        match result {
+            Err(error) => failures.push(error),
+            Ok((picture, answers)) => {
+                for (index, answer) in answers.iter().enumerate() {
+                    let prompt = (answers.len() > 1).then_some(index + 1);
+                    let drawing = drawings.as_mut().zip(picture.as_ref()).map(|(drawings, picture)| {
+                        let drawn = archive::review::draw(&picture.rgb, &report::labelled(answer));
+                        drawings.write(&input.mirror, prompt, &drawn)
+                    });
+                    let drawing = drawing.and_then(|written| written.map_err(|error| failures.push(error)).ok());
+                    let report = Report::new(&name, &model_name, answer, !args.no_cleanup);
+                    report.with_drawing(drawing.as_deref()).print(args.format)?;
+                }
             }
         }
+        failed += usize::from(!failures.is_empty());
+        for error in failures {
+            stderr::message!("groundling: {name}: {error:#}");
+        }
     }
-    Ok(outcome)
+    if failed == 0 && problems.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    stderr::message!("groundling: {}", summary(failed, inputs.len(), problems.len()));
+    Ok(Outcome::PartlyFailed)
+}
+
+/// How much failed.
+fn summary(failed: usize, pictures: usize, not_searched: usize) -> String {
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let mut summary = format!("{failed} of {pictures} picture{} failed", plural(pictures));
+    if not_searched > 0 {
+        summary +=
+            &format!(", {not_searched} argument{} or folder{} skipped", plural(not_searched), plural(not_searched));
+    }
+    summary
 }
 
 /// The picture where it is wanted, and the answers.
@@ -92,17 +120,12 @@ type Prepared = (Option<Picture>, PixelValues);
 
 async fn annotate(
     engine: &Engine,
-    source: Source,
     prepared: JoinHandle<anyhow::Result<Prepared>>,
     asks: &[Ask],
-) -> (Source, anyhow::Result<Annotated>) {
-    let result = async {
-        let (picture, pixels) = prepared.await.context("the picture's decoder broke")??;
-        let response = engine.submit(Request { pixels, asks: asks.to_vec(), deadline: None }).await?;
-        Ok((picture, response.texts))
-    };
-    let result = result.await;
-    (source, result)
+) -> anyhow::Result<Annotated> {
+    let (picture, pixels) = prepared.await.context("the picture's decoder broke")??;
+    let response = engine.submit(Request { pixels, asks: asks.to_vec(), deadline: None }).await?;
+    Ok((picture, response.texts))
 }
 
 /// What makes sources pictures.
@@ -183,35 +206,5 @@ fn sampling(args: &GenerationArgs) -> Sampling {
         top_k: args.top_k,
         top_p: args.top_p.unwrap_or(1.0),
         seed: args.seed,
-    }
-}
-
-/// Pictures with boxes, one file for each picture × prompt.
-struct Drawings {
-    dir: PathBuf,
-    /// How often a name was used: pictures of different folders can share one.
-    used: HashMap<String, usize>,
-}
-
-impl Drawings {
-    fn new(dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be created", dir.display()))?;
-        Ok(Self { dir: dir.into(), used: HashMap::new() })
-    }
-
-    fn write(
-        &mut self,
-        source: &Source,
-        prompt: Option<usize>,
-        picture: &Picture,
-        answer: &GroundedText,
-    ) -> anyhow::Result<()> {
-        let stem = prompt.map_or_else(|| source.stem(), |index| format!("{}-{}", source.stem(), index + 1));
-        let times = self.used.entry(stem.clone()).or_default();
-        *times += 1;
-        let name = if *times == 1 { format!("{stem}.png") } else { format!("{stem}~{times}.png") };
-        let path = self.dir.join(name);
-        let drawn = archive::review::draw(&picture.rgb, &report::labelled(answer));
-        drawn.save(&path).with_context(|| format!("{}: cannot be written", path.display()))
     }
 }

@@ -1,9 +1,9 @@
 //! `groundling inspect`: what the model would be fed, and how its raw text is read.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kosmos2::config::Config;
 use kosmos2::grounding::markup;
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, decode};
@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{Inspect, InspectImage, InspectPrompt, InspectText};
-use crate::{Misuse, Outcome, model_dir, stdout};
+use crate::{Misuse, Outcome, files, model_dir, stdout};
 
 pub(crate) fn run(what: Inspect) -> anyhow::Result<Outcome> {
     match what {
@@ -41,6 +41,10 @@ fn inspect_prompt(args: InspectPrompt) -> anyhow::Result<Outcome> {
 
 fn inspect_image(args: InspectImage) -> anyhow::Result<Outcome> {
     let processor = ImageProcessor::from_dir(model_dir::require(args.model.as_ref())?)?;
+    let same = args.out.canonicalize().is_ok_and(|out| args.file.canonicalize().is_ok_and(|file| file == out));
+    if same {
+        return Err(Misuse(anyhow!("--out is the picture itself: name another file")).into());
+    }
     let named = |path: &PathBuf| path.display().to_string();
     let bytes = std::fs::read(&args.file).with_context(|| format!("{}: cannot be read", named(&args.file)))?;
     let options = DecodeOptions { apply_orientation: !args.no_exif_orientation, ..DecodeOptions::default() };
@@ -48,8 +52,8 @@ fn inspect_image(args: InspectImage) -> anyhow::Result<Outcome> {
     let pixels = processor.pixel_values(&picture);
     let data: Vec<u8> = pixels.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
     let tensor = TensorView::new(Dtype::F32, vec![1, 3, processor.size(), processor.size()], &data)?;
-    safetensors::serialize_to_file([("pixel_values", tensor)], None, &args.out)
-        .with_context(|| format!("{}: cannot be written", named(&args.out)))?;
+    let file = safetensors::serialize([("pixel_values", tensor)], None)?;
+    files::replace(&args.out, |out| Ok(out.write_all(&file)?))?;
     Ok(Outcome::Done)
 }
 

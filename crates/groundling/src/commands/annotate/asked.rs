@@ -12,10 +12,16 @@ pub(super) fn prompts(args: &AnnotateArgs) -> anyhow::Result<Vec<Prompt>> {
     }
     let mut prompts = Vec::new();
     for text in &args.prompt {
-        prompts.push(Prompt::from_json(text, args.boxes.as_deref())?);
+        if text.trim().is_empty() {
+            bail!("--prompt is empty: give a text, for example '<grounding> An image of'");
+        }
+        let prompt = Prompt::from_json(text, args.boxes.as_deref())?;
+        prompt.check().map_err(|error| anyhow!("--prompt {text}: {error}"))?;
+        prompts.push(prompt);
     }
     for text in &args.task {
-        prompts.push(task(text)?.prompt().map_err(|error| anyhow!("--task {text}: {error}"))?);
+        let prompt = task(text)?.prompt().and_then(|prompt| prompt.check().map(|()| prompt));
+        prompts.push(prompt.map_err(|error| anyhow!("--task {text}: {error}"))?);
     }
     if prompts.is_empty() {
         prompts.push(Task::BriefCaption.prompt()?);

@@ -1,16 +1,19 @@
 //! The demo's results: a table, pictures with boxes, one page.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use archive::review::{Annotated, Labelled, Page, PageItem, Picture, draw, page};
+use image::codecs::png::PngEncoder;
 use kosmos2::processor::image::{DecodeOptions, decode};
 use protocol::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
 use sandbox::DemoData;
 use serde_json::json;
 
 use crate::args::Format;
+use crate::files;
 use crate::report::{box_text, finish, percent};
 use crate::stderr::escape_control;
 use crate::stdout;
@@ -58,15 +61,16 @@ pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path
         let picture = decode(&bytes, &DecodeOptions::default())?;
         let entities: Vec<Labelled> = annotation.results.iter().flat_map(labelled).collect();
         let path = out.join(&annotation.job_id).with_extension("png");
-        draw(&picture.rgb, &entities).save(&path).with_context(|| path.display().to_string())?;
+        let drawn = draw(&picture.rgb, &entities);
+        files::replace(&path, |file| Ok(drawn.write_with_encoder(PngEncoder::new(file))?))?;
         items.push(PageItem {
             picture: Some(Picture::new(&picture.rgb)?),
             annotations: annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect(),
         });
     }
     let path = out.join("index.html");
-    std::fs::write(&path, page(&Page { title: "Groundling: the demo's scenes".into(), items }))
-        .with_context(|| path.display().to_string())?;
+    let page = page(&Page { title: "Groundling: the demo's scenes".into(), items });
+    files::replace(&path, |file| Ok(file.write_all(page.as_bytes())?))?;
     Ok(path)
 }
 

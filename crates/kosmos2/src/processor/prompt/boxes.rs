@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{PromptError, tags};
-use crate::grounding::grid::patches_of;
+use crate::grounding::grid::{GRID_CELLS, patches_of};
 
 /// The boxes of one phrase; empty for a phrase without any.
 pub type PhraseBoxes = Vec<PromptBox>;
@@ -11,14 +11,33 @@ pub type PhraseBoxes = Vec<PromptBox>;
 /// A place in the picture, as a prompt names it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PromptBox {
-    /// Patch indices of the upper left and the lower right cell, 0 to 1023. As in the reference the range is not
-    /// checked: what is no patch token becomes ordinary text.
+    /// Patch indices of the upper left and the lower right cell, 0 to 1023.
     Patches(i64, i64),
-    /// `[x0, y0, x1, y1]` in fractions of the picture.
+    /// `[x0, y0, x1, y1]` in fractions of the picture, 0 to 1.
     Fractions([f64; 4]),
 }
 
 impl PromptBox {
+    /// Checks that the box lies within the picture. Encoding a prompt does not check this, as in the reference, which
+    /// makes ordinary text of a patch index that has no token.
+    ///
+    /// # Errors
+    /// [`PromptError::PatchRange`] or [`PromptError::FractionRange`].
+    pub fn check(&self) -> Result<(), PromptError> {
+        match *self {
+            Self::Patches(upper_left, lower_right) => {
+                let cells = 0..i64::from(GRID_CELLS);
+                let is_inside = cells.contains(&upper_left) && cells.contains(&lower_right);
+                if is_inside { Ok(()) } else { Err(PromptError::PatchRange(upper_left, lower_right)) }
+            }
+            Self::Fractions([x0, y0, x1, y1]) => {
+                // False for what is not a number, too.
+                let is_inside = 0.0 <= x0 && x0 < x1 && x1 <= 1.0 && 0.0 <= y0 && y0 < y1 && y1 <= 1.0;
+                if is_inside { Ok(()) } else { Err(PromptError::FractionRange([x0, y0, x1, y1])) }
+            }
+        }
+    }
+
     fn patches(&self) -> Result<(i64, i64), PromptError> {
         match *self {
             Self::Patches(upper_left, lower_right) => Ok((upper_left, lower_right)),

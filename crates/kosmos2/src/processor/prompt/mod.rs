@@ -42,8 +42,11 @@ impl Prompt {
     /// [`TextProcessor::encode`] itself takes everything.
     ///
     /// # Errors
-    /// [`PromptError::PlacedTag`] or [`PromptError::BrokenPatch`].
+    /// [`PromptError::PlacedTag`], [`PromptError::BrokenPatch`], or those of [`PromptBox::check`].
     pub fn check(&self) -> Result<(), PromptError> {
+        for place in self.boxes.iter().flatten().flatten() {
+            place.check()?;
+        }
         if let Some(tag) = tags::placed_in(&self.text) {
             return Err(PromptError::PlacedTag(tag));
         }
@@ -84,6 +87,15 @@ pub enum PromptError {
         "the box {0} is neither two patch indices (whole numbers) nor four fractions (numbers with a point: write 0.0, not 0)"
     )]
     BoxForm(String),
+    /// A box whose cells the grid does not have.
+    #[error("the box {0},{1} names cells that do not exist: patch indices are whole numbers from 0 to 1023")]
+    PatchRange(i64, i64),
+    /// A box in fractions that is not within the picture, such as one in pixels.
+    #[error(
+        "the box [{}, {}, {}, {}] is not within the picture: give fractions from 0 to 1, with x0 below x1 and y0 below y1",
+        .0[0], .0[1], .0[2], .0[3]
+    )]
+    FractionRange([f64; 4]),
     /// A box in fractions whose corners are not in order.
     #[error("the box [{}, {}, {}, {}] must have x1 above x0 and y1 above y0, all finite", .0[0], .0[1], .0[2], .0[3])]
     BoxCorners([f64; 4]),

@@ -1,0 +1,167 @@
+//! `groundling annotate` on folders: nothing is lost, overwritten or invented.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+use support::{demo, groundling};
+use tokio::process::Command;
+
+fn annotate() -> Command {
+    let mut command = groundling();
+    command.env("GROUNDLING_MODEL", demo().model_dir).arg("annotate");
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json_lines(output: &Output) -> Vec<Value> {
+    let lines = String::from_utf8(output.stdout.clone()).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A folder with the demo's pictures under these names.
+fn folder(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, scene) in names.iter().zip(demo().scenes) {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(scene.path, path).unwrap();
+    }
+    dir
+}
+
+fn files_below(dir: &Path) -> BTreeSet<PathBuf> {
+    let (mut files, mut open) = (BTreeSet::new(), vec![dir.to_path_buf()]);
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                files.insert(path);
+            }
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_drawing_replaces_neither_a_picture_nor_another_drawing() {
+    let names = ["a.jpg", "a.png", "a~2.png", "sub/a.jpg", "sub/deep/a.jpg"];
+    let dir = folder(&names);
+    let before: Vec<_> = names.iter().map(|name| fs::read(dir.path().join(name)).unwrap()).collect();
+    let mut command = annotate();
+    command.args(["--format", "json", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed", "--draw"]);
+    // Into the folder of the pictures itself.
+    let output = command.arg(dir.path()).arg(dir.path()).output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for (name, before) in names.iter().zip(before) {
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), before, "{name}");
+    }
+    let lines = json_lines(&output);
+    let drawings: BTreeSet<_> = lines.iter().map(|line| PathBuf::from(line["drawing"].as_str().unwrap())).collect();
+    assert_eq!((lines.len(), drawings.len()), (10, 10));
+    for drawing in &drawings {
+        assert!(image::open(drawing).is_ok(), "{}", drawing.display());
+    }
+    let pictures = names.iter().map(|name| dir.path().join(name)).collect();
+    assert_eq!(files_below(dir.path()), drawings.union(&pictures).cloned().collect());
+}
+
+#[tokio::test]
+async fn drawings_mirror_the_tree_and_are_no_pictures_of_the_next_run() {
+    let dir = folder(&["a.jpg", "sub/a.jpg"]);
+    let drawn = dir.path().join("boxes");
+    for _ in 0..2 {
+        let mut command = annotate();
+        command.args(["--format", "json", "--draw"]).arg(&drawn);
+        let output = command.arg(dir.path()).output().await.unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let drawings: Vec<_> = json_lines(&output).iter().map(|line| line["drawing"].clone()).collect();
+        let expected = ["a.jpg.png", "sub/a.jpg.png"].map(|name| drawn.join(name).display().to_string());
+        assert_eq!(drawings, expected);
+        assert_eq!(files_below(&drawn).len(), 2);
+    }
+    let plain = image::open(dir.path().join("a.jpg")).unwrap().into_rgb8();
+    assert_ne!(image::open(drawn.join("a.jpg.png")).unwrap().into_rgb8(), plain, "boxes are drawn");
+}
+
+#[tokio::test]
+async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
+    let dir = folder(&["a.jpg", "sub/a.jpg"]);
+    let drawn = dir.path().join("boxes");
+    // Where the folder of drawings should be, there is a file.
+    fs::create_dir(&drawn).unwrap();
+    fs::write(drawn.join("sub"), "").unwrap();
+    let mut command = annotate();
+    command.args(["--format", "json", "--draw"]).arg(&drawn);
+    let output = command.arg(dir.path()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(json_lines(&output).len(), 2);
+    assert!(said(&output).contains("sub: cannot be created") && said(&output).contains("1 of 2 pictures failed"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are_annotated() {
+    let dir = folder(&["a.jpg", "z.jpg"]);
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    // A path that is too long cannot be opened, not even by root.
+    let half = |name: &str| [name].into_iter().chain(["d".repeat(250).as_str(); 10]).collect::<PathBuf>();
+    fs::create_dir_all(dir.path().join(half("upper"))).unwrap();
+    fs::create_dir_all(dir.path().join(half("lower"))).unwrap();
+    fs::rename(dir.path().join("lower"), dir.path().join(half("upper")).join("lower")).unwrap();
+    let mut command = annotate();
+    command.args(["--format", "json", "no/such.jpg"]).arg(dir.path().join("empty"));
+    let output = command.arg(dir.path()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(json_lines(&output).len(), 2);
+    for sentence in [
+        "dddd: cannot be searched, skipped: File name too long",
+        "empty: holds no picture",
+        "no/such.jpg: No such file or directory",
+        "1 of 3 pictures failed, 2 arguments or folders skipped",
+    ] {
+        assert!(said(&output).contains(sentence), "{sentence}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn control_characters_of_names_do_not_reach_the_terminal() {
+    let names = ["a\x1b]0;owned\x07\x1b[2J.jpg", "line\nbreak.jpg", "bad\x1b[31m\n.png"];
+    let dir = folder(&names[..2]);
+    fs::write(dir.path().join(names[2]), "no picture").unwrap();
+    let output = annotate().arg(dir.path()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let (results, said) = (String::from_utf8(output.stdout.clone()).unwrap(), said(&output));
+    for text in [&results, &said] {
+        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
+    }
+    assert!(
+        results.contains(r"line\nbreak.jpg") && said.contains(r"bad\u{1b}[31m\n.png: the picture"),
+        "{results}{said}"
+    );
+    let output = annotate().args(["--format", "json"]).arg(dir.path()).output().await.unwrap();
+    let lines = json_lines(&output);
+    assert_eq!(lines[1]["image"].as_str().unwrap(), dir.path().join(names[1]).to_str().unwrap(), "JSON is exact");
+}
+
+#[tokio::test]
+async fn pixel_values_are_never_written_over_the_picture() {
+    let dir = folder(&["a.jpg"]);
+    let picture = dir.path().join("a.jpg");
+    let before = fs::read(&picture).unwrap();
+    let mut command = groundling();
+    command.args(["inspect", "image", "--model"]).arg(demo().model_dir).arg(&picture).arg("--out");
+    let output = command.arg(dir.path().join("./a.jpg")).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(fs::read(&picture).unwrap(), before);
+}
