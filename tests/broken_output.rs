@@ -30,7 +30,8 @@ fn full() -> Stdio {
 }
 
 /// A name and what makes it, for standard error or standard output.
-const BROKEN: [(&str, fn() -> Stdio); 2] = [("closed", closed), ("full", full)];
+type Broken = (&'static str, fn() -> Stdio);
+const BROKEN: [Broken; 2] = [("closed", closed), ("full", full)];
 
 async fn run(command: &mut Command) -> Output {
     timeout(DEADLINE, command.output()).await.expect("the command hangs").unwrap()
