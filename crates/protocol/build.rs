@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "groundling/v1/job.proto",
     "groundling/v1/annotation.proto",
     "groundling/v1/failure.proto",
     "groundling/v1/outcome.proto",
+    "groundling/v1/attempt.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -11,6 +11,8 @@ pub const ANNOTATIONS_STREAM: &str = "GROUNDLING_ANNOTATIONS";
 pub const FAILED_STREAM: &str = "GROUNDLING_FAILED";
 /// Stream of the outcomes: what becomes of each job, written down before it is published. Between workers only.
 pub const OUTCOMES_STREAM: &str = "GROUNDLING_OUTCOMES";
+/// Stream of the attempts at jobs that did not end them. Between workers only.
+pub const ATTEMPTS_STREAM: &str = "GROUNDLING_ATTEMPTS";
 /// Stream of the server's own word that it gave up handing out a job.
 pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
@@ -22,11 +24,14 @@ pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
 pub const FAILED_WILDCARD: &str = "groundling.failed.*";
 /// Every outcome subject.
 pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
+/// Every attempt subject.
+pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
 const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
+const ATTEMPTS_PREFIX: &str = "groundling.attempts.";
 
 /// Longest name of a dataset in bytes. NATS takes longer ones, but subjects stand in file names and tables.
 pub const MAX_DATASET_BYTES: usize = 128;
@@ -118,6 +123,16 @@ pub fn failed_subject_for(job_subject: &str) -> String {
 /// 1970) stands beside its sequence, for the stream may be deleted and made anew.
 pub fn outcome_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{OUTCOMES_PREFIX}{sequence}-{published_nanos}")
+}
+
+/// Where one delivery of a message of the jobs stream is recorded as an attempt.
+pub fn attempt_subject(sequence: u64, published_nanos: u64, delivery: u64) -> String {
+    format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.{delivery}")
+}
+
+/// The filter that matches all attempts at a message of the jobs stream.
+pub fn attempts_subject(sequence: u64, published_nanos: u64) -> String {
+    format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.*")
 }
 
 /// Where the server says that it has handed out a message of `stream` as often as `consumer` allows.

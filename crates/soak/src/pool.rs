@@ -135,7 +135,7 @@ pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, r
     let (job_timeout, slots) = if real { ("120s", 4) } else { ("20s", 8) };
     format!(
         "[nats]\nurl = \"{nats_url}\"\nconnect_timeout = \"3s\"\nrequest_timeout = \"5s\"\nping_interval = \"2s\"\n\
-         [streams]\nack_wait = \"3s\"\nreplicas = {replicas}\nmax_deliver = 60\n\
+         [streams]\nack_wait = \"3s\"\nreplicas = {replicas}\n\
          [s3]\nendpoint = \"{s3_endpoint}\"\npath_style = true\naccess_key = \"{}\"\nsecret_key = \"{}\"\n\
          allow = [\"{}\"]\nread_timeout = \"2s\"\noperation_timeout = \"6s\"\nattempts = 2\n\
          [worker]\nslots = {slots}\njob_timeout = \"{job_timeout}\"\npublish_timeout = \"20s\"\n\

@@ -76,7 +76,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     let replicas = options.nodes;
     set_up(
         &jetstream,
-        StreamSettings { replicas, ack_wait: Duration::from_secs(3), max_deliver: 60, ..Default::default() },
+        StreamSettings { replicas, ack_wait: Duration::from_secs(3), ..Default::default() },
     )
     .await?;
 

@@ -89,7 +89,7 @@ impl Bench {
         let server = NatsServer::start(&NatsOptions { sync_always: true, ..Default::default() }).await.unwrap();
         let client = async_nats::connect(server.client_url()).await.unwrap();
         let jetstream = jetstream::new(client);
-        let streams = StreamSettings { ack_wait: ACK_WAIT, max_deliver: 60, ..Default::default() };
+        let streams = StreamSettings { ack_wait: ACK_WAIT, ..Default::default() };
         worker::setup::setup(&jetstream, &streams).await.unwrap();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("steps").join(name);
         std::fs::create_dir_all(&folder).unwrap();

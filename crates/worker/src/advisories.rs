@@ -170,12 +170,15 @@ impl SecondNet {
         tracing::warn!(said.stream_seq, "a job that the server will not hand out any more is taken off the queue");
         self.end(&job, &facts).await?;
         stream.delete_message(said.stream_seq).await?;
+        self.ledger.attempts.forget(&facts).await;
         Ok(())
     }
 
     /// Publishes the job's outcome: the one that was written down before, or a failure.
     async fn end(&self, job: &StreamMessage, facts: &DeliveryFacts) -> Result<(), PublishError> {
-        let (fault, reason) = (Fault::NeverSettled(facts.attempt), FailureReason::RetriesExhausted);
+        let last_error = self.ledger.attempts.last_error(facts).await;
+        let fault = Fault::DeliveriesExhausted { deliveries: facts.attempt, last_error };
+        let reason = FailureReason::RetriesExhausted;
         let failure = failure_outcome(facts, &job.subject, &job.payload, &fault, reason, &self.worker);
         let claim = match self.ledger.outcomes.claim(facts, failure.clone()).await {
             Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior};
 
+use crate::attempts::Started;
 use crate::publish::Receipt;
 
 /// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
@@ -27,6 +28,8 @@ pub struct Delivery {
     subject: Subject,
     payload: Bytes,
     facts: DeliveryFacts,
+    /// What is known of the job's attempts, once this one is started.
+    pub(crate) started: Started,
     received: Instant,
     heartbeat: JoinHandle<()>,
     settled: bool,
@@ -80,6 +83,7 @@ impl Delivery {
             subject: message.subject,
             payload: message.payload,
             facts,
+            started: Started::default(),
             received: Instant::now(),
             heartbeat,
             settled: false,

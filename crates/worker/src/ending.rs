@@ -11,7 +11,7 @@ use protocol::v1::{self, FailureReason, Outcome, outcome};
 
 use crate::delivery::{Delivery, DeliveryFacts};
 use crate::events::{JobEvent, Step};
-use crate::faults::{Decision, Fault, FaultClass, decide, spread};
+use crate::faults::{Decision, Fault, FaultClass, Tries, decide, release_delay, spread};
 use crate::job::JobContext;
 use crate::outcomes::Claim;
 use crate::publish::{PublishError, Receipt};
@@ -65,23 +65,29 @@ impl JobContext {
 
     /// What the table says of a fault.
     pub(crate) async fn failed(&self, delivery: Delivery, fault: &Fault) -> Ending {
-        match decide(fault.class(), delivery.facts().attempt, self.settings.max_deliveries) {
+        let tries = Tries { attempts: delivery.started.earlier + 1, deliveries: delivery.facts().attempt };
+        match decide(fault.class(), tries, self.settings.max_deliveries) {
             Decision::DeadLetter(reason) => {
                 let outcome = self.failure(&delivery, fault, reason);
                 // Boxed, for a claim that is too large comes back here, with a fault of its own.
                 Box::pin(self.claim(delivery, outcome)).await
             }
-            Decision::Retry(delay) => self.retry(delivery, fault, delay).await,
+            Decision::Retry(delay) => {
+                self.ledger.attempts.fail(delivery.facts(), &fault.message()).await;
+                self.retry(delivery, fault, delay).await
+            }
+            Decision::Release(delay) => {
+                self.ledger.attempts.release(delivery.started).await;
+                self.retry(delivery, fault, delay).await
+            }
         }
     }
 
     /// Gives the job back whatever the table says: there is no stream to record a failure in.
     pub(crate) async fn hand_back(&self, delivery: Delivery, fault: &Fault) -> Ending {
-        let delay = match decide(FaultClass::StreamUnavailable, delivery.facts().attempt, u64::MAX) {
-            Decision::Retry(delay) => delay,
-            Decision::DeadLetter(_) => self.settings.max_retry_delay,
-        };
-        self.retry(delivery, fault, delay).await
+        let delay = release_delay(FaultClass::StreamUnavailable, delivery.facts().attempt);
+        self.ledger.attempts.release(delivery.started).await;
+        self.retry(delivery, fault, delay.unwrap_or(self.settings.max_retry_delay)).await
     }
 
     async fn finished(&self, delivery: Delivery, annotation: v1::ImageAnnotation, receipt: &Receipt) -> Ending {
@@ -94,11 +100,13 @@ impl JobContext {
             duplicate,
             "job is done"
         );
+        let facts = delivery.facts().clone();
         if let Err(error) = delivery.delivered(receipt).await {
             // The annotation is safe; whoever gets the job next finds the outcome.
             tracing::warn!("{error}");
         }
         self.events.step(Step::Acknowledged);
+        self.forget_attempts(&facts).await;
         self.events.send(JobEvent::Finished { annotation: Arc::new(annotation), duplicate });
         Ending::Finished { duplicate }
     }
@@ -108,12 +116,21 @@ impl JobContext {
         let (reason, subject) = (failure.reason(), failure.subject);
         let (job_id, message) = (failure.job_id, failure.message);
         tracing::warn!(job_id, subject, reason = reason.as_str_name(), "job is given up: {message}");
+        let facts = delivery.facts().clone();
         if let Err(error) = delivery.reject(receipt, reason.as_str_name()).await {
             tracing::warn!("{error}");
         }
         self.events.step(Step::Terminated);
+        self.forget_attempts(&facts).await;
         self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         Ending::Failed
+    }
+
+    /// Removes the attempts of a job that has left the queue. A first delivery leaves none behind.
+    async fn forget_attempts(&self, facts: &DeliveryFacts) {
+        if facts.attempt > 1 {
+            self.ledger.attempts.forget(facts).await;
+        }
     }
 
     fn failure(&self, delivery: &Delivery, fault: &Fault, reason: FailureReason) -> Outcome {

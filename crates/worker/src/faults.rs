@@ -69,11 +69,28 @@ pub enum Fault {
     /// The worker ends before the job has reached the model.
     #[error("the worker is shutting down")]
     ShuttingDown,
-    /// Handed out more often than allowed without anybody saying how it ended.
+    /// Started as often as allowed without an end.
     #[error(
-        "the job was handed out {0} times and no worker came to an end with it: it may have crashed them, try it alone"
+        "the job was started {attempts} times and no worker finished it: it may crash workers, test it alone{}",
+        last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
     )]
-    NeverSettled(u64),
+    NeverSettled {
+        /// Attempts that failed or never ended.
+        attempts: u64,
+        /// The error of the last attempt that reported one.
+        last_error: Option<String>,
+    },
+    /// The server has delivered it as often as its consumer allows.
+    #[error(
+        "the server delivered the job {deliveries} times, as often as the consumer's max_deliver allows, and no worker finished it{}",
+        last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
+    )]
+    DeliveriesExhausted {
+        /// Deliveries, released ones included.
+        deliveries: u64,
+        /// The error of the last attempt that reported one.
+        last_error: Option<String>,
+    },
 }
 
 /// The classes of faults that the table tells apart.
@@ -136,8 +153,10 @@ pub enum Course {
 /// What is done about a job at this delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Hand it out again after this delay.
+    /// The attempt failed: try again after this delay.
     Retry(Duration),
+    /// The attempt does not count: deliver the job again after this delay.
+    Release(Duration),
     /// Publish a failure with this reason, then take the job off the queue.
     DeadLetter(FailureReason),
 }
@@ -185,17 +204,39 @@ const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
     Course::HandBack { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
 }
 
-/// What to do about a fault of `class` at delivery number `attempt` (from 1) of at most `max_deliveries`.
-pub fn decide(class: FaultClass, attempt: u64, max_deliveries: u64) -> Decision {
+/// How often a job was tried, this time included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// Attempts that failed or never ended, and this one.
+    pub attempts: u64,
+    /// Deliveries that the server counts: those that were released as well.
+    pub deliveries: u64,
+}
+
+/// What to do about a fault of `class`, with at most `max_attempts`.
+pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
     match course(class) {
         Course::DeadLetter(reason) => Decision::DeadLetter(reason),
-        Course::Retry { .. } if attempt >= max_deliveries => Decision::DeadLetter(FailureReason::RetriesExhausted),
-        Course::Retry { first, longest } | Course::HandBack { first, longest } => {
-            let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-            let delay = 2u32.checked_pow(doublings).and_then(|factor| first.checked_mul(factor));
-            Decision::Retry(delay.unwrap_or(longest).min(longest))
-        }
+        Course::Retry { .. } if tries.attempts >= max_attempts => Decision::DeadLetter(FailureReason::RetriesExhausted),
+        Course::Retry { first, longest } => Decision::Retry(back_off(first, longest, tries.attempts)),
+        Course::HandBack { first, longest } => Decision::Release(back_off(first, longest, tries.deliveries)),
     }
+}
+
+/// The delay before a job is delivered again that is released for a fault of `class`; `None` if the table says anything
+/// else.
+pub fn release_delay(class: FaultClass, deliveries: u64) -> Option<Duration> {
+    match course(class) {
+        Course::HandBack { first, longest } => Some(back_off(first, longest, deliveries)),
+        Course::Retry { .. } | Course::DeadLetter(_) => None,
+    }
+}
+
+/// `first`, doubled with each try after the first, up to `longest`.
+fn back_off(first: Duration, longest: Duration, tries: u64) -> Duration {
+    let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(u32::MAX);
+    let delay = 2u32.checked_pow(doublings).and_then(|factor| first.checked_mul(factor));
+    delay.unwrap_or(longest).min(longest)
 }
 
 /// A delay between three quarters and five quarters of `delay`, but at most `longest`, by `chance` in 0..1: jobs that
@@ -222,7 +263,7 @@ impl Fault {
             Self::TimedOut(_) => FaultClass::TimedOut,
             Self::Damaged(_) => FaultClass::DamagedPicture,
             Self::ShuttingDown => FaultClass::ShuttingDown,
-            Self::NeverSettled(_) => FaultClass::NeverSettled,
+            Self::NeverSettled { .. } | Self::DeliveriesExhausted { .. } => FaultClass::NeverSettled,
         }
     }
 
@@ -271,37 +312,45 @@ mod tests {
 
     const UNAVAILABLE: FaultClass = FaultClass::Fetch(FetchErrorKind::Unavailable);
 
+    fn failed(attempts: u64) -> Tries {
+        Tries { attempts, deliveries: attempts }
+    }
+
     #[test]
     fn a_fault_that_could_pass_is_retried_after_ever_longer_delays() {
         let delays: Vec<u64> = (1..=9)
-            .map(|attempt| match decide(UNAVAILABLE, attempt, 10) {
+            .map(|attempt| match decide(UNAVAILABLE, failed(attempt), 10) {
                 Decision::Retry(delay) => delay.as_secs(),
                 other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(delays, [2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        assert_eq!(decide(UNAVAILABLE, 4_000_000_000, u64::MAX), Decision::Retry(Duration::from_secs(300)));
+        let longest = Decision::Retry(Duration::from_secs(300));
+        assert_eq!(decide(UNAVAILABLE, failed(4_000_000_000), u64::MAX), longest);
     }
 
     #[test]
-    fn a_fault_that_could_pass_is_given_up_at_the_last_allowed_delivery() {
-        assert_eq!(decide(UNAVAILABLE, 10, 10), Decision::DeadLetter(FailureReason::RetriesExhausted));
-        assert_eq!(decide(FaultClass::Model, 1, 1), Decision::DeadLetter(FailureReason::RetriesExhausted));
+    fn a_fault_that_could_pass_is_given_up_at_the_last_allowed_attempt() {
+        let exhausted = Decision::DeadLetter(FailureReason::RetriesExhausted);
+        assert_eq!(decide(UNAVAILABLE, failed(10), 10), exhausted);
+        assert_eq!(decide(FaultClass::Model, failed(1), 1), exhausted);
+        let released_often = Tries { attempts: 9, deliveries: 5000 };
+        assert!(matches!(decide(UNAVAILABLE, released_often, 10), Decision::Retry(_)), "only attempts count");
     }
 
     #[test]
     fn a_fault_that_will_not_pass_is_given_up_at_once() {
         let missing = FaultClass::Fetch(FetchErrorKind::NotFound);
-        assert_eq!(decide(missing, 1, 10), Decision::DeadLetter(FailureReason::ObjectNotFound));
-        assert_eq!(decide(FaultClass::InvalidJob, 1, 10), Decision::DeadLetter(FailureReason::InvalidJob));
+        assert_eq!(decide(missing, failed(1), 10), Decision::DeadLetter(FailureReason::ObjectNotFound));
+        assert_eq!(decide(FaultClass::InvalidJob, failed(1), 10), Decision::DeadLetter(FailureReason::InvalidJob));
     }
 
     #[test]
-    fn what_is_not_the_jobs_fault_never_costs_it_its_life() {
+    fn what_is_not_the_jobs_fault_never_ends_it() {
         for class in [FaultClass::EngineStopped, FaultClass::ShuttingDown, FaultClass::StreamUnavailable] {
-            assert!(matches!(decide(class, 1000, 10), Decision::Retry(_)), "{class:?}");
+            assert!(matches!(decide(class, failed(1000), 10), Decision::Release(_)), "{class:?}");
         }
-        assert_eq!(decide(FaultClass::ShuttingDown, 7, 10), Decision::Retry(Duration::ZERO));
+        assert_eq!(decide(FaultClass::ShuttingDown, failed(7), 10), Decision::Release(Duration::ZERO));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) struct JobContext {
     pub(crate) decoding: Decoding,
     /// Cancelled when the worker is to end.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when jobs that are not finished are to be released.
+    pub(crate) abandon: CancellationToken,
     pub(crate) model: v1::ModelIdentity,
     pub(crate) worker: v1::WorkerIdentity,
     pub(crate) settings: WorkerSettings,
@@ -51,7 +53,7 @@ struct Prepared {
 
 impl JobContext {
     /// Does the job and settles its delivery, whatever comes.
-    pub(crate) async fn run(&self, delivery: Delivery) -> Ending {
+    pub(crate) async fn run(&self, mut delivery: Delivery) -> Ending {
         self.events.step(Step::Received);
         if delivery.facts().attempt > 1 {
             // An earlier delivery may have come to an outcome and no further.
@@ -61,6 +63,10 @@ impl JobContext {
                 Err(error) => return self.hand_back(delivery, &error.into()).await,
             }
         }
+        match self.ledger.attempts.start(delivery.facts()).await {
+            Ok(started) => delivery.started = started,
+            Err(error) => return self.hand_back(delivery, &error.into()).await,
+        }
         match self.answer(&delivery).await {
             Ok(outcome) => self.claim(delivery, outcome).await,
             Err(fault) => self.failed(delivery, &fault).await,
@@ -69,11 +75,15 @@ impl JobContext {
 
     /// The job's annotation, within the time that it may take.
     async fn answer(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
-        let (attempt, limit) = (delivery.facts().attempt, self.settings.job_timeout);
-        if attempt > self.settings.max_deliveries {
-            return Err(Fault::NeverSettled(attempt - 1));
+        let (attempts, limit) = (delivery.started.earlier, self.settings.job_timeout);
+        if attempts >= self.settings.max_deliveries {
+            let last_error = self.ledger.attempts.last_error(delivery.facts()).await;
+            return Err(Fault::NeverSettled { attempts, last_error });
         }
-        tokio::time::timeout(limit, self.annotate(delivery)).await.unwrap_or(Err(Fault::TimedOut(limit)))
+        tokio::select! {
+            answer = tokio::time::timeout(limit, self.annotate(delivery)) => answer.unwrap_or(Err(Fault::TimedOut(limit))),
+            () = self.abandon.cancelled() => Err(Fault::ShuttingDown),
+        }
     }
 
     async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {

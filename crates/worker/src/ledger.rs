@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use protocol::v1::Outcome;
 
+use crate::attempts::Attempts;
 use crate::delivery::DeliveryFacts;
 use crate::ending::without_job;
 use crate::outcomes::{Claim, Outcomes};
@@ -16,6 +17,7 @@ const WINDOW_MARGIN: u32 = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     pub(crate) outcomes: Outcomes,
+    pub(crate) attempts: Attempts,
     pub(crate) publisher: Publisher,
     /// How long the streams of annotations and failures know their ids.
     pub(crate) duplicate_window: Duration,

@@ -21,10 +21,12 @@
 //!    `streams.duplicate_window`. The settings are refused if that is shorter than the longest way back of a job
 //!    ([`Settings::longest_redelivery`]), and `groundling setup` tells of streams that differ. An outcome older than
 //!    three quarters of it is first looked for in its stream.
-//! 4. *No fault is silent.* What will not pass becomes a failure at once, with its reason; what could pass is tried again
-//!    after growing delays, and at the last allowed delivery becomes a failure with the last error. Faults that are not
-//!    the job's (a full stream, a dead engine, shutdown) never end it. What the server itself stops handing out is told
-//!    on a stream of advisories; a worker records it and removes the job.
+//! 4. *No fault is silent.* A permanent error makes the job a failure at once, with its reason. After a temporary one the
+//!    job is tried again after growing delays, and the last allowed attempt makes it a failure with the last error.
+//!    Only attempts count that failed for a reason that may be the job's own, or that were started and never ended
+//!    ([`attempts`]). Faults that are not the job's (a full stream, a dead engine, shutdown) release it, and never end
+//!    it, however often. What the server itself stops delivering, because `streams.max_deliver` was set, is told on a
+//!    stream of advisories; a worker records it as a failure with the last known error and removes the job.
 //!
 //! # Its limits
 //!
@@ -35,6 +37,9 @@
 //! - An outcome is forgotten after `streams.outcomes_max_age`. If the server or all workers are away for longer between
 //!   an outcome and its acknowledgement, rule 2 does not hold for the jobs in hand at that moment: they are done anew.
 //!   A job whose object has changed since may then have two annotations, with different ids.
+//! - A first delivery is only recorded as an attempt if it fails. A job that crashes its workers ends after
+//!   `worker.max_deliveries` crashes and one more.
+//! - Where the server does not answer while a worker releases a redelivered job, that attempt counts.
 //! - A process that stands still for longer than the duplicate window, between the look into the stream and its
 //!   publication, can publish an id a second time when it goes on.
 //! - Answers of the store are believed: a 404 or 403, once heard, ends the job.
@@ -73,6 +78,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod advisories;
+pub mod attempts;
 pub mod connection;
 mod decoding;
 pub mod delivery;

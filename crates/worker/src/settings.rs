@@ -84,6 +84,8 @@ pub struct StreamSettings {
     pub failed: String,
     /// Name of the stream of outcomes: what becomes of each job, written down before it is published.
     pub outcomes: String,
+    /// Name of the stream of attempts: those at redelivered jobs, and those that failed. Between workers only.
+    pub attempts: String,
     /// Name of the stream of the server's word that it gave up handing out a job.
     pub advisories: String,
     /// Name of the durable consumer on the stream of jobs, shared by all workers. The one on the stream of advisories
@@ -109,8 +111,9 @@ pub struct StreamSettings {
     pub ack_wait: Duration,
     /// Most jobs in the hands of all workers together. At least the workers' slots added up.
     pub max_ack_pending: i64,
-    /// How often the server itself hands out a job. Far above `worker.max_deliveries`, by which the workers count: this
-    /// only ends what no worker ever comes to count.
+    /// How often the server itself delivers a job; -1 for no limit. The server also counts deliveries that workers
+    /// released unharmed (shutdown, a full stream), so that a limit can end healthy jobs: such a job becomes a failure
+    /// with its last known error. `worker.max_deliveries` ends jobs that fail or crash workers.
     pub max_deliver: i64,
 }
 
@@ -175,7 +178,9 @@ pub struct WorkerSettings {
     /// How long decoding one picture may take. After that its job is given up.
     #[serde(with = "humantime_serde")]
     pub decode_timeout: Duration,
-    /// How often a job is handed out before a fault that could pass is taken for one that does not.
+    /// Maximum attempts at a job. An attempt counts if it failed for a reason that may be the job's own, or if it was
+    /// started and never ended; deliveries that a worker released (shutdown, a full stream) do not. The last failed
+    /// attempt makes the job a failure.
     pub max_deliveries: u64,
     /// How long one job may take until its answer is there. After that it goes back to the queue.
     #[serde(with = "humantime_serde")]
@@ -234,6 +239,7 @@ impl Default for StreamSettings {
             annotations: protocol::subjects::ANNOTATIONS_STREAM.to_owned(),
             failed: protocol::subjects::FAILED_STREAM.to_owned(),
             outcomes: protocol::subjects::OUTCOMES_STREAM.to_owned(),
+            attempts: protocol::subjects::ATTEMPTS_STREAM.to_owned(),
             advisories: protocol::subjects::ADVISORIES_STREAM.to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
@@ -244,7 +250,7 @@ impl Default for StreamSettings {
             outcomes_max_age: Duration::from_secs(6 * 60 * 60),
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 10_000,
-            max_deliver: 100,
+            max_deliver: -1,
         }
     }
 }

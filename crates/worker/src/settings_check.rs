@@ -119,6 +119,7 @@ impl StreamSettings {
             ("streams.annotations", &self.annotations),
             ("streams.failed", &self.failed),
             ("streams.outcomes", &self.outcomes),
+            ("streams.attempts", &self.attempts),
             ("streams.advisories", &self.advisories),
             ("streams.consumer", &self.consumer),
         ];

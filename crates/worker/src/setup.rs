@@ -9,7 +9,7 @@ use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKin
 use async_nats::jetstream::stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use protocol::subjects::{
-    ANNOTATIONS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, max_deliveries_subject,
+    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, max_deliveries_subject,
 };
 
 use crate::differences::{consumer_differences, stream_differences};
@@ -178,7 +178,7 @@ async fn consumer(
     Ok(())
 }
 
-fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 5] {
+fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 6] {
     let common = stream::Config {
         storage: StorageType::File,
         num_replicas: settings.replicas,
@@ -224,6 +224,16 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
             max_age: settings.outcomes_max_age,
             max_messages_per_subject: 1,
             // A direct read may come from a copy that is behind; the first outcome counts only if all see it.
+            allow_direct: false,
+            ..common.clone()
+        },
+        stream::Config {
+            name: settings.attempts.clone(),
+            description: Some("Groundling: attempts at jobs, between workers only".to_owned()),
+            subjects: vec![ATTEMPTS_WILDCARD.to_owned()],
+            retention: RetentionPolicy::Limits,
+            max_age: settings.outcomes_max_age,
+            max_messages_per_subject: 1,
             allow_direct: false,
             ..common.clone()
         },

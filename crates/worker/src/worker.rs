@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::advisories::SecondNet;
+use crate::attempts::Attempts;
 use crate::connection::{self, Connection, ConnectionError};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
@@ -130,6 +131,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let streams = &settings.streams;
     let ledger = Ledger {
         outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
+        attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id),
         publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
             .with_patience(publish_timeout),
         duplicate_window: streams.duplicate_window,
@@ -145,6 +147,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         settings: settings.worker.clone(),
         events,
         stop: stop.clone(),
+        abandon: CancellationToken::new(),
     });
     let second_net = SecondNet {
         jetstream,
@@ -196,6 +199,12 @@ async fn work(
         tokio::time::sleep(patience).await;
     };
     tokio::pin!(stopped);
+    let abandon = context.abandon.clone();
+    let abandoned = async {
+        abandon.cancelled().await;
+        tokio::time::sleep(FLUSH_TIMEOUT).await;
+    };
+    tokio::pin!(abandoned);
     while taking || !jobs.is_empty() {
         tokio::select! {
             delivery = deliveries.recv(), if taking => match delivery {
@@ -219,8 +228,12 @@ async fn work(
                     }
                 }
             },
-            () = &mut stopped => {
-                tracing::warn!(jobs = jobs.len(), "jobs not finished within worker.shutdown_timeout go back to the queue");
+            () = &mut stopped, if !context.abandon.is_cancelled() => {
+                tracing::warn!(jobs = jobs.len(), "jobs not finished within worker.shutdown_timeout are released");
+                context.abandon.cancel();
+            }
+            () = &mut abandoned => {
+                // What cannot even be released in time is dropped, which hands it back too.
                 tally.report.retried += jobs.len() as u64;
                 jobs.shutdown().await;
                 break;

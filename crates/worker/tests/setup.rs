@@ -30,7 +30,7 @@ async fn setup_makes_everything_and_a_second_time_finds_it() {
     assert!(second.created.is_empty() && second.is_ready(), "{second:?}");
     let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     assert_eq!(jobs.cached_info().config.retention, RetentionPolicy::WorkQueue);
-    assert_eq!(bench.consumer_info().await.config.max_deliver, 100);
+    assert_eq!(bench.consumer_info().await.config.max_deliver, -1);
 }
 
 #[tokio::test]

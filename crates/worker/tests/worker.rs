@@ -286,21 +286,6 @@ async fn a_store_that_is_away_sends_jobs_back_and_in_the_end_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_nobody_ever_settled_is_given_up_without_another_try() {
-    let bench = Bench::ready().await;
-    submit(&bench, job("crasher", inline(scene("0001.jpg"))).encode_to_vec()).await;
-    let mut intake = bench.intake(bench.consumer().await, 1);
-    drop(intake.next().await);
-    intake.stop.cancel();
-    intake.task.await.unwrap();
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.max_deliveries = 1);
-    let (reason, message) = running.failure().await;
-    assert_eq!(reason, FailureReason::RetriesExhausted);
-    assert!(message.starts_with("the job was handed out 1 times"), "{message}");
-    running.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_the_model_cannot_be_fed_is_an_invalid_prompt_or_job() {
     let bench = Bench::ready().await;
     let raw = v1::RawPrompt {
