@@ -72,6 +72,7 @@
 #![forbid(unsafe_code)]
 
 mod advisories;
+pub mod causes;
 pub mod connection;
 mod decoding;
 pub mod delivery;

@@ -134,6 +134,9 @@ pub struct S3Settings {
     pub session_token: Option<Secret>,
     /// Read without any key, for public buckets.
     pub anonymous: bool,
+    /// Agree to pay for requests and transfer, as buckets with "requester pays" demand. Without it such a bucket refuses
+    /// every read. The owner of the access key pays.
+    pub requester_pays: bool,
     /// PEM file with the authorities to trust in place of the system's, for a store with certificates of its own.
     pub ca_file: Option<PathBuf>,
     /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for
@@ -259,6 +262,7 @@ impl Default for S3Settings {
             secret_key: None,
             session_token: None,
             anonymous: false,
+            requester_pays: false,
             ca_file: None,
             allow: Vec::new(),
             max_object_bytes: 64 << 20,

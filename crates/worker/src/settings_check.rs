@@ -195,6 +195,10 @@ impl S3Settings {
             "s3.anonymous and s3.access_key exclude each other: keep one",
         );
         found.unless(
+            !(self.anonymous && self.requester_pays),
+            "s3.requester_pays needs an access key, whose owner pays, and s3.anonymous sends none: keep one",
+        );
+        found.unless(
             !self.allow.is_empty(),
             "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
         );
