@@ -72,6 +72,7 @@
 #![forbid(unsafe_code)]
 
 mod advisories;
+mod broker;
 pub mod causes;
 pub mod connection;
 mod decoding;
@@ -87,6 +88,7 @@ mod job;
 mod ledger;
 pub mod outcomes;
 pub mod publish;
+mod refusals;
 pub mod room;
 pub mod settings;
 pub mod settings_check;

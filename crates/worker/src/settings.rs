@@ -43,6 +43,12 @@ pub struct NatsSettings {
     /// First token of the subjects on which answers come to this client; the server's permissions may want one of its
     /// own.
     pub inbox_prefix: String,
+    /// JetStream domain of the streams, where they are not in that of the server connected to: a leaf node's clients name
+    /// the domain of the hub. Excludes `api_prefix`.
+    pub jetstream_domain: Option<String>,
+    /// Prefix of JetStream's requests in place of `$JS.API`, where another account's JetStream is imported under one.
+    /// Excludes `jetstream_domain`.
+    pub api_prefix: Option<String>,
     /// Transport encryption.
     pub tls: NatsTls,
     /// How long connecting to one server may take.
@@ -221,6 +227,8 @@ impl Default for NatsSettings {
             nkey: None,
             credentials_file: None,
             inbox_prefix: "_INBOX".to_owned(),
+            jetstream_domain: None,
+            api_prefix: None,
             tls: NatsTls::default(),
             connect_timeout: Duration::from_secs(5),
             // A cluster that lost its leader was seen to answer again after 6.5 s.
