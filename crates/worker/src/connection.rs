@@ -1,13 +1,15 @@
 //! The connection to NATS, by the settings.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::broker::Broker;
@@ -35,8 +37,8 @@ pub enum ConnectionError {
         /// What was wrong with it.
         cause: std::io::Error,
     },
-    /// A file of the TLS settings cannot be read.
-    #[error("the file {path} of nats.tls cannot be read: {cause}")]
+    /// A file of the TLS settings cannot be read, or holds something else.
+    #[error("the file {path} of nats.tls cannot be used: {cause}")]
     TlsFile {
         /// The file.
         path: String,
@@ -279,10 +281,10 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
         options = options.tls_first();
     }
     if let Some(file) = &settings.tls.ca_file {
-        options = options.add_root_certificates(readable(file).await?);
+        options = options.add_root_certificates(with_certificate(file).await?);
     }
     if let (Some(certificate), Some(key)) = (&settings.tls.certificate_file, &settings.tls.key_file) {
-        options = options.add_client_certificate(readable(certificate).await?, readable(key).await?);
+        options = options.add_client_certificate(with_certificate(certificate).await?, with_key(key).await?);
     }
     if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
         options = options.user_and_password(user.clone(), password.expose().to_owned());
@@ -302,10 +304,20 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
     Ok(options)
 }
 
-/// The path, known to be of a readable file: the client itself would only say "TLS error".
-async fn readable(file: &Path) -> Result<std::path::PathBuf, ConnectionError> {
-    match tokio::fs::File::open(file).await {
-        Ok(_) => Ok(file.to_owned()),
-        Err(cause) => Err(ConnectionError::TlsFile { path: file.display().to_string(), cause }),
-    }
+/// The path, known to be of a file with a certificate: the client itself would only say "TLS error".
+async fn with_certificate(file: &Path) -> Result<PathBuf, ConnectionError> {
+    let holds = |pem: &[u8]| matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)));
+    holding(file, "it holds no certificate in PEM form", holds).await
+}
+
+/// The path, known to be of a file with a private key.
+async fn with_key(file: &Path) -> Result<PathBuf, ConnectionError> {
+    let holds = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
+    holding(file, "it holds no private key in PEM form", holds).await
+}
+
+async fn holding(file: &Path, otherwise: &str, holds: fn(&[u8]) -> bool) -> Result<PathBuf, ConnectionError> {
+    let unusable = |cause| ConnectionError::TlsFile { path: file.display().to_string(), cause };
+    let pem = tokio::fs::read(file).await.map_err(unusable)?;
+    if holds(&pem) { Ok(file.to_owned()) } else { Err(unusable(std::io::Error::other(otherwise))) }
 }
