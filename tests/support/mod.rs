@@ -65,14 +65,15 @@ impl Pool {
         let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let store = SeaweedFs::start().await.unwrap();
         let client = async_nats::connect(nats.client_url()).await.unwrap();
-        let uploads = ObjectStore::new(&S3Settings {
+        let uploads = ObjectStore::open(&S3Settings {
             endpoint: Some(store.endpoint().into()),
             path_style: true,
             access_key: Some(store.admin().access_key.clone()),
             secret_key: Some(Secret::new(store.admin().secret_key.clone())),
             ..S3Settings::default()
         })
-        .await;
+        .await
+        .unwrap();
         let pool = Self { nats, jetstream: jetstream::new(client), store, uploads };
         let setup = pool.groundling().arg("setup").output().await.unwrap();
         assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));

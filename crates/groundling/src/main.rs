@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use args::{Arguments, Command};
 use clap::Parser;
 use stdout::StdoutError;
+use worker::causes::causes;
 use worker::settings_check::SettingsProblems;
 
 /// As a shell reports a program that SIGPIPE has ended, which is what most programs do when their reader leaves.
@@ -29,7 +30,7 @@ struct Misuse(anyhow::Error);
 
 impl std::fmt::Display for Misuse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#}", self.0)
+        f.write_str(&causes(self.0.as_ref()))
     }
 }
 
@@ -72,7 +73,7 @@ fn messages(error: &anyhow::Error) -> Vec<String> {
     let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<SettingsProblems>());
     match problems {
         Some(problems) => problems.0.iter().map(|problem| format!("groundling: {problem}")).collect(),
-        None => vec![format!("groundling: {error:#}")],
+        None => vec![format!("groundling: {}", causes(error.as_ref()))],
     }
 }
 

@@ -189,7 +189,7 @@ impl Reader {
         match source {
             Source::Object { bucket, key } => {
                 let object = protocol::v1::S3Object { bucket: bucket.clone(), key: key.clone(), ..Default::default() };
-                let store = self.store.get_or_init(|| ObjectStore::new(&self.s3)).await;
+                let store = self.store.get_or_try_init(|| ObjectStore::open(&self.s3)).await?;
                 Ok(store.read(&object).await?.bytes)
             }
             Source::Web(address) => {

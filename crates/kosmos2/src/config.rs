@@ -13,20 +13,20 @@ use crate::small_file;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read: {source}")]
+    #[error("{file}: cannot be read: {cause}")]
     Read {
         /// Path of the file.
         file: String,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file is not JSON, or a value has the wrong kind.
-    #[error("{file}: is not a KOSMOS-2 configuration: {source}")]
+    #[error("{file}: is not a KOSMOS-2 configuration: {cause}")]
     Parse {
         /// Path of the file.
         file: String,
         /// What and where, as the JSON reader says it.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A value this implementation does not serve.
     #[error("{file}: {key} is {found}, but {expected} is expected")]
@@ -187,14 +187,14 @@ impl GenerationConfig {
         match small_file::read(&path, small_file::CONFIG) {
             Ok(bytes) => Self::parse(&bytes, file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(ConfigError::Read { file, source }),
+            Err(cause) => Err(ConfigError::Read { file, cause }),
         }
     }
 
     fn parse(bytes: &[u8], file: String) -> Result<Self, ConfigError> {
         let config: Self = match serde_json::from_slice(bytes) {
             Ok(config) => config,
-            Err(source) => return Err(ConfigError::Parse { file, source }),
+            Err(cause) => return Err(ConfigError::Parse { file, cause }),
         };
         let found = config.end_tokens().len();
         if found > MOST_END_TOKENS {
@@ -244,7 +244,7 @@ impl Config {
         let path = dir.join("config.json");
         let file = path.display().to_string();
         let bytes = small_file::read(&path, small_file::CONFIG)
-            .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+            .map_err(|cause| ConfigError::Read { file: file.clone(), cause })?;
         Self::parse(&bytes, file)
     }
 
@@ -254,7 +254,7 @@ impl Config {
         struct Kind {
             model_type: Option<String>,
         }
-        let parse_error = |source| ConfigError::Parse { file: file.clone(), source };
+        let parse_error = |cause| ConfigError::Parse { file: file.clone(), cause };
         let kind: Kind = serde_json::from_slice(bytes).map_err(parse_error)?;
         if kind.model_type.as_deref() != Some(MODEL_TYPE) {
             return Err(ConfigError::Value {

@@ -71,6 +71,17 @@ pub fn failure_id(stream: &str, sequence: u64, published_nanos: u64, job_sha256:
     hash.finish()
 }
 
+/// The id (`Nats-Msg-Id`) under which the job of a failure is submitted again: the job's id (where there is none, the
+/// SHA-256 of its bytes), `#`, and the sequence that the failed message had.
+///
+/// Under its old id the job would be dropped: within the duplicate window the jobs stream acknowledges a message whose id
+/// it knows as a duplicate, whatever became of the first one. This id is new for each failure, and the same however often
+/// the same failure is submitted again.
+pub fn resubmission_id(failure: &v1::JobFailure) -> String {
+    let name = failure.job_id.as_deref().unwrap_or(&failure.job_sha256);
+    format!("{name}#{}", failure.stream_sequence)
+}
+
 /// SHA-256 in lower-case hexadecimal, as all digests on the wire are written.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
@@ -229,6 +240,19 @@ mod tests {
             failure_id("GROUNDLING_JOBS", 7, 1_700_000_000_000_000_000, &sha256_hex(b"garbage")),
             "14acb02bc5a89901ac0d1147fc36236a294ee1e22108b5a50340ef24abb0d18e"
         );
+    }
+
+    #[test]
+    fn each_failure_has_an_id_for_its_next_attempt() {
+        let failure = |job_id: Option<&str>, stream_sequence| v1::JobFailure {
+            job_id: job_id.map(str::to_owned),
+            job_sha256: "14ac".into(),
+            stream_sequence,
+            ..Default::default()
+        };
+        assert_eq!(resubmission_id(&failure(Some("42"), 7)), "42#7");
+        assert_eq!(resubmission_id(&failure(None, 7)), "14ac#7");
+        assert_ne!(resubmission_id(&failure(Some("42"), 8)), "42#7");
     }
 
     #[test]

@@ -138,6 +138,14 @@ pub fn id_in(job: &[u8]) -> Option<&str> {
     Outline::of(job).job_id.and_then(usable_id)
 }
 
+/// The object that a job's bytes name, where bucket and key keep their rules; the rest of the job may break any.
+pub fn object_in(job: &[u8]) -> Option<v1::S3Object> {
+    let object = v1::S3Object::decode(Outline::of(job).s3?).ok()?;
+    let mut problems = Vec::new();
+    check_object(&object, &mut problems);
+    problems.is_empty().then_some(object)
+}
+
 fn usable_id(id: &str) -> Option<&str> {
     (1..=MAX_JOB_ID_BYTES).contains(&id.len()).then_some(id)
 }
@@ -187,18 +195,22 @@ fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String
             Some(Source::Inline(bytes))
         }
         Some(v1::image_job::Source::S3(object)) => {
-            // 1024 bytes is S3's own limit on keys; the others only keep nonsense from travelling on.
-            check_bucket(&object.bucket, problems);
-            check_name("s3.key", &object.key, 1024, problems);
-            for (name, value) in [("s3.version_id", &object.version_id), ("s3.etag", &object.etag)] {
-                if let Some(value) = value {
-                    check_name(name, value, 1024, problems);
-                    if value.len() <= 1024 && value.chars().any(|c| c.is_control() || !c.is_ascii()) {
-                        problems.push(format!("{name} {value:?} contains characters that none can have"));
-                    }
-                }
-            }
+            check_object(&object, problems);
             Some(Source::S3(object))
+        }
+    }
+}
+
+fn check_object(object: &v1::S3Object, problems: &mut Vec<String>) {
+    // 1024 bytes is S3's own limit on keys; the others only keep nonsense from travelling on.
+    check_bucket(&object.bucket, problems);
+    check_name("s3.key", &object.key, 1024, problems);
+    for (name, value) in [("s3.version_id", &object.version_id), ("s3.etag", &object.etag)] {
+        if let Some(value) = value {
+            check_name(name, value, 1024, problems);
+            if value.len() <= 1024 && value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+                problems.push(format!("{name} {value:?} contains characters that none can have"));
+            }
         }
     }
 }
@@ -293,6 +305,27 @@ pub(crate) mod tests {
         let mut wire = job();
         wire.tasks.clear();
         assert_eq!(CheckedJob::new(wire).unwrap_err().job_id(), Some("job-1"));
+    }
+
+    #[test]
+    fn a_jobs_bytes_tell_the_object_that_it_names() {
+        let of = |change: fn(&mut v1::ImageJob)| {
+            let mut wire = job();
+            change(&mut wire);
+            object_in(&wire.encode_to_vec()).map(|object| (object.bucket, object.key))
+        };
+        let named = Some(("imgs".to_owned(), "a/b.jpg".to_owned()));
+        assert_eq!(of(|_| ()), named);
+        assert_eq!(of(|job| job.tasks.clear()), named, "of a job that breaks rules too");
+        assert_eq!(of(|job| job.source = Some(image_job::Source::Inline(Bytes::from_static(b"x")))), None);
+        assert_eq!(of(|job| job.source = None), None);
+        let set = |job: &mut v1::ImageJob, bucket: &str, key: String| {
+            job.source = Some(image_job::Source::S3(v1::S3Object { bucket: bucket.into(), key, ..Default::default() }));
+        };
+        let mut long = job();
+        set(&mut long, "imgs", "k".repeat(1025));
+        assert_eq!(object_in(&long.encode_to_vec()), None, "a failure has no room for it");
+        assert_eq!(object_in(b"\xffnot a job"), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 
 /// Fields of `ImageJob`.
 const JOB_ID: u64 = 1;
+const S3: u64 = 3;
+const INLINE: u64 = 4;
 const TASKS: u64 = 5;
 
 /// A job's outermost fields as far as limits go by them. Of bytes that break off or are no protobuf: up to there.
@@ -12,6 +14,8 @@ const TASKS: u64 = 5;
 pub(crate) struct Outline<'a> {
     /// The last job id, as the decoder would take it.
     pub(crate) job_id: Option<&'a str>,
+    /// The bytes of the object, if it is the last source.
+    pub(crate) s3: Option<&'a [u8]>,
     /// Number of tasks.
     pub(crate) tasks: usize,
     /// Bytes of all tasks together.
@@ -46,6 +50,8 @@ impl<'a> Outline<'a> {
                 let (value, rest) = skip(rest, usize::try_from(length).unwrap_or(usize::MAX))?;
                 match key >> 3 {
                     JOB_ID if depth == 0 => self.job_id = std::str::from_utf8(value).ok(),
+                    S3 if depth == 0 => self.s3 = Some(value),
+                    INLINE if depth == 0 => self.s3 = None,
                     TASKS if depth == 0 => {
                         self.tasks += 1;
                         self.task_bytes += value.len();
@@ -81,13 +87,17 @@ fn skip(bytes: &[u8], count: usize) -> ControlFlow<(), (&[u8], &[u8])> {
 mod tests {
     use super::*;
     use crate::job::tests::job;
+    use crate::v1::image_job::Source;
     use prost::Message;
 
     #[test]
     fn an_outline_is_what_the_decoder_would_find() {
         let bytes = job().encode_to_vec();
         let sizes: usize = job().tasks.iter().map(Message::encoded_len).sum();
-        assert_eq!(Outline::of(&bytes), Outline { job_id: Some("job-1"), tasks: 2, task_bytes: sizes });
+        let Some(Source::S3(object)) = job().source else { panic!("it names an object") };
+        let object = object.encode_to_vec();
+        let wanted = Outline { job_id: Some("job-1"), s3: Some(&object), tasks: 2, task_bytes: sizes };
+        assert_eq!(Outline::of(&bytes), wanted);
     }
 
     #[test]

@@ -25,12 +25,12 @@ pub enum SandboxError {
         searched: String,
     },
     /// The operating system refused something.
-    #[error("could not {what}: {source}")]
+    #[error("could not {what}: {cause}")]
     Io {
         /// What was attempted, as a verb and its object.
         what: String,
         /// The system's answer.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The program ended before it was ready.
     #[error("{name} ended with {status} before it was ready; the end of its log:\n{log}")]
@@ -65,6 +65,6 @@ pub enum SandboxError {
 impl SandboxError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
-        move |source| Self::Io { what, source }
+        move |cause| Self::Io { what, cause }
     }
 }

@@ -26,6 +26,10 @@ pub struct NatsOptions {
     pub data_dir: Option<PathBuf>,
     /// Write every message through to the disk before it is acknowledged.
     pub sync_always: bool,
+    /// The domain of its JetStream, where it is to have one.
+    pub domain: Option<String>,
+    /// Run without JetStream.
+    pub without_jetstream: bool,
     /// Further lines for the server's configuration file, such as users and their permissions.
     pub extra_config: String,
 }
@@ -39,6 +43,8 @@ pub struct NatsServer {
     ports: Ports,
     client_url: String,
     monitoring_url: String,
+    /// Where it says that it can be used.
+    ready_path: &'static str,
     home: TempDir,
 }
 
@@ -50,7 +56,7 @@ struct Ports {
 }
 
 impl NatsServer {
-    /// Starts a server and waits until JetStream answers.
+    /// Starts a server and waits until it, and its JetStream, answer.
     pub async fn start(options: &NatsOptions) -> Result<Self, SandboxError> {
         let executable = Places::from_environment().executable(NAME)?;
         let home = TempDir::with_prefix("groundling-nats-").map_err(SandboxError::io("create a folder for NATS"))?;
@@ -62,6 +68,11 @@ impl NatsServer {
             ports: Ports { client: -1, monitoring: -1 },
             client_url: String::new(),
             monitoring_url: String::new(),
+            ready_path: if options.without_jetstream {
+                "/healthz?js-server-only=true"
+            } else {
+                "/healthz?js-enabled-only=true"
+            },
             home,
         };
         server.launch().await?;
@@ -105,6 +116,13 @@ impl NatsServer {
         let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
         let names = told.get("connections")?.as_array()?.iter();
         Some(names.filter_map(|connection| Some(connection.get("name")?.as_str()?.to_owned())).collect())
+    }
+
+    /// The number of leaf nodes that are connected to it; nothing where it does not answer.
+    pub async fn leaf_count(&self) -> Option<u64> {
+        let body = http_probe::body(port_of(&self.monitoring_url)?, "/leafz").await?;
+        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        told.get("leafnodes")?.as_u64()
     }
 
     /// Whether it calls itself healthy in everything: the copies of streams that it keeps are as new as the others.
@@ -152,9 +170,10 @@ impl NatsServer {
         let (client_url, monitoring_url) =
             process.wait_until(READY_LIMIT, async || read_urls(home, &ports_file)).await?;
         let (client, monitoring) = (port_of(&client_url), port_of(&monitoring_url));
+        let ready_path = self.ready_path;
         process
             .wait_until(READY_LIMIT, async || {
-                let status = http_probe::status(monitoring?, "GET", "/healthz?js-enabled-only=true", "").await?;
+                let status = http_probe::status(monitoring?, "GET", ready_path, "").await?;
                 (status == 200).then_some(())
             })
             .await?;
@@ -174,8 +193,12 @@ fn config_text(options: &NatsOptions, home: &Path) -> Result<String, SandboxErro
     };
     // A JSON string is a valid string of the configuration language, whatever the path contains.
     let store = serde_json::Value::from(store.to_string_lossy().as_ref());
+    if options.without_jetstream {
+        return Ok(format!("{}\n", options.extra_config));
+    }
     let sync = if options.sync_always { "\n  sync_interval: always" } else { "" };
-    Ok(format!("jetstream {{\n  store_dir: {store}{sync}\n}}\n{}\n", options.extra_config))
+    let domain = options.domain.as_ref().map(|name| format!("\n  domain: \"{name}\"")).unwrap_or_default();
+    Ok(format!("jetstream {{\n  store_dir: {store}{sync}{domain}\n}}\n{}\n", options.extra_config))
 }
 
 /// The addresses that the server wrote to its ports file; nothing while that is absent or half written.

@@ -58,7 +58,7 @@ impl ServerProcess {
             Ok(watchdog) => Ok(Self { name, child, watchdog, log }),
             Err(source) => {
                 kill_and_reap(&mut child);
-                Err(SandboxError::Io { what: format!("start the watchdog of {name}"), source })
+                Err(SandboxError::Io { what: format!("start the watchdog of {name}"), cause: source })
             }
         }
     }

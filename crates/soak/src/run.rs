@@ -132,14 +132,14 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
 
 async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
     let access = store.admin();
-    let uploads = ObjectStore::new(&S3Settings {
+    let uploads = ObjectStore::open(&S3Settings {
         endpoint: Some(access.endpoint.clone()),
         path_style: true,
         access_key: Some(access.access_key.clone()),
         secret_key: Some(Secret::new(access.secret_key.clone())),
         ..S3Settings::default()
     })
-    .await;
+    .await?;
     let puts = jobs.iter().filter_map(|job| job.object.as_ref()).map(|(key, bytes)| {
         let put = uploads.client().put_object().bucket(&access.bucket).key(key).body(bytes.clone().into());
         async move { put.send().await.map(drop).with_context(|| format!("the upload of {key}")) }

@@ -16,7 +16,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, Message};
 use futures::StreamExt;
 use protocol::subjects::JOBS_WILDCARD;
-use protocol::v1::{FailureReason, WorkerIdentity, outcome};
+use protocol::v1::{FailureReason, JobFailure, WorkerIdentity, outcome};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -193,9 +193,16 @@ impl SecondNet {
         };
         let (claim, _) = self.ledger.see_through(facts, claim, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
-            tracing::warn!(job_id = failure.job_id, "a job that the server gave up is recorded: {}", failure.message);
             let reason = failure.reason();
-            let (job_id, subject, message) = (failure.job_id, failure.subject, failure.message);
+            let JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
+            tracing::warn!(
+                job_id,
+                subject,
+                bucket,
+                key,
+                version_id,
+                "a job that the server gave up is recorded: {message}"
+            );
             self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         }
         Ok(())

@@ -156,8 +156,8 @@ impl Attempts {
         Ok(self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence)
     }
 
-    fn unavailable(&self, job: &DeliveryFacts, source: async_nats::Error) -> PublishError {
+    fn unavailable(&self, job: &DeliveryFacts, cause: async_nats::Error) -> PublishError {
         let subject = attempts_subject(job.sequence, job.published_nanos);
-        PublishError::Unavailable { subject, stream: self.stream.clone(), source }
+        PublishError::Unavailable { subject, stream: self.stream.clone(), cause }
     }
 }

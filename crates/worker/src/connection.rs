@@ -1,15 +1,20 @@
 //! The connection to NATS, by the settings.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
+use crate::broker::Broker;
+use crate::causes::causes;
+use crate::refusals::Refusals;
 use crate::settings::NatsSettings;
 
 /// Wait before the first connection is tried again: doubled each time, up to the second.
@@ -20,32 +25,36 @@ const MOVE: Duration = Duration::from_secs(3);
 /// says the same when asked.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Why there is no connection.
+/// Why there is no connection, in one sentence with all causes. They are not sources too: whoever prints an error with
+/// its sources would repeat them.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// The file with user and seed cannot be used.
-    #[error("the NATS credentials file {path} cannot be used: {source}")]
+    #[error("the NATS credentials file {path} cannot be used: {cause}")]
     Credentials {
         /// The file.
         path: String,
         /// What was wrong with it.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
-    /// A file of the TLS settings cannot be read.
-    #[error("the file {path} of nats.tls cannot be read: {source}")]
+    /// A file of the TLS settings cannot be read, or holds something else.
+    #[error("the file {path} of nats.tls cannot be used: {cause}")]
     TlsFile {
         /// The file.
         path: String,
         /// What was wrong with it.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The server does not answer, or does not let this client in.
-    #[error("no connection to NATS at {url}: {source}; check nats.url and the credentials, and that the server runs")]
+    #[error(
+        "no connection to NATS at {url}: {}; check nats.url and the credentials, and that the server runs",
+        causes(cause)
+    )]
     Connect {
         /// The addresses tried.
         url: String,
         /// What went wrong.
-        source: async_nats::ConnectError,
+        cause: async_nats::ConnectError,
     },
 }
 
@@ -54,8 +63,8 @@ impl ConnectionError {
     /// client in, or whose certificate is not trusted, goes on like that.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Connect { source, .. } => match source.kind() {
-                ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => !is_of_tls(source),
+            Self::Connect { cause, .. } => match cause.kind() {
+                ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => !is_of_tls(cause),
                 _ => false,
             },
             Self::Credentials { .. } | Self::TlsFile { .. } => false,
@@ -92,6 +101,8 @@ struct Told {
     lame: Arc<watch::Sender<bool>>,
     /// Touched whenever the connection is made or lost.
     changed: Arc<watch::Sender<()>>,
+    /// What the server does not permit.
+    refusals: Refusals,
 }
 
 impl Told {
@@ -100,6 +111,7 @@ impl Told {
             Event::LameDuckMode => drop(self.lame.send_replace(true)),
             Event::Connected => {
                 self.lame.send_replace(false);
+                self.refusals.forget();
                 self.changed.send_replace(());
             }
             Event::Disconnected => self.changed.send_replace(()),
@@ -109,6 +121,16 @@ impl Told {
 }
 
 impl Connection {
+    /// JetStream on this connection, for `setup` and for a start: it says what the user may not do.
+    pub fn broker(&self, settings: &NatsSettings) -> Broker {
+        Broker::new(jetstream(&self.client, settings), self.told.refusals.clone(), settings.api_subject())
+    }
+
+    /// What the server does not permit.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.told.refusals
+    }
+
     /// Whether it stands, as far as is known: a server that falls silent is noticed by pings.
     pub(crate) fn is_up(&self) -> bool {
         self.client.connection_state() == State::Connected
@@ -203,20 +225,29 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> Result<Client, Conn
     Ok(open(settings, name).await?.client)
 }
 
-async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, ConnectionError> {
-    let told = Told::default();
+/// As [`connect`], with all that the client tells of the connection.
+///
+/// # Errors
+/// [`ConnectionError`].
+pub async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, ConnectionError> {
+    let told = Told { refusals: Refusals::new(&settings.inbox_prefix), ..Told::default() };
     let options = options(settings, name, told.clone()).await?;
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     match options.connect(servers).await {
         Ok(client) => Ok(Connection { client, told }),
-        Err(source) => Err(ConnectionError::Connect { url: addresses.join(", "), source }),
+        Err(cause) => Err(ConnectionError::Connect { url: addresses.join(", "), cause }),
     }
 }
 
 /// JetStream on a connection, with the settings' patience.
 pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context {
-    jetstream::ContextBuilder::new().timeout(settings.request_timeout).build(client.clone())
+    let context = jetstream::ContextBuilder::new().timeout(settings.request_timeout);
+    match (&settings.jetstream_domain, &settings.api_prefix) {
+        (Some(domain), _) => context.domain(domain).build(client.clone()),
+        (None, Some(prefix)) => context.api_prefix(prefix).build(client.clone()),
+        (None, None) => context.build(client.clone()),
+    }
 }
 
 async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<ConnectOptions, ConnectionError> {
@@ -230,12 +261,19 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
         .event_callback(move |event| {
             // In order and at once: a word of the last server must not be taken for one of the next.
             told.hear(&event);
+            let refused = match &event {
+                Event::ServerError(ServerError::Other(error)) => told.refusals.hear(error),
+                _ => None,
+            };
             async move {
-                match event {
-                    Event::Connected => tracing::info!("connected to NATS"),
-                    Event::Draining | Event::Closed => tracing::info!("the connection to NATS is being closed"),
-                    Event::Disconnected => tracing::warn!("the connection to NATS is lost; connecting again"),
-                    other => tracing::warn!("NATS: {other}"),
+                match (event, refused) {
+                    // Whoever waits for it says it.
+                    (_, Some((refused, true))) => tracing::debug!("{refused}"),
+                    (_, Some((refused, false))) => tracing::warn!("{refused}: add it to the user's permissions"),
+                    (Event::Connected, _) => tracing::info!("connected to NATS"),
+                    (Event::Draining | Event::Closed, _) => tracing::info!("the connection to NATS is being closed"),
+                    (Event::Disconnected, _) => tracing::warn!("the connection to NATS is lost; connecting again"),
+                    (other, _) => tracing::warn!("NATS: {other}"),
                 }
             }
         });
@@ -243,10 +281,10 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
         options = options.tls_first();
     }
     if let Some(file) = &settings.tls.ca_file {
-        options = options.add_root_certificates(readable(file).await?);
+        options = options.add_root_certificates(with_certificate(file).await?);
     }
     if let (Some(certificate), Some(key)) = (&settings.tls.certificate_file, &settings.tls.key_file) {
-        options = options.add_client_certificate(readable(certificate).await?, readable(key).await?);
+        options = options.add_client_certificate(with_certificate(certificate).await?, with_key(key).await?);
     }
     if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
         options = options.user_and_password(user.clone(), password.expose().to_owned());
@@ -261,15 +299,25 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
         options = options
             .credentials_file(file)
             .await
-            .map_err(|source| ConnectionError::Credentials { path: file.display().to_string(), source })?;
+            .map_err(|cause| ConnectionError::Credentials { path: file.display().to_string(), cause })?;
     }
     Ok(options)
 }
 
-/// The path, known to be of a readable file: the client itself would only say "TLS error".
-async fn readable(file: &Path) -> Result<std::path::PathBuf, ConnectionError> {
-    match tokio::fs::File::open(file).await {
-        Ok(_) => Ok(file.to_owned()),
-        Err(source) => Err(ConnectionError::TlsFile { path: file.display().to_string(), source }),
-    }
+/// The path, known to be of a file with a certificate: the client itself would only say "TLS error".
+async fn with_certificate(file: &Path) -> Result<PathBuf, ConnectionError> {
+    let holds = |pem: &[u8]| matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)));
+    holding(file, "it holds no certificate in PEM form", holds).await
+}
+
+/// The path, known to be of a file with a private key.
+async fn with_key(file: &Path) -> Result<PathBuf, ConnectionError> {
+    let holds = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
+    holding(file, "it holds no private key in PEM form", holds).await
+}
+
+async fn holding(file: &Path, otherwise: &str, holds: fn(&[u8]) -> bool) -> Result<PathBuf, ConnectionError> {
+    let unusable = |cause| ConnectionError::TlsFile { path: file.display().to_string(), cause };
+    let pem = tokio::fs::read(file).await.map_err(unusable)?;
+    if holds(&pem) { Ok(file.to_owned()) } else { Err(unusable(std::io::Error::other(otherwise))) }
 }

@@ -61,7 +61,7 @@ pub struct DeliveryFacts {
 /// Why the end of a job was not confirmed. The job comes back by itself after `ack_wait`; published work is not lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the server did not confirm the end of a job ({0}): it will hand the job out again")]
-pub struct DeliveryError(#[source] async_nats::client::RequestError);
+pub struct DeliveryError(async_nats::client::RequestError);
 
 impl Delivery {
     /// Takes a consumer's message in hand; gives the subject back if it is no such message.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use protocol::identity::{failure_id, sha256_hex};
-use protocol::job::id_in;
+use protocol::job::{id_in, object_in};
 use protocol::subjects::failed_subject_for;
 use protocol::v1::{self, FailureReason, Outcome, outcome};
 
@@ -93,9 +93,13 @@ impl JobContext {
     async fn finished(&self, delivery: Delivery, annotation: v1::ImageAnnotation, receipt: &Receipt) -> Ending {
         self.events.step(Step::AnnotationPublished);
         let duplicate = receipt.duplicate();
+        let object = annotation.picture.as_ref().and_then(|picture| picture.object.as_ref());
         tracing::info!(
             job_id = annotation.job_id,
             dataset = annotation.dataset,
+            bucket = object.map(|object| object.bucket.as_str()),
+            key = object.map(|object| object.key.as_str()),
+            version_id = object.and_then(|object| object.version_id.as_deref()),
             annotation_id = annotation.annotation_id,
             duplicate,
             "job is done"
@@ -113,9 +117,17 @@ impl JobContext {
 
     async fn rejected(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &Receipt) -> Ending {
         self.events.step(Step::FailurePublished);
-        let (reason, subject) = (failure.reason(), failure.subject);
-        let (job_id, message) = (failure.job_id, failure.message);
-        tracing::warn!(job_id, subject, reason = reason.as_str_name(), "job is given up: {message}");
+        let reason = failure.reason();
+        let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
+        tracing::warn!(
+            job_id,
+            subject,
+            bucket,
+            key,
+            version_id,
+            reason = reason.as_str_name(),
+            "job failed permanently: {message}"
+        );
         let facts = delivery.facts().clone();
         if let Err(error) = delivery.reject(receipt, reason.as_str_name()).await {
             tracing::warn!("{error}");
@@ -140,7 +152,16 @@ impl JobContext {
     async fn retry(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
         let (subject, message, attempt) = (delivery.subject().to_owned(), fault.message(), delivery.facts().attempt);
         let delay = spread(delay, self.settings.max_retry_delay, rand::random());
-        tracing::warn!(subject, attempt, "job goes back to the queue for {delay:?}: {message}");
+        let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
+        tracing::warn!(
+            job_id,
+            subject,
+            bucket = object.as_ref().map(|object| object.bucket.as_str()),
+            key = object.as_ref().map(|object| object.key.as_str()),
+            version_id = object.as_ref().and_then(|object| object.version_id.as_deref()),
+            attempt,
+            "job goes back to the queue for {delay:?}: {message}"
+        );
         if let Err(error) = delivery.retry(delay).await {
             tracing::warn!("{error}");
         }
@@ -176,6 +197,10 @@ pub(crate) fn failure_outcome(
 ) -> Outcome {
     let job_sha256 = sha256_hex(job);
     let message_id = failure_id(&facts.stream, facts.sequence, facts.published_nanos, &job_sha256);
+    let (bucket, key, version_id) = match object_in(job) {
+        Some(object) => (Some(object.bucket), Some(object.key), object.version_id),
+        None => (None, None, None),
+    };
     let failure = v1::JobFailure {
         job: job.clone(),
         subject: job_subject.to_owned(),
@@ -188,6 +213,9 @@ pub(crate) fn failure_outcome(
         failed_at: Some(SystemTime::now().into()),
         job_sha256,
         job_omitted: false,
+        bucket,
+        key,
+        version_id,
     };
     let record = Some(outcome::Record::Failure(failure));
     Outcome { subject: failed_subject_for(job_subject), message_id, record }

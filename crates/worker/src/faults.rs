@@ -7,6 +7,7 @@ use kosmos2::processor::image::ImageError;
 use protocol::job::JobError;
 use protocol::v1::FailureReason;
 
+use crate::causes::causes;
 use crate::fetch::{FetchError, FetchErrorKind};
 use crate::publish::PublishError;
 
@@ -171,7 +172,10 @@ pub fn course(class: FaultClass) -> Course {
         Class::InvalidJob => DeadLetter(Reason::InvalidJob),
         Class::InvalidPrompt => DeadLetter(Reason::InvalidPrompt),
         Class::Fetch(Kind::NotFound | Kind::BadAddress) => DeadLetter(Reason::ObjectNotFound),
-        Class::Fetch(Kind::NotAllowed | Kind::Denied) => DeadLetter(Reason::ObjectForbidden),
+        Class::Fetch(Kind::NotAllowed | Kind::Denied | Kind::Encrypted) => DeadLetter(Reason::ObjectForbidden),
+        Class::Fetch(Kind::Archived) => DeadLetter(Reason::ObjectArchived),
+        Class::Fetch(Kind::EncodingUnsupported) => DeadLetter(Reason::UnsupportedPicture),
+        Class::Fetch(Kind::EncodingDamaged) => DeadLetter(Reason::UndecodablePicture),
         Class::Fetch(Kind::Changed) => DeadLetter(Reason::ObjectChanged),
         Class::Fetch(Kind::TooLarge) => DeadLetter(Reason::ObjectTooLarge),
         Class::UnsupportedPicture => DeadLetter(Reason::UnsupportedPicture),
@@ -277,17 +281,7 @@ impl Fault {
 
     /// The sentence with its causes, for a failure record: at most 4 KiB, so that a record always has room for it.
     pub fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(next) = cause {
-            let sentence = next.to_string();
-            // Wrapping errors often repeat what they wrap.
-            if !message.contains(&sentence) {
-                message.push_str(": ");
-                message.push_str(&sentence);
-            }
-            cause = next.source();
-        }
+        let mut message = causes(self);
         message.truncate(message.floor_char_boundary(4096));
         message
     }
@@ -363,8 +357,7 @@ mod tests {
 
     #[test]
     fn a_message_holds_the_causes_once_and_never_grows_without_bound() {
-        let cause =
-            FetchError::new(FetchErrorKind::Unavailable, "s3://a/b could not be read").with_source("broken pipe");
+        let cause = FetchError::new(FetchErrorKind::Unavailable, "s3://a/b could not be read").because("broken pipe");
         assert_eq!(Fault::from(cause).message(), "s3://a/b could not be read: broken pipe");
         let long = Fault::DecoderPanicked("ä".repeat(5000));
         assert!(long.message().len() <= 4096);

@@ -125,10 +125,10 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The address of `worker.health_address` cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing can listen on worker.health_address {address}: {source}; give a free address of this machine")]
+#[error("nothing can listen on worker.health_address {address}: {cause}; give a free address of this machine")]
 pub struct HealthAddressError {
     address: SocketAddr,
-    source: std::io::Error,
+    cause: std::io::Error,
 }
 
 /// A server that answers for a worker. It ends when dropped.
@@ -144,7 +144,7 @@ impl HealthServer {
     /// # Errors
     /// [`HealthAddressError`].
     pub async fn start(address: SocketAddr, health: Health) -> Result<Self, HealthAddressError> {
-        let unusable = |source| HealthAddressError { address, source };
+        let unusable = |cause| HealthAddressError { address, cause };
         let listener = TcpListener::bind(address).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         tracing::info!(%address, "health is told at /livez and /readyz");

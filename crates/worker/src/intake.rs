@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Connection;
 use crate::delivery::{Delivery, Lease, nak};
 use crate::health::Health;
+use crate::refusals::Refused;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
@@ -126,6 +127,21 @@ impl Intake {
         }
     }
 
+    /// Waits, from this call on, until the server says that no jobs may be asked for.
+    fn refused(&self) -> impl Future<Output = Refused> + use<> {
+        let stream = self.consumer.cached_info().stream_name.clone();
+        let refused = self
+            .watched
+            .as_ref()
+            .map(|(connection, _)| connection.refusals().next(move |refused| refused.is_pull_from(&stream)));
+        async move {
+            match refused {
+                Some(refused) => refused.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Waits until the server has said that it will end.
     async fn told_to_leave(&self) -> &Connection {
         match &self.watched {
@@ -163,6 +179,8 @@ impl Intake {
             () = shutdown.cancelled() => return PullEnd::Stopped,
             connection = self.connected() => connection,
         };
+        let refused = self.refused();
+        tokio::pin!(refused);
         let mut answers = match self.request(slots.len()).await {
             Ok(answers) => answers,
             Err(why) => return PullEnd::Failed(why),
@@ -179,6 +197,7 @@ impl Intake {
                 }
                 // What has come goes on.
                 answer = tokio::time::timeout(PULL_LOST, answers.next()) => answer,
+                refused = &mut refused => return PullEnd::Failed(refused.to_string()),
                 () = self.made_anew(connection) => return PullEnd::Overtaken(answers, slots.len()),
             };
             match answer {

@@ -19,7 +19,8 @@ use crate::delivery::Delivery;
 use crate::ending::Ending;
 use crate::events::{Events, Step};
 use crate::faults::Fault;
-use crate::fetch::s3::{ObjectStore, is_md5_of};
+use crate::fetch::Fetched;
+use crate::fetch::s3::{ObjectStore, is_md5, is_md5_of};
 use crate::ledger::Ledger;
 use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
@@ -49,6 +50,26 @@ struct Prepared {
     facts: v1::PictureFacts,
     fetch: Duration,
     decode: Duration,
+}
+
+/// A picture before it is decoded.
+struct Encoded {
+    bytes: Bytes,
+    object: Option<v1::ObjectIdentity>,
+    /// MD5 of the object's bytes where `bytes` are others, see [`Fetched::stored_md5`].
+    stored_md5: Option<String>,
+}
+
+impl Encoded {
+    fn inline(bytes: Bytes) -> Self {
+        Self { bytes, object: None, stored_md5: None }
+    }
+}
+
+impl From<Fetched> for Encoded {
+    fn from(fetched: Fetched) -> Self {
+        Self { bytes: fetched.bytes, object: Some(fetched.identity), stored_md5: fetched.stored_md5 }
+    }
 }
 
 impl JobContext {
@@ -128,32 +149,28 @@ impl JobContext {
 
     async fn prepare(&self, source: &Source) -> Result<Prepared, Fault> {
         let started = Instant::now();
-        let (bytes, object, taken) = match source {
+        let (fetched, taken) = match source {
             // Here already, with its job; what it waits for is that others have gone.
-            Source::Inline(bytes) => (bytes.clone(), None, self.room.take(bytes.len() as u64).await),
+            Source::Inline(bytes) => (Encoded::inline(bytes.clone()), self.room.take(bytes.len() as u64).await),
             Source::S3(object) => {
                 let (fetched, taken) = self.store.read_into(object, &self.room).await?;
-                (fetched.bytes, Some(fetched.identity), taken)
+                (fetched.into(), taken)
             }
         };
         self.events.step(Step::Fetched);
         let fetch = started.elapsed();
         let started = Instant::now();
-        let (pixels, facts) = self.decode(bytes, object, taken).await?;
+        let (pixels, facts) = self.decode(fetched, taken).await?;
         self.events.step(Step::Decoded);
         Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
     }
 
-    async fn decode(
-        &self,
-        bytes: Bytes,
-        object: Option<v1::ObjectIdentity>,
-        taken: Taken,
-    ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
+    async fn decode(&self, picture: Encoded, taken: Taken) -> Result<(PixelValues, v1::PictureFacts), Fault> {
+        let Encoded { bytes, object, stored_md5 } = picture;
         let engine = Arc::clone(&self.engine);
         let finish = move |bytes: Bytes, decoded| match decoded {
             Ok(picture) => Ok((engine.preprocess(&picture), picture_facts(&picture.facts, &bytes, object))),
-            Err(error) => Err(undecodable(error, &bytes, object.as_ref())),
+            Err(error) => Err(undecodable(error, &bytes, object.as_ref(), stored_md5.as_deref())),
         };
         self.decoding.run(bytes, taken, finish).await
     }
@@ -202,11 +219,19 @@ fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectI
 }
 
 /// A broken picture is the object's own fault only if its bytes are those that the store keeps.
-fn undecodable(error: ImageError, bytes: &[u8], object: Option<&v1::ObjectIdentity>) -> Fault {
+fn undecodable(
+    error: ImageError,
+    bytes: &[u8],
+    object: Option<&v1::ObjectIdentity>,
+    stored_md5: Option<&str>,
+) -> Fault {
     let etag = object.and_then(|object| object.etag.as_deref());
+    let is_whole = |etag: &str| match stored_md5 {
+        Some(stored) => etag.eq_ignore_ascii_case(stored),
+        None => is_md5_of(etag, bytes),
+    };
     match etag {
-        // Another form of ETag names no bytes.
-        Some(etag) if etag.len() == 32 && !is_md5_of(etag, bytes) => Fault::Damaged(error),
+        Some(etag) if is_md5(etag) && !is_whole(etag) => Fault::Damaged(error),
         _ => Fault::Picture(error),
     }
 }

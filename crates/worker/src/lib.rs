@@ -31,7 +31,8 @@
 //! # Its limits
 //!
 //! - It holds for jobs that the stream acknowledged. A submission without an acknowledgement may be there or not; submit
-//!   again under the same `Nats-Msg-Id`.
+//!   again under the same `Nats-Msg-Id`. A job that has failed is submitted again under a new one
+//!   ([`protocol::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.
 //! - It holds as long as the server keeps what it acknowledged. `sync_interval: always` for a single server, or three
 //!   copies of each stream; otherwise a machine that loses power may take back its word.
 //! - An outcome is forgotten after `streams.outcomes_max_age`. If the server or all workers are away for longer between
@@ -79,6 +80,8 @@
 
 mod advisories;
 pub mod attempts;
+mod broker;
+pub mod causes;
 pub mod connection;
 mod decoding;
 pub mod delivery;
@@ -93,6 +96,7 @@ mod job;
 mod ledger;
 pub mod outcomes;
 pub mod publish;
+mod refusals;
 pub mod room;
 pub mod settings;
 pub mod settings_check;

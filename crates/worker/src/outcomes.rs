@@ -128,7 +128,7 @@ impl Outcomes {
         Ok(Some(Claim { outcome: Outcome::decode(message.payload)?, sequence: message.sequence, age }))
     }
 
-    fn unavailable(&self, subject: String, source: async_nats::Error) -> PublishError {
-        PublishError::Unavailable { subject, stream: self.stream.clone(), source }
+    fn unavailable(&self, subject: String, cause: async_nats::Error) -> PublishError {
+        PublishError::Unavailable { subject, stream: self.stream.clone(), cause }
     }
 }

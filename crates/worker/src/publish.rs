@@ -12,6 +12,8 @@ use protocol::Message;
 use protocol::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 use time::OffsetDateTime;
 
+use crate::causes::causes;
+
 /// Waits between the tries of one publish; the last one for as long as there is patience. The id makes tries after lost
 /// acknowledgements harmless, and what is published has cost a whole generation.
 const PAUSES: [Duration; 5] = [
@@ -92,14 +94,14 @@ pub enum PublishError {
         bytes: usize,
     },
     /// No stream, no answer, or a refusal that may pass.
-    #[error("the stream {stream} did not take a message for {subject}: {source}")]
+    #[error("the stream {stream} did not take a message for {subject}: {}", causes(cause.as_ref()))]
     Unavailable {
         /// Where it was to go.
         subject: String,
         /// The stream that should have taken it.
         stream: String,
         /// What the server or the connection said.
-        source: async_nats::Error,
+        cause: async_nats::Error,
     },
 }
 
@@ -128,12 +130,8 @@ impl Publisher {
                 self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
             }
             None => {
-                let source = "a newer version of Groundling wrote down a kind of outcome that this one does not know";
-                Err(PublishError::Unavailable {
-                    subject,
-                    stream: self.annotations_stream.clone(),
-                    source: source.into(),
-                })
+                let cause = "a newer version of Groundling wrote down a kind of outcome that this one does not know";
+                Err(PublishError::Unavailable { subject, stream: self.annotations_stream.clone(), cause: cause.into() })
             }
         }
     }
@@ -148,10 +146,10 @@ impl Publisher {
             Some(outcome::Record::Failure(_)) => &self.failed_stream,
             _ => &self.annotations_stream,
         };
-        self.look(stream, outcome, age).await.map_err(|source| PublishError::Unavailable {
+        self.look(stream, outcome, age).await.map_err(|cause| PublishError::Unavailable {
             subject: outcome.subject.clone(),
             stream: stream.clone(),
-            source,
+            cause,
         })
     }
 
@@ -226,7 +224,7 @@ impl Publisher {
             }
             tracing::debug!(%error, subject, "not published yet");
             if !patience.pause().await {
-                return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), source: error.into() });
+                return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), cause: error.into() });
             }
         }
     }

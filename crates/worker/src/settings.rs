@@ -43,6 +43,12 @@ pub struct NatsSettings {
     /// First token of the subjects on which answers come to this client; the server's permissions may want one of its
     /// own.
     pub inbox_prefix: String,
+    /// JetStream domain of the streams, where they are not in that of the server connected to: a leaf node's clients name
+    /// the domain of the hub. Excludes `api_prefix`.
+    pub jetstream_domain: Option<String>,
+    /// Prefix of JetStream's requests in place of `$JS.API`, where another account's JetStream is imported under one.
+    /// Excludes `jetstream_domain`.
+    pub api_prefix: Option<String>,
     /// Transport encryption.
     pub tls: NatsTls,
     /// How long connecting to one server may take.
@@ -137,6 +143,9 @@ pub struct S3Settings {
     pub session_token: Option<Secret>,
     /// Read without any key, for public buckets.
     pub anonymous: bool,
+    /// Agree to pay for requests and transfer, as buckets with "requester pays" demand. Without it such a bucket refuses
+    /// every read. The owner of the access key pays.
+    pub requester_pays: bool,
     /// PEM file with the authorities to trust in place of the system's, for a store with certificates of its own.
     pub ca_file: Option<PathBuf>,
     /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for
@@ -223,6 +232,8 @@ impl Default for NatsSettings {
             nkey: None,
             credentials_file: None,
             inbox_prefix: "_INBOX".to_owned(),
+            jetstream_domain: None,
+            api_prefix: None,
             tls: NatsTls::default(),
             connect_timeout: Duration::from_secs(5),
             // A cluster that lost its leader was seen to answer again after 6.5 s.
@@ -265,6 +276,7 @@ impl Default for S3Settings {
             secret_key: None,
             session_token: None,
             anonymous: false,
+            requester_pays: false,
             ca_file: None,
             allow: Vec::new(),
             max_object_bytes: 64 << 20,

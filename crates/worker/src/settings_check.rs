@@ -59,6 +59,15 @@ impl NatsSettings {
         self.url.split(',').map(str::trim).filter(|address| !address.is_empty())
     }
 
+    /// The subject below which JetStream takes requests.
+    pub fn api_subject(&self) -> String {
+        match (&self.jetstream_domain, &self.api_prefix) {
+            (Some(domain), _) => format!("$JS.{domain}.API"),
+            (None, Some(prefix)) => prefix.clone(),
+            (None, None) => "$JS.API".to_owned(),
+        }
+    }
+
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
@@ -93,15 +102,30 @@ impl NatsSettings {
             self.tls.certificate_file.is_some() == self.tls.key_file.is_some(),
             "nats.tls.certificate_file and nats.tls.key_file are only of use together: give both or neither",
         );
-        let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>');
         found.unless(
-            !self.inbox_prefix.is_empty()
-                && self.inbox_prefix.chars().all(legal)
-                && self.inbox_prefix.split('.').all(|token| !token.is_empty()),
+            is_subject(&self.inbox_prefix),
             format!(
                 "nats.inbox_prefix is {:?}: give a subject without wildcards, for example _INBOX",
                 self.inbox_prefix
             ),
+        );
+        if let Some(domain) = &self.jetstream_domain {
+            found.unless(
+                is_subject(domain) && !domain.contains('.'),
+                format!(
+                    "nats.jetstream_domain is {domain:?}: give the domain's name, without blanks, '.', '*' and '>'"
+                ),
+            );
+        }
+        if let Some(prefix) = &self.api_prefix {
+            found.unless(
+                is_subject(prefix),
+                format!("nats.api_prefix is {prefix:?}: give a subject without wildcards, for example JS.HUB.API"),
+            );
+        }
+        found.unless(
+            self.jetstream_domain.is_none() || self.api_prefix.is_none(),
+            "nats.jetstream_domain and nats.api_prefix exclude each other: keep one",
         );
         found.positive("nats.connect_timeout", self.connect_timeout);
         found.positive("nats.request_timeout", self.request_timeout);
@@ -196,6 +220,10 @@ impl S3Settings {
             "s3.anonymous and s3.access_key exclude each other: keep one",
         );
         found.unless(
+            !(self.anonymous && self.requester_pays),
+            "s3.requester_pays needs an access key, whose owner pays, and s3.anonymous sends none: keep one",
+        );
+        found.unless(
             !self.allow.is_empty(),
             "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
         );
@@ -251,6 +279,12 @@ impl WorkerSettings {
     }
 }
 
+/// Whether a text can be the beginning of a subject: tokens between dots, and no wildcard.
+fn is_subject(text: &str) -> bool {
+    let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>');
+    text.chars().all(legal) && text.split('.').all(|token| !token.is_empty())
+}
+
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -301,6 +335,26 @@ mod tests {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
         }
         assert!(!text.contains("hush"));
+    }
+
+    #[test]
+    fn a_jetstream_domain_is_one_token_and_excludes_a_prefix() {
+        let problems = |domain: Option<&str>, prefix: Option<&str>| {
+            let (jetstream_domain, api_prefix) = (domain.map(str::to_owned), prefix.map(str::to_owned));
+            NatsSettings { jetstream_domain, api_prefix, ..Default::default() }.problems()
+        };
+        for (domain, prefix) in
+            [(Some("hub"), None), (Some("a-B_9"), None), (None, Some("JS.HUB.API")), (None, Some("x"))]
+        {
+            assert_eq!(problems(domain, prefix), Vec::<String>::new());
+        }
+        for bad in ["", "a.b", "a b", "a*", ">", "a\n"] {
+            assert!(problems(Some(bad), None).concat().starts_with("nats.jetstream_domain is"), "{bad:?}");
+        }
+        for bad in ["", ".a", "a.", "a..b", "a b", "a.*", "a.>"] {
+            assert!(problems(None, Some(bad)).concat().starts_with("nats.api_prefix is"), "{bad:?}");
+        }
+        assert!(problems(Some("hub"), Some("x")).concat().contains("exclude each other"));
     }
 
     #[test]

@@ -4,14 +4,15 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{self, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use protocol::subjects::{
     ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, max_deliveries_subject,
 };
 
+pub use crate::broker::{Broker, SetupError};
+use crate::broker::{Failure, RequestFailure};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
 
@@ -19,8 +20,6 @@ use crate::settings::StreamSettings;
 const FAILURE_OVERHEAD: usize = 16 * 1024;
 /// How long one worker has for one advisory.
 const ADVISORY_ACK_WAIT: Duration = Duration::from_secs(30);
-/// Tries to reach JetStream: a fresh cluster is healthy before it can make streams.
-const TRIES: u32 = 5;
 
 /// What is there. [`SetupReport::is_ready`] says whether workers can work with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,83 +41,35 @@ impl SetupReport {
     }
 }
 
-/// Why streams and consumer could not be looked at or made.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A stream cannot be made because another one listens to its subjects.
-    #[error(
-        "the stream {name} cannot be made: another stream listens to {subject} already; remove that stream, or name it in the settings"
-    )]
-    SubjectTaken {
-        /// The stream to be made.
-        name: String,
-        /// Its subject.
-        subject: String,
-    },
-    /// JetStream answers with an error, or not at all.
-    #[error(
-        "JetStream did not let {what} be looked at or made: {said}; check that the server runs with JetStream and that the user may do this"
-    )]
-    Refused {
-        /// What was to be done.
-        what: String,
-        /// What the server said.
-        said: String,
-        /// Whether it may pass by itself: no answer, a cluster without a leader.
-        may_pass: bool,
-    },
-}
-
-impl SetupError {
-    /// Whether the same may go well later without anybody's doing.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Refused { may_pass: true, .. })
-    }
-}
-
-/// Whether JetStream says this for a while only: it has no leader yet, or is being started.
-fn passes(said: &async_nats::jetstream::Error) -> bool {
-    matches!(
-        said.error_code(),
-        ErrorCode::CLUSTER_NOT_AVAILABLE
-            | ErrorCode::CLUSTER_NOT_ACTIVE
-            | ErrorCode::CLUSTER_NOT_LEADER
-            | ErrorCode::CLUSTER_INCOMPLETE
-            | ErrorCode::INSUFFICIENT_RESOURCES
-            | ErrorCode::STREAM_OFFLINE
-            | ErrorCode::CONSUMER_OFFLINE
-    )
-}
-
 /// Makes what is missing and holds the rest against the settings. Doing it twice does no more than doing it once.
 ///
 /// # Errors
 /// [`SetupError`]; what was made until then stays.
-pub async fn setup(jetstream: &Context, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
-    go_through(jetstream, settings, true).await
+pub async fn setup(broker: impl Into<Broker>, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
+    go_through(&broker.into(), settings, true).await
 }
 
 /// As [`setup`], but makes nothing.
 ///
 /// # Errors
-/// [`SetupError::Refused`].
-pub async fn check(jetstream: &Context, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
-    go_through(jetstream, settings, false).await
+/// [`SetupError`].
+pub async fn check(broker: impl Into<Broker>, settings: &StreamSettings) -> Result<SetupReport, SetupError> {
+    go_through(&broker.into(), settings, false).await
 }
 
-async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) -> Result<SetupReport, SetupError> {
+async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> Result<SetupReport, SetupError> {
     let mut report = SetupReport::default();
     let mut found_streams = Vec::new();
-    for wanted in wanted_streams(settings, jetstream.client().max_payload()) {
+    for wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
         let what = format!("stream {}", wanted.name);
-        let found = match (find_stream(jetstream, &wanted.name).await?, make) {
+        let found = match (find_stream(broker, &wanted.name).await?, make) {
             (Some(found), _) => {
                 report.differences.extend(stream_differences(&wanted, &found.cached_info().config));
                 report.found.push(what);
                 Some(found)
             }
             (None, true) => {
-                let made = make_stream(jetstream, &wanted).await?;
+                let made = make_stream(broker, &wanted).await?;
                 report.created.push(what);
                 Some(made)
             }
@@ -137,43 +88,33 @@ async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) 
         let what = format!("consumer {}{of}", settings.consumer);
         match stream {
             None => report.missing.push(what),
-            Some(stream) => consumer(stream, wanted, make, what, &mut report).await?,
+            Some(stream) => consumer(broker, stream, wanted, make, what, &mut report).await?,
         }
     }
     Ok(report)
 }
 
 async fn consumer(
+    broker: &Broker,
     of: &stream::Stream,
     wanted: pull::Config,
     make: bool,
     what: String,
     report: &mut SetupReport,
 ) -> Result<(), SetupError> {
-    match of.consumer_info(wanted.durable_name.as_deref().unwrap_or_default()).await {
-        Ok(found) => {
-            report.differences.extend(consumer_differences(&wanted, &found.config));
-            report.found.push(what);
+    let (stream, name) = (&of.cached_info().config.name, wanted.durable_name.as_deref().unwrap_or_default());
+    if let Some(found) = broker.ask(&what, stream, || of.consumer_info(name)).await? {
+        report.differences.extend(consumer_differences(&wanted, &found.config));
+        report.found.push(what);
+    } else if make {
+        // Strict: if another setup came first with other settings, that is to be said and not overwritten.
+        let create = || of.create_consumer_strict(wanted.clone());
+        match broker.ask(&what, stream, create).await? {
+            Some(_) => report.created.push(what),
+            None => report.missing.push(what),
         }
-        Err(error) if error.kind() != ConsumerInfoErrorKind::NotFound => {
-            use ConsumerInfoErrorKind as Kind;
-            let may_pass = match error.kind() {
-                Kind::Request | Kind::TimedOut | Kind::NoResponders | Kind::Offline => true,
-                Kind::JetStream(said) => passes(&said),
-                Kind::InvalidName | Kind::NotFound | Kind::StreamNotFound => false,
-            };
-            return Err(SetupError::Refused { what, said: error.to_string(), may_pass });
-        }
-        Err(_) if make => {
-            // Strict: if another setup came first with other settings, that is to be said and not overwritten.
-            of.create_consumer_strict(wanted).await.map_err(|error| SetupError::Refused {
-                what: what.clone(),
-                said: error.to_string(),
-                may_pass: false,
-            })?;
-            report.created.push(what);
-        }
-        Err(_) => report.missing.push(what),
+    } else {
+        report.missing.push(what);
     }
     Ok(())
 }
@@ -274,59 +215,36 @@ fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
     }
 }
 
-async fn find_stream(jetstream: &Context, name: &str) -> Result<Option<stream::Stream>, SetupError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let error = match jetstream.get_stream(name).await {
-            Ok(found) => return Ok(Some(found)),
-            Err(error) => error,
-        };
-        match error.kind() {
-            GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => return Ok(None),
-            GetStreamErrorKind::Request if tries < TRIES => tokio::time::sleep(Duration::from_secs(1)).await,
-            kind => {
-                let may_pass = match kind {
-                    GetStreamErrorKind::Request => true,
-                    GetStreamErrorKind::JetStream(said) => passes(&said),
-                    GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => false,
-                };
-                return Err(SetupError::Refused { what: format!("stream {name}"), said: error.to_string(), may_pass });
-            }
-        }
-    }
+async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Stream>, SetupError> {
+    broker.ask(&format!("stream {name}"), name, || broker.jetstream.get_stream(name)).await
 }
 
-async fn make_stream(jetstream: &Context, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let error = match jetstream.create_stream(wanted.clone()).await {
-            Ok(made) => return Ok(made),
-            Err(error) => error,
-        };
-        match error.kind() {
-            CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP => {
-                let subject = wanted.subjects.join(", ");
-                return Err(SetupError::SubjectTaken { name: wanted.name.clone(), subject });
-            }
-            CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut if tries < TRIES => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            _ => {
-                let what = format!("stream {}", wanted.name);
-                return Err(SetupError::Refused { what, said: error.to_string(), may_pass: false });
-            }
+async fn make_stream(broker: &Broker, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
+    let what = format!("stream {}", wanted.name);
+    let overlaps =
+        |failure| matches!(failure, Failure::Said(said) if said.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP);
+    let create = || async {
+        match broker.jetstream.create_stream(wanted.clone()).await {
+            Err(error) if overlaps(error.failure()) => Ok(None),
+            made => made.map(Some),
         }
+    };
+    match broker.ask(&what, &wanted.name, create).await? {
+        Some(Some(made)) => Ok(made),
+        Some(None) => Err(SetupError::SubjectTaken { name: wanted.name.clone(), subject: wanted.subjects.join(", ") }),
+        None => Err(SetupError::Refused { what, said: "it vanished while it was made".to_owned(), may_pass: true }),
     }
 }
 
 /// The consumer that the workers pull from; `None` if the stream or the consumer is missing.
 ///
 /// # Errors
-/// [`SetupError::Refused`] if it cannot be looked at, or is no pull consumer.
-pub async fn find_consumer(jetstream: &Context, settings: &StreamSettings) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(jetstream, settings, &settings.jobs).await
+/// [`SetupError`] if it cannot be looked at, or is no pull consumer.
+pub async fn find_consumer(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(&broker.into(), settings, &settings.jobs).await
 }
 
 /// The consumer of the server's word that it gave up a job; as [`find_consumer`].
@@ -334,36 +252,20 @@ pub async fn find_consumer(jetstream: &Context, settings: &StreamSettings) -> Re
 /// # Errors
 /// As [`find_consumer`].
 pub async fn find_advisory_consumer(
-    jetstream: &Context,
+    broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(jetstream, settings, &settings.advisories).await
+    find_consumer_of(&broker.into(), settings, &settings.advisories).await
 }
 
 async fn find_consumer_of(
-    jetstream: &Context,
+    broker: &Broker,
     settings: &StreamSettings,
     stream: &str,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    match jetstream.get_consumer_from_stream(&settings.consumer, stream).await {
-        Ok(consumer) => Ok(Some(consumer)),
-        Err(error) => match error.kind() {
-            ConsumerErrorKind::JetStream(said)
-                if matches!(said.error_code(), ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND) =>
-            {
-                Ok(None)
-            }
-            kind => {
-                let may_pass = match kind {
-                    ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => true,
-                    ConsumerErrorKind::JetStream(said) => passes(&said),
-                    _ => false,
-                };
-                let what = format!("consumer {}", settings.consumer);
-                Err(SetupError::Refused { what, said: error.to_string(), may_pass })
-            }
-        },
-    }
+    let what = format!("consumer {}", settings.consumer);
+    let find = || broker.jetstream.get_consumer_from_stream(&settings.consumer, stream);
+    broker.ask(&what, stream, find).await
 }
 
 #[cfg(test)]

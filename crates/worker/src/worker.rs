@@ -29,7 +29,7 @@ use crate::publish::Publisher;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
-use crate::setup::{self, SetupError};
+use crate::setup::{self, Broker, SetupError};
 
 /// How long the last words (acknowledgements, jobs handed back) may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -283,10 +283,11 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
         tracing::warn!("{error}. Trying again until it answers");
     })
     .await?;
-    let jetstream = connection::jetstream(&connection.client, &settings.nats);
+    let (jetstream, broker) =
+        (connection::jetstream(&connection.client, &settings.nats), connection.broker(&settings.nats));
     let (mut pause, mut told) = (LOOK_AGAIN.0, String::new());
     let (consumer, advisories) = loop {
-        let error = match ready_consumers(&jetstream, settings).await {
+        let error = match ready_consumers(&broker, settings).await {
             Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
             ended => break ended?,
         };
@@ -302,11 +303,8 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
 }
 
 /// The consumers of jobs and of advisories.
-async fn ready_consumers(
-    jetstream: &async_nats::jetstream::Context,
-    settings: &Settings,
-) -> Result<(PullConsumer, PullConsumer), WorkerError> {
-    let found = setup::check(jetstream, &settings.streams).await?;
+async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<(PullConsumer, PullConsumer), WorkerError> {
+    let found = setup::check(broker.clone(), &settings.streams).await?;
     if !found.missing.is_empty() {
         return Err(WorkerError::Missing(found.missing.join(", ")));
     }
@@ -314,8 +312,8 @@ async fn ready_consumers(
         tracing::warn!("{difference}");
     }
     let missing = || WorkerError::Missing(format!("consumer {}", settings.streams.consumer));
-    let jobs = setup::find_consumer(jetstream, &settings.streams).await?.ok_or_else(missing)?;
-    let advisories = setup::find_advisory_consumer(jetstream, &settings.streams).await?.ok_or_else(missing)?;
+    let jobs = setup::find_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
+    let advisories = setup::find_advisory_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
     Ok((jobs, advisories))
 }
 

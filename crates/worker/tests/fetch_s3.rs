@@ -46,7 +46,7 @@ async fn kind(store: &ObjectStore, object: &S3Object) -> FetchErrorKind {
 async fn an_object_is_read_whole_and_pins_are_kept() {
     let server = SeaweedFs::start().await.unwrap();
     let bucket = server.admin().bucket.clone();
-    let store = ObjectStore::new(&settings(server.admin())).await;
+    let store = ObjectStore::open(&settings(server.admin())).await.unwrap();
     let (etag, _) = put(&store, &bucket, "a/ü b+c.jpg", b"picture").await;
     let wanted = object(&bucket, "a/ü b+c.jpg");
     let fetched = store.read(&wanted).await.unwrap();
@@ -65,7 +65,7 @@ async fn an_object_is_read_whole_and_pins_are_kept() {
 async fn a_pinned_version_is_read_even_when_there_is_a_newer_one() {
     let server = SeaweedFs::start().await.unwrap();
     let bucket = server.admin().bucket.clone();
-    let store = ObjectStore::new(&settings(server.admin())).await;
+    let store = ObjectStore::open(&settings(server.admin())).await.unwrap();
     let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     let client = store.client();
     client.put_bucket_versioning().bucket(&bucket).versioning_configuration(versioning).send().await.unwrap();
@@ -83,7 +83,7 @@ async fn a_pinned_version_is_read_even_when_there_is_a_newer_one() {
 async fn what_cannot_be_read_is_told_apart() {
     let server = SeaweedFs::start().await.unwrap();
     let bucket = server.admin().bucket.clone();
-    let store = ObjectStore::new(&settings(server.admin())).await;
+    let store = ObjectStore::open(&settings(server.admin())).await.unwrap();
     assert_eq!(kind(&store, &object(&bucket, "missing")).await, FetchErrorKind::NotFound);
     assert_eq!(kind(&store, &object("no-such-bucket", "k")).await, FetchErrorKind::NotFound);
     put(&store, &bucket, "large", &[0; 1001]).await;
@@ -93,12 +93,15 @@ async fn what_cannot_be_read_is_told_apart() {
 
     store.client().create_bucket().bucket("private").send().await.unwrap();
     put(&store, "private", "k", b"x").await;
-    let reader = ObjectStore::new(&settings(server.read_only())).await;
+    let reader = ObjectStore::open(&settings(server.read_only())).await.unwrap();
     assert!(reader.read(&object(&bucket, "fits")).await.is_ok());
     assert_eq!(kind(&reader, &object("private", "k")).await, FetchErrorKind::Denied);
 
     let wrong = S3Settings { secret_key: Some(Secret::new("wrong")), ..settings(server.admin()) };
-    assert_eq!(kind(&ObjectStore::new(&wrong).await, &object(&bucket, "fits")).await, FetchErrorKind::Misconfigured);
+    assert_eq!(
+        kind(&ObjectStore::open(&wrong).await.unwrap(), &object(&bucket, "fits")).await,
+        FetchErrorKind::Misconfigured
+    );
 }
 
 #[tokio::test]
@@ -107,7 +110,7 @@ async fn a_store_that_is_away_is_unavailable_and_not_missing() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let away = S3Settings { endpoint: Some(endpoint), attempts: 1, ..local() };
-    assert_eq!(kind(&ObjectStore::new(&away).await, &object("b", "k")).await, FetchErrorKind::Unavailable);
+    assert_eq!(kind(&ObjectStore::open(&away).await.unwrap(), &object("b", "k")).await, FetchErrorKind::Unavailable);
 }
 
 #[tokio::test]
@@ -116,7 +119,7 @@ async fn a_store_that_stops_in_the_middle_is_given_up_in_time() {
     let limit = Duration::from_millis(1500);
     let stalled = S3Settings { endpoint: Some(endpoint), operation_timeout: limit, attempts: 1, ..local() };
     let start = Instant::now();
-    assert_eq!(kind(&ObjectStore::new(&stalled).await, &object("b", "k")).await, FetchErrorKind::Unavailable);
+    assert_eq!(kind(&ObjectStore::open(&stalled).await.unwrap(), &object("b", "k")).await, FetchErrorKind::Unavailable);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
@@ -124,7 +127,7 @@ async fn a_store_that_stops_in_the_middle_is_given_up_in_time() {
 async fn a_body_that_breaks_off_is_unavailable() {
     let endpoint = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec(), false).await;
     let broken = S3Settings { endpoint: Some(endpoint), attempts: 1, ..local() };
-    assert_eq!(kind(&ObjectStore::new(&broken).await, &object("b", "k")).await, FetchErrorKind::Unavailable);
+    assert_eq!(kind(&ObjectStore::open(&broken).await.unwrap(), &object("b", "k")).await, FetchErrorKind::Unavailable);
 }
 
 #[tokio::test]
@@ -132,7 +135,7 @@ async fn a_body_of_unknown_length_is_bounded_while_it_comes() {
     let mut answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
     answer.extend([0; 5000]);
     let endless = S3Settings { endpoint: Some(answering(answer, true).await), attempts: 1, ..local() };
-    assert_eq!(kind(&ObjectStore::new(&endless).await, &object("b", "k")).await, FetchErrorKind::TooLarge);
+    assert_eq!(kind(&ObjectStore::open(&endless).await.unwrap(), &object("b", "k")).await, FetchErrorKind::TooLarge);
 }
 
 #[tokio::test]
@@ -140,7 +143,7 @@ async fn an_etag_is_held_against_the_answer_of_stores_that_pass_over_conditions(
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nETag: \"other\"\r\n\r\nx".to_vec();
     let careless = S3Settings { endpoint: Some(answering(answer, false).await), attempts: 1, ..local() };
     let pinned = S3Object { etag: Some("mine".into()), ..object("b", "k") };
-    assert_eq!(kind(&ObjectStore::new(&careless).await, &pinned).await, FetchErrorKind::Changed);
+    assert_eq!(kind(&ObjectStore::open(&careless).await.unwrap(), &pinned).await, FetchErrorKind::Changed);
 }
 
 fn local() -> S3Settings {

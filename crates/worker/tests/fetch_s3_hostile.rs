@@ -97,7 +97,7 @@ async fn no_redirect_leads_a_worker_to_another_host() {
                 }
             })
             .await;
-            let store = ObjectStore::new(&local(store)).await;
+            let store = ObjectStore::open(&local(store)).await.unwrap();
             let error = store.read(&object("b", "k")).await.unwrap_err();
             assert_eq!(error.kind(), FetchErrorKind::Misconfigured, "{status} {code}: {error}");
             if status != "400" {
@@ -159,7 +159,7 @@ async fn every_key_goes_over_the_wire_as_itself() {
     })
     .await;
     let host = endpoint.trim_start_matches("http://").to_owned();
-    let store = ObjectStore::new(&local(endpoint)).await;
+    let store = ObjectStore::open(&local(endpoint)).await.unwrap();
     for key in keys() {
         store.read(&object("bucket", &key)).await.unwrap();
         let head = seen.recv().await.unwrap();
@@ -200,7 +200,7 @@ async fn a_real_store_gives_every_key_its_own_bytes_or_none() {
         secret_key: Some(Secret::new(access.secret_key.clone())),
         ..local(access.endpoint.clone())
     };
-    let store = ObjectStore::new(&settings).await;
+    let store = ObjectStore::open(&settings).await.unwrap();
     let (mut stored, mut came_back) = (Vec::new(), Vec::new());
     for key in keys() {
         let body = ByteStream::from(key.clone().into_bytes());
@@ -231,12 +231,13 @@ async fn no_form_of_a_way_up_leads_out_of_an_allowed_prefix() {
         secret_key: Some(Secret::new(access.secret_key.clone())),
         ..local(access.endpoint.clone())
     };
-    let writer = ObjectStore::new(&all).await;
+    let writer = ObjectStore::open(&all).await.unwrap();
     for (key, body) in [("secret", "secret"), ("safe/open", "open"), ("safety", "secret")] {
         let body = ByteStream::from(body.as_bytes().to_vec());
         writer.client().put_object().bucket(&access.bucket).key(key).body(body).send().await.unwrap();
     }
-    let reader = ObjectStore::new(&S3Settings { allow: vec![format!("{}/safe/", access.bucket)], ..all }).await;
+    let reader =
+        ObjectStore::open(&S3Settings { allow: vec![format!("{}/safe/", access.bucket)], ..all }).await.unwrap();
     let open = reader.read(&object(&access.bucket, "safe/open")).await.unwrap();
     assert_eq!(&open.bytes[..], b"open");
     for key in [

@@ -168,6 +168,19 @@ async fn without_the_authority_the_certificate_or_the_key_there_is_no_connection
         ("no key", NatsSettings { nkey: None, ..right.clone() }),
         ("another's key", NatsSettings { nkey: stranger, ..right.clone() }),
     ];
+    let with_tls = |tls: NatsTls| NatsSettings { tls, ..right.clone() };
+    let text = certificates.file("text.pem");
+    std::fs::write(&text, "no PEM").unwrap();
+    for file in [&text, &certificates.file("gone.pem")] {
+        for tls in [
+            NatsTls { ca_file: Some(file.clone()), ..right.tls.clone() },
+            NatsTls { certificate_file: Some(file.clone()), ..right.tls.clone() },
+            NatsTls { key_file: Some(file.clone()), ..right.tls.clone() },
+        ] {
+            let error = connect(&with_tls(tls), "file").await.map(drop).unwrap_err();
+            assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+        }
+    }
     for (what, settings) in wrong {
         let error = connect(&settings, "wrong").await.map(drop).unwrap_err();
         assert!(!error.may_pass(), "{what}: {error:?}");

@@ -145,7 +145,7 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
         allow: vec![format!("{}/scenes/", access.bucket)],
         ..Default::default()
     };
-    let client = ObjectStore::new(&s3).await;
+    let client = ObjectStore::open(&s3).await.unwrap();
     for (key, body) in
         [("scenes/0000.jpg", scene("0000.jpg")), ("scenes/broken.jpg", Bytes::from_static(b"\xff\xd8\xff no picture"))]
     {

@@ -13,6 +13,7 @@ use kosmos2::processor::image::{DecodeOptions, ImageProcessor, Picture, PixelVal
 use kosmos2::{Ask, Processor};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use worker::causes::causes;
 
 use crate::args::{self, AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
@@ -91,7 +92,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         }
         failed += usize::from(!failures.is_empty());
         for error in failures {
-            stderr::message!("groundling: {name}: {error:#}");
+            stderr::message!("groundling: {name}: {}", causes(error.as_ref()));
         }
     }
     if failed == 0 && problems.is_empty() {

@@ -59,7 +59,7 @@ impl Servers {
         let client = connection::connect(&settings.nats, &format!("groundling {dataset}")).await?;
         let jetstream = connection::jetstream(&client, &settings.nats);
         setup::setup(&jetstream, &settings.streams).await?;
-        let (store, dataset) = (ObjectStore::new(&settings.s3).await, dataset.parse()?);
+        let (store, dataset) = (ObjectStore::open(&settings.s3).await?, dataset.parse()?);
         Ok(Self { nats, s3, client, jetstream, store, settings, dataset, _objects: objects })
     }
 

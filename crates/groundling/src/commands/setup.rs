@@ -11,8 +11,8 @@ use crate::{Outcome, stderr, stdout};
 
 pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
-    let client = connection::connect(&nats, "groundling setup").await?;
-    let report = setup::setup(&connection::jetstream(&client, &nats), &streams).await?;
+    let connection = connection::open(&nats, "groundling setup").await?;
+    let report = setup::setup(connection.broker(&nats), &streams).await?;
     let SetupReport { created, found, missing, differences } = &report;
     for (state, things) in [("created", created), ("found", found), ("missing", missing)] {
         for thing in things {

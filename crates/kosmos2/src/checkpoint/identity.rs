@@ -1,12 +1,13 @@
 //! Which model a directory holds: annotations name it, so that results of different weights are never mixed up.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{WeightFiles, weight_files};
+use super::{CheckpointError, WeightFiles, weight_files};
+use crate::small_file;
 
 /// The name, revision and content of a model directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +29,18 @@ impl ModelIdentity {
     ///
     /// # Errors
     /// When a file cannot be read, or there are no weights.
-    pub fn of_dir(dir: &Path) -> io::Result<Self> {
+    pub fn of_dir(dir: &Path) -> Result<Self, CheckpointError> {
         let mut files: Vec<PathBuf> =
             DECIDING_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
-        match weight_files(dir).map_err(io::Error::other)? {
+        match weight_files(dir)? {
             WeightFiles::Safetensors { shards, .. } => files.extend(shards),
             WeightFiles::Pickle(file) => files.push(file),
         }
         let mut hash = Sha256::new();
         for path in files {
-            hash_file(&mut hash, &path)?;
+            hash_file(&mut hash, &path).map_err(|cause| unreadable(&path, cause))?;
         }
-        let (name, revision) = name_and_revision(&dir.canonicalize()?);
+        let (name, revision) = name_and_revision(&canonical(dir)?);
         Ok(Self { name, revision, digest: hex(&hash.finalize()) })
     }
 
@@ -47,22 +48,35 @@ impl ModelIdentity {
     ///
     /// # Errors
     /// When there is no such directory.
-    pub fn name_of(dir: &Path) -> io::Result<String> {
-        Ok(name_and_revision(&dir.canonicalize()?).0)
+    pub fn name_of(dir: &Path) -> Result<String, CheckpointError> {
+        Ok(name_and_revision(&canonical(dir)?).0)
     }
 }
 
-fn hash_file(hash: &mut Sha256, path: &Path) -> io::Result<()> {
+fn canonical(dir: &Path) -> Result<PathBuf, CheckpointError> {
+    dir.canonicalize().map_err(|cause| unreadable(dir, cause))
+}
+
+fn unreadable(path: &Path, cause: std::io::Error) -> CheckpointError {
+    CheckpointError::Read { file: path.display().to_string(), cause }
+}
+
+fn hash_file(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
     let mut file = File::open(path)?;
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     hash.update((name.len() as u64).to_le_bytes());
     hash.update(name);
     hash.update(file.metadata()?.len().to_le_bytes());
-    let mut buffer = vec![0; 1 << 20];
+    let (mut buffer, mut is_start) = (vec![0; 1 << 20], true);
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok(()),
-            n => hash.update(&buffer[..n]),
+            n => {
+                if std::mem::take(&mut is_start) {
+                    small_file::check_pointer(&buffer[..n])?;
+                }
+                hash.update(&buffer[..n]);
+            }
         }
     }
 }

@@ -33,12 +33,12 @@ pub enum CheckpointError {
         dir: String,
     },
     /// A file cannot be read.
-    #[error("{file}: cannot be read ({source})")]
+    #[error("{file}: cannot be read ({cause})")]
     Read {
         /// Path of the file.
         file: String,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is shorter than its header promises.
     #[error("{file}: is cut short: {expected} bytes were expected and {found} found; fetch the file again")]
@@ -105,14 +105,14 @@ pub enum CheckpointError {
         found: String,
     },
     /// Converting a tensor or moving it to the device failed.
-    #[error("{file}: tensor {tensor} could not be loaded: {source}")]
+    #[error("{file}: tensor {tensor} could not be loaded: {cause}")]
     Tensor {
         /// Path of the file.
         file: String,
         /// The tensor's name.
         tensor: String,
         /// candle's error; boxed, since it is larger than all else here.
-        source: Box<candle_core::Error>,
+        cause: Box<candle_core::Error>,
     },
     /// The card did not take the weights.
     #[cfg(feature = "cuda-api")]

@@ -57,7 +57,9 @@ impl Storage {
         let mut shards: Vec<Shard> = Vec::with_capacity(paths.len());
         for path in paths {
             let file = path.display().to_string();
-            let map = MappedFile::open(path).map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
+            let map = MappedFile::open(path).map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
+            small_file::check_pointer(map.bytes())
+                .map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
             for (name, place) in read(&file, map.bytes(), shards.len())? {
                 if let Some(other) = places.get(&name) {
                     let other = shards[other.shard].file.clone();
@@ -102,7 +104,7 @@ impl Storage {
         };
         let failed = |file: &str| {
             let (file, tensor) = (file.to_owned(), name.to_owned());
-            move |source| CheckpointError::Tensor { file, tensor, source: Box::new(source) }
+            move |cause| CheckpointError::Tensor { file, tensor, cause: Box::new(cause) }
         };
         match self {
             Self::Files { origin, shards, places } => {
@@ -150,7 +152,7 @@ pub(super) fn shards_of(index: &Path, dir: &Path) -> Result<Vec<PathBuf>, Checkp
     }
     let file = index.display().to_string();
     let bytes = small_file::read(index, small_file::CONFIG)
-        .map_err(|source| CheckpointError::Read { file: file.clone(), source })?;
+        .map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
     let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| CheckpointError::Malformed {
         file: file.clone(),
         kind: "safetensors index",

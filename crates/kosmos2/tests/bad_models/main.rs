@@ -7,6 +7,7 @@
 mod common;
 mod mutations;
 mod pickled;
+mod pointers;
 mod small_model;
 mod table;
 mod table_pickled;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_rustls::HttpsConnector;
@@ -12,7 +12,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use url::Url;
 
-use super::{FetchError, FetchErrorKind, too_large};
+use super::encoding::{Body, BodyError};
+use super::{FetchError, FetchErrorKind, too_large, unsupported_encoding};
 
 /// Redirects that are followed; browsers follow 20, pictures seldom need two.
 const MAX_REDIRECTS: usize = 5;
@@ -40,7 +41,7 @@ impl WebReader {
             .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
             .map_err(|error| {
                 let sentence = "the system's certificates cannot be read: install them (package ca-certificates)";
-                FetchError::new(FetchErrorKind::Misconfigured, sentence).with_source(error)
+                FetchError::new(FetchErrorKind::Misconfigured, sentence).because(error)
             })?
             .https_or_http()
             .enable_http1()
@@ -96,9 +97,9 @@ impl WebReader {
             .header(USER_AGENT, concat!("groundling/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "image/*, */*;q=0.5")
             .body(Empty::new())
-            .map_err(|error| bad_address(url.as_str()).with_source(error))?;
+            .map_err(|error| bad_address(url.as_str()).because(error))?;
         self.client.request(request).await.map_err(|error| {
-            FetchError::new(FetchErrorKind::Unavailable, format!("{url} could not be reached")).with_source(error)
+            FetchError::new(FetchErrorKind::Unavailable, format!("{url} could not be reached")).because(error)
         })
     }
 
@@ -109,19 +110,27 @@ impl WebReader {
         if announced.is_some_and(|length| length > self.max_bytes) {
             return Err(too_large());
         }
-        let mut bytes = BytesMut::new();
+        // Nothing asks for an encoding, but buckets hold objects that have one, and some servers always send one.
+        let encodings = answer.headers().get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+        let encodings = encodings.collect::<Vec<_>>().join(", ");
+        let unread = |error| match error {
+            BodyError::Larger => too_large(),
+            BodyError::Unsupported(encoding) => unsupported_encoding(url.as_str(), &encoding),
+            BodyError::Damaged { encoding, reason, .. } => {
+                let sentence = format!("{url} is not readable as its content encoding {encoding} says ({reason})");
+                FetchError::new(FetchErrorKind::EncodingDamaged, sentence)
+            }
+        };
+        let mut bytes = Body::new(Some(&encodings), self.max_bytes);
         let mut body = answer.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
-                FetchError::new(FetchErrorKind::Unavailable, format!("reading {url} broke off")).with_source(error)
+                FetchError::new(FetchErrorKind::Unavailable, format!("reading {url} failed")).because(error)
             })?;
             let Ok(chunk) = frame.into_data() else { continue };
-            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&chunk);
+            bytes.take(&chunk).map_err(unread)?;
         }
-        Ok(bytes.freeze())
+        Ok(bytes.end().map_err(unread)?.bytes)
     }
 }
 

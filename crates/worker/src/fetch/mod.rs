@@ -1,6 +1,10 @@
 //! Getting at the bytes of a picture: [`s3`] for jobs, [`http`] for addresses given by hand.
 
+mod client;
+mod encoding;
+mod headers;
 pub mod http;
+mod refusal;
 pub mod s3;
 mod usual;
 
@@ -9,22 +13,25 @@ use std::error::Error;
 use bytes::Bytes;
 use protocol::v1::ObjectIdentity;
 
+use crate::causes::causes;
+
 /// What was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
-    /// The object's bytes.
+    /// The object's bytes, without their content encoding.
     pub bytes: Bytes,
     /// Which object they are, as the store says.
     pub identity: ObjectIdentity,
+    /// MD5 of the bytes that the store keeps, in hexadecimal, where a content encoding was removed from them.
+    pub stored_md5: Option<String>,
 }
 
-/// Why nothing was read. [`FetchError::kind`] is what callers decide by.
+/// Why nothing was read, in one sentence with its causes. [`FetchError::kind`] is what callers decide by.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct FetchError {
     kind: FetchErrorKind,
     sentence: String,
-    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 /// The kinds of [`FetchError`].
@@ -48,15 +55,25 @@ pub enum FetchErrorKind {
     Misconfigured,
     /// The address cannot be used at all.
     BadAddress,
+    /// It is in an archive and must be restored before it can be read.
+    Archived,
+    /// It is encrypted with a key that the worker does not have, or that the store cannot use.
+    Encrypted,
+    /// It has a content encoding that is not supported.
+    EncodingUnsupported,
+    /// It is not what its content encoding says.
+    EncodingDamaged,
 }
 
 impl FetchError {
     pub(crate) fn new(kind: FetchErrorKind, sentence: impl Into<String>) -> Self {
-        Self { kind, sentence: sentence.into(), source: None }
+        Self { kind, sentence: sentence.into() }
     }
 
-    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+    /// Adds the causes to the sentence, each once. They are not kept as a source: whoever prints an error with its
+    /// sources would repeat them.
+    pub(crate) fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.sentence = format!("{}: {}", self.sentence, causes(cause.into().as_ref()));
         self
     }
 
@@ -64,6 +81,14 @@ impl FetchError {
     pub fn kind(&self) -> FetchErrorKind {
         self.kind
     }
+}
+
+/// A content encoding that is not supported, the same for every way of reading.
+fn unsupported_encoding(what: &str, encoding: &str) -> FetchError {
+    let sentence = format!(
+        "{what} has the content encoding {encoding:?}, which is not supported: store it without one, or with gzip or deflate"
+    );
+    FetchError::new(FetchErrorKind::EncodingUnsupported, sentence)
 }
 
 /// "more than N bytes", the same for every way of reading.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
+mod given_up;
 mod yes;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use worker::publish::Publisher;
 use worker::settings::{NatsSettings, StreamSettings};
 use worker::{connection, setup};
 
+pub(crate) use given_up::{ends_as_a_failure, given_up};
 pub(crate) use yes::{Held, Running, Yes, annotated, bitmap, job, parts, settings, submit};
 
 /// Longer than any step takes on a busy machine.
@@ -48,6 +50,11 @@ impl Bench {
     pub(crate) async fn bare() -> Self {
         let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
+        Self::at(server, nats).await
+    }
+
+    /// This server, by these settings.
+    pub(crate) async fn at(server: NatsServer, nats: NatsSettings) -> Self {
         let client = connection::connect(&nats, "test").await.unwrap();
         let jetstream = connection::jetstream(&client, &nats);
         Self { server, nats, streams: StreamSettings::default(), client, jetstream }

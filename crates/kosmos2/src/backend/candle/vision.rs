@@ -60,7 +60,7 @@ impl Embeddings {
         let flat = patch.flatten_from(1).map_err(|source| CheckpointError::Tensor {
             file: "config.json".into(),
             tensor: "patch_embedding.weight".into(),
-            source: Box::new(source),
+            cause: Box::new(source),
         })?;
         Ok(Self {
             patch: Linear::new(flat, None),

@@ -17,20 +17,20 @@ pub enum ProcessorConfigError {
         dir: String,
     },
     /// A file cannot be read.
-    #[error("{file}: cannot be read: {source}")]
+    #[error("{file}: cannot be read: {cause}")]
     Read {
         /// Path of the file.
         file: String,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is not JSON of the expected form.
-    #[error("{file}: is not an image processor's configuration: {source}")]
+    #[error("{file}: is not an image processor's configuration: {cause}")]
     Parse {
         /// Path of the file.
         file: String,
         /// What and where, as the JSON reader says it.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// Something is asked for that is not served.
     #[error("{file}: {key} is {found}, but {expected} is expected")]
@@ -116,8 +116,8 @@ impl ImageProcessor {
 
     fn from_value(value: Value, path: &Path) -> Result<Self, ProcessorConfigError> {
         let name = path.display().to_string();
-        let file: File = serde_json::from_value(value)
-            .map_err(|source| ProcessorConfigError::Parse { file: name.clone(), source })?;
+        let file: File =
+            serde_json::from_value(value).map_err(|cause| ProcessorConfigError::Parse { file: name.clone(), cause })?;
         let refuse = |key, found: String, expected| {
             Err(ProcessorConfigError::Value { file: name.clone(), key, found, expected })
         };
@@ -159,10 +159,10 @@ fn read(path: &Path) -> Result<Option<Value>, ProcessorConfigError> {
     match small_file::read(path, small_file::CONFIG) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
-            Err(source) => Err(ProcessorConfigError::Parse { file, source }),
+            Err(cause) => Err(ProcessorConfigError::Parse { file, cause }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ProcessorConfigError::Read { file, source }),
+        Err(cause) => Err(ProcessorConfigError::Read { file, cause }),
     }
 }
 

@@ -1,0 +1,61 @@
+//! A NATS server, the hub, and a leaf node that is connected to it.
+
+use std::time::{Duration, Instant};
+
+use crate::{NatsOptions, NatsServer, SandboxError, free_ports};
+
+/// The hub's port for leaf nodes is chosen before it is bound, so another program may come first.
+const START_ATTEMPTS: u32 = 4;
+/// How long the leaf node may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A hub with JetStream in the domain `hub`, and a leaf node.
+#[derive(Debug)]
+pub struct NatsLeaf {
+    /// Where the leaf node is connected.
+    pub hub: NatsServer,
+    /// The leaf node, with clients of its own.
+    pub leaf: NatsServer,
+}
+
+impl NatsLeaf {
+    /// The domain of the hub's JetStream.
+    pub const HUB_DOMAIN: &str = "hub";
+
+    /// Starts both and waits until the leaf node is connected. The leaf node runs as `leaf` says; the remote is added to
+    /// its configuration.
+    pub async fn start(leaf: &NatsOptions) -> Result<Self, SandboxError> {
+        let mut attempt = 1;
+        loop {
+            match Self::launch(leaf).await {
+                Err(SandboxError::EndedEarly { .. }) if attempt < START_ATTEMPTS => attempt += 1,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn launch(leaf: &NatsOptions) -> Result<Self, SandboxError> {
+        let ports = free_ports(1).map_err(SandboxError::io("find a free port for leaf nodes"))?;
+        let port = ports.first().copied().unwrap_or_default();
+        let hub = NatsServer::start(&NatsOptions {
+            domain: Some(Self::HUB_DOMAIN.to_owned()),
+            extra_config: format!("server_name: hub\nleafnodes {{\n  listen: \"127.0.0.1:{port}\"\n}}\n"),
+            ..NatsOptions::default()
+        })
+        .await?;
+        let remote = format!(
+            "server_name: leaf\nleafnodes {{\n  remotes: [ {{ url: \"nats-leaf://127.0.0.1:{port}\" }} ]\n}}\n{}",
+            leaf.extra_config
+        );
+        let leaf = NatsServer::start(&NatsOptions { extra_config: remote, ..leaf.clone() }).await?;
+        let started = Instant::now();
+        while hub.leaf_count().await != Some(1) {
+            if started.elapsed() > CONNECT_LIMIT {
+                let log = "the leaf node did not connect to the hub".to_owned();
+                return Err(SandboxError::NotReady { name: "nats-server", waited: CONNECT_LIMIT, log });
+            }
+            tokio::time::sleep(crate::process::POLL).await;
+        }
+        Ok(Self { hub, leaf })
+    }
+}

@@ -1,0 +1,432 @@
+//! Removes a `Content-Encoding` while a body arrives, and never holds more than a given number of bytes.
+//!
+//! `gzip`, `x-gzip` and `deflate` are decoded, also several of them one over the other. `identity` and `aws-chunked` say
+//! nothing about the bytes. A header that is wrong is common (`utf-8`, `base64`, `gzip` on a plain JPEG), so bytes that
+//! begin as a picture are taken as they are, whatever the header says.
+
+use std::io::{self, Write};
+
+use bytes::{Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
+use kosmos2::processor::image::{DecodeOptions, Header, ImageError};
+use md5::{Digest, Md5};
+
+/// Bytes that are looked at before it is decided how to read the rest: every picture format shows by then.
+const FIRST: usize = 64;
+/// Encodings that may lie one over the other.
+const MOST_CODINGS: usize = 4;
+/// Bytes that one step of decompression makes.
+const STEP: usize = 32 * 1024;
+
+/// A body while it arrives.
+pub(super) struct Body {
+    encoding: String,
+    state: State,
+    most: u64,
+    arrived: u64,
+}
+
+enum State {
+    /// Too little has arrived to decide.
+    First(BytesMut),
+    /// The bytes are what is wanted.
+    Plain(BytesMut),
+    /// The bytes are decoded on their way.
+    Coded(Box<dyn Layer>, Md5),
+    /// Decoding has failed; the rest is only read for its digest.
+    Damaged(io::Error, Md5),
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) bytes: Bytes,
+    /// MD5 of the bytes as the store keeps them, where `bytes` are decoded ones.
+    pub(super) stored_md5: Option<String>,
+}
+
+/// Why a body cannot be used.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    /// It has more bytes than allowed, encoded or decoded.
+    Larger,
+    /// It has an encoding that is not supported: its name.
+    Unsupported(String),
+    /// It is not what its encoding says.
+    Damaged { encoding: String, reason: String, stored_md5: String },
+}
+
+impl Body {
+    /// A body with this `Content-Encoding`, of which at most `most` bytes are kept.
+    pub(super) fn new(encoding: Option<&str>, most: u64) -> Self {
+        let encoding = encoding.unwrap_or_default().to_owned();
+        Self { encoding, state: State::First(BytesMut::new()), most, arrived: 0 }
+    }
+
+    /// Takes the next bytes.
+    pub(super) fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        self.arrived = self.arrived.saturating_add(chunk.len() as u64);
+        if self.arrived > self.most {
+            return Err(BodyError::Larger);
+        }
+        match &mut self.state {
+            State::First(first) => {
+                first.extend_from_slice(chunk);
+                if first.len() >= FIRST { self.decide() } else { Ok(()) }
+            }
+            State::Plain(bytes) => {
+                bytes.extend_from_slice(chunk);
+                Ok(())
+            }
+            State::Damaged(_, md5) => {
+                md5.update(chunk);
+                Ok(())
+            }
+            State::Coded(..) => self.decode(chunk),
+        }
+    }
+
+    /// Number of bytes that have arrived, before decoding.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Ends the body.
+    pub(super) fn end(mut self) -> Result<Whole, BodyError> {
+        if matches!(self.state, State::First(_)) {
+            self.decide()?;
+        }
+        let (ended, md5) = match self.state {
+            State::First(bytes) | State::Plain(bytes) => {
+                return Ok(Whole { bytes: bytes.freeze(), stored_md5: None });
+            }
+            State::Coded(layer, md5) => (layer.end(), md5),
+            State::Damaged(error, md5) => (Err(error), md5),
+        };
+        let stored_md5 = hex::encode(md5.finalize());
+        match ended {
+            Ok(bytes) => Ok(Whole { bytes: bytes.into(), stored_md5: Some(stored_md5) }),
+            Err(error) if is_overflow(&error) => Err(BodyError::Larger),
+            Err(error) => Err(BodyError::Damaged { encoding: self.encoding, reason: error.to_string(), stored_md5 }),
+        }
+    }
+
+    /// Chooses how to read, by what has arrived.
+    fn decide(&mut self) -> Result<(), BodyError> {
+        let State::First(first) = &mut self.state else { return Ok(()) };
+        let first = std::mem::take(first);
+        let codings = match codings(&self.encoding) {
+            // Nothing to decode, or bytes that are a picture whatever the header says.
+            Ok(codings) if codings.is_empty() => None,
+            _ if is_picture(&first) => None,
+            Ok(codings) => Some(codings),
+            Err(_) if first.is_empty() => None,
+            Err(name) => return Err(BodyError::Unsupported(name)),
+        };
+        let Some(codings) = codings else {
+            self.state = State::Plain(first);
+            return Ok(());
+        };
+        let mut layer: Box<dyn Layer> = Box::new(Limited { bytes: Vec::new(), most: self.most });
+        for coding in codings {
+            let next = Counted { next: layer, left: self.most };
+            layer = match coding {
+                Coding::Gzip => Box::new(MultiGzDecoder::new(next)),
+                Coding::Deflate => Box::new(Inflate::new(next)),
+            };
+        }
+        self.state = State::Coded(layer, Md5::new());
+        self.decode(&first)
+    }
+
+    fn decode(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        let State::Coded(layer, md5) = &mut self.state else { return Ok(()) };
+        md5.update(chunk);
+        match layer.write_all(chunk) {
+            Ok(()) => Ok(()),
+            Err(error) if is_overflow(&error) => Err(BodyError::Larger),
+            Err(error) => {
+                self.state = State::Damaged(error, std::mem::take(md5));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether bytes begin as one of the formats that are read.
+fn is_picture(first: &[u8]) -> bool {
+    !matches!(Header::read(first, &DecodeOptions::default()), Err(ImageError::UnknownFormat | ImageError::Empty))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Gzip,
+    Deflate,
+}
+
+/// The codings of a header in the order in which they were applied; the first unsupported one is the error.
+fn codings(header: &str) -> Result<Vec<Coding>, String> {
+    let mut found = Vec::new();
+    for name in header.split(',').map(str::trim) {
+        match name.to_ascii_lowercase().as_str() {
+            // What a client sends in `aws-chunked` pieces is stored without them.
+            "" | "identity" | "aws-chunked" => {}
+            "gzip" | "x-gzip" => found.push(Coding::Gzip),
+            "deflate" => found.push(Coding::Deflate),
+            _ => return Err(name.to_owned()),
+        }
+    }
+    if found.len() > MOST_CODINGS { Err(header.to_owned()) } else { Ok(found) }
+}
+
+/// One step of decoding, and all after it.
+trait Layer: Write + Send {
+    /// Checks that the data is complete, and gives the bytes that came out.
+    fn end(self: Box<Self>) -> io::Result<Vec<u8>>;
+}
+
+/// More came out than allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("more bytes than allowed")]
+struct Overflow;
+
+fn overflow() -> io::Error {
+    io::Error::other(Overflow)
+}
+
+fn is_overflow(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Overflow>())
+}
+
+/// Where the decoded bytes go.
+struct Limited {
+    bytes: Vec<u8>,
+    most: u64,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.bytes.len() + bytes.len()) as u64 > self.most {
+            return Err(overflow());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Layer for Limited {
+    fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
+        Ok(self.bytes)
+    }
+}
+
+/// Counts what one step makes: without it, steps in between could work without end on a few stored bytes.
+struct Counted {
+    next: Box<dyn Layer>,
+    left: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(overflow)?;
+        self.next.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Layer for MultiGzDecoder<Counted> {
+    fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
+        let incomplete = |error: io::Error| if is_overflow(&error) { error } else { io::Error::other(CUT_SHORT) };
+        self.finish().map_err(incomplete)?.next.end()
+    }
+}
+
+const CUT_SHORT: &str = "it is cut short, or its checksum is wrong";
+
+/// `deflate` as RFC 9110 means it (zlib), and as some servers send it (without zlib's header).
+struct Inflate {
+    next: Counted,
+    head: Vec<u8>,
+    inflate: Option<Decompress>,
+    ended: bool,
+}
+
+impl Inflate {
+    fn new(next: Counted) -> Self {
+        Self { next, head: Vec::new(), inflate: None, ended: false }
+    }
+
+    fn run(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(inflate) = &mut self.inflate else { return Ok(()) };
+        let mut made = vec![0; STEP];
+        // What follows the end is passed over, as browsers do.
+        while !self.ended {
+            let (in_before, out_before) = (inflate.total_in(), inflate.total_out());
+            let status = inflate.decompress(bytes, &mut made, FlushDecompress::None)?;
+            let taken = usize::try_from(inflate.total_in() - in_before).unwrap_or(usize::MAX);
+            let given = usize::try_from(inflate.total_out() - out_before).unwrap_or(usize::MAX);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            self.next.write_all(made.get(..given).unwrap_or_default())?;
+            self.ended = status == Status::StreamEnd;
+            if taken == 0 && given == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write for Inflate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.inflate.is_some() {
+            self.run(bytes)?;
+            return Ok(bytes.len());
+        }
+        self.head.extend_from_slice(bytes);
+        if let [first, second, ..] = self.head[..] {
+            // RFC 1950: method 8, and both bytes together a multiple of 31.
+            let is_zlib = first & 0x0f == 8 && u16::from_be_bytes([first, second]).is_multiple_of(31);
+            self.inflate = Some(Decompress::new(is_zlib));
+            let head = std::mem::take(&mut self.head);
+            self.run(&head)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Layer for Inflate {
+    fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
+        if self.ended { self.next.next.end() } else { Err(io::Error::other(CUT_SHORT)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    const PICTURE: &[u8] =
+        b"\x89PNG\r\n\x1a\n and so on, for longer than the bytes that are looked at first, which are 64 of them";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zlib(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn raw_deflate(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(encoding: &str, stored: &[u8], most: u64, chunk: usize) -> Result<Whole, BodyError> {
+        let mut body = Body::new(Some(encoding), most);
+        stored.chunks(chunk).try_for_each(|chunk| body.take(chunk))?;
+        body.end()
+    }
+
+    #[test]
+    fn supported_encodings_are_removed_in_pieces_of_any_size() {
+        let twice = gzip(&zlib(PICTURE));
+        let members = [gzip(&PICTURE[..40]), gzip(&PICTURE[40..])].concat();
+        for (encoding, stored) in [
+            ("gzip", gzip(PICTURE)),
+            ("X-GZip", gzip(PICTURE)),
+            ("gzip", members),
+            ("deflate", zlib(PICTURE)),
+            ("deflate", raw_deflate(PICTURE)),
+            ("deflate, gzip", twice),
+            ("gzip,aws-chunked", gzip(PICTURE)),
+        ] {
+            for chunk in [1, 7, 10_000] {
+                let whole = read(encoding, &stored, 10_000, chunk).unwrap();
+                assert_eq!(whole.bytes, PICTURE, "{encoding} in pieces of {chunk}");
+                assert_eq!(whole.stored_md5, Some(hex::encode(Md5::digest(&stored))), "{encoding}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_a_picture_are_taken_as_they_are() {
+        for encoding in ["", "identity", "aws-chunked", "gzip", "deflate", "br", "utf-8", "base64"] {
+            let whole = read(encoding, PICTURE, 10_000, 5).unwrap();
+            assert_eq!((&whole.bytes[..], whole.stored_md5), (PICTURE, None), "{encoding}");
+        }
+    }
+
+    #[test]
+    fn an_unsupported_encoding_is_named() {
+        for (encoding, name) in
+            [("br", "br"), ("gzip, zstd", "zstd"), ("gzip,gzip,gzip,gzip,gzip", "gzip,gzip,gzip,gzip,gzip")]
+        {
+            let error = read(encoding, &[0x1b; 100], 10_000, 10).unwrap_err();
+            assert!(matches!(&error, BodyError::Unsupported(said) if said == name), "{encoding}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_body_that_unpacks_to_more_than_allowed_is_stopped() {
+        let bomb = gzip(&vec![0; 4 << 20]);
+        let nested = gzip(&bomb);
+        let many_empty_members = gzip(&gzip(b"").repeat(50_000));
+        for (encoding, stored) in [
+            ("gzip", &bomb),
+            ("gzip, gzip", &nested),
+            ("deflate", &zlib(&vec![0; 4 << 20])),
+            ("gzip,gzip", &many_empty_members),
+        ] {
+            let error = read(encoding, stored, 1 << 18, 1 << 20).unwrap_err();
+            assert!(matches!(error, BodyError::Larger), "{encoding}: {error:?}");
+        }
+        let thousand = gzip(&[0; 1000]);
+        assert!(read("gzip", &thousand, 1000, 9).is_ok());
+        assert!(matches!(read("gzip", &thousand, 999, 9), Err(BodyError::Larger)));
+    }
+
+    #[test]
+    fn data_that_is_not_what_its_encoding_says_is_damaged() {
+        let mut flipped = gzip(PICTURE);
+        let last = flipped.len() - 6;
+        flipped[last] ^= 1;
+        let (short, cut) = (gzip(PICTURE), zlib(PICTURE));
+        for (encoding, stored) in [
+            ("gzip", &flipped[..]),
+            ("gzip", &short[..short.len() - 3]),
+            ("gzip", &short[..8]),
+            ("deflate", &cut[..cut.len() - 9]),
+            ("gzip", b"a text that is not compressed at all, and that is longer than sixty-four bytes"),
+            ("deflate", &[0xff; 100]),
+        ] {
+            for chunk in [1, 10_000] {
+                match read(encoding, stored, 10_000, chunk) {
+                    Err(BodyError::Damaged { stored_md5, .. }) => {
+                        assert_eq!(stored_md5, hex::encode(Md5::digest(stored)), "{encoding}");
+                    }
+                    other => panic!("{encoding} in pieces of {chunk}: {other:?}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! A job that the server itself will not hand out any more.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use protocol::v1::FailureReason;
+use worker::JobEvent;
+use worker::delivery::DeliveryFacts;
+
+use super::{Bench, Running, bitmap, eventually, job, submit};
+
+/// A job that was handed out as often as its consumer allows, and given up by the server.
+pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
+    for (name, max_deliver) in [(&bench.streams.jobs, 1), (&bench.streams.advisories, -1)] {
+        let stream = bench.jetstream.get_stream(name).await.unwrap();
+        stream.delete_consumer(&bench.streams.consumer).await.unwrap();
+        let durable_name = Some(bench.streams.consumer.clone());
+        let config = pull::Config { durable_name, ack_wait: Duration::from_secs(1), max_deliver, ..Default::default() };
+        stream.create_consumer(config).await.unwrap();
+    }
+    submit(bench, &job("given up", bitmap())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    let facts = delivery.facts().clone();
+    drop(delivery);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    // Without somebody who asks for jobs the server does not come to say so.
+    let idle = bench.intake(bench.consumer().await, 1);
+    eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
+    idle.stop.cancel();
+    idle.task.await.unwrap();
+    facts
+}
+
+/// A worker records it, and nothing of it is left.
+pub(crate) async fn ends_as_a_failure(bench: &Bench) {
+    let mut running = Running::start(bench);
+    match running.event().await {
+        JobEvent::Failed { job_id, reason, .. } => {
+            assert_eq!((job_id.as_deref(), reason), (Some("given up"), FailureReason::RetriesExhausted));
+        }
+        other => panic!("{other:?}"),
+    }
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
+        .await;
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
+}

@@ -1,0 +1,171 @@
+//! A store that answers as it is told: what real stores do seldom, or only with what a test has not.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::sync::Arc;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Whole,
+    Pieces(usize),
+    Http10,
+    CutAt(usize),
+}
+
+impl Answer {
+    pub(crate) fn new(status: u16, body: Vec<u8>) -> Self {
+        Self { status, headers: Vec::new(), body, form: Form::Whole }
+    }
+
+    pub(crate) fn ok(body: Vec<u8>) -> Self {
+        Self::new(200, body)
+    }
+
+    /// A refusal as S3 writes it.
+    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message><RequestId>R</RequestId></Error>"
+        );
+        Self::new(status, body.into_bytes()).header("Content-Type", "application/xml")
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
+    /// With `Transfer-Encoding: chunked`, in pieces of this many bytes.
+    pub(crate) fn in_pieces(self, bytes: usize) -> Self {
+        Self { form: Form::Pieces(bytes), ..self }
+    }
+
+    /// As HTTP 1.0 does it: the body ends with the connection.
+    pub(crate) fn http10(self) -> Self {
+        Self { form: Form::Http10, ..self }
+    }
+
+    /// The whole length is announced, and the connection ends after this many bytes.
+    pub(crate) fn cut_at(self, bytes: usize) -> Self {
+        Self { form: Form::CutAt(bytes), ..self }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let version = if matches!(self.form, Form::Http10) { "1.0" } else { "1.1" };
+        let mut answer = format!("HTTP/{version} {} Said\r\nConnection: close\r\n", self.status).into_bytes();
+        for (name, value) in &self.headers {
+            answer.extend(format!("{name}: ").into_bytes());
+            // Latin-1, as bytes that are not UTF-8 arrive from real stores.
+            answer.extend(value.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
+            answer.extend(b"\r\n");
+        }
+        match self.form {
+            Form::Whole | Form::CutAt(_) => {
+                answer.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).into_bytes());
+                let sent = if let Form::CutAt(bytes) = self.form { &self.body[..bytes] } else { &self.body[..] };
+                answer.extend(sent);
+            }
+            Form::Http10 => {
+                answer.extend(b"\r\n");
+                answer.extend(&self.body);
+            }
+            Form::Pieces(bytes) => {
+                answer.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+                for piece in self.body.chunks(bytes) {
+                    answer.extend([format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat());
+                }
+                answer.extend(b"0\r\n\r\n");
+            }
+        }
+        answer
+    }
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub(crate) struct Request(String);
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.0.lines().skip(1).filter_map(|line| line.split_once(": "));
+        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(crate) fn bucket(&self) -> &str {
+        self.0.split(' ').nth(1).and_then(|target| target.split('/').nth(1)).unwrap_or_default()
+    }
+}
+
+/// The store, on a port of its own.
+#[derive(Debug)]
+pub(crate) struct FakeStore {
+    endpoint: String,
+    serving: JoinHandle<()>,
+}
+
+impl FakeStore {
+    pub(crate) async fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let answer = Arc::clone(&answer);
+                tokio::spawn(async move { serve(stream, |request| answer(request)).await });
+            }
+        });
+        Self { endpoint, serving }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+impl Drop for FakeStore {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, answer: impl Fn(&Request) -> Answer) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let request = Request(String::from_utf8_lossy(&head).into_owned());
+    // The client may have heard enough.
+    let _ = stream.write_all(&answer(&request).encode()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// CRC-32 as S3 writes it.
+pub(crate) fn crc32(bytes: &[u8]) -> String {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    BASE64_STANDARD.encode(crc.sum().to_be_bytes())
+}
+
+/// SHA-256 as S3 writes it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(hex::decode(protocol::identity::sha256_hex(bytes)).unwrap())
+}

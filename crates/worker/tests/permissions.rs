@@ -1,0 +1,174 @@
+//! NATS users and servers without JetStream, or without part of what is asked of it: the cause is named, and at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Bench, PATIENCE, Running, eventually, settings};
+use sandbox::{NatsOptions, NatsServer};
+use tracing_subscriber::fmt::MakeWriter;
+use worker::connection;
+use worker::settings::{NatsSettings, Secret, StreamSettings};
+use worker::setup::{SetupError, setup};
+
+/// Longer than a test may take: who waits for a time-out fails.
+const NEVER: Duration = Duration::from_secs(3600);
+
+async fn server(extra_config: &str, without_jetstream: bool) -> (NatsServer, NatsSettings) {
+    let extra_config = extra_config.to_owned();
+    let options = NatsOptions { extra_config, without_jetstream, ..Default::default() };
+    let server = NatsServer::start(&options).await.unwrap();
+    let nats = NatsSettings {
+        url: server.client_url().to_owned(),
+        user: Some("u".into()),
+        password: Some(Secret::new("p")),
+        request_timeout: NEVER,
+        ..Default::default()
+    };
+    (server, nats)
+}
+
+/// A user `u` with these permissions, and an administrator `a`.
+fn user(permissions: &str) -> String {
+    format!(
+        "authorization {{ users = [ {{ user: a, password: p }}, {{ user: u, password: p, permissions: {{ {permissions} }} }} ] }}"
+    )
+}
+
+async fn refusal(nats: &NatsSettings) -> SetupError {
+    let connection = connection::open(nats, "test").await.unwrap();
+    let streams = StreamSettings::default();
+    let setup = setup(connection.broker(nats), &streams);
+    tokio::time::timeout(PATIENCE, setup).await.expect("it does not wait for a time-out").unwrap_err()
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_at_once() {
+    for (permissions, named) in [
+        ("publish: \"groundling.>\"", "publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS"),
+        ("publish: { deny: \"$JS.>\" }", "publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS"),
+        ("publish: { deny: \"$JS.API.STREAM.CREATE.>\" }", "publish to $JS.API.STREAM.CREATE.GROUNDLING_JOBS"),
+        ("publish: { deny: \"$JS.API.CONSUMER.INFO.>\" }", "publish to $JS.API.CONSUMER.INFO.GROUNDLING_JOBS"),
+        ("publish: { deny: \"$JS.API.CONSUMER.CREATE.>\" }", "publish to $JS.API.CONSUMER.CREATE.GROUNDLING_JOBS"),
+        ("subscribe: { deny: \"_INBOX.>\" }", "subscribe to _INBOX."),
+    ] {
+        let (_server, nats) = server(&user(permissions), false).await;
+        let error = refusal(&nats).await;
+        assert!(matches!(error, SetupError::NotPermitted { .. }), "{permissions}: {error:?}");
+        let sentence = error.to_string();
+        assert!(sentence.contains(named) && sentence.contains("permissions"), "{permissions}: {sentence}");
+        assert_eq!(sentence.matches("permission to").count(), 1, "{sentence}");
+        assert!(error.may_pass(), "a worker waits until somebody adds it");
+    }
+}
+
+#[tokio::test]
+async fn an_account_and_a_server_without_jetstream_are_told_apart() {
+    let accounts = "accounts { A { users: [ { user: u, password: p } ] }, B { jetstream: enabled, users: [ { user: b, password: p } ] } }";
+    let (_server, nats) = server(accounts, false).await;
+    let error = refusal(&nats).await;
+    assert!(matches!(error, SetupError::NotEnabled), "{error:?}");
+    assert!(error.to_string().contains("not enabled for this NATS account") && error.may_pass(), "{error}");
+
+    let (_server, nats) = server(&user(""), true).await;
+    let error = refusal(&nats).await;
+    assert!(matches!(error, SetupError::Absent { .. }), "{error:?}");
+    assert!(error.to_string().contains("$JS.API: run the NATS server with JetStream"), "{error}");
+    let elsewhere = NatsSettings { jetstream_domain: Some("hub".into()), ..nats };
+    let error = refusal(&elsewhere).await.to_string();
+    assert!(error.contains("$JS.hub.API") && error.contains("nats.jetstream_domain"), "{error}");
+}
+
+/// Everything that is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn contains(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+fn watch_log() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(log.clone()).finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+/// A worker on a server that is set up, as a user without one permission.
+async fn waiting_worker(permissions: &str, said: &[&str]) {
+    let (log, _guard) = watch_log();
+    let (server, nats) = server(&user(permissions), false).await;
+    let admin = NatsSettings { user: Some("a".into()), request_timeout: PATIENCE, ..nats.clone() };
+    let bench = Bench::at(server, admin).await;
+    setup(&bench.jetstream, &bench.streams).await.unwrap();
+    let limited = worker::Settings { nats, ..settings(&bench) };
+    let running = Running::start_with(limited, Arc::new(common::Yes));
+    for text in said {
+        eventually(text, || async { log.contains(text) }).await;
+    }
+    assert!(!running.task.is_finished(), "it waits");
+    assert_eq!(running.end().await.finished, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_look_at_its_streams_waits_and_says_why() {
+    let said = ["no permission to publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS", "Trying again"];
+    waiting_worker("publish: { deny: \"$JS.API.>\" }", &said).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_ask_for_jobs_waits_and_says_why() {
+    let said = [
+        "no jobs can be taken",
+        "no permission to publish to $JS.API.CONSUMER.MSG.NEXT.GROUNDLING_JOBS.groundling-workers",
+    ];
+    waiting_worker("publish: { deny: \"$JS.API.CONSUMER.MSG.NEXT.GROUNDLING_JOBS.>\" }", &said).await;
+}
+
+#[tokio::test]
+async fn a_worker_without_inboxes_waits_and_says_why() {
+    waiting_worker("subscribe: { deny: \"_INBOX.>\" }", &["no permission to subscribe to _INBOX."]).await;
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_jetstream_on_its_account() {
+    let (log, _guard) = watch_log();
+    let accounts = "accounts { A { users: [ { user: u, password: p } ] } }";
+    let (_server, nats) = server(accounts, false).await;
+    let bench = Bench::bare().await;
+    let running = Running::start_with(worker::Settings { nats, ..settings(&bench) }, Arc::new(common::Yes));
+    eventually("it says why", || async { log.contains("JetStream is not enabled for this NATS account") }).await;
+    assert!(!running.task.is_finished(), "it waits");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_connection_from_coming_stands_once_in_its_error() {
+    let nats = NatsSettings { url: "nats://127.0.0.1:9".into(), ..Default::default() };
+    let error = connection::connect(&nats, "test").await.unwrap_err();
+    assert!(std::error::Error::source(&error).is_none(), "the sentence has the causes");
+    assert_eq!(error.to_string().matches("refused").count(), 1, "{error}");
+}
