@@ -74,11 +74,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     upload(&store, &jobs).await?;
     let jetstream = broker.direct().await?;
     let replicas = options.nodes;
-    set_up(
-        &jetstream,
-        StreamSettings { replicas, ack_wait: Duration::from_secs(3), ..Default::default() },
-    )
-    .await?;
+    set_up(&jetstream, StreamSettings { replicas, ack_wait: Duration::from_secs(3), ..Default::default() }).await?;
 
     let (proxied, endpoint) = (broker.proxied_url(), format!("http://{}", s3.address()));
     let text = settings(&proxied, &endpoint, store.read_only(), replicas, options.groundling.is_some());

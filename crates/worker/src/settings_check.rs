@@ -396,9 +396,11 @@ mod tests {
     #[test]
     fn the_server_counts_further_than_the_workers() {
         let mut settings = fine();
-        settings.worker.max_deliveries = 100;
-        assert!(settings.validate().unwrap_err().to_string().starts_with("streams.max_deliver"));
-        settings.streams.max_deliver = -1;
+        assert_eq!(settings.streams.max_deliver, -1);
+        settings.worker.max_deliveries = 1_000_000;
         assert_eq!(settings.validate(), Ok(()));
+        settings.worker.max_deliveries = 100;
+        settings.streams.max_deliver = 100;
+        assert!(settings.validate().unwrap_err().to_string().starts_with("streams.max_deliver"));
     }
 }
