@@ -52,9 +52,9 @@ impl ByteOrder {
 /// Byte order and offset of the first directory.
 fn header(block: &[u8]) -> Option<(ByteOrder, usize)> {
     let order = match block.get(..4)? {
-        // The second two have their version in the wrong order, which Pillow allows.
+        // Pillow also takes a version of the other byte order, and that of big files.
         b"II*\0" | b"II\0*" => ByteOrder::Little,
-        b"MM\0*" | b"MM*\0" => ByteOrder::Big,
+        b"MM\0*" | b"MM*\0" | b"MM\0+" => ByteOrder::Big,
         _ => return None,
     };
     Some((order, order.u32(block.get(4..)?)? as usize))

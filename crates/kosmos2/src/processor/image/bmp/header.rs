@@ -1,5 +1,7 @@
 //! A BMP file's headers and palette.
 
+use std::iter;
+
 use super::super::decode::{ImageError, PictureFormat, undecodable};
 use super::super::transparency::Palette;
 
@@ -134,9 +136,6 @@ impl<'a> Bitmap<'a> {
             let stored = &rest[..rest.len().min(count.saturating_mul(entry))];
             behind += stored.len();
             colours = Colours::read(stored, count, entry, bits as usize)?;
-            if packing != Packing::Rows && colours.index_bits == 1 {
-                return Err(unsupported("run-length encoded BMP of black and white".to_owned()));
-            }
             channels = Channels::Indices(colours.index_bits);
         }
         let start = if start == 0 { behind } else { start };
@@ -163,9 +162,11 @@ impl Colours {
         }
         let entries = || stored.chunks_exact(entry).map(|colour| [colour[2], colour[1], colour[0]]);
         let (black, white) = ([0; 3], [255; 3]);
+        // Of run-length encoded bytes, all but zero are white.
+        let black_and_white = || Palette::new(iter::once(black).chain(iter::repeat(white)));
         Ok(match count {
-            1 if entries().eq([black]) => Self { palette: Palette::new([black, white]), index_bits: 1 },
-            2 if entries().eq([black, white]) => Self { palette: Palette::new([black, white]), index_bits: 1 },
+            1 if entries().eq([black]) => Self { palette: black_and_white(), index_bits: 1 },
+            2 if entries().eq([black, white]) => Self { palette: black_and_white(), index_bits: 1 },
             3.. if entries().eq((0..count).map(|shade| [shade as u8; 3])) => {
                 Self { palette: Palette::gray(), index_bits: 8 }
             }

@@ -71,7 +71,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A palette of shades of gray in their order is as good as none, which matters for indices beyond it.
+/// A palette of shades of gray in their order counts as none, which matters for indices beyond it, and where the file
+/// has another one.
 fn is_needed(palette: &&[u8]) -> bool {
     palette.as_chunks().0.iter().zip(0..=255).any(|(colour, index)| *colour != [index; 3])
 }
@@ -112,10 +113,7 @@ impl<'a> Frame<'a> {
                     let [left, top] = [reader.u16()?, reader.u16()?];
                     let [width, height] = [reader.u16()?, reader.u16()?];
                     let flags = reader.byte()?;
-                    let palette = match reader.palette(flags)? {
-                        Some(own) => Some(own).filter(is_needed),
-                        None => shared_palette,
-                    };
+                    let palette = reader.palette(flags)?.filter(is_needed).or(shared_palette);
                     let code_bits = reader.byte()?;
                     let size = ((left + width).max(screen_width) as u32, (top + height).max(screen_height) as u32);
                     let data = file.get(reader.at..)?;

@@ -5,7 +5,7 @@
 
 use super::super::decode::{ImageError, PictureFormat, undecodable};
 use super::super::limits::DecodeOptions;
-use super::layout::Layout;
+use super::layout::{Colours, Layout};
 use super::metadata::Metadata;
 
 const SIGNATURE: usize = 8;
@@ -13,6 +13,8 @@ const SIGNATURE: usize = 8;
 const CHUNK_HEADER: usize = 8;
 const CHECKSUM: usize = 4;
 const MOST_COLOURS: usize = 256;
+/// An animation of more frames is none.
+const MOST_FRAMES: u32 = 1 << 31;
 
 /// What a file's chunks hold.
 pub(super) struct Chunks<'a> {
@@ -23,8 +25,10 @@ pub(super) struct Chunks<'a> {
     /// The packed pixels, one piece for each chunk.
     pub(super) pixels: Vec<&'a [u8]>,
     pub(super) metadata: Metadata<'a>,
-    /// Frames that an animation header announces; the picture itself may be one of them.
+    /// Frames that an animation header announces.
     frames: u32,
+    /// Whether the picture is one of them.
+    is_frame: bool,
 }
 
 struct Chunk<'a> {
@@ -71,8 +75,8 @@ impl<'a> Chunks<'a> {
         let header = header.ok_or_else(|| broken("its header is damaged"))?;
         let layout = Layout::read(header.data)?;
         let (palette, transparency) = (Default::default(), None);
-        let mut chunks =
-            Self { layout, palette, transparency, pixels: Vec::new(), metadata: Metadata::default(), frames: 0 };
+        let (pixels, metadata) = Default::default();
+        let mut chunks = Self { layout, palette, transparency, pixels, metadata, frames: 0, is_frame: false };
         let mut at = header.end;
         let next = |at: &mut usize| -> Result<Option<Chunk<'a>>, ImageError> {
             options.check_time()?;
@@ -90,7 +94,10 @@ impl<'a> Chunks<'a> {
                 _ if !chunk.is_whole => return Err(chunk.broken("ends early")),
                 _ if !chunk.has_right_checksum() => return Err(chunk.broken("has a wrong checksum")),
                 b"PLTE" => chunks.set_palette(&chunk)?,
-                b"fcTL" => chunks.layout.set_frame(chunk.data)?,
+                b"fcTL" => {
+                    chunks.layout.set_frame(chunk.data)?;
+                    chunks.is_frame = true;
+                }
                 _ => chunks.take(&chunk)?,
             }
         };
@@ -104,7 +111,7 @@ impl<'a> Chunks<'a> {
             match &behind.kind {
                 b"IEND" => break,
                 // The next frame of an animation.
-                b"fcTL" if chunks.frames > 1 => break,
+                b"fcTL" if chunks.frames > u32::from(chunks.is_frame) => break,
                 _ if !behind.is_whole => return Err(behind.broken("ends early")),
                 _ => chunks.take(&behind)?,
             }
@@ -114,7 +121,7 @@ impl<'a> Chunks<'a> {
     }
 
     fn set_palette(&mut self, chunk: &Chunk<'a>) -> Result<(), ImageError> {
-        if chunk.data.len() / 3 > MOST_COLOURS {
+        if self.layout.colours == Colours::Palette && chunk.data.len() / 3 > MOST_COLOURS {
             return Err(chunk.broken("has more than 256 colours"));
         }
         self.palette = chunk.data;
@@ -132,6 +139,7 @@ impl<'a> Chunks<'a> {
             }
             b"acTL" => {
                 let frames = data.first_chunk().map(|count| u32::from_be_bytes(*count));
+                let frames = frames.filter(|&frames| frames <= MOST_FRAMES);
                 // A second header, or one of no frames, makes the file a still picture.
                 self.frames = if self.frames == 0 { frames.unwrap_or_default() } else { 0 };
             }

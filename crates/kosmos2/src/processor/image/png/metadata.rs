@@ -101,7 +101,11 @@ impl<'a> Metadata<'a> {
             if unpacker.is_done() || written < text.len() && rest.is_empty() {
                 self.unpacked += written;
                 text.truncate(written);
-                break if self.unpacked > LONGEST_TEXTS { Err(too_much) } else { Ok(Some(text)) };
+                break if written > LONGEST_TEXT || self.unpacked > LONGEST_TEXTS {
+                    Err(too_much)
+                } else {
+                    Ok(Some(text))
+                };
             }
             if written == text.len() {
                 if written > LONGEST_TEXT {

@@ -7,22 +7,24 @@ mod rows;
 
 use image::RgbImage;
 
-use super::decode::{Decoded, ImageError};
+use super::decode::{Decoded, ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
 use super::transparency::{Palette, on_white};
 use chunks::Chunks;
 use layout::{Colours, Layout};
 
+const MOST_COLOURS: usize = 256;
+
 pub(super) fn decode(file: &[u8], options: &DecodeOptions) -> Result<Decoded, ImageError> {
     let chunks = Chunks::read(file, options)?;
     let rows = rows::unpack(&chunks.pixels, &chunks.layout, options)?;
     let mut rgb = RgbImage::new(chunks.layout.canvas[0] as u32, chunks.layout.canvas[1] as u32);
-    paint(&rows, &chunks, &mut rgb);
+    paint(&rows, &chunks, &mut rgb)?;
     Ok((rgb, chunks.metadata.orientation()))
 }
 
 /// Samples to colours over white.
-fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) {
+fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) -> Result<(), ImageError> {
     let layout = &chunks.layout;
     // The transparent colour, of whose samples Pillow takes the low bytes, whatever the depth.
     let key = |at: usize| chunks.transparency.and_then(|key| key.get(2 * at + 1)).copied();
@@ -49,7 +51,7 @@ fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) {
             });
             fill_indexed(rows, layout, rgb, &shades);
         }
-        (Colours::Palette, _) => fill_indexed(rows, layout, rgb, &palette(chunks).on_white()),
+        (Colours::Palette, _) => fill_indexed(rows, layout, rgb, &palette(chunks)?.on_white()),
         (Colours::Rgb, depth) => {
             let key = key(0).zip(key(1)).zip(key(2)).map(|((red, green), blue)| [red, green, blue]);
             let shade = |colour: [u8; 3]| if key == Some(colour) { [255; 3] } else { colour };
@@ -71,21 +73,27 @@ fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) {
             fill(rows, layout, rgb, |row, x| on_white(std::array::from_fn(|channel| row[(4 * x + channel) * sample])));
         }
     }
+    Ok(())
 }
 
 /// The palette with its transparency, one byte for each colour.
-fn palette(chunks: &Chunks) -> Palette {
+fn palette(chunks: &Chunks) -> Result<Palette, ImageError> {
     let mut palette = Palette::new(chunks.palette.as_chunks().0.iter().copied());
-    let Some(alphas) = chunks.transparency else { return palette };
+    let Some(alphas) = chunks.transparency else { return Ok(palette) };
     // Pillow looks for a single transparent colour among opaque ones, up to a last byte that is a line feed.
     let line = alphas.strip_suffix(b"\n").unwrap_or(alphas);
     let is_single =
         line.iter().all(|&alpha| alpha == 255 || alpha == 0) && line.iter().filter(|&&alpha| alpha == 0).count() == 1;
     let alphas = if is_single { line } else { alphas };
-    for (index, &alpha) in (0..=255).zip(alphas) {
+    let opaque_end = if is_single { alphas.iter().rev().take_while(|&&alpha| alpha == 255).count() } else { 0 };
+    let stated = &alphas[..alphas.len() - opaque_end];
+    if stated.len() > MOST_COLOURS {
+        return Err(undecodable(PictureFormat::Png, "its tRNS chunk has more than 256 entries"));
+    }
+    for (index, &alpha) in (0..=255).zip(stated) {
         palette.set_alpha(index, alpha);
     }
-    palette
+    Ok(palette)
 }
 
 fn fill_indexed(rows: &[u8], layout: &Layout, rgb: &mut RgbImage, shades: &[[u8; 3]; 256]) {
