@@ -11,7 +11,7 @@ use super::decode::{Decoded, ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
 use super::transparency::{Palette, on_white};
 use chunks::Chunks;
-use layout::{Colours, Layout};
+use layout::{Colours, Layout, Pass};
 
 const MOST_COLOURS: usize = 256;
 
@@ -33,9 +33,9 @@ fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) -> Result<(), ImageEr
         (Colours::Gray, 16) => {
             let key = key(0);
             // Pillow keeps 16-bit gray as it is and clips it on the way to 8 bits.
-            fill(rows, layout, rgb, |row, x| match (row[2 * x], row[2 * x + 1]) {
-                (0, gray) => gray_or_key(gray, key == Some(gray)),
-                _ => gray_or_key(255, key == Some(255)),
+            fill(rows, layout, rgb, |[high, low]| {
+                let gray = if high == 0 { low } else { 255 };
+                gray_or_key(gray, key == Some(gray))
             });
         }
         (Colours::Gray, depth) => {
@@ -56,21 +56,19 @@ fn paint(rows: &[u8], chunks: &Chunks, rgb: &mut RgbImage) -> Result<(), ImageEr
             let key = key(0).zip(key(1)).zip(key(2)).map(|((red, green), blue)| [red, green, blue]);
             let shade = |colour: [u8; 3]| if key == Some(colour) { [255; 3] } else { colour };
             match depth {
-                8 => fill(rows, layout, rgb, |row, x| shade([row[3 * x], row[3 * x + 1], row[3 * x + 2]])),
+                8 if key.is_none() => fill(rows, layout, rgb, |colour| colour),
+                8 => fill(rows, layout, rgb, shade),
                 // Of deeper samples Pillow takes the high bytes.
-                _ => fill(rows, layout, rgb, |row, x| shade([row[6 * x], row[6 * x + 2], row[6 * x + 4]])),
+                _ => fill(rows, layout, rgb, |[red, _, green, _, blue, _]| shade([red, green, blue])),
             }
         }
-        (Colours::GrayAlpha, depth) => {
-            let sample = usize::from(depth / 8);
-            fill(rows, layout, rgb, |row, x| {
-                let gray = row[2 * sample * x];
-                on_white([gray, gray, gray, row[2 * sample * x + sample]])
-            });
+        (Colours::GrayAlpha, 8) => fill(rows, layout, rgb, |[gray, alpha]| on_white([gray, gray, gray, alpha])),
+        (Colours::GrayAlpha, _) => {
+            fill(rows, layout, rgb, |[gray, _, alpha, _]| on_white([gray, gray, gray, alpha]));
         }
-        (Colours::Rgba, depth) => {
-            let sample = usize::from(depth / 8);
-            fill(rows, layout, rgb, |row, x| on_white(std::array::from_fn(|channel| row[(4 * x + channel) * sample])));
+        (Colours::Rgba, 8) => fill(rows, layout, rgb, on_white),
+        (Colours::Rgba, _) => {
+            fill(rows, layout, rgb, |[red, _, green, _, blue, _, alpha, _]| on_white([red, green, blue, alpha]));
         }
     }
     Ok(())
@@ -96,36 +94,54 @@ fn palette(chunks: &Chunks) -> Result<Palette, ImageError> {
     Ok(palette)
 }
 
+/// Puts pixels of one byte or less where they belong.
 fn fill_indexed(rows: &[u8], layout: &Layout, rgb: &mut RgbImage, shades: &[[u8; 3]; 256]) {
     let depth = usize::from(layout.depth);
     if depth == 8 {
-        return fill(rows, layout, rgb, |row, x| shades[usize::from(row[x])]);
+        return fill(rows, layout, rgb, |[index]| shades[usize::from(index)]);
     }
     let (per_byte, mask) = (8 / depth, (1 << depth) - 1);
-    fill(rows, layout, rgb, |row, x| {
-        let shift = 8 - depth - x % per_byte * depth;
-        shades[usize::from(row[x / per_byte] >> shift & mask)]
+    for_each_row(rows, layout, rgb, shades[0], |row, line, pass| {
+        for (x, pixel) in line.iter_mut().skip(pass.x).step_by(pass.across).enumerate() {
+            let shift = 8 - depth - x % per_byte * depth;
+            *pixel = shades[usize::from(row[x / per_byte] >> shift & mask)];
+        }
     });
 }
 
-/// Puts every stored pixel, told by its row and its place there, where it belongs.
-fn fill(rows: &[u8], layout: &Layout, rgb: &mut RgbImage, shade: impl Fn(&[u8], usize) -> [u8; 3]) {
+/// Puts pixels of `N` bytes where they belong.
+fn fill<const N: usize>(rows: &[u8], layout: &Layout, rgb: &mut RgbImage, shade: impl Fn([u8; N]) -> [u8; 3]) {
+    for_each_row(rows, layout, rgb, shade([0; N]), |row, line, pass| {
+        let stored = row.as_chunks::<N>().0;
+        let put = |(pixel, stored): (&mut [u8; 3], &[u8; N])| *pixel = shade(*stored);
+        // The usual case, which the compiler makes fast.
+        match (pass.x, pass.across) {
+            (0, 1) => line.iter_mut().zip(stored).for_each(put),
+            (x, across) => line.iter_mut().skip(x).step_by(across).zip(stored).for_each(put),
+        }
+    });
+}
+
+/// Calls `draw` with each stored row, the line of the picture that it belongs to, and the pass that it is of. What a
+/// frame leaves free looks like a pixel of zeros: `blank`.
+fn for_each_row(
+    rows: &[u8],
+    layout: &Layout,
+    rgb: &mut RgbImage,
+    blank: [u8; 3],
+    draw: impl Fn(&[u8], &mut [[u8; 3]], &Pass),
+) {
     let ([canvas_width, _], [left, top]) = (layout.canvas, layout.place);
     let pixels = rgb.as_chunks_mut::<3>().0;
     if !layout.fills_the_canvas() {
-        // What a frame leaves free looks like a pixel of zeros.
-        pixels.fill(shade(&[0; 8], 0));
+        pixels.fill(blank);
     }
     let mut rest = rows;
     for pass in layout.passes() {
         let (rows, behind) = rest.split_at((pass.row + 1) * pass.rows);
         rest = behind;
         for (row, y) in rows.chunks_exact(pass.row + 1).zip((top + pass.y..).step_by(pass.down)) {
-            let line = pixels[y * canvas_width + left..].iter_mut().take(layout.width);
-            let line = line.skip(pass.x).step_by(pass.across);
-            for (x, pixel) in line.enumerate() {
-                *pixel = shade(&row[1..], x);
-            }
+            draw(&row[1..], &mut pixels[y * canvas_width + left..][..layout.width], &pass);
         }
     }
 }

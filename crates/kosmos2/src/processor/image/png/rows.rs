@@ -22,9 +22,8 @@ pub(super) fn unpack(pieces: &[&[u8]], layout: &Layout, options: &DecodeOptions)
         let start = written;
         loop {
             let step = unpacker.read(piece, &mut rows, written, false);
-            let (read, wrote) = step.map_err(|error| {
-                undecodable(PictureFormat::Png, format_args!("its packed pixels are damaged: {error:?}"))
-            })?;
+            let broken = |_| undecodable(PictureFormat::Png, "its packed pixels are damaged");
+            let (read, wrote) = step.map_err(broken)?;
             piece = piece.get(read..).unwrap_or_default();
             written += wrote;
             if unpacker.is_done() || written == rows.len() {
