@@ -13,8 +13,6 @@ use image::ImageFormat;
 
 use super::decode::{ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
-pub(super) use jpeg::walk as walk_jpeg;
-pub(super) use png::metadata_room as png_metadata_room;
 
 /// What a picture's headers claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
