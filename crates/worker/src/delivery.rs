@@ -232,6 +232,8 @@ mod tests {
         let new = "$JS.ACK._.ACCHASH.JOBS.workers.2.17.30.1700000000000000001.5.token";
         assert_eq!(DeliveryFacts::parse(old), Some(facts()));
         assert_eq!(DeliveryFacts::parse(new), Some(facts()));
+        let of_a_domain = "$JS.ACK.hub.ACCHASH.JOBS.workers.2.17.30.1700000000000000001.5";
+        assert_eq!(DeliveryFacts::parse(of_a_domain), Some(facts()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod client;
 mod encoding;
 mod headers;
 pub mod http;
+mod layers;
 mod refusal;
 pub mod s3;
 mod usual;
