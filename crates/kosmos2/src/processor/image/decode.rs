@@ -69,7 +69,7 @@ pub enum ImageError {
     #[error("the picture is of no known format; JPEG, PNG, GIF, WebP and BMP are read")]
     UnknownFormat,
     /// A kind of picture that is not read, though others of its format are.
-    #[error("{what} is not supported; convert the picture to a common format if it is to be read")]
+    #[error("the picture cannot be read: {what} is not supported; convert it to another kind if it is to be read")]
     Unsupported {
         /// The kind.
         what: String,
