@@ -254,7 +254,9 @@ impl Fault {
 
 fn picture_class(error: &ImageError) -> FaultClass {
     match error {
-        ImageError::UnknownFormat => FaultClass::UnsupportedPicture,
+        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::UnsupportedKind { .. } => {
+            FaultClass::UnsupportedPicture
+        }
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
         ImageError::TooManyPixels { .. }
         | ImageError::SideTooLong { .. }

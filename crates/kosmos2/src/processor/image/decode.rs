@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
 use super::header::Header;
 use super::limits::{DecodeOptions, Paced};
-use super::{header, jpeg, orientation};
+use super::{header, jpeg, orientation, tiff};
 
 /// How much of a file a decoder gets at a time. The most that deflate makes of it is 64 MiB of pixels, so that the
 /// deadline is looked at several times a second.
@@ -52,6 +52,8 @@ pub enum PictureFormat {
     WebP,
     /// BMP.
     Bmp,
+    /// TIFF: the first picture.
+    Tiff,
 }
 
 impl PictureFormat {
@@ -63,6 +65,7 @@ impl PictureFormat {
             Self::Gif => "gif",
             Self::WebP => "webp",
             Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
         }
     }
 }
@@ -74,8 +77,22 @@ pub enum ImageError {
     #[error("the picture is empty: it has no bytes")]
     Empty,
     /// Not a format that is read.
-    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP and BMP are read")]
+    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP, BMP and TIFF are read")]
     UnknownFormat,
+    /// A format that is known but not read.
+    #[error("the picture is {name}, which is not read; convert it to JPEG, PNG, GIF, WebP, BMP or TIFF")]
+    UnsupportedFormat {
+        /// The format, with its article.
+        name: &'static str,
+    },
+    /// A kind of file that is not read, of a format of which others are.
+    #[error("the picture is a {} file {kind}, which is not read; convert it to another kind or format", format.as_str())]
+    UnsupportedKind {
+        /// The format.
+        format: PictureFormat,
+        /// What sets the kind apart, to be read behind the word "file".
+        kind: String,
+    },
     /// A damaged or cut file.
     #[error("the picture is a damaged or incomplete {} file: {reason}", format.as_str())]
     Undecodable {
@@ -158,16 +175,19 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, ImageErr
     let format = header.format;
     let decoded = match format {
         PictureFormat::Jpeg => jpeg::decode(bytes, options),
+        PictureFormat::Tiff => tiff::decode(bytes, options).map(|found| (found.rgb, found.exif)),
         _ => lossless(bytes, &header, options),
     };
     // A decoder that is told of the deadline's end calls it a fault of the file.
     let (rgb, exif) = decoded.map_err(|error| options.check_time().err().unwrap_or(error))?;
     options.check_time()?;
     let orientation = orientation::of_exif(exif.as_deref());
-    let rgb = if options.apply_orientation { orientation::apply(rgb, orientation) } else { rgb };
+    // Pillow turns these as it opens them, before anyone can ask for the pixels as they are stored.
+    let is_turned = options.apply_orientation || format == PictureFormat::Tiff;
+    let rgb = if is_turned { orientation::apply(rgb, orientation) } else { rgb };
     let (width, height) = rgb.dimensions();
     let orientation = orientation.to_exif();
-    let orientation_applied = options.apply_orientation && orientation != 1;
+    let orientation_applied = is_turned && orientation != 1;
     Ok(Picture { rgb, facts: PictureFacts { format, width, height, orientation, orientation_applied } })
 }
 
@@ -243,7 +263,7 @@ fn opaque(picture: DynamicImage) -> RgbImage {
 }
 
 /// Pillow's `alpha_composite` over opaque white, in its fixed point.
-fn on_white(rgba: &image::RgbaImage) -> RgbImage {
+pub(super) fn on_white(rgba: &image::RgbaImage) -> RgbImage {
     let blend = |byte: u8, alpha: u8| {
         let (byte, alpha) = (u32::from(byte), u32::from(alpha));
         let sum = (byte * alpha + 255 * (255 - alpha)) * 128 + (0x80 << 7);

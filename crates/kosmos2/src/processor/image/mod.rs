@@ -9,6 +9,7 @@ mod jpeg;
 mod limits;
 mod orientation;
 mod resample;
+mod tiff;
 
 pub use config::{ImageProcessor, ProcessorConfigError};
 pub use decode::{ImageError, Picture, PictureFacts, PictureFormat, decode};

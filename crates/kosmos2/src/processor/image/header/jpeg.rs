@@ -67,6 +67,13 @@ impl Frame {
     }
 }
 
+impl Walk {
+    /// How many scans there are.
+    pub(in super::super) fn scans(&self) -> u64 {
+        self.scans
+    }
+}
+
 /// Goes from marker to marker to the end of the picture.
 pub(in super::super) fn walk(file: &[u8]) -> Walk {
     let mut found = Walk::default();

@@ -6,13 +6,16 @@
 mod bmp;
 mod gif;
 mod jpeg;
+mod names;
 mod png;
+mod tiff;
 mod webp;
 
 use image::ImageFormat;
 
 use super::decode::{ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
+use super::tiff::Directory;
 pub(super) use jpeg::walk as walk_jpeg;
 pub(super) use png::metadata_room as png_metadata_room;
 
@@ -50,6 +53,7 @@ impl Header {
             PictureFormat::Gif => gif::claims(bytes)?,
             PictureFormat::WebP => webp::claims(bytes)?,
             PictureFormat::Bmp => bmp::claims(bytes)?,
+            PictureFormat::Tiff => tiff::claims(bytes, options)?,
         };
         let Some(Claims { width, height, memory }) = claims else {
             return Err(undecodable(format, "it ends within its header"));
@@ -74,7 +78,11 @@ fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
         Ok(ImageFormat::Gif) => Ok(PictureFormat::Gif),
         Ok(ImageFormat::WebP) => Ok(PictureFormat::WebP),
         Ok(ImageFormat::Bmp) => Ok(PictureFormat::Bmp),
-        _ => Err(ImageError::UnknownFormat),
+        _ if Directory::begins(bytes) => match names::raw_of_tiff(bytes) {
+            Some(name) => Err(ImageError::UnsupportedFormat { name }),
+            None => Ok(PictureFormat::Tiff),
+        },
+        _ => Err(names::name_of(bytes).map_or(ImageError::UnknownFormat, |name| ImageError::UnsupportedFormat { name })),
     }
 }
 
