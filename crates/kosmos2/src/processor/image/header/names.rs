@@ -119,7 +119,7 @@ fn of_brand(file: &[u8], brand: [u8; 4]) -> &'static str {
 
 fn is_icon(file: &[u8]) -> bool {
     // At least one picture, whose fourth byte is kept free.
-    matches!(bytes_at(file, 4), Some([1.., 0, ..] | [0, 1..])) && file.get(9) == Some(&0)
+    bytes_at(file, 4).is_some_and(|count| u16::from_le_bytes(count) > 0) && file.get(9) == Some(&0)
 }
 
 /// Text of a known kind.

@@ -163,6 +163,11 @@ impl<'a> Layout<'a> {
         (self.width.div_ceil(self.grid.width), self.height.div_ceil(self.grid.height), planes)
     }
 
+    /// Whether there is one strip in all.
+    pub(super) fn is_one_strip(&self) -> bool {
+        !self.grid.is_tiled && self.pieces() == (1, 1, 1)
+    }
+
     /// Bytes of a row of a whole piece when it is unpacked.
     pub(super) fn row_bytes(&self) -> usize {
         let samples = if self.is_planar { 1 } else { self.samples };
@@ -221,6 +226,9 @@ impl<'a> Layout<'a> {
         if self.offsets.len() as u64 > limit && self.packing == Packing::None {
             return Err(ImageError::TooManyParts { format: PictureFormat::Tiff, part: "strips or tiles", limit });
         }
+        if self.packing != Packing::None && self.byte_counts.is_none() && needed > planes as u64 {
+            return Err(damaged("it does not tell how long its strips or tiles are"));
+        }
         Ok(())
     }
 }
@@ -243,9 +251,8 @@ fn grid(
     };
     if !is_tiled {
         let rows = match directory.number(ROWS_PER_STRIP, u64::from(height)) {
-            Some(0) if packing == Packing::None => return Err(damaged("its strips have no rows")),
+            Some(0) => return Err(damaged("its strips have no rows")),
             None => return Err(damaged("its number of rows per strip is not a whole number")),
-            Some(0) => height,
             Some(rows) => u32::try_from(rows).unwrap_or(u32::MAX).min(height),
         };
         return Ok(Grid { width, height: rows, is_tiled });

@@ -19,11 +19,13 @@ const PIECE: usize = 64 << 10;
 pub(super) fn packed<'a>(file: &'a [u8], layout: &Layout, index: usize) -> Result<Cow<'a, [u8]>, ImageError> {
     let outside = || damaged("a strip or tile does not lie within it");
     let start = layout.offsets.get(index).and_then(|start| usize::try_from(start).ok()).ok_or_else(outside)?;
-    let length = match layout.byte_counts {
+    let told = match layout.byte_counts {
         Some(counts) => counts.get(index).and_then(|length| usize::try_from(length).ok()).ok_or_else(outside)?,
-        // Some writers leave the field out; then one piece goes to the end.
-        None => file.len().saturating_sub(start),
+        None => 0,
     };
+    // Some writers leave the length of a single piece out, or say nothing by a zero.
+    let is_untold = layout.byte_counts.is_none() || (told == 0 && layout.is_one_strip());
+    let length = if is_untold { file.len().saturating_sub(start) } else { told };
     let end = start.checked_add(length).ok_or_else(outside)?;
     let bytes = file.get(start..end).filter(|bytes| !bytes.is_empty()).ok_or_else(outside)?;
     // JPEG has an order of bits of its own.

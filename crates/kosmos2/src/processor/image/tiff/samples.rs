@@ -95,6 +95,7 @@ impl Kind {
         let raw = |mode, letters| Some(Raw { letters, mode });
         let end = |little, large| if self.is_big_endian { large } else { little };
         match (self.photometric, self.bits.as_slice(), self.extra.as_slice()) {
+            (1, [8, 8], [0]) => raw(Mode::Gray, "LX"),
             (3, [8, 8], [0]) => raw(Mode::Palette, "PX"),
             (3, [8, 8], [2]) => raw(Mode::PaletteAlpha, "PA"),
             // 999 is what CorelDRAW 10 writes.
@@ -177,6 +178,8 @@ impl Unpacker {
             ("1", _) => (1, packed(1, 255)),
             ("L", "2") => (2, packed(2, 0x55)),
             ("L", "4") => (4, packed(4, 0x11)),
+            // Pillow opens these but has no way to read them.
+            ("P", "1" | "2" | "4") if is_reversed => return None,
             ("P", "1") => (1, packed(1, 1)),
             ("P", "2") => (2, packed(2, 1)),
             ("P", "4") => (4, packed(4, 1)),
