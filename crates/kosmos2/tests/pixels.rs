@@ -1,16 +1,18 @@
 //! Pictures of many kinds, lossy ones too, byte for byte against Pillow and the reference's conversion:
-//! `images/expected`, made by make_image_fixtures.py.
+//! `images/expected`, made by make_image_fixtures.py, and `images/kinds`, made by make_picture_kinds.py.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{fixtures, reference_model_dir};
+use common::{fixtures, json, reference_model_dir};
 use image::{ImageReader, RgbImage};
 use kosmos2::processor::image::{DecodeOptions, ImageError, ImageProcessor, PictureFormat, decode};
+use sha2::{Digest, Sha256};
 
 fn processor() -> ImageProcessor {
     ImageProcessor::from_dir(reference_model_dir().path()).unwrap()
@@ -46,6 +48,63 @@ fn every_picture_comes_out_as_pillows() {
     }
     println!("{compared} comparisons without a differing byte, {turned} pictures turned by their EXIF orientation");
     assert!(compared >= 78 && turned >= 7);
+}
+
+/// SHA-256 of a picture's square in hexadecimal: as stored and, where it differs, upright.
+#[derive(serde::Deserialize)]
+struct Expected {
+    stored: String,
+    oriented: Option<String>,
+}
+
+#[test]
+fn kinds_that_writers_disagree_on_come_out_as_pillows() {
+    let processor = processor();
+    let folder = fixtures().join("images/kinds");
+    let expected: BTreeMap<String, Expected> = json(folder.join("expected.json"));
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), expected.len() + 1, "expected.json is out of date");
+    let (mut wrong, mut turned) = (Vec::new(), 0);
+    for (name, Expected { stored, oriented }) in &expected {
+        turned += usize::from(oriented.is_some());
+        for (hash, apply_orientation) in [(stored, false), (oriented.as_ref().unwrap_or(stored), true)] {
+            let found = Sha256::digest(square(&processor, &folder.join(name), apply_orientation).as_raw());
+            let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+            if found != *hash {
+                wrong.push(format!("{name}, oriented: {apply_orientation}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), 2 * expected.len(), wrong.join("\n"));
+    println!("{} pictures, {turned} of them turned by their metadata", expected.len());
+    assert!(expected.len() >= 165 && turned >= 60);
+}
+
+#[test]
+fn kinds_that_are_not_read_are_named() {
+    let gray = fs::read(fixtures().join("images/gray.jpg")).unwrap();
+    let bmp = fs::read(fixtures().join("images/small.bmp")).unwrap();
+    let patched = |bytes: &[u8], at: usize, new: u8| {
+        let mut patched = bytes.to_vec();
+        patched[at] = new;
+        patched
+    };
+    // The frame header's marker is at 90, its precision at 93; depth and compression of a BMP are at 28 and 30.
+    for (bytes, kind) in [
+        (patched(&gray, 90, 0xc3), "lossless JPEG"),
+        (patched(&gray, 90, 0xcb), "lossless JPEG"),
+        (patched(&gray, 90, 0xc5), "hierarchical JPEG"),
+        (patched(&gray, 93, 12), "JPEG of 12 bits a sample"),
+        (patched(&bmp, 14, 16), "a BMP header of 16 bytes"),
+        (patched(&bmp, 28, 2), "BMP of 2 bits a pixel"),
+        (patched(&bmp, 30, 1), "run-length encoded BMP of 24 bits a pixel"),
+        (patched(&bmp, 30, 4), "JPEG within BMP"),
+        (patched(&bmp, 30, 5), "PNG within BMP"),
+        (patched(&bmp, 30, 3), "BMP with these colour masks"),
+    ] {
+        let error = decode(&bytes, &DecodeOptions::default()).unwrap_err();
+        assert_eq!(error, ImageError::Unsupported { what: kind.to_owned() });
+        assert!(error.to_string().starts_with(&format!("{kind} is not supported")), "{error}");
+    }
 }
 
 #[test]

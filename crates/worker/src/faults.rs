@@ -254,7 +254,7 @@ impl Fault {
 
 fn picture_class(error: &ImageError) -> FaultClass {
     match error {
-        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::UnsupportedKind { .. } => {
+        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
             FaultClass::UnsupportedPicture
         }
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,

@@ -30,8 +30,16 @@ pub const WHOLE: &[Base] = &[
     base!("alpha_lossy.webp"),
     LOSSLESS_WEBP,
     BMP,
-    base!("palette.bmp"),
+    PALETTE_BMP,
     base!("bilevel.bmp"),
+    base!("kinds/jpg_arith.jpg"),
+    base!("kinds/webp_xmp6.webp"),
+    base!("kinds/dump_packed.png"),
+    base!("kinds/exif_over_xmp.png"),
+    base!("kinds/masks_rgba_v5.bmp"),
+    base!("kinds/runs_gray.bmp"),
+    base!("kinds/interlaced_partial.gif"),
+    base!("kinds/lossy_animated_blended.webp"),
 ];
 
 /// Baseline, gray.
@@ -48,3 +56,5 @@ pub(super) const LOSSY_WEBP: Base = base!("lossy.webp");
 pub(super) const LOSSLESS_WEBP: Base = base!("rgba_lossless.webp");
 /// 24 bits a pixel.
 pub(super) const BMP: Base = base!("small.bmp");
+/// With a palette of 200 colours.
+pub(super) const PALETTE_BMP: Base = base!("palette.bmp");

@@ -39,8 +39,12 @@ pub(super) fn refused() -> Vec<BadPicture> {
         for Base { name, bytes } in [JPEG, PALETTE_PNG, GIF, LOSSY_WEBP, BMP] {
             if !bytes.starts_with(&start[..2]) {
                 let body = [start, &bytes[start.len()..]].concat();
-                // Where sides follow at once, another format's bytes make huge ones.
-                let fault = if mark == "bmp" || (mark, name) == ("gif", JPEG.name) { TooMuch } else { Damaged };
+                // Where sides follow at once, or some way behind, another format's bytes make huge ones.
+                let fault = match mark {
+                    "bmp" => TooMuch,
+                    "gif" if name != LOSSY_WEBP.name => TooMuch,
+                    _ => Damaged,
+                };
                 all.push(bad(format!("mark of {mark} on the body of {name}"), body, fault));
             }
         }

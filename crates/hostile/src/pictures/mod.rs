@@ -8,6 +8,7 @@ mod bmp;
 mod gif;
 mod jpeg;
 mod kinds;
+mod metadata;
 mod png;
 mod webp;
 
@@ -45,13 +46,15 @@ fn bad(name: impl Into<String>, bytes: impl Into<Vec<u8>>, fault: PictureFault) 
 
 /// Every picture that has to be refused. Names are unique, and all files together are below 16 MiB.
 pub fn refused() -> Vec<BadPicture> {
-    [cut(), kinds::refused(), png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused()].concat()
+    let formats = [png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused()].concat();
+    [cut(), kinds::refused(), formats, metadata::refused()].concat()
 }
 
 /// Pictures that are whole, or nearly, and made to cost time or memory.
 pub fn costly() -> Vec<(String, Vec<u8>)> {
-    let all = [png::costly(), jpeg::costly(), gif::costly()].concat();
-    all.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+    let formats = [png::costly(), jpeg::costly(), gif::costly(), bmp::costly()].concat();
+    let formats = formats.into_iter().map(|(name, bytes)| (name.to_owned(), bytes));
+    formats.chain(metadata::costly()).collect()
 }
 
 /// `count` files of each whole picture with one to sixteen bytes changed, half of them within the first 400.

@@ -12,13 +12,13 @@ pub(super) const MAX_SCANS: u64 = 100;
 pub(super) const MAX_FRAMES: u64 = 10_000;
 /// Most other parts: segments, chunks and blocks beside the picture itself. Decoders keep a record of each.
 pub(super) const MAX_PARTS: u64 = 50_000;
-/// What a PNG's metadata may come to when unpacked, beyond the file's own length.
+/// What a PNG's texts may take when unpacked: three are kept, and one is being unpacked, of a MiB each.
 pub(super) const PNG_METADATA: u64 = 8 << 20;
 
 /// How to decode, and what a picture may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Turn the picture upright by its EXIF orientation, as the reference's `load_image` does. Without it pixels stay
+    /// Turn the picture upright by the orientation that EXIF or XMP states, as the reference's `load_image` does. Without it pixels stay
     /// as they are stored, as with a picture object passed to the reference's processor.
     pub apply_orientation: bool,
     /// Most pixels, width times height. The default is Pillow's limit against decompression bombs.

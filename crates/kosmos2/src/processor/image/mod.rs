@@ -2,14 +2,20 @@
 //!
 //! Decoding and resizing follow Pillow, byte for byte on lossless files; see [`decode`] and [`ImageProcessor`].
 
+mod bmp;
 mod config;
 mod decode;
+mod exif;
+mod gif;
 mod header;
 mod jpeg;
 mod limits;
 mod orientation;
+mod png;
 mod resample;
 mod tiff;
+mod transparency;
+mod webp;
 
 pub use config::{ImageProcessor, ProcessorConfigError};
 pub use decode::{ImageError, Picture, PictureFacts, PictureFormat, decode};

@@ -1,25 +1,15 @@
 //! BMP: the old header of 12 bytes has 16-bit sides, all later ones begin alike.
 
+use super::super::bmp;
 use super::super::decode::ImageError;
-use super::{Claims, bytes_at, product};
+use super::{Claims, product};
 
-const OLD_HEADER: u32 = 12;
-/// The decoder's four, RGB without opacity, and a turned copy of that.
-const BYTES_PER_PIXEL: u64 = 4 + 3 + 3;
+/// An index of what is run-length encoded, and RGB.
+const BYTES_PER_PIXEL: u64 = 1 + 3;
 
 pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
-    Ok(sides(file).map(|(width, height)| {
+    Ok(bmp::sides(file).map(|(width, height, _)| {
         let memory = product(&[width.into(), height.into(), BYTES_PER_PIXEL]);
         Claims { width, height, memory }
     }))
-}
-
-fn sides(file: &[u8]) -> Option<(u32, u32)> {
-    if u32::from_le_bytes(bytes_at(file, 14)?) == OLD_HEADER {
-        let side = |at| Some(u32::from(u16::from_le_bytes(bytes_at(file, at)?)));
-        return Some((side(18)?, side(20)?));
-    }
-    // A negative height means rows from top to bottom.
-    let side = |at| Some(i32::from_le_bytes(bytes_at(file, at)?).unsigned_abs());
-    Some((side(18)?, side(22)?))
 }

@@ -11,15 +11,13 @@ const BLOCK: u64 = 128;
 
 /// What a walk over the markers found, up to the end of the picture.
 #[derive(Debug, Default)]
-pub(in super::super) struct Walk {
+struct Walk {
     /// The first frame header: precision, sides, components.
     frame: Option<Frame>,
     scans: u64,
     /// Components of the first scan.
     first_scan: usize,
     segments: u64,
-    /// Whether an end-of-image marker follows a scan. Thumbnails in segments have one of their own.
-    pub(in super::super) is_whole: bool,
 }
 
 #[derive(Debug)]
@@ -67,24 +65,19 @@ impl Frame {
     }
 }
 
-impl Walk {
-    /// How many scans there are.
-    pub(in super::super) fn scans(&self) -> u64 {
-        self.scans
-    }
+/// How many scans a stream has.
+pub(in super::super) fn scans(stream: &[u8]) -> u64 {
+    walk(stream).scans
 }
 
 /// Goes from marker to marker to the end of the picture.
-pub(in super::super) fn walk(file: &[u8]) -> Walk {
+fn walk(file: &[u8]) -> Walk {
     let mut found = Walk::default();
     let mut at = 2;
     while let Some((marker, behind)) = next_marker(file, at) {
         at = behind;
         match marker {
-            END_OF_IMAGE => {
-                found.is_whole = found.scans > 0;
-                return found;
-            }
+            END_OF_IMAGE => return found,
             // Alone, without a length: restarts within a scan, and a mark that nobody uses.
             0xd0..=0xd8 | 0x01 => continue,
             _ => {}

@@ -16,8 +16,7 @@ use image::ImageFormat;
 use super::decode::{ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
 use super::tiff::Directory;
-pub(super) use jpeg::walk as walk_jpeg;
-pub(super) use png::metadata_room as png_metadata_room;
+pub(super) use jpeg::scans as jpeg_scans;
 
 /// What a picture's headers claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +81,9 @@ fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
             Some(name) => Err(ImageError::UnsupportedFormat { name }),
             None => Ok(PictureFormat::Tiff),
         },
-        _ => Err(names::name_of(bytes).map_or(ImageError::UnknownFormat, |name| ImageError::UnsupportedFormat { name })),
+        _ => {
+            Err(names::name_of(bytes).map_or(ImageError::UnknownFormat, |name| ImageError::UnsupportedFormat { name }))
+        }
     }
 }
 

@@ -7,10 +7,11 @@ use super::{Claims, bytes_at, product};
 const SIGNATURE: usize = 8;
 /// Length, kind and checksum.
 const CHUNK_FRAME: usize = 12;
-/// 8-bit: gray with opacity, as RGBA, as RGB. No other kind takes more.
-const BYTES_PER_PIXEL: u64 = 2 + 4 + 3;
-/// 16-bit: with opacity, its high bytes, RGB; for gray it is the same sum.
-const BYTES_PER_DEEP_PIXEL: u64 = 8 + 4 + 4;
+/// RGBA and RGB. No other kind takes more, nor does a turned copy.
+const BYTES_PER_PIXEL: u64 = 4 + 3;
+const BYTES_PER_DEEP_PIXEL: u64 = 8 + 3;
+/// Filters and the last bits of rows; of an interlaced picture there are nearly twice as many rows.
+const BYTES_PER_ROW: u64 = 2 * 2;
 
 pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
     if chunk(file, SIGNATURE).is_some_and(|(_, kind)| &kind != b"IHDR") {
@@ -43,10 +44,6 @@ fn shape(file: &[u8]) -> Option<Claims> {
     let [depth] = bytes_at(file, 24)?;
     let per_pixel = if depth > 8 { BYTES_PER_DEEP_PIXEL } else { BYTES_PER_PIXEL };
     let pixels = product(&[width.into(), height.into(), per_pixel]);
-    Some(Claims { width, height, memory: pixels.saturating_add(metadata_room(file)) })
-}
-
-/// What the decoder may take for chunks, texts and the unpacked colour profile.
-pub(in super::super) fn metadata_room(file: &[u8]) -> u64 {
-    PNG_METADATA + file.len() as u64
+    let rows = product(&[height.into(), BYTES_PER_ROW]);
+    Some(Claims { width, height, memory: pixels.saturating_add(rows).saturating_add(PNG_METADATA) })
 }

@@ -7,18 +7,13 @@ use super::{Claims, product};
 
 /// RGB and a turned copy of it.
 const TURNED: u64 = 3 + 3;
-/// Gray with opacity becomes RGBA before it becomes RGB.
-const GRAY_ALPHA: u64 = 2 + 4 + 3;
 /// A strip or tile in the list of those that are not packed.
 const PLACE: u64 = 16;
 
 pub(super) fn claims(file: &[u8], options: &DecodeOptions) -> Result<Option<Claims>, ImageError> {
     let layout = Layout::read(file, options)?;
     let (width, height) = (layout.width, layout.height);
-    let per_pixel = match layout.pixel_bytes() as u64 {
-        2 => GRAY_ALPHA,
-        bytes => TURNED.max(bytes + 3),
-    };
+    let per_pixel = TURNED.max(layout.pixel_bytes() as u64 + 3);
     let pixels = product(&[width.into(), height.into(), per_pixel]);
     let kept = match layout.packing {
         Packing::None => product(&[layout.pieces_in_file(), PLACE]),

@@ -166,10 +166,6 @@ impl Reader<'_> {
     fn number(&self, at: usize, size: usize) -> Option<u64> {
         let bytes = self.file.get(at..at.checked_add(size)?)?;
         let shifted = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
-        Some(if self.is_big_endian {
-            bytes.iter().fold(0, shifted)
-        } else {
-            bytes.iter().rev().fold(0, shifted)
-        })
+        Some(if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) })
     }
 }

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mozjpeg::{ColorSpace, Decompress};
 
-use super::super::decode::ImageError;
-use super::super::header::walk_jpeg;
-use super::super::limits::{DecodeOptions, MAX_SCANS, Paced};
+use super::super::decode::{ImageError, PictureFormat};
+use super::super::header::jpeg_scans;
+use super::super::limits::{DecodeOptions, MAX_SCANS, Paced, check_count};
 use super::layout::{Layout, damaged, unsupported};
 
 const PIECE: usize = 4 << 10;
@@ -30,10 +30,7 @@ pub(super) fn decode(
     }
     let is_ycbcr = layout.is_ycbcr && colours == 3;
     let stream = whole(packed, layout.jpeg_tables, is_ycbcr);
-    let walk = walk_jpeg(&stream);
-    if walk.scans() > MAX_SCANS {
-        return Err(damaged("a strip or tile has too many scans"));
-    }
+    check_count(PictureFormat::Tiff, "scans in a strip or tile", jpeg_scans(&stream), MAX_SCANS)?;
     let target = match colours {
         1 => Some(ColorSpace::JCS_GRAYSCALE),
         3 => Some(ColorSpace::JCS_RGB),

@@ -41,9 +41,13 @@ pub(in super::super) enum Packing {
     /// Not at all.
     None,
     /// CCITT modified Huffman: rows end at whole bytes, or at whole pairs of them.
-    Huffman { row_end: usize },
+    Huffman {
+        row_end: usize,
+    },
     /// CCITT Group 3, of one or two dimensions.
-    Group3 { is_two_dimensional: bool },
+    Group3 {
+        is_two_dimensional: bool,
+    },
     /// CCITT Group 4.
     Group4,
     Lzw,
@@ -91,11 +95,11 @@ pub(in super::super) struct Layout<'a> {
 impl<'a> Layout<'a> {
     /// Reads the first directory and holds its sizes against the limits.
     pub(in super::super) fn read(file: &'a [u8], options: &DecodeOptions) -> Result<Self, ImageError> {
-        if file.starts_with(b"MM\0\x2b") {
-            // Pillow takes these for a file of the other kind, and opens none.
-            return Err(unsupported("of the big kind (BigTIFF) with high bytes first"));
-        }
         let directory = Directory::first(file, MAX_PARTS).map_err(|error| match error {
+            // Pillow takes these for a file of the other kind, and opens none.
+            DirectoryError::Cut if file.starts_with(b"MM\0\x2b") => {
+                unsupported("of the big kind (BigTIFF) with high bytes first")
+            }
             DirectoryError::Cut => damaged("it ends before its first directory"),
             DirectoryError::TooManyFields => {
                 ImageError::TooManyParts { format: PictureFormat::Tiff, part: "fields", limit: MAX_PARTS }
@@ -214,7 +218,8 @@ impl<'a> Layout<'a> {
 
     /// The value of the orientation field, and the XMP packet.
     pub(super) fn orientation(&self) -> (Option<u64>, Option<&'a [u8]>) {
-        let value = self.directory.get(ORIENTATION).and_then(|values| values.get(0));
+        // What is no whole number is no orientation, but hides that of the packet all the same.
+        let value = self.directory.get(ORIENTATION).map(|values| values.get(0).unwrap_or_default());
         (value, self.directory.get(XMP).map(|packet| packet.bytes()))
     }
 
@@ -376,5 +381,5 @@ pub(super) fn damaged(reason: impl std::fmt::Display) -> ImageError {
 }
 
 pub(super) fn unsupported(what: impl Into<String>) -> ImageError {
-    ImageError::UnsupportedKind { format: PictureFormat::Tiff, kind: what.into() }
+    ImageError::Unsupported { what: format!("TIFF {}", what.into()) }
 }

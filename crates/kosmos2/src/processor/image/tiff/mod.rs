@@ -11,29 +11,22 @@ mod pieces;
 mod samples;
 mod ycbcr;
 
-use image::{RgbImage, RgbaImage};
+use image::RgbImage;
 
 pub(super) use directory::Directory;
 pub(super) use layout::{Layout, Packing};
 
-use super::decode::{ImageError, on_white};
+use super::decode::{Decoded, ImageError};
 use super::jpeg::ink_to_light;
 use super::limits::DecodeOptions;
+use super::orientation;
+use super::transparency::on_white;
 use layout::{damaged, unsupported};
 use samples::{Mode, Unpacker, divided};
 use ycbcr::YCbCr;
 
 /// Rows between two looks at the deadline.
 const ROWS: usize = 256;
-
-/// A picture and what its file says of how to turn it.
-pub(super) struct Found<'a> {
-    pub(super) rgb: RgbImage,
-    /// The orientation field as an EXIF block of its own.
-    pub(super) exif: Option<Vec<u8>>,
-    /// The XMP packet.
-    pub(super) xmp: Option<&'a [u8]>,
-}
 
 /// An EXIF block that holds an orientation and nothing else.
 fn exif_of(orientation: u64) -> Vec<u8> {
@@ -42,7 +35,7 @@ fn exif_of(orientation: u64) -> Vec<u8> {
     [ENTRY, &[orientation.min(9) as u8, 0, 0, 0], &[0; 4]].concat()
 }
 
-pub(super) fn decode<'a>(file: &'a [u8], options: &DecodeOptions) -> Result<Found<'a>, ImageError> {
+pub(super) fn decode(file: &[u8], options: &DecodeOptions) -> Result<Decoded, ImageError> {
     let layout = Layout::read(file, options)?;
     let mode = layout.mode();
     let mut canvas = Canvas {
@@ -59,8 +52,9 @@ pub(super) fn decode<'a>(file: &'a [u8], options: &DecodeOptions) -> Result<Foun
         packed(file, &layout, &mut canvas, options)?;
     }
     options.check_time()?;
-    let (orientation, xmp) = layout.orientation();
-    Ok(Found { rgb: canvas.into_rgb(&layout)?, exif: orientation.map(exif_of), xmp })
+    let (stated, xmp) = layout.orientation();
+    let orientation = orientation::of_metadata(stated.map(exif_of).as_deref(), xmp);
+    Ok((canvas.into_rgb(&layout)?, orientation))
 }
 
 /// The pixels in Pillow's mode.
@@ -84,14 +78,13 @@ impl Canvas {
         let (width, height) = (layout.width, layout.height);
         let unfilled = || damaged("its pixels do not fill its size");
         let whole = |bytes: Vec<u8>| RgbImage::from_raw(width, height, bytes).ok_or_else(unfilled);
-        let opaque = |bytes: Vec<u8>| RgbaImage::from_raw(width, height, bytes).ok_or_else(unfilled);
         match self.mode {
             Mode::Rgb => whole(self.bytes),
-            Mode::Rgba => Ok(on_white(&opaque(self.bytes)?)),
+            Mode::Rgba => whole(self.bytes.as_chunks::<4>().0.iter().flat_map(|&pixel| on_white(pixel)).collect()),
             Mode::Gray => whole(self.bytes.iter().flat_map(|&gray| [gray; 3]).collect()),
             Mode::GrayAlpha => {
                 let pixels = self.bytes.as_chunks::<2>().0.iter();
-                Ok(on_white(&opaque(pixels.flat_map(|&[gray, alpha]| [gray, gray, gray, alpha]).collect())?))
+                whole(pixels.flat_map(|&[gray, alpha]| on_white([gray, gray, gray, alpha])).collect())
             }
             Mode::Palette => {
                 let colours = colours(layout)?;
@@ -101,10 +94,9 @@ impl Canvas {
                 let colours = colours(layout)?;
                 let shown = |[index, alpha]: [u8; 2]| {
                     let [red, green, blue] = colours[usize::from(index)];
-                    [red, green, blue, alpha]
+                    on_white([red, green, blue, alpha])
                 };
-                let pixels = self.bytes.as_chunks::<2>().0.iter();
-                Ok(on_white(&opaque(pixels.flat_map(|&pixel| shown(pixel)).collect())?))
+                whole(self.bytes.as_chunks::<2>().0.iter().flat_map(|&pixel| shown(pixel)).collect())
             }
             Mode::Cmyk => {
                 let pixels = self.bytes.as_chunks::<4>().0.iter();
@@ -123,9 +115,11 @@ fn colours(layout: &Layout) -> Result<[[u8; 3]; 256], ImageError> {
     let map = layout.colour_map.ok_or_else(|| damaged("it has no colour map"))?;
     let count = map.len() / 3;
     let colour = |at: usize| map.get(at).map_or(0, |value| (value >> 8) as u8);
-    Ok(std::array::from_fn(|index| {
-        if index < count { [0, 1, 2].map(|band| colour(index + band * count)) } else { [0; 3] }
-    }))
+    Ok(std::array::from_fn(
+        |index| {
+            if index < count { [0, 1, 2].map(|band| colour(index + band * count)) } else { [0; 3] }
+        },
+    ))
 }
 
 /// Pixels that are not packed: Pillow reads them from where each strip or tile begins, however long it says it is.
@@ -147,11 +141,7 @@ fn stored(file: &[u8], layout: &Layout, canvas: &mut Canvas, options: &DecodeOpt
     for (start, index) in pieces {
         let (plane, place) = (index / in_plane, index % in_plane);
         let (x, y) = (place % across * wide, place / across * high);
-        let unpacker = if layout.is_planar {
-            Unpacker::letter(layout.raw, plane)
-        } else {
-            Unpacker::new(layout.raw)
-        };
+        let unpacker = if layout.is_planar { Unpacker::letter(layout.raw, plane) } else { Unpacker::new(layout.raw) };
         let unpacker = unpacker.ok_or_else(|| unsupported("whose planes are not packed and not 8-bit colours"))?;
         let (width, rows) = (wide.min(canvas.width - x), high.min(canvas.height - y));
         let row = (width * unpacker.bits).div_ceil(8);
@@ -224,12 +214,19 @@ fn packed(file: &[u8], layout: &Layout, canvas: &mut Canvas, options: &DecodeOpt
     if layout.grid.is_tiled && row * high > (high * unpacker.bits / planes).div_ceil(8) * wide {
         return Err(unsupported("whose tiles are of a size that Pillow does not read"));
     }
-    for_pieces(file, layout, planes, |rows| rows * row, options, |plane, (x, y), rows, bytes| {
-        let unpacker = if is_in_planes { Unpacker::plane(plane, layout.bits) } else { unpacker };
-        for (line, bytes) in bytes.chunks_exact(row.max(1)).take(rows).enumerate() {
-            unpacker.run(bytes, canvas.row(x, y + line, wide), mode);
-        }
-    })?;
+    for_pieces(
+        file,
+        layout,
+        planes,
+        |rows| rows * row,
+        options,
+        |plane, (x, y), rows, bytes| {
+            let unpacker = if is_in_planes { Unpacker::plane(plane, layout.bits) } else { unpacker };
+            for (line, bytes) in bytes.chunks_exact(row.max(1)).take(rows).enumerate() {
+                unpacker.run(bytes, canvas.row(x, y + line, wide), mode);
+            }
+        },
+    )?;
     if is_in_planes && layout.is_premultiplied_plane {
         for [red, green, blue, alpha] in canvas.bytes.as_chunks_mut::<4>().0 {
             [red, green, blue].into_iter().for_each(|colour| *colour = divided(*colour, *alpha));
@@ -254,21 +251,35 @@ fn luma_and_chroma(
     }
     let wide = layout.grid.width as usize;
     if !layout.is_planar {
-        return for_pieces(file, layout, 1, |rows| colours.piece_bytes(wide, rows), options, |_, (x, y), rows, bytes| {
-            for line in 0..rows {
-                let row = canvas.row(x, y + line, wide).as_chunks_mut::<3>().0;
-                for (column, pixel) in row.iter_mut().enumerate() {
-                    *pixel = colours.pixel(bytes, wide, (column, line));
+        return for_pieces(
+            file,
+            layout,
+            1,
+            |rows| colours.piece_bytes(wide, rows),
+            options,
+            |_, (x, y), rows, bytes| {
+                for line in 0..rows {
+                    let row = canvas.row(x, y + line, wide).as_chunks_mut::<3>().0;
+                    for (column, pixel) in row.iter_mut().enumerate() {
+                        *pixel = colours.pixel(bytes, wide, (column, line));
+                    }
                 }
-            }
-        });
+            },
+        );
     }
-    for_pieces(file, layout, 3, |rows| rows * wide, options, |plane, (x, y), rows, bytes| {
-        for (line, bytes) in bytes.chunks_exact(wide).take(rows).enumerate() {
-            let row = canvas.row(x, y + line, wide).as_chunks_mut::<3>().0;
-            row.iter_mut().zip(bytes).for_each(|(pixel, byte)| pixel[plane] = *byte);
-        }
-    })?;
+    for_pieces(
+        file,
+        layout,
+        3,
+        |rows| rows * wide,
+        options,
+        |plane, (x, y), rows, bytes| {
+            for (line, bytes) in bytes.chunks_exact(wide).take(rows).enumerate() {
+                let row = canvas.row(x, y + line, wide).as_chunks_mut::<3>().0;
+                row.iter_mut().zip(bytes).for_each(|(pixel, byte)| pixel[plane] = *byte);
+            }
+        },
+    )?;
     canvas.bytes.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = colours.rgb(*pixel));
     Ok(())
 }

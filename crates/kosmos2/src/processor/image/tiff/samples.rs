@@ -154,16 +154,41 @@ pub(super) struct Unpacker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// Samples of one, two or four bits, times a factor, perhaps inverted.
-    Packed { depth: u32, factor: u8, invert: u8, is_reversed: bool },
-    Byte { invert: u8, is_reversed: bool },
+    Packed {
+        depth: u32,
+        factor: u8,
+        invert: u8,
+        is_reversed: bool,
+    },
+    Byte {
+        invert: u8,
+        is_reversed: bool,
+    },
     Twelve,
     /// Whole numbers of two or four bytes, clipped to 255.
-    Clipped { bytes: usize, is_big_endian: bool, is_signed: bool, is_reversed: bool },
-    Float { is_big_endian: bool },
+    Clipped {
+        bytes: usize,
+        is_big_endian: bool,
+        is_signed: bool,
+        is_reversed: bool,
+    },
+    Float {
+        is_big_endian: bool,
+    },
     /// The first byte of every sample from `first` on, `step` bytes a pixel, `stride` bytes a sample.
-    Bytes { first: usize, stride: usize, step: usize, is_multiplied: bool, is_reversed: bool },
+    Bytes {
+        first: usize,
+        stride: usize,
+        step: usize,
+        is_multiplied: bool,
+        is_reversed: bool,
+    },
     /// The same of one plane.
-    Plane { band: usize, first: usize, step: usize },
+    Plane {
+        band: usize,
+        first: usize,
+        step: usize,
+    },
 }
 
 impl Unpacker {
@@ -180,6 +205,7 @@ impl Unpacker {
             ("L", "4") => (4, packed(4, 0x11)),
             // Pillow opens these but has no way to read them.
             ("P", "1" | "2" | "4") if is_reversed => return None,
+            ("L", "") if is_reversed && invert != 0 => return None,
             ("P", "1") => (1, packed(1, 1)),
             ("P", "2") => (2, packed(2, 1)),
             ("P", "4") => (4, packed(4, 1)),

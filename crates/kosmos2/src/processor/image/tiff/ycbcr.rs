@@ -52,9 +52,7 @@ impl YCbCr {
         let blue_of_blue = fixed(of_blue);
         let blue_of_green = -fixed(blue * of_blue / green);
         let half = 1 << (SHIFT - 1);
-        let chroma = |index: usize, low: f32, high: f32| {
-            scaled(index as f32 - 128.0, low - 128.0, high - 128.0, 127.0)
-        };
+        let chroma = |index: usize, low: f32, high: f32| scaled(index as f32 - 128.0, low - 128.0, high - 128.0, 127.0);
         let of_red = |index| chroma(index, low_red, high_red);
         let of_blue = |index| chroma(index, low_blue, high_blue);
         Ok(Self {
@@ -114,10 +112,7 @@ pub(super) fn pillows_rgb([luma, blue, red]: [u8; 3]) -> [u8; 3] {
     // Tables of 6 bits' fraction, each rounded on its own.
     let entry = |factor: f64, code: u8| (factor * (f64::from(code) - 128.0) * 64.0 + 0.5) as i32;
     let luma = i32::from(luma);
-    let colours = [
-        entry(1.402, red) >> 6,
-        (entry(-0.34414, blue) + entry(-0.71414, red)) >> 6,
-        entry(1.772, blue) >> 6,
-    ];
+    let colours =
+        [entry(1.402, red) >> 6, (entry(-0.34414, blue) + entry(-0.71414, red)) >> 6, entry(1.772, blue) >> 6];
     colours.map(|colour| (luma + colour).clamp(0, 255) as u8)
 }
