@@ -289,7 +289,9 @@ impl Fault {
 
 fn picture_class(error: &ImageError) -> FaultClass {
     match error {
-        ImageError::UnknownFormat | ImageError::Unsupported { .. } => FaultClass::UnsupportedPicture,
+        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
+            FaultClass::UnsupportedPicture
+        }
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
         ImageError::TooManyPixels { .. }
         | ImageError::SideTooLong { .. }

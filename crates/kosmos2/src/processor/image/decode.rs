@@ -5,7 +5,7 @@ use image::metadata::Orientation;
 
 use super::header::Header;
 use super::limits::DecodeOptions;
-use super::{bmp, gif, jpeg, orientation, png, webp};
+use super::{bmp, gif, jpeg, orientation, png, tiff, webp};
 
 /// A decoded picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,8 @@ pub enum PictureFormat {
     WebP,
     /// BMP, rows or run-length encoded.
     Bmp,
+    /// TIFF: the first picture.
+    Tiff,
 }
 
 impl PictureFormat {
@@ -55,6 +57,7 @@ impl PictureFormat {
             Self::Gif => "gif",
             Self::WebP => "webp",
             Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
         }
     }
 }
@@ -66,8 +69,14 @@ pub enum ImageError {
     #[error("the picture is empty: it has no bytes")]
     Empty,
     /// Not a format that is read.
-    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP and BMP are read")]
+    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP, BMP and TIFF are read")]
     UnknownFormat,
+    /// A format that is known but not read.
+    #[error("the picture is {name}, which is not read; convert it to JPEG, PNG, GIF, WebP, BMP or TIFF")]
+    UnsupportedFormat {
+        /// The format, with its article.
+        name: &'static str,
+    },
     /// A kind of picture that is not read, though others of its format are.
     #[error("the picture cannot be read: {what} is not supported; convert it to another kind if it is to be read")]
     Unsupported {
@@ -161,6 +170,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, ImageErr
         PictureFormat::Gif => gif::decode(bytes, options),
         PictureFormat::WebP => webp::decode(bytes, options),
         PictureFormat::Bmp => bmp::decode(bytes, options),
+        PictureFormat::Tiff => tiff::decode(bytes, options),
     };
     // A decoder that is told of the deadline's end calls it a fault of the file.
     let (rgb, orientation) = decoded.map_err(|error| options.check_time().err().unwrap_or(error))?;
@@ -168,10 +178,12 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, ImageErr
     if rgb.dimensions() != (header.width, header.height) {
         return Err(undecodable(format, "its headers contradict each other"));
     }
-    let rgb = if options.apply_orientation { orientation::apply(rgb, orientation) } else { rgb };
+    // Pillow turns these as it opens them, before anyone can ask for the pixels as they are stored.
+    let is_turned = options.apply_orientation || format == PictureFormat::Tiff;
+    let rgb = if is_turned { orientation::apply(rgb, orientation) } else { rgb };
     let (width, height) = rgb.dimensions();
     let orientation = orientation.to_exif();
-    let orientation_applied = options.apply_orientation && orientation != 1;
+    let orientation_applied = is_turned && orientation != 1;
     Ok(Picture { rgb, facts: PictureFacts { format, width, height, orientation, orientation_applied } })
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod orientation;
 mod png;
 mod resample;
+mod tiff;
 mod transparency;
 mod webp;
 

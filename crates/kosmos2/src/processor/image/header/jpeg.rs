@@ -65,6 +65,11 @@ impl Frame {
     }
 }
 
+/// How many scans a stream has.
+pub(in super::super) fn scans(stream: &[u8]) -> u64 {
+    walk(stream).scans
+}
+
 /// Goes from marker to marker to the end of the picture.
 fn walk(file: &[u8]) -> Walk {
     let mut found = Walk::default();

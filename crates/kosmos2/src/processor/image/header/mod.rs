@@ -6,13 +6,17 @@
 mod bmp;
 mod gif;
 mod jpeg;
+mod names;
 mod png;
+mod tiff;
 mod webp;
 
 use image::ImageFormat;
 
 use super::decode::{ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
+use super::tiff::Directory;
+pub(super) use jpeg::scans as jpeg_scans;
 
 /// What a picture's headers claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,7 @@ impl Header {
             PictureFormat::Gif => gif::claims(bytes)?,
             PictureFormat::WebP => webp::claims(bytes)?,
             PictureFormat::Bmp => bmp::claims(bytes)?,
+            PictureFormat::Tiff => tiff::claims(bytes, options)?,
         };
         let Some(Claims { width, height, memory }) = claims else {
             return Err(undecodable(format, "it ends within its header"));
@@ -72,7 +77,13 @@ fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
         Ok(ImageFormat::Gif) => Ok(PictureFormat::Gif),
         Ok(ImageFormat::WebP) => Ok(PictureFormat::WebP),
         Ok(ImageFormat::Bmp) => Ok(PictureFormat::Bmp),
-        _ => Err(ImageError::UnknownFormat),
+        _ if Directory::begins(bytes) => match names::raw_of_tiff(bytes) {
+            Some(name) => Err(ImageError::UnsupportedFormat { name }),
+            None => Ok(PictureFormat::Tiff),
+        },
+        _ => {
+            Err(names::name_of(bytes).map_or(ImageError::UnknownFormat, |name| ImageError::UnsupportedFormat { name }))
+        }
     }
 }
 

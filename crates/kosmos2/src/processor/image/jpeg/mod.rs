@@ -88,7 +88,7 @@ impl BufRead for Watched<'_> {
 }
 
 /// Four inks, stored inverted as Adobe does and Pillow takes for granted, to RGB without a colour profile.
-fn ink_to_light(inverted: &[u8]) -> [u8; 3] {
+pub(super) fn ink_to_light(inverted: &[u8]) -> [u8; 3] {
     let scaled = |a: u32, b: u32| {
         let product = a * b + 128;
         ((product >> 8) + product) >> 8
