@@ -135,6 +135,23 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
 }
 
 #[tokio::test]
+async fn the_advice_about_a_limit_names_an_option_that_raises_it() {
+    let dir = folder(&["a.jpg"]);
+    for (option, too_low, enough) in [
+        ("--max-bytes", "1000", "1000000"),
+        ("--max-pixels", "409599", "409600"),
+        ("--max-side", "639", "640"),
+        ("--max-decode-bytes", "1000", "100000000"),
+    ] {
+        let output = annotate().args([option, too_low]).arg(dir.path()).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option}: {}", said(&output));
+        assert!(said(&output).contains(&format!("raise {option} if it is to be read")), "{option}: {}", said(&output));
+        let output = annotate().args([option, enough]).arg(dir.path()).output().await.unwrap();
+        assert!(output.status.success(), "{option}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
 async fn control_characters_of_names_do_not_reach_the_terminal() {
     let names = ["a\x1b]0;owned\x07\x1b[2J.jpg", "line\nbreak.jpg", "bad\x1b[31m\n.png"];
     let dir = folder(&names[..2]);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kosmos2::processor::image::DecodeOptions;
 
 /// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
 #[derive(Debug, Parser)]
@@ -141,9 +142,18 @@ pub(crate) struct AnnotateArgs {
     /// Leave pictures as they are stored, instead of rotating them according to EXIF or XMP.
     #[arg(long)]
     pub(crate) no_exif_orientation: bool,
-    /// Largest picture to read, in bytes.
+    /// Largest picture file to read, in bytes [default: s3.max_object_bytes of the settings]
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_bytes: Option<u64>,
+    /// Largest picture to decode, in pixels.
+    #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_pixels)]
+    pub(crate) max_pixels: u64,
+    /// Longest side of a picture to decode, in pixels.
+    #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_side)]
+    pub(crate) max_side: u32,
+    /// Most memory for decoding one picture, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = DecodeOptions::default().max_memory)]
+    pub(crate) max_decode_bytes: u64,
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::EngineError;
-use kosmos2::processor::image::ImageError;
+use kosmos2::processor::image::{DecodeLimit, ImageError};
 use protocol::job::JobError;
 use protocol::v1::FailureReason;
 
@@ -36,10 +36,10 @@ pub enum Fault {
         task_id: String,
     },
     /// The object was not read.
-    #[error(transparent)]
+    #[error("{}{}", .0, raise(object_limit(.0)))]
     Fetch(#[from] FetchError),
     /// The picture was not decoded.
-    #[error(transparent)]
+    #[error("{}{}", .0, raise(picture_limit(.0)))]
     Picture(#[from] ImageError),
     /// The decoder panicked.
     #[error("decoding the picture made the decoder panic: {0}")]
@@ -285,6 +285,24 @@ impl Fault {
         message.truncate(message.floor_char_boundary(4096));
         message
     }
+}
+
+/// The setting to raise if the object is to be read.
+fn object_limit(error: &FetchError) -> Option<&'static str> {
+    (error.kind() == FetchErrorKind::TooLarge).then_some("s3.max_object_bytes")
+}
+
+/// The setting to raise if the picture is to be decoded.
+fn picture_limit(error: &ImageError) -> Option<&'static str> {
+    Some(match error.exceeded_limit()? {
+        DecodeLimit::Pixels => "worker.max_picture_pixels",
+        DecodeLimit::Side => "worker.max_picture_side",
+        DecodeLimit::Memory => "worker.max_decode_bytes",
+    })
+}
+
+fn raise(setting: Option<&str>) -> String {
+    setting.map_or_else(String::new, |setting| format!(": raise {setting} if it is to be read"))
 }
 
 fn picture_class(error: &ImageError) -> FaultClass {

@@ -9,11 +9,12 @@ use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
-use kosmos2::processor::image::{DecodeOptions, ImageProcessor, Picture, PixelValues, decode};
+use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImageProcessor, Picture, PixelValues, decode};
 use kosmos2::{Ask, Processor};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use worker::causes::causes;
+use worker::fetch::{FetchError, FetchErrorKind};
 
 use crate::args::{self, AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
@@ -47,7 +48,13 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let settings = Settings::load(settings)?.with_model(&args.model);
     let dir = model_dir::require(settings.model.path.as_ref())?;
     let model_name = ModelIdentity::name_of(dir)?;
-    let decoding = DecodeOptions { apply_orientation: !args.no_exif_orientation, ..DecodeOptions::default() };
+    let decoding = DecodeOptions {
+        apply_orientation: !args.no_exif_orientation,
+        max_pixels: args.max_pixels,
+        max_side: args.max_side,
+        max_memory: args.max_decode_bytes,
+        ..DecodeOptions::default()
+    };
     let preparer = Arc::new(Preparer {
         reader: Reader::new(&settings.s3, args.max_bytes),
         decoding,
@@ -92,7 +99,9 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         }
         failed += usize::from(!failures.is_empty());
         for error in failures {
-            stderr::message!("groundling: {name}: {}", causes(error.as_ref()));
+            let advice =
+                raised_by(&error).map_or_else(String::new, |option| format!("; raise {option} if it is to be read"));
+            stderr::message!("groundling: {name}: {}{advice}", causes(error.as_ref()));
         }
     }
     if failed == 0 && problems.is_empty() {
@@ -100,6 +109,18 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     }
     stderr::message!("groundling: {}", summary(failed, inputs.len(), problems.len()));
     Ok(Outcome::PartlyFailed)
+}
+
+/// The option that raises the limit which a picture exceeds.
+fn raised_by(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<FetchError>() {
+        return (error.kind() == FetchErrorKind::TooLarge).then_some("--max-bytes");
+    }
+    Some(match error.downcast_ref::<ImageError>()?.exceeded_limit()? {
+        DecodeLimit::Pixels => "--max-pixels",
+        DecodeLimit::Side => "--max-side",
+        DecodeLimit::Memory => "--max-decode-bytes",
+    })
 }
 
 /// How much failed.

@@ -104,7 +104,7 @@ impl WebReader {
     }
 
     async fn body(&self, answer: Response<impl WebBody>, url: &Url) -> Result<Bytes, FetchError> {
-        let too_large = || too_large(url.as_str(), self.max_bytes, "raise the limit if it is to be read");
+        let too_large = || too_large(url.as_str(), self.max_bytes);
         let announced =
             answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.max_bytes) {

@@ -93,6 +93,6 @@ fn unsupported_encoding(what: &str, encoding: &str) -> FetchError {
 }
 
 /// "more than N bytes", the same for every way of reading.
-pub(crate) fn too_large(what: &str, limit: u64, mend: &str) -> FetchError {
-    FetchError::new(FetchErrorKind::TooLarge, format!("{what} has more than {limit} bytes: {mend}"))
+pub(crate) fn too_large(what: &str, limit: u64) -> FetchError {
+    FetchError::new(FetchErrorKind::TooLarge, format!("{what} has more than {limit} bytes"))
 }

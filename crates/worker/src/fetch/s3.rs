@@ -89,7 +89,7 @@ impl ObjectStore {
                     return Ok((fetched, taken));
                 }
                 Read::Larger if claim >= self.max_bytes => {
-                    return Err(too_large(&name_of(object), self.max_bytes, RAISE));
+                    return Err(too_large(&name_of(object), self.max_bytes));
                 }
                 Read::Larger => (claim, time) = (self.max_bytes, time.saturating_sub(started.elapsed())),
             }
@@ -103,7 +103,7 @@ impl ObjectStore {
     pub async fn read(&self, object: &S3Object) -> Result<Fetched, FetchError> {
         match self.read_up_to(object, self.max_bytes, self.operation_timeout).await? {
             Read::Whole(fetched) => Ok(fetched),
-            Read::Larger => Err(too_large(&name_of(object), self.max_bytes, RAISE)),
+            Read::Larger => Err(too_large(&name_of(object), self.max_bytes)),
         }
     }
 
@@ -184,7 +184,7 @@ impl ObjectStore {
     async fn body(&self, answer: GetObjectOutput, name: &str, most: u64) -> Result<Whole, Unread> {
         let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
         if announced.is_some_and(|length| length > self.max_bytes) {
-            return Err(Unread::Failed(too_large(name, self.max_bytes, RAISE)));
+            return Err(Unread::Failed(too_large(name, self.max_bytes)));
         }
         if announced.is_some_and(|length| length > most) {
             return Err(Unread::Larger);
@@ -274,9 +274,6 @@ fn is_aws_chunked(bytes: &[u8]) -> bool {
         && (extension.is_empty() || extension.starts_with("chunk-signature="))
         && after.is_some_and(|after| after.starts_with(b"\r\n"))
 }
-
-/// What to do about an object that is too large.
-const RAISE: &str = "raise s3.max_object_bytes if it is to be read";
 
 fn name_of(object: &S3Object) -> String {
     format!("s3://{}/{}", object.bucket, object.key)

@@ -92,9 +92,7 @@ pub enum ImageError {
         reason: String,
     },
     /// More pixels than allowed.
-    #[error(
-        "the picture has {width}×{height} pixels, more than the limit of {limit}; raise the limit if it is to be read"
-    )]
+    #[error("the picture has {width}×{height} pixels, more than the limit of {limit}")]
     TooManyPixels {
         /// Width its header claims.
         width: u64,
@@ -104,9 +102,7 @@ pub enum ImageError {
         limit: u64,
     },
     /// A longer side than allowed.
-    #[error(
-        "the picture has {width}×{height} pixels, and a side may have {limit}; raise the limit if it is to be read"
-    )]
+    #[error("the picture has {width}×{height} pixels, and a side may have at most {limit}")]
     SideTooLong {
         /// Width its header claims.
         width: u64,
@@ -116,9 +112,7 @@ pub enum ImageError {
         limit: u32,
     },
     /// More memory than allowed.
-    #[error(
-        "the picture takes {needed} bytes of memory to decode, more than the limit of {limit}; raise the limit if it is to be read"
-    )]
+    #[error("the picture takes {needed} bytes of memory to decode, more than the limit of {limit}")]
     TooMuchMemory {
         /// What its headers come to.
         needed: u64,
@@ -147,6 +141,29 @@ pub enum ImageError {
     /// The deadline came first.
     #[error("the picture was not decoded within the time allowed for it")]
     TimedOut,
+}
+
+/// A limit of [`DecodeOptions`] that callers can raise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeLimit {
+    /// [`DecodeOptions::max_pixels`].
+    Pixels,
+    /// [`DecodeOptions::max_side`].
+    Side,
+    /// [`DecodeOptions::max_memory`].
+    Memory,
+}
+
+impl ImageError {
+    /// The limit that the picture exceeds, if a higher one would let it through.
+    pub fn exceeded_limit(&self) -> Option<DecodeLimit> {
+        match self {
+            Self::TooManyPixels { .. } => Some(DecodeLimit::Pixels),
+            Self::SideTooLong { .. } => Some(DecodeLimit::Side),
+            Self::TooMuchMemory { .. } => Some(DecodeLimit::Memory),
+            _ => None,
+        }
+    }
 }
 
 /// Decodes a picture file.

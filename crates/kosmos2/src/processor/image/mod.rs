@@ -18,7 +18,7 @@ mod transparency;
 mod webp;
 
 pub use config::{ImageProcessor, ProcessorConfigError};
-pub use decode::{ImageError, Picture, PictureFacts, PictureFormat, decode};
+pub use decode::{DecodeLimit, ImageError, Picture, PictureFacts, PictureFormat, decode};
 pub use header::Header;
 pub use limits::DecodeOptions;
 
