@@ -95,7 +95,6 @@ impl<'a> Chunks<'a> {
         let (pixels, metadata) = (Pieces { file, at: header.end }, Metadata::default());
         let mut chunks = Self { layout, palette, transparency, pixels, metadata, frames: 0, is_frame: false };
         let mut at = header.end;
-        let mut pixels_at = at;
         let next = |at: &mut usize| -> Result<Option<Chunk<'a>>, ImageError> {
             options.check_time()?;
             let chunk = Chunk::read(file, *at);
@@ -104,7 +103,7 @@ impl<'a> Chunks<'a> {
         };
         // Up to the pixels.
         let mut chunk = loop {
-            pixels_at = at;
+            chunks.pixels.at = at;
             let chunk = next(&mut at)?.ok_or_else(|| broken("it ends before its pixels"))?;
             match &chunk.kind {
                 b"IDAT" => break Some(chunk),
@@ -121,7 +120,6 @@ impl<'a> Chunks<'a> {
             }
         };
         // Pixels.
-        chunks.pixels.at = pixels_at;
         while chunk.as_ref().is_some_and(|chunk| &chunk.kind == b"IDAT") {
             chunk = next(&mut at)?;
         }
