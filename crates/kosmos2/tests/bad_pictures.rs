@@ -17,7 +17,9 @@ fn strict() -> DecodeOptions {
 
 fn fault_of(error: &ImageError) -> Option<PictureFault> {
     match error {
-        ImageError::UnknownFormat | ImageError::Unsupported { .. } => Some(PictureFault::Unknown),
+        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
+            Some(PictureFault::Unknown)
+        }
         ImageError::Empty | ImageError::Undecodable { .. } => Some(PictureFault::Damaged),
         ImageError::TimedOut => None,
         _ => Some(PictureFault::TooMuch),

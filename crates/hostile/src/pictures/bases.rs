@@ -58,3 +58,9 @@ pub(super) const LOSSLESS_WEBP: Base = base!("rgba_lossless.webp");
 pub(super) const BMP: Base = base!("small.bmp");
 /// With a palette of 200 colours.
 pub(super) const PALETTE_BMP: Base = base!("palette.bmp");
+/// RGB in strips of LZW with a predictor, high bytes first.
+pub(super) const LZW_TIFF: Base = base!("tiff/tiffcp_lzw_big_endian.tif");
+/// Black and white, in Group 4.
+pub(super) const FAX_TIFF: Base = base!("tiff/pillow_group4.tif");
+/// RGB in tiles of JPEG.
+pub(super) const JPEG_TIFF: Base = base!("tiff/tiffcp_jpeg_tiles.tif");

@@ -62,6 +62,11 @@ fn repeated(times: usize, from: usize) -> Vec<u8> {
     [&whole[..END], &whole[from..END].repeat(times), &whole[END..]].concat()
 }
 
+/// The progressive picture with its last scan that many times more.
+pub(super) fn repeated_scans(times: usize) -> Vec<u8> {
+    repeated(times, LAST_SCAN)
+}
+
 /// The shortest scan of all: one coefficient of the gray, zero in every block, in long runs.
 fn empty_scan() -> Vec<u8> {
     // A table of one code, 0, for a run of 2^14 blocks and more, and the scan of the last coefficient.

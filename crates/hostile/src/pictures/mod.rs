@@ -10,6 +10,7 @@ mod jpeg;
 mod kinds;
 mod metadata;
 mod png;
+mod tiff;
 mod webp;
 
 pub use bases::{Base, WHOLE};
@@ -46,13 +47,13 @@ fn bad(name: impl Into<String>, bytes: impl Into<Vec<u8>>, fault: PictureFault) 
 
 /// Every picture that has to be refused. Names are unique, and all files together are below 16 MiB.
 pub fn refused() -> Vec<BadPicture> {
-    let formats = [png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused()].concat();
-    [cut(), kinds::refused(), formats, metadata::refused()].concat()
+    let formats = [png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused(), tiff::refused()];
+    [cut(), kinds::refused(), formats.concat(), metadata::refused()].concat()
 }
 
 /// Pictures that are whole, or nearly, and made to cost time or memory.
 pub fn costly() -> Vec<(String, Vec<u8>)> {
-    let formats = [png::costly(), jpeg::costly(), gif::costly(), bmp::costly()].concat();
+    let formats = [png::costly(), jpeg::costly(), gif::costly(), bmp::costly(), tiff::costly()].concat();
     let formats = formats.into_iter().map(|(name, bytes)| (name.to_owned(), bytes));
     formats.chain(metadata::costly()).collect()
 }

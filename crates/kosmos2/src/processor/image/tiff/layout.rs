@@ -231,6 +231,10 @@ impl<'a> Layout<'a> {
         if self.offsets.len() as u64 > limit && self.packing == Packing::None {
             return Err(ImageError::TooManyParts { format: PictureFormat::Tiff, part: "strips or tiles", limit });
         }
+        let is_fax = matches!(self.packing, Packing::Huffman { .. } | Packing::Group3 { .. } | Packing::Group4);
+        if is_fax && (self.bits != 1 || (self.samples != 1 && !self.is_planar)) {
+            return Err(unsupported(format!("with fax codes of {} samples of {} bits", self.samples, self.bits)));
+        }
         if self.packing != Packing::None && self.byte_counts.is_none() && needed > planes as u64 {
             return Err(damaged("it does not tell how long its strips or tiles are"));
         }
