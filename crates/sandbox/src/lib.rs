@@ -15,6 +15,7 @@ mod process;
 pub mod rig;
 mod s3_access;
 mod seaweed;
+mod shifted_clock;
 
 pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
@@ -23,3 +24,4 @@ pub use nats::{NatsOptions, NatsServer};
 pub use nats_cluster::{NatsCluster, NodeRoutes, free_ports};
 pub use s3_access::S3Access;
 pub use seaweed::SeaweedFs;
+pub use shifted_clock::ShiftedClock;

@@ -66,20 +66,27 @@ impl JobContext {
     /// What the table says of a fault.
     pub(crate) async fn failed(&self, delivery: Delivery, fault: &Fault) -> Ending {
         match decide(fault.class(), delivery.facts().attempt, self.settings.max_deliveries) {
-            Decision::DeadLetter(reason) => {
-                let outcome = self.failure(&delivery, fault, reason);
-                // Boxed, for a claim that is too large comes back here, with a fault of its own.
-                Box::pin(self.claim(delivery, outcome)).await
-            }
+            Decision::DeadLetter(reason) => self.give_up(delivery, fault, reason).await,
+            Decision::Release(reason) => match self.releases.delay(delivery.facts()).await {
+                Ok(Some(delay)) => self.release(delivery, fault, delay).await,
+                Ok(None) => self.give_up(delivery, fault, reason).await,
+                Err(error) => self.hand_back(delivery, &error.into()).await,
+            },
             Decision::Retry(delay) => self.retry(delivery, fault, delay).await,
         }
+    }
+
+    async fn give_up(&self, delivery: Delivery, fault: &Fault, reason: FailureReason) -> Ending {
+        let outcome = self.failure(&delivery, fault, reason);
+        // Boxed, for a claim that is too large comes back to where this came from, with a fault of its own.
+        Box::pin(self.claim(delivery, outcome)).await
     }
 
     /// Gives the job back whatever the table says: there is no stream to record a failure in.
     pub(crate) async fn hand_back(&self, delivery: Delivery, fault: &Fault) -> Ending {
         let delay = match decide(FaultClass::StreamUnavailable, delivery.facts().attempt, u64::MAX) {
             Decision::Retry(delay) => delay,
-            Decision::DeadLetter(_) => self.settings.max_retry_delay,
+            Decision::Release(_) | Decision::DeadLetter(_) => self.settings.max_retry_delay,
         };
         self.retry(delivery, fault, delay).await
     }
@@ -121,9 +128,26 @@ impl JobContext {
     }
 
     async fn retry(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
-        let (subject, message, attempt) = (delivery.subject().to_owned(), fault.message(), delivery.facts().attempt);
+        let (message, attempt) = (fault.message(), delivery.facts().attempt);
         let delay = spread(delay, self.settings.max_retry_delay, rand::random());
-        tracing::warn!(subject, attempt, "job goes back to the queue for {delay:?}: {message}");
+        tracing::warn!(subject = delivery.subject(), attempt, "job goes back to the queue for {delay:?}: {message}");
+        self.back_to_the_queue(delivery, fault, message, delay).await
+    }
+
+    /// Leaves the job to workers with other settings.
+    async fn release(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
+        let (message, attempt) = (fault.message(), delivery.facts().attempt);
+        let delay = delay.min(self.settings.max_retry_delay);
+        tracing::warn!(
+            subject = delivery.subject(),
+            attempt,
+            "job is released to other workers for {delay:?}, for this one's settings forbid it: {message}"
+        );
+        self.back_to_the_queue(delivery, fault, message, delay).await
+    }
+
+    async fn back_to_the_queue(&self, delivery: Delivery, fault: &Fault, message: String, delay: Duration) -> Ending {
+        let subject = delivery.subject().to_owned();
         if let Err(error) = delivery.retry(delay).await {
             tracing::warn!("{error}");
         }

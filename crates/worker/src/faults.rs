@@ -83,14 +83,20 @@ pub enum FaultClass {
     InvalidJob,
     /// A prompt the model cannot be fed.
     InvalidPrompt,
+    /// A prompt with markup of its own, which this worker takes none of.
+    MarkupNotAllowed,
+    /// A prompt for which this worker's engine has too few or too short slots.
+    PromptAboveLimit,
     /// Reading the object.
     Fetch(FetchErrorKind),
     /// No kind of picture that can be read.
     UnsupportedPicture,
     /// A damaged picture.
     UndecodablePicture,
-    /// Too many pixels, or too much of anything else that decoding costs.
+    /// Too much of something that decoding costs, for every worker.
     PictureTooLarge,
+    /// Too many pixels or too much memory for this worker's settings.
+    PictureAboveLimit,
     /// Decoding took too long.
     DecodingTimedOut,
     /// The model failed on this job.
@@ -129,6 +135,9 @@ pub enum Course {
         /// Longest delay.
         longest: Duration,
     },
+    /// It is this worker's own settings that forbid it: leave it to other workers for
+    /// `worker.release_own_limits_for` ([`crate::releases`]), then publish a failure with this reason.
+    Release(FailureReason),
     /// It will not pass: publish a failure with this reason.
     DeadLetter(FailureReason),
 }
@@ -138,13 +147,15 @@ pub enum Course {
 pub enum Decision {
     /// Hand it out again after this delay.
     Retry(Duration),
+    /// Leave it to other workers, and publish a failure with this reason once it has been left to them for long enough.
+    Release(FailureReason),
     /// Publish a failure with this reason, then take the job off the queue.
     DeadLetter(FailureReason),
 }
 
 /// The table.
 pub fn course(class: FaultClass) -> Course {
-    use Course::DeadLetter;
+    use Course::{DeadLetter, Release};
     use FailureReason as Reason;
     use FaultClass as Class;
     use FetchErrorKind as Kind;
@@ -152,15 +163,20 @@ pub fn course(class: FaultClass) -> Course {
         Class::InvalidJob => DeadLetter(Reason::InvalidJob),
         Class::InvalidPrompt => DeadLetter(Reason::InvalidPrompt),
         Class::Fetch(Kind::NotFound | Kind::BadAddress) => DeadLetter(Reason::ObjectNotFound),
-        Class::Fetch(Kind::NotAllowed | Kind::Denied) => DeadLetter(Reason::ObjectForbidden),
+        Class::Fetch(Kind::Denied) => DeadLetter(Reason::ObjectForbidden),
         Class::Fetch(Kind::Changed) => DeadLetter(Reason::ObjectChanged),
-        Class::Fetch(Kind::TooLarge) => DeadLetter(Reason::ObjectTooLarge),
         Class::UnsupportedPicture => DeadLetter(Reason::UnsupportedPicture),
         Class::UndecodablePicture => DeadLetter(Reason::UndecodablePicture),
         Class::PictureTooLarge => DeadLetter(Reason::PictureTooLarge),
-        Class::DecodingTimedOut => DeadLetter(Reason::DecodingTimedOut),
         Class::AnnotationTooLarge => DeadLetter(Reason::AnnotationTooLarge),
         Class::NeverSettled => DeadLetter(Reason::RetriesExhausted),
+        // s3.allow, s3.max_object_bytes, worker.allow_raw_prompts, engine.slots and engine.slot_tokens,
+        // worker.max_picture_pixels and its like, worker.decode_timeout: another worker's may be wider.
+        Class::Fetch(Kind::NotAllowed) => Release(Reason::ObjectForbidden),
+        Class::Fetch(Kind::TooLarge) => Release(Reason::ObjectTooLarge),
+        Class::MarkupNotAllowed | Class::PromptAboveLimit => Release(Reason::InvalidPrompt),
+        Class::PictureAboveLimit => Release(Reason::PictureTooLarge),
+        Class::DecodingTimedOut => Release(Reason::DecodingTimedOut),
         // Ten deliveries at these delays outlast an outage of a quarter of an hour.
         Class::Fetch(Kind::Unavailable) => retry(2, 300),
         Class::Fetch(Kind::Throttled) => retry(5, 300),
@@ -189,6 +205,8 @@ const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
 pub fn decide(class: FaultClass, attempt: u64, max_deliveries: u64) -> Decision {
     match course(class) {
         Course::DeadLetter(reason) => Decision::DeadLetter(reason),
+        Course::Release(reason) if attempt >= max_deliveries => Decision::DeadLetter(reason),
+        Course::Release(reason) => Decision::Release(reason),
         Course::Retry { .. } if attempt >= max_deliveries => Decision::DeadLetter(FailureReason::RetriesExhausted),
         Course::Retry { first, longest } | Course::HandBack { first, longest } => {
             let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -209,11 +227,12 @@ impl Fault {
     pub fn class(&self) -> FaultClass {
         match self {
             Self::Job(_) | Self::WrongSubject { .. } => FaultClass::InvalidJob,
-            Self::MarkupNotAllowed { .. } => FaultClass::InvalidPrompt,
+            Self::MarkupNotAllowed { .. } => FaultClass::MarkupNotAllowed,
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
             Self::DecodingTimedOut(_) => FaultClass::DecodingTimedOut,
+            Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => FaultClass::PromptAboveLimit,
             Self::Engine(error) if error.is_the_requests_own() => FaultClass::InvalidPrompt,
             Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
             Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
@@ -256,11 +275,10 @@ fn picture_class(error: &ImageError) -> FaultClass {
     match error {
         ImageError::UnknownFormat => FaultClass::UnsupportedPicture,
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
-        ImageError::TooManyPixels { .. }
-        | ImageError::SideTooLong { .. }
-        | ImageError::TooMuchMemory { .. }
-        | ImageError::TooMuchMetadata { .. }
-        | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
+        ImageError::TooManyPixels { .. } | ImageError::SideTooLong { .. } | ImageError::TooMuchMemory { .. } => {
+            FaultClass::PictureAboveLimit
+        }
+        ImageError::TooMuchMetadata { .. } | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
         ImageError::TimedOut => FaultClass::DecodingTimedOut,
     }
 }
@@ -294,6 +312,23 @@ mod tests {
         let missing = FaultClass::Fetch(FetchErrorKind::NotFound);
         assert_eq!(decide(missing, 1, 10), Decision::DeadLetter(FailureReason::ObjectNotFound));
         assert_eq!(decide(FaultClass::InvalidJob, 1, 10), Decision::DeadLetter(FailureReason::InvalidJob));
+    }
+
+    #[test]
+    fn what_a_workers_own_settings_forbid_is_left_to_others_and_keeps_its_reason_at_the_last_delivery() {
+        for (class, reason) in [
+            (FaultClass::Fetch(FetchErrorKind::NotAllowed), FailureReason::ObjectForbidden),
+            (FaultClass::Fetch(FetchErrorKind::TooLarge), FailureReason::ObjectTooLarge),
+            (FaultClass::MarkupNotAllowed, FailureReason::InvalidPrompt),
+            (FaultClass::PromptAboveLimit, FailureReason::InvalidPrompt),
+            (FaultClass::PictureAboveLimit, FailureReason::PictureTooLarge),
+            (FaultClass::DecodingTimedOut, FailureReason::DecodingTimedOut),
+        ] {
+            assert_eq!(decide(class, 1, 10), Decision::Release(reason), "{class:?}");
+            assert_eq!(decide(class, 10, 10), Decision::DeadLetter(reason), "{class:?}");
+        }
+        let denied = FaultClass::Fetch(FetchErrorKind::Denied);
+        assert_eq!(decide(denied, 1, 10), Decision::DeadLetter(FailureReason::ObjectForbidden), "by the store, to all");
     }
 
     #[test]

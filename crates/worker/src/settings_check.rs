@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::promise::SHORTEST_ACK_WAIT;
 use crate::room::BYTES_PER_PIXEL;
 use crate::settings::{NatsSettings, S3Settings, Settings, StreamSettings, WorkerSettings};
 
@@ -138,7 +139,7 @@ impl StreamSettings {
             format!("streams.replicas is {}: take 1, 3 or 5", self.replicas),
         );
         found.unless(
-            self.ack_wait >= Duration::from_secs(3),
+            self.ack_wait >= SHORTEST_ACK_WAIT,
             "streams.ack_wait is below 3s: a busy worker could not give its signs of life in time",
         );
         for (setting, age) in [

@@ -13,6 +13,7 @@ use protocol::subjects::{
 };
 
 use crate::differences::{consumer_differences, stream_differences};
+use crate::promise::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::settings::StreamSettings;
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
@@ -33,12 +34,15 @@ pub struct SetupReport {
     pub missing: Vec<String>,
     /// One sentence for each setting in which something found differs from what was asked for.
     pub differences: Vec<String>,
+    /// One sentence for each setting of something found with which the promise of [`crate`] does not hold: no worker
+    /// starts with them.
+    pub errors: Vec<String>,
 }
 
 impl SetupReport {
     /// Everything is there and as asked for.
     pub fn is_ready(&self) -> bool {
-        self.missing.is_empty() && self.differences.is_empty()
+        self.missing.is_empty() && self.differences.is_empty() && self.errors.is_empty()
     }
 }
 
@@ -113,7 +117,13 @@ async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) 
         let what = format!("stream {}", wanted.name);
         let found = match (find_stream(jetstream, &wanted.name).await?, make) {
             (Some(found), _) => {
-                report.differences.extend(stream_differences(&wanted, &found.cached_info().config));
+                let config = &found.cached_info().config;
+                report.differences.extend(stream_differences(&wanted, config));
+                if config.name == settings.jobs {
+                    report.errors.extend(jobs_stream_errors(config));
+                } else if config.name == settings.outcomes {
+                    report.errors.extend(outcomes_stream_errors(config));
+                }
                 report.found.push(what);
                 Some(found)
             }
@@ -137,7 +147,7 @@ async fn go_through(jetstream: &Context, settings: &StreamSettings, make: bool) 
         let what = format!("consumer {}{of}", settings.consumer);
         match stream {
             None => report.missing.push(what),
-            Some(stream) => consumer(stream, wanted, make, what, &mut report).await?,
+            Some(stream) => consumer(stream, wanted, make, what, &settings.jobs, &mut report).await?,
         }
     }
     Ok(report)
@@ -148,11 +158,15 @@ async fn consumer(
     wanted: pull::Config,
     make: bool,
     what: String,
+    jobs: &str,
     report: &mut SetupReport,
 ) -> Result<(), SetupError> {
     match of.consumer_info(wanted.durable_name.as_deref().unwrap_or_default()).await {
         Ok(found) => {
             report.differences.extend(consumer_differences(&wanted, &found.config));
+            if of.cached_info().config.name == jobs {
+                report.errors.extend(consumer_errors(&found.config));
+            }
             report.found.push(what);
         }
         Err(error) if error.kind() != ConsumerInfoErrorKind::NotFound => {
