@@ -16,10 +16,12 @@ use crate::advisories::SecondNet;
 use crate::connection::{self, Connection, ConnectionError};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
+use crate::descriptors::{TooFewDescriptors, make_room};
 use crate::ending::Ending;
 use crate::events::Events;
 use crate::fetch::s3::{CaFileError, ObjectStore};
-use crate::health::{Health, HealthAddressError, HealthServer};
+use crate::health::Health;
+use crate::health_server::{HealthAddressError, HealthServer};
 use crate::intake::Intake;
 use crate::job::JobContext;
 use crate::ledger::Ledger;
@@ -77,6 +79,9 @@ pub enum WorkerError {
     /// The address of the health server.
     #[error(transparent)]
     HealthAddress(#[from] HealthAddressError),
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// The connection.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -116,10 +121,12 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let WorkerParts { settings, engine, model, events } = parts;
     settings.validate()?;
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
+    let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
+    make_room(slots)?;
     let store = ObjectStore::open(&settings.s3).await?;
     let health = Health::new(Arc::clone(&engine));
     let _told = match settings.worker.health_address {
-        Some(address) => Some(HealthServer::start(address, health.clone()).await?),
+        Some(address) => Some(HealthServer::start(address, health.clone())?),
         None => None,
     };
     // Ends on the caller's word or, by way of a dead engine, on our own.
@@ -134,8 +141,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     };
     let Opened { connection, jetstream, consumer, advisories } = opened;
     let client = connection.client.clone();
-    let WorkerSettings { slots, publish_timeout, release_own_limits_for, .. } = settings.worker;
-    let slots = slots.unwrap_or_else(|| engine.jobs_in_hand());
+    let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
     let ledger = Ledger {
         outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
