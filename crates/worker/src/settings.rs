@@ -122,7 +122,7 @@ pub struct StreamSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
-    /// Address of the store, `https://host`. Left out: AWS.
+    /// Address of the store, `https://host`. Left out: AWS. The environment's `AWS_ENDPOINT_URL` has no say in it.
     pub endpoint: Option<String>,
     /// Region.
     pub region: String,
@@ -149,7 +149,7 @@ pub struct S3Settings {
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long the store may stay silent.
+    /// How long the store may stay silent, before its answer and within it.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
     /// How long reading one object may take, all tries together.

@@ -73,6 +73,9 @@ impl NatsSettings {
                 Ok(server) if server.has_user_pass() || address.contains('@') => {
                     found.add("nats.url holds a user or password, and addresses get logged: put them into nats.user and nats.password");
                 }
+                Ok(server) if server.is_websocket() => found.add(format!(
+                    "nats.url: {address:?} is an address for WebSockets, which workers do not speak: give the server's own, nats://host:4222 or tls://host:4222"
+                )),
                 Ok(_) => {}
                 Err(_) if address.contains('@') => {
                     found.add("nats.url cannot be read as an address like nats://host:4222")
@@ -301,6 +304,16 @@ mod tests {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
         }
         assert!(!text.contains("hush"));
+    }
+
+    #[test]
+    fn addresses_for_websockets_are_refused() {
+        for url in ["ws://host:80", "wss://host", "nats://host:4222, wss://host:443"] {
+            let mut settings = fine();
+            settings.nats.url = url.into();
+            let problems = settings.validate().unwrap_err().to_string();
+            assert!(problems.starts_with("nats.url: \"ws") && problems.contains("WebSockets"), "{problems}");
+        }
     }
 
     #[test]

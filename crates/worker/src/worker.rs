@@ -19,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::descriptors::{TooFewDescriptors, make_room};
 use crate::ending::Ending;
 use crate::events::Events;
+use crate::fetch::environment::environment_problems;
 use crate::fetch::s3::{CaFileError, ObjectStore};
 use crate::health::Health;
 use crate::health_server::{HealthAddressError, HealthServer};
@@ -120,6 +121,10 @@ pub enum WorkerError {
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
     let WorkerParts { settings, engine, model, events } = parts;
     settings.validate()?;
+    let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
+    if !problems.is_empty() {
+        return Err(SettingsProblems(problems).into());
+    }
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
     make_room(slots)?;

@@ -1,5 +1,6 @@
 //! Getting at the bytes of a picture: [`s3`] for jobs, [`http`] for addresses given by hand.
 
+pub mod environment;
 pub mod http;
 pub mod s3;
 mod usual;

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use md5::Digest;
@@ -237,11 +239,17 @@ async fn authorities(file: &Path) -> Result<TrustStore, CaFileError> {
 }
 
 async fn client(settings: &S3Settings, tls: Option<TlsContext>) -> Client {
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-    let http = match tls {
-        Some(tls) => http.tls_context(tls).build_https(),
-        None => http.build_https(),
-    };
+    // The client's own builder knows no proxies.
+    let http = aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        let connector = connector.tls_provider(Provider::Rustls(CryptoMode::Ring));
+        match &tls {
+            Some(tls) => connector.tls_context(tls.clone()).build(),
+            None => connector.build(),
+        }
+    });
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_timeout)
@@ -251,6 +259,8 @@ async fn client(settings: &S3Settings, tls: Option<TlsContext>) -> Client {
         .http_client(http)
         .region(Region::new(settings.region.clone()))
         .timeout_config(timeouts)
+        // Its read timeout ends with the headers; this one holds for the body.
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(settings.read_timeout).build())
         .retry_config(RetryConfig::standard().with_max_attempts(settings.attempts));
     if let (Some(key), Some(secret)) = (&settings.access_key, &settings.secret_key) {
         let session = settings.session_token.as_ref().map(|token| token.expose().to_owned());
@@ -263,7 +273,14 @@ async fn client(settings: &S3Settings, tls: Option<TlsContext>) -> Client {
         loader = loader.endpoint_url(endpoint);
     }
     let shared = loader.load().await;
-    Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style).build())
+    let mut builder = aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style);
+    // Not those of a profile: with an endpoint of its own the client would refuse every request for the one thing, and
+    // without one it would read from a place that no setting names.
+    builder.set_endpoint_url(settings.endpoint.clone());
+    if settings.endpoint.is_some() {
+        builder = builder.use_dual_stack(false).use_fips(false);
+    }
+    Client::from_conf(builder.build())
 }
 
 fn bare_etag(etag: &str) -> &str {
