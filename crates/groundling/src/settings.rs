@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use engine::EngineOptions;
 use serde::Deserialize;
+use worker::fetch::environment::environment_problems;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
 use worker::settings_check::SettingsProblems;
 
@@ -128,6 +129,10 @@ impl Settings {
             worker: self.worker.clone(),
         };
         settings.validate().map_err(|problems| Misuse(problems.into()))?;
+        let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
+        if !problems.is_empty() {
+            return Err(Misuse(SettingsProblems(problems).into()).into());
+        }
         Ok(settings)
     }
 

@@ -135,6 +135,12 @@ pub fn attempts_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.*")
 }
 
+/// Where it is written down that a worker's own settings forbade it one message of the jobs stream for the first time.
+/// In the stream of outcomes, beside the message's outcome.
+pub fn refusal_subject(sequence: u64, published_nanos: u64) -> String {
+    format!("{}-refused", outcome_subject(sequence, published_nanos))
+}
+
 /// Where the server says that it has handed out a message of `stream` as often as `consumer` allows.
 pub fn max_deliveries_subject(stream: &str, consumer: &str) -> String {
     format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")

@@ -16,6 +16,7 @@ mod process;
 pub mod rig;
 mod s3_access;
 mod seaweed;
+mod shifted_clock;
 
 pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
@@ -25,3 +26,4 @@ pub use nats_cluster::{NatsCluster, NodeRoutes, free_ports};
 pub use nats_leaf::NatsLeaf;
 pub use s3_access::S3Access;
 pub use seaweed::SeaweedFs;
+pub use shifted_clock::ShiftedClock;

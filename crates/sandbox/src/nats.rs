@@ -110,6 +110,18 @@ impl NatsServer {
         }
     }
 
+    /// Has the running server read another configuration, as far as it can without a restart: users and their passwords
+    /// above all. (SIGHUP, as `nats-server --signal reload`.)
+    pub fn reload(&self, options: &NatsOptions) -> Result<(), SandboxError> {
+        let config = config_text(options, self.home.path())?;
+        fs::write(self.home.path().join("nats.conf"), config)
+            .map_err(SandboxError::io("write the NATS configuration"))?;
+        if let Some(process) = &self.process {
+            process.signal(Signal::HUP);
+        }
+        Ok(())
+    }
+
     /// The names that its clients gave themselves; nothing where it does not answer.
     pub async fn client_names(&self) -> Option<Vec<String>> {
         let body = http_probe::body(port_of(&self.monitoring_url)?, "/connz?limit=1024").await?;

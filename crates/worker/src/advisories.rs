@@ -7,12 +7,15 @@
 //! The same is done for what the server has lost track of: killed in the middle of an acknowledgement, it can come back
 //! with a message in the queue that its consumer takes for done. Such a message has its outcome, as a rule; it only has
 //! to go.
+//!
+//! All of that holds for a work queue alone, in which what is done is no longer there: from another stream nothing is
+//! removed, whatever is read about it.
 
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy, Stream};
 use async_nats::jetstream::{Context, Message};
 use futures::StreamExt;
 use protocol::subjects::JOBS_WILDCARD;
@@ -93,7 +96,7 @@ impl SecondNet {
     /// Looks whether messages are in the queue that the consumer neither waits to hand out nor to hear of, and ends
     /// those that were there at the looks before too.
     async fn look_through(&self, before: Still) -> Result<Still, async_nats::Error> {
-        let stream = self.jetstream.get_stream(&self.jobs_stream).await?;
+        let Some(stream) = self.queue().await? else { return Ok(Still::default()) };
         let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // One of several consumers leaves the rest to the others.
@@ -110,6 +113,13 @@ impl SecondNet {
         }
         let looks = before.looks.saturating_add(1);
         Ok(Still { looks, last_sequence: if looks == 1 { state.last_sequence } else { before.last_sequence } })
+    }
+
+    /// The stream of jobs as it is now, if it is a work queue: it may have been made anew as something else.
+    async fn queue(&self) -> Result<Option<Stream>, async_nats::Error> {
+        let stream = self.jetstream.get_stream(&self.jobs_stream).await?;
+        let is_queue = stream.cached_info().config.retention == RetentionPolicy::WorkQueue;
+        Ok(is_queue.then_some(stream))
     }
 
     async fn pull(&self) -> Result<(), async_nats::Error> {
@@ -148,7 +158,10 @@ impl SecondNet {
         said_at: Option<OffsetDateTime>,
         is_sure: bool,
     ) -> Result<(), async_nats::Error> {
-        let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.jobs_stream).await?;
+        let Some(stream) = self.queue().await? else {
+            tracing::warn!("the stream of jobs is no work queue: what is read about its jobs is passed over");
+            return Ok(());
+        };
         let job = match stream.get_raw_message(said.stream_seq).await {
             Ok(job) => job,
             // Whoever had it last came to an end with it after all.

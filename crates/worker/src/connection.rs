@@ -4,10 +4,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
@@ -72,6 +72,14 @@ impl ConnectionError {
     }
 }
 
+/// Whether this is what the client says of a connection that a server refused for its credentials: it tells the kind of
+/// error alone, and only in words.
+fn is_refusal(why: &str) -> bool {
+    [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
+        .iter()
+        .any(|kind| kind.to_string() == why)
+}
+
 /// Whether encryption is what failed: a refused certificate only shows when the first bytes are read.
 fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -103,6 +111,8 @@ struct Told {
     changed: Arc<watch::Sender<()>>,
     /// What the server does not permit.
     refusals: Refusals,
+    /// Since when no server has let this client in, if that is why there is no connection.
+    refused: Arc<watch::Sender<Option<Instant>>>,
 }
 
 impl Told {
@@ -112,7 +122,13 @@ impl Told {
             Event::Connected => {
                 self.lame.send_replace(false);
                 self.refusals.forget();
+                self.refused.send_replace(None);
                 self.changed.send_replace(());
+            }
+            Event::ClientError(ClientError::Other(why)) if is_refusal(why) => {
+                self.refused.send_modify(|since| {
+                    since.get_or_insert_with(Instant::now);
+                });
             }
             Event::Disconnected => self.changed.send_replace(()),
             _ => {}
@@ -154,6 +170,31 @@ impl Connection {
     /// Waits until it is another one than that of this number.
     pub(crate) async fn made_anew(&self, number: u64) {
         drop(self.told.changed.subscribe().wait_for(|()| self.number() != number).await);
+    }
+
+    /// Waits until servers have refused this client's credentials for this long, without a connection in between. Zero
+    /// stands for no end.
+    pub(crate) fn refused_for(&self, longest: Duration) -> impl Future<Output = ()> + use<> {
+        let mut refused = self.told.refused.subscribe();
+        async move {
+            loop {
+                let since = *refused.borrow_and_update();
+                let over = since.filter(|_| !longest.is_zero()).and_then(|since| since.checked_add(longest));
+                let changed = async {
+                    if refused.changed().await.is_err() {
+                        // The connection is closed for good.
+                        std::future::pending().await
+                    }
+                };
+                match over {
+                    None => changed.await,
+                    Some(over) => tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(over.into()) => return,
+                    },
+                }
+            }
+        }
     }
 
     /// Waits until the server says that it is about to end.

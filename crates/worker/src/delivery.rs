@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant as TokioInstant, MissedTickBehavior};
+use tokio::time::Instant as TokioInstant;
 
 use crate::attempts::Started;
+use crate::in_hand::{Held, InHand};
 use crate::publish::Receipt;
 
 /// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
@@ -33,14 +34,16 @@ pub struct Delivery {
     received: Instant,
     heartbeat: JoinHandle<()>,
     settled: bool,
+    /// Let go before the server is told: from then on it may hand the job out again.
+    held: Option<Held>,
     _slot: OwnedSemaphorePermit,
 }
 
 /// For how long a job is one worker's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Lease {
-    /// The consumer's: silence of this length ends it.
-    pub ack_wait: Duration,
+    /// The consumer's at present: silence of this length ends it.
+    pub ack_wait: watch::Receiver<Duration>,
     /// Its end, whatever the job is doing then: a job that hangs must not be held for ever.
     pub longest: Duration,
 }
@@ -58,25 +61,39 @@ pub struct DeliveryFacts {
     pub published_nanos: u64,
 }
 
+/// Why a message was not taken in hand.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// It is not from a consumer.
+    NoDelivery { subject: Subject },
+    /// Its job is in hand.
+    InHand { subject: Subject, sequence: u64, attempt: u64 },
+}
+
 /// Why the end of a job was not confirmed. The job comes back by itself after `ack_wait`; published work is not lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the server did not confirm the end of a job ({0}): it will hand the job out again")]
 pub struct DeliveryError(async_nats::client::RequestError);
 
 impl Delivery {
-    /// Takes a consumer's message in hand; gives the subject back if it is no such message.
+    /// Takes a consumer's message in hand, unless its job already is.
     pub(crate) fn receive(
         client: &Client,
         message: Message,
-        lease: Lease,
+        lease: &Lease,
+        in_hand: &InHand,
         slot: OwnedSemaphorePermit,
-    ) -> Result<Self, Subject> {
+    ) -> Result<Self, NotTaken> {
         let Some((reply, facts)) =
             message.reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|facts| (reply, facts)))
         else {
-            return Err(message.subject);
+            return Err(NotTaken::NoDelivery { subject: message.subject });
         };
-        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), lease));
+        let Some(held) = in_hand.take(&facts) else {
+            let DeliveryFacts { sequence, attempt, .. } = facts;
+            return Err(NotTaken::InHand { subject: message.subject, sequence, attempt });
+        };
+        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), lease.clone()));
         Ok(Self {
             client: client.clone(),
             reply,
@@ -87,6 +104,7 @@ impl Delivery {
             received: Instant::now(),
             heartbeat,
             settled: false,
+            held: Some(held),
             _slot: slot,
         })
     }
@@ -141,6 +159,7 @@ impl Delivery {
         // A sign of life that left after a "not before" would put ack_wait in the delay's place.
         self.heartbeat.abort();
         drop((&mut self.heartbeat).await);
+        self.held = None;
         let mut tries = 0;
         let ended = loop {
             tries += 1;
@@ -162,6 +181,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.heartbeat.abort();
+        self.held = None;
         if self.settled {
             return;
         }
@@ -189,12 +209,17 @@ pub(crate) fn nak(delay: Duration) -> Bytes {
     format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()
 }
 
-async fn beat(client: Client, reply: Subject, lease: Lease) {
-    let (start, every) = (TokioInstant::now(), lease.ack_wait / 3);
-    let mut ticks = tokio::time::interval_at(start + every, every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn beat(client: Client, reply: Subject, mut lease: Lease) {
+    let start = TokioInstant::now();
+    let mut last = start;
     while start.elapsed() < lease.longest {
-        ticks.tick().await;
+        let every = *lease.ack_wait.borrow_and_update() / 3;
+        tokio::select! {
+            () = tokio::time::sleep_until(last + every) => {}
+            // A shorter one may be nearly over for this job.
+            Ok(()) = lease.ack_wait.changed() => {}
+        }
+        last = TokioInstant::now();
         if let Err(error) = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await {
             tracing::debug!(%error, "a sign of life was not sent");
         }

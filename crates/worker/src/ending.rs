@@ -67,11 +67,12 @@ impl JobContext {
     pub(crate) async fn failed(&self, delivery: Delivery, fault: &Fault) -> Ending {
         let tries = Tries { attempts: delivery.started.earlier + 1, deliveries: delivery.facts().attempt };
         match decide(fault.class(), tries, self.settings.max_deliveries) {
-            Decision::DeadLetter(reason) => {
-                let outcome = self.failure(&delivery, fault, reason);
-                // Boxed, for a claim that is too large comes back here, with a fault of its own.
-                Box::pin(self.claim(delivery, outcome)).await
-            }
+            Decision::DeadLetter(reason) => self.give_up(delivery, fault, reason).await,
+            Decision::LeaveToOthers(reason) => match self.releases.delay(delivery.facts()).await {
+                Ok(Some(delay)) => self.leave_to_others(delivery, fault, delay).await,
+                Ok(None) => self.give_up(delivery, fault, reason).await,
+                Err(error) => self.hand_back(delivery, &error.into()).await,
+            },
             Decision::Retry(delay) => {
                 self.ledger.attempts.fail(delivery.facts(), &fault.message()).await;
                 self.retry(delivery, fault, delay).await
@@ -81,6 +82,12 @@ impl JobContext {
                 self.retry(delivery, fault, delay).await
             }
         }
+    }
+
+    async fn give_up(&self, delivery: Delivery, fault: &Fault, reason: FailureReason) -> Ending {
+        let outcome = self.failure(&delivery, fault, reason);
+        // Boxed, for a claim that is too large comes back to where this came from, with a fault of its own.
+        Box::pin(self.claim(delivery, outcome)).await
     }
 
     /// Gives the job back whatever the table says: there is no stream to record a failure in.
@@ -150,18 +157,41 @@ impl JobContext {
     }
 
     async fn retry(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
-        let (subject, message, attempt) = (delivery.subject().to_owned(), fault.message(), delivery.facts().attempt);
+        let (message, attempt) = (fault.message(), delivery.facts().attempt);
         let delay = spread(delay, self.settings.max_retry_delay, rand::random());
         let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
         tracing::warn!(
             job_id,
-            subject,
+            subject = delivery.subject(),
             bucket = object.as_ref().map(|object| object.bucket.as_str()),
             key = object.as_ref().map(|object| object.key.as_str()),
             version_id = object.as_ref().and_then(|object| object.version_id.as_deref()),
             attempt,
             "job goes back to the queue for {delay:?}: {message}"
         );
+        self.back_to_the_queue(delivery, fault, message, delay).await
+    }
+
+    /// Leaves the job to workers with other settings.
+    async fn leave_to_others(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
+        let (message, attempt) = (fault.message(), delivery.facts().attempt);
+        let delay = delay.min(self.settings.max_retry_delay);
+        self.ledger.attempts.release(delivery.started).await;
+        let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
+        tracing::warn!(
+            job_id,
+            subject = delivery.subject(),
+            bucket = object.as_ref().map(|object| object.bucket.as_str()),
+            key = object.as_ref().map(|object| object.key.as_str()),
+            version_id = object.as_ref().and_then(|object| object.version_id.as_deref()),
+            attempt,
+            "job is released to other workers for {delay:?}, for this one's settings forbid it: {message}"
+        );
+        self.back_to_the_queue(delivery, fault, message, delay).await
+    }
+
+    async fn back_to_the_queue(&self, delivery: Delivery, fault: &Fault, message: String, delay: Duration) -> Ending {
+        let subject = delivery.subject().to_owned();
         if let Err(error) = delivery.retry(delay).await {
             tracing::warn!("{error}");
         }

@@ -101,14 +101,20 @@ pub enum FaultClass {
     InvalidJob,
     /// A prompt the model cannot be fed.
     InvalidPrompt,
+    /// A prompt with markup of its own, which this worker takes none of.
+    MarkupNotAllowed,
+    /// A prompt for which this worker's engine has too few or too short slots.
+    PromptAboveLimit,
     /// Reading the object.
     Fetch(FetchErrorKind),
     /// No kind of picture that can be read.
     UnsupportedPicture,
     /// A damaged picture.
     UndecodablePicture,
-    /// Too many pixels, or too much of anything else that decoding costs.
+    /// Too much of something that decoding costs, for every worker.
     PictureTooLarge,
+    /// Too many pixels or too much memory for this worker's settings.
+    PictureAboveLimit,
     /// Decoding took too long.
     DecodingTimedOut,
     /// The model failed on this job.
@@ -147,6 +153,9 @@ pub enum Course {
         /// Longest delay.
         longest: Duration,
     },
+    /// It is this worker's own settings that forbid it: leave it to other workers for
+    /// `worker.release_own_limits_for` ([`crate::releases`]), then publish a failure with this reason.
+    LeaveToOthers(FailureReason),
     /// It will not pass: publish a failure with this reason.
     DeadLetter(FailureReason),
 }
@@ -158,13 +167,15 @@ pub enum Decision {
     Retry(Duration),
     /// The attempt does not count: deliver the job again after this delay.
     Release(Duration),
+    /// Leave it to other workers, and publish a failure with this reason once it has been left to them for long enough.
+    LeaveToOthers(FailureReason),
     /// Publish a failure with this reason, then take the job off the queue.
     DeadLetter(FailureReason),
 }
 
 /// The table.
 pub fn course(class: FaultClass) -> Course {
-    use Course::DeadLetter;
+    use Course::{DeadLetter, LeaveToOthers};
     use FailureReason as Reason;
     use FaultClass as Class;
     use FetchErrorKind as Kind;
@@ -172,18 +183,23 @@ pub fn course(class: FaultClass) -> Course {
         Class::InvalidJob => DeadLetter(Reason::InvalidJob),
         Class::InvalidPrompt => DeadLetter(Reason::InvalidPrompt),
         Class::Fetch(Kind::NotFound | Kind::BadAddress) => DeadLetter(Reason::ObjectNotFound),
-        Class::Fetch(Kind::NotAllowed | Kind::Denied | Kind::Encrypted) => DeadLetter(Reason::ObjectForbidden),
+        Class::Fetch(Kind::Denied | Kind::Encrypted) => DeadLetter(Reason::ObjectForbidden),
         Class::Fetch(Kind::Archived) => DeadLetter(Reason::ObjectArchived),
         Class::Fetch(Kind::EncodingUnsupported) => DeadLetter(Reason::UnsupportedPicture),
         Class::Fetch(Kind::EncodingDamaged) => DeadLetter(Reason::UndecodablePicture),
         Class::Fetch(Kind::Changed) => DeadLetter(Reason::ObjectChanged),
-        Class::Fetch(Kind::TooLarge) => DeadLetter(Reason::ObjectTooLarge),
         Class::UnsupportedPicture => DeadLetter(Reason::UnsupportedPicture),
         Class::UndecodablePicture => DeadLetter(Reason::UndecodablePicture),
         Class::PictureTooLarge => DeadLetter(Reason::PictureTooLarge),
-        Class::DecodingTimedOut => DeadLetter(Reason::DecodingTimedOut),
         Class::AnnotationTooLarge => DeadLetter(Reason::AnnotationTooLarge),
         Class::NeverSettled => DeadLetter(Reason::RetriesExhausted),
+        // s3.allow, s3.max_object_bytes, worker.allow_raw_prompts, engine.slots and engine.slot_tokens,
+        // worker.max_picture_pixels and its like, worker.decode_timeout: another worker's may be wider.
+        Class::Fetch(Kind::NotAllowed) => LeaveToOthers(Reason::ObjectForbidden),
+        Class::Fetch(Kind::TooLarge) => LeaveToOthers(Reason::ObjectTooLarge),
+        Class::MarkupNotAllowed | Class::PromptAboveLimit => LeaveToOthers(Reason::InvalidPrompt),
+        Class::PictureAboveLimit => LeaveToOthers(Reason::PictureTooLarge),
+        Class::DecodingTimedOut => LeaveToOthers(Reason::DecodingTimedOut),
         // Ten deliveries at these delays outlast an outage of a quarter of an hour.
         Class::Fetch(Kind::Unavailable) => retry(2, 300),
         Class::Fetch(Kind::Throttled) => retry(5, 300),
@@ -221,6 +237,7 @@ pub struct Tries {
 pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
     match course(class) {
         Course::DeadLetter(reason) => Decision::DeadLetter(reason),
+        Course::LeaveToOthers(reason) => Decision::LeaveToOthers(reason),
         Course::Retry { .. } if tries.attempts >= max_attempts => Decision::DeadLetter(FailureReason::RetriesExhausted),
         Course::Retry { first, longest } => Decision::Retry(back_off(first, longest, tries.attempts)),
         Course::HandBack { first, longest } => Decision::Release(back_off(first, longest, tries.deliveries)),
@@ -232,7 +249,7 @@ pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
 pub fn release_delay(class: FaultClass, deliveries: u64) -> Option<Duration> {
     match course(class) {
         Course::HandBack { first, longest } => Some(back_off(first, longest, deliveries)),
-        Course::Retry { .. } | Course::DeadLetter(_) => None,
+        Course::Retry { .. } | Course::LeaveToOthers(_) | Course::DeadLetter(_) => None,
     }
 }
 
@@ -254,11 +271,12 @@ impl Fault {
     pub fn class(&self) -> FaultClass {
         match self {
             Self::Job(_) | Self::WrongSubject { .. } => FaultClass::InvalidJob,
-            Self::MarkupNotAllowed { .. } => FaultClass::InvalidPrompt,
+            Self::MarkupNotAllowed { .. } => FaultClass::MarkupNotAllowed,
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
             Self::DecodingTimedOut(_) => FaultClass::DecodingTimedOut,
+            Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => FaultClass::PromptAboveLimit,
             Self::Engine(error) if error.is_the_requests_own() => FaultClass::InvalidPrompt,
             Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
             Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
@@ -311,11 +329,10 @@ fn picture_class(error: &ImageError) -> FaultClass {
             FaultClass::UnsupportedPicture
         }
         ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
-        ImageError::TooManyPixels { .. }
-        | ImageError::SideTooLong { .. }
-        | ImageError::TooMuchMemory { .. }
-        | ImageError::TooMuchMetadata { .. }
-        | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
+        ImageError::TooManyPixels { .. } | ImageError::SideTooLong { .. } | ImageError::TooMuchMemory { .. } => {
+            FaultClass::PictureAboveLimit
+        }
+        ImageError::TooMuchMetadata { .. } | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
         ImageError::TimedOut => FaultClass::DecodingTimedOut,
     }
 }
@@ -357,6 +374,26 @@ mod tests {
         let missing = FaultClass::Fetch(FetchErrorKind::NotFound);
         assert_eq!(decide(missing, failed(1), 10), Decision::DeadLetter(FailureReason::ObjectNotFound));
         assert_eq!(decide(FaultClass::InvalidJob, failed(1), 10), Decision::DeadLetter(FailureReason::InvalidJob));
+    }
+
+    #[test]
+    fn what_a_workers_own_settings_forbid_is_left_to_others_with_its_reason() {
+        for (class, reason) in [
+            (FaultClass::Fetch(FetchErrorKind::NotAllowed), FailureReason::ObjectForbidden),
+            (FaultClass::Fetch(FetchErrorKind::TooLarge), FailureReason::ObjectTooLarge),
+            (FaultClass::MarkupNotAllowed, FailureReason::InvalidPrompt),
+            (FaultClass::PromptAboveLimit, FailureReason::InvalidPrompt),
+            (FaultClass::PictureAboveLimit, FailureReason::PictureTooLarge),
+            (FaultClass::DecodingTimedOut, FailureReason::DecodingTimedOut),
+        ] {
+            assert_eq!(decide(class, failed(1), 10), Decision::LeaveToOthers(reason), "{class:?}");
+        }
+        let denied = FaultClass::Fetch(FetchErrorKind::Denied);
+        assert_eq!(
+            decide(denied, failed(1), 10),
+            Decision::DeadLetter(FailureReason::ObjectForbidden),
+            "by the store, to all"
+        );
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! Whether the worker lives and is ready, for whoever runs it: kept up to date by the worker, told over HTTP.
 //!
-//! `GET /livez` answers 200 while the process and the engine's thread live: anything else is a reason to start the
-//! worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
+//! `GET /livez` answers 200 while the engine's thread lives and the worker's threads run: anything else is a reason to
+//! start the worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
 //! intake gets its requests through, and nobody has told the worker to end. Otherwise both answer 503 with one line that
 //! says why. Readiness comes and goes with the broker; liveness does not.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use engine::Annotator;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use crate::connection::Connection;
+
+/// How long the worker's threads may be blocked before it does not live any more.
+const BLOCKED: Duration = Duration::from_secs(60);
 
 /// What is known of a worker's state. Clones share it.
 #[derive(Clone)]
@@ -27,6 +24,8 @@ struct Known {
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
     intake: Mutex<Pulls>,
+    /// When the worker's threads were last seen to run.
+    ran: Mutex<Instant>,
 }
 
 /// What intake has told of its pull requests.
@@ -53,7 +52,8 @@ impl Health {
     /// The state of a worker that has just started.
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
-        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, intake: Mutex::default() }))
+        let ran = Mutex::new(Instant::now());
+        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, intake: Mutex::default(), ran }))
     }
 
     /// Nothing if it lives, or why not.
@@ -61,7 +61,16 @@ impl Health {
     /// # Errors
     /// One sentence.
     pub fn alive(&self) -> Result<(), String> {
+        let blocked = locked(&self.0.ran).elapsed();
+        if blocked > BLOCKED {
+            return Err(format!("the worker's threads have been blocked for {} s", blocked.as_secs()));
+        }
         if self.0.engine.is_alive() { Ok(()) } else { Err("the engine's thread has ended".to_owned()) }
+    }
+
+    /// The worker's threads run.
+    pub(crate) fn runs(&self) {
+        *locked(&self.0.ran) = Instant::now();
     }
 
     /// Nothing if it takes jobs, or why not.
@@ -121,65 +130,4 @@ impl Health {
 /// What is kept here is whole at every moment, so a panic elsewhere does no harm to it.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The address of `worker.health_address` cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing can listen on worker.health_address {address}: {cause}; give a free address of this machine")]
-pub struct HealthAddressError {
-    address: SocketAddr,
-    cause: std::io::Error,
-}
-
-/// A server that answers for a worker. It ends when dropped.
-#[derive(Debug)]
-pub struct HealthServer {
-    address: SocketAddr,
-    serving: JoinHandle<()>,
-}
-
-impl HealthServer {
-    /// Listens, and answers from then on.
-    ///
-    /// # Errors
-    /// [`HealthAddressError`].
-    pub async fn start(address: SocketAddr, health: Health) -> Result<Self, HealthAddressError> {
-        let unusable = |cause| HealthAddressError { address, cause };
-        let listener = TcpListener::bind(address).await.map_err(unusable)?;
-        let address = listener.local_addr().map_err(unusable)?;
-        tracing::info!(%address, "health is told at /livez and /readyz");
-        let serving = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router(health)).await {
-                tracing::error!("health is told no more: {error}");
-            }
-        });
-        Ok(Self { address, serving })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for HealthServer {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-/// The paths that are answered.
-pub fn router(health: Health) -> Router {
-    Router::new()
-        .route("/livez", get(|State(health): State<Health>| async move { answer(health.alive(), "alive") }))
-        .route("/readyz", get(|State(health): State<Health>| async move { answer(health.ready(), "ready") }))
-        .with_state(health)
-}
-
-fn answer(state: Result<(), String>, fine: &str) -> (StatusCode, String) {
-    match state {
-        Ok(()) => (StatusCode::OK, format!("{fine}\n")),
-        // One line, whatever an error says.
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reason.replace(['\r', '\n'], " "))),
-    }
 }

@@ -1,11 +1,16 @@
 //! Taking jobs from the durable pull consumer: never more than there are free slots.
 //!
 //! A pull request for N jobs is only sent while N slots are held for them, so no job waits here while another worker is
-//! idle. The server's consumer is addressed by its name alone: it may be deleted and made anew while the worker runs.
+//! idle. The server's consumer is addressed by its name alone: it may be deleted, changed and made anew while the worker
+//! runs, and what it is like at present is read again from time to time ([`Present`]).
+//!
+//! A request also says how many bytes may come on it: the server closes a connection on which more waits than it holds
+//! for a client (`max_pending`, 64 MiB unless set), and then all of that is lost and comes again after `ack_wait`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::{Client, Message, StatusCode, Subscriber};
@@ -16,8 +21,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
-use crate::delivery::{Delivery, Lease, nak};
+use crate::delivery::{Delivery, Lease, NotTaken, nak};
 use crate::health::Health;
+use crate::in_hand::InHand;
+use crate::present::{LOOK_EVERY, Limits, NO_CONSUMER, Present};
 use crate::refusals::Refused;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
@@ -30,13 +37,19 @@ const PULL_LOST: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(5));
 const PULL_OVER: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(1));
 /// Wait after a pull request that was refused or lost: doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Most bytes of jobs on one request, unless a single one can be larger: an eighth of what servers hold for a client.
+const PULL_BYTES: usize = 8 << 20;
+/// Subject, reply subject and headers of a job, which count as bytes of it.
+const AROUND_A_JOB: usize = 64 << 10;
 
 /// Takes jobs.
 pub struct Intake {
     client: Client,
     consumer: PullConsumer,
+    present: Present,
     slots: Arc<Semaphore>,
     lease: Lease,
+    in_hand: InHand,
     watched: Option<(Connection, Health)>,
 }
 
@@ -45,6 +58,8 @@ pub struct Intake {
 enum PullEnd {
     /// By its plan: filled or expired.
     Done,
+    /// The next job has more bytes than the request could take.
+    TooLarge,
     /// The worker is to stop.
     Stopped,
     /// Refused or lost, and why.
@@ -58,8 +73,16 @@ impl Intake {
     /// Takes from `consumer`, at most `slots` jobs at a time, and keeps each for `longest` at most. Signs of life go by
     /// the consumer's own `ack_wait`.
     pub fn new(client: Client, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
-        let lease = Lease { ack_wait: consumer.cached_info().config.ack_wait, longest };
-        Self { client, consumer, slots: Arc::new(Semaphore::new(slots)), lease, watched: None }
+        let present = Present::new(consumer.clone());
+        let lease = Lease { ack_wait: present.ack_wait(), longest };
+        let (slots, in_hand) = (Arc::new(Semaphore::new(slots)), InHand::default());
+        Self { client, consumer, present, slots, lease, in_hand, watched: None }
+    }
+
+    /// The same, also looking at the stream: no jobs are taken from one with which the promise does not hold.
+    #[must_use]
+    pub fn with_stream(self, jetstream: Context) -> Self {
+        Self { present: self.present.with_stream(jetstream), ..self }
     }
 
     /// The same, telling how it goes, and leaving servers that are about to end: between two pull requests, when no job
@@ -76,9 +99,15 @@ impl Intake {
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {
         let (mut pause, mut lost) = (PAUSE.0, 0);
         let mut overtaken = JoinSet::new();
-        while let Some(slots) = self.free_slots(&shutdown).await {
+        let mut next_is_large = false;
+        while let Some(mut slots) = self.free_slots(&shutdown).await {
+            if next_is_large {
+                // One at a time needs no limit of bytes.
+                slots.truncate(1);
+            }
             match self.pull(slots, &shutdown, &deliveries).await {
-                PullEnd::Done => {
+                end @ (PullEnd::Done | PullEnd::TooLarge) => {
+                    next_is_large = matches!(end, PullEnd::TooLarge);
                     pause = PAUSE.0;
                     self.tell(None);
                 }
@@ -90,6 +119,7 @@ impl Intake {
                 }
                 PullEnd::Failed(why) => {
                     lost += 1;
+                    self.present.forget().await;
                     self.tell(Some(&why));
                     tracing::warn!(lost, "no jobs can be taken, trying again in {pause:?}: {why}");
                     tokio::select! {
@@ -160,12 +190,32 @@ impl Intake {
                 biased;
                 () = shutdown.cancelled() => return None,
                 connection = self.told_to_leave() => connection.move_if_told().await,
+                // No request goes out, but the signs of life of the jobs in hand must follow the consumer.
+                () = self.look_again() => {}
                 // Fails only if the semaphore is closed, which nobody does.
                 first = Arc::clone(&self.slots).acquire_owned() => break first.ok()?,
             }
         };
         let others = std::iter::from_fn(|| Arc::clone(&self.slots).try_acquire_owned().ok());
         Some(std::iter::once(first).chain(others).collect())
+    }
+
+    /// Looks at the consumer once in a while.
+    async fn look_again(&self) {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if self.is_up()
+            && let Err(why) = self.present.limits(self.number()).await
+        {
+            tracing::debug!("the consumer is not known at present: {why}");
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.watched.as_ref().is_none_or(|(connection, _)| connection.is_up())
+    }
+
+    fn number(&self) -> u64 {
+        self.watched.as_ref().map_or(0, |(connection, _)| connection.number())
     }
 
     async fn pull(
@@ -179,9 +229,22 @@ impl Intake {
             () = shutdown.cancelled() => return PullEnd::Stopped,
             connection = self.connected() => connection,
         };
+        let limits = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return PullEnd::Stopped,
+            limits = self.present.limits(connection) => limits,
+        };
+        let request = match limits {
+            Ok(limits) => self.batch(slots.len(), limits),
+            Err(why) => return PullEnd::Failed(why),
+        };
+        slots.truncate(request.batch);
+        // The server counts alike, and a request that has used up its bytes to the last one is over.
+        let most = request.max_bytes;
+        let mut bytes = (most > 0).then_some(most);
         let refused = self.refused();
         tokio::pin!(refused);
-        let mut answers = match self.request(slots.len()).await {
+        let mut answers = match self.request(request).await {
             Ok(answers) => answers,
             Err(why) => return PullEnd::Failed(why),
         };
@@ -205,34 +268,54 @@ impl Intake {
                 Ok(None) => return PullEnd::Failed("the connection is closed".to_owned()),
                 Ok(Some(message)) => match verdict(&message) {
                     Verdict::Job => {
+                        bytes = bytes.map(|bytes| bytes.saturating_sub(message.length));
                         if let Some(slot) = slots.pop() {
                             self.hand_on(message, slot, deliveries).await;
                         }
-                        if slots.is_empty() {
+                        if slots.is_empty() || bytes == Some(0) {
                             // Nothing more can come on this request.
                             return PullEnd::Done;
                         }
                     }
                     Verdict::Over => return PullEnd::Done,
+                    Verdict::TooLarge => {
+                        let nothing_came = bytes.is_none_or(|left| left == most);
+                        return if nothing_came { PullEnd::TooLarge } else { PullEnd::Done };
+                    }
                     Verdict::Refused(why) => return PullEnd::Failed(why),
                 },
             }
         }
     }
 
-    async fn request(&self, batch: usize) -> Result<Subscriber, String> {
+    /// A request for as many jobs as there are `slots`, within the limits of the consumer. One for a single job has no
+    /// limit of bytes: none can be too large for it.
+    fn batch(&self, slots: usize, limits: Limits) -> BatchConfig {
+        let at_most = |wanted: usize, limit: usize| if limit == 0 { wanted } else { wanted.min(limit) };
+        let expires = if limits.expires.is_zero() { PULL_EXPIRES } else { PULL_EXPIRES.min(limits.expires) };
+        let batch = at_most(slots, limits.batch);
+        let one = self.client.max_payload().saturating_add(AROUND_A_JOB);
+        let max_bytes = if batch == 1 { 0 } else { at_most(PULL_BYTES.max(one), limits.bytes) };
+        BatchConfig { batch, max_bytes, expires: Some(expires), ..BatchConfig::default() }
+    }
+
+    async fn request(&self, request: BatchConfig) -> Result<Subscriber, String> {
         let inbox = self.client.new_inbox();
         let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
-        let request = BatchConfig { batch, expires: Some(PULL_EXPIRES), ..BatchConfig::default() };
         self.consumer.request_batch(request, inbox.into()).await.map_err(|error| error.to_string())?;
         Ok(answers)
     }
 
     async fn hand_on(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
-        match Delivery::receive(&self.client, message, self.lease, slot) {
+        match Delivery::receive(&self.client, message, &self.lease, &self.in_hand, slot) {
             // A closed channel drops the delivery, and that means retry.
             Ok(delivery) => drop(deliveries.send(delivery).await),
-            Err(subject) => tracing::warn!(%subject, "a message that is no consumer's was passed over"),
+            Err(NotTaken::NoDelivery { subject }) => {
+                tracing::warn!(%subject, "a message that is no consumer's was passed over");
+            }
+            Err(NotTaken::InHand { subject, sequence, attempt }) => {
+                tracing::warn!(%subject, sequence, attempt, "a job that this worker is still doing was handed out to it again: passed over");
+            }
         }
     }
 }
@@ -257,16 +340,19 @@ async fn hand_back(client: Client, mut answers: Subscriber, open: usize, until: 
 enum Verdict {
     Job,
     Over,
+    TooLarge,
     Refused(String),
 }
+
+/// What a server says about a request whose next job has more bytes than are left to it.
+const EXCEEDS_BYTES: &str = "Message Size Exceeds MaxBytes";
 
 fn verdict(message: &Message) -> Verdict {
     match message.status {
         None | Some(StatusCode::OK) => Verdict::Job,
         Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over,
-        Some(StatusCode::NO_RESPONDERS) => {
-            Verdict::Refused("there is no such consumer: `groundling setup` creates it".to_owned())
-        }
+        Some(StatusCode::NO_RESPONDERS) => Verdict::Refused(NO_CONSUMER.to_owned()),
+        Some(_) if message.description.as_deref().is_some_and(|said| said.contains(EXCEEDS_BYTES)) => Verdict::TooLarge,
         Some(other) => Verdict::Refused(format!(
             "the server ended the request with status {}, {}",
             other.as_u16(),

@@ -22,6 +22,7 @@ use crate::faults::Fault;
 use crate::fetch::Fetched;
 use crate::fetch::s3::{ObjectStore, is_md5, is_md5_of};
 use crate::ledger::Ledger;
+use crate::releases::Releases;
 use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
 
@@ -30,6 +31,8 @@ pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
     pub(crate) engine: Arc<dyn Annotator>,
     pub(crate) ledger: Ledger,
+    /// Of jobs that this worker's own settings forbid.
+    pub(crate) releases: Releases,
     /// For encoded pictures.
     pub(crate) room: Room,
     /// Where pictures are decoded.

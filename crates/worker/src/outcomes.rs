@@ -5,7 +5,7 @@
 //! one subject for each message of the jobs stream, written only while it is empty, read from the stream's leader. Who
 //! comes second publishes what the first wrote, under the same id.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
@@ -17,6 +17,7 @@ use protocol::v1::Outcome;
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError, too_large};
+use crate::server_time;
 
 /// Outcomes as they are written and read.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub struct Claim {
     pub outcome: Outcome,
     /// Its sequence in the stream of outcomes.
     sequence: u64,
-    /// How long ago it was written, by the clocks of server and worker.
+    /// How long ago it was written, by the server's clock.
     pub age: Duration,
 }
 
@@ -122,9 +123,7 @@ impl Outcomes {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let nanos = message.time.unix_timestamp_nanos();
-        let written = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
-        let age = SystemTime::now().duration_since(written).unwrap_or_default();
+        let age = server_time::age(&self.jetstream, &self.stream, message.time).await?;
         Ok(Some(Claim { outcome: Outcome::decode(message.payload)?, sequence: message.sequence, age }))
     }
 

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use protocol::Message;
 use protocol::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
-use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::server_time;
 
 use crate::causes::causes;
 
@@ -35,6 +37,7 @@ pub struct Publisher {
     annotations_stream: String,
     failed_stream: String,
     patience: Duration,
+    stop: CancellationToken,
 }
 
 /// When to try again, and when to give up.
@@ -109,7 +112,15 @@ impl Publisher {
     /// A publisher into the streams of these names.
     pub fn new(jetstream: Context, annotations_stream: &str, failed_stream: &str) -> Self {
         let (annotations_stream, failed_stream) = (annotations_stream.to_owned(), failed_stream.to_owned());
-        Self { jetstream, annotations_stream, failed_stream, patience: DEFAULT_PATIENCE }
+        let (patience, stop) = (DEFAULT_PATIENCE, CancellationToken::new());
+        Self { jetstream, annotations_stream, failed_stream, patience, stop }
+    }
+
+    /// The same, but from this moment on each message is tried once: its outcome is written down, so another worker can
+    /// publish it, and this one need not wait at its end.
+    #[must_use]
+    pub fn once_after(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
     }
 
     /// The same, trying for as long as this.
@@ -154,8 +165,8 @@ impl Publisher {
     }
 
     async fn look(&self, stream: &str, outcome: &Outcome, age: Duration) -> Result<Option<Receipt>, async_nats::Error> {
-        // A minute for clocks that differ.
-        let since = OffsetDateTime::now_utc() - age.saturating_add(Duration::from_secs(60));
+        // A minute for clocks of a cluster's servers that differ.
+        let since = server_time::now(&self.jetstream, stream).await? - age.saturating_add(Duration::from_secs(60));
         let config = pull::OrderedConfig {
             // With a name, permissions can be given for the stream alone.
             name: Some(format!("groundling-look-{}", uuid::Uuid::new_v4().simple())),
@@ -223,7 +234,12 @@ impl Publisher {
                 return Err(PublishError::TooLarge { subject, bytes: payload.len() });
             }
             tracing::debug!(%error, subject, "not published yet");
-            if !patience.pause().await {
+            let again = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => false,
+                again = patience.pause() => again,
+            };
+            if !again {
                 return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), cause: error.into() });
             }
         }

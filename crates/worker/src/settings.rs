@@ -54,6 +54,10 @@ pub struct NatsSettings {
     /// How long connecting to one server may take.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// How long the server may refuse the credentials of a worker that it had let in, before the worker ends: its next
+    /// start reads them anew. `"0s"`: for ever.
+    #[serde(with = "humantime_serde")]
+    pub refused_timeout: Duration,
     /// How long to wait for the server's answer to one request: an acknowledgement, a stream's facts.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -127,7 +131,7 @@ pub struct StreamSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
-    /// Address of the store, `https://host`. Left out: AWS.
+    /// Address of the store, `https://host`. Left out: AWS. The environment's `AWS_ENDPOINT_URL` has no say in it.
     pub endpoint: Option<String>,
     /// Region.
     pub region: String,
@@ -157,7 +161,7 @@ pub struct S3Settings {
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long the store may stay silent.
+    /// How long the store may stay silent, before its answer and within it.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
     /// How long reading one object may take, all tries together.
@@ -201,6 +205,12 @@ pub struct WorkerSettings {
     /// Longest delay before a job whose fault could pass is handed out again.
     #[serde(with = "humantime_serde")]
     pub max_retry_delay: Duration,
+    /// How long a job that this worker's own settings forbid is left to other workers, counted from the first refusal by
+    /// any of them, before it becomes a failure: `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits of
+    /// pictures and of decoding, `engine.slots` and `engine.slot_tokens`. For pools in which a change of settings goes
+    /// from worker to worker. `"0s"`: it fails at once.
+    #[serde(with = "humantime_serde")]
+    pub release_own_limits_for: Duration,
     /// How long shutdown waits for jobs in hand. After that they go back to the queue.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
@@ -236,6 +246,7 @@ impl Default for NatsSettings {
             api_prefix: None,
             tls: NatsTls::default(),
             connect_timeout: Duration::from_secs(5),
+            refused_timeout: Duration::from_secs(5 * 60),
             // A cluster that lost its leader was seen to answer again after 6.5 s.
             request_timeout: Duration::from_secs(15),
             ping_interval: Duration::from_secs(10),
@@ -302,6 +313,8 @@ impl Default for WorkerSettings {
             job_timeout: Duration::from_secs(15 * 60),
             publish_timeout: Duration::from_secs(2 * 60),
             max_retry_delay: Duration::from_secs(5 * 60),
+            // A rolling change takes a few minutes; what is refused by all is known to be by then.
+            release_own_limits_for: Duration::from_secs(2 * 60),
             shutdown_timeout: Duration::from_secs(5 * 60),
             // As Pillow's limit against decompression bombs.
             max_picture_pixels: 178_956_970,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::promise::SHORTEST_ACK_WAIT;
 use crate::room::BYTES_PER_PIXEL;
 use crate::settings::{NatsSettings, S3Settings, Settings, StreamSettings, WorkerSettings};
 
@@ -81,6 +82,9 @@ impl NatsSettings {
                 Ok(server) if server.has_user_pass() || address.contains('@') => {
                     found.add("nats.url holds a user or password, and addresses get logged: put them into nats.user and nats.password");
                 }
+                Ok(server) if server.is_websocket() => found.add(format!(
+                    "nats.url: {address:?} is an address for WebSockets, which workers do not speak: give the server's own, nats://host:4222 or tls://host:4222"
+                )),
                 Ok(_) => {}
                 Err(_) if address.contains('@') => {
                     found.add("nats.url cannot be read as an address like nats://host:4222")
@@ -163,7 +167,7 @@ impl StreamSettings {
             format!("streams.replicas is {}: take 1, 3 or 5", self.replicas),
         );
         found.unless(
-            self.ack_wait >= Duration::from_secs(3),
+            self.ack_wait >= SHORTEST_ACK_WAIT,
             "streams.ack_wait is below 3s: a busy worker could not give its signs of life in time",
         );
         for (setting, age) in [
@@ -355,6 +359,16 @@ mod tests {
             assert!(problems(None, Some(bad)).concat().starts_with("nats.api_prefix is"), "{bad:?}");
         }
         assert!(problems(Some("hub"), Some("x")).concat().contains("exclude each other"));
+    }
+
+    #[test]
+    fn addresses_for_websockets_are_refused() {
+        for url in ["ws://host:80", "wss://host", "nats://host:4222, wss://host:443"] {
+            let mut settings = fine();
+            settings.nats.url = url.into();
+            let problems = settings.validate().unwrap_err().to_string();
+            assert!(problems.starts_with("nats.url: \"ws") && problems.contains("WebSockets"), "{problems}");
+        }
     }
 
     #[test]

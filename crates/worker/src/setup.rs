@@ -14,6 +14,7 @@ use protocol::subjects::{
 pub use crate::broker::{Broker, SetupError};
 use crate::broker::{Failure, RequestFailure};
 use crate::differences::{consumer_differences, stream_differences};
+use crate::promise::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::settings::StreamSettings;
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
@@ -32,12 +33,15 @@ pub struct SetupReport {
     pub missing: Vec<String>,
     /// One sentence for each setting in which something found differs from what was asked for.
     pub differences: Vec<String>,
+    /// One sentence for each setting of something found with which the promise of [`crate`] does not hold: no worker
+    /// starts with them.
+    pub errors: Vec<String>,
 }
 
 impl SetupReport {
     /// Everything is there and as asked for.
     pub fn is_ready(&self) -> bool {
-        self.missing.is_empty() && self.differences.is_empty()
+        self.missing.is_empty() && self.differences.is_empty() && self.errors.is_empty()
     }
 }
 
@@ -64,7 +68,13 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
         let what = format!("stream {}", wanted.name);
         let found = match (find_stream(broker, &wanted.name).await?, make) {
             (Some(found), _) => {
-                report.differences.extend(stream_differences(&wanted, &found.cached_info().config));
+                let config = &found.cached_info().config;
+                report.differences.extend(stream_differences(&wanted, config));
+                if config.name == settings.jobs {
+                    report.errors.extend(jobs_stream_errors(config));
+                } else if config.name == settings.outcomes {
+                    report.errors.extend(outcomes_stream_errors(config));
+                }
                 report.found.push(what);
                 Some(found)
             }
@@ -88,7 +98,7 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
         let what = format!("consumer {}{of}", settings.consumer);
         match stream {
             None => report.missing.push(what),
-            Some(stream) => consumer(broker, stream, wanted, make, what, &mut report).await?,
+            Some(stream) => consumer(broker, stream, wanted, make, what, &settings.jobs, &mut report).await?,
         }
     }
     Ok(report)
@@ -100,11 +110,15 @@ async fn consumer(
     wanted: pull::Config,
     make: bool,
     what: String,
+    jobs: &str,
     report: &mut SetupReport,
 ) -> Result<(), SetupError> {
     let (stream, name) = (&of.cached_info().config.name, wanted.durable_name.as_deref().unwrap_or_default());
     if let Some(found) = broker.ask(&what, stream, || of.consumer_info(name)).await? {
         report.differences.extend(consumer_differences(&wanted, &found.config));
+        if stream == jobs {
+            report.errors.extend(consumer_errors(&found.config));
+        }
         report.found.push(what);
     } else if make {
         // Strict: if another setup came first with other settings, that is to be said and not overwritten.

@@ -17,15 +17,19 @@ use crate::attempts::Attempts;
 use crate::connection::{self, Connection, ConnectionError};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
+use crate::descriptors::{TooFewDescriptors, make_room};
 use crate::ending::Ending;
 use crate::events::Events;
+use crate::fetch::environment::environment_problems;
 use crate::fetch::s3::{CaFileError, ObjectStore};
-use crate::health::{Health, HealthAddressError, HealthServer};
+use crate::health::Health;
+use crate::health_server::{HealthAddressError, HealthServer};
 use crate::intake::Intake;
 use crate::job::JobContext;
 use crate::ledger::Ledger;
 use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
+use crate::releases::Releases;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
@@ -77,6 +81,9 @@ pub enum WorkerError {
     /// The address of the health server.
     #[error(transparent)]
     HealthAddress(#[from] HealthAddressError),
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// The connection.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -86,6 +93,14 @@ pub enum WorkerError {
     /// The worker creates nothing.
     #[error("there is no {0} on the NATS server: run `groundling setup` to create it")]
     Missing(String),
+    /// Settings of streams or consumer with which the promise does not hold, one in each line.
+    #[error("workers cannot keep their promise with what is on the NATS server:\n{0}")]
+    Unfit(String),
+    /// The server has not let the worker in for as long as `nats.refused_timeout`. Jobs in hand come back by themselves.
+    #[error(
+        "the NATS server has refused this worker's credentials for {0:?} (nats.refused_timeout), so it has ended: start it again with those that the server takes now"
+    )]
+    Refused(Duration),
     /// The engine ended. Jobs in hand went back to the queue.
     #[error("the engine has stopped, so this worker has too; its jobs went back to the queue: start it again")]
     EngineStopped(WorkerReport),
@@ -107,11 +122,17 @@ pub enum WorkerError {
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
     let WorkerParts { settings, engine, model, events } = parts;
     settings.validate()?;
+    let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
+    if !problems.is_empty() {
+        return Err(SettingsProblems(problems).into());
+    }
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
+    let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
+    make_room(slots)?;
     let store = ObjectStore::open(&settings.s3).await?;
     let health = Health::new(Arc::clone(&engine));
     let _told = match settings.worker.health_address {
-        Some(address) => Some(HealthServer::start(address, health.clone()).await?),
+        Some(address) => Some(HealthServer::start(address, health.clone())?),
         None => None,
     };
     // Ends on the caller's word or, by way of a dead engine, on our own.
@@ -126,20 +147,21 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     };
     let Opened { connection, jetstream, consumer, advisories } = opened;
     let client = connection.client.clone();
-    let WorkerSettings { slots, publish_timeout, .. } = settings.worker;
-    let slots = slots.unwrap_or_else(|| engine.jobs_in_hand());
+    let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
     let ledger = Ledger {
         outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
         attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id),
         publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
-            .with_patience(publish_timeout),
+            .with_patience(publish_timeout)
+            .once_after(stop.clone()),
         duplicate_window: streams.duplicate_window,
     };
     let context = Arc::new(JobContext {
         store,
         engine,
         ledger: ledger.clone(),
+        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout),
         room: Room::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
@@ -150,7 +172,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         abandon: CancellationToken::new(),
     });
     let second_net = SecondNet {
-        jetstream,
+        jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
         consumer: advisories,
         ledger,
@@ -168,9 +190,15 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     });
     let second_net = tokio::spawn(second_net.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
-    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease()).watched(connection, health);
+    let refusing = connection.clone();
+    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease())
+        .with_stream(jetstream)
+        .watched(connection, health);
     let intake = tokio::spawn(intake.run(stop.clone(), sender));
-    let (mut report, engine_stopped) = work(context, deliveries, &stop, settings.worker.shutdown_timeout).await;
+    let refused_timeout = settings.nats.refused_timeout;
+    let refused = refusing.refused_for(refused_timeout);
+    let worked = work(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
+    let Worked { mut report, engine_stopped, refused } = worked;
     match intake.await {
         Ok(lost) => report.pulls_lost = lost,
         Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
@@ -181,30 +209,42 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     close(&client).await;
     told_to_end.abort();
     tracing::info!(?report, "worker has ended");
-    if engine_stopped { Err(WorkerError::EngineStopped(report)) } else { Ok(report) }
+    match (refused, engine_stopped) {
+        (true, _) => Err(WorkerError::Refused(refused_timeout)),
+        (_, true) => Err(WorkerError::EngineStopped(report)),
+        _ => Ok(report),
+    }
 }
 
-/// Takes deliveries until intake closes the channel, and sees each to its end.
+/// How the work ended.
+struct Worked {
+    report: WorkerReport,
+    engine_stopped: bool,
+    refused: bool,
+}
+
+/// Takes deliveries until intake closes the channel, and sees each to its end; or until the server has `refused` this
+/// worker for too long, which leaves nobody to tell of any end.
 async fn work(
     context: Arc<JobContext>,
     mut deliveries: mpsc::Receiver<Delivery>,
     stop: &CancellationToken,
     patience: Duration,
-) -> (WorkerReport, bool) {
+    refused: impl Future<Output = ()>,
+) -> Worked {
     let mut jobs = JoinSet::new();
     let mut tally = Tally::default();
-    let mut taking = true;
+    let (mut taking, mut is_refused) = (true, false);
     let stopped = async {
         stop.cancelled().await;
         tokio::time::sleep(patience).await;
     };
-    tokio::pin!(stopped);
     let abandon = context.abandon.clone();
     let abandoned = async {
         abandon.cancelled().await;
         tokio::time::sleep(FLUSH_TIMEOUT).await;
     };
-    tokio::pin!(abandoned);
+    tokio::pin!(stopped, abandoned, refused);
     while taking || !jobs.is_empty() {
         tokio::select! {
             delivery = deliveries.recv(), if taking => match delivery {
@@ -228,6 +268,13 @@ async fn work(
                     }
                 }
             },
+            () = &mut refused => {
+                tracing::error!(jobs = jobs.len(), "the NATS server refuses this worker: jobs in hand are left to others");
+                is_refused = true;
+                stop.cancel();
+                jobs.shutdown().await;
+                break;
+            }
             () = &mut stopped, if !context.abandon.is_cancelled() => {
                 tracing::warn!(jobs = jobs.len(), "jobs not finished within worker.shutdown_timeout are released");
                 context.abandon.cancel();
@@ -240,7 +287,7 @@ async fn work(
             }
         }
     }
-    (tally.report, tally.engine_stopped)
+    Worked { report: tally.report, engine_stopped: tally.engine_stopped, refused: is_refused }
 }
 
 #[derive(Default)]
@@ -307,6 +354,9 @@ async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<(PullCo
     let found = setup::check(broker.clone(), &settings.streams).await?;
     if !found.missing.is_empty() {
         return Err(WorkerError::Missing(found.missing.join(", ")));
+    }
+    if !found.errors.is_empty() {
+        return Err(WorkerError::Unfit(found.errors.join("\n")));
     }
     for difference in found.differences {
         tracing::warn!("{difference}");

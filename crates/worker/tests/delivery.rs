@@ -26,12 +26,12 @@ async fn a_worker_holds_no_more_jobs_than_it_has_slots() {
 #[tokio::test]
 async fn a_job_in_hand_for_longer_than_the_ack_wait_is_not_handed_out_again() {
     let bench = Bench::ready().await;
-    let consumer = bench.hasty_consumer(Duration::from_secs(1)).await;
+    let consumer = bench.hasty_consumer(Duration::from_secs(3)).await;
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer.clone(), 2);
     let in_hand = intake.next().await;
     let mut other = bench.intake(consumer, 2);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     other.nothing_comes().await;
     intake.nothing_comes().await;
     assert_eq!(bench.consumer_info().await.num_redelivered, 0);
@@ -53,16 +53,16 @@ async fn a_dropped_job_comes_back() {
 #[tokio::test]
 async fn a_retried_job_comes_back_after_its_delay_and_not_by_the_ack_wait() {
     let bench = Bench::ready().await;
-    let consumer = bench.hasty_consumer(Duration::from_millis(900)).await;
+    let consumer = bench.hasty_consumer(Duration::from_secs(3)).await;
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer, 1);
     let first = intake.next().await;
     // Until signs of life are under way: one after the "not before" would undo it.
-    tokio::time::sleep(Duration::from_millis(650)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let retried = Instant::now();
-    first.retry(Duration::from_millis(1500)).await.unwrap();
+    first.retry(Duration::from_millis(4500)).await.unwrap();
     let second = intake.next().await;
-    assert!(retried.elapsed() >= Duration::from_millis(1400), "{:?}", retried.elapsed());
+    assert!(retried.elapsed() >= Duration::from_millis(4400), "{:?}", retried.elapsed());
     assert_eq!(second.facts().attempt, 2);
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::pull;
 use common::{Bench, Held, PATIENCE, Yes, bitmap, eventually, job, parts, submit};
 use engine::Annotator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -174,4 +175,82 @@ async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
     settings.worker.health_address = Some(taken.local_addr().unwrap());
     let error = worker::run(parts(settings), CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().starts_with("nothing can listen on worker.health_address 127.0.0.1:"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_requests_that_are_never_finished_take_neither_descriptors_nor_answers() {
+    const HALF_SENT: usize = 400;
+    let bench = Bench::ready().await;
+    let mut running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 200, "ready").await;
+    let mut streams = Vec::new();
+    for i in 0..HALF_SENT {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
+        streams.push(stream);
+        if i % 40 == 0 {
+            submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+            running.finished().await;
+            let answered = tokio::time::timeout(PATIENCE, running.is_alive()).await;
+            assert!(answered.is_ok(), "an answer comes while {i} requests are under way");
+        }
+    }
+    // None of them stays open, and it is the server that closes them.
+    for mut stream in streams {
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the server closes what is never finished");
+    }
+    running.becomes("/readyz", 200, "ready").await;
+    let report = running.end().await;
+    assert_eq!((report.finished, report.retried), ((HALF_SENT / 40) as u64, 0));
+}
+
+#[test]
+fn a_runtime_whose_threads_are_all_blocked_does_not_silence_health() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (bench, running) = runtime.block_on(async {
+        let bench = Bench::ready().await;
+        let running = Running::start(&bench, Arc::new(Yes));
+        running.becomes("/readyz", 200, "ready").await;
+        (bench, running)
+    });
+    let (blocked, unblock) = std::sync::mpsc::channel::<()>();
+    let (began, begins) = std::sync::mpsc::channel::<()>();
+    runtime.spawn(async move {
+        began.send(()).unwrap();
+        let _ = unblock.recv();
+    });
+    begins.recv().unwrap();
+    let mut stream = std::net::TcpStream::connect(running.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /livez HTTP/1.1\r\nHost: worker\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer comes");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(blocked);
+    runtime.block_on(running.end());
+    drop(bench);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_ack_wait_is_too_short_takes_no_jobs_until_it_is_longer() {
+    let bench = Bench::ready().await;
+    let mut running = Running::start(&bench, Arc::new(Yes));
+    running.becomes("/readyz", 200, "ready").await;
+    let set = async |ack_wait| {
+        let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+        let durable_name = Some(bench.streams.consumer.clone());
+        let config =
+            pull::Config { durable_name, ack_wait, max_deliver: 100, max_ack_pending: 100, ..Default::default() };
+        stream.update_consumer(config).await.unwrap();
+    };
+    set(Duration::from_secs(1)).await;
+    running.becomes("/readyz", 503, "has an ack_wait of 1s").await;
+    running.is_alive().await;
+    submit(&bench, &job("waits", bitmap())).await;
+    set(Duration::from_secs(10)).await;
+    running.becomes("/readyz", 200, "ready").await;
+    running.finished().await;
+    running.end().await;
 }

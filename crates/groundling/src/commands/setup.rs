@@ -13,7 +13,7 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
     let connection = connection::open(&nats, "groundling setup").await?;
     let report = setup::setup(connection.broker(&nats), &streams).await?;
-    let SetupReport { created, found, missing, differences } = &report;
+    let SetupReport { created, found, missing, differences, errors } = &report;
     for (state, things) in [("created", created), ("found", found), ("missing", missing)] {
         for thing in things {
             stdout::write_line(format_args!("{state} {thing}"))?;
@@ -21,6 +21,9 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
     }
     for difference in differences {
         stderr::message!("groundling: {difference}");
+    }
+    for error in errors {
+        stderr::message!("groundling: no worker starts like this: {error}");
     }
     Ok(if report.is_ready() { Outcome::Done } else { Outcome::PartlyFailed })
 }

@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kosmos2::checkpoint::ModelIdentity;
+use kosmos2::generation::GenerationOptions;
+use kosmos2::processor::prompt::Task;
+use kosmos2::{Ask, Processor};
 use worker::events::Events;
 use worker::worker::WorkerParts;
 
 use crate::args::WorkerArgs;
 use crate::settings::Settings;
-use crate::{Outcome, model_dir, stderr};
+use crate::{Misuse, Outcome, model_dir, stderr};
 
 pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let mut settings = Settings::load(settings)?.with_model(&args.model).with_stores(&args.stores);
@@ -23,8 +26,37 @@ pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Re
         .await?
         .context("the model's digest cannot be computed")?;
     tracing::info!(name = identity.name, revision = identity.revision, digest = identity.digest, "model loaded");
+    check_slot_tokens(model.processor(), settings.engine.slot_tokens)?;
     let engine = Arc::new(super::start_engine(model, settings.engine.options())?);
     let parts = WorkerParts { settings: for_worker, engine, model: identity, events: Events::none() };
     worker::worker::run(parts, shutdown).await?;
     Ok(Outcome::Done)
+}
+
+/// Refuses slots that are too short for every task, and warns of those that are too short for a task with the options
+/// that jobs have where they name none.
+fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
+    let shortest = |max_new_tokens: usize| {
+        let needed = [Task::BriefCaption, Task::DetailedCaption].map(|task| {
+            let options = GenerationOptions { max_new_tokens, ..GenerationOptions::default() };
+            let ask = processor.prepare(&Ask::generate(task.prompt()?, options))?;
+            anyhow::Ok(processor.decoding(&ask)?.longest())
+        });
+        needed.into_iter().try_fold(usize::MAX, |least, needed| Ok::<_, anyhow::Error>(least.min(needed?)))
+    };
+    let (least, usual) = (shortest(1)?, GenerationOptions::default().max_new_tokens);
+    if slot_tokens < least {
+        return Err(Misuse(anyhow!(
+            "engine.slot_tokens is {slot_tokens}, but the shortest task of this model takes {least} tokens with its picture and one token of its answer: every job would fail; raise it"
+        ))
+        .into());
+    }
+    let needed = shortest(usual)?;
+    if slot_tokens < needed {
+        tracing::warn!(
+            slot_tokens,
+            "jobs that do not set max_new_tokens ask for up to {usual}, and will fail: the shortest of them takes {needed} tokens; raise engine.slot_tokens"
+        );
+    }
+    Ok(())
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -29,10 +31,13 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
     };
     let tls = TlsContext::builder().with_trust_store(trusted).build();
     let tls = tls.map_err(|error| CaFileError { path: "(the system's)".to_owned(), reason: error.to_string() })?;
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(tls)
-        .build_https();
+    // The client's own builder knows no proxies.
+    let http = aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls.clone()).build()
+    });
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_timeout)
@@ -42,6 +47,8 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
         .http_client(http)
         .region(Region::new(settings.region.clone()))
         .timeout_config(timeouts)
+        // Its read timeout ends with the headers; this one holds for the body.
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(settings.read_timeout).build())
         .retry_config(RetryConfig::standard().with_max_attempts(settings.attempts));
     if let (Some(key), Some(secret)) = (&settings.access_key, &settings.secret_key) {
         let session = settings.session_token.as_ref().map(|token| token.expose().to_owned());
@@ -54,11 +61,15 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
         loader = loader.endpoint_url(endpoint);
     }
     let shared = loader.load().await;
-    let config = aws_sdk_s3::config::Builder::from(&shared)
-        .force_path_style(settings.path_style)
-        .interceptor(NeededHeaders)
-        .build();
-    Ok(Client::from_conf(config))
+    let mut builder =
+        aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style).interceptor(NeededHeaders);
+    // Not those of a profile: with an endpoint of its own the client would refuse every request for the one thing, and
+    // without one it would read from a place that no setting names.
+    builder.set_endpoint_url(settings.endpoint.clone());
+    if settings.endpoint.is_some() {
+        builder = builder.use_dual_stack(false).use_fips(false);
+    }
+    Ok(Client::from_conf(builder.build()))
 }
 
 /// The authorities of a PEM file, and no others.

@@ -2,6 +2,7 @@
 
 mod client;
 mod encoding;
+pub mod environment;
 mod headers;
 pub mod http;
 mod layers;

@@ -11,11 +11,12 @@ use super::{Bench, Running, bitmap, eventually, job, submit};
 
 /// A job that was handed out as often as its consumer allows, and given up by the server.
 pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
-    for (name, max_deliver) in [(&bench.streams.jobs, 1), (&bench.streams.advisories, -1)] {
+    for (name, max_deliver, seconds) in [(&bench.streams.jobs, 1, 3), (&bench.streams.advisories, -1, 1)] {
         let stream = bench.jetstream.get_stream(name).await.unwrap();
         stream.delete_consumer(&bench.streams.consumer).await.unwrap();
         let durable_name = Some(bench.streams.consumer.clone());
-        let config = pull::Config { durable_name, ack_wait: Duration::from_secs(1), max_deliver, ..Default::default() };
+        let ack_wait = Duration::from_secs(seconds);
+        let config = pull::Config { durable_name, ack_wait, max_deliver, ..Default::default() };
         stream.create_consumer(config).await.unwrap();
     }
     submit(bench, &job("given up", bitmap())).await;

@@ -1,0 +1,98 @@
+//! Jobs that the settings of one worker forbid it: others may have other settings, for example while a change of them
+//! goes from worker to worker. Such a job is released to the others for a while before it becomes a failure.
+//!
+//! The first refusal is written down where all workers see it, in the stream of outcomes beside the job's outcome, so the
+//! time counts from then on, by the server's clock, whichever worker comes next.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, message::PublishMessage};
+use protocol::subjects::refusal_subject;
+
+use crate::delivery::DeliveryFacts;
+use crate::publish::{Patience, PublishError};
+use crate::server_time;
+
+/// Shortest and longest delay before a released job is handed out again. In between it is as long as the job has been
+/// released already.
+const DELAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+
+/// What was refused, and since when.
+#[derive(Debug, Clone)]
+pub(crate) struct Releases {
+    jetstream: Context,
+    stream: String,
+    longest: Duration,
+    patience: Duration,
+}
+
+impl Releases {
+    /// Refusals in the stream of outcomes of this name. A job is released for as long as `longest`, and each call tries
+    /// for as long as `patience`.
+    pub(crate) fn new(jetstream: Context, stream: &str, longest: Duration, patience: Duration) -> Self {
+        Self { jetstream, stream: stream.to_owned(), longest, patience }
+    }
+
+    /// How long a job that this worker refuses is left to others; `None` if it has been for long enough.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`] if the stream can be neither written nor read.
+    pub(crate) async fn delay(&self, job: &DeliveryFacts) -> Result<Option<Duration>, PublishError> {
+        if self.longest.is_zero() {
+            return Ok(None);
+        }
+        let subject = refusal_subject(job.sequence, job.published_nanos);
+        let mut patience = Patience::new(self.patience);
+        loop {
+            let error = match self.since_first(&subject).await {
+                Ok(age) => return Ok(delay(age, self.longest)),
+                Err(error) => error,
+            };
+            if !patience.pause().await {
+                return Err(PublishError::Unavailable { subject, stream: self.stream.clone(), cause: error });
+            }
+        }
+    }
+
+    /// How long ago the job was first refused; if never before, that is now.
+    async fn since_first(&self, subject: &str) -> Result<Duration, async_nats::Error> {
+        let message = PublishMessage::build().expected_stream(&self.stream).expected_last_subject_sequence(0);
+        match self.jetstream.send_publish(subject.to_owned(), message).await?.await {
+            Ok(_) => return Ok(Duration::ZERO),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(first) => server_time::age(&self.jetstream, &self.stream, first.time).await,
+            // It was forgotten between the two questions.
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(self.longest),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The next delay of a job that was first refused so long ago: the last one ends with the time that there is.
+fn delay(age: Duration, longest: Duration) -> Option<Duration> {
+    let left = longest.checked_sub(age).filter(|left| !left.is_zero())?;
+    Some(age.clamp(DELAY.0, DELAY.1).min(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_released_in_ever_longer_steps_until_the_time_is_over() {
+        let (mut age, longest, mut steps) = (Duration::ZERO, Duration::from_secs(120), Vec::new());
+        while let Some(step) = delay(age, longest) {
+            steps.push(step.as_secs());
+            age += step;
+        }
+        assert_eq!(steps, [5, 5, 10, 20, 30, 30, 20]);
+        assert_eq!(delay(Duration::ZERO, Duration::from_secs(1)), Some(Duration::from_secs(1)));
+        assert_eq!(delay(Duration::from_secs(3600), longest), None);
+    }
+}
