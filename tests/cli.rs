@@ -230,6 +230,27 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
     assert!(said(&output).contains("slotz"), "{}", said(&output));
 }
 
+#[tokio::test]
+async fn a_worker_that_could_do_no_job_does_not_start() {
+    let cases = [
+        ("GROUNDLING__ENGINE__SLOT_TOKENS", "66", "engine.slot_tokens is 66, but the shortest task"),
+        (
+            "GROUNDLING__NATS__URL",
+            "ws://127.0.0.1:4222",
+            "nats.url: \"ws://127.0.0.1:4222\" is an address for WebSockets",
+        ),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true", "s3.endpoint is set, and the environment's AWS_USE_DUALSTACK_ENDPOINT"),
+        ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, and the environment's AWS_USE_FIPS_ENDPOINT"),
+    ];
+    for (name, value, sentence) in cases {
+        let mut command = with_model();
+        command.env("GROUNDLING__S3__ALLOW", "*").env("GROUNDLING__S3__ENDPOINT", "http://127.0.0.1:9");
+        let output = run(command.env(name, value).arg("worker")).await;
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", said(&output));
+        assert!(said(&output).contains(sentence), "{name}: {}", said(&output));
+    }
+}
+
 /// The goldens' tuples as the JSON that `--boxes` takes.
 fn boxes_json(value: &Value) -> Value {
     match value {

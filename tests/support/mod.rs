@@ -95,6 +95,8 @@ impl Pool {
             .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
             .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
             .env("GROUNDLING__S3__ALLOW", &access.bucket)
+            // No other worker has other settings.
+            .env("GROUNDLING__WORKER__RELEASE_OWN_LIMITS_FOR", "0s")
             .env("GROUNDLING_MODEL", demo().model_dir);
         command
     }

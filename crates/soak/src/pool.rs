@@ -139,7 +139,8 @@ pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, r
          [s3]\nendpoint = \"{s3_endpoint}\"\npath_style = true\naccess_key = \"{}\"\nsecret_key = \"{}\"\n\
          allow = [\"{}\"]\nread_timeout = \"2s\"\noperation_timeout = \"6s\"\nattempts = 2\n\
          [worker]\nslots = {slots}\njob_timeout = \"{job_timeout}\"\npublish_timeout = \"20s\"\n\
-         max_retry_delay = \"2s\"\nmax_deliveries = 12\nshutdown_timeout = \"20s\"\n",
+         max_retry_delay = \"2s\"\nmax_deliveries = 12\nshutdown_timeout = \"20s\"\n\
+         release_own_limits_for = \"4s\"\n",
         access.access_key, access.secret_key, access.bucket
     )
 }

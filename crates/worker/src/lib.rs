@@ -13,7 +13,8 @@
 //!
 //! 1. *A job leaves the queue last.* It is acknowledged, and the server's confirmation waited for, only after its stream
 //!    has acknowledged the annotation or the failure. Until then its guard gives signs of life every third of `ack_wait`,
-//!    for no longer than the job's lease; without them it goes to another worker.
+//!    for no longer than the job's lease; without them it goes to another worker. `ack_wait` is the consumer's at present,
+//!    read again every few seconds.
 //! 2. *The first outcome counts.* Before anything is published it is written to the stream of outcomes, on a subject of
 //!    the job's own that must be empty. A delivery that finds another's outcome there publishes that one. So two workers
 //!    with the same job in hand, or a second try after the picture has gone, cannot end it in two ways.
@@ -24,12 +25,24 @@
 //! 4. *No fault is silent.* A permanent error makes the job a failure at once, with its reason. After a temporary one the
 //!    job is tried again after growing delays, and the last allowed attempt makes it a failure with the last error.
 //!    Only attempts count that failed for a reason that may be the job's own, or that were started and never ended
-//!    ([`attempts`]). Faults that are not the job's (a full stream, a dead engine, shutdown) release it, and never end
+//!    ([`attempts`]). What one worker's own settings forbid is left to the others for `worker.release_own_limits_for`
+//!    before it becomes a failure. Faults that are not the job's (a full stream, a dead engine, shutdown) release it, and never end
 //!    it, however often. What the server itself stops delivering, because `streams.max_deliver` was set, is told on a
 //!    stream of advisories; a worker records it as a failure with the last known error and removes the job.
 //!
+//! Ages are measured by the server's clock alone: a worker's may be wrong by any amount.
+//!
 //! # Its limits
 //!
+//! - The stream of jobs is a work queue from which nothing is discarded. `groundling setup` names what else breaks the
+//!   promise (another retention, a bound that discards old jobs, an age, a mirror, a sealed stream; for the consumer,
+//!   acknowledgements that are not explicit, headers only, an `ack_wait` below 3 s), and no worker starts with it. A
+//!   worker that runs takes no more jobs within a few seconds of such a change to the consumer, and within a minute of
+//!   one to the stream; what is lost or handed out in between is not undone.
+//! - An `ack_wait` that is lowered while jobs are in hand can be over for them before their workers read it. Such a job is
+//!   handed out once more for each change. The worker that has it passes it over; another worker does it too, and rule
+//!   2 decides. The same holds for a consumer that is made anew.
+//! - A job that every worker's settings forbid fails once the time has passed and one of them has it again.
 //! - It holds for jobs that the stream acknowledged. A submission without an acknowledgement may be there or not; submit
 //!   again under the same `Nats-Msg-Id`. A job that has failed is submitted again under a new one
 //!   ([`protocol::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.
@@ -57,14 +70,21 @@
 //! streams that are missing. Later the connection is made anew for as long as it takes, and jobs are asked for again at
 //! once; what an earlier request should still bring goes straight back. A server of a cluster that says that it will
 //! end (lame duck) is left between two pull requests, when no job is on its way; one that is alone is stayed with until
-//! it closes the connection.
+//! it closes the connection. Credentials that the server stops to accept end a worker after `nats.refused_timeout`, with
+//! its jobs left to others; a certificate that is no longer trusted is waited out like an unreachable server.
+//!
+//! At its end a worker tries once to publish an outcome that is written down; if the stream does not take it, another
+//! worker publishes it later. An outcome that is not written down yet is waited for, up to `worker.publish_timeout`.
 //!
 //! # What jobs and stores cannot do
 //!
 //! - *Sizes.* A job's tasks are counted and measured before any of them is built: 64 of them, 1 MiB together, no text of
 //!   more than 64 KiB, 1024 boxes each; a job that is refused costs a pass over its bytes. Encoded pictures, those within
 //!   jobs too, are bounded by `worker.max_bytes_in_flight`, decoded ones by `worker.max_decode_bytes`. Jobs in hand are
-//!   bounded by `worker.slots`, and each by the server's `max_payload`.
+//!   bounded by `worker.slots`, and each by the server's `max_payload`. One request for jobs brings 8 MiB of them at most,
+//!   or a single larger one: a server whose `max_pending` is below that may still close the connection.
+//! - *Descriptors.* A worker needs two for each slot and about a hundred more. It raises its limit of open files to that,
+//!   or does not start where the hard limit is lower. The health address holds 32 connections, each for 5 s at most.
 //! - *Words.* What a task puts into a sentence cannot act as markup, neither written out nor in characters that the
 //!   tokenizer makes alike. Markup of a job's own is taken where `worker.allow_raw_prompts` says so (the default: it is a
 //!   kind of task of its own and can spoil only its own answer), and even then without what stands for the picture and

@@ -40,7 +40,8 @@ async fn ends(worker: WorkerSettings, pictures: Vec<Vec<u8>>) -> Vec<Result<(), 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_that_takes_too_long_is_a_dead_letter_with_a_reason_of_its_own() {
     // No picture is decoded within a nanosecond.
-    let worker = WorkerSettings { decode_timeout: Duration::from_nanos(1), ..Default::default() };
+    let decode_timeout = Duration::from_nanos(1);
+    let worker = WorkerSettings { decode_timeout, release_own_limits_for: Duration::ZERO, ..Default::default() };
     for end in ends(worker, vec![bitmap(); 3]).await {
         let (reason, message) = end.unwrap_err();
         assert_eq!(reason, FailureReason::DecodingTimedOut);
@@ -51,6 +52,7 @@ async fn a_picture_that_takes_too_long_is_a_dead_letter_with_a_reason_of_its_own
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_that_claims_more_memory_than_there_is_room_for_is_refused_by_its_header() {
     let worker = WorkerSettings {
+        release_own_limits_for: Duration::ZERO,
         max_decode_bytes: 10 << 20,
         max_picture_pixels: 1 << 20,
         decode_threads: 1,

@@ -7,6 +7,7 @@ mod hostile;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Bench, PATIENCE, eventually};
@@ -19,7 +20,7 @@ use protocol::job::CheckedJob;
 use protocol::v1::{self, FailureReason, task};
 use sandbox::{DemoData, NatsOptions, NatsServer};
 use tokio_util::sync::CancellationToken;
-use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings};
+use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings, WorkerSettings};
 use worker::{Settings, WorkerParts, WorkerReport, connection, setup};
 
 #[test]
@@ -68,7 +69,9 @@ fn settings(bench: &Bench) -> Settings {
         attempts: 1,
         ..Default::default()
     };
-    Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() }
+    // There is no other worker.
+    let worker = WorkerSettings { release_own_limits_for: Duration::ZERO, ..Default::default() };
+    Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, worker }
 }
 
 /// Works until so many jobs have ended.

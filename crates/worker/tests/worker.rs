@@ -48,6 +48,8 @@ impl Running {
         let mut settings =
             Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
         settings.worker.id = Some("worker-1".into());
+        // There is no other worker.
+        settings.worker.release_own_limits_for = Duration::ZERO;
         change(&mut settings);
         let (sender, events) = mpsc::channel(100);
         let model = ModelIdentity { name: "kosmos-2-emoji".into(), revision: None, digest: "d1".into() };
