@@ -70,7 +70,7 @@ async fn answer(mut stream: TcpStream, pause: Duration, lines: Arc<Mutex<Vec<Str
 async fn a_store_that_pauses_for_less_than_the_read_timeout_is_waited_for() {
     let (address, _) = listen(Duration::from_secs(9)).await;
     let settings = S3Settings { read_timeout: Duration::from_secs(25), ..settings(format!("http://{address}")) };
-    let fetched = ObjectStore::new(&settings).await.read(&object()).await.unwrap();
+    let fetched = ObjectStore::open(&settings).await.unwrap().read(&object()).await.unwrap();
     assert_eq!(&fetched.bytes[..], b"0123456789");
 }
 
@@ -79,7 +79,7 @@ async fn a_store_that_pauses_for_longer_than_the_read_timeout_is_not() {
     let (address, _) = listen(PATIENCE * 4).await;
     let settings = S3Settings { read_timeout: Duration::from_secs(2), ..settings(format!("http://{address}")) };
     let started = Instant::now();
-    let error = ObjectStore::new(&settings).await.read(&object()).await.unwrap_err();
+    let error = ObjectStore::open(&settings).await.unwrap().read(&object()).await.unwrap_err();
     assert_eq!(error.kind(), FetchErrorKind::Unavailable);
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
 }
@@ -92,7 +92,7 @@ const ENDPOINT: &str = "ENVIRONMENT_TEST_ENDPOINT";
 #[ignore = "run by the tests below, with another environment"]
 async fn reader_in_another_environment() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
-    match ObjectStore::new(&settings(endpoint)).await.read(&object()).await {
+    match ObjectStore::open(&settings(endpoint)).await.unwrap().read(&object()).await {
         Ok(fetched) => println!("read {:?}", fetched.bytes),
         Err(error) => println!("not read: {error} {:?}", std::error::Error::source(&error)),
     }
