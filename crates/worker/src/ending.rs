@@ -65,7 +65,11 @@ impl JobContext {
 
     /// What the table says of a fault.
     pub(crate) async fn failed(&self, delivery: Delivery, fault: &Fault) -> Ending {
-        match decide(fault.class(), delivery.facts().attempt, self.settings.max_deliveries) {
+        let tries = match self.tries(delivery.facts()).await {
+            Ok(tries) => tries,
+            Err(error) => return self.hand_back(delivery, &error.into()).await,
+        };
+        match decide(fault.class(), tries, self.settings.max_deliveries) {
             Decision::DeadLetter(reason) => self.give_up(delivery, fault, reason).await,
             Decision::Release(reason) => match self.releases.delay(delivery.facts()).await {
                 Ok(Some(delay)) => self.release(delivery, fault, delay).await,
@@ -74,6 +78,15 @@ impl JobContext {
             },
             Decision::Retry(delay) => self.retry(delivery, fault, delay).await,
         }
+    }
+
+    /// How often the job was handed out to a worker that tried to do it, this time included. That is looked up only where
+    /// it matters.
+    pub(crate) async fn tries(&self, job: &DeliveryFacts) -> Result<u64, PublishError> {
+        if job.attempt < self.settings.max_deliveries {
+            return Ok(job.attempt);
+        }
+        Ok(job.attempt.saturating_sub(self.releases.times(job).await?).max(1))
     }
 
     async fn give_up(&self, delivery: Delivery, fault: &Fault, reason: FailureReason) -> Ending {

@@ -205,7 +205,6 @@ const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
 pub fn decide(class: FaultClass, attempt: u64, max_deliveries: u64) -> Decision {
     match course(class) {
         Course::DeadLetter(reason) => Decision::DeadLetter(reason),
-        Course::Release(reason) if attempt >= max_deliveries => Decision::DeadLetter(reason),
         Course::Release(reason) => Decision::Release(reason),
         Course::Retry { .. } if attempt >= max_deliveries => Decision::DeadLetter(FailureReason::RetriesExhausted),
         Course::Retry { first, longest } | Course::HandBack { first, longest } => {
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_workers_own_settings_forbid_is_left_to_others_and_keeps_its_reason_at_the_last_delivery() {
+    fn what_a_workers_own_settings_forbid_is_left_to_others_however_often_it_was_handed_out() {
         for (class, reason) in [
             (FaultClass::Fetch(FetchErrorKind::NotAllowed), FailureReason::ObjectForbidden),
             (FaultClass::Fetch(FetchErrorKind::TooLarge), FailureReason::ObjectTooLarge),
@@ -325,7 +324,7 @@ mod tests {
             (FaultClass::DecodingTimedOut, FailureReason::DecodingTimedOut),
         ] {
             assert_eq!(decide(class, 1, 10), Decision::Release(reason), "{class:?}");
-            assert_eq!(decide(class, 10, 10), Decision::DeadLetter(reason), "{class:?}");
+            assert_eq!(decide(class, 10, 10), Decision::Release(reason), "{class:?}");
         }
         let denied = FaultClass::Fetch(FetchErrorKind::Denied);
         assert_eq!(decide(denied, 1, 10), Decision::DeadLetter(FailureReason::ObjectForbidden), "by the store, to all");

@@ -72,9 +72,9 @@ impl JobContext {
 
     /// The job's annotation, within the time that it may take.
     async fn answer(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
-        let (attempt, limit) = (delivery.facts().attempt, self.settings.job_timeout);
-        if attempt > self.settings.max_deliveries {
-            return Err(Fault::NeverSettled(attempt - 1));
+        let (tries, limit) = (self.tries(delivery.facts()).await?, self.settings.job_timeout);
+        if tries > self.settings.max_deliveries {
+            return Err(Fault::NeverSettled(tries - 1));
         }
         tokio::time::timeout(limit, self.annotate(delivery)).await.unwrap_or(Err(Fault::TimedOut(limit)))
     }

@@ -6,18 +6,28 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
+use bytes::Bytes;
 use protocol::subjects::refusal_subject;
+use serde::{Deserialize, Serialize};
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};
 use crate::server_time;
 
-/// Shortest and longest delay before a released job is handed out again. In between it is as long as the job has been
-/// released already.
-const DELAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// Shortest and longest delay before a released job is handed out again; in between, a quarter of the time for which it
+/// has been released already. Some twenty tries in two minutes: where half of the workers may do a job, one finds it.
+const DELAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+
+/// What is written down about a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Refusals {
+    /// When the first one was written down, in nanoseconds since 1970. Nothing is in the first one itself: its time is
+    /// the server's to give.
+    first_nanos: i128,
+    times: u64,
+}
 
 /// What was refused, and since when.
 #[derive(Debug, Clone)]
@@ -47,7 +57,7 @@ impl Releases {
         let mut patience = Patience::new(self.patience);
         loop {
             let error = match self.since_first(&subject).await {
-                Ok(age) => return Ok(delay(age, self.longest)),
+                Ok(age) => return Ok(delay(age, self.longest, rand::random())),
                 Err(error) => error,
             };
             if !patience.pause().await {
@@ -56,28 +66,64 @@ impl Releases {
         }
     }
 
-    /// How long ago the job was first refused; if never before, that is now.
+    /// How often the job was refused: so many of its deliveries were no tries.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`] if the stream cannot be read.
+    pub(crate) async fn times(&self, job: &DeliveryFacts) -> Result<u64, PublishError> {
+        let subject = refusal_subject(job.sequence, job.published_nanos);
+        let mut patience = Patience::new(self.patience);
+        loop {
+            let error = match self.read(&subject).await {
+                Ok(found) => return Ok(found.map_or(0, |(refusals, _)| refusals.times)),
+                Err(error) => error,
+            };
+            if !patience.pause().await {
+                return Err(PublishError::Unavailable { subject, stream: self.stream.clone(), source: error });
+            }
+        }
+    }
+
+    /// Writes a refusal down. How long ago was the first one? If this is the first, that is now.
     async fn since_first(&self, subject: &str) -> Result<Duration, async_nats::Error> {
-        let message = PublishMessage::build().expected_stream(&self.stream).expected_last_subject_sequence(0);
-        match self.jetstream.send_publish(subject.to_owned(), message).await?.await {
-            Ok(_) => return Ok(Duration::ZERO),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
-            Err(error) => return Err(error.into()),
-        }
+        let Some((refusals, sequence)) = self.read(subject).await? else {
+            return self.write(subject, Bytes::new(), 0).await.map(|()| Duration::ZERO);
+        };
+        let next = Refusals { times: refusals.times.saturating_add(1), ..refusals };
+        self.write(subject, serde_json::to_vec(&next)?.into(), sequence).await?;
+        let first = async_nats::datetime::from_nanos(refusals.first_nanos)?;
+        server_time::age(&self.jetstream, &self.stream, first).await
+    }
+
+    /// Fails if another worker has written since.
+    async fn write(&self, subject: &str, refusals: Bytes, after: u64) -> Result<(), async_nats::Error> {
+        let message = PublishMessage::build().payload(refusals).expected_stream(&self.stream);
+        let message = message.expected_last_subject_sequence(after);
+        self.jetstream.send_publish(subject.to_owned(), message).await?.await?;
+        Ok(())
+    }
+
+    /// What is written down, and its sequence in the stream.
+    async fn read(&self, subject: &str) -> Result<Option<(Refusals, u64)>, async_nats::Error> {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(first) => server_time::age(&self.jetstream, &self.stream, first.time).await,
-            // It was forgotten between the two questions.
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(self.longest),
-            Err(error) => Err(error.into()),
-        }
+        let message = match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let first = Refusals { first_nanos: message.time.unix_timestamp_nanos(), times: 1 };
+        let refusals = if message.payload.is_empty() { first } else { serde_json::from_slice(&message.payload)? };
+        Ok(Some((refusals, message.sequence)))
     }
 }
 
-/// The next delay of a job that was first refused so long ago: the last one ends with the time that there is.
-fn delay(age: Duration, longest: Duration) -> Option<Duration> {
+/// The next delay of a job that was first refused so long ago, longer or shorter by up to a quarter, by `chance` in 0..1:
+/// otherwise the requests of the same worker may be the first in the queue each time. The last delay ends with the time
+/// that there is.
+fn delay(age: Duration, longest: Duration, chance: f64) -> Option<Duration> {
     let left = longest.checked_sub(age).filter(|left| !left.is_zero())?;
-    Some(age.clamp(DELAY.0, DELAY.1).min(left))
+    let step = (age / 4).clamp(DELAY.0, DELAY.1).mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+    Some(step.min(left))
 }
 
 #[cfg(test)]
@@ -87,12 +133,14 @@ mod tests {
     #[test]
     fn a_job_is_released_in_ever_longer_steps_until_the_time_is_over() {
         let (mut age, longest, mut steps) = (Duration::ZERO, Duration::from_secs(120), Vec::new());
-        while let Some(step) = delay(age, longest) {
-            steps.push(step.as_secs());
+        while let Some(step) = delay(age, longest, 0.5) {
+            steps.push(step);
             age += step;
         }
-        assert_eq!(steps, [5, 5, 10, 20, 30, 30, 20]);
-        assert_eq!(delay(Duration::ZERO, Duration::from_secs(1)), Some(Duration::from_secs(1)));
-        assert_eq!(delay(Duration::from_secs(3600), longest), None);
+        assert_eq!((steps.len(), age), (20, longest));
+        assert_eq!((steps[0], steps[18]), DELAY);
+        assert_eq!(delay(Duration::ZERO, Duration::from_secs(1), 1.0), Some(Duration::from_secs(1)));
+        assert_eq!(delay(Duration::ZERO, longest, 1.0), Some(Duration::from_millis(2500)));
+        assert_eq!(delay(Duration::from_secs(3600), longest, 0.5), None);
     }
 }
