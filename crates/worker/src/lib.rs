@@ -42,7 +42,9 @@
 //! - An `ack_wait` that is lowered while jobs are in hand can be over for them before their workers read it. Such a job is
 //!   handed out once more for each change. The worker that has it passes it over; another worker does it too, and rule
 //!   2 decides. The same holds for a consumer that is made anew.
-//! - A job that every worker's settings forbid fails once the time has passed and one of them has it again.
+//! - A job that every worker's settings forbid fails once `worker.release_own_limits_for` has passed and one of them has
+//!   it again. In that time the job is handed out some twenty times, to whichever worker comes; where only few workers
+//!   may do it, chance can have it miss all of them, so the time must cover the change of most of them.
 //! - It holds for jobs that the stream acknowledged. A submission without an acknowledgement may be there or not; submit
 //!   again under the same `Nats-Msg-Id`. A job that has failed is submitted again under a new one
 //!   ([`protocol::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.

@@ -15,9 +15,9 @@ use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};
 use crate::server_time;
 
-/// Shortest and longest delay before a released job is handed out again. In between it is as long as the job has been
-/// released already.
-const DELAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// Shortest and longest delay before a released job is handed out again; in between, a quarter of the time for which it
+/// has been released already. Some twenty tries in two minutes: where half of the workers may do a job, one finds it.
+const DELAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 
 /// What was refused, and since when.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Releases {
         let mut patience = Patience::new(self.patience);
         loop {
             let error = match self.since_first(&subject).await {
-                Ok(age) => return Ok(delay(age, self.longest)),
+                Ok(age) => return Ok(delay(age, self.longest, rand::random())),
                 Err(error) => error,
             };
             if !patience.pause().await {
@@ -74,10 +74,13 @@ impl Releases {
     }
 }
 
-/// The next delay of a job that was first refused so long ago: the last one ends with the time that there is.
-fn delay(age: Duration, longest: Duration) -> Option<Duration> {
+/// The next delay of a job that was first refused so long ago, longer or shorter by up to a quarter, by `chance` in 0..1:
+/// otherwise the requests of the same worker may be the first in the queue each time. The last delay ends with the time
+/// that there is.
+fn delay(age: Duration, longest: Duration, chance: f64) -> Option<Duration> {
     let left = longest.checked_sub(age).filter(|left| !left.is_zero())?;
-    Some(age.clamp(DELAY.0, DELAY.1).min(left))
+    let step = (age / 4).clamp(DELAY.0, DELAY.1).mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+    Some(step.min(left))
 }
 
 #[cfg(test)]
@@ -87,12 +90,14 @@ mod tests {
     #[test]
     fn a_job_is_released_in_ever_longer_steps_until_the_time_is_over() {
         let (mut age, longest, mut steps) = (Duration::ZERO, Duration::from_secs(120), Vec::new());
-        while let Some(step) = delay(age, longest) {
-            steps.push(step.as_secs());
+        while let Some(step) = delay(age, longest, 0.5) {
+            steps.push(step);
             age += step;
         }
-        assert_eq!(steps, [5, 5, 10, 20, 30, 30, 20]);
-        assert_eq!(delay(Duration::ZERO, Duration::from_secs(1)), Some(Duration::from_secs(1)));
-        assert_eq!(delay(Duration::from_secs(3600), longest), None);
+        assert_eq!((steps.len(), age), (20, longest));
+        assert_eq!((steps[0], steps[18]), DELAY);
+        assert_eq!(delay(Duration::ZERO, Duration::from_secs(1), 1.0), Some(Duration::from_secs(1)));
+        assert_eq!(delay(Duration::ZERO, longest, 1.0), Some(Duration::from_millis(2500)));
+        assert_eq!(delay(Duration::from_secs(3600), longest, 0.5), None);
     }
 }

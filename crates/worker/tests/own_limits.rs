@@ -88,8 +88,27 @@ async fn prompts_that_some_workers_do_not_take_are_done_by_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn being_left_to_others_costs_a_job_none_of_its_tries() {
+    let bench = Bench::ready().await;
+    submit(&bench, &raw("raw")).await;
+    let mut older = settings(&bench);
+    (older.worker.allow_raw_prompts, older.worker.max_deliveries) = (false, 2);
+    let mut refusing = Running::start_with(older.clone(), Arc::new(Yes));
+    for _ in 0..4 {
+        let event = refusing.event().await;
+        assert!(matches!(event, JobEvent::Retried { .. }), "{event:?}");
+    }
+    refusing.end().await;
+    older.worker.allow_raw_prompts = true;
+    let mut doing = Running::start_with(older, Arc::new(Yes));
+    let event = doing.event().await;
+    assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
+    doing.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_all_workers_forbid_becomes_a_failure_when_the_time_is_over() {
-    for (seconds, deliveries) in [(0, 1), (4, 2)] {
+    for seconds in [0, 4] {
         let bench = Bench::ready().await;
         submit(&bench, &object("denied")).await;
         let mut settings = settings(&bench);
@@ -112,6 +131,6 @@ async fn what_all_workers_forbid_becomes_a_failure_when_the_time_is_over() {
         assert!(started.elapsed() >= Duration::from_secs(seconds), "{:?}", started.elapsed());
         let given_back: u64 =
             futures::future::join_all(workers.map(Running::end)).await.iter().map(|r| r.retried).sum();
-        assert_eq!(given_back + 1, deliveries);
+        assert_eq!(given_back > 0, seconds > 0, "given back {given_back} times");
     }
 }

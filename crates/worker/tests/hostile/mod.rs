@@ -230,7 +230,7 @@ fn boxes() -> Vec<Row> {
     let place = |boxes| task_of(task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes }));
     let phrases = v1::RawPrompt { text: "x".into(), phrase_boxes: vec![v1::PhraseBoxes::default(); 100_000] };
     vec![
-        asking("a cell beyond the last", "and the last one is 1023", place(vec![patches(0, u32::MAX)])),
+        asking("a cell beyond the last", "whole numbers from 0 to 1023", place(vec![patches(0, u32::MAX)])),
         asking("no number in a box", "not fractions of 0 to 1", place(vec![fractions(f64::NAN, 0.0, 1.0, 1.0)])),
         asking("no end to a box", "not fractions of 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
         asking("a box inside out", "not fractions of 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
