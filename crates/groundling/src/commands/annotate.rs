@@ -99,9 +99,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         }
         failed += usize::from(!failures.is_empty());
         for error in failures {
-            let advice =
-                raised_by(&error).map_or_else(String::new, |option| format!("; raise {option} if it is to be read"));
-            stderr::message!("groundling: {name}: {}{advice}", causes(error.as_ref()));
+            stderr::message!("groundling: {}", sentence(&name, &error));
         }
     }
     if failed == 0 && problems.is_empty() {
@@ -109,6 +107,16 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     }
     stderr::message!("groundling: {}", summary(failed, inputs.len(), problems.len()));
     Ok(Outcome::PartlyFailed)
+}
+
+/// The error with the picture's name before it, unless it begins with that, and what raises a limit.
+fn sentence(name: &str, error: &anyhow::Error) -> String {
+    let text = causes(error.as_ref());
+    let named = if text.starts_with(name) { text } else { format!("{name}: {text}") };
+    match raised_by(error) {
+        Some(option) => format!("{named}; raise {option} if it is to be read"),
+        None => named,
+    }
 }
 
 /// The option that raises the limit which a picture exceeds.
