@@ -207,6 +207,8 @@ pub fn course(class: FaultClass) -> Course {
         Class::Fetch(Kind::Misconfigured) => retry(30, 600),
         // Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
         Class::StreamUnavailable => hand_back(5, 300),
+        // Nothing is known against the job or its store.
+        Class::Fetch(Kind::Exhausted) => hand_back(5, 60),
         // Another worker may have more memory free, or another device.
         Class::Model => retry(1, 60),
         Class::TimedOut => retry(5, 300),

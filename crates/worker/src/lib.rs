@@ -26,7 +26,7 @@
 //!    job is tried again after growing delays, and the last allowed attempt makes it a failure with the last error.
 //!    Only attempts count that failed for a reason that may be the job's own, or that were started and never ended
 //!    ([`attempts`]). What one worker's own settings forbid is left to the others for `worker.release_own_limits_for`
-//!    before it becomes a failure. Faults that are not the job's (a full stream, a dead engine, shutdown) release it, and never end
+//!    before it becomes a failure. Faults that are not the job's (a full stream, a dead engine, shutdown, no file descriptors left) release it, and never end
 //!    it, however often. What the server itself stops delivering, because `streams.max_deliver` was set, is told on a
 //!    stream of advisories; a worker records it as a failure with the last known error and removes the job.
 //!

@@ -11,9 +11,11 @@ pub mod s3;
 mod usual;
 
 use std::error::Error;
+use std::io;
 
 use bytes::Bytes;
 use protocol::v1::ObjectIdentity;
+use rustix::io::Errno;
 
 use crate::causes::causes;
 
@@ -65,6 +67,8 @@ pub enum FetchErrorKind {
     EncodingUnsupported,
     /// It is not what its content encoding says.
     EncodingDamaged,
+    /// This worker's machine has no file descriptor, port or memory left for a connection.
+    Exhausted,
 }
 
 impl FetchError {
@@ -74,8 +78,14 @@ impl FetchError {
 
     /// Adds the causes to the sentence, each once. They are not kept as a source: whoever prints an error with its
     /// sources would repeat them.
+    ///
+    /// A cause on this machine makes the error [`FetchErrorKind::Exhausted`], whatever it was taken for.
     pub(crate) fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.sentence = format!("{}: {}", self.sentence, causes(cause.into().as_ref()));
+        let cause = cause.into();
+        if is_exhaustion(cause.as_ref()) {
+            self.kind = FetchErrorKind::Exhausted;
+        }
+        self.sentence = format!("{}: {}", self.sentence, causes(cause.as_ref()));
         self
     }
 
@@ -83,6 +93,20 @@ impl FetchError {
     pub fn kind(&self) -> FetchErrorKind {
         self.kind
     }
+}
+
+/// Whether the error or one of its sources says that this machine has run out of something.
+fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
+    const CODES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::NOMEM];
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if code.is_some_and(|code| CODES.iter().any(|known| known.raw_os_error() == code)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// A content encoding that is not supported, the same for every way of reading.
