@@ -155,7 +155,11 @@ impl Body {
 
 /// Whether bytes begin as one of the formats that are read.
 fn is_picture(first: &[u8]) -> bool {
-    !matches!(Header::read(first, &DecodeOptions::default()), Err(ImageError::UnknownFormat | ImageError::Empty))
+    // gzip is among the formats that are known and not supported.
+    !matches!(
+        Header::read(first, &DecodeOptions::default()),
+        Err(ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Empty)
+    )
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
