@@ -5,7 +5,7 @@ use image::metadata::Orientation;
 
 use super::header::Header;
 use super::limits::DecodeOptions;
-use super::{bmp, gif, jpeg, orientation, png, tiff, webp};
+use super::{avif, bmp, gif, jpeg, orientation, png, tiff, webp};
 
 /// A decoded picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,8 @@ pub enum PictureFormat {
     Bmp,
     /// TIFF: the first picture.
     Tiff,
+    /// AVIF; of an animated one, the first picture.
+    Avif,
 }
 
 impl PictureFormat {
@@ -58,6 +60,7 @@ impl PictureFormat {
             Self::WebP => "webp",
             Self::Bmp => "bmp",
             Self::Tiff => "tiff",
+            Self::Avif => "avif",
         }
     }
 }
@@ -69,10 +72,10 @@ pub enum ImageError {
     #[error("the picture is empty: it has no bytes")]
     Empty,
     /// Not a format that is read.
-    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP, BMP and TIFF are read")]
+    #[error("the picture is of no known format; JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF are read")]
     UnknownFormat,
     /// A format that is known but not read.
-    #[error("the picture is {name}, which is not read; convert it to JPEG, PNG, GIF, WebP, BMP or TIFF")]
+    #[error("the picture is {name}, which is not read; convert it to JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF")]
     UnsupportedFormat {
         /// The format, with its article.
         name: &'static str,
@@ -188,6 +191,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, ImageErr
         PictureFormat::WebP => webp::decode(bytes, options),
         PictureFormat::Bmp => bmp::decode(bytes, options),
         PictureFormat::Tiff => tiff::decode(bytes, options),
+        PictureFormat::Avif => avif::decode(bytes, options),
     };
     // A decoder that is told of the deadline's end calls it a fault of the file.
     let (rgb, orientation) = decoded.map_err(|error| options.check_time().err().unwrap_or(error))?;

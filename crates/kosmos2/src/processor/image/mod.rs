@@ -2,6 +2,7 @@
 //!
 //! Decoding and resizing follow Pillow, byte for byte on lossless files; see [`decode`] and [`ImageProcessor`].
 
+mod avif;
 mod bmp;
 mod config;
 mod decode;

@@ -3,6 +3,7 @@
 //! Each format's walk goes once over the file and follows the lengths that it tells, as the decoders do. What is not
 //! well-formed is left to them; here it only must not make a picture look cheaper than it is.
 
+mod avif;
 mod bmp;
 mod gif;
 mod jpeg;
@@ -13,6 +14,7 @@ mod webp;
 
 use image::ImageFormat;
 
+use super::avif::is_avif;
 use super::decode::{ImageError, PictureFormat, undecodable};
 use super::limits::DecodeOptions;
 use super::tiff::Directory;
@@ -53,6 +55,7 @@ impl Header {
             PictureFormat::WebP => webp::claims(bytes)?,
             PictureFormat::Bmp => bmp::claims(bytes)?,
             PictureFormat::Tiff => tiff::claims(bytes, options)?,
+            PictureFormat::Avif => avif::claims(bytes, options)?,
         };
         let Some(Claims { width, height, memory }) = claims else {
             return Err(undecodable(format, "it ends within its header"));
@@ -77,6 +80,7 @@ fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
         Ok(ImageFormat::Gif) => Ok(PictureFormat::Gif),
         Ok(ImageFormat::WebP) => Ok(PictureFormat::WebP),
         Ok(ImageFormat::Bmp) => Ok(PictureFormat::Bmp),
+        _ if is_avif(bytes) => Ok(PictureFormat::Avif),
         _ if Directory::begins(bytes) => match names::raw_of_tiff(bytes) {
             Some(name) => Err(ImageError::UnsupportedFormat { name }),
             None => Ok(PictureFormat::Tiff),
