@@ -231,9 +231,9 @@ fn boxes() -> Vec<Row> {
     let phrases = v1::RawPrompt { text: "x".into(), phrase_boxes: vec![v1::PhraseBoxes::default(); 100_000] };
     vec![
         asking("a cell beyond the last", "whole numbers from 0 to 1023", place(vec![patches(0, u32::MAX)])),
-        asking("no number in a box", "not fractions of 0 to 1", place(vec![fractions(f64::NAN, 0.0, 1.0, 1.0)])),
-        asking("no end to a box", "not fractions of 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
-        asking("a box inside out", "not fractions of 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
+        asking("no number in a box", "give fractions from 0 to 1", place(vec![fractions(f64::NAN, 0.0, 1.0, 1.0)])),
+        asking("no end to a box", "give fractions from 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
+        asking("a box inside out", "give fractions from 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
         asking("no box", "has no box", place(Vec::new())),
         asking("neither patches nor fractions", "is no box", place(vec![v1::PromptBox::default()])),
         asking("100,000 boxes", "tasks[0] has 100000 boxes", place(vec![patches(1, 2); 100_000])),
