@@ -238,10 +238,11 @@ impl Intake {
             Ok(limits) => self.batch(slots.len(), limits),
             Err(why) => return PullEnd::Failed(why),
         };
-        slots.truncate(request.batch);
+        let (batch, most) = (request.batch, request.max_bytes);
+        slots.truncate(batch);
         // The server counts alike, and a request that has used up its bytes to the last one is over.
-        let most = request.max_bytes;
         let mut bytes = (most > 0).then_some(most);
+        let (mut came, mut end) = (0, PullEnd::Done);
         let refused = self.refused();
         tokio::pin!(refused);
         let mut answers = match self.request(request).await {
@@ -268,19 +269,27 @@ impl Intake {
                 Ok(None) => return PullEnd::Failed("the connection is closed".to_owned()),
                 Ok(Some(message)) => match verdict(&message) {
                     Verdict::Job => {
+                        came += 1;
                         bytes = bytes.map(|bytes| bytes.saturating_sub(message.length));
                         if let Some(slot) = slots.pop() {
                             self.hand_on(message, slot, deliveries).await;
                         }
                         if slots.is_empty() || bytes == Some(0) {
                             // Nothing more can come on this request.
-                            return PullEnd::Done;
+                            return end;
                         }
                     }
-                    Verdict::Over => return PullEnd::Done,
-                    Verdict::TooLarge => {
-                        let nothing_came = bytes.is_none_or(|left| left == most);
-                        return if nothing_came { PullEnd::TooLarge } else { PullEnd::Done };
+                    Verdict::Over { open, is_too_large } => {
+                        // Jobs of a consumer with several copies wait until most servers know of them, and this word
+                        // does not: they come after it.
+                        let due = batch.saturating_sub(open.unwrap_or(batch)).saturating_sub(came);
+                        if is_too_large && came + due == 0 {
+                            end = PullEnd::TooLarge;
+                        }
+                        slots.truncate(due);
+                        if slots.is_empty() {
+                            return end;
+                        }
                     }
                     Verdict::Refused(why) => return PullEnd::Failed(why),
                 },
@@ -339,20 +348,31 @@ async fn hand_back(client: Client, mut answers: Subscriber, open: usize, until: 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Job,
-    Over,
-    TooLarge,
+    /// No more jobs are sent on the request. `open` are those that it asked for and that are not sent, if the server
+    /// says so; the next one was too large for it, or not.
+    Over {
+        open: Option<usize>,
+        is_too_large: bool,
+    },
     Refused(String),
 }
 
-/// What a server says about a request whose next job has more bytes than are left to it.
+/// What a server says about a request that got all the jobs that it asked for, and has bytes left.
+const BATCH_COMPLETED: &str = "Batch Completed";
+/// What it says about one whose next job has more bytes than are left to it.
 const EXCEEDS_BYTES: &str = "Message Size Exceeds MaxBytes";
+/// The header that says how many jobs a request asked for and did not get.
+const OPEN: &str = "Nats-Pending-Messages";
 
 fn verdict(message: &Message) -> Verdict {
+    let said = message.description.as_deref().unwrap_or_default();
+    let open = || message.headers.as_ref()?.get(OPEN)?.as_str().parse().ok();
     match message.status {
         None | Some(StatusCode::OK) => Verdict::Job,
-        Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over,
+        Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over { open: open(), is_too_large: false },
         Some(StatusCode::NO_RESPONDERS) => Verdict::Refused(NO_CONSUMER.to_owned()),
-        Some(_) if message.description.as_deref().is_some_and(|said| said.contains(EXCEEDS_BYTES)) => Verdict::TooLarge,
+        Some(_) if said.contains(BATCH_COMPLETED) => Verdict::Over { open: Some(0), is_too_large: false },
+        Some(_) if said.contains(EXCEEDS_BYTES) => Verdict::Over { open: open(), is_too_large: true },
         Some(other) => Verdict::Refused(format!(
             "the server ended the request with status {}, {}",
             other.as_u16(),
