@@ -69,6 +69,11 @@ fn tiff_of_all_kinds_comes_out_as_pillows() {
     assert_eq!(compare_kinds("images/tiff"), (147, 0));
 }
 
+#[test]
+fn avif_of_all_kinds_comes_out_as_pillows() {
+    assert_eq!(compare_kinds("images/avif"), (56, 10));
+}
+
 /// Compares the pictures of a folder with its expected.json; how many there are, and how many have two looks.
 fn compare_kinds(folder: &str) -> (usize, usize) {
     let processor = processor();

@@ -64,3 +64,5 @@ pub(super) const LZW_TIFF: Base = base!("tiff/tiffcp_lzw_big_endian.tif");
 pub(super) const FAX_TIFF: Base = base!("tiff/pillow_group4.tif");
 /// RGB in tiles of JPEG.
 pub(super) const JPEG_TIFF: Base = base!("tiff/tiffcp_jpeg_tiles.tif");
+/// One stream, half the chroma.
+pub(super) const AVIF: Base = base!("avif/pillow_420.avif");

@@ -4,13 +4,14 @@ use super::bases::{BMP, Base, GIF, JPEG, LOSSY_WEBP, PALETTE_PNG};
 use super::{BadPicture, Damaged, TooMuch, Unknown, bad};
 
 /// How the formats that are read begin.
-const MARKS: [(&str, &[u8]); 6] = [
+const MARKS: [(&str, &[u8]); 7] = [
     ("jpeg", b"\xff\xd8\xff"),
     ("png", b"\x89PNG\r\n\x1a\n"),
     ("gif", b"GIF89a"),
     ("webp", b"RIFF\x10\0\0\0WEBP"),
     ("bmp", b"BM"),
     ("tiff", b"II*\0"),
+    ("avif", b"\0\0\0\x10ftypavif\0\0\0\0"),
 ];
 
 const OTHERS: [(&str, &[u8]); 55] = [

@@ -3,6 +3,7 @@
 //! [`refused`] holds those that no decoder may turn into a picture; [`costly`] those that are whole but made to cost
 //! much, and [`flipped`] those with a few changed bytes: both may come to any end but a crash.
 
+mod avif;
 mod bases;
 mod bmp;
 mod gif;
@@ -47,13 +48,14 @@ fn bad(name: impl Into<String>, bytes: impl Into<Vec<u8>>, fault: PictureFault) 
 
 /// Every picture that has to be refused. Names are unique, and all files together are below 16 MiB.
 pub fn refused() -> Vec<BadPicture> {
-    let formats = [png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused(), tiff::refused()];
-    [cut(), kinds::refused(), formats.concat(), metadata::refused()].concat()
+    let older = [png::refused(), jpeg::refused(), gif::refused(), webp::refused(), bmp::refused()].concat();
+    [cut(), kinds::refused(), older, tiff::refused(), avif::refused(), metadata::refused()].concat()
 }
 
 /// Pictures that are whole, or nearly, and made to cost time or memory.
 pub fn costly() -> Vec<(String, Vec<u8>)> {
-    let formats = [png::costly(), jpeg::costly(), gif::costly(), bmp::costly(), tiff::costly()].concat();
+    let formats =
+        [png::costly(), jpeg::costly(), gif::costly(), bmp::costly(), tiff::costly(), avif::costly()].concat();
     let formats = formats.into_iter().map(|(name, bytes)| (name.to_owned(), bytes));
     formats.chain(metadata::costly()).collect()
 }

@@ -134,8 +134,8 @@ impl Description<'_> {
         orientation::of_metadata(None, self.xmp.as_deref())
     }
 
-    /// Most bytes that decoding takes: each frame of a stream at a time with what the decoder keeps of it, the planes
-    /// put together, and the pixels on their way to upright RGB.
+    /// Most bytes that decoding takes: the frames of one stream at a time, of which one may be copied for its grain,
+    /// with what the decoder keeps of them; the planes put together; and the pixels on their way to upright RGB.
     pub(super) fn memory(&self) -> Result<u64, ImageError> {
         let mut memory = 0u64;
         let pixels = u64::from(self.width).saturating_mul(self.height.into());
@@ -149,7 +149,7 @@ impl Description<'_> {
                 let cost = stream::cost(stream)?;
                 let samples = if cost.is_full_chroma { 6 } else { 3 };
                 plane = plane.max(samples);
-                decoding = decoding.max((samples * cost.frames.max(1) + OVERHEAD).saturating_mul(tile));
+                decoding = decoding.max((samples * (cost.frames.max(1) + 1) + OVERHEAD).saturating_mul(tile));
             }
             kept = kept.saturating_add(pixels.saturating_mul(plane));
             memory = memory.max(kept.saturating_add(decoding));

@@ -84,6 +84,9 @@ pub(super) struct Frame {
 
 /// Decodes the first picture of a stream, of at most so many pixels.
 pub(super) fn decode(stream: Vec<u8>, pixels: u64) -> Result<Frame, ImageError> {
+    if stream.is_empty() {
+        return Err(damaged("its AV1 stream is empty"));
+    }
     cost(&stream)?;
     let broken = |error: Error| damaged(format!("its AV1 stream cannot be decoded: {error}"));
     let mut settings = Settings::new();
