@@ -13,7 +13,7 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::S3Settings;
 
 /// File endings that a directory is searched for.
-const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
 
 /// One picture to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,11 +174,11 @@ mod tests {
         let argument = dir.path().to_str().unwrap();
         assert!(Source::from_argument(argument).unwrap_err().to_string().contains("holds no picture"));
         fs::create_dir(dir.path().join("b")).unwrap();
-        for name in ["c.PNG", "a.jpg", "b/d.webp", "notes.txt"] {
+        for name in ["c.PNG", "a.jpg", "b/d.webp", "e.tif", "f.TIFF", "g.avif", "notes.txt"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let names: Vec<String> = Source::from_argument(argument).unwrap().iter().map(Source::stem).collect();
-        assert_eq!(names, ["a", "d", "c"]);
+        assert_eq!(names, ["a", "d", "c", "e", "f", "g"]);
     }
 
     #[test]
