@@ -53,6 +53,20 @@ fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {
         "alpha_lossy.webp",
         "interlaced.gif",
         "gray_key.png",
+        "kinds/dump_packed.png",
+        "kinds/exif_over_xmp.png",
+        "kinds/frame_smaller.png",
+        "kinds/interlaced_partial.gif",
+        "kinds/own_palette_only.gif",
+        "kinds/masks_rgba_v5.bmp",
+        "kinds/os2_4.bmp",
+        "kinds/runs_4.bmp",
+        "kinds/runs_8.bmp",
+        "kinds/exif_two_longs_be.jpg",
+        "kinds/ycck.jpg",
+        "kinds/xmp_element.webp",
+        "kinds/lossy_animated_disposed.webp",
+        "kinds/lossless_alpha_not_announced.webp",
     ] {
         write(folder, name, fs::read(fixtures.join("images").join(name))?)?;
     }

@@ -137,7 +137,7 @@ pub(crate) struct AnnotateArgs {
     /// Print the raw text with its tags, and read no phrases or boxes from it.
     #[arg(long)]
     pub(crate) no_cleanup: bool,
-    /// Leave pictures as they are stored, instead of turning them upright by their EXIF orientation.
+    /// Leave pictures as they are stored, instead of rotating them according to EXIF or XMP.
     #[arg(long)]
     pub(crate) no_exif_orientation: bool,
     /// Largest picture to read, in bytes.
@@ -302,7 +302,7 @@ pub(crate) struct InspectImage {
     /// Where the tensor `pixel_values` goes.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Leave the picture as it is stored, instead of turning it upright by its EXIF orientation.
+    /// Leave the picture as it is stored, instead of rotating it according to EXIF or XMP.
     #[arg(long)]
     pub(crate) no_exif_orientation: bool,
 }

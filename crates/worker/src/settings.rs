@@ -194,7 +194,7 @@ pub struct WorkerSettings {
     pub max_picture_pixels: u64,
     /// Longest side of a picture in pixels.
     pub max_picture_side: u32,
-    /// Turn pictures upright by their EXIF orientation before the model sees them.
+    /// Rotate pictures according to EXIF or XMP before the model sees them.
     pub apply_orientation: bool,
     /// Put token ids and log-probabilities on annotations.
     pub publish_tokens: bool,

@@ -81,7 +81,7 @@ pub enum ImageError {
         name: &'static str,
     },
     /// A kind of picture that is not read, though others of its format are.
-    #[error("{what} is not supported; convert the picture to a common format if it is to be read")]
+    #[error("the picture cannot be read: {what} is not supported; convert it to another kind if it is to be read")]
     Unsupported {
         /// The kind.
         what: String,

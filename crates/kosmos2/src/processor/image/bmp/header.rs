@@ -94,30 +94,18 @@ impl<'a> Bitmap<'a> {
         let header = file.get(..behind_header).ok_or_else(early)?;
         let bits = u16_at(header, if is_core { 24 } else { 28 }).ok_or_else(early)?;
         let compression = if is_core { 0 } else { u32_at(header, 30).ok_or_else(early)? };
-        let mut channels = match bits {
-            1 | 4 | 8 => Channels::Indices(bits as usize),
-            16 => Channels::Rgb555,
-            24 => Channels::Bytes(3, [2, 1, 0], None),
-            32 => Channels::Bytes(4, [2, 1, 0], None),
-            _ => return Err(unsupported(format!("BMP of {bits} bits a pixel"))),
-        };
+        let no_depth = || unsupported(format!("BMP of {bits} bits a pixel"));
+        let mut channels = without_masks(bits).ok_or_else(no_depth)?;
         let (mut behind, mut packing) = (behind_header, Packing::Rows);
         match compression {
             0 => {}
             1 | 2 if bits > 8 => return Err(unsupported(format!("run-length encoded BMP of {bits} bits a pixel"))),
             1 | 2 => packing = Packing::Runs { of_nibbles: compression == 2 },
             3 => {
-                let count = if header_size >= HEADER_WITH_ALPHA_MASK { 4 } else { 3 };
-                let masks_at = if header_size >= HEADER_WITH_MASKS { FILE_HEADER + MASKS } else { behind_header };
-                let mut masks = [0; 4];
-                for (mask, at) in masks.iter_mut().take(count).zip((masks_at..).step_by(4)) {
-                    *mask = u32_at(file, at).ok_or_else(early)?;
-                }
-                if header_size < HEADER_WITH_MASKS {
-                    behind += 4 * count;
-                }
-                channels =
-                    of_masks(bits, masks).ok_or_else(|| unsupported("BMP with these colour masks".to_owned()))?;
+                let masks;
+                (masks, behind) = read_masks(file, header_size).ok_or_else(early)?;
+                let no_masks = || unsupported("BMP with these colour masks".to_owned());
+                channels = of_masks(bits, masks).ok_or_else(no_masks)?;
             }
             4 => return Err(unsupported("JPEG within BMP".to_owned())),
             5 => return Err(unsupported("PNG within BMP".to_owned())),
@@ -144,6 +132,31 @@ impl<'a> Bitmap<'a> {
         let palette = colours.palette.on_white();
         Ok(Self { width, height, is_top_down, channels, packing, stride, palette, data, is_odd: start % 2 == 1 })
     }
+}
+
+fn without_masks(bits: u32) -> Option<Channels> {
+    Some(match bits {
+        1 | 4 | 8 => Channels::Indices(bits as usize),
+        16 => Channels::Rgb555,
+        24 => Channels::Bytes(3, [2, 1, 0], None),
+        32 => Channels::Bytes(4, [2, 1, 0], None),
+        _ => return None,
+    })
+}
+
+/// Masks of red, green, blue and, if the header has one, opacity; and the offset behind them and the header.
+fn read_masks(file: &[u8], header_size: u32) -> Option<([u32; 4], usize)> {
+    let behind_header = FILE_HEADER + header_size as usize;
+    let (at, count, behind) = match header_size {
+        HEADER_WITH_ALPHA_MASK.. => (FILE_HEADER + MASKS, 4, behind_header),
+        HEADER_WITH_MASKS.. => (FILE_HEADER + MASKS, 3, behind_header),
+        _ => (behind_header, 3, behind_header + 3 * 4),
+    };
+    let mut masks = [0; 4];
+    for (mask, at) in masks.iter_mut().take(count).zip((at..).step_by(4)) {
+        *mask = u32_at(file, at)?;
+    }
+    Some((masks, behind))
 }
 
 /// What indices stand for.

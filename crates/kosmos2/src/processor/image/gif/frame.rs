@@ -95,10 +95,8 @@ impl<'a> Frame<'a> {
                     let kind = reader.byte()?;
                     let first = reader.block();
                     match (kind, first) {
-                        (GRAPHIC_CONTROL, Some(block)) => {
-                            if block.first()? & 1 == 1 {
-                                transparency = Some(*block.get(3)?);
-                            }
+                        (GRAPHIC_CONTROL, Some(&[flags, ref rest @ ..])) if flags & 1 == 1 => {
+                            transparency = Some(*rest.get(2)?);
                         }
                         (COMMENT, None) => continue,
                         (APPLICATION, Some(block)) if block.starts_with(b"NETSCAPE2.0") => {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::decode::{ImageError, PictureFormat, undecodable};
+use super::super::decode::{ImageError, PictureFormat};
 use super::super::limits::{MAX_FRAMES, MAX_PARTS, check_count};
 use super::{Claims, bytes_at, product};
 
@@ -12,16 +12,18 @@ const CHUNK_HEADER: usize = 8;
 const FRAME_HEADER: usize = 16;
 /// Of a still picture without opacity: planes of luma and chroma or ARGB, RGB, and a turned copy.
 const STILL: u64 = 4 + 3 + 3;
-/// Else: the stream's planes, those of opacity while it is unpacked, the frame, the canvas, and the picture.
-const LAYERED: u64 = 2 + 6 + 4 + 4 + 4;
+/// Else: the stream's planes, those of opacity while it is unpacked, the frame, and the picture.
+const LAYERED: u64 = 2 + 6 + 4 + 3;
 
 pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
     let Some(first) = chunks(file, RIFF_HEADER..file.len()).next() else { return Ok(None) };
     let Some((width, height)) = size_of(file, &first) else { return Ok(None) };
     let mut pixels = product(&[width.into(), height.into()]);
+    // The frame's stream is copied.
+    let stream = file.len() as u64;
     if &first.kind != b"VP8X" {
         let memory = product(&[pixels, if is_opaque(file, &first) { STILL } else { LAYERED }]);
-        return Ok(Some(Claims { width, height, memory }));
+        return Ok(Some(Claims { width, height, memory: memory.saturating_add(stream) }));
     }
     let (mut frames, mut parts) = (0, 0);
     let mut count = |stream: &Chunk| {
@@ -38,10 +40,6 @@ pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
                     chunks(file, inner).take(2).for_each(|stream| count(&stream));
                 }
             }
-            // The decoder makes room for these by their own word.
-            b"EXIF" | b"ANIM" if chunk.data.end > file.len() => {
-                return Err(undecodable(PictureFormat::WebP, "it ends within its metadata"));
-            }
             _ => {
                 parts += 1;
                 count(&chunk);
@@ -50,7 +48,7 @@ pub(super) fn claims(file: &[u8]) -> Result<Option<Claims>, ImageError> {
     }
     check_count(PictureFormat::WebP, "frames", frames, MAX_FRAMES)?;
     check_count(PictureFormat::WebP, "chunks", parts, MAX_PARTS)?;
-    Ok(Some(Claims { width, height, memory: product(&[pixels, LAYERED]) }))
+    Ok(Some(Claims { width, height, memory: product(&[pixels, LAYERED]).saturating_add(stream) }))
 }
 
 struct Chunk {

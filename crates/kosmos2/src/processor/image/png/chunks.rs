@@ -22,8 +22,8 @@ pub(super) struct Chunks<'a> {
     /// Three bytes for each colour.
     pub(super) palette: &'a [u8],
     pub(super) transparency: Option<&'a [u8]>,
-    /// The packed pixels, one piece for each chunk.
-    pub(super) pixels: Vec<&'a [u8]>,
+    /// From the first chunk of packed pixels on.
+    pixels: Pieces<'a>,
     pub(super) metadata: Metadata<'a>,
     /// Frames that an animation header announces.
     frames: u32,
@@ -68,6 +68,23 @@ impl<'a> Chunk<'a> {
     }
 }
 
+/// The data of chunks of packed pixels that follow each other.
+#[derive(Clone, Copy)]
+pub(super) struct Pieces<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let chunk = Chunk::read(self.file, self.at).filter(|chunk| &chunk.kind == b"IDAT")?;
+        self.at = chunk.end;
+        Some(chunk.data)
+    }
+}
+
 impl<'a> Chunks<'a> {
     pub(super) fn read(file: &'a [u8], options: &DecodeOptions) -> Result<Self, ImageError> {
         let broken = |fault: &str| undecodable(PictureFormat::Png, fault);
@@ -75,7 +92,7 @@ impl<'a> Chunks<'a> {
         let header = header.ok_or_else(|| broken("its header is damaged"))?;
         let layout = Layout::read(header.data)?;
         let (palette, transparency) = (Default::default(), None);
-        let (pixels, metadata) = Default::default();
+        let (pixels, metadata) = (Pieces { file, at: header.end }, Metadata::default());
         let mut chunks = Self { layout, palette, transparency, pixels, metadata, frames: 0, is_frame: false };
         let mut at = header.end;
         let next = |at: &mut usize| -> Result<Option<Chunk<'a>>, ImageError> {
@@ -86,6 +103,7 @@ impl<'a> Chunks<'a> {
         };
         // Up to the pixels.
         let mut chunk = loop {
+            chunks.pixels.at = at;
             let chunk = next(&mut at)?.ok_or_else(|| broken("it ends before its pixels"))?;
             match &chunk.kind {
                 b"IDAT" => break Some(chunk),
@@ -102,8 +120,7 @@ impl<'a> Chunks<'a> {
             }
         };
         // Pixels.
-        while let Some(pixels) = chunk.take_if(|chunk| &chunk.kind == b"IDAT") {
-            chunks.pixels.push(pixels.data);
+        while chunk.as_ref().is_some_and(|chunk| &chunk.kind == b"IDAT") {
             chunk = next(&mut at)?;
         }
         // Behind them.
@@ -118,6 +135,11 @@ impl<'a> Chunks<'a> {
             chunk = next(&mut at)?;
         }
         Ok(chunks)
+    }
+
+    /// The packed pixels, one piece for each chunk.
+    pub(super) fn pixels(&self) -> Pieces<'a> {
+        self.pixels
     }
 
     fn set_palette(&mut self, chunk: &Chunk<'a>) -> Result<(), ImageError> {

@@ -17,7 +17,7 @@ const MOST_COLOURS: usize = 256;
 
 pub(super) fn decode(file: &[u8], options: &DecodeOptions) -> Result<Decoded, ImageError> {
     let chunks = Chunks::read(file, options)?;
-    let rows = rows::unpack(&chunks.pixels, &chunks.layout, options)?;
+    let rows = rows::unpack(chunks.pixels(), &chunks.layout, options)?;
     let mut rgb = RgbImage::new(chunks.layout.canvas[0] as u32, chunks.layout.canvas[1] as u32);
     paint(&rows, &chunks, &mut rgb)?;
     Ok((rgb, chunks.metadata.orientation()))

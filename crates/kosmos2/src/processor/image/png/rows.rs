@@ -13,11 +13,15 @@ const PIECE: usize = 64 << 10;
 ///
 /// Pillow lets data end where a row ends, if the checksum behind them is right; what is missing is zero. Data beyond
 /// the last row do not count.
-pub(super) fn unpack(pieces: &[&[u8]], layout: &Layout, options: &DecodeOptions) -> Result<Vec<u8>, ImageError> {
+pub(super) fn unpack<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    layout: &Layout,
+    options: &DecodeOptions,
+) -> Result<Vec<u8>, ImageError> {
     let mut rows = vec![0; layout.unpacked_size()];
     let mut unpacker = Decompressor::new();
     let (mut written, mut written_at_the_end) = (0, 0);
-    'pieces: for mut piece in pieces.iter().flat_map(|piece| piece.chunks(PIECE)) {
+    'pieces: for mut piece in pieces.flat_map(|piece| piece.chunks(PIECE)) {
         options.check_time()?;
         let start = written;
         loop {

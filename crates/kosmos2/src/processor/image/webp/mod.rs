@@ -15,8 +15,10 @@ use container::{Container, Frame};
 
 /// How much of a stream the decoder gets between two looks at the deadline.
 const PIECE: usize = 64 << 10;
-/// Canvas size and the flag of opacity.
-const EXTENDED_HEADER: u32 = 10;
+const RIFF_HEADER: usize = 8;
+const CHUNK_HEADER: usize = 8;
+/// Flags and the canvas' sides.
+const EXTENDED_HEADER: usize = 10;
 const ALPHA_FLAG: u8 = 0x10;
 /// In a lossless stream's header, behind its signature of one byte: whether opacity is used.
 const LOSSLESS_ALPHA: (usize, u8) = (4, 0x10);
@@ -64,30 +66,33 @@ fn decode_stream(
 
 /// A file of nothing but one frame. Whether opacity counts is for the container to say, not for the stream.
 fn still(file: &[u8], frame: &Frame, with_alpha: bool) -> Vec<u8> {
-    let mut body = b"WEBP".to_vec();
-    let mut put = |kind: &[u8; 4], data: &[u8]| {
-        body.extend(kind);
-        body.extend((data.len() as u32).to_le_bytes());
-        body.extend(data);
-        body.resize(body.len().next_multiple_of(2), 0);
-    };
     let part = |range: &Range<usize>| file.get(range.clone()).unwrap_or_default();
+    let mut still = b"RIFF\0\0\0\0WEBP".to_vec();
     if let Some(alpha) = frame.alpha.as_ref().filter(|_| with_alpha) {
         let [width, height] = [frame.width, frame.height].map(|side| (side - 1).to_le_bytes());
-        let mut header = [0; EXTENDED_HEADER as usize];
+        let mut header = [0; EXTENDED_HEADER];
         header[0] = ALPHA_FLAG;
         header[4..7].copy_from_slice(&width[..3]);
         header[7..].copy_from_slice(&height[..3]);
-        put(b"VP8X", &header);
-        put(b"ALPH", part(alpha));
+        put(&mut still, b"VP8X", &header);
+        put(&mut still, b"ALPH", part(alpha));
     }
-    let mut stream = part(&frame.stream).to_vec();
+    let start = still.len() + CHUNK_HEADER;
+    put(&mut still, if frame.is_lossless { b"VP8L" } else { b"VP8 " }, part(&frame.stream));
     if frame.is_lossless {
         let (at, flag) = LOSSLESS_ALPHA;
-        if let Some(byte) = stream.get_mut(at) {
+        if let Some(byte) = still.get_mut(start + at) {
             *byte = if with_alpha { *byte | flag } else { *byte & !flag };
         }
     }
-    put(if frame.is_lossless { b"VP8L" } else { b"VP8 " }, &stream);
-    [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat()
+    let size = (still.len() - RIFF_HEADER) as u32;
+    still[4..RIFF_HEADER].copy_from_slice(&size.to_le_bytes());
+    still
+}
+
+fn put(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
+    file.extend(kind);
+    file.extend((data.len() as u32).to_le_bytes());
+    file.extend(data);
+    file.resize(file.len().next_multiple_of(2), 0);
 }
