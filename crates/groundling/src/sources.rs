@@ -13,7 +13,7 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::S3Settings;
 
 /// File endings that a directory is searched for.
-const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
 
 /// Longest part of a path of files made from pictures, in bytes: most file systems allow 255, and an ending follows.
 const LONGEST_NAME: usize = 200;
@@ -261,15 +261,15 @@ mod tests {
         let Inputs { found, problems } = read(None);
         assert!(found.is_empty() && problems[0].contains("holds no picture"), "{problems:?}");
         fs::create_dir(dir.path().join("b")).unwrap();
-        for name in ["c.PNG", "a.jpg", "b/d.webp", "notes.txt"] {
+        for name in ["c.PNG", "a.jpg", "b/d.webp", "e.tif", "f.TIFF", "g.avif", "notes.txt"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let mirrors = |inputs: &Inputs| -> Vec<String> {
             inputs.found.iter().map(|input| input.mirror.display().to_string()).collect()
         };
-        assert_eq!(mirrors(&read(None)), ["a.jpg", "b/d.webp", "c.PNG"]);
-        assert_eq!(mirrors(&read(Some(&dir.path().join("b")))), ["a.jpg", "c.PNG"]);
-        assert_eq!(mirrors(&read(Some(dir.path()))), ["a.jpg", "b/d.webp", "c.PNG"], "the folder named is searched");
+        assert_eq!(mirrors(&read(None)), ["a.jpg", "b/d.webp", "c.PNG", "e.tif", "f.TIFF", "g.avif"]);
+        assert_eq!(mirrors(&read(Some(&dir.path().join("b")))), ["a.jpg", "c.PNG", "e.tif", "f.TIFF", "g.avif"]);
+        assert_eq!(read(Some(dir.path())), read(None), "the folder named is searched");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl ImageError {
 /// The format is told by the first bytes. Size and cost are held against the limits before room for pixels is made.
 /// Pixels are those of Pillow followed by the reference's conversion to RGB: transparency of every kind is put on
 /// white, 16-bit gray is clipped to 255 and not scaled, CMYK is converted without a colour profile. They come out byte
-/// for byte, those of JPEG and lossy WebP too. A picture is turned by the orientation that Pillow's `exif_transpose`
+/// for byte, those of JPEG, lossy WebP and AVIF too. A picture is turned by the orientation that Pillow's `exif_transpose`
 /// finds: EXIF's, else XMP's; metadata that cannot be read leave it as it is stored.
 ///
 /// # Errors

@@ -18,8 +18,9 @@ pub(super) const PNG_METADATA: u64 = 8 << 20;
 /// How to decode, and what a picture may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Turn the picture upright by the orientation that EXIF or XMP states, as the reference's `load_image` does. Without it pixels stay
-    /// as they are stored, as with a picture object passed to the reference's processor.
+    /// Turn the picture upright by the orientation that EXIF or XMP states, as the reference's `load_image` does.
+    /// Without it pixels stay as they are stored, as with a picture object passed to the reference's processor; a TIFF
+    /// is turned then too, since Pillow turns it as it opens it.
     pub apply_orientation: bool,
     /// Most pixels, width times height. The default is Pillow's limit against decompression bombs.
     pub max_pixels: u64,
