@@ -332,10 +332,14 @@ impl Intake {
 /// Waits for the end of a request at which up to `open` jobs can still come, but no longer than `until`, and gives those
 /// straight back. Not one by one: the server could hand them out on this very request again.
 async fn hand_back(client: Client, mut answers: Subscriber, open: usize, until: Instant) {
-    let mut came = Vec::new();
-    while came.len() < open {
+    let (mut came, mut due) = (Vec::new(), open);
+    while came.len() < due {
         match tokio::time::timeout_at(until, answers.next()).await {
-            Ok(Some(message)) if verdict(&message) == Verdict::Job => came.push(message),
+            Ok(Some(message)) => match verdict(&message) {
+                Verdict::Job => came.push(message),
+                Verdict::Over { open: left, .. } => due = open.saturating_sub(left.unwrap_or(open)),
+                Verdict::Refused(_) => break,
+            },
             _ => break,
         }
     }

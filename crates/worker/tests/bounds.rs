@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, PATIENCE, Running, Yes, bitmap, eventually, job, parts, settings, submit};
 use futures::StreamExt;
+use protocol::Message;
 use rustix::process::{Resource, getrlimit};
-use sandbox::{NatsOptions, NatsServer};
+use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tokio_util::sync::CancellationToken;
-use worker::settings::{NatsSettings, S3Settings, Secret};
+use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings};
 use worker::{JobEvent, Settings};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,6 +39,37 @@ async fn hundreds_of_slots_and_large_jobs_do_not_overrun_the_connection() {
     assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was handed out once");
     let report = running.end().await;
     assert_eq!((report.finished, report.retried, report.pulls_lost), (JOBS as u64, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_the_last_jobs_of_a_request_come_after_the_word_that_it_is_over() {
+    const JOBS: usize = 60;
+    let cluster = NatsCluster::start(3, &NatsOptions::default()).await.unwrap();
+    let nats = NatsSettings { url: cluster.nodes[0].client_url().to_owned(), ..Default::default() };
+    let client = worker::connection::connect(&nats, "test").await.unwrap();
+    let jetstream = worker::connection::jetstream(&client, &nats);
+    let streams = StreamSettings { replicas: 3, ..Default::default() };
+    // The cluster may have no leader yet.
+    eventually("the streams are made", || async { worker::setup::setup(&jetstream, &streams).await.is_ok() }).await;
+    let padding = vec![0; 300_000];
+    for i in 0..JOBS {
+        let job = job(&format!("job-{i}"), [bitmap(), padding.clone()].concat());
+        let payload = job.encode_to_vec();
+        jetstream.publish("groundling.jobs.cats", payload.into()).await.unwrap().await.unwrap();
+    }
+    let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
+    let mut settings = Settings { nats, streams: streams.clone(), s3, ..Default::default() };
+    settings.worker.slots = Some(JOBS);
+    let mut running = Running::start_with(settings, Arc::new(Yes));
+    for _ in 0..JOBS {
+        let event = running.event().await;
+        assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
+    }
+    let report = running.end().await;
+    assert_eq!((report.finished, report.retried, report.pulls_lost), (JOBS as u64, 0, 0));
+    let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
+    let info = stream.consumer_info(&streams.consumer).await.unwrap();
+    assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was handed out once");
 }
 
 async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
