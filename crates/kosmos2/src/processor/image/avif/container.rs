@@ -11,6 +11,8 @@ use super::{damaged, unsupported};
 
 /// Most tiles of a grid. Cameras and encoders write tiles of at least 256 by 256 pixels.
 const MAX_TILES: u64 = 4_096;
+/// Most auxiliary pictures of one that are looked at: opacity, depth, and what cameras add.
+const MAX_AUXILIARY: usize = 64;
 /// Properties that may have to be understood.
 const UNDERSTOOD: [&[u8; 4]; 13] = [
     b"av1C", b"ispe", b"pixi", b"colr", b"auxC", b"irot", b"imir", b"clap", b"pasp", b"clli", b"mdcv", b"a1lx", b"rloc",
@@ -92,7 +94,9 @@ impl<'a> Description<'a> {
                 &part.kind == b"auxC" && ALPHA.contains(&urn)
             })
         };
-        let alpha_of = |id: u32| items.referring(b"auxl", id).find(|one| items.get(*one).is_some_and(is_alpha));
+        let alpha_of = |id: u32| {
+            items.referring(b"auxl", id).take(MAX_AUXILIARY).find(|one| items.get(*one).is_some_and(is_alpha))
+        };
         let alpha_id = alpha_of(items.primary);
         if alpha_id.is_none() && items.referred(b"dimg", items.primary).take(8).any(|tile| alpha_of(tile).is_some()) {
             return Err(unsupported("whose tiles have opacity of their own"));
@@ -179,14 +183,19 @@ fn layer<'a>(items: &Items<'a>, id: u32, item: &Item) -> Result<Layer<'a>, Image
         return Err(damaged("its tiles make another size"));
     }
     check_count(PictureFormat::Avif, "tiles", rows * columns, MAX_TILES)?;
-    let (mut tiles, mut tile_size) = (Vec::new(), None);
+    let (mut tiles, mut tile_size, mut length) = (Vec::new(), None, 0);
     for id in items.referred(b"dimg", id).take(MAX_TILES as usize + 1) {
         let tile = items.get(id).ok_or_else(|| damaged("a tile is not there"))?;
         let one = size(items, tile)?;
         if *tile_size.get_or_insert(one) != one {
             return Err(damaged("its tiles have different sizes"));
         }
-        tiles.push(stream(items, tile)?);
+        let stream = stream(items, tile)?;
+        length += stream.len();
+        if length > items.length() {
+            return Err(damaged("its tiles lie in each other's place"));
+        }
+        tiles.push(stream);
     }
     let (tile_width, tile_height) = tile_size.unwrap_or_default();
     let fills = |side: u32, count: u64, tile: u32| {

@@ -32,6 +32,8 @@ pub(super) struct Items<'a> {
     properties: Vec<Part<'a>>,
     /// Kind, from, to.
     references: Vec<([u8; 4], u32, u32)>,
+    /// How many boxes, items, places, properties and references were read.
+    read: u64,
 }
 
 impl<'a> Items<'a> {
@@ -40,10 +42,8 @@ impl<'a> Items<'a> {
         let cut = || damaged("its description of items ends too early");
         let (_, _, meta) = full(meta).ok_or_else(cut)?;
         let mut items = Self { file, ..Self::default() };
-        let mut parts_seen = 0;
         for part in parts(meta.rest()) {
-            parts_seen += 1;
-            check_count(PictureFormat::Avif, "boxes", parts_seen, MAX_PARTS)?;
+            items.count();
             let read = match &part.kind {
                 b"pitm" => items.read_primary(part.body),
                 b"idat" => {
@@ -57,18 +57,15 @@ impl<'a> Items<'a> {
                 _ => Some(()),
             };
             read.ok_or_else(cut)?;
-            items.check_counts()?;
+            check_count(PictureFormat::Avif, "boxes, items and references", items.read, MAX_PARTS)?;
         }
         Ok(items)
     }
 
-    /// Reading stops a little beyond the limit.
-    fn check_counts(&self) -> Result<(), ImageError> {
-        let extents: usize = self.items.values().map(|item| item.extents.len() + item.properties.len()).sum();
-        for count in [self.items.len(), self.references.len(), self.properties.len(), extents] {
-            check_count(PictureFormat::Avif, "items", count as u64, MAX_PARTS)?;
-        }
-        Ok(())
+    /// Counts one more of anything; whether reading goes on. All boxes together have a limit.
+    fn count(&mut self) -> bool {
+        self.read += 1;
+        self.read <= MAX_PARTS
     }
 
     fn read_primary(&mut self, body: &[u8]) -> Option<()> {
@@ -80,7 +77,10 @@ impl<'a> Items<'a> {
     fn read_kinds(&mut self, body: &[u8]) -> Option<()> {
         let (version, _, mut reader) = full(body)?;
         reader.number(if version == 0 { 2 } else { 4 })?;
-        for part in parts(reader.rest()).filter(|part| &part.kind == b"infe").take(MAX_PARTS as usize + 1) {
+        for part in parts(reader.rest()).filter(|part| &part.kind == b"infe") {
+            if !self.count() {
+                break;
+            }
             let (version, _, mut reader) = full(part.body)?;
             if version < 2 {
                 continue;
@@ -106,25 +106,25 @@ impl<'a> Items<'a> {
             return None;
         }
         let wide = if version < 2 { 2 } else { 4 };
-        let count = reader.number(wide)?;
-        let mut extents_read = 0;
-        for _ in 0..count.min(MAX_PARTS + 1) {
+        for _ in 0..reader.number(wide)? {
+            if !self.count() {
+                break;
+            }
             let id = reader.number(wide)? as u32;
             let is_inside = version > 0 && reader.number(2)? & 15 == 1;
             reader.number(2)?;
             let base = reader.number(base_size)?;
             let extents = reader.number(2)?;
-            let item = self.items.entry(id).or_default();
-            (item.is_inside, item.base) = (is_inside, base);
+            let mut item = Item { is_inside, base, ..self.items.remove(&id).unwrap_or_default() };
             item.extents.clear();
             for _ in 0..extents {
+                if !self.count() {
+                    break;
+                }
                 reader.number(index_size)?;
                 item.extents.push((reader.number(offset_size)?, reader.number(length_size)?));
-                extents_read += 1;
-                if extents_read > MAX_PARTS {
-                    return Some(());
-                }
             }
+            self.items.insert(id, item);
         }
         Some(())
     }
@@ -136,35 +136,43 @@ impl<'a> Items<'a> {
             let mut reader = Reader::new(part.body);
             let from = reader.number(wide)? as u32;
             for _ in 0..reader.number(2)? {
-                self.references.push((part.kind, from, reader.number(wide)? as u32));
-                if self.references.len() as u64 > MAX_PARTS {
+                if !self.count() {
                     return Some(());
                 }
+                self.references.push((part.kind, from, reader.number(wide)? as u32));
             }
         }
         Some(())
     }
 
     fn read_properties(&mut self, body: &'a [u8]) -> Option<()> {
-        self.properties = parts(first(body, b"ipco")?).take(MAX_PARTS as usize + 1).collect();
-        let mut read = 0;
+        for part in parts(first(body, b"ipco")?) {
+            if !self.count() {
+                return Some(());
+            }
+            self.properties.push(part);
+        }
         for part in parts(body).filter(|part| &part.kind == b"ipma") {
             let (version, flags, mut reader) = full(part.body)?;
             let wide = if flags & 1 == 1 { 2 } else { 1 };
             for _ in 0..reader.number(4)? {
                 let id = reader.number(if version == 0 { 2 } else { 4 })? as u32;
                 for _ in 0..reader.number(1)? {
+                    if !self.count() {
+                        return Some(());
+                    }
                     let number = reader.number(wide)? as usize;
                     let must = 1 << (wide * 8 - 1);
                     self.items.entry(id).or_default().properties.push((number & (must - 1), number & must != 0));
-                    read += 1;
-                    if read > MAX_PARTS {
-                        return Some(());
-                    }
                 }
             }
         }
         Some(())
+    }
+
+    /// Bytes of the file.
+    pub(super) fn length(&self) -> usize {
+        self.file.len()
     }
 
     pub(super) fn get(&self, id: u32) -> Option<&Item> {

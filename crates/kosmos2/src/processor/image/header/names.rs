@@ -9,8 +9,6 @@ use super::bytes_at;
 
 /// How far into a text its first element is looked for.
 const TEXT: usize = 4 << 10;
-/// Fields of a TIFF directory that are looked at.
-const FIELDS: u64 = 1000;
 
 /// The name of a format that is not read, with its article.
 pub(super) fn name_of(file: &[u8]) -> Option<&'static str> {
@@ -198,7 +196,7 @@ pub(super) fn raw_of_tiff(file: &[u8]) -> Option<&'static str> {
     if bytes_at(file, 8) == Some(*b"CR\x02\0") {
         return Some("a Canon CR2 (camera raw) file");
     }
-    let directory = Directory::first(file, FIELDS).ok()?;
+    let directory = Directory::first(file).ok()?;
     let has = |tag| directory.get(tag).is_some();
     if has(DNG_VERSION) {
         return Some("a DNG (camera raw) file");

@@ -3,6 +3,8 @@
 //! What Pillow passes over is passed over here too: fields of unknown types, fields whose values do not lie within the
 //! file, and everything behind an entry that the file ends in. No value is copied, so that a directory costs nothing.
 
+/// Most fields of a directory. Writers know about a hundred.
+pub(in super::super) const MAX_FIELDS: u64 = 4_096;
 /// Bytes of an entry of the two kinds of file.
 const ENTRY: usize = 12;
 const BIG_ENTRY: usize = 20;
@@ -30,16 +32,19 @@ impl<'a> Directory<'a> {
         MARKS.iter().any(|mark| file.starts_with(*mark))
     }
 
-    /// Reads the first directory; `None` where the file ends before it, or claims more than `most` fields.
-    pub(in super::super) fn first(file: &'a [u8], most: u64) -> Result<Self, DirectoryError> {
+    /// Reads the first directory.
+    pub(in super::super) fn first(file: &'a [u8]) -> Result<Self, DirectoryError> {
         let is_big_endian = file.starts_with(b"MM");
         let reader = Reader { file, is_big_endian };
         let is_big = file.get(2) == Some(&0x2b);
         let count_bytes = if is_big { 8 } else { 2 };
         let place = if is_big { reader.number(8, 8) } else { reader.number(4, 4) };
         let start = usize::try_from(place.ok_or(DirectoryError::Cut)?).map_err(|_| DirectoryError::Cut)?;
+        if start == 0 {
+            return Err(DirectoryError::Cut);
+        }
         let count = reader.number(start, count_bytes).ok_or(DirectoryError::Cut)?;
-        if count > most {
+        if count > MAX_FIELDS {
             return Err(DirectoryError::TooManyFields);
         }
         let mut directory = Self { file, is_big_endian, fields: Vec::new() };
@@ -99,7 +104,7 @@ impl<'a> Directory<'a> {
 /// Why there is no directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum DirectoryError {
-    /// The file ends before it.
+    /// There is none, or the file ends before it.
     Cut,
     /// It claims more fields than allowed.
     TooManyFields,

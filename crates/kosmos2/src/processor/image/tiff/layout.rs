@@ -2,7 +2,7 @@
 
 use super::super::decode::{ImageError, PictureFormat, undecodable};
 use super::super::limits::{DecodeOptions, MAX_PARTS};
-use super::directory::{Directory, DirectoryError, Values};
+use super::directory::{Directory, DirectoryError, MAX_FIELDS, Values};
 use super::samples::{Kind, Mode, Raw};
 
 const WIDTH: u16 = 256;
@@ -95,14 +95,14 @@ pub(in super::super) struct Layout<'a> {
 impl<'a> Layout<'a> {
     /// Reads the first directory and holds its sizes against the limits.
     pub(in super::super) fn read(file: &'a [u8], options: &DecodeOptions) -> Result<Self, ImageError> {
-        let directory = Directory::first(file, MAX_PARTS).map_err(|error| match error {
+        let directory = Directory::first(file).map_err(|error| match error {
             // Pillow takes these for a file of the other kind, and opens none.
             DirectoryError::Cut if file.starts_with(b"MM\0\x2b") => {
                 unsupported("of the big kind (BigTIFF) with high bytes first")
             }
             DirectoryError::Cut => damaged("it ends before its first directory"),
             DirectoryError::TooManyFields => {
-                ImageError::TooManyParts { format: PictureFormat::Tiff, part: "fields", limit: MAX_PARTS }
+                ImageError::TooManyParts { format: PictureFormat::Tiff, part: "fields", limit: MAX_FIELDS }
             }
         })?;
         let number = |tag, default, name: &str| {
