@@ -67,6 +67,21 @@ fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {
         "kinds/xmp_element.webp",
         "kinds/lossy_animated_disposed.webp",
         "kinds/lossless_alpha_not_announced.webp",
+        "tiff/pillow_group4.tif",
+        "tiff/pillow_tiff_ccitt.tif",
+        "tiff/tiffcp_group3_2d_fill.tif",
+        "tiff/tiffcp_jpeg_strips.tif",
+        "tiff/big_lzw.tif",
+        "tiff/bits4_3_5_le.tif",
+        "tiff/float_8_be.tif",
+        "tiff/ycbcr_22_5_29.tif",
+        "tiff/xmp_orientation.tif",
+        "avif/pillow_420.avif",
+        "avif/pillow_444_multiplied.avif",
+        "avif/pillow_frames_alpha.avif",
+        "avif/avifenc_422_10_alpha.avif",
+        "avif/avifenc_identity.avif",
+        "avif/avifenc_turned_and_mirrored.avif",
     ] {
         write(folder, name, fs::read(fixtures.join("images").join(name))?)?;
     }

@@ -91,6 +91,7 @@ pub(super) fn refused() -> Vec<BadPicture> {
                 let fault = match mark {
                     "bmp" => TooMuch,
                     "gif" if name != LOSSY_WEBP.name => TooMuch,
+                    "tiff" if name == LOSSY_WEBP.name => TooMuch,
                     _ => Damaged,
                 };
                 all.push(bad(format!("mark of {mark} on the body of {name}"), body, fault));
