@@ -9,11 +9,12 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use common::Bench;
 use worker::setup::{SetupError, check, setup};
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     "stream GROUNDLING_JOBS",
     "stream GROUNDLING_ANNOTATIONS",
     "stream GROUNDLING_FAILED",
     "stream GROUNDLING_OUTCOMES",
+    "stream GROUNDLING_ATTEMPTS",
     "stream GROUNDLING_ADVISORIES",
     "consumer groundling-workers",
     "consumer groundling-workers of the advisories",
