@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "groundling/v1/job.proto",
     "groundling/v1/annotation.proto",
     "groundling/v1/failure.proto",
     "groundling/v1/outcome.proto",
     "groundling/v1/attempt.proto",
+    "groundling/v1/retry.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

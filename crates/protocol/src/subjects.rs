@@ -13,6 +13,8 @@ pub const FAILED_STREAM: &str = "GROUNDLING_FAILED";
 pub const OUTCOMES_STREAM: &str = "GROUNDLING_OUTCOMES";
 /// Stream of the attempts at jobs that did not end them. Between workers only.
 pub const ATTEMPTS_STREAM: &str = "GROUNDLING_ATTEMPTS";
+/// Stream of the jobs that wait for their next attempt, a work queue. Between workers only.
+pub const RETRIES_STREAM: &str = "GROUNDLING_RETRIES";
 /// Stream of the server's own word that it gave up handing out a job.
 pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
@@ -26,12 +28,15 @@ pub const FAILED_WILDCARD: &str = "groundling.failed.*";
 pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
 /// Every attempt subject.
 pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
+/// Every retry subject.
+pub const RETRIES_WILDCARD: &str = "groundling.retries.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
 const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
 const ATTEMPTS_PREFIX: &str = "groundling.attempts.";
+const RETRIES_PREFIX: &str = "groundling.retries.";
 
 /// Longest name of a dataset in bytes. NATS takes longer ones, but subjects stand in file names and tables.
 pub const MAX_DATASET_BYTES: usize = 128;
@@ -135,6 +140,13 @@ pub fn attempts_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.*")
 }
 
+/// Where a message of the jobs stream that came in on `job_subject` waits for its next attempt. The dataset is taken
+/// over unchecked, as by [`failed_subject_for`].
+pub fn retry_subject(job_subject: &str, sequence: u64, published_nanos: u64) -> String {
+    let dataset = dataset_token(job_subject).unwrap_or("unknown");
+    format!("{RETRIES_PREFIX}{dataset}.{sequence}-{published_nanos}")
+}
+
 /// Where it is written down that a worker's own settings forbade it one message of the jobs stream for the first time.
 /// In the stream of outcomes, beside the message's outcome.
 pub fn refusal_subject(sequence: u64, published_nanos: u64) -> String {
@@ -153,6 +165,12 @@ mod tests {
     #[test]
     fn each_message_of_the_jobs_stream_has_one_subject_for_its_outcome() {
         assert_eq!(outcome_subject(7, 1_700_000_000_000_000_001), "groundling.outcomes.7-1700000000000000001");
+    }
+
+    #[test]
+    fn a_retry_is_on_its_datasets_subject_and_its_own() {
+        assert_eq!(retry_subject("groundling.jobs.cats", 7, 17), "groundling.retries.cats.7-17");
+        assert_eq!(retry_subject("elsewhere", 7, 17), "groundling.retries.unknown.7-17");
     }
 
     #[test]

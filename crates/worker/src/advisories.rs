@@ -4,9 +4,9 @@
 //! past that stays in the queue with nobody to take it. The server says so once, on a subject that a stream listens to;
 //! one worker reads it, records the failure and removes the job by its sequence.
 //!
-//! The same is done for what the server has lost track of: killed in the middle of an acknowledgement, it can come back
-//! with a message in the queue that its consumer takes for done. Such a message has its outcome, as a rule; it only has
-//! to go.
+//! The same is done, in the streams of jobs and of retries, for what the server has lost track of: killed in the middle
+//! of an acknowledgement, it can come back with a message in the queue that its consumer takes for done. Such a message
+//! has its outcome, or a copy in the stream of retries, as a rule; it only has to go.
 //!
 //! All of that holds for a work queue alone, in which what is done is no longer there: from another stream nothing is
 //! removed, whatever is read about it.
@@ -17,9 +17,11 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy, Stream};
 use async_nats::jetstream::{Context, Message};
+use bytes::Bytes;
 use futures::StreamExt;
-use protocol::subjects::JOBS_WILDCARD;
-use protocol::v1::{FailureReason, JobFailure, WorkerIdentity, outcome};
+use protocol::Message as _;
+use protocol::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use protocol::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,7 @@ use crate::events::{Events, JobEvent};
 use crate::faults::Fault;
 use crate::ledger::Ledger;
 use crate::publish::PublishError;
+use crate::retries::Retries;
 
 /// How long one pull request waits. Shutdown waits for it.
 const PULL_EXPIRES: Duration = Duration::from_secs(3);
@@ -38,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Delay before an advisory that could not be dealt with comes again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Looks at a queue that stands still before a message without an outcome is ended. One with an outcome goes at the
+/// Looks at a queue before a message without an outcome is ended. One with an outcome goes at the
 /// second look.
 const LOOKS: u32 = 5;
 /// Most of that in one look; the rest waits for the next.
@@ -48,6 +51,8 @@ const MOST_AT_ONCE: u64 = 1000;
 pub(crate) struct SecondNet {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
+    pub(crate) retries_stream: String,
+    pub(crate) retries: Retries,
     pub(crate) consumer: PullConsumer,
     pub(crate) ledger: Ledger,
     pub(crate) worker: WorkerIdentity,
@@ -62,25 +67,35 @@ struct MaxDeliveries {
     deliveries: u64,
 }
 
-/// A queue of which the server hands nothing out.
+/// Messages of a queue that its consumer takes for done.
 #[derive(Debug, Clone, Copy, Default)]
-struct Still {
+struct Forgotten {
     looks: u32,
-    /// The last sequence at the first of them.
+    /// The last sequence of them at the first look.
     last_sequence: u64,
+}
+
+/// A message of a queue as the job that it is.
+struct Job {
+    facts: DeliveryFacts,
+    subject: String,
+    payload: Bytes,
 }
 
 impl SecondNet {
     /// Works until `stop`. Errors are waited out.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let (mut looked, mut still) = (Instant::now(), Still::default());
+        let mut looked = Instant::now();
+        let mut forgotten = [&self.jobs_stream, &self.retries_stream].map(|stream| (stream, Forgotten::default()));
         let every = self.consumer.cached_info().config.ack_wait;
         while !stop.is_cancelled() {
             if looked.elapsed() > every {
                 looked = Instant::now();
-                match self.look_through(still).await {
-                    Ok(seen) => still = seen,
-                    Err(error) => tracing::debug!("the queue cannot be looked through: {error}"),
+                for (stream, seen) in &mut forgotten {
+                    match self.look_through(stream, *seen).await {
+                        Ok(now) => *seen = now,
+                        Err(error) => tracing::debug!(%stream, "the queue cannot be looked through: {error}"),
+                    }
                 }
             }
             if let Err(error) = self.pull().await {
@@ -95,29 +110,33 @@ impl SecondNet {
 
     /// Looks whether messages are in the queue that the consumer neither waits to hand out nor to hear of, and ends
     /// those that were there at the looks before too.
-    async fn look_through(&self, before: Still) -> Result<Still, async_nats::Error> {
-        let Some(stream) = self.queue().await? else { return Ok(Still::default()) };
+    async fn look_through(&self, name: &str, before: Forgotten) -> Result<Forgotten, async_nats::Error> {
+        let Some(stream) = self.queue(name).await? else { return Ok(Forgotten::default()) };
         let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // One of several consumers leaves the rest to the others.
         let takes_all = config.filter_subjects.is_empty()
-            && (config.filter_subject.is_empty() || config.filter_subject == JOBS_WILDCARD);
-        if !takes_all || state.messages == 0 || consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
-            return Ok(Still::default());
+            && ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
+        let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
+        let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
+        if !takes_all || state.messages == 0 || done < state.first_sequence {
+            return Ok(Forgotten::default());
         }
+        let first_look = before.last_sequence < state.first_sequence;
+        let before = if first_look { Forgotten { looks: 0, last_sequence: done } } else { before };
         let last = before.last_sequence.min(state.first_sequence.saturating_add(MOST_AT_ONCE));
-        for stream_seq in state.first_sequence..=last {
-            let deliveries = u64::try_from(config.max_deliver).unwrap_or(0);
-            let said = MaxDeliveries { stream: self.jobs_stream.clone(), stream_seq, deliveries };
-            self.take_off(&said, None, before.looks >= LOOKS).await?;
+        if !first_look {
+            for sequence in state.first_sequence..=last {
+                let fault = |last_error| Fault::NotDelivered { last_error };
+                self.take_off(&stream, sequence, None, before.looks >= LOOKS, fault).await?;
+            }
         }
-        let looks = before.looks.saturating_add(1);
-        Ok(Still { looks, last_sequence: if looks == 1 { state.last_sequence } else { before.last_sequence } })
+        Ok(Forgotten { looks: before.looks.saturating_add(1), ..before })
     }
 
-    /// The stream of jobs as it is now, if it is a work queue: it may have been made anew as something else.
-    async fn queue(&self) -> Result<Option<Stream>, async_nats::Error> {
-        let stream = self.jetstream.get_stream(&self.jobs_stream).await?;
+    /// The stream as it is now, if it is a work queue: it may have been made anew as something else.
+    async fn queue(&self, name: &str) -> Result<Option<Stream>, async_nats::Error> {
+        let stream = self.jetstream.get_stream(name).await?;
         let is_queue = stream.cached_info().config.retention == RetentionPolicy::WorkQueue;
         Ok(is_queue.then_some(stream))
     }
@@ -146,63 +165,66 @@ impl SecondNet {
             return Ok(());
         }
         let said_at = advisory.info().map_err(|error| error.to_string())?.published;
-        self.take_off(&said, Some(said_at), true).await
+        let Some(stream) = self.queue(&self.jobs_stream).await? else {
+            tracing::warn!("the stream of jobs is no work queue: what is read about its jobs is passed over");
+            return Ok(());
+        };
+        let fault = |last_error| Fault::DeliveriesExhausted { deliveries: said.deliveries, last_error };
+        self.take_off(&stream, said.stream_seq, Some(said_at), true, fault).await
     }
 
     /// Ends a job that is no newer than `said_at`: a newer one has its sequence in a stream that was made anew.
     ///
-    /// It ends with its outcome if it has one, and with a failure only if it is sure that nobody else will end it.
+    /// It ends with its outcome if it has one. If it has a copy in the stream of retries, that takes its place. It ends
+    /// with a failure only if it is sure that nobody else will end it.
     async fn take_off(
         &self,
-        said: &MaxDeliveries,
+        stream: &Stream,
+        sequence: u64,
         said_at: Option<OffsetDateTime>,
         is_sure: bool,
+        fault: impl FnOnce(Option<String>) -> Fault,
     ) -> Result<(), async_nats::Error> {
-        let Some(stream) = self.queue().await? else {
-            tracing::warn!("the stream of jobs is no work queue: what is read about its jobs is passed over");
-            return Ok(());
-        };
-        let job = match stream.get_raw_message(said.stream_seq).await {
-            Ok(job) => job,
+        let message = match stream.get_raw_message(sequence).await {
+            Ok(message) => message,
             // Whoever had it last came to an end with it after all.
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if said_at.is_some_and(|said_at| job.time > said_at) {
+        if said_at.is_some_and(|said_at| message.time > said_at) {
             return Ok(());
         }
-        let facts = DeliveryFacts {
-            stream: said.stream.clone(),
-            sequence: said.stream_seq,
-            attempt: said.deliveries,
-            published_nanos: u64::try_from(job.time.unix_timestamp_nanos()).unwrap_or(0),
-        };
-        if !is_sure && self.ledger.outcomes.find(&facts).await?.is_none() {
+        let is_copy = stream.cached_info().config.name == self.retries_stream;
+        let job = if is_copy { Job::of_retry(message)? } else { Job::of(message, &self.jobs_stream) };
+        let claim = self.ledger.outcomes.find(&job.facts).await?;
+        let has_copy = !is_copy && claim.is_none() && self.retries.has_copy_of(&job.subject, &job.facts).await?;
+        if claim.is_none() && !has_copy && !is_sure {
             return Ok(());
         }
-        tracing::warn!(said.stream_seq, "a job that the server will not hand out any more is taken off the queue");
-        self.end(&job, &facts).await?;
-        stream.delete_message(said.stream_seq).await?;
-        self.ledger.attempts.forget(&facts).await;
+        tracing::warn!(sequence, "a job that the server will not hand out any more is taken off the queue");
+        if !has_copy {
+            let fault = fault(self.ledger.attempts.last_error(&job.facts).await);
+            self.end(&job, &fault).await?;
+        }
+        stream.delete_message(sequence).await?;
+        if !has_copy {
+            self.ledger.attempts.forget(&job.facts).await;
+        }
         Ok(())
     }
 
     /// Publishes the job's outcome: the one that was written down before, or a failure.
-    async fn end(&self, job: &StreamMessage, facts: &DeliveryFacts) -> Result<(), PublishError> {
-        let last_error = self.ledger.attempts.last_error(facts).await;
-        let fault = Fault::DeliveriesExhausted { deliveries: facts.attempt, last_error };
-        let reason = FailureReason::RetriesExhausted;
-        let failure = failure_outcome(facts, &job.subject, &job.payload, &fault, reason, &self.worker);
+    async fn end(&self, job: &Job, fault: &Fault) -> Result<(), PublishError> {
+        let Job { facts, subject, payload } = job;
+        let failure = |fault: &Fault, reason| failure_outcome(facts, subject, payload, fault, reason, &self.worker);
+        let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
+        let failure = failure(fault, FailureReason::RetriesExhausted);
         let claim = match self.ledger.outcomes.claim(facts, failure.clone()).await {
             Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {
                 Some(lean) => self.ledger.outcomes.claim(facts, lean).await?,
                 None => return Err(error),
             },
             claimed => claimed?,
-        };
-        let too_large = |error| {
-            let (fault, reason) = (Fault::from(error), FailureReason::AnnotationTooLarge);
-            failure_outcome(facts, &job.subject, &job.payload, &fault, reason, &self.worker)
         };
         let (claim, _) = self.ledger.see_through(facts, claim, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
@@ -219,5 +241,23 @@ impl SecondNet {
             self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         }
         Ok(())
+    }
+}
+
+impl Job {
+    fn of(message: StreamMessage, jobs_stream: &str) -> Self {
+        let facts = DeliveryFacts {
+            stream: jobs_stream.to_owned(),
+            sequence: message.sequence,
+            // Nobody has counted.
+            attempt: 0,
+            published_nanos: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
+        };
+        Self { facts, subject: message.subject.to_string(), payload: message.payload }
+    }
+
+    fn of_retry(message: StreamMessage) -> Result<Self, async_nats::Error> {
+        let retry = Retry::decode(message.payload)?;
+        Ok(Self { facts: DeliveryFacts::of_retry(&retry, 0), subject: retry.subject, payload: retry.job })
     }
 }

@@ -10,7 +10,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, watch};
 
 use crate::broker::Broker;
 use crate::causes::causes;
@@ -100,6 +100,8 @@ pub struct Connection {
     /// The connection itself.
     pub client: Client,
     told: Told,
+    /// Read by pull requests, written by a move to another server.
+    pulling: Arc<RwLock<()>>,
 }
 
 /// What the client has told of a connection.
@@ -203,10 +205,16 @@ impl Connection {
         drop(self.told.lame.subscribe().wait_for(|lame| *lame).await);
     }
 
+    /// Held while jobs may be on their way, so that no intake leaves the connection under the other.
+    pub(crate) async fn pulling(&self) -> RwLockReadGuard<'_, ()> {
+        self.pulling.read().await
+    }
+
     /// Connects to another server of the cluster if this one has said that it will end. To be called while nothing is
     /// on its way that would have to be waited for again. Where there is no other server, the connection stays until it
     /// is closed, and is made anew then.
     pub(crate) async fn move_if_told(&self) {
+        let _no_pull = self.pulling.write().await;
         if !self.told.lame.send_replace(false) {
             return;
         }
@@ -276,7 +284,7 @@ pub async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, Con
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     match options.connect(servers).await {
-        Ok(client) => Ok(Connection { client, told }),
+        Ok(client) => Ok(Connection { client, told, pulling: Arc::default() }),
         Err(cause) => Err(ConnectionError::Connect { url: addresses.join(", "), cause }),
     }
 }

@@ -4,11 +4,14 @@
 //! `ack_wait` that the job is being worked on. It holds the slot that the job takes up.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
+use protocol::Message as _;
+use protocol::v1::Retry;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant as TokioInstant;
@@ -16,6 +19,8 @@ use tokio::time::Instant as TokioInstant;
 use crate::attempts::Started;
 use crate::in_hand::{Held, InHand};
 use crate::publish::Receipt;
+use crate::queue::Queue;
+use crate::slow_reads::Place;
 
 /// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
 const DROPPED_DELAY: Duration = Duration::from_secs(1);
@@ -36,7 +41,15 @@ pub struct Delivery {
     settled: bool,
     /// Let go before the server is told: from then on it may hand the job out again.
     held: Option<Held>,
-    _slot: OwnedSemaphorePermit,
+    queue: Queue,
+    capacity: Mutex<Capacity>,
+}
+
+/// What a job takes up of the worker; given back when dropped.
+#[derive(Debug)]
+enum Capacity {
+    Slot { _permit: OwnedSemaphorePermit },
+    Slow { _place: Place },
 }
 
 /// For how long a job is one worker's.
@@ -51,9 +64,9 @@ pub struct Lease {
 /// What the server says about a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryFacts {
-    /// The stream the job came from.
+    /// The jobs stream, also of a job that was delivered from the stream of retries.
     pub stream: String,
-    /// The job's sequence in the stream.
+    /// The job's sequence in the jobs stream.
     pub sequence: u64,
     /// How often the job has been handed out, this time included; counts from 1.
     pub attempt: u64,
@@ -68,6 +81,18 @@ pub(crate) enum NotTaken {
     NoDelivery { subject: Subject },
     /// Its job is in hand.
     InHand { subject: Subject, sequence: u64, attempt: u64 },
+    /// It is a copy in the stream of retries whose delay begins now.
+    TooEarly { reply: Subject, delay: Duration },
+    /// It is in the stream of retries and no copy of a job.
+    NoRetry { subject: Subject, reply: Subject },
+}
+
+/// A message, as what it says about a job.
+struct Received {
+    reply: Subject,
+    subject: Subject,
+    payload: Bytes,
+    facts: DeliveryFacts,
 }
 
 /// Why the end of a job was not confirmed. The job comes back by itself after `ack_wait`; published work is not lost.
@@ -76,37 +101,45 @@ pub(crate) enum NotTaken {
 pub struct DeliveryError(async_nats::client::RequestError);
 
 impl Delivery {
-    /// Takes a consumer's message in hand, unless its job already is.
+    /// Takes a message of `queue` in hand, unless its job already is.
     pub(crate) fn receive(
         client: &Client,
+        queue: Queue,
         message: Message,
         lease: &Lease,
         in_hand: &InHand,
         slot: OwnedSemaphorePermit,
     ) -> Result<Self, NotTaken> {
-        let Some((reply, facts)) =
-            message.reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|facts| (reply, facts)))
-        else {
-            return Err(NotTaken::NoDelivery { subject: message.subject });
-        };
+        let Received { reply, subject, payload, facts } = Received::read(queue, message)?;
         let Some(held) = in_hand.take(&facts) else {
             let DeliveryFacts { sequence, attempt, .. } = facts;
-            return Err(NotTaken::InHand { subject: message.subject, sequence, attempt });
+            return Err(NotTaken::InHand { subject, sequence, attempt });
         };
         let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), lease.clone()));
         Ok(Self {
             client: client.clone(),
             reply,
-            subject: message.subject,
-            payload: message.payload,
+            subject,
+            payload,
             facts,
             started: Started::default(),
             received: Instant::now(),
             heartbeat,
             settled: false,
             held: Some(held),
-            _slot: slot,
+            queue,
+            capacity: Mutex::new(Capacity::Slot { _permit: slot }),
         })
+    }
+
+    /// The stream that the job was delivered from.
+    pub fn queue(&self) -> Queue {
+        self.queue
+    }
+
+    /// Gives the job's slot back; the job goes on with a place among the slow reads.
+    pub(crate) fn exchange_slot(&self, place: Place) {
+        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner) = Capacity::Slow { _place: place };
     }
 
     /// The subject the job was published to.
@@ -144,6 +177,14 @@ impl Delivery {
     /// [`DeliveryError`] if the server never confirms.
     pub async fn retry(self, delay: Duration) -> Result<(), DeliveryError> {
         self.settle(nak(delay)).await
+    }
+
+    /// The job has a copy in the stream of retries, which takes its place.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the server never confirms.
+    pub(crate) async fn moved(self) -> Result<(), DeliveryError> {
+        self.settle(Bytes::from_static(b"+ACK")).await
     }
 
     /// The job is never to be handed out again: its failure is in the stream, as the receipt shows.
@@ -227,7 +268,41 @@ async fn beat(client: Client, reply: Subject, mut lease: Lease) {
     tracing::warn!("a job is held for longer than its lease of {:?}: the server may hand it out again", lease.longest);
 }
 
+impl Received {
+    fn read(queue: Queue, message: Message) -> Result<Self, NotTaken> {
+        let Message { reply, subject, payload, .. } = message;
+        let Some((reply, delivery)) =
+            reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|delivery| (reply, delivery)))
+        else {
+            return Err(NotTaken::NoDelivery { subject });
+        };
+        if queue == Queue::Jobs {
+            return Ok(Self { reply, subject, payload, facts: delivery });
+        }
+        match Retry::decode(payload).ok().filter(|retry| !retry.subject.is_empty()) {
+            Some(Retry { delay_nanos, .. }) if delivery.attempt == 1 && delay_nanos > 0 => {
+                Err(NotTaken::TooEarly { reply, delay: Duration::from_nanos(delay_nanos) })
+            }
+            Some(retry) => {
+                let facts = DeliveryFacts::of_retry(&retry, delivery.attempt);
+                Ok(Self { reply, subject: retry.subject.into(), payload: retry.job, facts })
+            }
+            None => Err(NotTaken::NoRetry { subject, reply }),
+        }
+    }
+}
+
 impl DeliveryFacts {
+    /// Those of a job whose copy in the stream of retries was delivered this many times.
+    pub(crate) fn of_retry(retry: &Retry, deliveries: u64) -> Self {
+        Self {
+            stream: retry.stream.clone(),
+            sequence: retry.stream_sequence,
+            attempt: retry.deliveries.saturating_add(deliveries),
+            published_nanos: retry.published_nanos,
+        }
+    }
+
     /// Reads the subject that a consumer's message is to be answered on: `$JS.ACK`, in newer servers a domain and an
     /// account, then stream, consumer, deliveries, stream sequence, consumer sequence, nanoseconds, messages pending.
     fn parse(reply: &str) -> Option<Self> {

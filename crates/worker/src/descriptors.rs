@@ -1,12 +1,12 @@
-//! File descriptors: each slot may have a connection to the store, and a worker that has none left fails jobs that are
+//! File descriptors: each read may have a connection to the store, and a worker that has none left fails jobs that are
 //! not at fault.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::health_server::CONNECTIONS;
 
-/// For one slot: a connection that is in use, and one that is being made in its place.
-const FOR_A_SLOT: u64 = 2;
+/// For one read: a connection that is in use, and one that is being made in its place.
+const FOR_A_READ: u64 = 2;
 /// For everything else that is opened later: NATS, names that are looked up, files.
 const OTHERS: u64 = 64;
 /// Taken for open where the system does not say.
@@ -15,33 +15,37 @@ const USUALLY_OPEN: u64 = 64;
 /// This process may not open enough files.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{slots} slots need {needed} open files, and this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container), or lower worker.slots to {possible}"
+    "reading up to {reads} objects at once (worker.slots and worker.max_slow_reads, for new jobs and for retries) needs {needed} open files, and this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container), or lower these settings so that they come to {possible}"
 )]
 pub struct TooFewDescriptors {
-    slots: usize,
+    reads: usize,
     needed: u64,
     limit: u64,
     possible: u64,
 }
 
-/// Raises the limit that holds for this process to what so many slots need, where the hard limit allows it.
-pub(crate) fn make_room(slots: usize) -> Result<(), TooFewDescriptors> {
+/// Raises the limit that holds for this process to what so many reads at once need, where the hard limit allows it.
+pub(crate) fn make_room(reads: usize) -> Result<(), TooFewDescriptors> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let others = open_now().saturating_add(OTHERS).saturating_add(CONNECTIONS as u64);
-    let needed = (slots as u64).saturating_mul(FOR_A_SLOT).saturating_add(others);
+    let needed = (reads as u64).saturating_mul(FOR_A_READ).saturating_add(others);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
     let too_few = |limit: u64| {
-        let possible = limit.saturating_sub(others) / FOR_A_SLOT;
-        TooFewDescriptors { slots, needed, limit, possible }
+        let possible = limit.saturating_sub(others) / FOR_A_READ;
+        TooFewDescriptors { reads, needed, limit, possible }
     };
     if let Some(limit) = maximum.filter(|limit| *limit < needed) {
         return Err(too_few(limit));
     }
     match setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum }) {
         Ok(()) => {
-            tracing::info!(before = current, now = needed, "the limit of open files is raised to what the slots need");
+            tracing::info!(
+                before = current,
+                now = needed,
+                "the limit of open files is raised to what reading from the store needs"
+            );
             Ok(())
         }
         Err(error) => {

@@ -9,12 +9,13 @@ use protocol::job::{id_in, object_in};
 use protocol::subjects::failed_subject_for;
 use protocol::v1::{self, FailureReason, Outcome, outcome};
 
-use crate::delivery::{Delivery, DeliveryFacts};
+use crate::delivery::{Delivery, DeliveryError, DeliveryFacts};
 use crate::events::{JobEvent, Step};
 use crate::faults::{Decision, Fault, FaultClass, Tries, decide, release_delay, spread};
 use crate::job::JobContext;
 use crate::outcomes::Claim;
 use crate::publish::{PublishError, Receipt};
+use crate::queue::Queue;
 
 /// How a delivery ended, to be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +76,21 @@ impl JobContext {
             },
             Decision::Retry(delay) => {
                 self.ledger.attempts.fail(delivery.facts(), &fault.message()).await;
-                self.retry(delivery, fault, delay).await
+                let delay = self.spread(delay);
+                let told = format!("job is tried again in {delay:?}: {}", fault.message());
+                log(&delivery, Told::Warning, &told);
+                self.apart(delivery, fault, delay).await
+            }
+            Decision::Park(delay) => {
+                self.ledger.attempts.release(delivery.started).await;
+                let delay = self.spread(delay);
+                // Whoever found out about the store has told of it, once for all of its jobs.
+                log(&delivery, Told::Debug, &format!("job waits for {delay:?}: {}", fault.message()));
+                self.apart(delivery, fault, delay).await
             }
             Decision::Release(delay) => {
                 self.ledger.attempts.release(delivery.started).await;
-                self.retry(delivery, fault, delay).await
+                self.release(delivery, fault, delay).await
             }
         }
     }
@@ -94,7 +105,7 @@ impl JobContext {
     pub(crate) async fn hand_back(&self, delivery: Delivery, fault: &Fault) -> Ending {
         let delay = release_delay(FaultClass::StreamUnavailable, delivery.facts().attempt);
         self.ledger.attempts.release(delivery.started).await;
-        self.retry(delivery, fault, delay.unwrap_or(self.settings.max_retry_delay)).await
+        self.release(delivery, fault, delay.unwrap_or(self.settings.max_retry_delay)).await
     }
 
     async fn finished(&self, delivery: Delivery, annotation: v1::ImageAnnotation, receipt: &Receipt) -> Ending {
@@ -111,13 +122,13 @@ impl JobContext {
             duplicate,
             "job is done"
         );
-        let facts = delivery.facts().clone();
+        let left = Left::of(&delivery);
         if let Err(error) = delivery.delivered(receipt).await {
             // The annotation is safe; whoever gets the job next finds the outcome.
             tracing::warn!("{error}");
         }
         self.events.step(Step::Acknowledged);
-        self.forget_attempts(&facts).await;
+        self.forget(left).await;
         self.events.send(JobEvent::Finished { annotation: Arc::new(annotation), duplicate });
         Ending::Finished { duplicate }
     }
@@ -135,20 +146,23 @@ impl JobContext {
             reason = reason.as_str_name(),
             "job failed permanently: {message}"
         );
-        let facts = delivery.facts().clone();
+        let left = Left::of(&delivery);
         if let Err(error) = delivery.reject(receipt, reason.as_str_name()).await {
             tracing::warn!("{error}");
         }
         self.events.step(Step::Terminated);
-        self.forget_attempts(&facts).await;
+        self.forget(left).await;
         self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         Ending::Failed
     }
 
-    /// Removes the attempts of a job that has left the queue. A first delivery leaves none behind.
-    async fn forget_attempts(&self, facts: &DeliveryFacts) {
+    /// Removes what a job that has ended left behind. After a first delivery there is nothing.
+    async fn forget(&self, Left { queue, subject, facts }: Left) {
         if facts.attempt > 1 {
-            self.ledger.attempts.forget(facts).await;
+            self.ledger.attempts.forget(&facts).await;
+            if queue == Queue::Jobs {
+                self.retries.forget(&subject, &facts).await;
+            }
         }
     }
 
@@ -156,52 +170,93 @@ impl JobContext {
         failure_outcome(delivery.facts(), delivery.subject(), delivery.payload(), fault, reason, &self.worker)
     }
 
-    async fn retry(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
-        let (message, attempt) = (fault.message(), delivery.facts().attempt);
-        let delay = spread(delay, self.settings.max_retry_delay, rand::random());
-        let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
-        tracing::warn!(
-            job_id,
-            subject = delivery.subject(),
-            bucket = object.as_ref().map(|object| object.bucket.as_str()),
-            key = object.as_ref().map(|object| object.key.as_str()),
-            version_id = object.as_ref().and_then(|object| object.version_id.as_deref()),
-            attempt,
-            "job goes back to the queue for {delay:?}: {message}"
-        );
-        self.back_to_the_queue(delivery, fault, message, delay).await
+    /// Gives the job back to the stream that it came from.
+    async fn release(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
+        let delay = self.spread(delay);
+        log(&delivery, Told::Warning, &format!("job goes back to the queue for {delay:?}: {}", fault.message()));
+        let (subject, retried) = (delivery.subject().to_owned(), delivery.retry(delay).await);
+        self.back(subject, retried, fault, delay)
     }
 
     /// Leaves the job to workers with other settings.
     async fn leave_to_others(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
-        let (message, attempt) = (fault.message(), delivery.facts().attempt);
         let delay = delay.min(self.settings.max_retry_delay);
         self.ledger.attempts.release(delivery.started).await;
-        let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
-        tracing::warn!(
-            job_id,
-            subject = delivery.subject(),
-            bucket = object.as_ref().map(|object| object.bucket.as_str()),
-            key = object.as_ref().map(|object| object.key.as_str()),
-            version_id = object.as_ref().and_then(|object| object.version_id.as_deref()),
-            attempt,
-            "job is released to other workers for {delay:?}, for this one's settings forbid it: {message}"
+        let told = format!(
+            "job is released to other workers for {delay:?}, for this one's settings forbid it: {}",
+            fault.message()
         );
-        self.back_to_the_queue(delivery, fault, message, delay).await
+        log(&delivery, Told::Warning, &told);
+        self.apart(delivery, fault, delay).await
     }
 
-    async fn back_to_the_queue(&self, delivery: Delivery, fault: &Fault, message: String, delay: Duration) -> Ending {
+    /// Lets the job wait in the stream of retries; in that of jobs only where the other does not take it.
+    async fn apart(&self, delivery: Delivery, fault: &Fault, delay: Duration) -> Ending {
         let subject = delivery.subject().to_owned();
-        if let Err(error) = delivery.retry(delay).await {
+        let retried = match delivery.queue() {
+            Queue::Retries => delivery.retry(delay).await,
+            Queue::Jobs => match self.retries.publish(&delivery, delay).await {
+                Ok(()) => {
+                    self.events.step(Step::RetryPublished);
+                    delivery.moved().await
+                }
+                Err(error) => {
+                    tracing::warn!("a job stays in the stream of jobs until it is tried again: {error}");
+                    delivery.retry(delay).await
+                }
+            },
+        };
+        self.back(subject, retried, fault, delay)
+    }
+
+    fn back(&self, subject: String, retried: Result<(), DeliveryError>, fault: &Fault, delay: Duration) -> Ending {
+        if let Err(error) = retried {
             tracing::warn!("{error}");
         }
         self.events.step(Step::HandedBack);
-        self.events.send(JobEvent::Retried { subject, delay, message });
+        self.events.send(JobEvent::Retried { subject, delay, message: fault.message() });
         match fault.class() {
             FaultClass::EngineStopped => Ending::EngineStopped,
             FaultClass::ShuttingDown => Ending::HandedBack,
             _ => Ending::Retried,
         }
+    }
+
+    fn spread(&self, delay: Duration) -> Duration {
+        spread(delay, self.settings.max_retry_delay, rand::random())
+    }
+}
+
+/// What is known of a job that has ended.
+struct Left {
+    queue: Queue,
+    subject: String,
+    facts: DeliveryFacts,
+}
+
+impl Left {
+    fn of(delivery: &Delivery) -> Self {
+        let (subject, facts) = (delivery.subject().to_owned(), delivery.facts().clone());
+        Self { queue: delivery.queue(), subject, facts }
+    }
+}
+
+/// How loud a line of the log is.
+enum Told {
+    Warning,
+    Debug,
+}
+
+/// Logs what becomes of a job that has not ended.
+fn log(delivery: &Delivery, told: Told, what: &str) {
+    let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
+    let object = object.as_ref();
+    let (subject, attempt) = (delivery.subject(), delivery.facts().attempt);
+    let (bucket, key) = (object.map(|object| object.bucket.as_str()), object.map(|object| object.key.as_str()));
+    let version_id = object.and_then(|object| object.version_id.as_deref());
+    match told {
+        Told::Warning => tracing::warn!(job_id, subject, bucket, key, version_id, attempt, "{what}"),
+        Told::Debug => tracing::debug!(job_id, subject, bucket, key, version_id, attempt, "{what}"),
     }
 }
 

@@ -78,6 +78,8 @@ steps! {
     FailurePublished,
     /// The job is off the queue as given up.
     Terminated,
+    /// A copy of the job is in the stream of retries.
+    RetryPublished,
     /// The job is back in the queue.
     HandedBack,
 }

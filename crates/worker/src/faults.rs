@@ -10,6 +10,8 @@ use protocol::v1::FailureReason;
 use crate::causes::causes;
 use crate::fetch::{FetchError, FetchErrorKind};
 use crate::publish::PublishError;
+use crate::slow_reads::BrokenOff;
+use crate::stores::StoreAway;
 
 /// Why a job was not done this time.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,12 @@ pub enum Fault {
     /// The object was not read.
     #[error("{}{}", .0, raise(object_limit(.0)))]
     Fetch(#[from] FetchError),
+    /// The read was slow and was broken off for the sake of others.
+    #[error(transparent)]
+    BrokenOff(#[from] BrokenOff),
+    /// The store, or the part of it that the object is in, does not answer any job at present.
+    #[error(transparent)]
+    StoreAway(#[from] StoreAway),
     /// The picture was not decoded.
     #[error("{}{}", .0, raise(picture_limit(.0)))]
     Picture(#[from] ImageError),
@@ -81,6 +89,15 @@ pub enum Fault {
         /// The error of the last attempt that reported one.
         last_error: Option<String>,
     },
+    /// It is in its stream, and the server does not deliver it.
+    #[error(
+        "the server does not deliver the job any more, though no worker has finished it{}",
+        last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
+    )]
+    NotDelivered {
+        /// The error of the last attempt that reported one.
+        last_error: Option<String>,
+    },
     /// The server has delivered it as often as its consumer allows.
     #[error(
         "the server delivered the job {deliveries} times, as often as the consumer's max_deliver allows, and no worker finished it{}",
@@ -107,6 +124,10 @@ pub enum FaultClass {
     PromptAboveLimit,
     /// Reading the object.
     Fetch(FetchErrorKind),
+    /// The store is slow for so many jobs that this one is to be read apart from new ones.
+    StoreSlow,
+    /// The store does not answer any job at present.
+    StoreAway,
     /// No kind of picture that can be read.
     UnsupportedPicture,
     /// A damaged picture.
@@ -153,6 +174,13 @@ pub enum Course {
         /// Longest delay.
         longest: Duration,
     },
+    /// As `HandBack`, but it concerns some jobs and not all: let it wait apart from new jobs.
+    Park {
+        /// Delay after the first delivery.
+        first: Duration,
+        /// Longest delay.
+        longest: Duration,
+    },
     /// It is this worker's own settings that forbid it: leave it to other workers for
     /// `worker.release_own_limits_for` ([`crate::releases`]), then publish a failure with this reason.
     LeaveToOthers(FailureReason),
@@ -167,6 +195,8 @@ pub enum Decision {
     Retry(Duration),
     /// The attempt does not count: deliver the job again after this delay.
     Release(Duration),
+    /// The attempt does not count: deliver the job again after this delay, apart from new jobs.
+    Park(Duration),
     /// Leave it to other workers, and publish a failure with this reason once it has been left to them for long enough.
     LeaveToOthers(FailureReason),
     /// Publish a failure with this reason, then take the job off the queue.
@@ -203,6 +233,10 @@ pub fn course(class: FaultClass) -> Course {
         // Ten deliveries at these delays outlast an outage of a quarter of an hour.
         Class::Fetch(Kind::Unavailable) => retry(2, 300),
         Class::Fetch(Kind::Throttled) => retry(5, 300),
+        // It is read again beside other slow ones, with all the time that reads have.
+        Class::StoreSlow => park(1, 60),
+        // Other jobs find out when it answers.
+        Class::StoreAway => park(5, 300),
         // Until somebody mends the settings; each try would fail in the same way for every job.
         Class::Fetch(Kind::Misconfigured) => retry(30, 600),
         // Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
@@ -220,6 +254,10 @@ pub fn course(class: FaultClass) -> Course {
 
 const fn retry(first_seconds: u64, longest_seconds: u64) -> Course {
     Course::Retry { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
+}
+
+const fn park(first_seconds: u64, longest_seconds: u64) -> Course {
+    Course::Park { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
 }
 
 const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
@@ -243,6 +281,7 @@ pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
         Course::Retry { .. } if tries.attempts >= max_attempts => Decision::DeadLetter(FailureReason::RetriesExhausted),
         Course::Retry { first, longest } => Decision::Retry(back_off(first, longest, tries.attempts)),
         Course::HandBack { first, longest } => Decision::Release(back_off(first, longest, tries.deliveries)),
+        Course::Park { first, longest } => Decision::Park(back_off(first, longest, tries.deliveries)),
     }
 }
 
@@ -251,7 +290,7 @@ pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
 pub fn release_delay(class: FaultClass, deliveries: u64) -> Option<Duration> {
     match course(class) {
         Course::HandBack { first, longest } => Some(back_off(first, longest, deliveries)),
-        Course::Retry { .. } | Course::LeaveToOthers(_) | Course::DeadLetter(_) => None,
+        Course::Retry { .. } | Course::Park { .. } | Course::LeaveToOthers(_) | Course::DeadLetter(_) => None,
     }
 }
 
@@ -275,6 +314,8 @@ impl Fault {
             Self::Job(_) | Self::WrongSubject { .. } => FaultClass::InvalidJob,
             Self::MarkupNotAllowed { .. } => FaultClass::MarkupNotAllowed,
             Self::Fetch(error) => FaultClass::Fetch(error.kind()),
+            Self::BrokenOff(_) => FaultClass::StoreSlow,
+            Self::StoreAway(_) => FaultClass::StoreAway,
             Self::Picture(error) => picture_class(error),
             Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
             Self::DecodingTimedOut(_) => FaultClass::DecodingTimedOut,
@@ -287,7 +328,9 @@ impl Fault {
             Self::TimedOut(_) => FaultClass::TimedOut,
             Self::Damaged(_) => FaultClass::DamagedPicture,
             Self::ShuttingDown => FaultClass::ShuttingDown,
-            Self::NeverSettled { .. } | Self::DeliveriesExhausted { .. } => FaultClass::NeverSettled,
+            Self::NeverSettled { .. } | Self::NotDelivered { .. } | Self::DeliveriesExhausted { .. } => {
+                FaultClass::NeverSettled
+            }
         }
     }
 
@@ -404,6 +447,13 @@ mod tests {
             assert!(matches!(decide(class, failed(1000), 10), Decision::Release(_)), "{class:?}");
         }
         assert_eq!(decide(FaultClass::ShuttingDown, failed(7), 10), Decision::Release(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_a_store_does_to_many_jobs_ends_none_and_keeps_them_apart_from_new_ones() {
+        for class in [FaultClass::StoreSlow, FaultClass::StoreAway] {
+            assert!(matches!(decide(class, failed(1000), 10), Decision::Park(_)), "{class:?}");
+        }
     }
 
     #[test]

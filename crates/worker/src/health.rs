@@ -5,12 +5,13 @@
 //! intake gets its requests through, and nobody has told the worker to end. Otherwise both answer 503 with one line that
 //! says why. Readiness comes and goes with the broker; liveness does not.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::Annotator;
 
 use crate::connection::Connection;
+use crate::queue::Queue;
 
 /// How long the worker's threads may be blocked before it does not live any more.
 const BLOCKED: Duration = Duration::from_secs(60);
@@ -23,12 +24,13 @@ struct Known {
     engine: Arc<dyn Annotator>,
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
-    intake: Mutex<Pulls>,
+    jobs: Mutex<Pulls>,
+    retries: Mutex<Pulls>,
     /// When the worker's threads were last seen to run.
     ran: Mutex<Instant>,
 }
 
-/// What intake has told of its pull requests.
+/// What the intake of one queue has told of its pull requests.
 #[derive(Debug, Default)]
 struct Pulls {
     /// The number of the connection that the last one went out on.
@@ -53,7 +55,8 @@ impl Health {
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
         let ran = Mutex::new(Instant::now());
-        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, intake: Mutex::default(), ran }))
+        let (jobs, retries) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, jobs, retries, ran }))
     }
 
     /// Nothing if it lives, or why not.
@@ -84,19 +87,20 @@ impl Health {
             Phase::Ending => return Err("the worker is shutting down".to_owned()),
             Phase::Working => {}
         }
-        let pulls = locked(&self.0.intake);
         match self.0.connection.get() {
             Some(connection) if connection.is_up() => {
-                if pulls.asked_on != Some(connection.number()) {
+                if locked(&self.0.jobs).asked_on != Some(connection.number()) {
                     return Err("no jobs have been asked for yet since the connection to NATS was made".to_owned());
                 }
             }
             _ => return Err("the connection to NATS is lost".to_owned()),
         }
-        match &pulls.fault {
-            Some(why) => Err(format!("no jobs can be taken: {why}")),
-            None => Ok(()),
+        for (queue, what) in [(Queue::Jobs, "jobs"), (Queue::Retries, "retries")] {
+            if let Some(why) = &self.pulls_of(queue).fault {
+                return Err(format!("no {what} can be taken: {why}"));
+            }
         }
+        Ok(())
     }
 
     /// The worker cannot go on yet, and why.
@@ -117,17 +121,24 @@ impl Health {
     }
 
     /// A pull request has gone out on the connection of this number.
-    pub(crate) fn pulls(&self, connection: u64) {
-        locked(&self.0.intake).asked_on = Some(connection);
+    pub(crate) fn pulls(&self, queue: Queue, connection: u64) {
+        self.pulls_of(queue).asked_on = Some(connection);
     }
 
     /// How the last pull request ended.
-    pub(crate) fn pulled(&self, fault: Option<&str>) {
-        locked(&self.0.intake).fault = fault.map(str::to_owned);
+    pub(crate) fn pulled(&self, queue: Queue, fault: Option<&str>) {
+        self.pulls_of(queue).fault = fault.map(str::to_owned);
+    }
+
+    fn pulls_of(&self, queue: Queue) -> MutexGuard<'_, Pulls> {
+        locked(match queue {
+            Queue::Jobs => &self.0.jobs,
+            Queue::Retries => &self.0.retries,
+        })
     }
 }
 
 /// What is kept here is whole at every moment, so a panic elsewhere does no harm to it.
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

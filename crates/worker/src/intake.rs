@@ -7,7 +7,6 @@
 //! A request also says how many bytes may come on it: the server closes a connection on which more waits than it holds
 //! for a client (`max_pending`, 64 MiB unless set), and then all of that is lost and comes again after `ack_wait`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -15,7 +14,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,9 @@ use crate::delivery::{Delivery, Lease, NotTaken, nak};
 use crate::health::Health;
 use crate::in_hand::InHand;
 use crate::present::{LOOK_EVERY, Limits, NO_CONSUMER, Present};
+use crate::queue::Queue;
 use crate::refusals::Refused;
+use crate::slots::Slots;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
@@ -45,9 +46,10 @@ const AROUND_A_JOB: usize = 64 << 10;
 /// Takes jobs.
 pub struct Intake {
     client: Client,
+    queue: Queue,
     consumer: PullConsumer,
     present: Present,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     lease: Lease,
     in_hand: InHand,
     watched: Option<(Connection, Health)>,
@@ -75,8 +77,25 @@ impl Intake {
     pub fn new(client: Client, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
         let present = Present::new(consumer.clone());
         let lease = Lease { ack_wait: present.ack_wait(), longest };
-        let (slots, in_hand) = (Arc::new(Semaphore::new(slots)), InHand::default());
-        Self { client, consumer, present, slots, lease, in_hand, watched: None }
+        let (slots, in_hand) = (Slots::new(slots), InHand::default());
+        Self { client, queue: Queue::Jobs, consumer, present, slots, lease, in_hand, watched: None }
+    }
+
+    /// The intake of retries beside this one of new jobs: from the `consumer` of the stream of retries, with slots of
+    /// its own, a quarter of which are used while there are new jobs.
+    #[must_use]
+    pub fn of_retries(&self, consumer: PullConsumer) -> Self {
+        let present = self.present.of(consumer.clone());
+        Self {
+            client: self.client.clone(),
+            queue: Queue::Retries,
+            consumer,
+            lease: Lease { ack_wait: present.ack_wait(), longest: self.lease.longest },
+            present,
+            slots: self.slots.for_retries(),
+            in_hand: self.in_hand.clone(),
+            watched: self.watched.clone(),
+        }
     }
 
     /// The same, also looking at the stream: no jobs are taken from one with which the promise does not hold.
@@ -135,9 +154,15 @@ impl Intake {
         lost
     }
 
+    fn tell_new_jobs(&self, are_there: bool) {
+        if self.queue == Queue::Jobs {
+            self.slots.tell_new_jobs(are_there);
+        }
+    }
+
     fn tell(&self, fault: Option<&str>) {
         if let Some((_, health)) = &self.watched {
-            health.pulled(fault);
+            health.pulled(self.queue, fault);
         }
     }
 
@@ -185,19 +210,16 @@ impl Intake {
 
     /// All slots that are free, as soon as there is one; `None` at shutdown.
     async fn free_slots(&self, shutdown: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
-        let first = loop {
+        loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return None,
                 connection = self.told_to_leave() => connection.move_if_told().await,
                 // No request goes out, but the signs of life of the jobs in hand must follow the consumer.
                 () = self.look_again() => {}
-                // Fails only if the semaphore is closed, which nobody does.
-                first = Arc::clone(&self.slots).acquire_owned() => break first.ok()?,
+                slots = self.slots.take() => return Some(slots),
             }
-        };
-        let others = std::iter::from_fn(|| Arc::clone(&self.slots).try_acquire_owned().ok());
-        Some(std::iter::once(first).chain(others).collect())
+        }
     }
 
     /// Looks at the consumer once in a while.
@@ -243,6 +265,11 @@ impl Intake {
         // The server counts alike, and a request that has used up its bytes to the last one is over.
         let mut bytes = (most > 0).then_some(most);
         let (mut came, mut end) = (0, PullEnd::Done);
+        // No connection is left for another one while jobs may be on their way.
+        let _pulling = match &self.watched {
+            Some((connection, _)) => Some(connection.pulling().await),
+            None => None,
+        };
         let refused = self.refused();
         tokio::pin!(refused);
         let mut answers = match self.request(request).await {
@@ -250,7 +277,7 @@ impl Intake {
             Err(why) => return PullEnd::Failed(why),
         };
         if let Some((_, health)) = &self.watched {
-            health.pulls(connection);
+            health.pulls(self.queue, connection);
         }
         loop {
             let answer = tokio::select! {
@@ -270,6 +297,7 @@ impl Intake {
                 Ok(Some(message)) => match verdict(&message) {
                     Verdict::Job => {
                         came += 1;
+                        self.tell_new_jobs(true);
                         bytes = bytes.map(|bytes| bytes.saturating_sub(message.length));
                         if let Some(slot) = slots.pop() {
                             self.hand_on(message, slot, deliveries).await;
@@ -285,6 +313,8 @@ impl Intake {
                         let due = batch.saturating_sub(open.unwrap_or(batch)).saturating_sub(came);
                         if is_too_large && came + due == 0 {
                             end = PullEnd::TooLarge;
+                        } else if came + due == 0 {
+                            self.tell_new_jobs(false);
                         }
                         slots.truncate(due);
                         if slots.is_empty() {
@@ -316,11 +346,16 @@ impl Intake {
     }
 
     async fn hand_on(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
-        match Delivery::receive(&self.client, message, &self.lease, &self.in_hand, slot) {
+        match Delivery::receive(&self.client, self.queue, message, &self.lease, &self.in_hand, slot) {
             // A closed channel drops the delivery, and that means retry.
             Ok(delivery) => drop(deliveries.send(delivery).await),
             Err(NotTaken::NoDelivery { subject }) => {
                 tracing::warn!(%subject, "a message that is no consumer's was passed over");
+            }
+            Err(NotTaken::TooEarly { reply, delay }) => drop(self.client.publish(reply, nak(delay)).await),
+            Err(NotTaken::NoRetry { subject, reply }) => {
+                tracing::warn!(%subject, "a message in the stream of retries is no job's copy: it is removed");
+                drop(self.client.publish(reply, "+TERM".into()).await);
             }
             Err(NotTaken::InHand { subject, sequence, attempt }) => {
                 tracing::warn!(%subject, sequence, attempt, "a job that this worker is still doing was handed out to it again: passed over");

@@ -20,11 +20,14 @@ use crate::ending::Ending;
 use crate::events::{Events, Step};
 use crate::faults::Fault;
 use crate::fetch::Fetched;
-use crate::fetch::s3::{ObjectStore, is_md5, is_md5_of};
+use crate::fetch::s3::{NotRead, ObjectStore, is_md5, is_md5_of};
 use crate::ledger::Ledger;
 use crate::releases::Releases;
+use crate::retries::Retries;
 use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
+use crate::slow_reads::SlowReads;
+use crate::stores::Stores;
 
 /// Everything that jobs share.
 pub(crate) struct JobContext {
@@ -33,6 +36,12 @@ pub(crate) struct JobContext {
     pub(crate) ledger: Ledger,
     /// Of jobs that this worker's own settings forbid.
     pub(crate) releases: Releases,
+    /// Where jobs wait between two attempts.
+    pub(crate) retries: Retries,
+    /// Those that jobs wait for without a slot.
+    pub(crate) slow_reads: SlowReads,
+    /// Those that do not answer.
+    pub(crate) stores: Stores,
     /// For encoded pictures.
     pub(crate) room: Room,
     /// Where pictures are decoded.
@@ -125,7 +134,7 @@ impl JobContext {
         let prepared = tokio::select! {
             // What is ready goes on, even at the end.
             biased;
-            prepared = self.prepare(&job.source) => prepared?,
+            prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
         let asks = job.tasks.iter().map(|task| task.ask.clone()).collect();
@@ -150,13 +159,13 @@ impl JobContext {
         Ok(Outcome { subject, message_id: id, record: Some(outcome::Record::Annotation(annotation)) })
     }
 
-    async fn prepare(&self, source: &Source) -> Result<Prepared, Fault> {
+    async fn prepare(&self, source: &Source, delivery: &Delivery) -> Result<Prepared, Fault> {
         let started = Instant::now();
         let (fetched, taken) = match source {
             // Here already, with its job; what it waits for is that others have gone.
             Source::Inline(bytes) => (Encoded::inline(bytes.clone()), self.room.take(bytes.len() as u64).await),
             Source::S3(object) => {
-                let (fetched, taken) = self.store.read_into(object, &self.room).await?;
+                let (fetched, taken) = self.fetch(object, delivery).await?;
                 (fetched.into(), taken)
             }
         };
@@ -166,6 +175,22 @@ impl JobContext {
         let (pixels, facts) = self.decode(fetched, taken).await?;
         self.events.step(Step::Decoded);
         Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
+    }
+
+    async fn fetch(&self, object: &v1::S3Object, delivery: &Delivery) -> Result<(Fetched, Taken), Fault> {
+        self.stores.admit(&object.bucket, &object.key)?;
+        let dataset = dataset_token(delivery.subject()).unwrap_or_default();
+        let mut watch = self.slow_reads.watch(delivery.queue(), dataset, |place| delivery.exchange_slot(place));
+        let error = match self.store.read_into(object, &self.room, &mut watch).await {
+            Err(NotRead::BrokenOff(reason)) => return Err(reason.into()),
+            Ok(read) => {
+                self.stores.ended(&object.bucket, &object.key, Ok(()));
+                return Ok(read);
+            }
+            Err(NotRead::Failed(error)) => error,
+        };
+        self.stores.ended(&object.bucket, &object.key, Err(&error));
+        Err(error.into())
     }
 
     async fn decode(&self, picture: Encoded, taken: Taken) -> Result<(PixelValues, v1::PictureFacts), Fault> {

@@ -52,6 +52,11 @@ impl Present {
         Self { consumer, jetstream: None, ack_wait, known: Mutex::default() }
     }
 
+    /// The same of another consumer.
+    pub(crate) fn of(&self, consumer: PullConsumer) -> Self {
+        Self { jetstream: self.jetstream.clone(), ..Self::new(consumer) }
+    }
+
     /// Also looks at the stream.
     pub(crate) fn with_stream(self, jetstream: Context) -> Self {
         Self { jetstream: Some(jetstream), ..self }

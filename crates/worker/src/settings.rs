@@ -96,10 +96,12 @@ pub struct StreamSettings {
     pub outcomes: String,
     /// Name of the stream of attempts: those at redelivered jobs, and those that failed. Between workers only.
     pub attempts: String,
+    /// Name of the stream of retries: jobs that wait for their next attempt. Between workers only.
+    pub retries: String,
     /// Name of the stream of the server's word that it gave up handing out a job.
     pub advisories: String,
-    /// Name of the durable consumer on the stream of jobs, shared by all workers. The one on the stream of advisories
-    /// has the same.
+    /// Name of the durable consumer on the stream of jobs, shared by all workers. Those on the streams of retries and of
+    /// advisories have the same.
     pub consumer: String,
     /// Copies of each message in a cluster: 1, 3 or 5.
     pub replicas: usize,
@@ -119,7 +121,9 @@ pub struct StreamSettings {
     /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
     #[serde(with = "humantime_serde")]
     pub ack_wait: Duration,
-    /// Most jobs in the hands of all workers together. At least the workers' slots added up.
+    /// Most jobs of the stream of jobs that are delivered and not acknowledged, all workers together: those in hand
+    /// (for each worker `worker.slots` and `worker.max_slow_reads`), and those that workers released with a delay, for
+    /// example because a stream was full. Jobs whose attempt failed do not count: they wait in the stream of retries.
     pub max_ack_pending: i64,
     /// How often the server itself delivers a job; -1 for no limit. The server also counts deliveries that workers
     /// released unharmed (shutdown, a full stream), so that a limit can end healthy jobs: such a job becomes a failure
@@ -180,6 +184,10 @@ pub struct WorkerSettings {
     /// Jobs in hand at once, from intake to the last acknowledgement: the depth of the pipeline. Left out: what keeps the
     /// engine's device busy, 8 on a CPU and some 1300 on CUDA.
     pub slots: Option<usize>,
+    /// Most new jobs that wait for a slow store at once, in addition to `slots`: a read that takes much longer than most
+    /// gives its slot back. Retries have half as many, and retries of one dataset half of those. Left out: as many as
+    /// slots, but at least 64.
+    pub max_slow_reads: Option<usize>,
     /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for an object as
     /// large as they were of late, and for the largest allowed, `s3.max_object_bytes`, where its own turns out larger.
     pub max_bytes_in_flight: u64,
@@ -205,6 +213,11 @@ pub struct WorkerSettings {
     /// Longest delay before a job whose fault could pass is handed out again.
     #[serde(with = "humantime_serde")]
     pub max_retry_delay: Duration,
+    /// How long jobs wait for a store, or a part of it (`bucket/prefix/`), that does not answer any of them. Meanwhile
+    /// single reads find out whether it does, and no attempts are counted. After that the jobs are attempted again, and
+    /// fail as usual. Left out: twelve times `max_retry_delay`. `"0s"`: they do not wait.
+    #[serde(with = "humantime_serde::option")]
+    pub store_outage_wait: Option<Duration>,
     /// How long a job that this worker's own settings forbid is left to other workers, counted from the first refusal by
     /// any of them, before it becomes a failure: `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits of
     /// pictures and of decoding, `engine.slots` and `engine.slot_tokens`. For pools in which a change of settings goes
@@ -262,6 +275,7 @@ impl Default for StreamSettings {
             failed: protocol::subjects::FAILED_STREAM.to_owned(),
             outcomes: protocol::subjects::OUTCOMES_STREAM.to_owned(),
             attempts: protocol::subjects::ATTEMPTS_STREAM.to_owned(),
+            retries: protocol::subjects::RETRIES_STREAM.to_owned(),
             advisories: protocol::subjects::ADVISORIES_STREAM.to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
@@ -304,6 +318,7 @@ impl Default for WorkerSettings {
         Self {
             id: None,
             slots: None,
+            max_slow_reads: None,
             max_bytes_in_flight: 512 << 20,
             max_decode_bytes: 2 << 30,
             decode_threads: std::thread::available_parallelism().map_or(4, usize::from),
@@ -313,6 +328,7 @@ impl Default for WorkerSettings {
             job_timeout: Duration::from_secs(15 * 60),
             publish_timeout: Duration::from_secs(2 * 60),
             max_retry_delay: Duration::from_secs(5 * 60),
+            store_outage_wait: None,
             // A rolling change takes a few minutes; what is refused by all is known to be by then.
             release_own_limits_for: Duration::from_secs(2 * 60),
             shutdown_timeout: Duration::from_secs(5 * 60),

@@ -41,6 +41,14 @@ impl Settings {
                 "streams.duplicate_window is {window:?}, but a job can come back {longest:?} after its annotation was stored (ack_wait or max_retry_delay, job_timeout, twice publish_timeout): make it longer, or those shorter"
             ),
         );
+        let in_hand = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
+        found.unless(
+            usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= in_hand),
+            format!(
+                "streams.max_ack_pending is {}, less than the {in_hand} jobs that one worker may have in hand (worker.slots and worker.max_slow_reads): it must cover those of all workers together, and jobs that they released with a delay",
+                self.streams.max_ack_pending
+            ),
+        );
         found.unless(
             self.streams.max_deliver < 0
                 || u64::try_from(self.streams.max_deliver).is_ok_and(|most| most > self.worker.max_deliveries),
@@ -254,6 +262,11 @@ impl WorkerSettings {
         self.job_timeout.saturating_add(self.publish_timeout).saturating_add(self.publish_timeout)
     }
 
+    /// How long jobs wait for a store that does not answer.
+    pub fn store_outage_wait(&self) -> Duration {
+        self.store_outage_wait.unwrap_or_else(|| self.max_retry_delay.saturating_mul(12))
+    }
+
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
@@ -264,6 +277,9 @@ impl WorkerSettings {
         // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
         if let Some(slots) = self.slots {
             found.unless((1..=4096).contains(&slots), format!("worker.slots is {slots}, not in 1 to 4096"));
+        }
+        if let Some(reads) = self.max_slow_reads {
+            found.unless((1..=4096).contains(&reads), format!("worker.max_slow_reads is {reads}, not in 1 to 4096"));
         }
         found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
         found.positive("worker.job_timeout", self.job_timeout);

@@ -8,7 +8,8 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use protocol::subjects::{
-    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, max_deliveries_subject,
+    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, RETRIES_WILDCARD,
+    max_deliveries_subject,
 };
 
 pub use crate::broker::{Broker, SetupError};
@@ -19,6 +20,9 @@ use crate::settings::StreamSettings;
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
 const FAILURE_OVERHEAD: usize = 16 * 1024;
+/// Most retries that are in hand or in their delay: the server keeps some hundred bytes in memory for each. Beyond that
+/// they wait in their stream.
+const RETRIES_MAX_ACK_PENDING: i64 = 100_000;
 /// How long one worker has for one advisory.
 const ADVISORY_ACK_WAIT: Duration = Duration::from_secs(30);
 
@@ -70,7 +74,7 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
             (Some(found), _) => {
                 let config = &found.cached_info().config;
                 report.differences.extend(stream_differences(&wanted, config));
-                if config.name == settings.jobs {
+                if config.name == settings.jobs || config.name == settings.retries {
                     report.errors.extend(jobs_stream_errors(config));
                 } else if config.name == settings.outcomes {
                     report.errors.extend(outcomes_stream_errors(config));
@@ -90,15 +94,16 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
         };
         found_streams.push(found);
     }
-    let [jobs, advisories] = [&settings.jobs, &settings.advisories]
-        .map(|name| found_streams.iter().flatten().find(|stream| stream.cached_info().config.name == *name));
-    for (stream, wanted, of) in
-        [(jobs, wanted_consumer(settings), ""), (advisories, wanted_advisory_consumer(settings), " of the advisories")]
-    {
+    for (name, wanted, of) in [
+        (&settings.jobs, wanted_consumer(settings), ""),
+        (&settings.retries, wanted_retries_consumer(settings), " of the retries"),
+        (&settings.advisories, wanted_advisory_consumer(settings), " of the advisories"),
+    ] {
+        let stream = found_streams.iter().flatten().find(|stream| stream.cached_info().config.name == *name);
         let what = format!("consumer {}{of}", settings.consumer);
         match stream {
             None => report.missing.push(what),
-            Some(stream) => consumer(broker, stream, wanted, make, what, &settings.jobs, &mut report).await?,
+            Some(stream) => consumer(broker, stream, wanted, make, what, settings, &mut report).await?,
         }
     }
     Ok(report)
@@ -110,13 +115,13 @@ async fn consumer(
     wanted: pull::Config,
     make: bool,
     what: String,
-    jobs: &str,
+    settings: &StreamSettings,
     report: &mut SetupReport,
 ) -> Result<(), SetupError> {
     let (stream, name) = (&of.cached_info().config.name, wanted.durable_name.as_deref().unwrap_or_default());
     if let Some(found) = broker.ask(&what, stream, || of.consumer_info(name)).await? {
         report.differences.extend(consumer_differences(&wanted, &found.config));
-        if stream == jobs {
+        if *stream == settings.jobs || *stream == settings.retries {
             report.errors.extend(consumer_errors(&found.config));
         }
         report.found.push(what);
@@ -133,7 +138,7 @@ async fn consumer(
     Ok(())
 }
 
-fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 6] {
+fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 7] {
     let common = stream::Config {
         storage: StorageType::File,
         num_replicas: settings.replicas,
@@ -193,6 +198,14 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
             ..common.clone()
         },
         stream::Config {
+            name: settings.retries.clone(),
+            description: Some("Groundling: jobs between two attempts, between workers only".to_owned()),
+            subjects: vec![RETRIES_WILDCARD.to_owned()],
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            ..common.clone()
+        },
+        stream::Config {
             name: settings.advisories.clone(),
             description: Some("Groundling: jobs that the server gave up handing out".to_owned()),
             subjects: vec![max_deliveries_subject(&settings.jobs, &settings.consumer)],
@@ -229,6 +242,11 @@ fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
     }
 }
 
+/// Retries have an end of their own, so the server never gives one up; and they wait for longer than they are in hand.
+fn wanted_retries_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config { max_deliver: -1, max_ack_pending: RETRIES_MAX_ACK_PENDING, ..wanted_consumer(settings) }
+}
+
 async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Stream>, SetupError> {
     broker.ask(&format!("stream {name}"), name, || broker.jetstream.get_stream(name)).await
 }
@@ -259,6 +277,17 @@ pub async fn find_consumer(
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
     find_consumer_of(&broker.into(), settings, &settings.jobs).await
+}
+
+/// The consumer of jobs that wait for their next attempt; as [`find_consumer`].
+///
+/// # Errors
+/// As [`find_consumer`].
+pub async fn find_retries_consumer(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(&broker.into(), settings, &settings.retries).await
 }
 
 /// The consumer of the server's word that it gave up a job; as [`find_consumer`].

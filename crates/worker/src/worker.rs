@@ -30,13 +30,18 @@ use crate::ledger::Ledger;
 use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
 use crate::releases::Releases;
+use crate::retries::Retries;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
 use crate::setup::{self, Broker, SetupError};
+use crate::slow_reads::{SlowReads, retry_places};
+use crate::stores::Stores;
 
 /// How long the last words (acknowledgements, jobs handed back) may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many reads may be slow at once where the settings do not say and the slots are fewer.
+const LEAST_SLOW_READS: usize = 64;
 /// Wait before streams are looked for again where JetStream does not answer: doubled each time, up to the second.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -128,7 +133,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     }
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
-    make_room(slots)?;
+    let slow_reads = settings.worker.max_slow_reads.unwrap_or(slots.max(LEAST_SLOW_READS));
+    // New jobs and retries have slots each.
+    make_room(2 * slots + slow_reads + retry_places(slow_reads))?;
     let store = ObjectStore::open(&settings.s3).await?;
     let health = Health::new(Arc::clone(&engine));
     let _told = match settings.worker.health_address {
@@ -145,7 +152,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         }
         opened = open(&settings, &worker_id, &health) => opened?,
     };
-    let Opened { connection, jetstream, consumer, advisories } = opened;
+    let Opened { connection, jetstream, jobs, retries, advisories } = opened;
     let client = connection.client.clone();
     let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
@@ -162,6 +169,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         engine,
         ledger: ledger.clone(),
         releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout),
+        retries: Retries::new(jetstream.clone(), &streams.retries),
+        slow_reads: SlowReads::new(slow_reads, settings.worker.max_bytes_in_flight),
+        stores: Stores::new(settings.worker.store_outage_wait()),
         room: Room::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
@@ -174,6 +184,8 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let second_net = SecondNet {
         jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
+        retries_stream: streams.retries.clone(),
+        retries: context.retries.clone(),
         consumer: advisories,
         ledger,
         worker: context.worker.clone(),
@@ -191,17 +203,21 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let second_net = tokio::spawn(second_net.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
     let refusing = connection.clone();
-    let intake = Intake::new(client.clone(), consumer, slots, settings.worker.lease())
+    let intake = Intake::new(client.clone(), jobs, slots, settings.worker.lease())
         .with_stream(jetstream)
         .watched(connection, health);
-    let intake = tokio::spawn(intake.run(stop.clone(), sender));
+    let retries = intake.of_retries(retries);
+    let intakes = [intake, retries].map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone())));
+    drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
     let refused = refusing.refused_for(refused_timeout);
     let worked = work(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
     let Worked { mut report, engine_stopped, refused } = worked;
-    match intake.await {
-        Ok(lost) => report.pulls_lost = lost,
-        Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
+    for intake in intakes {
+        match intake.await {
+            Ok(lost) => report.pulls_lost += lost,
+            Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
+        }
     }
     if tokio::time::timeout(FLUSH_TIMEOUT, second_net).await.is_err() {
         tracing::debug!("the second net is left in the middle of its work; its advisory comes again");
@@ -318,7 +334,8 @@ impl Tally {
 struct Opened {
     connection: Connection,
     jetstream: async_nats::jetstream::Context,
-    consumer: PullConsumer,
+    jobs: PullConsumer,
+    retries: PullConsumer,
     advisories: PullConsumer,
 }
 
@@ -333,7 +350,7 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
     let (jetstream, broker) =
         (connection::jetstream(&connection.client, &settings.nats), connection.broker(&settings.nats));
     let (mut pause, mut told) = (LOOK_AGAIN.0, String::new());
-    let (consumer, advisories) = loop {
+    let [jobs, retries, advisories] = loop {
         let error = match ready_consumers(&broker, settings).await {
             Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
             ended => break ended?,
@@ -346,11 +363,11 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LOOK_AGAIN.1);
     };
-    Ok(Opened { connection, jetstream, consumer, advisories })
+    Ok(Opened { connection, jetstream, jobs, retries, advisories })
 }
 
-/// The consumers of jobs and of advisories.
-async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<(PullConsumer, PullConsumer), WorkerError> {
+/// The consumers of jobs, of retries and of advisories.
+async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<[PullConsumer; 3], WorkerError> {
     let found = setup::check(broker.clone(), &settings.streams).await?;
     if !found.missing.is_empty() {
         return Err(WorkerError::Missing(found.missing.join(", ")));
@@ -363,8 +380,9 @@ async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<(PullCo
     }
     let missing = || WorkerError::Missing(format!("consumer {}", settings.streams.consumer));
     let jobs = setup::find_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
+    let retries = setup::find_retries_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
     let advisories = setup::find_advisory_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    Ok((jobs, advisories))
+    Ok([jobs, retries, advisories])
 }
 
 async fn close(client: &Client) {

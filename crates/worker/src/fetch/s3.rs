@@ -18,6 +18,7 @@ use super::usual::UsualSize;
 use super::{FetchError, FetchErrorKind, Fetched, too_large, unsupported_encoding};
 use crate::room::{Room, Taken};
 use crate::settings::S3Settings;
+use crate::slow_reads::{BrokenOff, Place, Watch};
 
 /// An S3 store and what may be read from it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,6 +36,25 @@ enum Read {
     Whole(Fetched),
     /// The object is allowed, but larger than that.
     Larger,
+}
+
+/// Why an object was not read for a job.
+#[derive(Debug)]
+pub(crate) enum NotRead {
+    Failed(FetchError),
+    BrokenOff(BrokenOff),
+}
+
+impl From<FetchError> for NotRead {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<BrokenOff> for NotRead {
+    fn from(reason: BrokenOff) -> Self {
+        Self::BrokenOff(reason)
+    }
 }
 
 /// Whether bytes are those that an ETag names. It is the MD5 of most objects' bytes, but not of all: not of those in
@@ -70,18 +90,24 @@ impl ObjectStore {
     }
 
     /// Reads one object whole, as soon as `room` has place for one of the usual size; a larger one is asked for again
-    /// once there is place for the largest allowed. The place that it turns out not to need is given back.
+    /// once there is place for the largest allowed. The place that it turns out not to need is given back. `watch` is
+    /// over the reads, but not over the wait for room.
     ///
     /// # Errors
-    /// As [`ObjectStore::read`].
-    pub async fn read_into(&self, object: &S3Object, room: &Room) -> Result<(Fetched, Taken), FetchError> {
+    /// As [`ObjectStore::read`], and when `watch` breaks a slow read off.
+    pub(crate) async fn read_into<F: FnMut(Place)>(
+        &self,
+        object: &S3Object,
+        room: &Room,
+        watch: &mut Watch<'_, F>,
+    ) -> Result<(Fetched, Taken), NotRead> {
         let (mut claim, mut time) = (self.usual.bytes(), self.operation_timeout);
         loop {
             // Before the request, and let go before more is taken: a store does not keep an answer waiting, and who
             // waits for room must hold none.
             let mut taken = room.take(claim).await;
             let started = Instant::now();
-            match self.read_up_to(object, claim, time).await? {
+            match watch.over(claim, self.read_up_to(object, claim, time)).await?? {
                 Read::Whole(fetched) => {
                     let size = fetched.bytes.len() as u64;
                     self.usual.saw(size);
@@ -89,7 +115,7 @@ impl ObjectStore {
                     return Ok((fetched, taken));
                 }
                 Read::Larger if claim >= self.max_bytes => {
-                    return Err(too_large(&name_of(object), self.max_bytes));
+                    return Err(too_large(&name_of(object), self.max_bytes).into());
                 }
                 Read::Larger => (claim, time) = (self.max_bytes, time.saturating_sub(started.elapsed())),
             }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +24,14 @@ enum Form {
     Pieces(usize),
     Http10,
     CutAt(usize),
+    /// Nothing is sent.
+    Stalled,
+    /// The head, and then a byte every tenth of a second.
+    Dripping,
 }
+
+/// Between two bytes that drip.
+const DRIP: Duration = Duration::from_millis(100);
 
 impl Answer {
     pub(crate) fn new(status: u16, body: Vec<u8>) -> Self {
@@ -61,6 +69,16 @@ impl Answer {
         Self { form: Form::Http10, ..self }
     }
 
+    /// The connection stays open, and nothing comes.
+    pub(crate) fn stalled() -> Self {
+        Self { form: Form::Stalled, ..Self::ok(Vec::new()) }
+    }
+
+    /// A byte at a time, each a tenth of a second after the other.
+    pub(crate) fn dripping(self) -> Self {
+        Self { form: Form::Dripping, ..self }
+    }
+
     /// The whole length is announced, and the connection ends after this many bytes.
     pub(crate) fn cut_at(self, bytes: usize) -> Self {
         Self { form: Form::CutAt(bytes), ..self }
@@ -76,6 +94,8 @@ impl Answer {
             answer.extend(b"\r\n");
         }
         match self.form {
+            Form::Stalled => answer.clear(),
+            Form::Dripping => answer.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).into_bytes()),
             Form::Whole | Form::CutAt(_) => {
                 answer.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).into_bytes());
                 let sent = if let Form::CutAt(bytes) = self.form { &self.body[..bytes] } else { &self.body[..] };
@@ -105,6 +125,12 @@ impl Request {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.0.lines().skip(1).filter_map(|line| line.split_once(": "));
         headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The key, as it stands in the request.
+    pub(crate) fn key(&self) -> &str {
+        let target = self.0.split(' ').nth(1).and_then(|target| target.split('?').next()).unwrap_or_default();
+        target.splitn(3, '/').nth(2).unwrap_or_default()
     }
 
     pub(crate) fn bucket(&self) -> &str {
@@ -153,8 +179,21 @@ async fn serve(mut stream: TcpStream, answer: impl Fn(&Request) -> Answer) {
         }
     }
     let request = Request(String::from_utf8_lossy(&head).into_owned());
+    let answer = answer(&request);
     // The client may have heard enough.
-    let _ = stream.write_all(&answer(&request).encode()).await;
+    let _ = stream.write_all(&answer.encode()).await;
+    match answer.form {
+        Form::Stalled => drop(stream.read_u8().await),
+        Form::Dripping => {
+            for byte in &answer.body {
+                tokio::time::sleep(DRIP).await;
+                if stream.write_u8(*byte).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Form::Whole | Form::Pieces(_) | Form::Http10 | Form::CutAt(_) => {}
+    }
     let _ = stream.shutdown().await;
 }
 

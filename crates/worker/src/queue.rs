@@ -1,0 +1,10 @@
+//! The two streams that jobs are delivered from.
+
+/// The stream that a job was delivered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// The stream of jobs.
+    Jobs,
+    /// The stream of retries, see [`crate::retries`].
+    Retries,
+}

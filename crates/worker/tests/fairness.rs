@@ -1,0 +1,257 @@
+//! Objects that stall, drip or are refused hold back neither the jobs of other datasets nor those of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod common;
+mod fake_store;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Bench, Running, Yes, bitmap, eventually, job, settings};
+use engine::{Annotator, Request, Response};
+use fake_store::{Answer, FakeStore};
+use kosmos2::processor::image::{Picture, PixelValues};
+use protocol::Message;
+use protocol::v1::{self, FailureReason, image_job};
+use tokio::sync::Mutex;
+use worker::{JobEvent, Settings};
+
+/// The ways in which a store spoils jobs; a key begins with the name of one, or with something else.
+const WAYS: [&str; 3] = ["stall", "drip", "refuse"];
+
+fn answer(key: &str) -> Answer {
+    match key.split(['-', '/']).next().unwrap_or_default() {
+        "stall" => Answer::stalled(),
+        "drip" => Answer::ok(vec![0; 1 << 20]).dripping(),
+        "refuse" => Answer::error(503, "ServiceUnavailable", "Please try again."),
+        _ => Answer::ok(bitmap()),
+    }
+}
+
+async fn store() -> FakeStore {
+    FakeStore::start(|request| answer(request.key())).await
+}
+
+fn with_store(bench: &Bench, store: &FakeStore) -> Settings {
+    let mut settings = settings(bench);
+    settings.s3.endpoint = Some(store.endpoint().to_owned());
+    settings.s3.path_style = true;
+    settings.worker.slots = Some(4);
+    settings
+}
+
+async fn submit(bench: &Bench, dataset: &str, key: &str) {
+    let object = v1::S3Object { bucket: "b".into(), key: key.into(), ..Default::default() };
+    let source = Some(image_job::Source::S3(object));
+    let job = v1::ImageJob { source, dataset: dataset.into(), ..job(key, Vec::new()) };
+    let subject = format!("groundling.jobs.{dataset}");
+    bench.jetstream.publish(subject, job.encode_to_vec().into()).await.unwrap().await.unwrap();
+}
+
+/// Waits until this many jobs are done. None may fail.
+async fn done(running: &mut Running, count: usize) -> HashSet<String> {
+    let mut done = HashSet::new();
+    while done.len() < count {
+        match running.event().await {
+            JobEvent::Finished { annotation, .. } => drop(done.insert(annotation.job_id.clone())),
+            JobEvent::Failed { message, .. } => panic!("{message}"),
+            JobEvent::Retried { .. } => {}
+        }
+    }
+    done
+}
+
+/// With the usual time limits, which are longer than this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
+    let store = store().await;
+    for way in WAYS {
+        for dataset in ["others", "cats"] {
+            let bench = Bench::ready().await;
+            for i in 0..100 {
+                submit(&bench, dataset, &format!("{way}-{i}")).await;
+            }
+            for i in 0..100 {
+                submit(&bench, dataset, &format!("{way}-more-{i}")).await;
+                submit(&bench, "cats", &format!("good-{i}")).await;
+            }
+            let mut running = Running::start_with(with_store(&bench, &store), Arc::new(Yes));
+            let done = done(&mut running, 100).await;
+            assert!(done.iter().all(|id| id.starts_with("good-")), "{done:?}");
+            running.task.abort();
+        }
+    }
+}
+
+/// The bound that the server counts is small, and no retry is due while the test runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
+    let (mut bench, store) = (Bench::bare().await, store().await);
+    bench.streams.max_ack_pending = 10;
+    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    for i in 0..50 {
+        submit(&bench, "cats", &format!("refuse-{i}")).await;
+    }
+    for i in 0..10 {
+        submit(&bench, "cats", &format!("good-{i}")).await;
+    }
+    let mut settings = with_store(&bench, &store);
+    settings.worker.max_slow_reads = Some(6);
+    settings.s3.attempts = 1;
+    let mut running = Running::start_with(settings, Arc::new(Yes));
+    done(&mut running, 10).await;
+    eventually("all others wait apart", || async { bench.messages_in(&bench.streams.retries).await == 50 }).await;
+    eventually("no job is left", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_done_from_the_stream_of_retries_by_whichever_worker_and_ends_once() {
+    let bench = Bench::ready().await;
+    let heals = Arc::new(AtomicBool::new(false));
+    let healed = Arc::clone(&heals);
+    let store = FakeStore::start(move |request| match healed.load(Ordering::SeqCst) {
+        true => Answer::ok(bitmap()),
+        false => answer(request.key()),
+    })
+    .await;
+    let mut settings = with_store(&bench, &store);
+    settings.worker.max_retry_delay = Duration::from_millis(200);
+    settings.worker.max_deliveries = 3;
+    settings.s3.attempts = 1;
+    for key in ["refuse-1", "refuse-2"] {
+        submit(&bench, "cats", key).await;
+    }
+    let mut first = Running::start_with(settings.clone(), Arc::new(Yes));
+    for _ in 0..2 {
+        assert!(matches!(first.event().await, JobEvent::Retried { .. }));
+    }
+    first.task.abort();
+    heals.store(true, Ordering::SeqCst);
+    let mut second = Running::start_with(settings.clone(), Arc::new(Yes));
+    done(&mut second, 2).await;
+    second.end().await;
+    heals.store(false, Ordering::SeqCst);
+    submit(&bench, "cats", "refuse-3").await;
+    let mut third = Running::start_with(settings, Arc::new(Yes));
+    let failed = loop {
+        match third.event().await {
+            JobEvent::Retried { .. } => {}
+            JobEvent::Failed { subject, reason, .. } => break (subject, reason),
+            JobEvent::Finished { annotation, .. } => panic!("{annotation:?}"),
+        }
+    };
+    assert_eq!(failed, ("groundling.jobs.cats".to_owned(), FailureReason::RetriesExhausted));
+    third.end().await;
+    for (stream, messages) in [
+        (&bench.streams.jobs, 0),
+        (&bench.streams.retries, 0),
+        (&bench.streams.attempts, 0),
+        (&bench.streams.annotations, 2),
+        (&bench.streams.failed, 1),
+    ] {
+        assert_eq!(bench.messages_in(stream).await, messages, "{stream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
+    let bench = Bench::ready().await;
+    let heals = Arc::new(AtomicBool::new(false));
+    let healed = Arc::clone(&heals);
+    let store = FakeStore::start(move |request| match healed.load(Ordering::SeqCst) {
+        true => Answer::ok(bitmap()),
+        false => answer(request.key()),
+    })
+    .await;
+    let mut settings = with_store(&bench, &store);
+    settings.worker.max_retry_delay = Duration::from_secs(1);
+    settings.worker.store_outage_wait = Some(Duration::from_secs(3600));
+    settings.s3.attempts = 1;
+    // Without the wait each job would be attempted that often within seconds.
+    settings.worker.max_deliveries = 20;
+    for i in 0..30 {
+        submit(&bench, "others", &format!("refuse/{i}")).await;
+    }
+    let mut running = Running::start_with(settings, Arc::new(Yes));
+    let mut waits = 0;
+    while waits < 60 {
+        match running.event().await {
+            JobEvent::Retried { message, .. } => {
+                waits += usize::from(message == "s3://b/refuse does not answer: its jobs wait until a read succeeds");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    submit(&bench, "others", "good/1").await;
+    done(&mut running, 1).await;
+    heals.store(true, Ordering::SeqCst);
+    done(&mut running, 30).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_jobs_copy_does_not_stay_in_the_stream_of_retries() {
+    let bench = Bench::ready().await;
+    bench.jetstream.publish("groundling.retries.cats.x", "no copy".into()).await.unwrap().await.unwrap();
+    let running = Running::start(&bench);
+    eventually("it is removed", || async { bench.messages_in(&bench.streams.retries).await == 0 }).await;
+    running.end().await;
+}
+
+/// One answer after the other, so that the engine bounds the rate.
+struct OneByOne(Mutex<()>);
+
+impl Annotator for OneByOne {
+    fn preprocess(&self, picture: &Picture) -> PixelValues {
+        Yes.preprocess(picture)
+    }
+
+    fn submit(&self, request: Request) -> engine::Answer<'_> {
+        Box::pin(async move {
+            let _one = self.0.lock().await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            let answered: Result<Response, _> = Yes.submit(request).await;
+            answered
+        })
+    }
+}
+
+/// Prints the rate of good jobs beside as many spoilt ones, as a part of that without them. Not a test: timings decide
+/// nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it with --nocapture"]
+async fn rate_of_good_jobs_beside_spoilt_ones() {
+    const GOOD: usize = 600;
+    let store = store().await;
+    let rate = async |spoil: Option<(&str, &str)>| {
+        let bench = Bench::ready().await;
+        for i in 0..GOOD {
+            if let Some((way, dataset)) = spoil {
+                submit(&bench, dataset, &format!("{way}-{i}")).await;
+            }
+            submit(&bench, "cats", &format!("good-{i}")).await;
+        }
+        let mut settings = with_store(&bench, &store);
+        settings.worker.slots = Some(8);
+        let started = Instant::now();
+        let mut running = Running::start_with(settings, Arc::new(OneByOne(Mutex::new(()))));
+        done(&mut running, GOOD).await;
+        running.task.abort();
+        GOOD as f64 / started.elapsed().as_secs_f64()
+    };
+    let undisturbed = rate(None).await;
+    println!("undisturbed: {undisturbed:.1} jobs/s");
+    for way in WAYS {
+        for dataset in ["others", "cats"] {
+            let part = rate(Some((way, dataset))).await / undisturbed;
+            println!(
+                "{way}, in {}: {:.0} %",
+                if dataset == "cats" { "the same dataset" } else { "another" },
+                part * 100.0
+            );
+        }
+    }
+}
