@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::{StreamExt, stream};
-use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
+use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM, RETRIES_STREAM};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
@@ -220,17 +220,19 @@ async fn wait_for_the_end(pool: &mut Pool, jetstream: &jetstream::Context) -> an
     loop {
         pool.keep_up()?;
         let mut now = Vec::new();
-        for stream in [JOBS_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM] {
+        for stream in [JOBS_STREAM, RETRIES_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM] {
             now.push(jetstream.get_stream(stream).await.ok().map(|stream| stream.cached_info().state.messages));
         }
-        if now[0] == Some(0) {
+        // A job on its way from the first to the second stream is in both for a moment, so the order matters.
+        let left = now[0].zip(now[1]).map(|(jobs, retries)| jobs + retries);
+        if left == Some(0) {
             return Ok(0);
         }
         if last.as_ref() != Some(&now) {
             (last, changed) = (Some(now), Instant::now());
         } else if changed.elapsed() > STANDSTILL {
-            progress!("nothing changes any more: jobs, annotations, failures are {last:?}");
-            return Ok(last.and_then(|last| last[0]).unwrap_or(0));
+            progress!("nothing changes any more: jobs, retries, annotations, failures are {last:?}");
+            return Ok(left.unwrap_or(1));
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

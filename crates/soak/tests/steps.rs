@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::future::join_all;
 use protocol::Message;
-use protocol::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM};
+use protocol::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM};
 use protocol::v1::{self, FailureReason, ImageJob, image_job, task};
 use sandbox::{NatsOptions, NatsServer, S3Access};
 use soak::oracle::Records;
@@ -49,7 +49,7 @@ fn way(step: Step) -> (Kind, &'static [Step]) {
         // Nobody looks for an outcome at the first delivery.
         Step::LookedUp => (Kind::Good, &[Step::Received]),
         Step::FailureClaimed | Step::FailurePublished | Step::Terminated => (Kind::Bad, &[]),
-        Step::HandedBack => (Kind::Away, &[]),
+        Step::RetryPublished | Step::HandedBack => (Kind::Away, &[]),
     }
 }
 
@@ -164,7 +164,8 @@ async fn dies_at(step: Step) -> Result<(), String> {
     let started = Instant::now();
     loop {
         let records = Records::read(&bench.jetstream).await.unwrap();
-        if bench.messages(JOBS_STREAM).await == 0 && !(records.annotations.is_empty() && records.failures.is_empty()) {
+        let left = bench.messages(JOBS_STREAM).await + bench.messages(RETRIES_STREAM).await;
+        if left == 0 && !(records.annotations.is_empty() && records.failures.is_empty()) {
             break;
         }
         if started.elapsed() > PATIENCE {

@@ -293,12 +293,14 @@ impl Received {
 }
 
 impl DeliveryFacts {
-    /// Those of a job whose copy in the stream of retries was delivered this many times.
+    /// Those of a job whose copy in the stream of retries was delivered this many times. The first delivery, at which the
+    /// delay began, is none of the job's.
     pub(crate) fn of_retry(retry: &Retry, deliveries: u64) -> Self {
+        let delayed = u64::from(retry.delay_nanos > 0);
         Self {
             stream: retry.stream.clone(),
             sequence: retry.stream_sequence,
-            attempt: retry.deliveries.saturating_add(deliveries),
+            attempt: retry.deliveries.saturating_add(deliveries.saturating_sub(delayed)),
             published_nanos: retry.published_nanos,
         }
     }

@@ -15,26 +15,29 @@ const USUALLY_OPEN: u64 = 64;
 /// This process may not open enough files.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "reading up to {reads} objects at once (worker.slots and worker.max_slow_reads, for new jobs and for retries) needs {needed} open files, and this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container), or lower these settings so that they come to {possible}"
+    "{slots} slots need {needed} open files, slow reads and retries included, and this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container), or lower {}",
+    if *possible == 0 { "worker.max_slow_reads".to_owned() } else { format!("worker.slots to {possible}") }
 )]
 pub struct TooFewDescriptors {
-    reads: usize,
+    slots: usize,
     needed: u64,
     limit: u64,
-    possible: u64,
+    possible: usize,
 }
 
-/// Raises the limit that holds for this process to what so many reads at once need, where the hard limit allows it.
-pub(crate) fn make_room(reads: usize) -> Result<(), TooFewDescriptors> {
+/// Raises the limit that holds for this process to what so many slots need, where the hard limit allows it. `reads` says
+/// how many objects are read at once at most with a number of slots.
+pub(crate) fn make_room(slots: usize, reads: impl Fn(usize) -> usize) -> Result<(), TooFewDescriptors> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let others = open_now().saturating_add(OTHERS).saturating_add(CONNECTIONS as u64);
-    let needed = (reads as u64).saturating_mul(FOR_A_READ).saturating_add(others);
+    let needed_by = |slots: usize| (reads(slots) as u64).saturating_mul(FOR_A_READ).saturating_add(others);
+    let needed = needed_by(slots);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
     let too_few = |limit: u64| {
-        let possible = limit.saturating_sub(others) / FOR_A_READ;
-        TooFewDescriptors { reads, needed, limit, possible }
+        let possible = (1..slots).rev().find(|slots| needed_by(*slots) <= limit).unwrap_or(0);
+        TooFewDescriptors { slots, needed, limit, possible }
     };
     if let Some(limit) = maximum.filter(|limit| *limit < needed) {
         return Err(too_few(limit));

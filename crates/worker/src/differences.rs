@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream;
-use protocol::subjects::JOBS_WILDCARD;
+use protocol::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
 
 /// One sentence for each setting of a stream that differs.
 pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
@@ -27,13 +27,13 @@ pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config
     differences.found
 }
 
-/// The same for the consumer of jobs.
+/// The same for the consumer that `what` names.
 pub(crate) fn consumer_differences(
+    what: &str,
     wanted: &pull::Config,
     found: &async_nats::jetstream::consumer::Config,
 ) -> Vec<String> {
-    let of = format!("consumer {}", wanted.durable_name.as_deref().unwrap_or_default());
-    let mut differences = Differences { of, found: Vec::new() };
+    let mut differences = Differences { of: what.to_owned(), found: Vec::new() };
     if found.deliver_subject.is_some() {
         differences
             .found
@@ -47,7 +47,8 @@ pub(crate) fn consumer_differences(
         &found.max_ack_pending,
     );
     differences.unless_equal("greatest number of deliveries", &wanted.max_deliver, &found.max_deliver);
-    if !found.filter_subject.is_empty() && found.filter_subject != JOBS_WILDCARD || !found.filter_subjects.is_empty() {
+    let takes_all = ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&found.filter_subject.as_str());
+    if !takes_all || !found.filter_subjects.is_empty() {
         differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
     }
     differences.found

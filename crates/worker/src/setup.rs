@@ -120,7 +120,7 @@ async fn consumer(
 ) -> Result<(), SetupError> {
     let (stream, name) = (&of.cached_info().config.name, wanted.durable_name.as_deref().unwrap_or_default());
     if let Some(found) = broker.ask(&what, stream, || of.consumer_info(name)).await? {
-        report.differences.extend(consumer_differences(&wanted, &found.config));
+        report.differences.extend(consumer_differences(&what, &wanted, &found.config));
         if *stream == settings.jobs || *stream == settings.retries {
             report.errors.extend(consumer_errors(&found.config));
         }

@@ -151,7 +151,7 @@ impl SlowReads {
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
-            let until = match self.try_enter(queue, dataset, bytes, waiting.is_some()) {
+            let until = match self.try_enter(queue, dataset, bytes, waiting.is_some(), Instant::now()) {
                 Entry::Entered(place, interrupt) => return Ok((place, interrupt)),
                 Entry::ShareUsed => return Err(BrokenOff::ShareUsed),
                 Entry::Full(until) => until,
@@ -167,7 +167,7 @@ impl SlowReads {
         }
     }
 
-    fn try_enter(&self, queue: Queue, dataset: &str, bytes: u64, may_displace: bool) -> Entry {
+    fn try_enter(&self, queue: Queue, dataset: &str, bytes: u64, may_displace: bool, now: Instant) -> Entry {
         let mut state = self.state();
         let capacity = if queue == Queue::Jobs { self.0.jobs } else { self.0.retries };
         let mine = || state.reads.values().filter(|read| read.queue == queue);
@@ -180,14 +180,14 @@ impl SlowReads {
             let (id, interrupt) = (state.next, CancellationToken::new());
             state.next += 1;
             let phase = Phase::Reading(interrupt.clone());
-            let read = SlowRead { queue, dataset: dataset.to_owned(), bytes, since: Instant::now(), phase };
+            let read = SlowRead { queue, dataset: dataset.to_owned(), bytes, since: now, phase };
             state.reads.insert(id, read);
             return Entry::Entered(Place { reads: self.clone(), id }, interrupt);
         }
         if queue == Queue::Retries || !may_displace {
             return Entry::Full(None);
         }
-        state.displace()
+        state.displace(now)
     }
 
     fn end_of_read(&self, id: u64) {
@@ -214,7 +214,7 @@ pub(crate) fn retry_places(places: usize) -> usize {
 
 impl State {
     /// Tells a slow read of a new job to leave, unless enough of them are about to.
-    fn displace(&mut self) -> Entry {
+    fn displace(&mut self, now: Instant) -> Entry {
         let reads = || self.reads.iter().filter(|(_, read)| read.queue == Queue::Jobs);
         let leaving = reads().filter(|(_, read)| matches!(read.phase, Phase::Leaving)).count();
         if leaving >= self.waiting {
@@ -225,7 +225,6 @@ impl State {
         for (_, read) in reading() {
             *of_dataset.entry(&read.dataset).or_default() += 1;
         }
-        let now = Instant::now();
         let may_leave = |read: &SlowRead| read.since + LEAST_STAY;
         // Of the dataset with the most; ids grow, so the least is the oldest.
         let oldest = reading()
@@ -329,5 +328,91 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.reads.state().reads.remove(&self.id);
         self.reads.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Job {
+        place: Place,
+        interrupt: CancellationToken,
+    }
+
+    /// A slow read that is to have a place at once.
+    fn enters(reads: &SlowReads, queue: Queue, dataset: &str, bytes: u64, now: Instant) -> Option<Job> {
+        match reads.try_enter(queue, dataset, bytes, true, now) {
+            Entry::Entered(place, interrupt) => Some(Job { place, interrupt }),
+            Entry::ShareUsed | Entry::Full(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_longest_waiting_of_the_dataset_with_most_makes_room_for_a_new_slow_read() {
+        let (reads, now) = (SlowReads::new(3, u64::MAX), Instant::now());
+        let of = |dataset, now| enters(&reads, Queue::Jobs, dataset, 1, now);
+        let jobs: Vec<Job> = ["a", "b", "b"].iter().map(|dataset| of(dataset, now).unwrap()).collect();
+        let told = || jobs.iter().map(|job| job.interrupt.is_cancelled()).collect::<Vec<_>>();
+        let waiting = Waiting::new(&reads);
+        let soon = now + LEAST_STAY / 2;
+        let Entry::Full(until) = reads.try_enter(Queue::Jobs, "c", 1, true, soon) else { panic!("it is full") };
+        assert_eq!((until, told()), (Some(now + LEAST_STAY), vec![false; 3]), "each has its place for a while");
+        let later = now + LEAST_STAY;
+        assert!(of("c", later).is_none());
+        assert_eq!(told(), [false, true, false]);
+        assert!(of("c", later).is_none());
+        assert_eq!(told(), [false, true, false], "one leaves for one that waits");
+        let mut jobs = jobs;
+        drop(jobs.remove(1));
+        assert!(of("c", later).is_some());
+        drop(waiting);
+    }
+
+    #[test]
+    fn a_job_whose_bytes_are_there_keeps_its_place_to_its_end() {
+        let (reads, now) = (SlowReads::new(1, u64::MAX), Instant::now());
+        let job = enters(&reads, Queue::Jobs, "a", 1, now).unwrap();
+        reads.end_of_read(job.place.id);
+        let _waiting = Waiting::new(&reads);
+        assert!(enters(&reads, Queue::Jobs, "a", 1, now + LEAST_STAY).is_none());
+        assert!(!job.interrupt.is_cancelled());
+        drop(job);
+        assert!(enters(&reads, Queue::Jobs, "a", 1, now).is_some());
+    }
+
+    #[test]
+    fn retries_of_one_dataset_have_half_of_the_places_of_retries() {
+        let (reads, now) = (SlowReads::new(8, u64::MAX), Instant::now());
+        let of = |dataset| enters(&reads, Queue::Retries, dataset, 1, now);
+        let jobs = [of("a"), of("a"), of("a"), of("b"), of("b"), of("c")];
+        assert_eq!(jobs.each_ref().map(Option::is_some), [true, true, false, true, true, false]);
+        assert!(matches!(reads.try_enter(Queue::Retries, "a", 1, false, now), Entry::ShareUsed));
+        assert!(matches!(reads.try_enter(Queue::Retries, "c", 1, false, now), Entry::Full(None)));
+        assert!(enters(&reads, Queue::Jobs, "a", 1, now).is_some(), "new jobs have places of their own");
+    }
+
+    #[test]
+    fn slow_reads_hold_a_quarter_of_the_memory_and_then_leave() {
+        let (reads, now) = (SlowReads::new(10, 400), Instant::now());
+        let first = enters(&reads, Queue::Jobs, "a", 60, now).unwrap();
+        let _waiting = Waiting::new(&reads);
+        assert!(enters(&reads, Queue::Jobs, "a", 60, now + LEAST_STAY).is_none());
+        assert!(first.interrupt.is_cancelled());
+        drop(first);
+        assert!(enters(&reads, Queue::Jobs, "a", 1000, now).is_some(), "one is always let in");
+    }
+
+    #[test]
+    fn what_is_slow_follows_the_time_that_reads_take() {
+        let reads = SlowReads::new(1, 1);
+        for _ in 0..1000 {
+            reads.saw(Duration::from_millis(200));
+        }
+        assert!((300..500).contains(&reads.patience().as_millis()), "{:?}", reads.patience());
+        for _ in 0..1000 {
+            reads.saw(Duration::from_millis(1));
+        }
+        assert_eq!(reads.patience(), PATIENCE.0);
     }
 }

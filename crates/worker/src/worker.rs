@@ -133,9 +133,10 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     }
     let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
-    let slow_reads = settings.worker.max_slow_reads.unwrap_or(slots.max(LEAST_SLOW_READS));
+    let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(LEAST_SLOW_READS));
     // New jobs and retries have slots each.
-    make_room(2 * slots + slow_reads + retry_places(slow_reads))?;
+    make_room(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_places(max_slow_reads(slots)))?;
+    let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
     let health = Health::new(Arc::clone(&engine));
     let _told = match settings.worker.health_address {
@@ -170,7 +171,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         ledger: ledger.clone(),
         releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout),
         retries: Retries::new(jetstream.clone(), &streams.retries),
-        slow_reads: SlowReads::new(slow_reads, settings.worker.max_bytes_in_flight),
+        slow_reads,
         stores: Stores::new(settings.worker.store_outage_wait()),
         room: Room::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),

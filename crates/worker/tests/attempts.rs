@@ -155,7 +155,7 @@ async fn released_deliveries_between_failed_ones_do_not_count() {
         assert_eq!(bench.messages_in(&bench.streams.attempts).await, attempt);
         // Deliveries that are released in between.
         for _ in 0..4 {
-            let mut intake = bench.intake(bench.consumer().await, 1);
+            let mut intake = bench.intake(bench.retries_consumer().await, 1);
             intake.next().await.retry(Duration::ZERO).await.unwrap();
             intake.stop.cancel();
             intake.task.await.unwrap();
@@ -177,6 +177,8 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
     let durable_name = Some(bench.streams.consumer.clone());
     let config = pull::Config { durable_name, max_deliver: 1, max_ack_pending: 1000, ..Default::default() };
     stream.create_consumer(config).await.unwrap();
+    // Otherwise it would wait for its next attempt elsewhere.
+    change(&bench, &bench.streams.retries, |config| config.max_message_size = 1).await;
     submit(&bench, &away("away")).await;
     let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));
     let (id, failure) = ended(&mut running).await;

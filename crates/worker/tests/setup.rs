@@ -9,14 +9,16 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use common::Bench;
 use worker::setup::{SetupError, check, setup};
 
-const ALL: [&str; 8] = [
+const ALL: [&str; 10] = [
     "stream GROUNDLING_JOBS",
     "stream GROUNDLING_ANNOTATIONS",
     "stream GROUNDLING_FAILED",
     "stream GROUNDLING_OUTCOMES",
     "stream GROUNDLING_ATTEMPTS",
+    "stream GROUNDLING_RETRIES",
     "stream GROUNDLING_ADVISORIES",
     "consumer groundling-workers",
+    "consumer groundling-workers of the retries",
     "consumer groundling-workers of the advisories",
 ];
 
@@ -54,6 +56,7 @@ async fn what_differs_is_told_and_left_as_it_is() {
         [
             "stream GROUNDLING_FAILED has the greatest age 0ns, and the settings say 86400s",
             "consumer groundling-workers has the ack wait 60s, and the settings say 90s",
+            "consumer groundling-workers of the retries has the ack wait 60s, and the settings say 90s",
         ]
     );
     assert_eq!(bench.consumer_info().await.config.ack_wait, Duration::from_secs(60));

@@ -64,6 +64,10 @@ impl Bench {
         setup::find_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()
     }
 
+    pub(crate) async fn retries_consumer(&self) -> PullConsumer {
+        setup::find_retries_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()
+    }
+
     /// A consumer that hands jobs out again sooner than settings allow, to keep tests short.
     pub(crate) async fn hasty_consumer(&self, ack_wait: Duration) -> PullConsumer {
         let stream = self.jetstream.get_stream(&self.streams.jobs).await.unwrap();
