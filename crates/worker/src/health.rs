@@ -2,7 +2,7 @@
 //!
 //! `GET /livez` answers 200 while the engine's thread lives and the worker's threads run: anything else is a reason to
 //! start the worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
-//! intake gets its requests through, and nobody has told the worker to end. Otherwise both answer 503 with one line that
+//! intake gets its requests through, no stream refuses what workers write, and nobody has told the worker to end. Otherwise both answer 503 with one line that
 //! says why. Readiness comes and goes with the broker; liveness does not.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use engine::Annotator;
 
 use crate::connection::Connection;
+use crate::stream_states::StreamStates;
 
 /// How long the worker's threads may be blocked before it does not live any more.
 const BLOCKED: Duration = Duration::from_secs(60);
@@ -24,6 +25,7 @@ struct Known {
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
     intake: Mutex<Pulls>,
+    streams: OnceLock<StreamStates>,
     /// When the worker's threads were last seen to run.
     ran: Mutex<Instant>,
 }
@@ -53,7 +55,16 @@ impl Health {
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
         let ran = Mutex::new(Instant::now());
-        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, intake: Mutex::default(), ran }))
+        let (connection, intake, streams) = (OnceLock::new(), Mutex::default(), OnceLock::new());
+        Self(Arc::new(Known { engine, connection, phase, intake, streams, ran }))
+    }
+
+    /// The same, not ready while one of these streams refuses messages.
+    #[must_use]
+    pub fn watching(self, streams: StreamStates) -> Self {
+        // The first word counts; there is only one.
+        drop(self.0.streams.set(streams));
+        self
     }
 
     /// Nothing if it lives, or why not.
@@ -93,8 +104,11 @@ impl Health {
             }
             _ => return Err("the connection to NATS is lost".to_owned()),
         }
-        match &pulls.fault {
-            Some(why) => Err(format!("no jobs can be taken: {why}")),
+        if let Some(why) = &pulls.fault {
+            return Err(format!("no jobs can be taken: {why}"));
+        }
+        match self.0.streams.get().and_then(StreamStates::refusing) {
+            Some(why) => Err(format!("jobs cannot be finished: {why}")),
             None => Ok(()),
         }
     }
