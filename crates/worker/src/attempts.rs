@@ -22,6 +22,7 @@ use protocol::v1::Attempt;
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};
+use crate::stream_states::StreamStates;
 
 /// How long a record is tried for. Without one the job is released and comes again, so there is no need to wait long.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,6 +33,7 @@ pub struct Attempts {
     jetstream: Context,
     stream: String,
     worker_id: String,
+    states: StreamStates,
 }
 
 /// What is known about a job's attempts when one is started.
@@ -46,7 +48,14 @@ pub struct Started {
 impl Attempts {
     /// Attempts of this worker in the stream of this name.
     pub fn new(jetstream: Context, stream: &str, worker_id: &str) -> Self {
-        Self { jetstream, stream: stream.to_owned(), worker_id: worker_id.to_owned() }
+        let (stream, worker_id) = (stream.to_owned(), worker_id.to_owned());
+        Self { jetstream, stream, worker_id, states: StreamStates::default() }
+    }
+
+    /// The same, telling whether the stream takes messages.
+    #[must_use]
+    pub fn watched(self, states: StreamStates) -> Self {
+        Self { states, ..self }
     }
 
     /// Counts the earlier attempts at a redelivered job and records this one. Does nothing at a first delivery.
@@ -63,6 +72,7 @@ impl Attempts {
                 Ok(started) => return Ok(started),
                 Err(error) => error,
             };
+            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(job, error));
             }
@@ -94,6 +104,7 @@ impl Attempts {
     pub async fn fail(&self, job: &DeliveryFacts, error: &str) {
         let subject = attempt_subject(job.sequence, job.published_nanos, job.attempt);
         if let Err(error) = self.write(&subject, error).await {
+            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
             tracing::debug!(%error, "a failed attempt could not be recorded");
         }
     }
@@ -153,7 +164,9 @@ impl Attempts {
     async fn write(&self, subject: &str, error: &str) -> Result<u64, async_nats::Error> {
         let attempt = Attempt { worker_id: self.worker_id.clone(), error: error.to_owned() };
         let message = PublishMessage::build().payload(attempt.encode_to_vec().into()).expected_stream(&self.stream);
-        Ok(self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence)
+        let sequence = self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence;
+        self.states.took(&self.stream);
+        Ok(sequence)
     }
 
     fn unavailable(&self, job: &DeliveryFacts, cause: async_nats::Error) -> PublishError {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::account::Account;
 use async_nats::jetstream::context::{
-    ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
+    AccountErrorKind, ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{self, ConsumerErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
@@ -63,6 +64,18 @@ pub enum SetupError {
         /// The prefix of requests.
         api: String,
     },
+    /// The stream reserves more storage than there is.
+    #[error(
+        "the stream {name} cannot be made with the {bytes} bytes that it reserves ({said}): lower streams.*_max_bytes, or raise the storage limit of the NATS account or max_file_store of the server"
+    )]
+    NoStorage {
+        /// The stream to be made.
+        name: String,
+        /// What it reserves, one copy.
+        bytes: i64,
+        /// What the server said.
+        said: String,
+    },
     /// JetStream answers with an error, or not in time.
     #[error("JetStream did not let {what} be looked at or made: {said}")]
     Refused {
@@ -79,7 +92,7 @@ impl SetupError {
     /// Whether the same may go well later, if only because somebody changes the server: a worker waits for that.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::SubjectTaken { .. } => false,
+            Self::SubjectTaken { .. } | Self::NoStorage { .. } => false,
             Self::NotPermitted { .. } | Self::NotEnabled | Self::Absent { .. } => true,
             Self::Refused { may_pass, .. } => *may_pass,
         }
@@ -133,6 +146,17 @@ impl RequestFailure for jetstream::context::CreateStreamError {
             CreateStreamErrorKind::JetStreamUnavailable => Failure::NoResponders,
             CreateStreamErrorKind::JetStream(said) => Failure::of(said),
             _ => Failure::Other,
+        }
+    }
+}
+
+impl RequestFailure for jetstream::context::AccountError {
+    fn failure(&self) -> Failure {
+        match self.kind() {
+            AccountErrorKind::TimedOut => Failure::TimedOut,
+            AccountErrorKind::JetStreamUnavailable => Failure::NoResponders,
+            AccountErrorKind::JetStream(said) => Failure::of(said),
+            AccountErrorKind::Other => Failure::Other,
         }
     }
 }
@@ -207,12 +231,28 @@ impl Broker {
         stream: &str,
         request: impl Fn() -> F,
     ) -> Result<Option<T>, SetupError> {
+        let stream = stream.to_owned();
+        self.ask_unless(what, move |refused| refused.concerns_stream(&stream), request).await
+    }
+
+    /// Asks what the account may use and does.
+    pub(crate) async fn account(&self) -> Result<Account, SetupError> {
+        let what = "the account's limits";
+        let found = self.ask_unless(what, Refused::concerns_account, || self.jetstream.query_account()).await?;
+        // Only streams and consumers can be absent.
+        found.ok_or(SetupError::NotEnabled)
+    }
+
+    async fn ask_unless<T, E: RequestFailure, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: &str,
+        concerns: impl Fn(&Refused) -> bool + Clone + Send + 'static,
+        request: impl Fn() -> F,
+    ) -> Result<Option<T>, SetupError> {
         let (started, mut tries) = (Instant::now(), 0);
         loop {
             tries += 1;
-            let of_stream = stream.to_owned();
-            let answer =
-                self.refusals.unless_refused(move |refused| refused.concerns_stream(&of_stream), request()).await;
+            let answer = self.refusals.unless_refused(concerns.clone(), request()).await;
             let error = match answer {
                 Ok(Ok(found)) => return Ok(Some(found)),
                 Ok(Err(error)) => error,

@@ -1,7 +1,7 @@
 //! What is there, held against what was asked for.
 
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 use protocol::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
 
 /// One sentence for each setting of a stream that differs.
@@ -9,7 +9,20 @@ pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config
     let mut differences = Differences { of: format!("stream {}", wanted.name), found: Vec::new() };
     differences.unless_equal("subjects", &wanted.subjects, &found.subjects);
     differences.unless_equal("retention", &wanted.retention, &found.retention);
-    differences.unless_equal("discard policy", &wanted.discard, &found.discard);
+    // What a stream does when it is full matters where the settings bound it. A bound that `setup` derives from the
+    // account is not in the settings.
+    if wanted.retention == RetentionPolicy::WorkQueue || wanted.max_bytes > 0 {
+        differences.unless_equal("discard policy", &wanted.discard, &found.discard);
+    }
+    if wanted.max_bytes > 0 {
+        differences.unless_equal("max_bytes", &wanted.max_bytes, &found.max_bytes);
+    }
+    if wanted.allow_message_ttl && !found.allow_message_ttl {
+        differences.found.push(format!(
+            "{} has no allow_msg_ttl, so outcomes of finished jobs stay whole until their max_age: set it to true",
+            differences.of
+        ));
+    }
     differences.unless_equal("storage", &wanted.storage, &found.storage);
     differences.unless_equal("number of replicas", &wanted.num_replicas, &found.num_replicas);
     differences.unless_equal("duplicate window", &wanted.duplicate_window, &found.duplicate_window);

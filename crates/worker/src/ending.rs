@@ -40,6 +40,9 @@ impl JobContext {
         match self.ledger.outcomes.claim(delivery.facts(), outcome).await {
             Ok(claim) => {
                 self.events.step(if is_failure { Step::FailureClaimed } else { Step::AnnotationClaimed });
+                if self.ledger.standstill.may_be_late(delivery.received()) {
+                    return self.hand_back(delivery, &PublishError::Late.into()).await;
+                }
                 self.conclude(delivery, claim).await
             }
             Err(error @ PublishError::TooLarge { .. }) if is_failure => match without_job(claimed) {
@@ -54,12 +57,20 @@ impl JobContext {
     pub(crate) async fn conclude(&self, delivery: Delivery, claim: Claim) -> Ending {
         let too_large = |error| self.failure(&delivery, &Fault::from(error), FailureReason::AnnotationTooLarge);
         match self.ledger.see_through(delivery.facts(), claim, too_large).await {
-            Ok((claim, receipt)) => match claim.outcome.record {
-                Some(outcome::Record::Failure(failure)) => self.rejected(delivery, failure, &receipt).await,
-                Some(outcome::Record::Annotation(annotation)) => self.finished(delivery, annotation, &receipt).await,
-                // The publisher has refused it.
-                None => Ending::Retried,
-            },
+            Ok((claim, receipt)) => {
+                let sequence = claim.sequence();
+                match claim.outcome.record {
+                    Some(outcome::Record::Failure(failure)) => {
+                        self.rejected(delivery, failure, &receipt, sequence).await
+                    }
+                    Some(outcome::Record::Annotation(annotation)) => {
+                        self.finished(delivery, annotation, &receipt, sequence).await
+                    }
+                    Some(outcome::Record::Settled(settled)) => self.settled(delivery, settled, &receipt).await,
+                    // The publisher has refused it.
+                    None => Ending::Retried,
+                }
+            }
             Err(error) => self.hand_back(delivery, &error.into()).await,
         }
     }
@@ -108,7 +119,24 @@ impl JobContext {
         self.release(delivery, fault, delay.unwrap_or(self.settings.max_retry_delay)).await
     }
 
-    async fn finished(&self, delivery: Delivery, annotation: v1::ImageAnnotation, receipt: &Receipt) -> Ending {
+    /// Another worker has finished the job, and the server has confirmed it.
+    async fn settled(&self, delivery: Delivery, settled: v1::Settled, receipt: &Receipt) -> Ending {
+        tracing::info!(subject = delivery.subject(), "job was finished by another worker");
+        let left = Left::of(&delivery);
+        if let Err(error) = delivery.delivered(receipt).await {
+            tracing::warn!("{error}");
+        }
+        self.forget(left).await;
+        if settled.failed { Ending::Failed } else { Ending::Finished { duplicate: true } }
+    }
+
+    async fn finished(
+        &self,
+        delivery: Delivery,
+        annotation: v1::ImageAnnotation,
+        receipt: &Receipt,
+        outcome: u64,
+    ) -> Ending {
         self.events.step(Step::AnnotationPublished);
         let duplicate = receipt.duplicate();
         let object = annotation.picture.as_ref().and_then(|picture| picture.object.as_ref());
@@ -123,9 +151,10 @@ impl JobContext {
             "job is done"
         );
         let left = Left::of(&delivery);
-        if let Err(error) = delivery.delivered(receipt).await {
+        match delivery.delivered(receipt).await {
+            Ok(()) => self.ledger.roll_up.ended(&left.facts, outcome, receipt.sequence(), false),
             // The annotation is safe; whoever gets the job next finds the outcome.
-            tracing::warn!("{error}");
+            Err(error) => tracing::warn!("{error}"),
         }
         self.events.step(Step::Acknowledged);
         self.forget(left).await;
@@ -133,7 +162,7 @@ impl JobContext {
         Ending::Finished { duplicate }
     }
 
-    async fn rejected(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &Receipt) -> Ending {
+    async fn rejected(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &Receipt, outcome: u64) -> Ending {
         self.events.step(Step::FailurePublished);
         let reason = failure.reason();
         let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
@@ -147,8 +176,9 @@ impl JobContext {
             "job failed permanently: {message}"
         );
         let left = Left::of(&delivery);
-        if let Err(error) = delivery.reject(receipt, reason.as_str_name()).await {
-            tracing::warn!("{error}");
+        match delivery.reject(receipt, reason.as_str_name()).await {
+            Ok(()) => self.ledger.roll_up.ended(&left.facts, outcome, receipt.sequence(), true),
+            Err(error) => tracing::warn!("{error}"),
         }
         self.events.step(Step::Terminated);
         self.forget(left).await;

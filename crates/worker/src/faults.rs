@@ -324,7 +324,7 @@ impl Fault {
             Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
             Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
             Self::Publish(PublishError::TooLarge { .. }) => FaultClass::AnnotationTooLarge,
-            Self::Publish(PublishError::Unavailable { .. }) => FaultClass::StreamUnavailable,
+            Self::Publish(PublishError::Unavailable { .. } | PublishError::Late) => FaultClass::StreamUnavailable,
             Self::TimedOut(_) => FaultClass::TimedOut,
             Self::Damaged(_) => FaultClass::DamagedPicture,
             Self::ShuttingDown => FaultClass::ShuttingDown,

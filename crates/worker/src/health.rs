@@ -2,7 +2,7 @@
 //!
 //! `GET /livez` answers 200 while the engine's thread lives and the worker's threads run: anything else is a reason to
 //! start the worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
-//! intake gets its requests through, and nobody has told the worker to end. Otherwise both answer 503 with one line that
+//! intake gets its requests through, no stream refuses what workers write, and nobody has told the worker to end. Otherwise both answer 503 with one line that
 //! says why. Readiness comes and goes with the broker; liveness does not.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +12,7 @@ use engine::Annotator;
 
 use crate::connection::Connection;
 use crate::queue::Queue;
+use crate::stream_states::StreamStates;
 
 /// How long the worker's threads may be blocked before it does not live any more.
 const BLOCKED: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ struct Known {
     phase: Mutex<Phase>,
     jobs: Mutex<Pulls>,
     retries: Mutex<Pulls>,
+    streams: OnceLock<StreamStates>,
     /// When the worker's threads were last seen to run.
     ran: Mutex<Instant>,
 }
@@ -55,8 +57,17 @@ impl Health {
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
         let ran = Mutex::new(Instant::now());
+        let (connection, streams) = (OnceLock::new(), OnceLock::new());
         let (jobs, retries) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Known { engine, connection: OnceLock::new(), phase, jobs, retries, ran }))
+        Self(Arc::new(Known { engine, connection, phase, jobs, retries, streams, ran }))
+    }
+
+    /// The same, not ready while one of these streams refuses messages.
+    #[must_use]
+    pub fn watching(self, streams: StreamStates) -> Self {
+        // The first word counts; there is only one.
+        drop(self.0.streams.set(streams));
+        self
     }
 
     /// Nothing if it lives, or why not.
@@ -99,6 +110,9 @@ impl Health {
             if let Some(why) = &self.pulls_of(queue).fault {
                 return Err(format!("no {what} can be taken: {why}"));
             }
+        }
+        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusing) {
+            return Err(format!("jobs cannot be finished: {why}"));
         }
         Ok(())
     }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use protocol::v1::Outcome;
+use protocol::v1::{Outcome, outcome};
 
 use crate::attempts::Attempts;
 use crate::delivery::DeliveryFacts;
 use crate::ending::without_job;
 use crate::outcomes::{Claim, Outcomes};
 use crate::publish::{PublishError, Publisher, Receipt};
+use crate::roll_up::RollUp;
+use crate::standstill::Standstill;
 
 /// Part of the time for which streams know ids that is left to an outcome on its way there.
 const WINDOW_MARGIN: u32 = 4;
@@ -21,6 +23,9 @@ pub(crate) struct Ledger {
     pub(crate) publisher: Publisher,
     /// How long the streams of annotations and failures know their ids.
     pub(crate) duplicate_window: Duration,
+    /// Where the ends of jobs go that the server has confirmed.
+    pub(crate) roll_up: RollUp,
+    pub(crate) standstill: Standstill,
 }
 
 impl Ledger {
@@ -54,6 +59,9 @@ impl Ledger {
     }
 
     async fn publish(&self, claim: &Claim) -> Result<Receipt, PublishError> {
+        if let Some(outcome::Record::Settled(settled)) = &claim.outcome.record {
+            return Ok(Receipt::earlier(settled.sequence));
+        }
         // The stream may have forgotten the id of an outcome that was published before.
         if claim.age > self.duplicate_window - self.duplicate_window / WINDOW_MARGIN
             && let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await?

@@ -71,7 +71,8 @@
 //!   ([`protocol::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.
 //! - It holds as long as the server keeps what it acknowledged. `sync_interval: always` for a single server, or three
 //!   copies of each stream; otherwise a machine that loses power may take back its word.
-//! - An outcome is forgotten after `streams.outcomes_max_age`. If the server or all workers are away for longer between
+//! - An outcome is forgotten after `streams.outcomes_max_age`, or `streams.duplicate_window` after the end of its job was
+//!   confirmed. If the server or all workers are away for longer between
 //!   an outcome and its acknowledgement, rule 2 does not hold for the jobs in hand at that moment: they are done anew.
 //!   A job whose object has changed since may then have two annotations, with different ids.
 //! - A first delivery is only recorded as an attempt if it fails. A job that crashes its workers ends after
@@ -81,13 +82,38 @@
 //!   of which are attempted; the first outcome counts. Where that happens often, attempts count twice as fast.
 //! - 100,000 retries at most are in hand or in their delay, all workers together; more wait in their stream for these.
 //! - A process that stands still for longer than the duplicate window, between the look into the stream and its
-//!   publication, can publish an id a second time when it goes on.
+//!   publication, can publish an id a second time when it goes on. One that stands still earlier notices it by its clocks
+//!   and leaves the publication to the job's next delivery; where the whole machine stood still and its clock was not set
+//!   since, it cannot notice.
 //! - Answers of the store are believed: a 404 or 403, once heard, ends the job.
 //! - Streams that somebody edits, purges or bounds with "discard old" keep what they are told to.
 //!
 //! `tests/soak.sh` holds this against real servers, processes and faults: workers killed at random, at every [`Step`] of
 //! a job, frozen and terminated; servers killed, restarted, rolled one after the other and cut off from each other;
 //! connections cut, half-closed, truncated, swallowed and throttled; a store that is killed or answers wrongly.
+//!
+//! # Storage
+//!
+//! All streams of a NATS account share its storage limit. `groundling setup` bounds the stream of jobs, which then refuses
+//! submissions with an error instead of discarding anything, and reserves space for the others
+//! (`streams.*_max_bytes`, [`stream_sizes`]). Bytes of one message in its stream, for short names, a caption with three
+//! phrases and ids of 64 characters; texts, labels, pictures within jobs and `worker.publish_tokens` come on top:
+//!
+//! | message | bytes | kept |
+//! | --- | --- | --- |
+//! | waiting job that names an S3 object | 200 | until it is done |
+//! | annotation | 1040 | `streams.annotations_max_age` |
+//! | failure | 500, its job included | `streams.failed_max_age` |
+//! | outcome, whole | 1110 | `ack_wait` after its job is done; `streams.outcomes_max_age` where it is not replaced |
+//! | outcome of a settled job | 160 | `streams.duplicate_window` |
+//!
+//! With the default settings the outcomes of R jobs a second take R × 350 KB. Every message takes some 50 bytes more on
+//! disk, and an outcome up to 350 bytes of the server's memory. With three replicas all of it counts three times.
+//!
+//! A stream of annotations or failures that is full stops the workers, until its reader removes what it has read or
+//! `max_age` does. `/readyz` then answers 503 and names the stream, and so does one line of the log; both end with the
+//! first message that the stream takes. The same holds for a stream that is missing, an account or a server without
+//! storage, and a stream that acknowledges nothing.
 //!
 //! # While the broker is away
 //!
@@ -152,6 +178,7 @@ pub mod queue;
 mod refusals;
 mod releases;
 mod retries;
+mod roll_up;
 pub mod room;
 mod server_time;
 pub mod settings;
@@ -160,7 +187,10 @@ pub mod setup;
 pub mod signals;
 mod slots;
 mod slow_reads;
+mod standstill;
 mod stores;
+pub mod stream_sizes;
+pub mod stream_states;
 pub mod worker;
 
 pub use events::{Events, JobEvent, Step};

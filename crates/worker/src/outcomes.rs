@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, message::PublishMessage};
+use async_nats::jetstream::{self, Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
 use protocol::Message;
 use protocol::subjects::outcome_subject;
-use protocol::v1::Outcome;
+use protocol::v1::{Outcome, Settled, outcome};
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError, too_large};
 use crate::server_time;
+use crate::stream_states::StreamStates;
 
 /// Outcomes as they are written and read.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub struct Outcomes {
     jetstream: Context,
     stream: String,
     patience: Duration,
+    states: StreamStates,
 }
 
 /// The outcome that counts for a job.
@@ -38,10 +40,38 @@ pub struct Claim {
     pub age: Duration,
 }
 
+impl Claim {
+    /// Its sequence in the stream of outcomes.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// Why an outcome was not replaced by a short record.
+#[derive(Debug)]
+pub(crate) enum SettleError {
+    /// The stream does not allow an age of single messages.
+    Disabled,
+    /// It may go well later.
+    NotNow(async_nats::Error),
+}
+
+fn knows_no_ttl(error: &jetstream::context::PublishError) -> bool {
+    let source = std::error::Error::source(error);
+    let said = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
+    said.is_some_and(|said| said.error_code() == ErrorCode::MESSAGE_TTL_DISABLED)
+}
+
 impl Outcomes {
     /// Outcomes in the stream of this name; each call tries for as long as `patience`.
     pub fn new(jetstream: Context, stream: &str, patience: Duration) -> Self {
-        Self { jetstream, stream: stream.to_owned(), patience }
+        Self { jetstream, stream: stream.to_owned(), patience, states: StreamStates::default() }
+    }
+
+    /// The same, telling whether the stream takes messages.
+    #[must_use]
+    pub fn watched(self, states: StreamStates) -> Self {
+        Self { states, ..self }
     }
 
     /// What counts for a job, if anything was written.
@@ -56,6 +86,7 @@ impl Outcomes {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
+            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }
@@ -88,7 +119,10 @@ impl Outcomes {
                 .expected_stream(&self.stream)
                 .expected_last_subject_sequence(after);
             let error = match self.publish(&subject, message).await {
-                Ok(sequence) => return Ok(Claim { outcome, sequence, age: Duration::ZERO }),
+                Ok(sequence) => {
+                    self.states.took(&self.stream);
+                    return Ok(Claim { outcome, sequence, age: Duration::ZERO });
+                }
                 Err(error) if too_large(&error) => {
                     return Err(PublishError::TooLarge { subject, bytes: payload.len() });
                 }
@@ -101,9 +135,35 @@ impl Outcomes {
                 },
                 Err(error) => error.into(),
             };
+            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }
+        }
+    }
+
+    /// Puts a short record, kept for as long as `keep`, in the place of the outcome of a job that has left the queue.
+    /// Does nothing if the outcome is no longer the last one of its job.
+    pub(crate) async fn settle(
+        &self,
+        job: &DeliveryFacts,
+        after: u64,
+        settled: Settled,
+        keep: Duration,
+    ) -> Result<(), SettleError> {
+        let subject = outcome_subject(job.sequence, job.published_nanos);
+        let record = Some(outcome::Record::Settled(settled));
+        let payload = Outcome { record, ..Outcome::default() }.encode_to_vec();
+        // Whole seconds are counted. The sequence names the stream as well as its name would, in fewer bytes.
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .ttl(keep + Duration::from_secs(1))
+            .expected_last_subject_sequence(after);
+        match self.publish(&subject, message).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            Err(error) if knows_no_ttl(&error) => Err(SettleError::Disabled),
+            Err(error) => Err(SettleError::NotNow(error.into())),
         }
     }
 

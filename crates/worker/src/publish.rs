@@ -12,9 +12,9 @@ use protocol::Message;
 use protocol::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 use tokio_util::sync::CancellationToken;
 
-use crate::server_time;
-
 use crate::causes::causes;
+use crate::server_time;
+use crate::stream_states::StreamStates;
 
 /// Waits between the tries of one publish; the last one for as long as there is patience. The id makes tries after lost
 /// acknowledgements harmless, and what is published has cost a whole generation.
@@ -38,6 +38,7 @@ pub struct Publisher {
     failed_stream: String,
     patience: Duration,
     stop: CancellationToken,
+    states: StreamStates,
 }
 
 /// When to try again, and when to give up.
@@ -72,6 +73,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Of a message that another delivery of the job is known to have put there.
+    pub(crate) fn earlier(sequence: u64) -> Self {
+        Self { sequence, duplicate: true }
+    }
+
     /// The message's sequence in its stream.
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -106,6 +112,11 @@ pub enum PublishError {
         /// What the server or the connection said.
         cause: async_nats::Error,
     },
+    /// The outcome is written down, but others may have finished the job before and its outcome be forgotten.
+    #[error(
+        "the worker had the job for longer than its lease, or stood still: if the job is not finished, its outcome is published at its next delivery"
+    )]
+    Late,
 }
 
 impl Publisher {
@@ -113,7 +124,13 @@ impl Publisher {
     pub fn new(jetstream: Context, annotations_stream: &str, failed_stream: &str) -> Self {
         let (annotations_stream, failed_stream) = (annotations_stream.to_owned(), failed_stream.to_owned());
         let (patience, stop) = (DEFAULT_PATIENCE, CancellationToken::new());
-        Self { jetstream, annotations_stream, failed_stream, patience, stop }
+        Self { jetstream, annotations_stream, failed_stream, patience, stop, states: StreamStates::default() }
+    }
+
+    /// The same, telling whether the streams take messages.
+    #[must_use]
+    pub fn watched(self, states: StreamStates) -> Self {
+        Self { states, ..self }
     }
 
     /// The same, but from this moment on each message is tried once: its outcome is written down, so another worker can
@@ -140,6 +157,8 @@ impl Publisher {
             Some(outcome::Record::Annotation(annotation)) => {
                 self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
             }
+            // What is settled is not published again.
+            Some(outcome::Record::Settled(settled)) => Ok(Receipt::earlier(settled.sequence)),
             None => {
                 let cause = "a newer version of Groundling wrote down a kind of outcome that this one does not know";
                 Err(PublishError::Unavailable { subject, stream: self.annotations_stream.clone(), cause: cause.into() })
@@ -227,9 +246,16 @@ impl Publisher {
         let mut patience = Patience::new(self.patience);
         loop {
             let error = match self.publish_once(stream, &subject, &id, payload.clone()).await {
-                Ok(receipt) => return Ok(receipt),
+                Ok(receipt) => {
+                    // A duplicate is acknowledged without being stored.
+                    if !receipt.duplicate {
+                        self.states.took(stream);
+                    }
+                    return Ok(receipt);
+                }
                 Err(error) => error,
             };
+            self.states.refused(&self.jetstream, stream, &error).await;
             if too_large(&error) {
                 return Err(PublishError::TooLarge { subject, bytes: payload.len() });
             }

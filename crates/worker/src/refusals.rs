@@ -54,6 +54,12 @@ impl Refused {
         }
     }
 
+    /// Whether it is the request for the account's limits.
+    pub(crate) fn concerns_account(&self) -> bool {
+        // The only request without a stream in its subject.
+        self.action == Action::Publish && self.subject.ends_with(".INFO")
+    }
+
     /// Whether it is a pull request to a consumer of this stream.
     pub(crate) fn is_pull_from(&self, stream: &str) -> bool {
         self.concerns_stream(stream) && self.subject.contains(".MSG.NEXT.")

@@ -14,6 +14,7 @@ use protocol::subjects::refusal_subject;
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};
 use crate::server_time;
+use crate::stream_states::StreamStates;
 
 /// Shortest and longest delay before a released job is handed out again; in between, a quarter of the time for which it
 /// has been released already. Some twenty tries in two minutes: where half of the workers may do a job, one finds it.
@@ -26,13 +27,19 @@ pub(crate) struct Releases {
     stream: String,
     longest: Duration,
     patience: Duration,
+    states: StreamStates,
 }
 
 impl Releases {
     /// Refusals in the stream of outcomes of this name. A job is released for as long as `longest`, and each call tries
     /// for as long as `patience`.
     pub(crate) fn new(jetstream: Context, stream: &str, longest: Duration, patience: Duration) -> Self {
-        Self { jetstream, stream: stream.to_owned(), longest, patience }
+        Self { jetstream, stream: stream.to_owned(), longest, patience, states: StreamStates::default() }
+    }
+
+    /// The same, telling whether the stream takes messages.
+    pub(crate) fn watched(self, states: StreamStates) -> Self {
+        Self { states, ..self }
     }
 
     /// How long a job that this worker refuses is left to others; `None` if it has been for long enough.
@@ -50,6 +57,7 @@ impl Releases {
                 Ok(age) => return Ok(delay(age, self.longest, rand::random())),
                 Err(error) => error,
             };
+            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(PublishError::Unavailable { subject, stream: self.stream.clone(), cause: error });
             }

@@ -115,9 +115,29 @@ pub struct StreamSettings {
     #[serde(with = "humantime_serde")]
     pub failed_max_age: Duration,
     /// How long outcomes are kept: as long as a job may come back after it was done (all workers stopped, the server
-    /// down) and still not be annotated a second time or in another way.
+    /// down) and still not be annotated a second time or in another way. Once the end of a job is confirmed, the worker
+    /// replaces its outcome by a record of a few bytes that is kept for `duplicate_window`, where the NATS server can do
+    /// that (2.11 and later, `allow_msg_ttl`).
     #[serde(with = "humantime_serde")]
     pub outcomes_max_age: Duration,
+    /// Most bytes of waiting jobs. The stream refuses submissions beyond it, so that waiting jobs cannot use the storage
+    /// that finishing them needs; 200 bytes for a job that names an S3 object. Left out: a share of the account's storage
+    /// limit, or 1 GiB where the account has none ([`crate::stream_sizes`]). Like the other bounds, it is reserved in the
+    /// account when `groundling setup` creates the stream, and a stream that exists is only compared with a bound that is
+    /// set here.
+    pub jobs_max_bytes: Option<u64>,
+    /// Most bytes of annotations; workers wait while the stream is full. Left out: a share of the account's storage limit,
+    /// or no bound where the account has none.
+    pub annotations_max_bytes: Option<u64>,
+    /// Most bytes of failures. Left out: as for annotations.
+    pub failed_max_bytes: Option<u64>,
+    /// Most bytes of outcomes; workers wait while the stream is full. Left out: as for annotations.
+    pub outcomes_max_bytes: Option<u64>,
+    /// Most bytes of attempts. Left out: as for annotations.
+    pub attempts_max_bytes: Option<u64>,
+    /// Most bytes of jobs that wait for their next attempt: those beyond it wait in the stream of jobs. Left out: as for
+    /// annotations.
+    pub retries_max_bytes: Option<u64>,
     /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
     #[serde(with = "humantime_serde")]
     pub ack_wait: Duration,
@@ -284,6 +304,12 @@ impl Default for StreamSettings {
             annotations_max_age: Duration::ZERO,
             failed_max_age: Duration::ZERO,
             outcomes_max_age: Duration::from_secs(6 * 60 * 60),
+            jobs_max_bytes: None,
+            annotations_max_bytes: None,
+            failed_max_bytes: None,
+            outcomes_max_bytes: None,
+            attempts_max_bytes: None,
+            retries_max_bytes: None,
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 10_000,
             max_deliver: -1,

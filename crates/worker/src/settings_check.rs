@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::promise::SHORTEST_ACK_WAIT;
 use crate::room::BYTES_PER_PIXEL;
 use crate::settings::{NatsSettings, S3Settings, Settings, StreamSettings, WorkerSettings};
+use crate::stream_sizes::size_problems;
 
 /// Every problem found in settings, each one sentence that begins with the name of the setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +189,7 @@ impl StreamSettings {
                 format!("{setting} is shorter than streams.duplicate_window, which NATS refuses: make it longer, or 0s for ever"),
             );
         }
+        found.0.extend(size_problems(self));
         found.unless(
             self.max_ack_pending > 0,
             "streams.max_ack_pending is not above 0: no job would ever be handed out",

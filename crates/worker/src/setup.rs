@@ -17,6 +17,7 @@ use crate::broker::{Failure, RequestFailure};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::promise::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::settings::StreamSettings;
+use crate::stream_sizes::{Sizes, Storage, Taken, set_bound};
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.
 const FAILURE_OVERHEAD: usize = 16 * 1024;
@@ -68,11 +69,24 @@ pub async fn check(broker: impl Into<Broker>, settings: &StreamSettings) -> Resu
 async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> Result<SetupReport, SetupError> {
     let mut report = SetupReport::default();
     let mut found_streams = Vec::new();
-    for wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
+    let mut looked_at = Vec::new();
+    for mut wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
+        // Older servers cannot be asked for it.
+        wanted.allow_message_ttl &= broker.jetstream.client().is_server_compatible(2, 11, 0);
+        let found = find_stream(broker, &wanted.name).await?;
+        looked_at.push((wanted, found));
+    }
+    let own: Vec<Taken> =
+        looked_at.iter().filter_map(|(_, found)| found.as_ref()).map(|found| found.cached_info().into()).collect();
+    let mut storage = Storage::new(broker, settings, own);
+    for (mut wanted, found) in looked_at {
         let what = format!("stream {}", wanted.name);
-        let found = match (find_stream(broker, &wanted.name).await?, make) {
+        let found = match (found, make) {
             (Some(found), _) => {
                 let config = &found.cached_info().config;
+                if make && config.name == settings.jobs {
+                    report.differences.extend(storage.unbounded_jobs(config).await?);
+                }
                 report.differences.extend(stream_differences(&wanted, config));
                 if config.name == settings.jobs || config.name == settings.retries {
                     report.errors.extend(jobs_stream_errors(config));
@@ -83,6 +97,7 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
                 Some(found)
             }
             (None, true) => {
+                storage.bound(&mut wanted).await?;
                 let made = make_stream(broker, &wanted).await?;
                 report.created.push(what);
                 Some(made)
@@ -147,13 +162,14 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
     };
     // A job must fit into its own failure record.
     let max_job = max_payload.saturating_sub(FAILURE_OVERHEAD).max(FAILURE_OVERHEAD).min(max_payload);
-    [
+    let sizes = Sizes::of_settings(settings);
+    let mut streams = [
         stream::Config {
             name: settings.jobs.clone(),
             description: Some("Groundling: pictures to annotate".to_owned()),
             subjects: vec![JOBS_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            // If somebody bounds the stream, submitters are to be refused; no job is to vanish.
+            // When the stream is full, submitters are refused; no job vanishes.
             discard: DiscardPolicy::New,
             max_message_size: i32::try_from(max_job).unwrap_or(i32::MAX),
             ..common.clone()
@@ -185,6 +201,8 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
             max_messages_per_subject: 1,
             // A direct read may come from a copy that is behind; the first outcome counts only if all see it.
             allow_direct: false,
+            // Outcomes of jobs that are settled have an age of their own.
+            allow_message_ttl: true,
             ..common.clone()
         },
         stream::Config {
@@ -212,7 +230,11 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
             retention: RetentionPolicy::WorkQueue,
             ..common
         },
-    ]
+    ];
+    for stream in &mut streams {
+        set_bound(stream, sizes.of(settings, &stream.name));
+    }
+    streams
 }
 
 fn wanted_advisory_consumer(settings: &StreamSettings) -> pull::Config {
@@ -253,18 +275,33 @@ async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Strea
 
 async fn make_stream(broker: &Broker, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
     let what = format!("stream {}", wanted.name);
-    let overlaps =
-        |failure| matches!(failure, Failure::Said(said) if said.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP);
     let create = || async {
         match broker.jetstream.create_stream(wanted.clone()).await {
-            Err(error) if overlaps(error.failure()) => Ok(None),
-            made => made.map(Some),
+            Err(error) => match refused_for_good(error.failure(), wanted) {
+                Some(refused) => Ok(Err(refused)),
+                None => Err(error),
+            },
+            Ok(made) => Ok(Ok(made)),
         }
     };
     match broker.ask(&what, &wanted.name, create).await? {
-        Some(Some(made)) => Ok(made),
-        Some(None) => Err(SetupError::SubjectTaken { name: wanted.name.clone(), subject: wanted.subjects.join(", ") }),
+        Some(made) => made,
         None => Err(SetupError::Refused { what, said: "it vanished while it was made".to_owned(), may_pass: true }),
+    }
+}
+
+/// What keeps a stream from being made until somebody changes the server or the settings.
+fn refused_for_good(failure: Failure, wanted: &stream::Config) -> Option<SetupError> {
+    let Failure::Said(said) = failure else { return None };
+    let name = wanted.name.clone();
+    match said.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            Some(SetupError::SubjectTaken { name, subject: wanted.subjects.join(", ") })
+        }
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => {
+            Some(SetupError::NoStorage { name, bytes: wanted.max_bytes, said: said.to_string() })
+        }
+        _ => None,
     }
 }
 

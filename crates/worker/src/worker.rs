@@ -31,12 +31,15 @@ use crate::outcomes::Outcomes;
 use crate::publish::Publisher;
 use crate::releases::Releases;
 use crate::retries::Retries;
+use crate::roll_up::RollUp;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
 use crate::setup::{self, Broker, SetupError};
 use crate::slow_reads::{SlowReads, retry_places};
+use crate::standstill::Standstill;
 use crate::stores::Stores;
+use crate::stream_states::StreamStates;
 
 /// How long the last words (acknowledgements, jobs handed back) may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,7 +141,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     make_room(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_places(max_slow_reads(slots)))?;
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
-    let health = Health::new(Arc::clone(&engine));
+    // A job that a stream refused comes again within the delay, to this worker or another one.
+    let states = StreamStates::default().forgetting_after(settings.worker.max_retry_delay * 2);
+    let health = Health::new(Arc::clone(&engine)).watching(states.clone());
     let _told = match settings.worker.health_address {
         Some(address) => Some(HealthServer::start(address, health.clone())?),
         None => None,
@@ -157,19 +162,30 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let client = connection.client.clone();
     let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
+    let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout).watched(states.clone());
+    let (roll_up, roll_ups) =
+        RollUp::new(jetstream.clone(), &streams.jobs, outcomes.clone(), streams.ack_wait, streams.duplicate_window);
+    // Settings are valid only if the duplicate window is longer than lease and delay together.
+    let standstill =
+        Standstill::new(settings.worker.lease(), streams.ack_wait.max(settings.worker.max_retry_delay) / 2);
+    tokio::spawn(standstill.clone().watch());
     let ledger = Ledger {
-        outcomes: Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout),
-        attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id),
+        outcomes,
+        attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id).watched(states.clone()),
         publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
             .with_patience(publish_timeout)
-            .once_after(stop.clone()),
+            .once_after(stop.clone())
+            .watched(states.clone()),
         duplicate_window: streams.duplicate_window,
+        roll_up,
+        standstill,
     };
     let context = Arc::new(JobContext {
         store,
         engine,
         ledger: ledger.clone(),
-        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout),
+        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout)
+            .watched(states.clone()),
         retries: Retries::new(jetstream.clone(), &streams.retries),
         slow_reads,
         stores: Stores::new(settings.worker.store_outage_wait()),
@@ -202,6 +218,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         }
     });
     let second_net = tokio::spawn(second_net.run(stop.clone()));
+    tokio::spawn(roll_ups.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
     let refusing = connection.clone();
     let intake = Intake::new(client.clone(), jobs, slots, settings.worker.lease())

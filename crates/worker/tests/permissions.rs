@@ -3,13 +3,11 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Bench, PATIENCE, Running, eventually, settings};
+use common::{Bench, PATIENCE, Running, eventually, settings, watch_log};
 use sandbox::{NatsOptions, NatsServer};
-use tracing_subscriber::fmt::MakeWriter;
 use worker::connection;
 use worker::settings::{NatsSettings, Secret, StreamSettings};
 use worker::setup::{SetupError, setup};
@@ -80,41 +78,6 @@ async fn an_account_and_a_server_without_jetstream_are_told_apart() {
     let elsewhere = NatsSettings { jetstream_domain: Some("hub".into()), ..nats };
     let error = refusal(&elsewhere).await.to_string();
     assert!(error.contains("$JS.hub.API") && error.contains("nats.jetstream_domain"), "{error}");
-}
-
-/// Everything that is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn contains(&self, text: &str) -> bool {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-fn watch_log() -> (Log, tracing::subscriber::DefaultGuard) {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(log.clone()).finish();
-    (log, tracing::subscriber::set_default(subscriber))
 }
 
 /// A worker on a server that is set up, as a user without one permission.

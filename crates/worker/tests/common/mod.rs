@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod given_up;
+mod log;
 mod yes;
 
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use worker::settings::{NatsSettings, StreamSettings};
 use worker::{connection, setup};
 
 pub(crate) use given_up::{ends_as_a_failure, given_up};
+pub(crate) use log::{Log, watch_log};
 pub(crate) use yes::{Held, Running, Yes, annotated, bitmap, job, parts, settings, submit};
 
 /// Longer than any step takes on a busy machine.
