@@ -261,3 +261,38 @@ fn md5_hex(bytes: &[u8]) -> String {
     use md5::Digest;
     md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3_proxy;
+
+    #[test]
+    fn half_or_all_of_a_poisoned_block_meets_its_fault_for_ever() {
+        let faults: Vec<S3Fault> = S3Fault::LASTING.iter().cycle().take(40).map(|(fault, _)| *fault).collect();
+        let blocks = poisoned_blocks(&faults, 10_000, false, 1, "b").unwrap();
+        assert_eq!(blocks.len(), faults.len());
+        let mut shares = std::collections::BTreeSet::new();
+        for (block, fault) in blocks.iter().zip(faults) {
+            let is_poisoned = |job: &&PlannedJob| {
+                let (key, _) = job.object.as_ref().unwrap();
+                let is_poisoned = s3_proxy::plan(key) == Some((fault, u32::MAX));
+                assert_eq!(is_poisoned, job.expected.texts.is_none(), "{key}");
+                assert_eq!(is_poisoned, job.expected.reasons == [FailureReason::RetriesExhausted], "{key}");
+                is_poisoned
+            };
+            assert_eq!(block.len(), BLOCK);
+            shares.insert(block.iter().filter(is_poisoned).count());
+        }
+        assert_eq!(shares, [BLOCK / 2, BLOCK].into());
+    }
+
+    #[test]
+    fn poisoned_jobs_are_few() {
+        let count = |jobs, blocks| {
+            let faults = vec![S3Fault::Stall; blocks];
+            poisoned_blocks(&faults, jobs, true, 1, "b").unwrap().iter().map(Vec::len).sum::<usize>()
+        };
+        assert_eq!([count(10_000, 10), count(1500, 40), count(100, 3), count(10, 40), count(10, 0)], [80, 80, 6, 0, 0]);
+    }
+}

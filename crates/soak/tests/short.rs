@@ -50,3 +50,18 @@ async fn a_store_that_is_killed_and_comes_back_costs_no_job_its_life() {
     let only = Some(Fault::CrashStore);
     keeps_the_promise(Options { faults: 2, seed: 10, only, workers: 2, ..options("store", 1) }).await;
 }
+
+/// Two at a time: each run has servers and workers of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_healthy_job_fails_whatever_operators_do() {
+    let faults = ["restart-workers", "fill-stream", "exhaust-storage", "recreate-consumer", "change-consumer"];
+    let faults = faults.into_iter().zip([1, 2, 2, 2, 1]);
+    let runs: Vec<_> = faults.chain([("skew-clock", 6), ("stall", 2), ("drip", 2)]).collect();
+    for runs in runs.chunks(2) {
+        let run = |&(name, faults): &(&'static str, usize)| {
+            let (_, only) = Fault::NAMED.into_iter().find(|(known, _)| *known == name).unwrap();
+            keeps_the_promise(Options { jobs: 100, faults, seed: 11, only: Some(only), ..options(name, 1) })
+        };
+        futures::future::join_all(runs.iter().map(run)).await;
+    }
+}

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
-use async_nats::jetstream::consumer;
-use async_nats::jetstream::stream::{self, DiscardPolicy, Stream};
+use async_nats::jetstream::stream::{self, ConsumerError, ConsumerErrorKind, DiscardPolicy, Stream};
+use async_nats::jetstream::{self, ErrorCode, consumer};
 use futures::TryStreamExt;
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -64,7 +63,7 @@ pub(super) async fn recreate_consumer(
         tokio::time::sleep(Duration::from_millis(random.random_range(500..3000))).await;
         let missing_for = if random.random_bool(0.5) { 0 } else { random.random_range(0..4000) };
         for (name, config) in &consumers {
-            let deleted = queue.delete_consumer(name).await;
+            let deleted = insist("the deletion of a consumer", async || delete(&queue, name).await).await;
             tokio::time::sleep(Duration::from_millis(missing_for)).await;
             // Also after an error: it may be gone all the same.
             set(&queue, config).await?;
@@ -72,6 +71,18 @@ pub(super) async fn recreate_consumer(
         }
     }
     Ok(format!("{} {times} times", named(&queue)))
+}
+
+/// An earlier request may have deleted it, whose answer was lost.
+async fn delete(queue: &Stream, name: &str) -> Result<(), ConsumerError> {
+    match queue.delete_consumer(name).await {
+        Err(error) if is_not_found(&error) => Ok(()),
+        deleted => deleted.map(drop),
+    }
+}
+
+fn is_not_found(error: &ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
 /// Raises `ack_wait` of a queue's consumers, and lowers it again, while jobs are in hand. It is not lowered below what it
