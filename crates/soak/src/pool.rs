@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::ShiftedClock;
 use tokio::process::{Child, Command};
+use worker::Step;
 
 /// How long a worker may take from SIGTERM to its end: `shutdown_timeout`, and what a busy machine adds to it.
 const END_LIMIT: Duration = Duration::from_secs(90);
@@ -24,6 +25,8 @@ pub struct Program {
     pub settings: PathBuf,
     /// Where the workers' logs go.
     pub logs: PathBuf,
+    /// How long the streams know the ids of what they hold.
+    pub duplicate_window: Duration,
 }
 
 /// Worker processes, each of which is started anew when it ends.
@@ -92,6 +95,25 @@ impl Pool {
     pub async fn replace_with_clock(&mut self, worker: usize, ahead: i64) -> anyhow::Result<()> {
         self.workers[worker].ahead = ahead;
         self.replace(worker, None).await
+    }
+
+    /// Has each worker abort once it has published an annotation, with a clock that is so many seconds ahead then. No
+    /// other comes before the streams have forgotten the annotations' ids.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub async fn leave_for_long(&mut self, ahead: &[i64]) -> anyhow::Result<()> {
+        for (worker, ahead) in (0..self.workers.len()).zip(ahead) {
+            self.workers[worker].ahead = *ahead;
+            self.replace(worker, Some(&format!("{:?}:2", Step::AnnotationPublished))).await?;
+        }
+        // Some may find no work.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for worker in &mut self.workers {
+            worker.child.kill().await?;
+        }
+        tokio::time::sleep(self.program.duplicate_window).await;
+        self.keep_up()
     }
 
     /// SIGTERM to some, one after the other, and a new start of each once it has ended.
@@ -172,19 +194,28 @@ impl Pool {
     }
 }
 
+/// How long the streams of a run know the ids of what they hold: little more than the settings below demand, so
+/// that workers also meet jobs whose ids are forgotten.
+pub fn duplicate_window(real: bool) -> Duration {
+    Duration::from_secs(if real { 180 } else { 60 })
+}
+
 /// The settings that workers of a run have: as short as they may be, so that what is lost comes back soon.
 pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, replicas: usize, real: bool) -> String {
     // A debug build of the model on a busy machine needs its time.
     let (job_timeout, slots) = if real { ("120s", 4) } else { ("20s", 8) };
     format!(
         "[nats]\nurl = \"{nats_url}\"\nconnect_timeout = \"3s\"\nrequest_timeout = \"5s\"\nping_interval = \"2s\"\n\
-         [streams]\nack_wait = \"3s\"\nreplicas = {replicas}\n\
+         [streams]\nack_wait = \"3s\"\nreplicas = {replicas}\nduplicate_window = \"{}s\"\n\
          [s3]\nendpoint = \"{s3_endpoint}\"\npath_style = true\naccess_key = \"{}\"\nsecret_key = \"{}\"\n\
          allow = [\"{}\"]\nread_timeout = \"2s\"\noperation_timeout = \"6s\"\nattempts = 2\n\
          [worker]\nslots = {slots}\njob_timeout = \"{job_timeout}\"\npublish_timeout = \"5s\"\n\
          max_retry_delay = \"1s\"\nmax_deliveries = 12\nshutdown_timeout = \"20s\"\n\
          release_own_limits_for = \"4s\"\n",
-        access.access_key, access.secret_key, access.bucket
+        duplicate_window(real).as_secs(),
+        access.access_key,
+        access.secret_key,
+        access.bucket
     )
 }
 

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use async_nats::jetstream;
-use futures::{StreamExt, stream};
-use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM};
+use async_nats::jetstream::{self, stream};
+use futures::StreamExt;
+use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
@@ -19,6 +19,7 @@ use worker::settings::{S3Settings, Secret, StreamSettings};
 
 use crate::broker::Broker;
 use crate::faults::{self, Fault, Targets};
+use crate::insist::insist;
 use crate::oracle::{Figures, Records, judge};
 use crate::plan::{self, PlannedJob};
 use crate::pool::settings;
@@ -85,7 +86,10 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     upload(&store, &all).await?;
     let jetstream = broker.direct().await?;
     let replicas = options.nodes;
-    set_up(&jetstream, StreamSettings { replicas, ack_wait: Duration::from_secs(3), ..Default::default() }).await?;
+    let duplicate_window = pool::duplicate_window(is_real);
+    let ack_wait = Duration::from_secs(3);
+    set_up(&jetstream, StreamSettings { replicas, ack_wait, duplicate_window, ..Default::default() }).await?;
+    know_submissions(&jetstream).await?;
 
     let (proxied, endpoint) = (broker.proxied_url(), format!("http://{}", s3.address()));
     let text = settings(&proxied, &endpoint, store.read_only(), replicas, is_real);
@@ -94,6 +98,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
         model: options.groundling.as_ref().map(|_| DemoData::locate().map(|demo| demo.model_dir)).transpose()?,
         settings: pool::write_settings(&options.logs, &text)?,
         logs: options.logs.clone(),
+        duplicate_window,
     };
     progress!("{} objects are in the store, the streams are made; {:.0?}", all.len(), started.elapsed());
     let mut pool = Pool::start(program, options.workers)?;
@@ -143,6 +148,18 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
     bail!("the streams could not be made: {last:?}")
 }
 
+/// Has the stream of jobs know ids for longer than any limit lasts: the submitter tries again as often as it takes.
+async fn know_submissions(jetstream: &jetstream::Context) -> anyhow::Result<()> {
+    let duplicate_window = StreamSettings::default().duplicate_window;
+    insist("the change of the stream of jobs", async || {
+        let found = jetstream.get_stream(JOBS_STREAM).await?;
+        let config = stream::Config { duplicate_window, ..found.cached_info().config.clone() };
+        jetstream.update_stream(config).await?;
+        anyhow::Ok(())
+    })
+    .await
+}
+
 async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
     let access = store.admin();
     let uploads = ObjectStore::open(&S3Settings {
@@ -157,7 +174,7 @@ async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
         let put = uploads.client().put_object().bucket(&access.bucket).key(key).body(bytes.clone().into());
         async move { put.send().await.map(drop).with_context(|| format!("the upload of {key}")) }
     });
-    let mut puts = stream::iter(puts).buffer_unordered(CONCURRENT);
+    let mut puts = futures::stream::iter(puts).buffer_unordered(CONCURRENT);
     while let Some(put) = puts.next().await {
         put?;
     }

@@ -36,8 +36,14 @@ pub(super) async fn restart_many_times(
     Ok(format!("{rounds} times {}", if all { "all" } else { "some" }))
 }
 
-/// Puts a worker with a wrong clock in the place of another one. It is right again by chance.
+/// Puts a worker with a wrong clock in the place of another one. It is right again by chance. Now and then all workers
+/// have one, and come back only when what they have published is known by its id no more.
 pub(super) async fn skew_clock(pool: &mut Pool, worker: usize, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
+    if random.random_bool(0.2) {
+        let ahead: Vec<i64> = (0..pool.size()).map(|_| random.random_range(-SKEW..=SKEW)).collect();
+        pool.leave_for_long(&ahead).await?;
+        return Ok(format!("all workers, after a long absence: {ahead:?} s ahead"));
+    }
     let ahead = if random.random_bool(0.8) { random.random_range(-SKEW..=SKEW) } else { 0 };
     pool.replace_with_clock(worker, ahead).await?;
     Ok(format!("worker {worker}: {ahead} s ahead"))
