@@ -5,6 +5,7 @@
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1             delivery alone: a stub in the model's place
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1 --nodes 3   a cluster of three, three copies of each stream
 #   tests/soak.sh --jobs 300 --faults 2 --seed 1 --nodes 3 --only roll    no fault but this one: a rolling restart
+#   tests/soak.sh --jobs 300 --faults 4 --seed 1 --only fill-stream       the same for any other; --help names them
 #   tests/soak.sh --jobs 500 --faults 50 --seed 1 --real         `groundling worker` with the small model
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -39,6 +39,7 @@ pub struct NatsOptions {
 pub struct NatsServer {
     // Before the folder, so that a drop ends the process first.
     process: Option<ServerProcess>,
+    options: NatsOptions,
     executable: PathBuf,
     ports: Ports,
     client_url: String,
@@ -64,6 +65,7 @@ impl NatsServer {
         fs::write(home.path().join("nats.conf"), config).map_err(SandboxError::io("write the NATS configuration"))?;
         let mut server = Self {
             process: None,
+            options: options.clone(),
             executable,
             ports: Ports { client: -1, monitoring: -1 },
             client_url: String::new(),
@@ -120,6 +122,19 @@ impl NatsServer {
             process.signal(Signal::HUP);
         }
         Ok(())
+    }
+
+    /// The options that it was started with: what [`NatsServer::reload`] goes back to.
+    pub fn options(&self) -> &NatsOptions {
+        &self.options
+    }
+
+    /// When it read its configuration last, in its own words, which change with every reload; nothing where it does not
+    /// answer.
+    pub async fn config_load_time(&self) -> Option<String> {
+        let body = http_probe::body(port_of(&self.monitoring_url)?, "/varz").await?;
+        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        Some(told.get("config_load_time")?.as_str()?.to_owned())
     }
 
     /// The names that its clients gave themselves; nothing where it does not answer.

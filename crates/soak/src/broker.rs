@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
-use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM, OUTCOMES_STREAM};
 use sandbox::{NatsCluster, NatsOptions, NatsServer, SandboxError};
 
+use crate::insist::insist;
 use crate::proxy::Proxy;
 use crate::routes::Routes;
+use crate::streams;
 
 /// Tries to start a cluster: its ports are chosen before they are bound.
 const START_ATTEMPTS: u32 = 4;
@@ -23,6 +24,8 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(40);
 /// How long a server may take until its copies of the streams are as new as the others.
 const CURRENT_LIMIT: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a server may take to read its configuration again. It takes some milliseconds.
+const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// The servers and the proxies in front of them, in the same order.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ impl Broker {
     /// # Errors
     /// When a server does not start.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
-        let extra_config = LAME_DUCK.to_owned();
+        let extra_config = format!("{LAME_DUCK}{}", account(None));
         let options = NatsOptions { sync_always: true, extra_config, ..NatsOptions::default() };
         let (nodes, routes) = match size {
             1 => (vec![NatsServer::start(&options).await?], None),
@@ -105,6 +108,22 @@ impl Broker {
         Ok(())
     }
 
+    /// Sets the most bytes that the streams of all clients may have together, or lifts that limit: by a reload of each
+    /// server's configuration. A server that is down has the limit when it starts.
+    ///
+    /// # Errors
+    /// When a server does not reload. The others have then.
+    pub async fn limit_storage(&self, bytes: Option<u64>) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        for node in &self.nodes {
+            let mut options = node.options().clone();
+            options.extra_config = options.extra_config.replace(&account(None), &account(bytes));
+            let reload = insist("the reload of a server's configuration", async || reload(node, &options).await);
+            result = result.and(reload.await);
+        }
+        result
+    }
+
     /// Tells one server to end by and by, waits until the workers have left it, stops it, starts it again on its files
     /// and waits until its copies of the streams are as new as the others: one step of a rolling restart. Gives whether
     /// the workers had left by themselves.
@@ -137,9 +156,31 @@ impl Broker {
     }
 }
 
+/// Configuration of the account that all clients are in, with the most bytes that its streams may have.
+fn account(max_bytes: Option<u64>) -> String {
+    let jetstream = max_bytes.map_or_else(|| "enabled".to_owned(), |bytes| format!("{{ max_file: {bytes} }}"));
+    let users = "[ { user: soak, password: soak } ]";
+    format!("accounts {{\n  SOAK {{\n    jetstream: {jetstream}\n    users: {users}\n  }}\n}}\nno_auth_user: soak\n")
+}
+
+/// Has a server read other options, and waits until it has.
+async fn reload(node: &NatsServer, options: &NatsOptions) -> anyhow::Result<()> {
+    let before = node.config_load_time().await;
+    node.reload(options)?;
+    let started = Instant::now();
+    while node.process_id().is_some() && matches!(node.config_load_time().await, now if now.is_none() || now == before)
+    {
+        if started.elapsed() > RELOAD_LIMIT {
+            bail!("{} has not read its configuration again within {RELOAD_LIMIT:?}", node.client_url());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
 /// Whether every stream has a leader, and copies as new as the leader's.
 async fn is_current(jetstream: &jetstream::Context) -> bool {
-    for name in [JOBS_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM, OUTCOMES_STREAM] {
+    for name in streams::ALL {
         let Ok(stream) = jetstream.get_stream(name).await else { return false };
         let Some(cluster) = &stream.cached_info().cluster else { continue };
         if cluster.leader.is_none() && cluster.name.is_some() || cluster.replicas.iter().any(|copy| !copy.current) {

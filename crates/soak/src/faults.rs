@@ -1,10 +1,14 @@
-//! The faults of processes, servers and connections: which comes next, and making it.
+//! The faults of processes, servers, connections and of those who operate them: which come, and making them.
 
+mod server;
+mod stream;
+mod workers;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::bail;
 use async_nats::jetstream;
-use protocol::subjects::{ANNOTATIONS_STREAM, JOBS_STREAM, OUTCOMES_STREAM};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -12,8 +16,12 @@ use sandbox::SeaweedFs;
 use worker::Step;
 
 use crate::broker::Broker;
+use crate::plan::PlannedJob;
 use crate::pool::Pool;
 use crate::proxy::{Break, Mode};
+use crate::s3_proxy::{S3Fault, S3Proxy};
+use crate::streams;
+use crate::submit::publish_until_accepted;
 
 /// Longer than the runs' `ack_wait` of 3 s: a worker that stands still for this long has lost its jobs to others.
 const FREEZE: Duration = Duration::from_secs(5);
@@ -54,11 +62,25 @@ pub enum Fault {
     Isolate,
     /// SIGKILL to the S3 store, and a new start.
     CrashStore,
+    /// Several workers, or all, are told to end by SIGTERM and started again, more often than a job may be tried.
+    RestartWorkers,
+    /// A worker's clock is wrong by up to an hour from then on.
+    SkewClock,
+    /// A stream that workers publish to takes nothing more for a while.
+    FillStream,
+    /// The account has used up its storage for a while.
+    ExhaustStorage,
+    /// A consumer is deleted and created again with the same settings.
+    RecreateConsumer,
+    /// A consumer's `ack_wait` is raised, and lowered again.
+    ChangeConsumer,
+    /// Jobs of another dataset come, of which half or all have objects that meet this fault for ever.
+    Poison(S3Fault),
 }
 
 impl Fault {
     /// The faults that can be asked for by name, for a run that makes no others.
-    pub const NAMED: [(&str, Self); 14] = [
+    pub const NAMED: [(&str, Self); 24] = [
         ("kill", Self::Kill),
         ("freeze", Self::Freeze),
         ("terminate", Self::Terminate),
@@ -73,7 +95,25 @@ impl Fault {
         ("cut-routes", Self::BreakRoutes(Break::Cut)),
         ("isolate", Self::Isolate),
         ("crash-store", Self::CrashStore),
+        ("restart-workers", Self::RestartWorkers),
+        ("skew-clock", Self::SkewClock),
+        ("fill-stream", Self::FillStream),
+        ("exhaust-storage", Self::ExhaustStorage),
+        ("recreate-consumer", Self::RecreateConsumer),
+        ("change-consumer", Self::ChangeConsumer),
+        ("stall", Self::Poison(S3Fault::Stall)),
+        ("stall-in-body", Self::Poison(S3Fault::StallInBody)),
+        ("drip", Self::Poison(S3Fault::Drip)),
+        ("unavailable", Self::Poison(S3Fault::Unavailable)),
     ];
+
+    /// What objects of the poisoned dataset meet, if it is about them.
+    pub fn poison(self) -> Option<S3Fault> {
+        match self {
+            Self::Poison(fault) => Some(fault),
+            _ => None,
+        }
+    }
 
     /// Whether it takes more than one server.
     pub fn needs_cluster(self) -> bool {
@@ -90,12 +130,21 @@ pub struct Targets<'a> {
     pub broker: &'a mut Broker,
     /// The S3 store.
     pub store: &'a mut SeaweedFs,
+    /// The proxy before it.
+    pub s3: &'a S3Proxy,
     /// A connection past all proxies.
     pub jetstream: &'a jetstream::Context,
+    /// Jobs of the poisoned dataset, a block for each [`Fault::Poison`] that is still to come.
+    pub poisoned: VecDeque<Vec<PlannedJob>>,
+}
+
+/// The faults of a run: so many of all kinds, or of the only one.
+pub fn sequence(count: usize, only: Option<Fault>, is_cluster: bool, random: &mut ChaCha8Rng) -> Vec<Fault> {
+    (0..count).map(|number| only.unwrap_or_else(|| next(number, is_cluster, random))).collect()
 }
 
 /// The next fault. The steps at which workers abort come one after the other, so that none is left out.
-pub fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
+fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
     // Servers' own faults come on top of those that a single one has too.
     if is_cluster && random.random_bool(0.15) {
         return match random.random_range(0..10) {
@@ -105,7 +154,7 @@ pub fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
             _ => Fault::Isolate,
         };
     }
-    match random.random_range(0..100) {
+    match random.random_range(0..126) {
         0..25 => Fault::Kill,
         25..50 => Fault::AbortAt(Step::ALL[number % Step::ALL.len()]),
         50..58 => Fault::Freeze,
@@ -118,42 +167,60 @@ pub fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
         91..95 => Fault::Crash(true),
         95..97 => Fault::Crash(false),
         97 => Fault::Restart,
-        _ => Fault::CrashStore,
+        98..100 => Fault::CrashStore,
+        100..103 => Fault::RestartWorkers,
+        103..107 => Fault::SkewClock,
+        107..112 => Fault::FillStream,
+        112..115 => Fault::ExhaustStorage,
+        115..119 => Fault::RecreateConsumer,
+        119..122 => Fault::ChangeConsumer,
+        _ => Fault::Poison(S3Fault::LASTING[number % S3Fault::LASTING.len()].0),
     }
 }
 
-/// Makes a fault, and waits until it is over.
+/// Makes a fault, waits until it is over, and gives details for the log.
 ///
 /// # Errors
-/// When a process does not start again.
-pub async fn make(fault: Fault, targets: Targets<'_>, random: &mut ChaCha8Rng) -> anyhow::Result<()> {
-    let Targets { pool, broker, store, jetstream } = targets;
+/// When a process does not start again, or something was not undone.
+pub async fn make(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
+    let Targets { pool, broker, store, s3, jetstream, poisoned } = targets;
     let (worker, node) = (random.random_range(0..pool.size()), random.random_range(0..broker.size()));
+    let (of_worker, of_node) = (format!("worker {worker}"), format!("server n{node}"));
     match fault {
-        Fault::Kill => pool.replace(worker, None).await?,
+        Fault::Kill => pool.replace(worker, None).await.map(|()| of_worker),
         Fault::AbortAt(step) => {
             let after = random.random_range(0..5);
             pool.replace(worker, Some(&format!("{step:?}:{after}"))).await?;
+            Ok(of_worker)
         }
         Fault::Freeze => {
             pool.stop(worker, true);
             tokio::time::sleep(FREEZE).await;
             pool.stop(worker, false);
+            Ok(of_worker)
         }
-        Fault::Terminate => pool.terminate(worker),
-        Fault::Break(how) => broker.proxies[node].break_all(how),
+        Fault::Terminate => {
+            pool.terminate(worker);
+            Ok(of_worker)
+        }
+        Fault::Break(how) => {
+            broker.proxies[node].break_all(how);
+            Ok(of_node)
+        }
         Fault::Mode(mode) => {
             broker.proxies[node].set(mode);
             tokio::time::sleep(if mode == Mode::BlackHole { BLACK_HOLE } else { THROTTLE }).await;
             broker.proxies[node].set(Mode::Pass);
+            Ok(of_node)
         }
         Fault::Crash(true) => {
-            let stream = [JOBS_STREAM, ANNOTATIONS_STREAM, OUTCOMES_STREAM].choose(random).unwrap_or(&JOBS_STREAM);
+            let stream = streams::ALL.choose(random).unwrap_or(&streams::ALL[0]);
             let leader = broker.leader(jetstream, stream).await;
             broker.crash(leader, DOWN).await?;
+            Ok(format!("server n{leader}, leader of {stream}"))
         }
-        Fault::Crash(false) => broker.crash(node, DOWN).await?,
-        Fault::Restart => broker.restart(node).await?,
+        Fault::Crash(false) => broker.crash(node, DOWN).await.map(|()| of_node),
+        Fault::Restart => broker.restart(node).await.map(|()| of_node),
         Fault::Roll { all } => {
             let nodes = if all { 0..broker.size() } else { node..node + 1 };
             for node in nodes {
@@ -161,20 +228,39 @@ pub async fn make(fault: Fault, targets: Targets<'_>, random: &mut ChaCha8Rng) -
                     bail!("workers did not leave the server n{node}, which had told them that it ends");
                 }
             }
+            Ok(of_node)
         }
-        Fault::BreakRoutes(how) => broker.routes.iter().for_each(|routes| routes.break_all(node, how)),
+        Fault::BreakRoutes(how) => {
+            broker.routes.iter().for_each(|routes| routes.break_all(node, how));
+            Ok(of_node)
+        }
         Fault::Isolate => {
             if let Some(routes) = &broker.routes {
                 routes.set(node, Mode::BlackHole);
                 tokio::time::sleep(BLACK_HOLE).await;
                 routes.set(node, Mode::Pass);
             }
+            Ok(of_node)
         }
         Fault::CrashStore => {
             store.kill();
             tokio::time::sleep(DOWN).await;
             store.restart().await?;
+            Ok(String::new())
+        }
+        Fault::RestartWorkers => workers::restart_many_times(pool, s3, random).await,
+        Fault::SkewClock => workers::skew_clock(pool, worker, random).await,
+        Fault::FillStream => stream::fill(jetstream, pool, random).await,
+        Fault::ExhaustStorage => server::exhaust_storage(broker, jetstream, pool, random).await,
+        Fault::RecreateConsumer => stream::recreate_consumer(jetstream, s3, random).await,
+        Fault::ChangeConsumer => stream::change_consumer(jetstream, s3, random).await,
+        Fault::Poison(_) => {
+            let jobs = poisoned.pop_front().unwrap_or_default();
+            for job in &jobs {
+                publish_until_accepted(jetstream, job).await?;
+            }
+            let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+            Ok(ids.join(" "))
         }
     }
-    Ok(())
 }

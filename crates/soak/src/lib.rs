@@ -22,6 +22,7 @@ macro_rules! progress {
 
 pub mod broker;
 pub mod faults;
+pub mod insist;
 pub mod oracle;
 pub mod plan;
 pub mod pool;
@@ -29,8 +30,10 @@ pub mod proxy;
 pub mod routes;
 pub mod run;
 pub mod s3_proxy;
+pub mod streams;
 pub mod stub;
 pub mod stub_worker;
+pub mod submit;
 
 pub use oracle::Figures;
 pub use run::{Options, run};

@@ -55,8 +55,9 @@ struct RunArguments {
     #[arg(long)]
     real: bool,
     /// Make no faults but this one: kill, freeze, terminate, cut, half-close, truncate, black-hole, throttle, crash,
-    /// crash-leader, roll (a rolling restart), cut-routes, isolate, crash-store. `roll`, `cut-routes` and `isolate` need
-    /// --nodes 3.
+    /// crash-leader, roll (a rolling restart), cut-routes, isolate, crash-store, restart-workers, skew-clock,
+    /// fill-stream, exhaust-storage (the account's quota), recreate-consumer, change-consumer; stall, stall-in-body,
+    /// drip, unavailable (objects of a second dataset). `roll`, `cut-routes` and `isolate` need --nodes 3.
     #[arg(long, value_parser = named_fault)]
     only: Option<Fault>,
     /// Where logs go.

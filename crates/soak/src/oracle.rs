@@ -140,7 +140,7 @@ mod tests {
 
     fn job(id: &str) -> PlannedJob {
         let expected = Expected { texts: Some(vec!["a".into()]), reasons: vec![FailureReason::ObjectNotFound] };
-        PlannedJob { id: id.into(), payload: id.into(), object: None, expected }
+        PlannedJob { id: id.into(), dataset: "d", payload: id.into(), object: None, expected }
     }
 
     fn annotation(id: &str, text: &str) -> ImageAnnotation {

@@ -15,8 +15,14 @@ use serde::Deserialize;
 use crate::s3_proxy::S3Fault;
 use crate::stub;
 
-/// The dataset of all jobs.
+/// The dataset of most jobs.
 pub const DATASET: &str = "soak";
+/// The dataset of those jobs of which half or all have objects that can never be read.
+pub const POISONED_DATASET: &str = "poisoned";
+/// Most jobs of one poisoned block. Each attempt at a stalled object costs its timeout.
+const BLOCK: usize = 8;
+/// Part of all jobs that may be poisoned.
+const POISONED_PART: usize = 25;
 /// Side of the made-up pictures in pixels.
 const SIDE: u32 = 8;
 
@@ -25,6 +31,8 @@ const SIDE: u32 = 8;
 pub struct PlannedJob {
     /// Its id, also that of its message. Garbage has no id of its own in its bytes.
     pub id: String,
+    /// Its dataset, also that of its subject.
+    pub dataset: &'static str,
     /// What is published.
     pub payload: Vec<u8>,
     /// The object to upload first: key and bytes.
@@ -73,11 +81,18 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
     let plain = |key: String, bytes: Vec<u8>, expected: Expected| -> anyhow::Result<PlannedJob> {
         let job = job(&id, bucket, &key, etag.clone());
         let expected = fill(expected, &job, &bytes)?;
-        Ok(PlannedJob { id: id.clone(), payload: job.encode_to_vec(), object: Some((key, bytes)), expected })
+        Ok(PlannedJob {
+            id: id.clone(),
+            dataset: DATASET,
+            payload: job.encode_to_vec(),
+            object: Some((key, bytes)),
+            expected,
+        })
     };
     let fails = |reason| Expected { texts: None, reasons: vec![reason] };
     let good = Expected { texts: Some(Vec::new()), reasons: Vec::new() };
     use FailureReason as Reason;
+    let dataset = DATASET;
     match random.random_range(0..100) {
         0..3 => {
             let missing = plain(format!("missing/{i}"), png, fails(Reason::ObjectNotFound))?;
@@ -87,29 +102,33 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
             let half = png[..png.len() / 2].to_vec();
             let job = job(&id, bucket, &format!("cut/{i}"), None);
             let object = Some((format!("cut/{i}"), half));
-            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::UndecodablePicture), id })
+            let expected = fails(Reason::UndecodablePicture);
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected, id, dataset })
         }
         5..7 => {
             let job = job(&id, bucket, &format!("text/{i}"), None);
             let object = Some((format!("text/{i}"), b"this is no picture".to_vec()));
-            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::UnsupportedPicture), id })
+            let expected = fails(Reason::UnsupportedPicture);
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected, id, dataset })
         }
         7..9 => {
             let payload = format!("\u{7f}\u{7f} no message {i}").into_bytes();
-            Ok(PlannedJob { payload, object: None, expected: fails(Reason::InvalidJob), id })
+            Ok(PlannedJob { payload, object: None, expected: fails(Reason::InvalidJob), id, dataset })
         }
         9..11 => {
             let job = job(&id, bucket, &format!("pinned/{i}"), Some("0123456789abcdef0123456789abcdef".into()));
             let object = Some((format!("pinned/{i}"), png));
-            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected: fails(Reason::ObjectChanged), id })
+            let expected = fails(Reason::ObjectChanged);
+            Ok(PlannedJob { payload: job.encode_to_vec(), object, expected, id, dataset })
         }
         11..13 => {
             let job = job(&id, "elsewhere", &format!("x/{i}"), None);
-            Ok(PlannedJob { payload: job.encode_to_vec(), object: None, expected: fails(Reason::ObjectForbidden), id })
+            let expected = fails(Reason::ObjectForbidden);
+            Ok(PlannedJob { payload: job.encode_to_vec(), object: None, expected, id, dataset })
         }
         13 => plain(format!("down/{i}"), png, fails(Reason::RetriesExhausted)),
         14..22 => {
-            let (fault, name) = S3Fault::ALL[random.random_range(0..S3Fault::ALL.len())];
+            let (fault, name) = S3Fault::PASSING[random.random_range(0..S3Fault::PASSING.len())];
             // What an answer says for sure is believed at once; a lost worker may have been the only one to hear it.
             let reasons = match fault {
                 S3Fault::Forbidden => vec![Reason::ObjectForbidden],
@@ -122,6 +141,49 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
         }
         _ => plain(format!("good/{i}"), png, good),
     }
+}
+
+/// Jobs of the poisoned dataset: a block for each of `faults`, of which every second or every object meets its fault for
+/// ever. They are few, of so many jobs altogether.
+///
+/// # Errors
+/// When a picture cannot be made.
+pub fn poisoned_blocks(
+    faults: &[S3Fault],
+    jobs: usize,
+    all: bool,
+    seed: u64,
+    bucket: &str,
+) -> anyhow::Result<Vec<Vec<PlannedJob>>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xb10c);
+    let blocks = faults.len().max(1);
+    let size = (jobs / POISONED_PART / blocks).clamp(2, BLOCK).min(jobs / 2 / blocks);
+    let mut block = |(block, &fault): (usize, &S3Fault)| {
+        let every = if all || random.random_bool(0.5) { 1 } else { 2 };
+        let poison = |i: usize| i.is_multiple_of(every).then_some(fault);
+        (0..size).map(|i| poisoned_job(&format!("{block}-{i}"), poison(i), &mut random, bucket)).collect()
+    };
+    faults.iter().enumerate().map(&mut block).collect()
+}
+
+fn poisoned_job(
+    name: &str,
+    poison: Option<S3Fault>,
+    random: &mut ChaCha8Rng,
+    bucket: &str,
+) -> anyhow::Result<PlannedJob> {
+    let (id, png) = (format!("poisoned-{name}"), picture(random)?);
+    let known = S3Fault::LASTING.into_iter().find(|(fault, _)| Some(*fault) == poison);
+    let (key, expected) = match known {
+        Some((_, fault)) => {
+            let reasons = vec![FailureReason::RetriesExhausted];
+            (format!("poisoned-{fault}/{name}"), Expected { texts: None, reasons })
+        }
+        None => (format!("good/poisoned-{name}"), Expected { texts: Some(Vec::new()), reasons: Vec::new() }),
+    };
+    let job = ImageJob { dataset: POISONED_DATASET.to_owned(), ..job(&id, bucket, &key, None) };
+    let expected = fill(expected, &job, &png)?;
+    Ok(PlannedJob { id, dataset: POISONED_DATASET, payload: job.encode_to_vec(), object: Some((key, png)), expected })
 }
 
 /// Fills in the texts that the stub must give.
@@ -148,7 +210,7 @@ pub fn real_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<Pl
     for i in 0..count {
         let golden = &goldens[random.random_range(0..goldens.len())];
         let bytes = std::fs::read(demo.scenes_dir.join(&golden.file))?;
-        let (fault, name) = S3Fault::ALL[random.random_range(0..S3Fault::ALL.len())];
+        let (fault, name) = S3Fault::PASSING[random.random_range(0..S3Fault::PASSING.len())];
         let lasting = matches!(fault, S3Fault::Forbidden | S3Fault::NotFound | S3Fault::ChangedEtag);
         let key = match random.random_bool(0.1) && !lasting {
             true => format!("flaky-{name}-2/{i}"),
@@ -159,7 +221,13 @@ pub fn real_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<Pl
         let id = format!("job-{i}");
         let job = ImageJob { tasks: vec![task], ..job(&id, bucket, &key, None) };
         let expected = Expected { texts: Some(vec![golden.text.clone()]), reasons: Vec::new() };
-        jobs.push(PlannedJob { id, payload: job.encode_to_vec(), object: Some((key, bytes)), expected });
+        jobs.push(PlannedJob {
+            id,
+            dataset: DATASET,
+            payload: job.encode_to_vec(),
+            object: Some((key, bytes)),
+            expected,
+        });
     }
     Ok(jobs)
 }
@@ -192,4 +260,39 @@ fn picture(random: &mut ChaCha8Rng) -> anyhow::Result<Vec<u8>> {
 fn md5_hex(bytes: &[u8]) -> String {
     use md5::Digest;
     md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3_proxy;
+
+    #[test]
+    fn half_or_all_of_a_poisoned_block_meets_its_fault_for_ever() {
+        let faults: Vec<S3Fault> = S3Fault::LASTING.iter().cycle().take(40).map(|(fault, _)| *fault).collect();
+        let blocks = poisoned_blocks(&faults, 10_000, false, 1, "b").unwrap();
+        assert_eq!(blocks.len(), faults.len());
+        let mut shares = std::collections::BTreeSet::new();
+        for (block, fault) in blocks.iter().zip(faults) {
+            let is_poisoned = |job: &&PlannedJob| {
+                let (key, _) = job.object.as_ref().unwrap();
+                let is_poisoned = s3_proxy::plan(key) == Some((fault, u32::MAX));
+                assert_eq!(is_poisoned, job.expected.texts.is_none(), "{key}");
+                assert_eq!(is_poisoned, job.expected.reasons == [FailureReason::RetriesExhausted], "{key}");
+                is_poisoned
+            };
+            assert_eq!(block.len(), BLOCK);
+            shares.insert(block.iter().filter(is_poisoned).count());
+        }
+        assert_eq!(shares, [BLOCK / 2, BLOCK].into());
+    }
+
+    #[test]
+    fn poisoned_jobs_are_few() {
+        let count = |jobs, blocks| {
+            let faults = vec![S3Fault::Stall; blocks];
+            poisoned_blocks(&faults, jobs, true, 1, "b").unwrap().iter().map(Vec::len).sum::<usize>()
+        };
+        assert_eq!([count(10_000, 10), count(1500, 40), count(100, 3), count(10, 40), count(10, 0)], [80, 80, 6, 0, 0]);
+    }
 }

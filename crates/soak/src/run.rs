@@ -1,15 +1,15 @@
 //! One run: servers up, jobs in, faults made, and the reckoning.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use async_nats::jetstream::{self, message::PublishMessage};
-use futures::{StreamExt, stream};
-use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM, RETRIES_STREAM};
+use async_nats::jetstream::{self, stream};
+use futures::StreamExt;
+use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
@@ -19,18 +19,22 @@ use worker::settings::{S3Settings, Secret, StreamSettings};
 
 use crate::broker::Broker;
 use crate::faults::{self, Fault, Targets};
+use crate::insist::insist;
 use crate::oracle::{Figures, Records, judge};
 use crate::plan::{self, PlannedJob};
 use crate::pool::settings;
 use crate::pool::{self, Pool, Program};
 use crate::s3_proxy::S3Proxy;
+use crate::streams;
+use crate::submit::submit;
 
-/// Uploads and submissions under way at once.
+/// Uploads under way at once.
 const CONCURRENT: usize = 16;
 /// Pause between submissions while a fault lasts.
 const DRIP: Duration = Duration::from_millis(100);
-/// How long nothing may change at the end before what is left counts as lost.
-const STANDSTILL: Duration = Duration::from_secs(120);
+/// How long nothing may change at the end before what is left counts as lost: longer than all attempts at a stalled
+/// object.
+const STANDSTILL: Duration = Duration::from_secs(180);
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
@@ -67,31 +71,49 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     let s3: SocketAddr = store.endpoint().trim_start_matches("http://").parse().context("the store's address")?;
     let s3 = S3Proxy::start(s3).await?;
     let bucket = store.admin().bucket.clone();
-    let jobs = match &options.groundling {
-        None => plan::stub_jobs(options.jobs, options.seed, &bucket)?,
-        Some(_) => plan::real_jobs(options.jobs, options.seed, &bucket)?,
+    let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0xfa17);
+    let faults = faults::sequence(options.faults, options.only, options.nodes > 1, &mut random);
+    let poisons: Vec<_> = faults.iter().filter_map(|fault| fault.poison()).collect();
+    let is_real = options.groundling.is_some();
+    // The pictures beside the poisoned ones are the stub's.
+    let poisoned = plan::poisoned_blocks(&poisons, options.jobs, is_real, options.seed, &bucket)?;
+    let count = options.jobs - poisoned.iter().map(Vec::len).sum::<usize>();
+    let jobs = match is_real {
+        false => plan::stub_jobs(count, options.seed, &bucket)?,
+        true => plan::real_jobs(count, options.seed, &bucket)?,
     };
-    upload(&store, &jobs).await?;
+    let all: Vec<PlannedJob> = jobs.iter().chain(poisoned.iter().flatten()).cloned().collect();
+    upload(&store, &all).await?;
     let jetstream = broker.direct().await?;
     let replicas = options.nodes;
-    set_up(&jetstream, StreamSettings { replicas, ack_wait: Duration::from_secs(3), ..Default::default() }).await?;
+    let duplicate_window = pool::duplicate_window(is_real);
+    let ack_wait = Duration::from_secs(3);
+    set_up(&jetstream, StreamSettings { replicas, ack_wait, duplicate_window, ..Default::default() }).await?;
+    know_submissions(&jetstream).await?;
 
     let (proxied, endpoint) = (broker.proxied_url(), format!("http://{}", s3.address()));
-    let text = settings(&proxied, &endpoint, store.read_only(), replicas, options.groundling.is_some());
+    let text = settings(&proxied, &endpoint, store.read_only(), replicas, is_real);
     let program = Program {
         executable: options.groundling.clone().unwrap_or_else(|| options.soak.clone()),
         model: options.groundling.as_ref().map(|_| DemoData::locate().map(|demo| demo.model_dir)).transpose()?,
         settings: pool::write_settings(&options.logs, &text)?,
         logs: options.logs.clone(),
+        duplicate_window,
     };
-    progress!("{} objects are in the store, the streams are made; {:.0?}", jobs.len(), started.elapsed());
+    progress!("{} objects are in the store, the streams are made; {:.0?}", all.len(), started.elapsed());
     let mut pool = Pool::start(program, options.workers)?;
-    let jobs = Arc::new(jobs);
     let (allow, allowed) = watch::channel(0);
-    let submitting = tokio::spawn(submit(proxied, Arc::clone(&jobs), allowed));
-    let targets = Targets { pool: &mut pool, broker: &mut broker, store: &mut store, jetstream: &jetstream };
-    make_faults(options, targets, &allow).await?;
-    allow.send_replace(usize::MAX);
+    let submitting = tokio::spawn(submit(proxied, jobs, allowed));
+    let targets = Targets {
+        pool: &mut pool,
+        broker: &mut broker,
+        store: &mut store,
+        s3: &s3,
+        jetstream: &jetstream,
+        poisoned: VecDeque::from(poisoned),
+    };
+    let log = std::fs::File::create(options.logs.join("faults.log"))?;
+    make_faults(&faults, targets, random, Pace { jobs: count, allow }, log).await?;
     let mut submitting = submitting;
     loop {
         pool.keep_up()?;
@@ -103,7 +125,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Figures, Vec<String>)> {
     let left = wait_for_the_end(&mut pool, &jetstream).await?;
     pool.end().await?;
     let records = Records::read(&jetstream).await?;
-    let (figures, mut wrong) = judge(&jobs, &records);
+    let (figures, mut wrong) = judge(&all, &records);
     if left > 0 {
         wrong.push(format!("{left} jobs are still in the queue"));
     }
@@ -126,6 +148,18 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
     bail!("the streams could not be made: {last:?}")
 }
 
+/// Has the stream of jobs know ids for longer than any limit lasts: the submitter tries again as often as it takes.
+async fn know_submissions(jetstream: &jetstream::Context) -> anyhow::Result<()> {
+    let duplicate_window = StreamSettings::default().duplicate_window;
+    insist("the change of the stream of jobs", async || {
+        let found = jetstream.get_stream(JOBS_STREAM).await?;
+        let config = stream::Config { duplicate_window, ..found.cached_info().config.clone() };
+        jetstream.update_stream(config).await?;
+        anyhow::Ok(())
+    })
+    .await
+}
+
 async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
     let access = store.admin();
     let uploads = ObjectStore::open(&S3Settings {
@@ -140,77 +174,54 @@ async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
         let put = uploads.client().put_object().bucket(&access.bucket).key(key).body(bytes.clone().into());
         async move { put.send().await.map(drop).with_context(|| format!("the upload of {key}")) }
     });
-    let mut puts = stream::iter(puts).buffer_unordered(CONCURRENT);
+    let mut puts = futures::stream::iter(puts).buffer_unordered(CONCURRENT);
     while let Some(put) = puts.next().await {
         put?;
     }
     Ok(())
 }
 
-/// Publishes every job until its submission is acknowledged; no more of them than are allowed by now.
-async fn submit(url: String, jobs: Arc<Vec<PlannedJob>>, allowed: watch::Receiver<usize>) -> anyhow::Result<()> {
-    let servers: Vec<async_nats::ServerAddr> = url.split(',').filter_map(|server| server.parse().ok()).collect();
-    let client = async_nats::ConnectOptions::new()
-        .ping_interval(Duration::from_secs(2))
-        .connection_timeout(Duration::from_secs(3))
-        .retry_on_initial_connect()
-        .connect(servers)
-        .await?;
-    let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client);
-    let subject = plan::DATASET.parse::<Dataset>()?.jobs_subject();
-    stream::iter(jobs.iter().enumerate())
-        .for_each_concurrent(CONCURRENT, |(i, job)| {
-            let (jetstream, subject, mut allowed) = (&jetstream, subject.clone(), allowed.clone());
-            async move {
-                // Fails only once the run is given up.
-                let _ = allowed.wait_for(|allowed| i < *allowed).await;
-                while let Err(error) = publish(jetstream, &subject, job).await {
-                    tracing::debug!(job = job.id, %error, "submitting again");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
-        })
-        .await;
-    Ok(())
+/// Which jobs may be submitted by now: each fault finds work under way, and more comes while it lasts.
+struct Pace {
+    jobs: usize,
+    allow: watch::Sender<usize>,
 }
 
-async fn publish(jetstream: &jetstream::Context, subject: &str, job: &PlannedJob) -> Result<(), async_nats::Error> {
-    let message = PublishMessage::build().payload(job.payload.clone().into()).message_id(&job.id);
-    jetstream.send_publish(subject.to_owned(), message).await?.await?;
-    Ok(())
-}
-
-async fn make_faults(options: &Options, targets: Targets<'_>, allow: &watch::Sender<usize>) -> anyhow::Result<()> {
-    let Targets { pool, broker, store, jetstream } = targets;
-    let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0xfa17);
-    let mut log = std::fs::File::create(options.logs.join("faults.log"))?;
+async fn make_faults(
+    faults: &[Fault],
+    mut targets: Targets<'_>,
+    mut random: ChaCha8Rng,
+    Pace { jobs, allow }: Pace,
+    mut log: impl Write,
+) -> anyhow::Result<()> {
     let start = Instant::now();
-    for number in 0..options.faults {
-        let share = |number: usize| options.jobs * number / options.faults;
-        // So that each fault finds work under way, and more comes while it lasts.
+    for (number, &fault) in faults.iter().enumerate() {
+        let share = |number: usize| jobs * number / faults.len();
         let (mut allowed, all) = ((share(number) + share(number + 1)).div_ceil(2), share(number + 1));
         allow.send_replace(allowed);
         tokio::time::sleep(Duration::from_millis(random.random_range(200..900))).await;
-        pool.keep_up()?;
-        let fault = options.only.unwrap_or_else(|| faults::next(number, options.nodes > 1, &mut random));
-        writeln!(log, "{:8.3} {number} {fault:?}", start.elapsed().as_secs_f64())?;
-        let targets = Targets { pool: &mut *pool, broker: &mut *broker, store: &mut *store, jetstream };
-        let making = faults::make(fault, targets, &mut random);
+        targets.pool.keep_up()?;
+        let began = start.elapsed().as_secs_f64();
+        let making = faults::make(fault, &mut targets, &mut random);
         tokio::pin!(making);
-        loop {
+        let made = loop {
             tokio::select! {
-                made = &mut making => break made?,
+                made = &mut making => break made,
                 () = tokio::time::sleep(DRIP) => {
                     allowed = (allowed + 1).min(all);
                     allow.send_replace(allowed);
                 }
             }
-        }
+        };
+        let (details, ended) = (made.as_deref().unwrap_or("failed"), start.elapsed().as_secs_f64());
+        writeln!(log, "{began:8.3} {ended:8.3} {number} {fault:?} {details}")?;
+        made.with_context(|| format!("fault {number}, {fault:?}"))?;
         allow.send_replace(all);
         if number % 20 == 19 {
-            progress!("{} of {} faults; {:.0?}", number + 1, options.faults, start.elapsed());
+            progress!("{} of {} faults; {:.0?}", number + 1, faults.len(), start.elapsed());
         }
     }
+    allow.send_replace(usize::MAX);
     Ok(())
 }
 
@@ -220,11 +231,11 @@ async fn wait_for_the_end(pool: &mut Pool, jetstream: &jetstream::Context) -> an
     loop {
         pool.keep_up()?;
         let mut now = Vec::new();
-        for stream in [JOBS_STREAM, RETRIES_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM] {
+        for stream in streams::UNFINISHED.into_iter().chain([ANNOTATIONS_STREAM, FAILED_STREAM]) {
             now.push(jetstream.get_stream(stream).await.ok().map(|stream| stream.cached_info().state.messages));
         }
-        // A job on its way from the first to the second stream is in both for a moment, so the order matters.
-        let left = now[0].zip(now[1]).map(|(jobs, retries)| jobs + retries);
+        // A job that moves to the retries is in both streams for a moment, and they are read in this order.
+        let left: Option<u64> = now.iter().take(streams::UNFINISHED.len()).copied().sum();
         if left == Some(0) {
             return Ok(0);
         }
@@ -232,7 +243,7 @@ async fn wait_for_the_end(pool: &mut Pool, jetstream: &jetstream::Context) -> an
             (last, changed) = (Some(now), Instant::now());
         } else if changed.elapsed() > STANDSTILL {
             progress!("nothing changes any more: jobs, retries, annotations, failures are {last:?}");
-            return Ok(left.unwrap_or(1));
+            return left.context("the server does not say how many jobs are left");
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

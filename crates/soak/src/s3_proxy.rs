@@ -1,10 +1,11 @@
 //! A proxy before the S3 store that answers some requests wrongly, by the names of their objects.
 //!
-//! A key says what happens to it: `flaky-<fault>-<times>/…` meets the fault that often and is fine afterwards, and
-//! `down/…` is never answered but with 503. Everything else passes byte for byte, or the signatures would not hold.
+//! A key says what happens to it: `flaky-<fault>-<times>/…` meets the fault that often and is fine afterwards,
+//! `poisoned-<fault>/…` meets it for ever, and `down/…` is never answered but with 503. Everything else passes byte for byte, or the signatures would not hold.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ use tokio::task::JoinHandle;
 
 /// Longer than the workers' patience with a silent store.
 const SLOW: Duration = Duration::from_secs(3);
+/// Pauses before and within each answer of a slow store: shorter than that patience.
+const SLOW_STORE: Duration = Duration::from_millis(1400);
+/// Pause after each byte of a dripping answer: a picture would take half a minute.
+const DRIP: Duration = Duration::from_millis(100);
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,11 +37,17 @@ pub enum S3Fault {
     Forbidden,
     /// Status 404.
     NotFound,
+    /// No answer, on a connection that stays open.
+    Stall,
+    /// The head of the answer, and then nothing.
+    StallInBody,
+    /// Some bytes a second.
+    Drip,
 }
 
 impl S3Fault {
-    /// All of them, with the names that stand in keys.
-    pub const ALL: [(Self, &str); 7] = [
+    /// Those that pass, with the names that stand in keys.
+    pub const PASSING: [(Self, &str); 7] = [
         (Self::Unavailable, "503"),
         (Self::Slow, "slow"),
         (Self::Truncated, "truncated"),
@@ -45,19 +56,41 @@ impl S3Fault {
         (Self::Forbidden, "403"),
         (Self::NotFound, "404"),
     ];
+
+    /// Those that make a poisoned object, with the names that stand in keys.
+    pub const LASTING: [(Self, &str); 4] = [
+        (Self::Stall, "stall"),
+        (Self::StallInBody, "stall-in-body"),
+        (Self::Drip, "drip"),
+        (Self::Unavailable, "unavailable"),
+    ];
 }
 
 /// A running proxy.
 #[derive(Debug)]
 pub struct S3Proxy {
     address: SocketAddr,
-    counts: Arc<Counts>,
+    state: Arc<State>,
     accepting: JoinHandle<()>,
 }
 
-/// How often each key was asked for.
 #[derive(Debug, Default)]
-struct Counts(Mutex<HashMap<String, u32>>);
+struct State {
+    /// How often each key was asked for.
+    counts: Mutex<HashMap<String, u32>>,
+    /// How many want the store to be slow.
+    slow: AtomicUsize,
+}
+
+/// The store is slow for as long as this lives.
+#[derive(Debug)]
+pub struct SlowStore(Arc<State>);
+
+impl Drop for SlowStore {
+    fn drop(&mut self) {
+        self.0.slow.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl S3Proxy {
     /// Listens on a free loopback port, before the store at `target`.
@@ -66,8 +99,8 @@ impl S3Proxy {
     /// When there is no port.
     pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let (address, counts) = (listener.local_addr()?, Arc::new(Counts::default()));
-        let shared = Arc::clone(&counts);
+        let (address, state) = (listener.local_addr()?, Arc::new(State::default()));
+        let shared = Arc::clone(&state);
         let accepting = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -76,7 +109,7 @@ impl S3Proxy {
                 }
             }
         });
-        Ok(Self { address, counts, accepting })
+        Ok(Self { address, state, accepting })
     }
 
     /// Where it listens.
@@ -84,9 +117,15 @@ impl S3Proxy {
         self.address
     }
 
+    /// Makes every answer take some seconds, so that jobs stay in hand for longer. None fails by that.
+    pub fn slow(&self) -> SlowStore {
+        self.state.slow.fetch_add(1, Ordering::Relaxed);
+        SlowStore(Arc::clone(&self.state))
+    }
+
     /// How many requests were answered wrongly so far.
     pub fn injected(&self) -> u64 {
-        let counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.state.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.iter().map(|(key, count)| u64::from((*count).min(plan(key).map_or(0, |(_, times)| times)))).sum()
     }
 }
@@ -103,46 +142,58 @@ pub fn plan(key: &str) -> Option<(S3Fault, u32)> {
     if folder == "down" {
         return Some((S3Fault::Unavailable, u32::MAX));
     }
+    if let Some(name) = folder.strip_prefix("poisoned-") {
+        let (fault, _) = S3Fault::LASTING.into_iter().find(|(_, known)| *known == name)?;
+        return Some((fault, u32::MAX));
+    }
     let (name, times) = folder.strip_prefix("flaky-")?.split_once('-')?;
-    let (fault, _) = S3Fault::ALL.into_iter().find(|(_, known)| *known == name)?;
+    let (fault, _) = S3Fault::PASSING.into_iter().find(|(_, known)| *known == name)?;
     Some((fault, times.parse().ok()?))
 }
 
-impl Counts {
+impl State {
     /// What happens to this request.
     fn next(&self, key: &str) -> Option<S3Fault> {
         let (fault, times) = plan(key)?;
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.to_owned()).or_default();
         *count = count.saturating_add(1);
         (*count <= times).then_some(fault)
     }
 }
 
-async fn serve(client: TcpStream, target: SocketAddr, counts: Arc<Counts>) {
+async fn serve(client: TcpStream, target: SocketAddr, state: Arc<State>) {
     // Whatever breaks here breaks the connection, as it would between machines.
-    let _ = exchange(client, target, &counts).await;
+    let _ = exchange(client, target, &state).await;
 }
 
 /// Requests without a body, one after the other: workers only read.
-async fn exchange(client: TcpStream, target: SocketAddr, counts: &Counts) -> std::io::Result<()> {
+async fn exchange(client: TcpStream, target: SocketAddr, state: &State) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let (mut client, mut server) = (BufReader::new(client), BufReader::new(TcpStream::connect(target).await?));
     loop {
         let request = head(&mut client).await?;
-        let fault = key_of(&request).and_then(|key| counts.next(key));
+        let fault = key_of(&request).and_then(|key| state.next(key));
         match fault {
             Some(S3Fault::Unavailable) => refuse(&mut client, "503 Service Unavailable", "ServiceUnavailable").await?,
             Some(S3Fault::Forbidden) => refuse(&mut client, "403 Forbidden", "AccessDenied").await?,
             Some(S3Fault::NotFound) => refuse(&mut client, "404 Not Found", "NoSuchKey").await?,
+            Some(S3Fault::Stall) => return hold(client).await,
             fault => {
+                let pause = (state.slow.load(Ordering::Relaxed) > 0).then_some(SLOW_STORE);
                 server.write_all(request.as_bytes()).await?;
                 let answer = head(&mut server).await?;
                 let length = header(&answer, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
                 let mut body = vec![0; length];
                 server.read_exact(&mut body).await?;
-                if !respond(&mut client, answer, &body, fault).await? {
-                    return Ok(());
+                match fault {
+                    Some(S3Fault::StallInBody) => {
+                        client.write_all(answer.as_bytes()).await?;
+                        return hold(client).await;
+                    }
+                    Some(S3Fault::Drip) => drip(&mut client, &answer, &body).await?,
+                    fault if !respond(&mut client, answer, &body, fault, pause).await? => return Ok(()),
+                    _ => {}
                 }
             }
         }
@@ -155,6 +206,7 @@ async fn respond(
     answer: String,
     body: &[u8],
     fault: Option<S3Fault>,
+    pause: Option<Duration>,
 ) -> std::io::Result<bool> {
     let half = body.get(..body.len() / 2).unwrap_or_default();
     let (answer, body, goes_on) = match fault {
@@ -169,10 +221,34 @@ async fn respond(
         }
         _ => (answer, body, true),
     };
+    let (first, rest) = body.split_at(body.len() / 2);
+    if let Some(pause) = pause {
+        tokio::time::sleep(pause).await;
+    }
     client.write_all(answer.as_bytes()).await?;
-    client.write_all(body).await?;
+    client.write_all(first).await?;
+    if let Some(pause) = pause {
+        tokio::time::sleep(pause).await;
+    }
+    client.write_all(rest).await?;
     client.flush().await?;
     Ok(goes_on)
+}
+
+/// Sends nothing more, until the client closes the connection.
+async fn hold(mut client: BufReader<TcpStream>) -> std::io::Result<()> {
+    let mut sent = [0; 1024];
+    while client.read(&mut sent).await? > 0 {}
+    Ok(())
+}
+
+async fn drip(client: &mut BufReader<TcpStream>, answer: &str, body: &[u8]) -> std::io::Result<()> {
+    client.write_all(answer.as_bytes()).await?;
+    for byte in body {
+        client.write_all(&[*byte]).await?;
+        tokio::time::sleep(DRIP).await;
+    }
+    Ok(())
 }
 
 async fn refuse(client: &mut BufReader<TcpStream>, status: &str, code: &str) -> std::io::Result<()> {

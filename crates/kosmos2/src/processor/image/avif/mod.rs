@@ -3,6 +3,7 @@
 //! Boxes are read here; AV1 streams are decoded by rav1d, a port of dav1d, which Pillow decodes with, and colours are
 //! converted in the arithmetic of libavif.
 
+mod av1_header;
 mod boxes;
 mod colours;
 mod container;

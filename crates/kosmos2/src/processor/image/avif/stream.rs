@@ -1,10 +1,10 @@
 //! One AV1 stream: what it will cost, and its first picture, decoded by rav1d.
 
-use re_rav1d::dav1d::pixel::YUVRange;
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent as Component, Settings};
 
 use super::super::decode::{ImageError, PictureFormat};
 use super::super::limits::check_count;
+use super::av1_header;
 use super::container::Colours;
 use super::{damaged, unsupported};
 
@@ -36,6 +36,20 @@ pub(super) fn cost(stream: &[u8]) -> Result<Cost, ImageError> {
     }
     check_count(PictureFormat::Avif, "frames in a stream", found.frames, MAX_FRAMES)?;
     Ok(found)
+}
+
+/// The colours that a stream names: those of the last sequence header before the first picture.
+fn colours(stream: &[u8]) -> Option<Colours> {
+    let (mut found, mut rest) = (None, stream);
+    while let Some((kind, body, behind)) = unit(rest) {
+        match kind {
+            SEQUENCE_HEADER => found = av1_header::colours(body),
+            FRAME | FRAME_HEADER => break,
+            _ => {}
+        }
+        rest = behind;
+    }
+    found
 }
 
 /// The kind of the first unit, what it holds, and what stands behind it.
@@ -88,6 +102,7 @@ pub(super) fn decode(stream: Vec<u8>, pixels: u64) -> Result<Frame, ImageError> 
         return Err(damaged("its AV1 stream is empty"));
     }
     cost(&stream)?;
+    let colours = colours(&stream).ok_or_else(|| damaged("its AV1 stream has no sequence header"))?;
     let broken = |error: Error| damaged(format!("its AV1 stream cannot be decoded: {error}"));
     let mut settings = Settings::new();
     // On this thread alone, since pictures are decoded side by side.
@@ -109,11 +124,6 @@ pub(super) fn decode(stream: Vec<u8>, pixels: u64) -> Result<Frame, ImageError> 
         PixelLayout::I420 => Sampling::Quarter,
         PixelLayout::I422 => Sampling::Half,
         PixelLayout::I444 => Sampling::Full,
-    };
-    let colours = Colours {
-        primaries: picture.color_primaries() as u16,
-        matrix: picture.matrix_coefficients() as u16,
-        is_full_range: matches!(picture.color_range(), YUVRange::Full),
     };
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let depth = picture.bit_depth() as u32;

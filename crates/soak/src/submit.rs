@@ -1,0 +1,60 @@
+//! Submitting the jobs of a run.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, message::PublishMessage};
+use futures::{StreamExt, TryStreamExt, stream};
+use protocol::subjects::Dataset;
+use tokio::sync::watch;
+
+use crate::plan::PlannedJob;
+
+/// Submissions under way at once.
+const CONCURRENT: usize = 16;
+/// Pause after one that was not acknowledged.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Publishes every job until its submission is acknowledged; no more of them than are allowed by now.
+///
+/// # Errors
+/// When the connection cannot be set up at all.
+pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver<usize>) -> anyhow::Result<()> {
+    let servers: Vec<async_nats::ServerAddr> = url.split(',').filter_map(|server| server.parse().ok()).collect();
+    let client = async_nats::ConnectOptions::new()
+        .ping_interval(Duration::from_secs(2))
+        .connection_timeout(Duration::from_secs(3))
+        .retry_on_initial_connect()
+        .connect(servers)
+        .await?;
+    let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client);
+    stream::iter(jobs.iter().enumerate())
+        .map(Ok)
+        .try_for_each_concurrent(CONCURRENT, |(i, job)| {
+            let (jetstream, mut allowed) = (&jetstream, allowed.clone());
+            async move {
+                // Fails only once the run is given up.
+                let _ = allowed.wait_for(|allowed| i < *allowed).await;
+                publish_until_accepted(jetstream, job).await
+            }
+        })
+        .await
+}
+
+/// Publishes a job until its submission is acknowledged.
+///
+/// # Errors
+/// When its dataset cannot stand in a subject.
+pub async fn publish_until_accepted(jetstream: &jetstream::Context, job: &PlannedJob) -> anyhow::Result<()> {
+    let subject = job.dataset.parse::<Dataset>()?.jobs_subject();
+    while let Err(error) = publish(jetstream, &subject, job).await {
+        tracing::debug!(job = job.id, %error, "submitting again");
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn publish(jetstream: &jetstream::Context, subject: &str, job: &PlannedJob) -> Result<(), async_nats::Error> {
+    let message = PublishMessage::build().payload(job.payload.clone().into()).message_id(&job.id);
+    jetstream.send_publish(subject.to_owned(), message).await?.await?;
+    Ok(())
+}
