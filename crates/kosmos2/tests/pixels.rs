@@ -236,6 +236,56 @@ fn what_is_no_whole_picture_is_an_error() {
     }
 }
 
+/// A sequence header says that colours are described, and then their three numbers, from any bit on.
+fn with_described_colours(avif: &[u8], was: [u8; 3], now: [u8; 3]) -> Vec<u8> {
+    let pattern = |colours: [u8; 3]| colours.into_iter().fold(1u64, |bits, number| bits << 8 | u64::from(number));
+    let mut changed = avif.to_vec();
+    for at in 0..avif.len() - 4 {
+        let window = avif[at..at + 5].iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
+        for shift in 0..8 {
+            let (mask, from) = (0x1ff_ffff << shift, pattern(was) << shift);
+            // Not the container's, whose numbers have two bytes each.
+            if window & mask == from {
+                let new = window & !mask | pattern(now) << shift;
+                changed[at..at + 5].copy_from_slice(&new.to_be_bytes()[3..]);
+                return changed;
+            }
+        }
+    }
+    panic!("no colours are described");
+}
+
+#[test]
+fn colours_of_an_avif_stream_are_read_also_where_their_numbers_are_reserved() {
+    let read = |bytes: &[u8]| decode(bytes, &DecodeOptions::default()).map(|picture| picture.rgb.into_raw());
+    for (name, colours) in [
+        ("avifenc_matrix_1", [1, 13, 1]),
+        ("avifenc_matrix_1_limited", [1, 13, 1]),
+        ("avifenc_matrix_9", [1, 13, 9]),
+        ("avifenc_matrix_of_primaries", [12, 13, 12]),
+        ("pillow_420", [1, 13, 6]),
+        ("pillow_444_limited", [1, 13, 6]),
+        ("avifenc_identity", [1, 13, 0]),
+    ] {
+        let whole = fs::read(fixtures().join(format!("images/avif/{name}.avif"))).unwrap();
+        let pixels = read(&whole).unwrap();
+        // Without the container's word, the stream's counts.
+        let at = whole.windows(4).position(|window| window == b"nclx").unwrap();
+        let mut bare = whole.clone();
+        bare[at..at + 4].copy_from_slice(b"none");
+        assert_eq!(read(&bare).unwrap(), pixels, "{name}");
+        if colours[2] == 0 {
+            continue;
+        }
+        for reserved in (0..=255).step_by(3) {
+            let odd = with_described_colours(&whole, colours, [reserved, colours[1], reserved]);
+            assert_eq!(read(&odd).unwrap(), pixels, "{name}: {reserved}");
+            // Some can be read, the others are refused by their number.
+            drop(read(&with_described_colours(&bare, colours, [reserved, colours[1], reserved])));
+        }
+    }
+}
+
 #[test]
 fn damaged_bytes_never_panic() {
     use rand::{Rng, SeedableRng};
