@@ -72,9 +72,9 @@
 //! - It holds as long as the server keeps what it acknowledged. `sync_interval: always` for a single server, or three
 //!   copies of each stream; otherwise a machine that loses power may take back its word.
 //! - An outcome is forgotten after `streams.outcomes_max_age`, or `streams.duplicate_window` after the end of its job was
-//!   confirmed. If the server or all workers are away for longer between
-//!   an outcome and its acknowledgement, rule 2 does not hold for the jobs in hand at that moment: they are done anew.
-//!   A job whose object has changed since may then have two annotations, with different ids.
+//!   confirmed. If the server or all workers are away for longer between an outcome and its acknowledgement, rule 2 does
+//!   not hold for the jobs in hand at that moment: they are done anew. A job whose object has changed since may then have
+//!   two annotations, with different ids.
 //! - A first delivery is only recorded as an attempt if it fails. A job that crashes its workers ends after
 //!   `worker.max_deliveries` crashes and one more.
 //! - Where the server does not answer while a worker releases a redelivered job, that attempt counts.
@@ -90,7 +90,9 @@
 //!
 //! `tests/soak.sh` holds this against real servers, processes and faults: workers killed at random, at every [`Step`] of
 //! a job, frozen and terminated; servers killed, restarted, rolled one after the other and cut off from each other;
-//! connections cut, half-closed, truncated, swallowed and throttled; a store that is killed or answers wrongly.
+//! connections cut, half-closed, truncated, swallowed and throttled; a store that is killed or answers wrongly; and what
+//! operators do: restarts in a row, full streams, a storage quota, wrong clocks, consumers that are changed or created
+//! again, datasets whose objects stall or drip.
 //!
 //! # Storage
 //!
