@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use protocol::v1::{self, image_job, task};
+use wire::v1::{self, image_job, task};
 
 /// Larger files slow the fuzzer down more than they show it.
 const LARGEST: usize = 2_600;

@@ -9,9 +9,9 @@ use std::process::Stdio;
 
 use futures::StreamExt;
 use hostile::pictures::{PictureFault, costly, refused};
-use protocol::v1::FailureReason;
 use support::{Pool, demo, goldens, raw};
 use tokio::process::{Child, Command};
+use wire::v1::FailureReason;
 
 const MIB: u64 = 1 << 20;
 const LARGEST_OBJECT: u64 = 4 * MIB;

@@ -9,14 +9,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, message::PublishMessage};
-use protocol::Message;
-use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
-use protocol::v1::{ImageAnnotation, ImageJob, image_job};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use support::{DATASET, DEADLINE, Worker, caption, demo, groundling, messages, read};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use wire::Message;
+use wire::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
+use wire::v1::{ImageAnnotation, ImageJob, image_job};
 
 /// The server begins to close connections only after this minute: who leaves sooner has left by itself.
 const LAME_DUCK: &str = "lame_duck_grace_period: \"60s\"\nlame_duck_duration: \"90s\"\n";

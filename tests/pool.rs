@@ -6,9 +6,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
-use protocol::v1::FailureReason;
 use support::{Pool, caption, demo, entities, goldens, raw};
+use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
+use wire::v1::FailureReason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scene_becomes_exactly_one_annotation_with_the_references_texts_and_boxes() {
@@ -32,7 +32,7 @@ async fn every_scene_becomes_exactly_one_annotation_with_the_references_texts_an
         let picture = annotation.picture.as_ref().unwrap();
         let bytes = std::fs::read(demo.scenes_dir.join(&annotation.job_id)).unwrap();
         assert_eq!(picture.size_bytes, bytes.len() as u64);
-        assert_eq!(picture.sha256, protocol::identity::sha256_hex(&bytes));
+        assert_eq!(picture.sha256, wire::identity::sha256_hex(&bytes));
         assert!(annotation.model.as_ref().unwrap().name == "kosmos-2-emoji");
         let expected = goldens.iter().filter(|g| g.file == annotation.job_id);
         for (result, golden) in annotation.results.iter().zip(expected) {
@@ -75,12 +75,12 @@ async fn what_cannot_be_done_ends_as_one_failure_each_and_the_worker_goes_on() {
     pool.enqueue(&pool.job("no tasks", "good.jpg", vec![])).await;
     pool.enqueue(&pool.job("bad prompt", "good.jpg", vec![raw("t", "")])).await;
     let mut elsewhere = pool.job("elsewhere", "good.jpg", vec![caption()]);
-    if let Some(protocol::v1::image_job::Source::S3(object)) = &mut elsewhere.source {
+    if let Some(wire::v1::image_job::Source::S3(object)) = &mut elsewhere.source {
         object.bucket = "another-bucket".into();
     }
     pool.enqueue(&elsewhere).await;
     let mut changed = pool.job("changed", "good.jpg", vec![caption()]);
-    if let Some(protocol::v1::image_job::Source::S3(object)) = &mut changed.source {
+    if let Some(wire::v1::image_job::Source::S3(object)) = &mut changed.source {
         object.etag = Some("0123456789abcdef0123456789abcdef".into());
     }
     pool.enqueue(&changed).await;

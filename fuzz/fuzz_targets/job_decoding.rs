@@ -2,16 +2,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use protocol::identity::{PictureOrigin, annotation_id, sha256_hex};
-use protocol::job::{CheckedJob, JobError, Source};
+use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
+use wire::job::{JobError, Source};
+use worker::model_job::ModelJob;
 
 fuzz_target!(|bytes: &[u8]| {
-    match CheckedJob::from_bytes(bytes::Bytes::copy_from_slice(bytes)) {
-        Ok(job) => {
+    match ModelJob::from_bytes(bytes::Bytes::copy_from_slice(bytes)) {
+        Ok(ModelJob { job, asks }) => {
+            assert_eq!(asks.len(), job.tasks.len());
             assert!((1..=64).contains(&job.tasks.len()));
             assert!(!job.job_id.is_empty() && !job.dataset.as_str().is_empty());
             for task in &job.tasks {
-                assert!(!task.wire.task_id.is_empty());
+                assert!(!task.task_id.is_empty());
             }
             if let Source::Inline(picture) = &job.source {
                 let sha256 = sha256_hex(picture);

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures::StreamExt;
-use protocol::Message;
-use protocol::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
-use protocol::v1::{self, ImageAnnotation, ImageJob, JobFailure};
 use sandbox::{DemoData, NatsOptions, NatsServer, S3Access, SeaweedFs};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
+use wire::Message;
+use wire::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
+use wire::v1::{self, ImageAnnotation, ImageJob, JobFailure};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 

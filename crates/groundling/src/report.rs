@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use archive::review::{Finish, Labelled};
 use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
+use review::{Finish, Labelled};
 use serde::Serialize;
 
 use crate::args::Format;

@@ -188,7 +188,7 @@ impl Reader {
         let limit = self.max_bytes;
         match source {
             Source::Object { bucket, key } => {
-                let object = protocol::v1::S3Object { bucket: bucket.clone(), key: key.clone(), ..Default::default() };
+                let object = wire::v1::S3Object { bucket: bucket.clone(), key: key.clone(), ..Default::default() };
                 let store = self.store.get_or_try_init(|| ObjectStore::open(&self.s3)).await?;
                 Ok(store.read(&object).await?.bytes)
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::{self, consumer::pull};
 use futures::StreamExt;
-use protocol::Message;
-use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM};
-use protocol::v1::{ImageAnnotation, JobFailure};
 use serde::Serialize;
+use wire::Message;
+use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM};
+use wire::v1::{ImageAnnotation, JobFailure};
 
 use crate::plan::PlannedJob;
 
@@ -136,7 +136,7 @@ pub fn judge(accepted: &[PlannedJob], records: &Records) -> (Figures, Vec<String
 mod tests {
     use super::*;
     use crate::plan::Expected;
-    use protocol::v1::{FailureReason, TaskResult};
+    use wire::v1::{FailureReason, TaskResult};
 
     fn job(id: &str) -> PlannedJob {
         let expected = Expected { texts: Some(vec!["a".into()]), reasons: vec![FailureReason::ObjectNotFound] };

@@ -3,14 +3,14 @@
 use anyhow::Context;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use kosmos2::processor::image::{DecodeOptions, decode};
-use protocol::Message;
-use protocol::identity::sha256_hex;
-use protocol::job::CheckedJob;
-use protocol::v1::{self, FailureReason, ImageJob, image_job, task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::DemoData;
 use serde::Deserialize;
+use wire::Message;
+use wire::identity::sha256_hex;
+use wire::v1::{self, FailureReason, ImageJob, image_job, task};
+use worker::model_job::ModelJob;
 
 use crate::s3_proxy::S3Fault;
 use crate::stub;
@@ -191,8 +191,8 @@ fn fill(mut expected: Expected, job: &ImageJob, bytes: &[u8]) -> anyhow::Result<
     if let Some(texts) = &mut expected.texts {
         let options = DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() };
         let pixels = stub::digest_of(&decode(bytes, &options).context("a picture of the plan")?);
-        let checked = CheckedJob::new(job.clone())?;
-        texts.extend(checked.tasks.iter().map(|task| stub::text(&pixels, &task.ask)));
+        let ModelJob { asks, .. } = ModelJob::new(job.clone())?;
+        texts.extend(asks.iter().map(|ask| stub::text(&pixels, ask)));
     }
     Ok(expected)
 }

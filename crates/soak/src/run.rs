@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_nats::jetstream::{self, stream};
 use futures::StreamExt;
-use protocol::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
 use tokio::sync::watch;
+use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret, StreamSettings};
 

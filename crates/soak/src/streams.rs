@@ -1,6 +1,6 @@
 //! The streams of a run, by what faults do to them.
 
-use protocol::subjects::{
+use wire::subjects::{
     ADVISORIES_STREAM, ANNOTATIONS_STREAM, ATTEMPTS_STREAM, FAILED_STREAM, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM,
 };
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::{StreamExt, TryStreamExt, stream};
-use protocol::subjects::Dataset;
 use tokio::sync::watch;
+use wire::subjects::Dataset;
 
 use crate::plan::PlannedJob;
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::future::join_all;
-use protocol::Message;
-use protocol::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM};
-use protocol::v1::{self, FailureReason, ImageJob, image_job, task};
 use sandbox::{NatsOptions, NatsServer, S3Access};
 use soak::oracle::Records;
 use soak::{plan, pool};
 use tokio::process::{Child, Command};
+use wire::Message;
+use wire::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM};
+use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::Step;
 use worker::settings::StreamSettings;
 

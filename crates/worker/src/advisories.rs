@@ -19,12 +19,12 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy, St
 use async_nats::jetstream::{Context, Message};
 use bytes::Bytes;
 use futures::StreamExt;
-use protocol::Message as _;
-use protocol::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
-use protocol::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use wire::Message as _;
+use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::delivery::DeliveryFacts;
 use crate::ending::{failure_outcome, without_job};

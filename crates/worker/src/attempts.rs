@@ -16,9 +16,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures::TryStreamExt;
-use protocol::Message;
-use protocol::subjects::{attempt_subject, attempts_subject};
-use protocol::v1::Attempt;
+use wire::Message;
+use wire::subjects::{attempt_subject, attempts_subject};
+use wire::v1::Attempt;
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
-use protocol::Message as _;
-use protocol::v1::Retry;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant as TokioInstant;
+use wire::Message as _;
+use wire::v1::Retry;
 
 use crate::attempts::Started;
 use crate::in_hand::{Held, InHand};

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use protocol::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
 
 /// One sentence for each setting of a stream that differs.
 pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use protocol::identity::{failure_id, sha256_hex};
-use protocol::job::{id_in, object_in};
-use protocol::subjects::failed_subject_for;
-use protocol::v1::{self, FailureReason, Outcome, outcome};
+use wire::identity::{failure_id, sha256_hex};
+use wire::job::{id_in, object_in};
+use wire::subjects::failed_subject_for;
+use wire::v1::{self, FailureReason, Outcome, outcome};
 
 use crate::delivery::{Delivery, DeliveryError, DeliveryFacts};
 use crate::events::{JobEvent, Step};

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::v1::{FailureReason, ImageAnnotation};
 use tokio::sync::mpsc;
+use wire::v1::{FailureReason, ImageAnnotation};
 
 /// One thing that happened to a job.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use engine::EngineError;
 use kosmos2::processor::image::{DecodeLimit, ImageError};
-use protocol::job::JobError;
-use protocol::v1::FailureReason;
+use wire::job::JobError;
+use wire::v1::FailureReason;
 
 use crate::causes::causes;
 use crate::fetch::{FetchError, FetchErrorKind};

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
 use kosmos2::generation::GroundedText;
 use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
-use protocol::identity::{PictureOrigin, annotation_id, sha256_hex};
-use protocol::job::{CheckedJob, Source};
-use protocol::result::{proto_duration, task_result};
-use protocol::subjects::dataset_token;
-use protocol::v1::{self, Outcome, outcome};
 use tokio_util::sync::CancellationToken;
+use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
+use wire::job::{CheckedJob, Source};
+use wire::proto_duration;
+use wire::subjects::dataset_token;
+use wire::v1::{self, Outcome, outcome};
 
+use crate::annotation::task_result;
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::ending::Ending;
@@ -22,6 +23,7 @@ use crate::faults::Fault;
 use crate::fetch::Fetched;
 use crate::fetch::s3::{NotRead, ObjectStore, is_md5, is_md5_of};
 use crate::ledger::Ledger;
+use crate::model_job::ModelJob;
 use crate::releases::Releases;
 use crate::retries::Retries;
 use crate::room::{Room, Taken};
@@ -121,7 +123,7 @@ impl JobContext {
 
     async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let intake = delivery.received().elapsed();
-        let job = CheckedJob::from_bytes(delivery.payload().clone())?;
+        let ModelJob { job, asks } = ModelJob::from_bytes(delivery.payload().clone())?;
         if dataset_token(delivery.subject()) != Some(job.dataset.as_str()) {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
@@ -137,7 +139,6 @@ impl JobContext {
             prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
-        let asks = job.tasks.iter().map(|task| task.ask.clone()).collect();
         let response = self.engine.submit(Request { pixels: prepared.pixels, asks, deadline: None }).await?;
         self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
@@ -216,7 +217,7 @@ impl JobContext {
             .tasks
             .iter()
             .zip(texts)
-            .map(|(task, text)| task_result(&task.wire.task_id, text, picture.width, picture.height, with_tokens))
+            .map(|(task, text)| task_result(&task.task_id, text, picture.width, picture.height, with_tokens))
             .collect();
         v1::ImageAnnotation {
             annotation_id,

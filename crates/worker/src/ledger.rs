@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::v1::{Outcome, outcome};
+use wire::v1::{Outcome, outcome};
 
 use crate::attempts::Attempts;
 use crate::delivery::DeliveryFacts;

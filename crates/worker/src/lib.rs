@@ -68,7 +68,7 @@
 //!   may do it, chance can have it miss all of them, so the time must cover the change of most of them.
 //! - It holds for jobs that the stream acknowledged. A submission without an acknowledgement may be there or not; submit
 //!   again under the same `Nats-Msg-Id`. A job that has failed is submitted again under a new one
-//!   ([`protocol::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.
+//!   ([`wire::identity::resubmission_id`]): it is a new message, and the outcome of the first does not count for it.
 //! - It holds as long as the server keeps what it acknowledged. `sync_interval: always` for a single server, or three
 //!   copies of each stream; otherwise a machine that loses power may take back its word.
 //! - An outcome is forgotten after `streams.outcomes_max_age`, or `streams.duplicate_window` after the end of its job was
@@ -154,6 +154,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod advisories;
+mod annotation;
 pub mod attempts;
 mod broker;
 pub mod causes;
@@ -172,6 +173,7 @@ mod in_hand;
 pub mod intake;
 mod job;
 mod ledger;
+pub mod model_job;
 pub mod outcomes;
 mod present;
 mod promise;

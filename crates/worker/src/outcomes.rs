@@ -11,9 +11,9 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
-use protocol::Message;
-use protocol::subjects::outcome_subject;
-use protocol::v1::{Outcome, Settled, outcome};
+use wire::Message;
+use wire::subjects::outcome_subject;
+use wire::v1::{Outcome, Settled, outcome};
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError, too_large};

@@ -8,9 +8,9 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
 use futures::StreamExt;
-use protocol::Message;
-use protocol::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 
 use crate::causes::causes;
 use crate::server_time;

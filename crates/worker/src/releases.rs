@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
-use protocol::subjects::refusal_subject;
+use wire::subjects::refusal_subject;
 
 use crate::delivery::DeliveryFacts;
 use crate::publish::{Patience, PublishError};

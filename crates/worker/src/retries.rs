@@ -14,9 +14,9 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
-use protocol::Message;
-use protocol::subjects::retry_subject;
-use protocol::v1::Retry;
+use wire::Message;
+use wire::subjects::retry_subject;
+use wire::v1::Retry;
 
 use crate::delivery::{Delivery, DeliveryFacts};
 use crate::publish::{Patience, PublishError, too_large};

@@ -27,10 +27,10 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures::StreamExt;
-use protocol::v1::Settled;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wire::v1::Settled;
 
 use crate::delivery::DeliveryFacts;
 use crate::outcomes::{Outcomes, SettleError};
@@ -197,7 +197,7 @@ struct Disabled;
 
 #[cfg(test)]
 mod tests {
-    use protocol::v1::{Outcome, outcome};
+    use wire::v1::{Outcome, outcome};
 
     use super::*;
     use crate::settings::{NatsSettings, StreamSettings};

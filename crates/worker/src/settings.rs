@@ -290,13 +290,13 @@ impl Default for NatsSettings {
 impl Default for StreamSettings {
     fn default() -> Self {
         Self {
-            jobs: protocol::subjects::JOBS_STREAM.to_owned(),
-            annotations: protocol::subjects::ANNOTATIONS_STREAM.to_owned(),
-            failed: protocol::subjects::FAILED_STREAM.to_owned(),
-            outcomes: protocol::subjects::OUTCOMES_STREAM.to_owned(),
-            attempts: protocol::subjects::ATTEMPTS_STREAM.to_owned(),
-            retries: protocol::subjects::RETRIES_STREAM.to_owned(),
-            advisories: protocol::subjects::ADVISORIES_STREAM.to_owned(),
+            jobs: wire::subjects::JOBS_STREAM.to_owned(),
+            annotations: wire::subjects::ANNOTATIONS_STREAM.to_owned(),
+            failed: wire::subjects::FAILED_STREAM.to_owned(),
+            outcomes: wire::subjects::OUTCOMES_STREAM.to_owned(),
+            attempts: wire::subjects::ATTEMPTS_STREAM.to_owned(),
+            retries: wire::subjects::RETRIES_STREAM.to_owned(),
+            advisories: wire::subjects::ADVISORIES_STREAM.to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
             // Longer than every way a job can come back after its annotation was published.

@@ -7,10 +7,10 @@ use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
 use engine::Annotator;
 use kosmos2::checkpoint::ModelIdentity;
-use protocol::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wire::v1;
 
 use crate::advisories::SecondNet;
 use crate::attempts::Attempts;

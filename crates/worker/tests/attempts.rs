@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, Running, bitmap, eventually, job, settings, submit};
-use protocol::v1::{self, FailureReason, image_job};
+use wire::v1::{self, FailureReason, image_job};
 use worker::attempts::Attempts;
 use worker::{JobEvent, Settings, WorkerReport};
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, PATIENCE, Running, Yes, bitmap, eventually, job, parts, settings, submit};
 use futures::StreamExt;
-use protocol::Message;
 use rustix::process::{Resource, getrlimit};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tokio_util::sync::CancellationToken;
+use wire::Message;
 use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings};
 use worker::{JobEvent, Settings};
 

@@ -6,9 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Bench, PATIENCE, bitmap, job, parts, submit};
-use protocol::v1::FailureReason;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use wire::v1::FailureReason;
 use worker::settings::{S3Settings, WorkerSettings};
 use worker::{Events, JobEvent, Settings, WorkerParts};
 

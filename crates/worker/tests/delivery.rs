@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::{Bench, annotation, eventually};
-use protocol::v1::JobFailure;
+use wire::v1::JobFailure;
 use worker::setup;
 
 #[tokio::test]

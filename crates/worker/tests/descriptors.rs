@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Bench, Running, Yes, bitmap, job, settings, submit};
-use protocol::v1::{self, image_job};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::EmbeddedS3;
+use wire::v1::{self, image_job};
 use worker::JobEvent;
 use worker::settings::Secret;
 

@@ -13,9 +13,9 @@ use common::{Bench, Running, Yes, bitmap, eventually, job, settings};
 use engine::{Annotator, Request, Response};
 use fake_store::{Answer, FakeStore};
 use kosmos2::processor::image::{Picture, PixelValues};
-use protocol::Message;
-use protocol::v1::{self, FailureReason, image_job};
 use tokio::sync::Mutex;
+use wire::Message;
+use wire::v1::{self, FailureReason, image_job};
 use worker::{JobEvent, Settings};
 
 /// The ways in which a store spoils jobs; a key begins with the name of one, or with something else.

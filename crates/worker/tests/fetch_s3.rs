@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
-use protocol::v1::S3Object;
 use sandbox::{S3Access, SeaweedFs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use wire::v1::S3Object;
 use worker::fetch::FetchErrorKind;
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::primitives::ByteStream;
 use common::{A_WHILE, Bench, PATIENCE, bitmap, eventually, job, parts, submit};
-use protocol::v1::{S3Object, image_job};
 use sandbox::SeaweedFs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use wire::v1::{S3Object, image_job};
 use worker::fetch::s3::ObjectStore;
 use worker::fetch::{FetchErrorKind, Fetched};
 use worker::settings::{S3Settings, Secret};
@@ -301,7 +301,7 @@ async fn an_inline_picture_waits_for_room_as_any_other() {
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker::run(parts, stop.clone()));
     let from_store = image_job::Source::S3(object("b", "k"));
-    let from_store = protocol::v1::ImageJob { source: Some(from_store), ..job("from the store", Vec::new()) };
+    let from_store = wire::v1::ImageJob { source: Some(from_store), ..job("from the store", Vec::new()) };
     submit(&bench, &from_store).await;
     asked.acquire().await.unwrap().forget();
     submit(&bench, &job("inline", bitmap())).await;

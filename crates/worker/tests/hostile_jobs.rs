@@ -15,18 +15,18 @@ use engine::{Engine, EngineOptions};
 use hostile::{Row, Seen, job, rows, task_of};
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
-use protocol::Message;
-use protocol::job::CheckedJob;
-use protocol::v1::{self, FailureReason, task};
 use sandbox::{DemoData, NatsOptions, NatsServer};
 use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::v1::{self, FailureReason, task};
+use worker::model_job::ModelJob;
 use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings, WorkerSettings};
 use worker::{Settings, WorkerParts, WorkerReport, connection, setup};
 
 #[test]
 fn the_check_refuses_what_it_can_tell_with_a_reason_for_each() {
     for Row { name, bytes, seen, says, .. } in rows() {
-        let checked = CheckedJob::from_bytes(bytes.into());
+        let checked = ModelJob::from_bytes(bytes.into());
         match seen {
             Seen::ByTheCheck => {
                 let error = checked.expect_err(&name).to_string();
@@ -116,7 +116,7 @@ async fn every_hostile_job_ends_as_one_failure_with_its_reason_and_the_worker_go
         found.entry(failure.job_sha256.clone()).or_default().push(failure);
     }
     for row in &rows {
-        let failures = found.remove(&protocol::identity::sha256_hex(&row.bytes)).unwrap_or_default();
+        let failures = found.remove(&wire::identity::sha256_hex(&row.bytes)).unwrap_or_default();
         assert_eq!(failures.len(), 1, "{}", row.name);
         let failure = &failures[0];
         assert_eq!(failure.reason(), row.reason, "{}: {}", row.name, failure.message);
@@ -173,7 +173,7 @@ fn bytes_at_random_never_do_more_than_be_refused() {
                 bytes.push(0xff);
             }
         }
-        match CheckedJob::from_bytes(Bytes::from(bytes)) {
+        match ModelJob::from_bytes(Bytes::from(bytes)) {
             Ok(_) => taken += 1,
             Err(_) => refused += 1,
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, Running, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit};
-use protocol::v1::FailureReason;
+use wire::v1::FailureReason;
 use worker::JobEvent;
 use worker::outcomes::Outcomes;
 

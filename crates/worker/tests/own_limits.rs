@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
 use common::{Bench, Running, Yes, bitmap, job, settings, submit};
-use protocol::v1::{self, FailureReason, image_job, task};
 use sandbox::EmbeddedS3;
+use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 use worker::{JobEvent, Settings};

@@ -5,8 +5,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{Bench, annotation};
-use protocol::Message;
-use protocol::v1::{ImageAnnotation, JobFailure};
+use wire::Message;
+use wire::v1::{ImageAnnotation, JobFailure};
 use worker::publish::PublishError;
 
 const SUBJECT: &str = "groundling.annotations.cats";

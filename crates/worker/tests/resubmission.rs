@@ -12,10 +12,10 @@ use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
 use common::{Bench, Running, bitmap, eventually, job, settings, submit};
 use fake_store::{Answer, FakeStore};
-use protocol::Message;
-use protocol::identity::resubmission_id;
-use protocol::v1::{FailureReason, ImageJob, JobFailure, S3Object, image_job};
 use tracing::field::{Field, Visit};
+use wire::Message;
+use wire::identity::resubmission_id;
+use wire::v1::{FailureReason, ImageJob, JobFailure, S3Object, image_job};
 use worker::settings::S3Settings;
 use worker::{JobEvent, Settings};
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, parts};
-use protocol::v1::S3Object;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
+use wire::v1::S3Object;
 use worker::Settings;
 use worker::fetch::FetchErrorKind;
 use worker::fetch::s3::ObjectStore;

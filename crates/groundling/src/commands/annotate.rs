@@ -88,7 +88,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
                 for (index, answer) in answers.iter().enumerate() {
                     let prompt = (answers.len() > 1).then_some(index + 1);
                     let drawing = drawings.as_mut().zip(picture.as_ref()).map(|(drawings, picture)| {
-                        let drawn = archive::review::draw(&picture.rgb, &report::labelled(answer));
+                        let drawn = review::draw(&picture.rgb, &report::labelled(answer));
                         drawings.write(&input.mirror, prompt, &drawn)
                     });
                     let drawing = drawing.and_then(|written| written.map_err(|error| failures.push(error)).ok());

@@ -9,9 +9,9 @@ use engine::EngineOptions;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use kosmos2::checkpoint::ModelIdentity;
-use protocol::Message;
-use protocol::v1::ImageAnnotation;
 use sandbox::DemoData;
+use wire::Message;
+use wire::v1::ImageAnnotation;
 use worker::events::JobEvent;
 
 use super::servers::Servers;

@@ -14,8 +14,8 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
-use protocol::v1::ObjectIdentity;
 use rustix::io::Errno;
+use wire::v1::ObjectIdentity;
 
 use crate::causes::causes;
 

@@ -8,7 +8,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::types::RequestPayer;
 use md5::Digest;
-use protocol::v1::{ObjectIdentity, S3Object};
+use wire::v1::{ObjectIdentity, S3Object};
 
 pub use super::client::CaFileError;
 use super::client::client;

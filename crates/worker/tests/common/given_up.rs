@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
-use protocol::v1::FailureReason;
+use wire::v1::FailureReason;
 use worker::JobEvent;
 use worker::delivery::DeliveryFacts;
 

@@ -7,11 +7,11 @@ use engine::{Annotator, Answer, Request, Response, Timings};
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::generation::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
-use protocol::Message;
-use protocol::v1::{self, Outcome, image_job, outcome, task};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use wire::Message;
+use wire::v1::{self, Outcome, image_job, outcome, task};
 use worker::settings::S3Settings;
 use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
 

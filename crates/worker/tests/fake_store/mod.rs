@@ -206,5 +206,5 @@ pub(crate) fn crc32(bytes: &[u8]) -> String {
 
 /// SHA-256 as S3 writes it.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(hex::decode(protocol::identity::sha256_hex(bytes)).unwrap())
+    BASE64_STANDARD.encode(hex::decode(wire::identity::sha256_hex(bytes)).unwrap())
 }

@@ -1,8 +1,8 @@
 //! The table of hostile jobs.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
-use protocol::Message;
-use protocol::v1::{self, FailureReason, image_job, prompt_box, task};
+use wire::Message;
+use wire::v1::{self, FailureReason, image_job, prompt_box, task};
 
 use crate::common::bitmap;
 

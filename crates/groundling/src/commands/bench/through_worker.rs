@@ -10,10 +10,10 @@ use kosmos2::Ask;
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::compute::Compute;
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
-use protocol::job::CheckedJob;
-use protocol::v1::{self, ImageJob};
 use serde::Serialize;
+use wire::v1::{self, ImageJob};
 use worker::events::JobEvent;
+use worker::model_job::ModelJob;
 
 use super::measure::Spread;
 use crate::args::{BenchArgs, Format};
@@ -146,8 +146,8 @@ fn ask(new_tokens: usize) -> anyhow::Result<Ask> {
         options: Some(options(new_tokens)),
         ..ImageJob::default()
     };
-    let task = CheckedJob::new(job).map_err(|error| Misuse(error.into()))?.tasks.pop();
-    task.map(|task| task.ask).ok_or_else(|| anyhow!("a job without a task"))
+    let ask = ModelJob::new(job).map_err(|error| Misuse(error.into()))?.asks.pop();
+    ask.ok_or_else(|| anyhow!("a job without a task"))
 }
 
 struct Run<'a> {

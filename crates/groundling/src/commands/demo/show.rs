@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use archive::review::{Annotated, Labelled, Page, PageItem, Picture, draw, page};
 use image::codecs::png::PngEncoder;
 use kosmos2::processor::image::{DecodeOptions, decode};
-use protocol::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
+use review::{Annotated, Labelled, Page, PageItem, Picture, draw, page};
 use sandbox::DemoData;
 use serde_json::json;
+use wire::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
 
 use crate::args::Format;
 use crate::files;
@@ -87,7 +87,7 @@ fn annotated(name: &str, result: &TaskResult) -> Annotated {
 
 fn labelled(result: &TaskResult) -> Vec<Labelled> {
     let corners = |b: &FractionBox| [b.x0, b.y0, b.x1, b.y1];
-    let labelled = |entity: &protocol::v1::Entity| Labelled {
+    let labelled = |entity: &wire::v1::Entity| Labelled {
         phrase: entity.phrase.clone(),
         boxes: entity.boxes.iter().filter_map(|b| b.fractions.as_ref()).map(corners).collect(),
         span: entity.span.as_ref().map_or((0, 0), |span| (span.start.into(), span.end.into())),

@@ -1,10 +1,10 @@
 //! One picture of the page, with what was said about it.
 
-use super::colour::Assigned;
-use super::html::Text;
-use super::layer::Layer;
-use super::spans::{Piece, cut};
-use super::{Annotated, Finish, Labelled, PageItem};
+use crate::colour::Assigned;
+use crate::html::Text;
+use crate::layer::Layer;
+use crate::spans::{Piece, cut};
+use crate::{Annotated, Finish, Labelled, PageItem};
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter, Result};
 
@@ -56,7 +56,7 @@ impl<'a> Card<'a> {
     }
 
     fn size(&self) -> (u32, u32) {
-        self.item.picture.as_ref().map_or(BLANK, super::Picture::size)
+        self.item.picture.as_ref().map_or(BLANK, crate::Picture::size)
     }
 }
 

@@ -7,10 +7,10 @@
 //! - something optional: one byte 0, or one byte 1 and the value;
 //! - a list: number of entries as u64, then the entries.
 
-use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
 use sha2::{Digest, Sha256};
 
 use crate::job::CheckedJob;
+use crate::options::{Options, Sampling};
 use crate::v1;
 use crate::v1::{prompt_box, task};
 
@@ -51,7 +51,7 @@ pub fn annotation_id(job: &CheckedJob, picture: PictureOrigin<'_>, model_digest:
     hash.text(model_digest);
     hash.number(job.tasks.len() as u64);
     for task in &job.tasks {
-        encode_task(&mut hash, &task.wire);
+        encode_task(&mut hash, task);
     }
     encode_options(&mut hash, &job.options);
     hash.finish()
@@ -151,32 +151,32 @@ fn encode_boxes(hash: &mut Encoder, boxes: &[v1::PromptBox]) {
 }
 
 /// In the order of the fields of `GenerationOptions`; those of a draw or a beam search only where there is one.
-fn encode_options(hash: &mut Encoder, options: &GenerationOptions) {
-    let GenerationOptions { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling, well_formed } = options;
-    hash.number(*max_new_tokens as u64);
+fn encode_options(hash: &mut Encoder, options: &Options) {
+    let Options { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling, well_formed } = *options;
+    hash.number(u64::from(max_new_tokens));
     match sampling {
         Sampling::Greedy => hash.raw(&[0]),
         Sampling::Random { temperature, top_k, top_p, seed } => {
             hash.raw(&[1]);
             hash.raw(&temperature.to_bits().to_le_bytes());
-            hash.optional(top_k.map(|k| k as u64), Encoder::number);
+            hash.optional(top_k.map(u64::from), Encoder::number);
             hash.raw(&top_p.to_bits().to_le_bytes());
-            hash.number(*seed);
+            hash.number(seed);
         }
-        Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping }) => {
+        Sampling::Beam { num_beams, length_penalty, early_stopping } => {
             hash.raw(&[2]);
-            hash.number(*num_beams as u64);
+            hash.number(u64::from(num_beams));
             hash.raw(&length_penalty.to_bits().to_le_bytes());
             hash.raw(&[match early_stopping {
-                EarlyStopping::No => 0,
-                EarlyStopping::Yes => 1,
-                EarlyStopping::Never => 2,
+                v1::EarlyStopping::Unspecified | v1::EarlyStopping::No => 0,
+                v1::EarlyStopping::Yes => 1,
+                v1::EarlyStopping::Never => 2,
             }]);
         }
     }
-    hash.number(*no_repeat_ngram_size as u64);
+    hash.number(u64::from(no_repeat_ngram_size));
     hash.raw(&repetition_penalty.to_bits().to_le_bytes());
-    hash.raw(&[u8::from(*well_formed)]);
+    hash.raw(&[u8::from(well_formed)]);
 }
 
 struct Encoder(Sha256);

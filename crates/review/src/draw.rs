@@ -1,9 +1,9 @@
 //! Boxes and phrases drawn into a picture.
 
-use super::colour::{self, Assigned};
-use super::font::{self, blend};
-use super::place::{Placed, Rect, Wanted, place};
-use super::{Labelled, tidy_box};
+use crate::colour::{self, Assigned};
+use crate::font::{self, blend};
+use crate::place::{Placed, Rect, Wanted, place};
+use crate::{Labelled, tidy_box};
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
 

@@ -1,10 +1,10 @@
 //! The boxes and labels that lie over a picture of the page, as SVG.
 
-use super::card::Entity;
-use super::draw::words;
-use super::html::Text;
-use super::place::{Placed, Rect, Wanted, place};
-use super::{font, tidy_box};
+use crate::card::Entity;
+use crate::draw::words;
+use crate::html::Text;
+use crate::place::{Placed, Rect, Wanted, place};
+use crate::{font, tidy_box};
 use std::fmt::{Display, Formatter, Result};
 
 /// The frame that pictures of the grid appear in, in CSS pixels (`.stage` in page.css): sizes the labels.

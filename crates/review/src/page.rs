@@ -1,8 +1,8 @@
 //! The review page: one HTML file that needs nothing else.
 
-use super::card::Card;
-use super::html::Text;
-use super::{Annotated, Picture, colour};
+use crate::card::Card;
+use crate::html::Text;
+use crate::{Annotated, Picture, colour};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 use std::fmt::{Display, Formatter, Result, Write};
@@ -120,7 +120,7 @@ fn hash(content: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::review::{Finish, Labelled};
+    use crate::{Finish, Labelled};
     use image::{Rgb, RgbImage};
 
     fn entity(phrase: &str, span: (i64, i64), boxes: &[[f64; 4]]) -> Labelled {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 #[expect(clippy::expect_used, reason = "the font is part of the program; a test reads it")]
 static FACE: LazyLock<FontRef<'static>> = LazyLock::new(|| {
-    FontRef::try_from_slice(include_bytes!("../../fonts/DejaVuSans-subset.ttf")).expect("the embedded font is whole")
+    FontRef::try_from_slice(include_bytes!("../fonts/DejaVuSans-subset.ttf")).expect("the embedded font is whole")
 });
 
 /// The font's em as a fraction of the line height that all sizes here are given in.

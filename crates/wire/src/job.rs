@@ -3,14 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use kosmos2::Ask;
-use kosmos2::generation::GenerationOptions;
 use prost::Message;
 
+use crate::options::{self, Options};
 use crate::outline::Outline;
 use crate::subjects::Dataset;
-use crate::v1;
-use crate::{options, tasks};
+use crate::v1::task;
+use crate::{tasks, v1};
 
 const MAX_JOB_ID_BYTES: usize = 256;
 const MAX_TASK_ID_BYTES: usize = 128;
@@ -33,9 +32,9 @@ pub struct CheckedJob {
     /// Where the picture is.
     pub source: Source,
     /// What to ask; at least one.
-    pub tasks: Vec<CheckedTask>,
+    pub tasks: Vec<v1::Task>,
     /// How to generate, defaults filled in.
-    pub options: GenerationOptions,
+    pub options: Options,
     /// Handed on to the annotation.
     pub labels: HashMap<String, String>,
 }
@@ -49,14 +48,8 @@ pub enum Source {
     Inline(Bytes),
 }
 
-/// A task and the question it stands for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CheckedTask {
-    /// The task as submitted.
-    pub wire: v1::Task,
-    /// What the model is asked.
-    pub ask: Ask,
-}
+/// Checks a task by rules of its own: the task's place in the job, the task, the options in effect, problems to add to.
+pub type CheckTask<'a> = &'a mut dyn FnMut(&str, &task::Kind, &Options, &mut Vec<String>);
 
 /// Why bytes are no job that can be worked on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -90,6 +83,15 @@ impl CheckedJob {
     /// # Errors
     /// [`JobError`], with all problems found.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
+        Self::from_bytes_with(bytes, &mut |_, _, _, _| ())
+    }
+
+    /// As [`CheckedJob::from_bytes`], and `check_task` is called for each task that keeps the rules, with its place in the
+    /// job and the options in effect: for rules of the model's own. The problems that it adds count too.
+    ///
+    /// # Errors
+    /// [`JobError`], with all problems found.
+    pub fn from_bytes_with(bytes: Bytes, check_task: CheckTask<'_>) -> Result<Self, JobError> {
         let outline = Outline::of(&bytes);
         let mut problems = Vec::new();
         check_task_count(outline.tasks, &mut problems);
@@ -99,17 +101,15 @@ impl CheckedJob {
                 .push(format!("the job's tasks have {bytes} bytes, more than {MAX_TASKS_BYTES}: shorten their texts"));
         }
         if problems.is_empty() {
-            return Self::new(v1::ImageJob::decode(bytes)?);
+            return Self::new_with(v1::ImageJob::decode(bytes)?, check_task);
         }
         Err(JobError::Invalid { job_id: outline.job_id.and_then(usable_id).map(str::to_owned), problems })
     }
 
     /// Whether a task comes with markup of its own, and the name of the first that does.
     pub fn task_with_markup(&self) -> Option<&str> {
-        let own = |task: &&CheckedTask| {
-            matches!(task.wire.kind, Some(v1::task::Kind::Raw(_) | v1::task::Kind::TextScoring(_)))
-        };
-        self.tasks.iter().find(own).map(|task| task.wire.task_id.as_str())
+        let own = |task: &&v1::Task| matches!(task.kind, Some(task::Kind::Raw(_) | task::Kind::TextScoring(_)));
+        self.tasks.iter().find(own).map(|task| task.task_id.as_str())
     }
 
     /// Checks a job.
@@ -117,16 +117,24 @@ impl CheckedJob {
     /// # Errors
     /// [`JobError::Invalid`] with all problems found.
     pub fn new(job: v1::ImageJob) -> Result<Self, JobError> {
+        Self::new_with(job, &mut |_, _, _, _| ())
+    }
+
+    /// As [`CheckedJob::new`], with `check_task` as in [`CheckedJob::from_bytes_with`].
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] with all problems found.
+    pub fn new_with(job: v1::ImageJob, check_task: CheckTask<'_>) -> Result<Self, JobError> {
         let mut problems = Vec::new();
         check_name("job_id", &job.job_id, MAX_JOB_ID_BYTES, &mut problems);
         let dataset = job.dataset.parse::<Dataset>().map_err(|error| problems.push(error.to_string())).ok();
         let source = check_source(job.source, &mut problems);
         let options = options::check(&job.options.unwrap_or_default(), &mut problems);
-        let tasks = check_tasks(job.tasks, &options, &mut problems);
+        check_tasks(&job.tasks, &options, check_task, &mut problems);
         check_labels(&job.labels, &mut problems);
         match (dataset, source) {
             (Some(dataset), Some(source)) if problems.is_empty() => {
-                Ok(Self { job_id: job.job_id, dataset, source, tasks, options, labels: job.labels })
+                Ok(Self { job_id: job.job_id, dataset, source, tasks: job.tasks, options, labels: job.labels })
             }
             _ => Err(JobError::Invalid { job_id: usable_id(&job.job_id).map(str::to_owned), problems }),
         }
@@ -222,26 +230,25 @@ fn check_task_count(count: usize, problems: &mut Vec<String>) -> bool {
     count <= MAX_TASKS
 }
 
-fn check_tasks(wire: Vec<v1::Task>, options: &GenerationOptions, problems: &mut Vec<String>) -> Vec<CheckedTask> {
-    if wire.is_empty() {
+fn check_tasks(tasks: &[v1::Task], options: &Options, check_task: CheckTask<'_>, problems: &mut Vec<String>) {
+    if tasks.is_empty() {
         problems.push("the job has no tasks: give at least one".to_owned());
     }
-    if !check_task_count(wire.len(), problems) {
-        return Vec::new();
+    if !check_task_count(tasks.len(), problems) {
+        return;
     }
     let mut seen = HashSet::new();
-    let mut checked = Vec::with_capacity(wire.len());
-    for (i, task) in wire.into_iter().enumerate() {
-        check_name(&format!("tasks[{i}].task_id"), &task.task_id, MAX_TASK_ID_BYTES, problems);
+    for (i, task) in tasks.iter().enumerate() {
+        let at = format!("tasks[{i}]");
+        check_name(&format!("{at}.task_id"), &task.task_id, MAX_TASK_ID_BYTES, problems);
         let usable = (1..=MAX_TASK_ID_BYTES).contains(&task.task_id.len());
-        if usable && !seen.insert(task.task_id.clone()) {
-            problems.push(format!("tasks[{i}].task_id {:?} stands on an earlier task already", task.task_id));
+        if usable && !seen.insert(task.task_id.as_str()) {
+            problems.push(format!("{at}.task_id {:?} stands on an earlier task already", task.task_id));
         }
-        if let Some(ask) = tasks::ask(i, task.kind.as_ref(), options, problems) {
-            checked.push(CheckedTask { wire: task, ask });
+        if let Some(kind) = tasks::check(&at, task.kind.as_ref(), problems) {
+            check_task(&at, kind, options, problems);
         }
     }
-    checked
 }
 
 #[cfg(test)]
@@ -283,7 +290,7 @@ pub(crate) mod tests {
         let checked = CheckedJob::from_bytes(job().encode_to_vec().into()).unwrap();
         assert_eq!(checked, CheckedJob::new(job()).unwrap());
         assert_eq!(checked.tasks.len(), 2);
-        assert_eq!(checked.options, GenerationOptions { well_formed: true, ..GenerationOptions::default() });
+        assert_eq!(checked.options, Options::default());
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Generation options: what the wire says, checked and with the defaults filled in.
 
-use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
-
 use crate::v1;
 
 /// The model's longest sequence; more tokens than that can never come.
@@ -11,9 +9,63 @@ const LEAST_TEMPERATURE: f32 = 0.001;
 /// As for the temperature: a smaller divisor or factor only makes infinities of logits.
 const LEAST_PENALTY: f32 = 0.01;
 
+/// Options in effect, as [`v1::GenerationOptions`] describes them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Most tokens of an answer.
+    pub max_new_tokens: u32,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// No sequence of so many tokens comes twice; 0 for no such rule.
+    pub no_repeat_ngram_size: u32,
+    /// Factor against tokens that were there before; 1 for none.
+    pub repetition_penalty: f32,
+    /// Whether only well-formed markup can come.
+    pub well_formed: bool,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sampling {
+    /// The most probable one.
+    Greedy,
+    /// Drawn at random.
+    Random {
+        /// Divisor of the logits, above 0.
+        temperature: f32,
+        /// Only the most probable ones, so many.
+        top_k: Option<u32>,
+        /// Only the most probable ones, until their probabilities add up to this.
+        top_p: f32,
+        /// Seed of the random numbers.
+        seed: u64,
+    },
+    /// By beam search.
+    Beam {
+        /// Number of beams.
+        num_beams: u32,
+        /// Exponent of the length that scores are divided by.
+        length_penalty: f32,
+        /// When the search ends; not `Unspecified`.
+        early_stopping: v1::EarlyStopping,
+    },
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 256,
+            sampling: Sampling::Greedy,
+            no_repeat_ngram_size: 0,
+            repetition_penalty: 1.0,
+            well_formed: true,
+        }
+    }
+}
+
 /// Options in effect. Adds one sentence to `problems` for each value out of its range.
-pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) -> GenerationOptions {
-    let mut options = GenerationOptions::default();
+pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) -> Options {
+    let mut options = Options::default();
     let mut require = |holds: bool, sentence: String| {
         if !holds {
             problems.push(sentence);
@@ -24,11 +76,11 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
             (1..=MAX_NEW_TOKENS).contains(&tokens),
             format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"),
         );
-        options.max_new_tokens = tokens as usize;
+        options.max_new_tokens = tokens;
     }
     if let Some(size) = wire.no_repeat_ngram_size {
         require(size <= 64, format!("no_repeat_ngram_size is {size}, not in 0 to 64"));
-        options.no_repeat_ngram_size = size as usize;
+        options.no_repeat_ngram_size = size;
     }
     if let Some(penalty) = wire.repetition_penalty {
         require(
@@ -53,13 +105,13 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
         require(wire.beam_search.is_none(), "beam_search draws nothing: leave the temperature out".to_owned());
         options.sampling = Sampling::Random {
             temperature,
-            top_k: wire.top_k.map(|k| k as usize),
+            top_k: wire.top_k,
             top_p: wire.top_p.unwrap_or(1.0),
             seed: wire.seed.unwrap_or(0),
         };
     } else {
         if let Some(beam) = &wire.beam_search {
-            options.sampling = Sampling::Beam(beam_options(beam, &mut require));
+            options.sampling = beam_search(beam, &mut require);
         }
         for (name, given) in [("top_k", wire.top_k.is_some()), ("top_p", wire.top_p.is_some())] {
             require(!given, format!("{name} needs a temperature above 0: without one the best token is always taken"));
@@ -68,30 +120,26 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
     options
 }
 
-fn beam_options(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -> BeamOptions {
-    let (beams, penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
-    require((2..=64).contains(&beams), format!("num_beams is {beams}, not in 2 to 64"));
-    require((-8.0..=8.0).contains(&penalty), format!("length_penalty is {penalty}, not in -8 to 8"));
+fn beam_search(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -> Sampling {
+    let (num_beams, length_penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
+    require((2..=64).contains(&num_beams), format!("num_beams is {num_beams}, not in 2 to 64"));
+    require((-8.0..=8.0).contains(&length_penalty), format!("length_penalty is {length_penalty}, not in -8 to 8"));
     require(
         v1::EarlyStopping::try_from(wire.early_stopping).is_ok(),
         format!("early_stopping is {}, which is none of the values of EarlyStopping", wire.early_stopping),
     );
-    BeamOptions {
-        num_beams: beams as usize,
-        length_penalty: penalty,
-        early_stopping: match wire.early_stopping() {
-            v1::EarlyStopping::Unspecified | v1::EarlyStopping::No => EarlyStopping::No,
-            v1::EarlyStopping::Yes => EarlyStopping::Yes,
-            v1::EarlyStopping::Never => EarlyStopping::Never,
-        },
-    }
+    let early_stopping = match wire.early_stopping() {
+        v1::EarlyStopping::Unspecified => v1::EarlyStopping::No,
+        given => given,
+    };
+    Sampling::Beam { num_beams, length_penalty, early_stopping }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn checked(wire: v1::GenerationOptions) -> (GenerationOptions, Vec<String>) {
+    fn checked(wire: v1::GenerationOptions) -> (Options, Vec<String>) {
         let mut problems = Vec::new();
         let options = check(&wire, &mut problems);
         (options, problems)
@@ -99,8 +147,7 @@ mod tests {
 
     #[test]
     fn no_options_are_the_defaults() {
-        let expected = GenerationOptions { well_formed: true, ..GenerationOptions::default() };
-        assert_eq!(checked(v1::GenerationOptions::default()), (expected, vec![]));
+        assert_eq!(checked(v1::GenerationOptions::default()), (Options::default(), vec![]));
     }
 
     #[test]
@@ -116,9 +163,9 @@ mod tests {
     fn a_beam_search_draws_nothing() {
         let beams = v1::BeamSearch { num_beams: 3, length_penalty: None, early_stopping: 3 };
         let (options, problems) = checked(v1::GenerationOptions { beam_search: Some(beams), ..Default::default() });
-        let early_stopping = EarlyStopping::Never;
-        let expected = BeamOptions { num_beams: 3, length_penalty: 1.0, early_stopping };
-        assert_eq!((options.sampling, problems), (Sampling::Beam(expected), vec![]));
+        let early_stopping = v1::EarlyStopping::Never;
+        assert_eq!(options.sampling, Sampling::Beam { num_beams: 3, length_penalty: 1.0, early_stopping });
+        assert!(problems.is_empty());
         let both = v1::GenerationOptions { beam_search: Some(beams), temperature: Some(1.0), ..Default::default() };
         assert_eq!(checked(both).1.len(), 1);
     }

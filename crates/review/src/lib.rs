@@ -1,4 +1,8 @@
-//! Looking at annotations: [`draw`] puts the boxes into a picture, [`page`] makes one HTML file of many.
+//! Annotations for reviewers: [`draw`] draws boxes into a picture, [`page()`] makes one HTML file of many pictures.
+//!
+//! The crate takes plain data, so it depends neither on the model nor on the message broker.
+#![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod card;
 mod colour;

@@ -1,17 +1,21 @@
-//! Answers: from `kosmos2`'s types to the wire.
-
-use std::time::Duration;
+//! Answers of the model as results on the wire.
 
 use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
 use kosmos2::grounding::BoundingBox;
 
-use crate::v1;
+use wire::v1;
 
 /// One answer as it goes on the wire.
 ///
 /// `width` and `height` are the picture's in pixels, as the boxes are to be read on it. Tokens and log-probabilities,
 /// the bulk of an answer, go along only `with_tokens`.
-pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32, with_tokens: bool) -> v1::TaskResult {
+pub(crate) fn task_result(
+    task_id: &str,
+    answer: GroundedText,
+    width: u32,
+    height: u32,
+    with_tokens: bool,
+) -> v1::TaskResult {
     let entities = answer.entities.iter().map(|found| entity(found, &answer.text, width, height)).collect();
     let finish_reason = match answer.finish_reason {
         FinishReason::Stop => v1::FinishReason::Stop,
@@ -34,15 +38,6 @@ pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32,
         token_ids,
         logprobs,
         loss,
-    }
-}
-
-/// A span of time as protobuf writes it.
-pub fn proto_duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        // Below 10⁹ by `subsec_nanos`'s own word.
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
     }
 }
 

@@ -1,35 +1,80 @@
-//! Tasks of the wire as questions to the model.
+//! Jobs of the wire as questions to the model.
 
+use bytes::Bytes;
 use kosmos2::Ask;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
 use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
+use wire::job::{CheckedJob, JobError};
+use wire::options::{self, Options};
+use wire::v1;
+use wire::v1::{prompt_box, task};
 
-use crate::v1;
-use crate::v1::{prompt_box, task};
+/// A job that breaks no rule, and what the model is asked for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelJob {
+    /// The job.
+    pub job: CheckedJob,
+    /// One question for each of its tasks.
+    pub asks: Vec<Ask>,
+}
 
-/// Most bytes of a text for the model: 32 for each position that it has, and the longest tokens are its tags with 18.
-/// Tokenizing more is work for nothing.
-const MAX_TEXT_BYTES: usize = 64 << 10;
-/// Most boxes and most phrases with boxes of a task; each box takes two of the model's 2048 positions.
-const MAX_BOXES: usize = 1024;
-
-/// What the task at `index` asks. Adds one sentence to `problems` for each broken rule; then there may be nothing.
-pub(crate) fn ask(
-    index: usize,
-    kind: Option<&task::Kind>,
-    options: &GenerationOptions,
-    problems: &mut Vec<String>,
-) -> Option<Ask> {
-    let at = format!("tasks[{index}]");
-    let Some(kind) = kind else {
-        problems.push(format!("{at} does not say what to ask: give one of the tasks, or a raw prompt"));
-        return None;
-    };
-    let before = problems.len();
-    check_sizes(&at, kind, problems);
-    if problems.len() > before {
-        return None;
+impl ModelJob {
+    /// Reads and checks a job's bytes, as [`CheckedJob::from_bytes`] does, and its prompts.
+    ///
+    /// # Errors
+    /// [`JobError`], with all problems found.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
+        Self::by(|ask| CheckedJob::from_bytes_with(bytes, ask))
     }
+
+    /// Checks a job and its prompts.
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] with all problems found.
+    pub fn new(job: v1::ImageJob) -> Result<Self, JobError> {
+        Self::by(|ask| CheckedJob::new_with(job, ask))
+    }
+
+    fn by(
+        check: impl FnOnce(&mut dyn FnMut(&str, &task::Kind, &Options, &mut Vec<String>)) -> Result<CheckedJob, JobError>,
+    ) -> Result<Self, JobError> {
+        let mut asks = Vec::new();
+        let job = check(&mut |at, kind, options, problems| {
+            asks.extend(ask(at, kind, &generation_options(options), problems));
+        })?;
+        Ok(Self { job, asks })
+    }
+}
+
+/// The same options for the model.
+fn generation_options(wire: &Options) -> GenerationOptions {
+    let Options { max_new_tokens, no_repeat_ngram_size, repetition_penalty, well_formed, .. } = *wire;
+    GenerationOptions {
+        max_new_tokens: max_new_tokens as usize,
+        sampling: match wire.sampling {
+            options::Sampling::Greedy => Sampling::Greedy,
+            options::Sampling::Random { temperature, top_k, top_p, seed } => {
+                Sampling::Random { temperature, top_k: top_k.map(|k| k as usize), top_p, seed }
+            }
+            options::Sampling::Beam { num_beams, length_penalty, early_stopping } => Sampling::Beam(BeamOptions {
+                num_beams: num_beams as usize,
+                length_penalty,
+                early_stopping: match early_stopping {
+                    v1::EarlyStopping::Unspecified | v1::EarlyStopping::No => EarlyStopping::No,
+                    v1::EarlyStopping::Yes => EarlyStopping::Yes,
+                    v1::EarlyStopping::Never => EarlyStopping::Never,
+                },
+            }),
+        },
+        no_repeat_ngram_size: no_repeat_ngram_size as usize,
+        repetition_penalty,
+        well_formed,
+    }
+}
+
+/// What the task at `at` asks. Adds one sentence to `problems` for each broken rule; then there may be nothing.
+fn ask(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Ask> {
+    let before = problems.len();
     let task = match kind {
         task::Kind::BriefCaption(v1::BriefCaption {}) => Task::BriefCaption,
         task::Kind::DetailedCaption(v1::DetailedCaption {}) => Task::DetailedCaption,
@@ -41,7 +86,7 @@ pub(crate) fn ask(
         task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes: places }) => {
             Task::ReferringExpressionGeneration(boxes(&format!("{at}.boxes"), places, problems))
         }
-        task::Kind::Raw(prompt) => Task::Raw(raw(&at, prompt, problems)),
+        task::Kind::Raw(prompt) => Task::Raw(raw(at, prompt, problems)),
         task::Kind::TextScoring(v1::TextScoring { prompt, text, with_end }) => {
             let text = raw(&format!("{at}.text"), text.as_ref().unwrap_or(&v1::RawPrompt::default()), problems);
             let prompt = Prompt::new(prompt.clone());
@@ -73,44 +118,6 @@ fn raw(at: &str, prompt: &v1::RawPrompt, problems: &mut Vec<String>) -> Prompt {
     prompt
 }
 
-/// Before anything else is looked at, or repeated in a sentence.
-fn check_sizes(at: &str, kind: &task::Kind, problems: &mut Vec<String>) {
-    let no_boxes: &[v1::PhraseBoxes] = &[];
-    let (field, text, phrases) = match kind {
-        task::Kind::BriefCaption(_) | task::Kind::DetailedCaption(_) => return,
-        task::Kind::Question(question) => ("question", question.question.as_str(), no_boxes),
-        task::Kind::PhraseGrounding(grounding) => ("phrase", grounding.phrase.as_str(), no_boxes),
-        task::Kind::ReferringExpressionComprehension(comprehension) => {
-            ("expression", comprehension.expression.as_str(), no_boxes)
-        }
-        task::Kind::ReferringExpressionGeneration(generation) => {
-            return check_boxes(at, generation.boxes.len(), 0, problems);
-        }
-        task::Kind::Raw(raw) => ("text", raw.text.as_str(), &raw.phrase_boxes[..]),
-        task::Kind::TextScoring(scoring) => {
-            check_text(at, "prompt", &scoring.prompt, problems);
-            let Some(raw) = &scoring.text else { return };
-            ("text.text", raw.text.as_str(), &raw.phrase_boxes[..])
-        }
-    };
-    check_text(at, field, text, problems);
-    check_boxes(at, phrases.iter().map(|phrase| phrase.boxes.len()).sum(), phrases.len(), problems);
-}
-
-fn check_text(at: &str, field: &str, text: &str, problems: &mut Vec<String>) {
-    if text.len() > MAX_TEXT_BYTES {
-        problems.push(format!("{at}.{field} has {} bytes, more than {MAX_TEXT_BYTES}: shorten it", text.len()));
-    }
-}
-
-fn check_boxes(at: &str, boxes: usize, phrases: usize, problems: &mut Vec<String>) {
-    for (what, count) in [("boxes", boxes), ("phrases with boxes", phrases)] {
-        if count > MAX_BOXES {
-            problems.push(format!("{at} has {count} {what}, more than {MAX_BOXES}"));
-        }
-    }
-}
-
 fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<PromptBox> {
     places.iter().enumerate().filter_map(|(i, place)| prompt_box(&format!("{at}[{i}]"), place, problems)).collect()
 }
@@ -134,6 +141,21 @@ fn prompt_box(at: &str, place: &v1::PromptBox, problems: &mut Vec<String>) -> Op
 mod tests {
     use super::*;
 
+    #[test]
+    fn options_that_are_left_out_are_the_models_defaults() {
+        let expected = GenerationOptions { well_formed: true, ..GenerationOptions::default() };
+        assert_eq!(generation_options(&Options::default()), expected);
+    }
+
+    #[test]
+    fn all_problems_of_a_job_and_of_its_prompts_come_at_once() {
+        let question = task::Kind::Question(v1::Question { question: "  ".into() });
+        let task = v1::Task { task_id: "t".into(), kind: Some(question) };
+        let job = v1::ImageJob { job_id: "j".into(), dataset: "a.b".into(), tasks: vec![task], ..Default::default() };
+        let Err(JobError::Invalid { problems, .. }) = ModelJob::new(job) else { panic!("accepted") };
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
     fn patches(upper_left: u32, lower_right: u32) -> v1::PromptBox {
         v1::PromptBox { r#box: Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) }
     }
@@ -144,7 +166,7 @@ mod tests {
 
     fn read(kind: task::Kind) -> (Option<Prompt>, Vec<String>) {
         let mut problems = Vec::new();
-        let asked = ask(0, Some(&kind), &GenerationOptions::default(), &mut problems);
+        let asked = ask("tasks[0]", &kind, &GenerationOptions::default(), &mut problems);
         let prompt = asked.map(|asked| match asked {
             Ask::Generate { prompt, .. } => prompt,
             Ask::Score { prompt, text, .. } => prompt.followed_by(&text),
