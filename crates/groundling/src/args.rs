@@ -1,4 +1,5 @@
 //! What the command line takes. The comments are the program's own help.
+#![allow(rustdoc::invalid_html_tags, reason = "the comments are shown as help, where tags are markup of prompts")]
 
 use std::path::PathBuf;
 

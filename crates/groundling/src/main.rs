@@ -16,9 +16,9 @@ mod stdout;
 use std::process::ExitCode;
 
 use args::{Arguments, Command};
+use broker::causes::causes;
 use clap::Parser;
 use stdout::StdoutError;
-use worker::causes::causes;
 use worker::settings_check::SettingsProblems;
 
 /// As a shell reports a program that SIGPIPE has ended, which is what most programs do when their reader leaves.

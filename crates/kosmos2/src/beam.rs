@@ -98,7 +98,7 @@ impl BeamSearch {
         self.open.iter().map(|text| text.ids.as_slice())
     }
 
-    /// Takes each open text's logits [vocabulary], in order (before the first step there is one text, the prompt), and
+    /// Takes each open text's logits `[vocabulary]`, in order (before the first step there is one text, the prompt), and
     /// says how the search goes on.
     ///
     /// Returns `None` when logits hold no finite maximum, which only broken weights or an overflow give.

@@ -72,7 +72,7 @@ impl Sampler {
         }
     }
 
-    /// Chooses among `logits` [vocabulary] for the row `so_far`, the whole prompt included.
+    /// Chooses among `logits` `[vocabulary]` for the row `so_far`, the whole prompt included.
     ///
     /// Returns `None` when the logits hold no finite maximum, which only broken weights or an overflow give.
     pub fn choose(&mut self, logits: &[f32], so_far: &[u32]) -> Option<Choice> {

@@ -1,20 +1,16 @@
 //! What is owed, and whether it was paid: exactly once, and for the right reason.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
-use anyhow::Context;
-use async_nats::jetstream::{self, consumer::pull};
-use futures::StreamExt;
+use async_nats::jetstream;
+use broker::read::{self, Range};
+use futures::TryStreamExt;
 use serde::Serialize;
 use wire::Message;
 use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM};
 use wire::v1::{ImageAnnotation, JobFailure};
 
 use crate::plan::PlannedJob;
-
-/// How long the reading of a stream may go without a message.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// The figures of a run: the last line of `tests/soak.sh`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -54,22 +50,16 @@ impl Records {
     /// When a stream cannot be read.
     pub async fn read(jetstream: &jetstream::Context) -> anyhow::Result<Self> {
         let (annotations, failures) =
-            (read(jetstream, ANNOTATIONS_STREAM).await?, read(jetstream, FAILED_STREAM).await?);
+            (records(jetstream, ANNOTATIONS_STREAM).await?, records(jetstream, FAILED_STREAM).await?);
         Ok(Self { annotations, failures })
     }
 }
 
-async fn read<M: Message + Default>(jetstream: &jetstream::Context, stream: &str) -> anyhow::Result<Vec<M>> {
-    let stream = jetstream.get_stream(stream).await?;
-    let count = usize::try_from(stream.cached_info().state.messages)?;
-    let consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
-    let mut messages = consumer.messages().await?;
-    let mut records = Vec::with_capacity(count);
-    while records.len() < count {
-        let next = tokio::time::timeout(SILENCE, messages.next()).await.context("a stream went silent")?;
-        records.push(M::decode(next.context("a stream ended")??.payload.clone())?);
-    }
-    Ok(records)
+async fn records<M: Message + Default>(jetstream: &jetstream::Context, stream: &str) -> anyhow::Result<Vec<M>> {
+    // Repetitions are what is looked for.
+    let all = Range { without_repetitions: false, ..Range::all() };
+    let stored = read::read(jetstream, stream, all).await?;
+    stored.map_err(anyhow::Error::from).and_then(async |stored| Ok(M::decode(stored.payload)?)).try_collect().await
 }
 
 /// Holds the records against the jobs that were accepted. What is wrong is told, each in a line.

@@ -138,7 +138,7 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
     let mut last = None;
     // A cluster is healthy before it has a leader that makes streams.
     for _ in 0..10 {
-        match worker::setup::setup(jetstream, &settings).await {
+        match broker::setup::setup(jetstream, &settings).await {
             Ok(report) if report.is_ready() => return Ok(()),
             Ok(report) => bail!("the streams differ: {report:?}"),
             Err(error) => last = Some(error),

@@ -90,7 +90,7 @@ impl Bench {
         let client = async_nats::connect(server.client_url()).await.unwrap();
         let jetstream = jetstream::new(client);
         let streams = StreamSettings { ack_wait: ACK_WAIT, ..Default::default() };
-        worker::setup::setup(&jetstream, &streams).await.unwrap();
+        broker::setup::setup(&jetstream, &streams).await.unwrap();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("steps").join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let access = S3Access {

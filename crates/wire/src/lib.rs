@@ -14,7 +14,7 @@ mod tasks;
 
 /// The messages of `proto/groundling/v1`, as generated.
 pub mod v1 {
-    #![allow(missing_docs, clippy::all)]
+    #![allow(missing_docs, rustdoc::invalid_html_tags, clippy::all)]
     include!(concat!(env!("OUT_DIR"), "/groundling.v1.rs"));
 }
 

@@ -31,8 +31,8 @@ use crate::ending::{failure_outcome, without_job};
 use crate::events::{Events, JobEvent};
 use crate::faults::Fault;
 use crate::ledger::Ledger;
-use crate::publish::PublishError;
 use crate::retries::Retries;
+use broker::publish::PublishError;
 
 /// How long one pull request waits. Shutdown waits for it.
 const PULL_EXPIRES: Duration = Duration::from_secs(3);

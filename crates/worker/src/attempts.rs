@@ -21,8 +21,8 @@ use wire::subjects::{attempt_subject, attempts_subject};
 use wire::v1::Attempt;
 
 use crate::delivery::DeliveryFacts;
-use crate::publish::{Patience, PublishError};
-use crate::stream_states::StreamStates;
+use broker::publish::{Patience, PublishError};
+use broker::stream_states::StreamStates;
 
 /// How long a record is tried for. Without one the job is released and comes again, so there is no need to wait long.
 const PATIENCE: Duration = Duration::from_secs(3);

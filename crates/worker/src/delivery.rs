@@ -18,9 +18,9 @@ use wire::v1::Retry;
 
 use crate::attempts::Started;
 use crate::in_hand::{Held, InHand};
-use crate::publish::Receipt;
 use crate::queue::Queue;
 use crate::slow_reads::Place;
+use broker::publish::Receipt;
 
 /// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
 const DROPPED_DELAY: Duration = Duration::from_secs(1);

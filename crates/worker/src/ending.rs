@@ -14,8 +14,8 @@ use crate::events::{JobEvent, Step};
 use crate::faults::{Decision, Fault, FaultClass, Tries, decide, release_delay, spread};
 use crate::job::JobContext;
 use crate::outcomes::Claim;
-use crate::publish::{PublishError, Receipt};
 use crate::queue::Queue;
+use broker::publish::{PublishError, Receipt};
 
 /// How a delivery ended, to be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use kosmos2::processor::image::{DecodeLimit, ImageError};
 use wire::job::JobError;
 use wire::v1::FailureReason;
 
-use crate::causes::causes;
 use crate::fetch::{FetchError, FetchErrorKind};
-use crate::publish::PublishError;
 use crate::slow_reads::BrokenOff;
 use crate::stores::StoreAway;
+use broker::causes::causes;
+use broker::publish::PublishError;
 
 /// Why a job was not done this time.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +182,7 @@ pub enum Course {
         longest: Duration,
     },
     /// It is this worker's own settings that forbid it: leave it to other workers for
-    /// `worker.release_own_limits_for` ([`crate::releases`]), then publish a failure with this reason.
+    /// `worker.release_own_limits_for` (the module `releases`), then publish a failure with this reason.
     LeaveToOthers(FailureReason),
     /// It will not pass: publish a failure with this reason.
     DeadLetter(FailureReason),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use engine::Annotator;
 
-use crate::connection::Connection;
 use crate::queue::Queue;
-use crate::stream_states::StreamStates;
+use broker::connection::Connection;
+use broker::stream_states::StreamStates;
 
 /// How long the worker's threads may be blocked before it does not live any more.
 const BLOCKED: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 //!
 //! A pull request for N jobs is only sent while N slots are held for them, so no job waits here while another worker is
 //! idle. The server's consumer is addressed by its name alone: it may be deleted, changed and made anew while the worker
-//! runs, and what it is like at present is read again from time to time ([`Present`]).
+//! runs, and what it is like at present is read again from time to time (the module `present`).
 //!
 //! A request also says how many bytes may come on it: the server closes a connection on which more waits than it holds
 //! for a client (`max_pending`, 64 MiB unless set), and then all of that is lost and comes again after `ack_wait`.
@@ -19,14 +19,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Connection;
 use crate::delivery::{Delivery, Lease, NotTaken, nak};
 use crate::health::Health;
 use crate::in_hand::InHand;
 use crate::present::{LOOK_EVERY, Limits, NO_CONSUMER, Present};
 use crate::queue::Queue;
-use crate::refusals::Refused;
 use crate::slots::Slots;
+use broker::connection::Connection;
+use broker::refusals::Refused;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.

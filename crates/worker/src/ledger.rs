@@ -8,9 +8,9 @@ use crate::attempts::Attempts;
 use crate::delivery::DeliveryFacts;
 use crate::ending::without_job;
 use crate::outcomes::{Claim, Outcomes};
-use crate::publish::{PublishError, Publisher, Receipt};
 use crate::roll_up::RollUp;
 use crate::standstill::Standstill;
+use broker::publish::{PublishError, Publisher, Receipt};
 
 /// Part of the time for which streams know ids that is left to an outcome on its way there.
 const WINDOW_MARGIN: u32 = 4;

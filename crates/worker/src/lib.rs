@@ -1,7 +1,7 @@
 //! The stream worker: jobs from JetStream, pictures from S3, annotations back to JetStream.
 //!
 //! A job goes one way, and each stage knows only its neighbours: [`intake`] → [`fetch`] → the engine → [`outcomes`] →
-//! [`publish`]. Its [`delivery::Delivery`] travels along as a guard, and [`faults`] holds the one table that says what
+//! [`broker::publish`]. Its [`delivery::Delivery`] travels along as a guard, and [`faults`] holds the one table that says what
 //! follows from a fault.
 //!
 //! # The promise
@@ -98,7 +98,7 @@
 //!
 //! All streams of a NATS account share its storage limit. `groundling setup` bounds the stream of jobs, which then refuses
 //! submissions with an error instead of discarding anything, and reserves space for the others
-//! (`streams.*_max_bytes`, [`stream_sizes`]). Bytes of one message in its stream, for short names, a caption with three
+//! (`streams.*_max_bytes`, [`broker::stream_sizes`]). Bytes of one message in its stream, for short names, a caption with three
 //! phrases and ids of 64 characters; texts, labels, pictures within jobs and `worker.publish_tokens` come on top:
 //!
 //! | message | bytes | kept |
@@ -156,13 +156,9 @@
 mod advisories;
 mod annotation;
 pub mod attempts;
-mod broker;
-pub mod causes;
-pub mod connection;
 mod decoding;
 pub mod delivery;
 mod descriptors;
-mod differences;
 mod ending;
 pub mod events;
 pub mod faults;
@@ -176,25 +172,18 @@ mod ledger;
 pub mod model_job;
 pub mod outcomes;
 mod present;
-mod promise;
-pub mod publish;
 pub mod queue;
-mod refusals;
 mod releases;
 mod retries;
 mod roll_up;
 pub mod room;
-mod server_time;
 pub mod settings;
 pub mod settings_check;
-pub mod setup;
 pub mod signals;
 mod slots;
 mod slow_reads;
 mod standstill;
 mod stores;
-pub mod stream_sizes;
-pub mod stream_states;
 pub mod worker;
 
 pub use events::{Events, JobEvent, Step};

@@ -16,9 +16,9 @@ use wire::subjects::outcome_subject;
 use wire::v1::{Outcome, Settled, outcome};
 
 use crate::delivery::DeliveryFacts;
-use crate::publish::{Patience, PublishError, too_large};
-use crate::server_time;
-use crate::stream_states::StreamStates;
+use broker::publish::{Patience, PublishError, too_large};
+use broker::server_time;
+use broker::stream_states::StreamStates;
 
 /// Outcomes as they are written and read.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use crate::promise::{ack_wait, consumer_errors, jobs_stream_errors};
+use broker::stream_rules::{ack_wait, consumer_errors, jobs_stream_errors};
 
 /// How old what is known may be.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(3);

@@ -5,6 +5,6 @@
 pub enum Queue {
     /// The stream of jobs.
     Jobs,
-    /// The stream of retries, see [`crate::retries`].
+    /// The stream of retries, see the module `retries`.
     Retries,
 }

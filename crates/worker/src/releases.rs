@@ -12,9 +12,9 @@ use async_nats::jetstream::{Context, message::PublishMessage};
 use wire::subjects::refusal_subject;
 
 use crate::delivery::DeliveryFacts;
-use crate::publish::{Patience, PublishError};
-use crate::server_time;
-use crate::stream_states::StreamStates;
+use broker::publish::{Patience, PublishError};
+use broker::server_time;
+use broker::stream_states::StreamStates;
 
 /// Shortest and longest delay before a released job is handed out again; in between, a quarter of the time for which it
 /// has been released already. Some twenty tries in two minutes: where half of the workers may do a job, one finds it.

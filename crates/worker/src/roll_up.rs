@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::settings::{NatsSettings, StreamSettings};
-    use crate::{connection, setup};
+    use broker::{connection, setup};
 
     #[tokio::test]
     async fn the_outcome_of_a_job_that_is_still_in_its_stream_stays_whole() {

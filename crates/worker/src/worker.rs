@@ -14,7 +14,6 @@ use wire::v1;
 
 use crate::advisories::SecondNet;
 use crate::attempts::Attempts;
-use crate::connection::{self, Connection, ConnectionError};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::descriptors::{TooFewDescriptors, make_room};
@@ -28,18 +27,19 @@ use crate::intake::Intake;
 use crate::job::JobContext;
 use crate::ledger::Ledger;
 use crate::outcomes::Outcomes;
-use crate::publish::Publisher;
 use crate::releases::Releases;
 use crate::retries::Retries;
 use crate::roll_up::RollUp;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
-use crate::setup::{self, Broker, SetupError};
 use crate::slow_reads::{SlowReads, retry_places};
 use crate::standstill::Standstill;
 use crate::stores::Stores;
-use crate::stream_states::StreamStates;
+use broker::connection::{self, Connection, ConnectionError};
+use broker::publish::Publisher;
+use broker::setup::{self, Broker, SetupError};
+use broker::stream_states::StreamStates;
 
 /// How long the last words (acknowledgements, jobs handed back) may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -46,11 +46,11 @@ async fn in_a_cluster_the_last_jobs_of_a_request_come_after_the_word_that_it_is_
     const JOBS: usize = 60;
     let cluster = NatsCluster::start(3, &NatsOptions::default()).await.unwrap();
     let nats = NatsSettings { url: cluster.nodes[0].client_url().to_owned(), ..Default::default() };
-    let client = worker::connection::connect(&nats, "test").await.unwrap();
-    let jetstream = worker::connection::jetstream(&client, &nats);
+    let client = broker::connection::connect(&nats, "test").await.unwrap();
+    let jetstream = broker::connection::jetstream(&client, &nats);
     let streams = StreamSettings { replicas: 3, ..Default::default() };
     // The cluster may have no leader yet.
-    eventually("the streams are made", || async { worker::setup::setup(&jetstream, &streams).await.is_ok() }).await;
+    eventually("the streams are made", || async { broker::setup::setup(&jetstream, &streams).await.is_ok() }).await;
     let padding = vec![0; 300_000];
     for i in 0..JOBS {
         let job = job(&format!("job-{i}"), [bitmap(), padding.clone()].concat());
@@ -118,10 +118,10 @@ async fn a_worker_whose_password_is_no_longer_taken_ends_after_a_while() {
         refused_timeout: Duration::from_secs(5),
         ..Default::default()
     };
-    let client = worker::connection::connect(&nats, "test").await.unwrap();
-    let jetstream = worker::connection::jetstream(&client, &nats);
+    let client = broker::connection::connect(&nats, "test").await.unwrap();
+    let jetstream = broker::connection::jetstream(&client, &nats);
     let bench = Bench { server, nats, streams: Default::default(), client, jetstream };
-    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
     submit(&bench, &job("in hand", bitmap())).await;
     let engine = Held::new();
     let mut running = Running::start_with(settings(&bench), engine.clone());

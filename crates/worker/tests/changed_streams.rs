@@ -19,7 +19,7 @@ async fn remake_jobs(bench: &Bench, change: impl FnOnce(&mut Config)) {
     change(&mut config);
     bench.jetstream.delete_stream(&bench.streams.jobs).await.unwrap();
     bench.jetstream.create_stream(config).await.unwrap();
-    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
 }
 
 /// A consumer of advisories whose worker looks through the queue every few seconds.

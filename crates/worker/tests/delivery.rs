@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use broker::setup;
 use common::{Bench, annotation, eventually};
 use wire::v1::JobFailure;
-use worker::setup;
 
 #[tokio::test]
 async fn a_worker_holds_no_more_jobs_than_it_has_slots() {

@@ -4,11 +4,11 @@
 
 mod common;
 
+use broker::connection::{self, connect};
+use broker::setup::{SetupError, setup};
 use common::{Bench, Running, bitmap, ends_as_a_failure, given_up, job, submit};
 use sandbox::{NatsLeaf, NatsOptions, NatsServer};
-use worker::connection::{self, connect};
 use worker::settings::{NatsSettings, Secret, StreamSettings};
-use worker::setup::{SetupError, setup};
 
 /// One job that ends well and one that does not, from the queue to the last acknowledgement.
 async fn works(bench: &Bench) {

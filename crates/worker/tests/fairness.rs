@@ -90,7 +90,7 @@ async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
 async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
     let (mut bench, store) = (Bench::bare().await, store().await);
     bench.streams.max_ack_pending = 10;
-    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
     for i in 0..50 {
         submit(&bench, "cats", &format!("refuse-{i}")).await;
     }

@@ -105,8 +105,8 @@ async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it
         // Whoever says that it is ready has asked this server for jobs, and does not wait for what it asked the last one.
         let ready = Instant::now();
         // The other connection may come back later.
-        let fresh = worker::connection::connect(&bench.nats, "test").await.unwrap();
-        bench.jetstream = worker::connection::jetstream(&fresh, &bench.nats);
+        let fresh = broker::connection::connect(&bench.nats, "test").await.unwrap();
+        bench.jetstream = broker::connection::jetstream(&fresh, &bench.nats);
         submit(&bench, &job(id, bitmap())).await;
         running.finished().await;
         assert!(ready.elapsed() < Duration::from_secs(3), "{:?}", ready.elapsed());
@@ -149,7 +149,7 @@ async fn a_worker_whose_consumer_is_gone_is_not_ready_until_it_is_back() {
     let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     stream.delete_consumer(&bench.streams.consumer).await.unwrap();
     running.becomes("/readyz", 503, "groundling setup").await;
-    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
     running.becomes("/readyz", 200, "ready").await;
     running.end().await;
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::{connection, setup};
 use bytes::Bytes;
 use common::{Bench, PATIENCE, eventually};
 use engine::{Engine, EngineOptions};
@@ -21,7 +22,7 @@ use wire::Message;
 use wire::v1::{self, FailureReason, task};
 use worker::model_job::ModelJob;
 use worker::settings::{NatsSettings, S3Settings, Secret, StreamSettings, WorkerSettings};
-use worker::{Settings, WorkerParts, WorkerReport, connection, setup};
+use worker::{Settings, WorkerParts, WorkerReport};
 
 #[test]
 fn the_check_refuses_what_it_can_tell_with_a_reason_for_each() {

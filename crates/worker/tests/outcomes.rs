@@ -160,7 +160,7 @@ async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with
     let bench = Bench::ready().await;
     given_up(&bench).await;
     bench.jetstream.delete_stream(&bench.streams.jobs).await.unwrap();
-    worker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
     submit(&bench, &job("another", bitmap())).await;
     let engine = Held::new();
     let mut running = Running::start_with(settings(&bench), engine.clone());

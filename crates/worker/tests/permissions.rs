@@ -6,11 +6,11 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::connection;
+use broker::setup::{SetupError, setup};
 use common::{Bench, PATIENCE, Running, eventually, settings, watch_log};
 use sandbox::{NatsOptions, NatsServer};
-use worker::connection;
 use worker::settings::{NatsSettings, Secret, StreamSettings};
-use worker::setup::{SetupError, setup};
 
 /// Longer than a test may take: who waits for a time-out fails.
 const NEVER: Duration = Duration::from_secs(3600);

@@ -3,11 +3,11 @@
 
 mod common;
 
+use broker::publish::PublishError;
 use bytes::Bytes;
 use common::{Bench, annotation};
 use wire::Message;
 use wire::v1::{ImageAnnotation, JobFailure};
-use worker::publish::PublishError;
 
 const SUBJECT: &str = "groundling.annotations.cats";
 
@@ -61,7 +61,7 @@ async fn a_failure_too_large_with_its_job_is_published_without_it() {
 #[tokio::test]
 async fn an_annotation_never_ends_in_a_stream_of_another_name() {
     let bench = Bench::ready().await;
-    let publisher = worker::publish::Publisher::new(bench.jetstream.clone(), "OTHER", "OTHER");
+    let publisher = broker::publish::Publisher::new(bench.jetstream.clone(), "OTHER", "OTHER");
     let error = publisher.annotation(SUBJECT.into(), &annotation("a")).await.unwrap_err();
     assert!(matches!(error, PublishError::Unavailable { .. }), "{error}");
     assert_eq!(bench.messages_in(&bench.streams.annotations).await, 0);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
+use broker::setup::setup;
 use common::{Bench, Running, Yes, bitmap, eventually, job, settings, submit, watch_log};
 use futures::{StreamExt, TryStreamExt};
 use sandbox::{NatsOptions, NatsServer};
@@ -17,7 +18,6 @@ use wire::Message;
 use wire::subjects::outcome_subject;
 use wire::v1::{self, Outcome, Settled, outcome};
 use worker::settings::NatsSettings;
-use worker::setup::setup;
 use worker::{JobEvent, Settings};
 
 /// Everything is soon over: the end of a job after 3 s, what is left of its outcome after 6 s more.
@@ -250,8 +250,8 @@ async fn bytes_of_an_outcome() {
         let disk = files(dir.path());
         // Without what the server has freed and not given back.
         bench.server.restart().await.unwrap();
-        bench.jetstream = worker::connection::jetstream(
-            &worker::connection::connect(&bench.nats, "test").await.unwrap(),
+        bench.jetstream = broker::connection::jetstream(
+            &broker::connection::connect(&bench.nats, "test").await.unwrap(),
             &bench.nats,
         );
         let stream = bench.jetstream.get_stream(&bench.streams.outcomes).await.unwrap();

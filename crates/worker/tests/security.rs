@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use broker::connection::{connect, jetstream};
+use broker::publish::Publisher;
+use broker::setup;
 use common::{Bench, annotation};
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as TlsKeyPair, SanType};
@@ -19,13 +22,11 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 use wire::v1::S3Object;
-use worker::connection::{connect, jetstream};
 use worker::fetch::FetchErrorKind;
 use worker::fetch::http::WebReader;
 use worker::fetch::s3::ObjectStore;
-use worker::publish::Publisher;
 use worker::settings::{NatsSettings, NatsTls, S3Settings, Secret, StreamSettings};
-use worker::{setup, worker::WorkerError};
+use worker::worker::WorkerError;
 
 /// An authority, and certificates of it as files.
 struct Certificates {

@@ -6,8 +6,8 @@ mod common;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use broker::setup::{SetupError, check, setup};
 use common::Bench;
-use worker::setup::{SetupError, check, setup};
 
 const ALL: [&str; 10] = [
     "stream GROUNDLING_JOBS",

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use broker::connection;
+use broker::setup::{SetupError, setup};
 use common::{Bench, Running, Yes, bitmap, eventually, job, settings, submit, watch_log};
 use futures::future::join_all;
 use sandbox::{NatsOptions, NatsServer};
@@ -15,8 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::Message;
 use worker::settings::{NatsSettings, Secret};
-use worker::setup::{SetupError, setup};
-use worker::{JobEvent, Settings, connection};
+use worker::{JobEvent, Settings};
 
 const LIMIT: u64 = 4 << 20;
 

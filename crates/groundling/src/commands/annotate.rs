@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, anyhow};
+use broker::causes::causes;
 use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
@@ -13,7 +14,6 @@ use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImagePro
 use kosmos2::{Ask, Processor};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use worker::causes::causes;
 use worker::fetch::{FetchError, FetchErrorKind};
 
 use crate::args::{self, AnnotateArgs, GenerationArgs};

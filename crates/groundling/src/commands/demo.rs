@@ -1,17 +1,13 @@
 //! `groundling demo`: everything on one machine, from pictures in a bucket to a page to look at.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::Context;
-use async_nats::jetstream;
+use anyhow::{Context, ensure};
 use engine::EngineOptions;
-use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use kosmos2::checkpoint::ModelIdentity;
 use sandbox::DemoData;
-use wire::Message;
-use wire::v1::ImageAnnotation;
 use worker::events::JobEvent;
 
 use super::servers::Servers;
@@ -21,9 +17,6 @@ use crate::stderr::{self, escape_control};
 use crate::{Outcome, model_dir};
 
 mod show;
-
-/// An annotation that was acknowledged is in the stream; reading it back needs no longer than this.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     let data = DemoData::locate()?;
@@ -38,7 +31,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     stderr::message!("{jobs} pictures are in the bucket, and as many jobs in the queue");
 
     let failures = work(&data.model_dir, &servers, jobs).await?;
-    let annotations = read_annotations(&servers.annotations().await?, jobs - failures).await?;
+    let annotations = servers.annotations().await?;
+    ensure!(annotations.len() == jobs - failures, "an annotation is missing from the stream");
     show::print(&annotations, args.format)?;
     let page = show::write(&annotations, &data, &args.out)?;
     servers.stop().await?;
@@ -89,18 +83,4 @@ fn progress_bar(jobs: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// Reads the annotations back from their stream as any indexer would, in order of job.
-async fn read_annotations(stream: &jetstream::stream::Stream, count: usize) -> anyhow::Result<Vec<ImageAnnotation>> {
-    let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await?;
-    let mut messages = consumer.messages().await?;
-    let mut annotations = Vec::with_capacity(count);
-    while annotations.len() < count {
-        let next = tokio::time::timeout(READ_TIMEOUT, messages.next()).await;
-        let message = next.context("an annotation is missing from the stream")?.context("the stream ended")??;
-        annotations.push(ImageAnnotation::decode(message.payload.clone())?);
-    }
-    annotations.sort_by(|a, b| a.job_id.cmp(&b.job_id));
-    Ok(annotations)
 }

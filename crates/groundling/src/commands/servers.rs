@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
+use broker::read::{self, Range, Stored};
+use broker::{connection, setup};
 use bytes::Bytes;
 use engine::Engine;
+use futures::TryStreamExt;
 use kosmos2::checkpoint::ModelIdentity;
 use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
 use tempfile::TempDir;
@@ -13,12 +16,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::subjects::Dataset;
-use wire::v1::{self, ImageJob};
+use wire::v1::{self, ImageAnnotation, ImageJob};
 use worker::events::{Events, JobEvent};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{NatsSettings, S3Settings, Secret, Settings, WorkerSettings};
 use worker::worker::WorkerParts;
-use worker::{connection, setup};
 
 use crate::stderr;
 
@@ -63,9 +65,13 @@ impl Servers {
         Ok(Self { nats, s3, client, jetstream, store, settings, dataset, _objects: objects })
     }
 
-    /// The stream that annotations are in.
-    pub(crate) async fn annotations(&self) -> anyhow::Result<jetstream::stream::Stream> {
-        Ok(self.jetstream.get_stream(&self.settings.streams.annotations).await?)
+    /// The annotations in their stream, as any indexer would read them, in order of job.
+    pub(crate) async fn annotations(&self) -> anyhow::Result<Vec<ImageAnnotation>> {
+        let stored = read::read(&self.jetstream, &self.settings.streams.annotations, Range::all()).await?;
+        let decode = async |stored: Stored| Ok(ImageAnnotation::decode(stored.payload)?);
+        let mut annotations: Vec<_> = stored.map_err(anyhow::Error::from).and_then(decode).try_collect().await?;
+        annotations.sort_by(|a, b| a.job_id.cmp(&b.job_id));
+        Ok(annotations)
     }
 
     /// Puts an object into the bucket.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use worker::connection;
-use worker::setup::{self, SetupReport};
+use broker::connection;
+use broker::setup::{self, SetupReport};
 
 use crate::args::SetupArgs;
 use crate::settings::Settings;

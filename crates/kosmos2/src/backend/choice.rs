@@ -76,7 +76,7 @@ impl Chosen {
 /// What comes of a row.
 #[derive(Debug, Clone, Copy)]
 pub enum Row<'a> {
-    /// Logits [vocabulary]: whoever wanted less takes it from them.
+    /// Logits `[vocabulary]`: whoever wanted less takes it from them.
     Logits(&'a [f32]),
     /// What was wanted.
     Chosen(Chosen),

@@ -238,7 +238,7 @@ impl Grammar {
         }) && state.place.least() == 0
     }
 
-    /// Sets the scores [vocabulary] of all tokens that may not come next to -∞.
+    /// Sets the scores `[vocabulary]` of all tokens that may not come next to -∞.
     ///
     /// `false` if that leaves nothing: the allowed tokens had been banned before for other reasons. Give them their raw
     /// scores back and mask again; the grammar always allows something.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use wire::v1::ObjectIdentity;
 
-use crate::causes::causes;
+use broker::causes::causes;
 
 /// What was read.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use async_nats::jetstream::consumer::{Info, PullConsumer};
 use async_nats::jetstream::{Context, consumer::pull};
+use broker::publish::Publisher;
+use broker::{connection, setup};
 use sandbox::{NatsOptions, NatsServer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -18,9 +20,7 @@ use tokio_util::sync::CancellationToken;
 use wire::v1;
 use worker::delivery::Delivery;
 use worker::intake::Intake;
-use worker::publish::Publisher;
 use worker::settings::{NatsSettings, StreamSettings};
-use worker::{connection, setup};
 
 pub(crate) use given_up::{ends_as_a_failure, given_up};
 pub(crate) use log::{Log, watch_log};

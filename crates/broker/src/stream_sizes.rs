@@ -9,7 +9,7 @@
 use async_nats::jetstream::account::{Account, Limits};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Info};
 
-use crate::broker::{Broker, SetupError};
+use crate::api::{Broker, SetupError};
 use crate::settings::StreamSettings;
 
 /// Bound of the jobs stream in an account without a limit: some 5 million jobs that name an S3 object.

@@ -7,10 +7,10 @@ use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy};
 
 /// The shortest `ack_wait` within which a busy worker gives its signs of life in time.
-pub(crate) const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(3);
+pub const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// Why the stream of jobs may lose jobs, hand out jobs that are done, or never let one go: one sentence for each reason.
-pub(crate) fn jobs_stream_errors(config: &stream::Config) -> Vec<String> {
+pub fn jobs_stream_errors(config: &stream::Config) -> Vec<String> {
     let mut errors = Errors::of(format!("stream {}", config.name));
     errors.when(
         config.retention != RetentionPolicy::WorkQueue,
@@ -61,7 +61,7 @@ pub(crate) fn outcomes_stream_errors(config: &stream::Config) -> Vec<String> {
 }
 
 /// Why jobs cannot be taken from the consumer as the promise wants it.
-pub(crate) fn consumer_errors(config: &consumer::Config) -> Vec<String> {
+pub fn consumer_errors(config: &consumer::Config) -> Vec<String> {
     let mut errors = Errors::of(format!("consumer {}", name_of(config)));
     errors.when(
         config.deliver_subject.is_some(),
@@ -85,7 +85,7 @@ pub(crate) fn consumer_errors(config: &consumer::Config) -> Vec<String> {
 
 /// The silence after which the server hands a job out again. With a backoff, its shortest part: which part counts
 /// depends on how often the job was handed out.
-pub(crate) fn ack_wait(config: &consumer::Config) -> Duration {
+pub fn ack_wait(config: &consumer::Config) -> Duration {
     config.backoff.iter().copied().min().unwrap_or(config.ack_wait)
 }
 

@@ -85,7 +85,7 @@ impl StreamStates {
     }
 
     /// The stream has stored a message.
-    pub(crate) fn took(&self, stream: &str) {
+    pub fn took(&self, stream: &str) {
         let mut known = self.known();
         known.silent.remove(stream);
         if known.refusing.remove(stream).is_some() {
@@ -94,7 +94,7 @@ impl StreamStates {
     }
 
     /// The stream was not written to, or could not be asked before. Errors that are not the stream's are passed over.
-    pub(crate) async fn refused(&self, jetstream: &Context, stream: &str, error: &(dyn Error + Send + Sync + 'static)) {
+    pub async fn refused(&self, jetstream: &Context, stream: &str, error: &(dyn Error + Send + Sync + 'static)) {
         let Some(why) = Refusal::of(error) else { return };
         if why == Refusal::Silent && !self.is_silent_again(stream, jetstream) {
             return;

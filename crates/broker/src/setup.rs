@@ -12,11 +12,11 @@ use wire::subjects::{
     max_deliveries_subject,
 };
 
-pub use crate::broker::{Broker, SetupError};
-use crate::broker::{Failure, RequestFailure};
+pub use crate::api::{Broker, SetupError};
+use crate::api::{Failure, RequestFailure};
 use crate::differences::{consumer_differences, stream_differences};
-use crate::promise::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::settings::StreamSettings;
+use crate::stream_rules::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::stream_sizes::{Sizes, Storage, Taken, set_bound};
 
 /// Room in a failure record beside the job that it repeats: the message (at most 4 KiB), names, ids and headers.

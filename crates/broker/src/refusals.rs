@@ -61,7 +61,7 @@ impl Refused {
     }
 
     /// Whether it is a pull request to a consumer of this stream.
-    pub(crate) fn is_pull_from(&self, stream: &str) -> bool {
+    pub fn is_pull_from(&self, stream: &str) -> bool {
         self.concerns_stream(stream) && self.subject.contains(".MSG.NEXT.")
     }
 
@@ -73,7 +73,7 @@ impl Refused {
 
 /// Hears what is refused, and tells those who wait for it. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Refusals(Arc<Shared>);
+pub struct Refusals(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -129,7 +129,7 @@ impl Refusals {
     }
 
     /// Waits, from this call on, until something is refused that `concerns` the caller, or no answer can come at all.
-    pub(crate) fn next(&self, concerns: impl Fn(&Refused) -> bool + Send + 'static) -> BoxFuture<'static, Refused> {
+    pub fn next(&self, concerns: impl Fn(&Refused) -> bool + Send + 'static) -> BoxFuture<'static, Refused> {
         let (tell, told) = oneshot::channel();
         let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let known = heard.inbox.clone();

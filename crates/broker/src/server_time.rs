@@ -18,7 +18,7 @@ struct Answer {
 }
 
 /// The time on the server that leads a stream, which is the one that writes times into it.
-pub(crate) async fn now(jetstream: &Context, stream: &str) -> Result<DateTime, async_nats::Error> {
+pub async fn now(jetstream: &Context, stream: &str) -> Result<DateTime, async_nats::Error> {
     let answer: Answer = jetstream.request(format!("STREAM.INFO.{stream}"), &()).await?;
     match answer {
         Answer { error: Some(error), .. } => Err(error.into()),
@@ -28,6 +28,6 @@ pub(crate) async fn now(jetstream: &Context, stream: &str) -> Result<DateTime, a
 }
 
 /// How long ago the stream's server wrote something down.
-pub(crate) async fn age(jetstream: &Context, stream: &str, written: DateTime) -> Result<Duration, async_nats::Error> {
+pub async fn age(jetstream: &Context, stream: &str, written: DateTime) -> Result<Duration, async_nats::Error> {
     Ok(Duration::try_from(now(jetstream, stream).await? - written).unwrap_or_default())
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
 
-use crate::broker::Broker;
+use crate::api::Broker;
 use crate::causes::causes;
 use crate::refusals::Refusals;
 use crate::settings::NatsSettings;
@@ -145,22 +145,22 @@ impl Connection {
     }
 
     /// What the server does not permit.
-    pub(crate) fn refusals(&self) -> &Refusals {
+    pub fn refusals(&self) -> &Refusals {
         &self.told.refusals
     }
 
     /// Whether it stands, as far as is known: a server that falls silent is noticed by pings.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
     /// Which connection it is, counted from 1. What a server was asked on an earlier one it has forgotten.
-    pub(crate) fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Waits until it stands, and tells which one it is.
-    pub(crate) async fn up(&self) -> u64 {
+    pub async fn up(&self) -> u64 {
         let mut changed = self.told.changed.subscribe();
         while !self.is_up() {
             // Fails only without a sender, and this is one; a word that is lost costs no more than this.
@@ -170,13 +170,13 @@ impl Connection {
     }
 
     /// Waits until it is another one than that of this number.
-    pub(crate) async fn made_anew(&self, number: u64) {
+    pub async fn made_anew(&self, number: u64) {
         drop(self.told.changed.subscribe().wait_for(|()| self.number() != number).await);
     }
 
     /// Waits until servers have refused this client's credentials for this long, without a connection in between. Zero
     /// stands for no end.
-    pub(crate) fn refused_for(&self, longest: Duration) -> impl Future<Output = ()> + use<> {
+    pub fn refused_for(&self, longest: Duration) -> impl Future<Output = ()> + use<> {
         let mut refused = self.told.refused.subscribe();
         async move {
             loop {
@@ -200,20 +200,20 @@ impl Connection {
     }
 
     /// Waits until the server says that it is about to end.
-    pub(crate) async fn is_told_to_leave(&self) {
+    pub async fn is_told_to_leave(&self) {
         // Fails only without a sender, and this is one.
         drop(self.told.lame.subscribe().wait_for(|lame| *lame).await);
     }
 
     /// Held while jobs may be on their way, so that no intake leaves the connection under the other.
-    pub(crate) async fn pulling(&self) -> RwLockReadGuard<'_, ()> {
+    pub async fn pulling(&self) -> RwLockReadGuard<'_, ()> {
         self.pulling.read().await
     }
 
     /// Connects to another server of the cluster if this one has said that it will end. To be called while nothing is
     /// on its way that would have to be waited for again. Where there is no other server, the connection stays until it
     /// is closed, and is made anew then.
-    pub(crate) async fn move_if_told(&self) {
+    pub async fn move_if_told(&self) {
         let _no_pull = self.pulling.write().await;
         if !self.told.lame.send_replace(false) {
             return;

@@ -43,18 +43,19 @@ pub struct Publisher {
 
 /// When to try again, and when to give up.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     until: Instant,
     tries: usize,
 }
 
 impl Patience {
-    pub(crate) fn new(patience: Duration) -> Self {
+    /// Tries for as long as this.
+    pub fn new(patience: Duration) -> Self {
         Self { until: Instant::now() + patience, tries: 0 }
     }
 
     /// Waits before the next try; false if there is to be none.
-    pub(crate) async fn pause(&mut self) -> bool {
+    pub async fn pause(&mut self) -> bool {
         let Some(pause) = PAUSES.get(self.tries).or(PAUSES.last()) else { return false };
         if Instant::now() + *pause > self.until {
             return false;
@@ -74,7 +75,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// Of a message that another delivery of the job is known to have put there.
-    pub(crate) fn earlier(sequence: u64) -> Self {
+    pub fn earlier(sequence: u64) -> Self {
         Self { sequence, duplicate: true }
     }
 
@@ -285,7 +286,8 @@ impl Publisher {
     }
 }
 
-pub(crate) fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
+/// Whether the server or the stream refused a message for its size.
+pub fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
     if error.kind() == PublishErrorKind::MaxPayloadExceeded {
         return true;
     }

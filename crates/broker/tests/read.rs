@@ -1,0 +1,64 @@
+//! Ranges of a stream on a real NATS server.
+#![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::Config;
+use broker::read::{Range, Stored, read};
+use futures::TryStreamExt;
+use sandbox::{NatsOptions, NatsServer};
+
+const NONE: [u64; 0] = [];
+
+async fn sequences(jetstream: &Context, range: Range) -> Vec<u64> {
+    let stored: Vec<Stored> = read(jetstream, "S", range).await.unwrap().try_collect().await.unwrap();
+    stored.into_iter().map(|stored| stored.sequence).collect()
+}
+
+#[tokio::test]
+async fn a_range_is_read_in_order_without_what_is_gone_or_repeated() {
+    let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.client_url()).await.unwrap());
+    let window = std::time::Duration::from_millis(100);
+    let config =
+        Config { name: "S".into(), subjects: vec!["s.*".into()], duplicate_window: window, ..Default::default() };
+    let stream = jetstream.create_stream(config).await.unwrap();
+    assert_eq!(sequences(&jetstream, Range::all()).await, NONE);
+    for i in 0..300 {
+        // The ids of the last hundred are those of the first.
+        let message = PublishMessage::build().payload(format!("{i}").into()).message_id(format!("id-{}", i % 200));
+        if i == 200 {
+            tokio::time::sleep(window * 5).await;
+        }
+        let subject = if i % 2 == 0 { "s.even" } else { "s.odd" };
+        jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
+    }
+    stream.delete_message(7).await.unwrap();
+    stream.delete_message(300).await.unwrap();
+
+    let all: Vec<u64> = (1..=299).filter(|sequence| *sequence != 7).collect();
+    let repeated = Range { without_repetitions: false, ..Range::all() };
+    assert_eq!(sequences(&jetstream, repeated.clone()).await, all);
+    let once: Vec<u64> = all.iter().copied().filter(|sequence| *sequence <= 200 || *sequence == 207).collect();
+    assert_eq!(sequences(&jetstream, Range::all()).await, once, "207 is the first with its id that is there");
+    assert_eq!(sequences(&jetstream, Range { sequences: 5..=9, ..repeated.clone() }).await, [5, 6, 8, 9]);
+    assert_eq!(sequences(&jetstream, Range { sequences: 7..=7, ..repeated.clone() }).await, NONE);
+    assert_eq!(sequences(&jetstream, Range { sequences: 400..=500, ..repeated.clone() }).await, NONE);
+    let odd = Range { subject: "s.odd".into(), sequences: 290..=u64::MAX, ..repeated };
+    assert_eq!(sequences(&jetstream, odd).await, [290, 292, 294, 296, 298]);
+
+    let read: Vec<Stored> =
+        read(&jetstream, "S", Range { sequences: 3..=3, ..Range::all() }).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(
+        (read[0].id.as_deref(), read[0].subject.as_str(), &read[0].payload[..]),
+        (Some("id-2"), "s.even", &b"2"[..])
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_missing_is_named() {
+    let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.client_url()).await.unwrap());
+    let error = read(&jetstream, "NOWHERE", Range::all()).await.err().unwrap().to_string();
+    assert!(error.starts_with("the stream NOWHERE could not be read: ") && error.contains("not found"), "{error}");
+}
