@@ -13,12 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
 
 use crate::api::Broker;
+use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
 use crate::refusals::Refusals;
 use crate::settings::NatsSettings;
 
-/// Wait before the first connection is tried again: doubled each time, up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Wait before the first connection is tried again.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
 /// How long a move to another server is waited for.
 const MOVE: Duration = Duration::from_secs(3);
 /// How often the client is asked whether it is connected while it is not: it tells of a connection a moment before it
@@ -247,7 +248,7 @@ pub async fn connect_when_there(
     name: &str,
     mut waiting: impl FnMut(&ConnectionError),
 ) -> Result<Connection, ConnectionError> {
-    let (mut pause, mut told) = (PAUSE.0, String::new());
+    let (mut delays, mut told) = (Delays::of(RECONNECT), String::new());
     loop {
         let error = match open(settings, name).await {
             Ok(connection) => return Ok(connection),
@@ -259,8 +260,7 @@ pub async fn connect_when_there(
             waiting(&error);
             told = reason;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        tokio::time::sleep(delays.after_failure()).await;
     }
 }
 

@@ -13,6 +13,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod api;
+pub mod backoff;
 pub mod causes;
 pub mod connection;
 mod differences;

@@ -12,19 +12,14 @@ use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 
+use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
 use crate::server_time;
 use crate::stream_states::StreamStates;
 
 /// Waits between the tries of one publish; the last one for as long as there is patience. The id makes tries after lost
 /// acknowledgements harmless, and what is published has cost a whole generation.
-const PAUSES: [Duration; 5] = [
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-];
+const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(4));
 /// How long to try where nobody says.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(7);
 /// How long the look into a stream's past may go without a message.
@@ -45,23 +40,22 @@ pub struct Publisher {
 #[derive(Debug)]
 pub struct Patience {
     until: Instant,
-    tries: usize,
+    delays: Delays,
 }
 
 impl Patience {
     /// Tries for as long as this.
     pub fn new(patience: Duration) -> Self {
-        Self { until: Instant::now() + patience, tries: 0 }
+        Self { until: Instant::now() + patience, delays: Delays::of(TRY_AGAIN) }
     }
 
     /// Waits before the next try; false if there is to be none.
     pub async fn pause(&mut self) -> bool {
-        let Some(pause) = PAUSES.get(self.tries).or(PAUSES.last()) else { return false };
-        if Instant::now() + *pause > self.until {
+        let delay = self.delays.after_failure();
+        if Instant::now() + delay > self.until {
             return false;
         }
-        self.tries += 1;
-        tokio::time::sleep(*pause).await;
+        tokio::time::sleep(delay).await;
         true
     }
 }
@@ -228,12 +222,14 @@ impl Publisher {
     pub async fn failure(&self, subject: String, id: String, failure: JobFailure) -> Result<Receipt, PublishError> {
         let whole = failure.encode_to_vec().into();
         match self.publish(&self.failed_stream, subject.clone(), id.clone(), whole).await {
-            Err(PublishError::TooLarge { bytes, .. }) => {
-                tracing::warn!(bytes, subject, "a failure is published without its job, which is too large");
-                let lean = JobFailure { job: Bytes::new(), job_omitted: true, ..failure };
-                self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into()).await
-            }
-            ended => ended,
+            Err(error @ PublishError::TooLarge { .. }) => match failure.without_job() {
+                Some(lean) => {
+                    tracing::warn!(subject, "a failure is published without its job, which is too large");
+                    self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into()).await
+                }
+                None => Err(error),
+            },
+            published => published,
         }
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod failure;
 pub mod identity;
 pub mod job;
 pub mod options;

@@ -1,4 +1,4 @@
-//! The second net: jobs that the server itself will not hand out any more.
+//! Jobs that the server itself will not deliver any more.
 //!
 //! The workers count deliveries, and end a job with its last error. But a consumer has a limit of its own, and what is
 //! past that stays in the queue with nobody to take it. The server says so once, on a subject that a stream listens to;
@@ -27,8 +27,8 @@ use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::delivery::DeliveryFacts;
-use crate::ending::{failure_outcome, without_job};
 use crate::events::{Events, JobEvent};
+use crate::failure::failure_outcome;
 use crate::faults::Fault;
 use crate::ledger::Ledger;
 use crate::retries::Retries;
@@ -48,7 +48,7 @@ const LOOKS: u32 = 5;
 const MOST_AT_ONCE: u64 = 1000;
 
 /// Reads advisories and ends their jobs.
-pub(crate) struct SecondNet {
+pub(crate) struct MaxDeliveriesReconciler {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
     pub(crate) retries_stream: String,
@@ -82,7 +82,7 @@ struct Job {
     payload: Bytes,
 }
 
-impl SecondNet {
+impl MaxDeliveriesReconciler {
     /// Works until `stop`. Errors are waited out.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut looked = Instant::now();
@@ -219,14 +219,8 @@ impl SecondNet {
         let failure = |fault: &Fault, reason| failure_outcome(facts, subject, payload, fault, reason, &self.worker);
         let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
         let failure = failure(fault, FailureReason::RetriesExhausted);
-        let claim = match self.ledger.outcomes.claim(facts, failure.clone()).await {
-            Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {
-                Some(lean) => self.ledger.outcomes.claim(facts, lean).await?,
-                None => return Err(error),
-            },
-            claimed => claimed?,
-        };
-        let (claim, _) = self.ledger.see_through(facts, claim, too_large).await?;
+        let claim = self.ledger.outcomes.claim(facts, failure).await?;
+        let (claim, _) = self.ledger.publish_claimed(facts, claim, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
             let reason = failure.reason();
             let JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;

@@ -80,8 +80,8 @@ steps! {
     Terminated,
     /// A copy of the job is in the stream of retries.
     RetryPublished,
-    /// The job is back in the queue.
-    HandedBack,
+    /// The job is sent back, to be delivered again.
+    SentBack,
 }
 
 /// Called at each step of each job, on the job's own task.

@@ -1,7 +1,8 @@
-//! What goes wrong with jobs, and the one table that says what follows from it.
+//! What goes wrong with jobs, and the one table that says what is done about it.
 
 use std::time::Duration;
 
+use broker::backoff::Backoff;
 use engine::EngineError;
 use kosmos2::processor::image::{DecodeLimit, ImageError};
 use wire::job::JobError;
@@ -111,227 +112,81 @@ pub enum Fault {
     },
 }
 
-/// The classes of faults that the table tells apart.
+/// What is done about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultClass {
-    /// Unreadable, or against the rules.
-    InvalidJob,
-    /// A prompt the model cannot be fed.
-    InvalidPrompt,
-    /// A prompt with markup of its own, which this worker takes none of.
-    MarkupNotAllowed,
-    /// A prompt for which this worker's engine has too few or too short slots.
-    PromptAboveLimit,
-    /// Reading the object.
-    Fetch(FetchErrorKind),
-    /// The store is slow for so many jobs that this one is to be read apart from new ones.
-    StoreSlow,
-    /// The store does not answer any job at present.
-    StoreAway,
-    /// No kind of picture that can be read.
-    UnsupportedPicture,
-    /// A damaged picture.
-    UndecodablePicture,
-    /// Too much of something that decoding costs, for every worker.
-    PictureTooLarge,
-    /// Too many pixels or too much memory for this worker's settings.
-    PictureAboveLimit,
-    /// Decoding took too long.
-    DecodingTimedOut,
-    /// The model failed on this job.
-    Model,
-    /// The engine has ended: this worker is done for, the job is not.
-    EngineStopped,
-    /// Too many bytes to publish.
-    AnnotationTooLarge,
-    /// The stream did not take the annotation.
-    StreamUnavailable,
-    /// Too slow.
-    TimedOut,
-    /// Damaged between store and worker, as far as can be told.
-    DamagedPicture,
-    /// The worker ends.
-    ShuttingDown,
-    /// Handed out too often.
-    NeverSettled,
-}
-
-/// What follows from a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Course {
-    /// It could pass: hand the job out again after `first`, then after twice as long each time, at most after
-    /// `longest`.
-    Retry {
-        /// Delay after the first delivery.
-        first: Duration,
-        /// Longest delay.
-        longest: Duration,
-    },
-    /// It is not the job's fault, so it never ends in a failure: hand the job out again, with delays as for `Retry`.
-    HandBack {
-        /// Delay after the first delivery.
-        first: Duration,
-        /// Longest delay.
-        longest: Duration,
-    },
-    /// As `HandBack`, but it concerns some jobs and not all: let it wait apart from new jobs.
-    Park {
-        /// Delay after the first delivery.
-        first: Duration,
-        /// Longest delay.
-        longest: Duration,
-    },
-    /// It is this worker's own settings that forbid it: leave it to other workers for
-    /// `worker.release_own_limits_for` (the module `releases`), then publish a failure with this reason.
+pub enum Policy {
+    /// The error may be temporary. The attempt counts; after the last allowed one the job becomes a failure. Until then it
+    /// waits apart from new jobs, by the number of attempts.
+    Retry(Backoff),
+    /// The job has no part in it, and every job may meet it. The attempt does not count, and the job goes back to the
+    /// stream that it came from, with a delay by the number of deliveries.
+    Release(Backoff),
+    /// The job has no part in it, but only some jobs meet it. The attempt does not count, and the job waits apart from new
+    /// jobs, with a delay by the number of deliveries.
+    Park(Backoff),
+    /// This worker's own settings forbid the job: it is left to other workers for `worker.release_own_limits_for`, and
+    /// then becomes a failure with this reason.
     LeaveToOthers(FailureReason),
-    /// It will not pass: publish a failure with this reason.
-    DeadLetter(FailureReason),
+    /// The error is permanent: the job becomes a failure with this reason.
+    Fail(FailureReason),
 }
 
-/// What is done about a job at this delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// The attempt failed: try again after this delay.
-    Retry(Duration),
-    /// The attempt does not count: deliver the job again after this delay.
-    Release(Duration),
-    /// The attempt does not count: deliver the job again after this delay, apart from new jobs.
-    Park(Duration),
-    /// Leave it to other workers, and publish a failure with this reason once it has been left to them for long enough.
-    LeaveToOthers(FailureReason),
-    /// Publish a failure with this reason, then take the job off the queue.
-    DeadLetter(FailureReason),
-}
-
-/// The table.
-pub fn course(class: FaultClass) -> Course {
-    use Course::{DeadLetter, LeaveToOthers};
-    use FailureReason as Reason;
-    use FaultClass as Class;
-    use FetchErrorKind as Kind;
-    match class {
-        Class::InvalidJob => DeadLetter(Reason::InvalidJob),
-        Class::InvalidPrompt => DeadLetter(Reason::InvalidPrompt),
-        Class::Fetch(Kind::NotFound | Kind::BadAddress) => DeadLetter(Reason::ObjectNotFound),
-        Class::Fetch(Kind::Denied | Kind::Encrypted) => DeadLetter(Reason::ObjectForbidden),
-        Class::Fetch(Kind::Archived) => DeadLetter(Reason::ObjectArchived),
-        Class::Fetch(Kind::EncodingUnsupported) => DeadLetter(Reason::UnsupportedPicture),
-        Class::Fetch(Kind::EncodingDamaged) => DeadLetter(Reason::UndecodablePicture),
-        Class::Fetch(Kind::Changed) => DeadLetter(Reason::ObjectChanged),
-        Class::UnsupportedPicture => DeadLetter(Reason::UnsupportedPicture),
-        Class::UndecodablePicture => DeadLetter(Reason::UndecodablePicture),
-        Class::PictureTooLarge => DeadLetter(Reason::PictureTooLarge),
-        Class::AnnotationTooLarge => DeadLetter(Reason::AnnotationTooLarge),
-        Class::NeverSettled => DeadLetter(Reason::RetriesExhausted),
-        // s3.allow, s3.max_object_bytes, worker.allow_raw_prompts, engine.slots and engine.slot_tokens,
-        // worker.max_picture_pixels and its like, worker.decode_timeout: another worker's may be wider.
-        Class::Fetch(Kind::NotAllowed) => LeaveToOthers(Reason::ObjectForbidden),
-        Class::Fetch(Kind::TooLarge) => LeaveToOthers(Reason::ObjectTooLarge),
-        Class::MarkupNotAllowed | Class::PromptAboveLimit => LeaveToOthers(Reason::InvalidPrompt),
-        Class::PictureAboveLimit => LeaveToOthers(Reason::PictureTooLarge),
-        Class::DecodingTimedOut => LeaveToOthers(Reason::DecodingTimedOut),
-        // Ten deliveries at these delays outlast an outage of a quarter of an hour.
-        Class::Fetch(Kind::Unavailable) => retry(2, 300),
-        Class::Fetch(Kind::Throttled) => retry(5, 300),
-        // It is read again beside other slow ones, with all the time that reads have.
-        Class::StoreSlow => park(1, 60),
-        // Other jobs find out when it answers.
-        Class::StoreAway => park(5, 300),
-        // Until somebody mends the settings; each try would fail in the same way for every job.
-        Class::Fetch(Kind::Misconfigured) => retry(30, 600),
-        // Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
-        Class::StreamUnavailable => hand_back(5, 300),
-        // Nothing is known against the job or its store.
-        Class::Fetch(Kind::Exhausted) => hand_back(5, 60),
-        // Another worker may have more memory free, or another device.
-        Class::Model => retry(1, 60),
-        Class::TimedOut => retry(5, 300),
-        Class::DamagedPicture => retry(1, 60),
-        Class::EngineStopped => hand_back(1, 1),
-        Class::ShuttingDown => hand_back(0, 0),
-    }
-}
-
-const fn retry(first_seconds: u64, longest_seconds: u64) -> Course {
-    Course::Retry { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
-}
-
-const fn park(first_seconds: u64, longest_seconds: u64) -> Course {
-    Course::Park { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
-}
-
-const fn hand_back(first_seconds: u64, longest_seconds: u64) -> Course {
-    Course::HandBack { first: Duration::from_secs(first_seconds), longest: Duration::from_secs(longest_seconds) }
-}
-
-/// How often a job was tried, this time included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tries {
-    /// Attempts that failed or never ended, and this one.
-    pub attempts: u64,
-    /// Deliveries that the server counts: those that were released as well.
-    pub deliveries: u64,
-}
-
-/// What to do about a fault of `class`, with at most `max_attempts`.
-pub fn decide(class: FaultClass, tries: Tries, max_attempts: u64) -> Decision {
-    match course(class) {
-        Course::DeadLetter(reason) => Decision::DeadLetter(reason),
-        Course::LeaveToOthers(reason) => Decision::LeaveToOthers(reason),
-        Course::Retry { .. } if tries.attempts >= max_attempts => Decision::DeadLetter(FailureReason::RetriesExhausted),
-        Course::Retry { first, longest } => Decision::Retry(back_off(first, longest, tries.attempts)),
-        Course::HandBack { first, longest } => Decision::Release(back_off(first, longest, tries.deliveries)),
-        Course::Park { first, longest } => Decision::Park(back_off(first, longest, tries.deliveries)),
-    }
-}
-
-/// The delay before a job is delivered again that is released for a fault of `class`; `None` if the table says anything
-/// else.
-pub fn release_delay(class: FaultClass, deliveries: u64) -> Option<Duration> {
-    match course(class) {
-        Course::HandBack { first, longest } => Some(back_off(first, longest, deliveries)),
-        Course::Retry { .. } | Course::Park { .. } | Course::LeaveToOthers(_) | Course::DeadLetter(_) => None,
-    }
-}
-
-/// `first`, doubled with each try after the first, up to `longest`.
-fn back_off(first: Duration, longest: Duration, tries: u64) -> Duration {
-    let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-    let delay = 2u32.checked_pow(doublings).and_then(|factor| first.checked_mul(factor));
-    delay.unwrap_or(longest).min(longest)
-}
-
-/// A delay between three quarters and five quarters of `delay`, but at most `longest`, by `chance` in 0..1: jobs that
-/// failed together must not come back together.
-pub fn spread(delay: Duration, longest: Duration, chance: f64) -> Duration {
-    delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0).min(longest)
-}
+/// Ten attempts at these delays outlast an outage of a quarter of an hour.
+const STORE_UNAVAILABLE: Policy = Policy::Retry(Backoff::seconds(2, 300));
+const STORE_THROTTLES: Policy = Policy::Retry(Backoff::seconds(5, 300));
+/// Until somebody corrects the settings: each attempt would fail in the same way for every job.
+const STORE_MISCONFIGURED: Policy = Policy::Retry(Backoff::seconds(30, 600));
+/// Nothing is known against the job or its store.
+const MACHINE_EXHAUSTED: Policy = Policy::Release(Backoff::seconds(5, 60));
+/// It is read again beside other slow reads, with all the time that reads have.
+const STORE_SLOW: Policy = Policy::Park(Backoff::seconds(1, 60));
+/// Other jobs find out when it answers.
+const STORE_AWAY: Policy = Policy::Park(Backoff::seconds(5, 300));
+/// Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
+const STREAM_UNAVAILABLE: Policy = Policy::Release(STREAM_UNAVAILABLE_BACKOFF);
+pub(crate) const STREAM_UNAVAILABLE_BACKOFF: Backoff = Backoff::seconds(5, 300);
+/// Another worker may have more memory free, or another device.
+const MODEL_FAILED: Policy = Policy::Retry(Backoff::seconds(1, 60));
+const TIMED_OUT: Policy = Policy::Retry(Backoff::seconds(5, 300));
+const DAMAGED: Policy = Policy::Retry(Backoff::seconds(1, 60));
+const ENGINE_STOPPED: Policy = Policy::Release(Backoff::seconds(1, 1));
+const SHUTTING_DOWN: Policy = Policy::Release(Backoff::seconds(0, 0));
 
 impl Fault {
-    /// The row of the table.
-    pub fn class(&self) -> FaultClass {
+    /// The table.
+    pub fn policy(&self) -> Policy {
+        use FailureReason as Reason;
+        use Policy::{Fail, LeaveToOthers};
         match self {
-            Self::Job(_) | Self::WrongSubject { .. } => FaultClass::InvalidJob,
-            Self::MarkupNotAllowed { .. } => FaultClass::MarkupNotAllowed,
-            Self::Fetch(error) => FaultClass::Fetch(error.kind()),
-            Self::BrokenOff(_) => FaultClass::StoreSlow,
-            Self::StoreAway(_) => FaultClass::StoreAway,
-            Self::Picture(error) => picture_class(error),
-            Self::DecoderPanicked(_) => FaultClass::UndecodablePicture,
-            Self::DecodingTimedOut(_) => FaultClass::DecodingTimedOut,
-            Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => FaultClass::PromptAboveLimit,
-            Self::Engine(error) if error.is_the_requests_own() => FaultClass::InvalidPrompt,
-            Self::Engine(EngineError::Stopped) => FaultClass::EngineStopped,
-            Self::Engine(_) | Self::AnswersMissing { .. } => FaultClass::Model,
-            Self::Publish(PublishError::TooLarge { .. }) => FaultClass::AnnotationTooLarge,
-            Self::Publish(PublishError::Unavailable { .. } | PublishError::Late) => FaultClass::StreamUnavailable,
-            Self::TimedOut(_) => FaultClass::TimedOut,
-            Self::Damaged(_) => FaultClass::DamagedPicture,
-            Self::ShuttingDown => FaultClass::ShuttingDown,
+            Self::Job(_) | Self::WrongSubject { .. } => Fail(Reason::InvalidJob),
+            Self::MarkupNotAllowed { .. } => LeaveToOthers(Reason::InvalidPrompt),
+            Self::Fetch(error) => fetch_policy(error.kind()),
+            Self::BrokenOff(_) => STORE_SLOW,
+            Self::StoreAway(_) => STORE_AWAY,
+            Self::Picture(error) => picture_policy(error),
+            Self::DecoderPanicked(_) => Fail(Reason::UndecodablePicture),
+            Self::DecodingTimedOut(_) => LeaveToOthers(Reason::DecodingTimedOut),
+            // engine.slots and engine.slot_tokens.
+            Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => {
+                LeaveToOthers(Reason::InvalidPrompt)
+            }
+            Self::Engine(error) if error.is_the_requests_own() => Fail(Reason::InvalidPrompt),
+            Self::Engine(EngineError::Stopped) => ENGINE_STOPPED,
+            Self::Engine(_) | Self::AnswersMissing { .. } => MODEL_FAILED,
+            Self::Publish(PublishError::TooLarge { .. }) => Fail(Reason::AnnotationTooLarge),
+            Self::Publish(PublishError::Unavailable { .. } | PublishError::Late) => STREAM_UNAVAILABLE,
+            Self::TimedOut(_) => TIMED_OUT,
+            Self::Damaged(_) => DAMAGED,
+            Self::ShuttingDown => SHUTTING_DOWN,
             Self::NeverSettled { .. } | Self::NotDelivered { .. } | Self::DeliveriesExhausted { .. } => {
-                FaultClass::NeverSettled
+                Fail(Reason::RetriesExhausted)
             }
         }
+    }
+
+    /// Whether this worker has no engine any more.
+    pub(crate) fn is_engine_stopped(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Stopped))
     }
 
     /// The job's id as far as the fault knows it.
@@ -368,100 +223,124 @@ fn raise(setting: Option<&str>) -> String {
     setting.map_or_else(String::new, |setting| format!(": raise {setting} if it is to be read"))
 }
 
-fn picture_class(error: &ImageError) -> FaultClass {
+fn fetch_policy(kind: FetchErrorKind) -> Policy {
+    use FailureReason as Reason;
+    use FetchErrorKind as Kind;
+    match kind {
+        Kind::NotFound | Kind::BadAddress => Policy::Fail(Reason::ObjectNotFound),
+        Kind::Denied | Kind::Encrypted => Policy::Fail(Reason::ObjectForbidden),
+        Kind::Archived => Policy::Fail(Reason::ObjectArchived),
+        Kind::EncodingUnsupported => Policy::Fail(Reason::UnsupportedPicture),
+        Kind::EncodingDamaged => Policy::Fail(Reason::UndecodablePicture),
+        Kind::Changed => Policy::Fail(Reason::ObjectChanged),
+        // s3.allow and s3.max_object_bytes.
+        Kind::NotAllowed => Policy::LeaveToOthers(Reason::ObjectForbidden),
+        Kind::TooLarge => Policy::LeaveToOthers(Reason::ObjectTooLarge),
+        Kind::Unavailable => STORE_UNAVAILABLE,
+        Kind::Throttled => STORE_THROTTLES,
+        Kind::Misconfigured => STORE_MISCONFIGURED,
+        Kind::Exhausted => MACHINE_EXHAUSTED,
+    }
+}
+
+fn picture_policy(error: &ImageError) -> Policy {
+    use FailureReason as Reason;
     match error {
         ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
-            FaultClass::UnsupportedPicture
+            Policy::Fail(Reason::UnsupportedPicture)
         }
-        ImageError::Empty | ImageError::Undecodable { .. } => FaultClass::UndecodablePicture,
+        ImageError::Empty | ImageError::Undecodable { .. } => Policy::Fail(Reason::UndecodablePicture),
+        // worker.max_picture_pixels and its like.
         ImageError::TooManyPixels { .. } | ImageError::SideTooLong { .. } | ImageError::TooMuchMemory { .. } => {
-            FaultClass::PictureAboveLimit
+            Policy::LeaveToOthers(Reason::PictureTooLarge)
         }
-        ImageError::TooMuchMetadata { .. } | ImageError::TooManyParts { .. } => FaultClass::PictureTooLarge,
-        ImageError::TimedOut => FaultClass::DecodingTimedOut,
+        ImageError::TooMuchMetadata { .. } | ImageError::TooManyParts { .. } => Policy::Fail(Reason::PictureTooLarge),
+        ImageError::TimedOut => Policy::LeaveToOthers(Reason::DecodingTimedOut),
     }
+}
+
+/// A delay between three quarters and five quarters of `delay`, but at most `longest`, by `chance` in 0..1: jobs that
+/// failed together must not come back together.
+pub fn jitter(delay: Duration, longest: Duration, chance: f64) -> Duration {
+    delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0).min(longest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const UNAVAILABLE: FaultClass = FaultClass::Fetch(FetchErrorKind::Unavailable);
+    fn fetch(kind: FetchErrorKind) -> Fault {
+        FetchError::new(kind, "s3://a/b could not be read").into()
+    }
 
-    fn failed(attempts: u64) -> Tries {
-        Tries { attempts, deliveries: attempts }
+    fn unavailable() -> PublishError {
+        PublishError::Unavailable { subject: "s".into(), stream: "S".into(), cause: "full".into() }
     }
 
     #[test]
-    fn a_fault_that_could_pass_is_retried_after_ever_longer_delays() {
-        let delays: Vec<u64> = (1..=9)
-            .map(|attempt| match decide(UNAVAILABLE, failed(attempt), 10) {
-                Decision::Retry(delay) => delay.as_secs(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(delays, [2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        let longest = Decision::Retry(Duration::from_secs(300));
-        assert_eq!(decide(UNAVAILABLE, failed(4_000_000_000), u64::MAX), longest);
+    fn temporary_errors_are_retried_and_count() {
+        for fault in [
+            fetch(FetchErrorKind::Unavailable),
+            fetch(FetchErrorKind::Throttled),
+            fetch(FetchErrorKind::Misconfigured),
+            Fault::TimedOut(Duration::from_secs(1)),
+            Fault::Damaged(ImageError::Empty),
+            Fault::AnswersMissing { answers: 1, tasks: 2 },
+        ] {
+            assert!(matches!(fault.policy(), Policy::Retry(_)), "{fault:?}");
+        }
     }
 
     #[test]
-    fn a_fault_that_could_pass_is_given_up_at_the_last_allowed_attempt() {
-        let exhausted = Decision::DeadLetter(FailureReason::RetriesExhausted);
-        assert_eq!(decide(UNAVAILABLE, failed(10), 10), exhausted);
-        assert_eq!(decide(FaultClass::Model, failed(1), 1), exhausted);
-        let released_often = Tries { attempts: 9, deliveries: 5000 };
-        assert!(matches!(decide(UNAVAILABLE, released_often, 10), Decision::Retry(_)), "only attempts count");
-    }
-
-    #[test]
-    fn a_fault_that_will_not_pass_is_given_up_at_once() {
-        let missing = FaultClass::Fetch(FetchErrorKind::NotFound);
-        assert_eq!(decide(missing, failed(1), 10), Decision::DeadLetter(FailureReason::ObjectNotFound));
-        assert_eq!(decide(FaultClass::InvalidJob, failed(1), 10), Decision::DeadLetter(FailureReason::InvalidJob));
+    fn permanent_errors_fail_at_once_with_their_reason() {
+        for (fault, reason) in [
+            (fetch(FetchErrorKind::NotFound), FailureReason::ObjectNotFound),
+            (fetch(FetchErrorKind::Denied), FailureReason::ObjectForbidden),
+            (fetch(FetchErrorKind::Changed), FailureReason::ObjectChanged),
+            (fetch(FetchErrorKind::Archived), FailureReason::ObjectArchived),
+            (Fault::Picture(ImageError::UnknownFormat), FailureReason::UnsupportedPicture),
+            (Fault::Picture(ImageError::Empty), FailureReason::UndecodablePicture),
+            (Fault::NeverSettled { attempts: 3, last_error: None }, FailureReason::RetriesExhausted),
+        ] {
+            assert_eq!(fault.policy(), Policy::Fail(reason), "{fault:?}");
+        }
     }
 
     #[test]
     fn what_a_workers_own_settings_forbid_is_left_to_others_with_its_reason() {
-        for (class, reason) in [
-            (FaultClass::Fetch(FetchErrorKind::NotAllowed), FailureReason::ObjectForbidden),
-            (FaultClass::Fetch(FetchErrorKind::TooLarge), FailureReason::ObjectTooLarge),
-            (FaultClass::MarkupNotAllowed, FailureReason::InvalidPrompt),
-            (FaultClass::PromptAboveLimit, FailureReason::InvalidPrompt),
-            (FaultClass::PictureAboveLimit, FailureReason::PictureTooLarge),
-            (FaultClass::DecodingTimedOut, FailureReason::DecodingTimedOut),
+        for (fault, reason) in [
+            (fetch(FetchErrorKind::NotAllowed), FailureReason::ObjectForbidden),
+            (fetch(FetchErrorKind::TooLarge), FailureReason::ObjectTooLarge),
+            (Fault::MarkupNotAllowed { task_id: "t".into() }, FailureReason::InvalidPrompt),
+            (Fault::Picture(ImageError::TimedOut), FailureReason::DecodingTimedOut),
+            (Fault::DecodingTimedOut(Duration::from_secs(1)), FailureReason::DecodingTimedOut),
         ] {
-            assert_eq!(decide(class, failed(1), 10), Decision::LeaveToOthers(reason), "{class:?}");
+            assert_eq!(fault.policy(), Policy::LeaveToOthers(reason), "{fault:?}");
         }
-        let denied = FaultClass::Fetch(FetchErrorKind::Denied);
-        assert_eq!(
-            decide(denied, failed(1), 10),
-            Decision::DeadLetter(FailureReason::ObjectForbidden),
-            "by the store, to all"
-        );
     }
 
     #[test]
-    fn what_is_not_the_jobs_fault_never_ends_it() {
-        for class in [FaultClass::EngineStopped, FaultClass::ShuttingDown, FaultClass::StreamUnavailable] {
-            assert!(matches!(decide(class, failed(1000), 10), Decision::Release(_)), "{class:?}");
+    fn what_the_job_has_no_part_in_never_counts() {
+        for fault in [
+            Fault::Engine(EngineError::Stopped),
+            Fault::ShuttingDown,
+            unavailable().into(),
+            PublishError::Late.into(),
+            fetch(FetchErrorKind::Exhausted),
+        ] {
+            assert!(matches!(fault.policy(), Policy::Release(_)), "{fault:?}");
         }
-        assert_eq!(decide(FaultClass::ShuttingDown, failed(7), 10), Decision::Release(Duration::ZERO));
-    }
-
-    #[test]
-    fn what_a_store_does_to_many_jobs_ends_none_and_keeps_them_apart_from_new_ones() {
-        for class in [FaultClass::StoreSlow, FaultClass::StoreAway] {
-            assert!(matches!(decide(class, failed(1000), 10), Decision::Park(_)), "{class:?}");
+        for fault in [Fault::BrokenOff(BrokenOff::PlaceNeeded), Fault::BrokenOff(BrokenOff::ShareUsed)] {
+            assert!(matches!(fault.policy(), Policy::Park(_)), "{fault:?}");
         }
     }
 
     #[test]
     fn delays_are_spread_by_a_quarter_to_both_sides_and_never_beyond_the_longest() {
         let (delay, longest) = (Duration::from_secs(4), Duration::from_millis(4500));
-        assert_eq!(spread(delay, longest, 0.0), Duration::from_secs(3));
-        assert_eq!(spread(delay, longest, 0.5), delay);
-        assert_eq!(spread(delay, longest, 1.0), longest);
+        assert_eq!(jitter(delay, longest, 0.0), Duration::from_secs(3));
+        assert_eq!(jitter(delay, longest, 0.5), delay);
+        assert_eq!(jitter(delay, longest, 1.0), longest);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::in_hand::InHand;
 use crate::present::{LOOK_EVERY, Limits, NO_CONSUMER, Present};
 use crate::queue::Queue;
 use crate::slots::Slots;
+use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
 use broker::refusals::Refused;
 
@@ -36,8 +37,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(3);
 const PULL_LOST: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(5));
 /// How long jobs can come on a request that was overtaken by a new connection: it is no younger than that.
 const PULL_OVER: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(1));
-/// Wait after a pull request that was refused or lost: doubled each time, up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Wait after a pull request that was refused or lost.
+const PULL_AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 /// Most bytes of jobs on one request, unless a single one can be larger: an eighth of what servers hold for a client.
 const PULL_BYTES: usize = 8 << 20;
 /// Subject, reply subject and headers of a job, which count as bytes of it.
@@ -116,7 +117,7 @@ impl Intake {
     ///
     /// Gives the number of pull requests that were refused or lost.
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {
-        let (mut pause, mut lost) = (PAUSE.0, 0);
+        let (mut delays, mut lost) = (Delays::of(PULL_AGAIN), 0);
         let mut overtaken = JoinSet::new();
         let mut next_is_large = false;
         while let Some(mut slots) = self.free_slots(&shutdown).await {
@@ -127,25 +128,25 @@ impl Intake {
             match self.pull(slots, &shutdown, &deliveries).await {
                 end @ (PullEnd::Done | PullEnd::TooLarge) => {
                     next_is_large = matches!(end, PullEnd::TooLarge);
-                    pause = PAUSE.0;
+                    delays.reset();
                     self.tell(None);
                 }
                 PullEnd::Stopped => break,
                 PullEnd::Overtaken(answers, open) => {
                     lost += 1;
                     tracing::info!(lost, "jobs are asked for again: the connection was made anew");
-                    overtaken.spawn(hand_back(self.client.clone(), answers, open, Instant::now() + PULL_OVER));
+                    overtaken.spawn(nack_all(self.client.clone(), answers, open, Instant::now() + PULL_OVER));
                 }
                 PullEnd::Failed(why) => {
                     lost += 1;
                     self.present.forget().await;
                     self.tell(Some(&why));
-                    tracing::warn!(lost, "no jobs can be taken, trying again in {pause:?}: {why}");
+                    let delay = delays.after_failure();
+                    tracing::warn!(lost, "no jobs can be taken, trying again in {delay:?}: {why}");
                     tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
+                        () = tokio::time::sleep(delay) => {}
                         () = shutdown.cancelled() => break,
                     }
-                    pause = (pause * 2).min(PAUSE.1);
                 }
             }
             while overtaken.try_join_next().is_some() {}
@@ -283,7 +284,7 @@ impl Intake {
             let answer = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    hand_back(self.client.clone(), answers, slots.len(), Instant::now() + PULL_LOST).await;
+                    nack_all(self.client.clone(), answers, slots.len(), Instant::now() + PULL_LOST).await;
                     return PullEnd::Stopped;
                 }
                 // What has come goes on.
@@ -366,7 +367,7 @@ impl Intake {
 
 /// Waits for the end of a request at which up to `open` jobs can still come, but no longer than `until`, and gives those
 /// straight back. Not one by one: the server could hand them out on this very request again.
-async fn hand_back(client: Client, mut answers: Subscriber, open: usize, until: Instant) {
+async fn nack_all(client: Client, mut answers: Subscriber, open: usize, until: Instant) {
     let (mut came, mut due) = (Vec::new(), open);
     while came.len() < due {
         match tokio::time::timeout_at(until, answers.next()).await {

@@ -1,4 +1,4 @@
-//! One job's way to its answer: check, fetch, decode, ask the engine. What comes then stands in [`crate::ending`].
+//! One job's way to its answer: check, fetch, decode, ask the engine. What follows is in [`crate::settle`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,17 +17,14 @@ use wire::v1::{self, Outcome, outcome};
 use crate::annotation::task_result;
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
-use crate::ending::Ending;
 use crate::events::{Events, Step};
 use crate::faults::Fault;
 use crate::fetch::Fetched;
 use crate::fetch::s3::{NotRead, ObjectStore, is_md5, is_md5_of};
-use crate::ledger::Ledger;
 use crate::model_job::ModelJob;
-use crate::releases::Releases;
-use crate::retries::Retries;
 use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
+use crate::settle::{Settled, Settler};
 use crate::slow_reads::SlowReads;
 use crate::stores::Stores;
 
@@ -35,11 +32,7 @@ use crate::stores::Stores;
 pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
     pub(crate) engine: Arc<dyn Annotator>,
-    pub(crate) ledger: Ledger,
-    /// Of jobs that this worker's own settings forbid.
-    pub(crate) releases: Releases,
-    /// Where jobs wait between two attempts.
-    pub(crate) retries: Retries,
+    pub(crate) settler: Settler,
     /// Those that jobs wait for without a slot.
     pub(crate) slow_reads: SlowReads,
     /// Those that do not answer.
@@ -53,7 +46,6 @@ pub(crate) struct JobContext {
     /// Cancelled when jobs that are not finished are to be released.
     pub(crate) abandon: CancellationToken,
     pub(crate) model: v1::ModelIdentity,
-    pub(crate) worker: v1::WorkerIdentity,
     pub(crate) settings: WorkerSettings,
     pub(crate) events: Events,
 }
@@ -88,31 +80,30 @@ impl From<Fetched> for Encoded {
 
 impl JobContext {
     /// Does the job and settles its delivery, whatever comes.
-    pub(crate) async fn run(&self, mut delivery: Delivery) -> Ending {
+    pub(crate) async fn run(&self, mut delivery: Delivery) -> Settled {
+        let ledger = &self.settler.ledger;
         self.events.step(Step::Received);
         if delivery.facts().attempt > 1 {
             // An earlier delivery may have come to an outcome and no further.
-            match self.ledger.outcomes.find(delivery.facts()).await {
-                Ok(Some(claim)) => return self.conclude(delivery, claim).await,
+            match ledger.outcomes.find(delivery.facts()).await {
+                Ok(Some(claim)) => return self.settler.publish_claimed(delivery, claim).await,
                 Ok(None) => self.events.step(Step::LookedUp),
-                Err(error) => return self.hand_back(delivery, &error.into()).await,
+                Err(error) => return self.settler.release(delivery, &error.into()).await,
             }
         }
-        match self.ledger.attempts.start(delivery.facts()).await {
+        match ledger.attempts.start(delivery.facts()).await {
             Ok(started) => delivery.started = started,
-            Err(error) => return self.hand_back(delivery, &error.into()).await,
+            Err(error) => return self.settler.release(delivery, &error.into()).await,
         }
-        match self.answer(&delivery).await {
-            Ok(outcome) => self.claim(delivery, outcome).await,
-            Err(fault) => self.failed(delivery, &fault).await,
-        }
+        let answer = self.answer(&delivery).await;
+        self.settler.settle(delivery, answer).await
     }
 
     /// The job's annotation, within the time that it may take.
     async fn answer(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let (attempts, limit) = (delivery.started.earlier, self.settings.job_timeout);
         if attempts >= self.settings.max_deliveries {
-            let last_error = self.ledger.attempts.last_error(delivery.facts()).await;
+            let last_error = self.settler.ledger.attempts.last_error(delivery.facts()).await;
             return Err(Fault::NeverSettled { attempts, last_error });
         }
         tokio::select! {
@@ -228,7 +219,7 @@ impl JobContext {
             model: Some(self.model.clone()),
             results,
             timings: Some(timings),
-            worker: Some(self.worker.clone()),
+            worker: Some(self.settler.worker.clone()),
             finished_at: Some(SystemTime::now().into()),
         }
     }

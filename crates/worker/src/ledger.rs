@@ -1,4 +1,4 @@
-//! Outcomes from the moment they are written down to the moment their stream holds them, for workers and second net.
+//! Outcomes from the moment they are claimed to the moment that their stream holds them.
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use wire::v1::{Outcome, outcome};
 
 use crate::attempts::Attempts;
 use crate::delivery::DeliveryFacts;
-use crate::ending::without_job;
 use crate::outcomes::{Claim, Outcomes};
 use crate::roll_up::RollUp;
 use crate::standstill::Standstill;
@@ -31,7 +30,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Publishes the outcome that counts, unless its stream holds it. One that no stream takes gives way to the failure
     /// that `instead` makes of the error. Gives what the stream holds.
-    pub(crate) async fn see_through(
+    pub(crate) async fn publish_claimed(
         &self,
         facts: &DeliveryFacts,
         claim: Claim,
@@ -47,13 +46,7 @@ impl Ledger {
             return Ok((claim, receipt));
         }
         let failure = instead(error);
-        let claim = match self.outcomes.replace(facts, &claim, failure.clone()).await {
-            Err(error @ PublishError::TooLarge { .. }) => match without_job(failure) {
-                Some(lean) => self.outcomes.replace(facts, &claim, lean).await?,
-                None => return Err(error),
-            },
-            replaced => replaced?,
-        };
+        let claim = self.outcomes.replace(facts, &claim, failure).await?;
         let receipt = self.publish(&claim).await?;
         Ok((claim, receipt))
     }

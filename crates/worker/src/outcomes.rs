@@ -109,7 +109,21 @@ impl Outcomes {
         self.write(job, outcome, claim.sequence).await
     }
 
+    /// A failure that is too large is written without the bytes of its job.
     async fn write(&self, job: &DeliveryFacts, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
+        let Some(outcome::Record::Failure(failure)) = &outcome.record else {
+            return self.write_whole(job, outcome, after).await;
+        };
+        let lean = failure.without_job().map(outcome::Record::Failure);
+        match (self.write_whole(job, outcome.clone(), after).await, lean) {
+            (Err(PublishError::TooLarge { .. }), Some(lean)) => {
+                self.write_whole(job, Outcome { record: Some(lean), ..outcome }, after).await
+            }
+            (written, _) => written,
+        }
+    }
+
+    async fn write_whole(&self, job: &DeliveryFacts, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
         let payload = Bytes::from(outcome.encode_to_vec());
         let mut patience = Patience::new(self.patience);

@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use broker::backoff::Backoff;
+
 use crate::fetch::{FetchError, FetchErrorKind};
 
 /// Failures one after the other, and the time that they must span, before jobs wait.
 const FAILURES: u32 = 10;
 const FAILING_FOR: Duration = Duration::from_secs(5);
-/// Pause between two reads of a store that does not answer: doubled each time, up to the second.
-const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Delay between two reads of a store that does not answer.
+const PROBE: Backoff = Backoff::seconds(1, 30);
 /// Most stores and parts that are known as failing: beyond that, more are not watched.
 const MOST: usize = 1024;
 
@@ -42,7 +44,7 @@ enum Breaker {
     Open {
         since: Instant,
         next_probe: Instant,
-        pause: Duration,
+        probes: u64,
     },
     /// It was open for as long as jobs are to wait.
     GivenUp,
@@ -71,7 +73,7 @@ impl Stores {
         let mut failing = self.failing();
         for name in names(bucket, key) {
             let Some(known) = failing.get_mut(&name) else { continue };
-            let Breaker::Open { since, next_probe, pause } = known.breaker else { continue };
+            let Breaker::Open { since, next_probe, probes } = known.breaker else { continue };
             if now.duration_since(since) >= self.longest {
                 known.breaker = Breaker::GivenUp;
                 tracing::warn!(
@@ -81,8 +83,8 @@ impl Stores {
             } else if now < next_probe {
                 return Err(StoreAway(name));
             } else {
-                let pause = (pause * 2).min(PROBE.1);
-                known.breaker = Breaker::Open { since, next_probe: now + pause, pause };
+                let probes = probes + 1;
+                known.breaker = Breaker::Open { since, next_probe: now + PROBE.delay(probes), probes };
             }
         }
         Ok(())
@@ -130,12 +132,12 @@ impl Stores {
                 && now.duration_since(known.since) >= FAILING_FOR
                 && (is_part || known.several_parts);
             if fails_as_a_whole && matches!(known.breaker, Breaker::Closed) && !self.longest.is_zero() {
-                known.breaker = Breaker::Open { since: now, next_probe: now + PROBE.0, pause: PROBE.0 };
+                known.breaker = Breaker::Open { since: now, next_probe: now + PROBE.delay(1), probes: 1 };
                 tracing::warn!(
                     failures = known.failures,
                     "s3://{name} does not answer: its jobs wait for up to {:?} (worker.store_outage_wait), and one of them is tried every {:?} at most; the last error: {error}",
                     self.longest,
-                    PROBE.1
+                    PROBE.longest
                 );
             }
         }

@@ -12,12 +12,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::v1;
 
-use crate::advisories::SecondNet;
+use crate::advisories::MaxDeliveriesReconciler;
 use crate::attempts::Attempts;
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::descriptors::{TooFewDescriptors, make_room};
-use crate::ending::Ending;
 use crate::events::Events;
 use crate::fetch::environment::environment_problems;
 use crate::fetch::s3::{CaFileError, ObjectStore};
@@ -33,9 +32,11 @@ use crate::roll_up::RollUp;
 use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
+use crate::settle::{Settled, Settler};
 use crate::slow_reads::{SlowReads, retry_places};
 use crate::standstill::Standstill;
 use crate::stores::Stores;
+use broker::backoff::{Backoff, Delays};
 use broker::connection::{self, Connection, ConnectionError};
 use broker::publish::Publisher;
 use broker::setup::{self, Broker, SetupError};
@@ -45,8 +46,8 @@ use broker::stream_states::StreamStates;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many reads may be slow at once where the settings do not say and the slots are fewer.
 const LEAST_SLOW_READS: usize = 64;
-/// Wait before streams are looked for again where JetStream does not answer: doubled each time, up to the second.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// Wait before streams are looked for again where JetStream does not answer.
+const LOOK_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
 /// What a worker works with.
 pub struct WorkerParts {
@@ -72,7 +73,7 @@ pub struct WorkerReport {
     /// Deliveries that went back to the queue for a while.
     pub retried: u64,
     /// Jobs that had not come to the model when the worker was told to end, and went straight back.
-    pub handed_back: u64,
+    pub released: u64,
     /// Pull requests that were refused or lost.
     pub pulls_lost: u64,
 }
@@ -180,34 +181,42 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         roll_up,
         standstill,
     };
+    let worker = v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let retries_stream = Retries::new(jetstream.clone(), &streams.retries);
+    let reconciler = MaxDeliveriesReconciler {
+        jetstream: jetstream.clone(),
+        jobs_stream: streams.jobs.clone(),
+        retries_stream: streams.retries.clone(),
+        retries: retries_stream.clone(),
+        consumer: advisories,
+        ledger: ledger.clone(),
+        worker: worker.clone(),
+        events: events.clone(),
+    };
+    let settler = Settler {
+        ledger,
+        retries: retries_stream,
+        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout)
+            .watched(states),
+        worker,
+        events: events.clone(),
+        max_attempts: settings.worker.max_deliveries,
+        max_retry_delay: settings.worker.max_retry_delay,
+    };
     let context = Arc::new(JobContext {
         store,
         engine,
-        ledger: ledger.clone(),
-        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout)
-            .watched(states.clone()),
-        retries: Retries::new(jetstream.clone(), &streams.retries),
+        settler,
         slow_reads,
         stores: Stores::new(settings.worker.store_outage_wait()),
         room: Room::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
-        worker: v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() },
         settings: settings.worker.clone(),
         events,
         stop: stop.clone(),
         abandon: CancellationToken::new(),
     });
-    let second_net = SecondNet {
-        jetstream: jetstream.clone(),
-        jobs_stream: streams.jobs.clone(),
-        retries_stream: streams.retries.clone(),
-        retries: context.retries.clone(),
-        consumer: advisories,
-        ledger,
-        worker: context.worker.clone(),
-        events: context.events.clone(),
-    };
     tracing::info!(worker_id, slots, "worker takes jobs");
     health.works(connection.clone());
     let told_to_end = tokio::spawn({
@@ -217,7 +226,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
             health.ends();
         }
     });
-    let second_net = tokio::spawn(second_net.run(stop.clone()));
+    let reconciler = tokio::spawn(reconciler.run(stop.clone()));
     tokio::spawn(roll_ups.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
     let refusing = connection.clone();
@@ -237,8 +246,8 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
             Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
         }
     }
-    if tokio::time::timeout(FLUSH_TIMEOUT, second_net).await.is_err() {
-        tracing::debug!("the second net is left in the middle of its work; its advisory comes again");
+    if tokio::time::timeout(FLUSH_TIMEOUT, reconciler).await.is_err() {
+        tracing::debug!("an advisory was not dealt with in time; it is delivered again");
     }
     close(&client).await;
     told_to_end.abort();
@@ -290,15 +299,15 @@ async fn work(
             },
             Some(ended) = jobs.join_next() => {
                 match ended {
-                    Ok(Ending::EngineStopped) => {
-                        tally.add(Ending::EngineStopped);
+                    Ok(Settled::EngineStopped) => {
+                        tally.add(Settled::EngineStopped);
                         stop.cancel();
                     }
                     Ok(ending) => tally.add(ending),
                     // Its guard has handed the job back while the panic unwound.
                     Err(error) => {
                         tracing::error!("a job ended by a fault of the worker's own: {error}");
-                        tally.add(Ending::Retried);
+                        tally.add(Settled::Retried);
                     }
                 }
             },
@@ -331,16 +340,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, ending: Ending) {
+    fn add(&mut self, ending: Settled) {
         match ending {
-            Ending::Finished { duplicate } => {
+            Settled::Finished { duplicate } => {
                 self.report.finished += 1;
                 self.report.duplicates += u64::from(duplicate);
             }
-            Ending::Failed => self.report.failed += 1,
-            Ending::Retried => self.report.retried += 1,
-            Ending::HandedBack => self.report.handed_back += 1,
-            Ending::EngineStopped => {
+            Settled::Failed => self.report.failed += 1,
+            Settled::Retried => self.report.retried += 1,
+            Settled::Released => self.report.released += 1,
+            Settled::EngineStopped => {
                 self.report.retried += 1;
                 self.engine_stopped = true;
             }
@@ -367,7 +376,7 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
     .await?;
     let (jetstream, broker) =
         (connection::jetstream(&connection.client, &settings.nats), connection.broker(&settings.nats));
-    let (mut pause, mut told) = (LOOK_AGAIN.0, String::new());
+    let (mut delays, mut told) = (Delays::of(LOOK_AGAIN), String::new());
     let [jobs, retries, advisories] = loop {
         let error = match ready_consumers(&broker, settings).await {
             Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
@@ -378,8 +387,7 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
             tracing::warn!("{error}. Trying again");
             told = error;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LOOK_AGAIN.1);
+        tokio::time::sleep(delays.after_failure()).await;
     };
     Ok(Opened { connection, jetstream, jobs, retries, advisories })
 }
