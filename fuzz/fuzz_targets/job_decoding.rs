@@ -8,8 +8,8 @@ use worker::model_job::ModelJob;
 
 fuzz_target!(|bytes: &[u8]| {
     match ModelJob::from_bytes(bytes::Bytes::copy_from_slice(bytes)) {
-        Ok(ModelJob { job, asks }) => {
-            assert_eq!(asks.len(), job.tasks.len());
+        Ok(ModelJob { job, queries }) => {
+            assert_eq!(queries.len(), job.tasks.len());
             assert!((1..=64).contains(&job.tasks.len()));
             assert!(!job.job_id.is_empty() && !job.dataset.as_str().is_empty());
             for task in &job.tasks {

@@ -8,7 +8,7 @@ use kosmos2::backend::ImageEmbedding;
 use kosmos2::decoding::Decoding;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::sequence::GeneratedTokens;
-use kosmos2::{PreparedAsk, Processor};
+use kosmos2::{EncodedQuery, Processor};
 use tokio::sync::oneshot;
 
 use crate::{EngineError, Response, Timings};
@@ -21,7 +21,7 @@ pub(crate) struct Job {
     pub(crate) waiting: VecDeque<(usize, Decoding)>,
     /// Asks that are being decoded.
     pub(crate) running: usize,
-    asks: Vec<PreparedAsk>,
+    queries: Vec<EncodedQuery>,
     decoded: Vec<Option<GeneratedTokens>>,
     deadline: Option<Instant>,
     submitted: Instant,
@@ -31,16 +31,16 @@ pub(crate) struct Job {
     first_token: Option<Instant>,
 }
 
-/// What the device made of a request: its asks and their tokens, which whoever waits for them reads, so that the device
+/// What the device made of a request: its queries and their tokens, which whoever waits for them reads, so that the device
 /// goes on meanwhile.
 pub(crate) struct Decoded {
-    answers: Vec<(PreparedAsk, GeneratedTokens)>,
+    answers: Vec<(EncodedQuery, GeneratedTokens)>,
     timings: Timings,
 }
 
 impl Decoded {
     pub(crate) fn read(self, processor: &Processor) -> Response {
-        let texts = self.answers.into_iter().map(|(ask, tokens)| processor.read(&ask, tokens)).collect();
+        let texts = self.answers.into_iter().map(|(query, tokens)| processor.read(&query, tokens)).collect();
         Response { texts, timings: self.timings }
     }
 }
@@ -48,7 +48,7 @@ impl Decoded {
 impl Job {
     pub(crate) fn new(
         pixels: PixelValues,
-        asks: Vec<PreparedAsk>,
+        queries: Vec<EncodedQuery>,
         decodings: Vec<Decoding>,
         deadline: Option<Instant>,
         submitted: Instant,
@@ -59,8 +59,8 @@ impl Job {
             embedding: None,
             waiting: decodings.into_iter().enumerate().collect(),
             running: 0,
-            decoded: asks.iter().map(|_| None).collect(),
-            asks,
+            decoded: queries.iter().map(|_| None).collect(),
+            queries,
             deadline,
             submitted,
             reply,
@@ -92,9 +92,9 @@ impl Job {
         self.first_token.get_or_insert(now);
     }
 
-    pub(crate) fn ended(&mut self, ask: usize, decoded: GeneratedTokens) {
+    pub(crate) fn ended(&mut self, query: usize, decoded: GeneratedTokens) {
         self.running -= 1;
-        self.decoded[ask] = Some(decoded);
+        self.decoded[query] = Some(decoded);
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -111,7 +111,7 @@ impl Job {
         let first = self.first_token.unwrap_or(now);
         self.timings.prefill = first - self.seen.unwrap_or(first);
         self.timings.decode = now - first;
-        let answers = self.asks.into_iter().zip(self.decoded.into_iter().flatten()).collect();
+        let answers = self.queries.into_iter().zip(self.decoded.into_iter().flatten()).collect();
         let _ = self.reply.send(Ok(Decoded { answers, timings: self.timings }));
     }
 }

@@ -16,10 +16,10 @@
 
 mod admission;
 mod annotator;
-mod device;
 mod job;
 mod panics;
 mod request;
+mod scheduler;
 mod slots;
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use std::time::Instant;
 pub use admission::{Admission, Demand};
 pub use annotator::{Annotator, Answer};
 use job::Job;
-use kosmos2::{Kosmos2, PreparedAsk, Processor};
+use kosmos2::{EncodedQuery, Kosmos2, Processor};
 pub use panics::panic_message;
 use rayon::ThreadPoolBuilder;
 pub use request::{EngineError, Request, Response, Timings};
@@ -66,13 +66,13 @@ impl Default for EngineOptions {
 pub struct Engine {
     processor: Arc<Processor>,
     queue: mpsc::Sender<Job>,
-    room: Room,
+    kv_capacity: KvCapacity,
     jobs_in_hand: usize,
 }
 
 /// Slots, and tokens of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct KvCapacity {
     /// Number of slots.
     pub slots: usize,
     /// Tokens that each holds.
@@ -87,34 +87,35 @@ impl Engine {
     /// [`StartError`] when the slots do not fit the device's memory, or the system gives no thread.
     pub fn start(model: Kosmos2, options: EngineOptions) -> Result<(Self, JoinHandle<()>), StartError> {
         let (mut model, processor) = model.into_parts();
-        let room = slots::reserve(model.backend(), &options)?;
-        let useful = model.backend().useful_batches();
+        let kv_capacity = slots::reserve(model.backend(), &options)?;
+        let useful = model.backend().preferred_batches();
         let vision_batch = options.vision_batch.unwrap_or(useful.pictures).max(1);
-        let jobs_in_hand = useful.jobs.min(room.slots + 4 * vision_batch);
+        let jobs_in_hand = useful.jobs.min(kv_capacity.slots + 4 * vision_batch);
         let (queue, requests) = mpsc::channel(vision_batch);
-        let device = device::Device::new(
+        let scheduler = scheduler::Scheduler::new(
             model,
             requests,
-            room,
+            kv_capacity,
             vision_batch,
-            useful.side_by_side.max(1),
+            useful.parallel_images.max(1),
             Admission { prompt_tokens: options.prompt_tokens.unwrap_or(useful.prompt_tokens) },
         );
         // The device's loop is one of the threads it computes with: calling them from outside would cost a sleep and a
         // wake-up for every product.
         let pool = ThreadPoolBuilder::new().thread_name(|index| format!("device-{index}")).build()?;
-        let thread = std::thread::Builder::new().name("device".into()).spawn(move || pool.install(|| device.run()))?;
-        Ok((Self { processor, queue, room, jobs_in_hand }, thread))
+        let thread =
+            std::thread::Builder::new().name("device".into()).spawn(move || pool.install(|| scheduler.run()))?;
+        Ok((Self { processor, queue, kv_capacity, jobs_in_hand }, thread))
     }
 
-    /// What goes around the model: pictures to pixels, asks to tokens.
+    /// What goes around the model: pictures to pixels, queries to tokens.
     pub fn processor(&self) -> &Processor {
         &self.processor
     }
 
     /// The slots there are.
-    pub fn room(&self) -> Room {
-        self.room
+    pub fn kv_capacity(&self) -> KvCapacity {
+        self.kv_capacity
     }
 
     /// Queues a request and waits for its answer. Dropping the future cancels the request.
@@ -123,20 +124,21 @@ impl Engine {
     /// [`EngineError`]; an ask that is not valid or does not fit is refused before it is queued.
     pub async fn submit(&self, request: Request) -> Result<Response, EngineError> {
         let submitted = Instant::now();
-        let asks = request.asks.iter().map(|ask| self.processor.prepare(ask)).collect::<Result<Vec<_>, _>>()?;
-        let decodings = asks.iter().map(|ask| self.fitting(ask)).collect::<Result<Vec<_>, _>>()?;
+        let queries =
+            request.queries.iter().map(|query| self.processor.encode(query)).collect::<Result<Vec<_>, _>>()?;
+        let decodings = queries.iter().map(|query| self.fitting(query)).collect::<Result<Vec<_>, _>>()?;
         let (reply, answer) = oneshot::channel();
-        let job = Job::new(request.pixels, asks, decodings, request.deadline, submitted, reply);
+        let job = Job::new(request.pixels, queries, decodings, request.deadline, submitted, reply);
         self.queue.send(job).await.map_err(|_| EngineError::Stopped)?;
         let decoded = answer.await.map_err(|_| EngineError::Stopped)??;
         Ok(decoded.read(&self.processor))
     }
 
-    fn fitting(&self, ask: &PreparedAsk) -> Result<kosmos2::decoding::Decoding, EngineError> {
-        let decoding = self.processor.decoding(ask).map_err(kosmos2::AnnotateError::from)?;
-        let Room { slots, slot_tokens } = self.room;
-        if decoding.longest() > slot_tokens {
-            return Err(EngineError::TooLong { tokens: decoding.longest(), slot_tokens });
+    fn fitting(&self, query: &EncodedQuery) -> Result<kosmos2::decoding::Decoding, EngineError> {
+        let decoding = self.processor.decoding(query).map_err(kosmos2::AnnotateError::from)?;
+        let KvCapacity { slots, slot_tokens } = self.kv_capacity;
+        if decoding.max_tokens() > slot_tokens {
+            return Err(EngineError::TooLong { tokens: decoding.max_tokens(), slot_tokens });
         }
         if decoding.slots() > slots {
             return Err(EngineError::TooWide { needed: decoding.slots(), slots });

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use kosmos2::generation::GroundedText;
-use kosmos2::model::ModelError;
+use kosmos2::ModelError;
+use kosmos2::options::GroundedText;
 use kosmos2::processor::image::PixelValues;
-use kosmos2::{AnnotateError, Ask};
+use kosmos2::{AnnotateError, Query};
 
 /// One picture and what is asked about it.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The preprocessed picture.
     pub pixels: PixelValues,
-    /// What to ask. The picture is seen once for all of it: one pass of the vision tower, and one of the decoder over
+    /// What is asked. The picture is seen once for all of it: one pass of the vision tower, and one of the decoder over
     /// the tokens that the prompts begin with in common.
-    pub asks: Vec<Ask>,
+    pub queries: Vec<Query>,
     /// Given up at this moment, wherever it is by then.
     pub deadline: Option<Instant>,
 }
@@ -22,7 +22,7 @@ pub struct Request {
 /// What came of a [`Request`].
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// One answer for each ask, in the request's order.
+    /// One answer for each query, in the request's order.
     pub texts: Vec<GroundedText>,
     /// Where the time went.
     pub timings: Timings,
@@ -61,7 +61,7 @@ pub enum EngineError {
     /// An ask needs more slots at once than there are: it will fail every time.
     #[error("{needed} slots are needed at once, but there are {slots}; ask for fewer beams, or raise engine.slots")]
     TooWide {
-        /// Slots of the ask.
+        /// Slots of the query.
         needed: usize,
         /// Slots there are.
         slots: usize,

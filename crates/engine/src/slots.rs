@@ -1,9 +1,9 @@
 //! How many sequences the device holds, and which places are free.
 
+use kosmos2::ModelError;
 use kosmos2::backend::Backend;
-use kosmos2::model::ModelError;
 
-use crate::{EngineOptions, Room};
+use crate::{EngineOptions, KvCapacity};
 
 /// Why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum StartError {
     NoRoom,
     /// The device refused.
     #[error("the slots cannot be reserved: {0}")]
-    Device(#[from] ModelError),
+    Scheduler(#[from] ModelError),
     /// The system gave no thread.
     #[error("the device's thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -40,15 +40,15 @@ pub enum StartError {
 const KEPT_FREE: f64 = 0.2;
 
 /// Reserves the slots asked for, or as many as fit.
-pub(crate) fn reserve(backend: &mut dyn Backend, options: &EngineOptions) -> Result<Room, StartError> {
+pub(crate) fn reserve(backend: &mut dyn Backend, options: &EngineOptions) -> Result<KvCapacity, StartError> {
     let slot_tokens = options.slot_tokens;
     let free = backend.free_bytes();
-    let useful = backend.useful_batches().slots;
+    let useful = backend.preferred_batches().slots;
     let slots = fitting(options.slots, useful, slot_tokens, backend.slot_bytes(slot_tokens), free)?;
     backend.reserve(slots, slot_tokens)?;
     let mib = (backend.slot_bytes(slot_tokens) * slots as u64) >> 20;
     tracing::info!(slots, slot_tokens, mib, free_mib = free.map(|bytes| bytes >> 20), "slots are reserved");
-    Ok(Room { slots, slot_tokens })
+    Ok(KvCapacity { slots, slot_tokens })
 }
 
 fn fitting(

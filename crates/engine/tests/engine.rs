@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use engine::{Engine, EngineError, EngineOptions, Request};
 use futures::stream::{FuturesUnordered, StreamExt};
 use kosmos2::compute::{Compute, DeviceChoice};
-use kosmos2::generation::{FinishReason, GenerationOptions};
+use kosmos2::options::{FinishReason, GenerationOptions};
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
-use kosmos2::{Ask, Kosmos2};
+use kosmos2::{Kosmos2, Query};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use serde::Deserialize;
@@ -49,8 +49,8 @@ fn options(max_new_tokens: usize) -> GenerationOptions {
 }
 
 fn request(pixels: &PixelValues, prompts: &[&str], max_new_tokens: usize) -> Request {
-    let ask = |prompt: &&str| Ask::generate(*prompt, options(max_new_tokens));
-    Request { pixels: pixels.clone(), asks: prompts.iter().map(ask).collect(), deadline: None }
+    let query = |prompt: &&str| Query::generate(*prompt, options(max_new_tokens));
+    Request { pixels: pixels.clone(), queries: prompts.iter().map(query).collect(), deadline: None }
 }
 
 /// Submits every scene prompt as a request of its own, all at once, in this order.
@@ -110,14 +110,14 @@ async fn a_dropped_request_leaves_its_slot_to_the_next() {
     let engine = start(1);
     let picture = pixels(&engine, "0000.jpg");
     // Random draws from a flat distribution hardly ever say the end: this would take the slot for long.
-    let endless = Ask::generate(
+    let endless = Query::generate(
         "<grounding> An image of",
         GenerationOptions {
-            sampling: kosmos2::generation::Sampling::Random { temperature: 50.0, top_k: None, top_p: 1.0, seed: 1 },
+            sampling: kosmos2::options::Sampling::Random { temperature: 50.0, top_k: None, top_p: 1.0, seed: 1 },
             ..options(400)
         },
     );
-    let long = engine.submit(Request { pixels: picture.clone(), asks: vec![endless; 64], deadline: None });
+    let long = engine.submit(Request { pixels: picture.clone(), queries: vec![endless; 64], deadline: None });
     let short = engine.submit(request(&picture, &[&GOLDENS[0].prompt], 160));
     tokio::pin!(long, short);
     // Both are queued in this order; the first is then dropped while it runs.
@@ -149,8 +149,8 @@ async fn what_cannot_fit_is_refused_before_it_is_queued() {
     assert!(error.is_the_requests_own());
     assert!(error.to_string().contains("a slot holds 512; ask for fewer new tokens"), "{error}");
     let nothing = GenerationOptions { max_new_tokens: 0, ..GenerationOptions::default() };
-    let asks = vec![Ask::generate("An image of", nothing)];
-    let error = engine.submit(Request { pixels: picture, asks, deadline: None }).await.unwrap_err();
+    let queries = vec![Query::generate("An image of", nothing)];
+    let error = engine.submit(Request { pixels: picture, queries, deadline: None }).await.unwrap_err();
     assert!(error.is_the_requests_own() && error.to_string().contains("max_new_tokens"), "{error}");
 }
 
@@ -183,9 +183,9 @@ async fn a_given_text_is_scored_beside_generations() {
     let text = generated.raw_text.strip_prefix(golden.prompt.as_str()).unwrap();
     let wrong = text.replacen("<patch_index_0228>", "<patch_index_0000>", 1);
     assert_ne!(text, wrong);
-    let score = |text: &str| Ask::Score { prompt: golden.prompt.as_str().into(), text: text.into(), with_end: false };
-    let asks = vec![score(text), Ask::generate(golden.prompt.as_str(), options(160)), score(&wrong)];
-    let texts = engine.submit(Request { pixels: picture, asks, deadline: None }).await.unwrap().texts;
+    let score = |text: &str| Query::Score { prompt: golden.prompt.as_str().into(), text: text.into(), with_end: false };
+    let queries = vec![score(text), Query::generate(golden.prompt.as_str(), options(160)), score(&wrong)];
+    let texts = engine.submit(Request { pixels: picture, queries, deadline: None }).await.unwrap().texts;
     assert_eq!(texts[1].token_ids, golden.new_ids);
     assert_eq!(texts[0].finish_reason, FinishReason::Scored);
     assert_eq!(texts[0].token_ids.len(), texts[0].logprobs.len());

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
+use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
 use review::{Finish, Labelled};
 use serde::Serialize;
 

@@ -10,10 +10,10 @@ use kernels::cpu::{WeightFormat, argmax};
 use kosmos2::backend::{ImagePlaces, Segment};
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::generation::{GenerationOptions, GroundedText};
 use kosmos2::model::Model;
+use kosmos2::options::{GenerationOptions, GroundedText};
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
-use kosmos2::{Ask, Kosmos2};
+use kosmos2::{Kosmos2, Query};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -59,8 +59,8 @@ fn answers(model: &Path, scenes: &Path, compute: &Compute) -> (Vec<Vec<f32>>, Ve
         let pixels = model.processor().images().pixel_values(&picture);
         let embedding = model.model().backend().image_embeddings(&[&pixels]).expect("an embedding").remove(0);
         embeddings.push(embedding.as_slice().to_vec());
-        let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
-        found.extend(model.annotate(&pixels, &asks).expect("answers"));
+        let queries: Vec<_> = scene.iter().map(|g| Query::generate(g.prompt.as_str(), options.clone())).collect();
+        found.extend(model.annotate(&pixels, &queries).expect("answers"));
     }
     (embeddings, found)
 }

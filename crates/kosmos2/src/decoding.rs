@@ -1,10 +1,11 @@
 //! What can be asked of a prompt, as the steps of the decoder see it.
 
-use crate::backend::{ImageEmbedding, Row, Segment, Want};
-use crate::beams::Beams;
-use crate::model::ModelError;
-use crate::scoring::Scoring;
+use crate::backend::{ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
+use crate::beam_slots::BeamSlots;
+use crate::error::ModelError;
+use crate::progress::Progress;
 use crate::sequence::{GeneratedTokens, Sequence};
+use crate::teacher_forcing::TeacherForcing;
 
 /// A prompt on its way through the decoder. Each takes [`Self::slots`] slots; a step runs its [`Self::segments`] and
 /// hands it their logits.
@@ -12,9 +13,9 @@ pub enum Decoding {
     /// Continued token by token.
     Sequence(Box<Sequence>),
     /// Continued as several texts, of which the best counts.
-    Beams(Box<Beams>),
+    Beams(Box<BeamSlots>),
     /// A given text scored.
-    Scoring(Scoring),
+    Scoring(TeacherForcing),
 }
 
 impl From<Sequence> for Decoding {
@@ -23,8 +24,8 @@ impl From<Sequence> for Decoding {
     }
 }
 
-impl From<Beams> for Decoding {
-    fn from(beams: Beams) -> Self {
+impl From<BeamSlots> for Decoding {
+    fn from(beams: BeamSlots) -> Self {
         Self::Beams(Box::new(beams))
     }
 }
@@ -39,11 +40,11 @@ impl Decoding {
     }
 
     /// The most tokens that one of its slots will hold.
-    pub fn longest(&self) -> usize {
+    pub fn max_tokens(&self) -> usize {
         match self {
-            Self::Sequence(sequence) => sequence.longest(),
-            Self::Beams(beams) => beams.longest(),
-            Self::Scoring(scoring) => scoring.longest(),
+            Self::Sequence(sequence) => sequence.max_tokens(),
+            Self::Beams(beams) => beams.max_tokens(),
+            Self::Scoring(scoring) => scoring.max_tokens(),
         }
     }
 
@@ -77,11 +78,11 @@ impl Decoding {
     }
 
     /// What it wants of the rows behind its segments, in order.
-    pub fn wants(&self, wants: &mut Vec<Want>) {
+    pub fn logits_requests(&self, requests: &mut Vec<LogitsRequest>) {
         match self {
-            Self::Sequence(sequence) => wants.push(sequence.want()),
-            Self::Beams(beams) => wants.extend(beams.wants()),
-            Self::Scoring(scoring) => wants.extend(scoring.wants()),
+            Self::Sequence(sequence) => requests.push(sequence.logits_request()),
+            Self::Beams(beams) => requests.extend(beams.logits_requests()),
+            Self::Scoring(scoring) => requests.extend(scoring.logits_requests()),
         }
     }
 
@@ -89,7 +90,7 @@ impl Decoding {
     ///
     /// # Errors
     /// [`ModelError`] when the logits are not finite.
-    pub fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
+    pub fn accept(&mut self, rows: &[LogitsOutput]) -> Result<Progress, ModelError> {
         match self {
             Self::Sequence(sequence) => sequence.accept(rows[0]),
             Self::Beams(beams) => beams.accept(rows),

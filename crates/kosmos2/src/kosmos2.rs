@@ -3,22 +3,23 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::beams::Beams;
+use crate::beam_slots::BeamSlots;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::decoding::Decoding;
-use crate::generate::run_to_end;
-use crate::generation::{GenerationOptions, GroundedText, Sampling};
+use crate::driver::run_to_end;
+use crate::error::ModelError;
+use crate::grounding::confidence::{self, TokenEvidence};
 use crate::grounding::grammar::{Constraint, Grammar};
 use crate::grounding::markup;
-use crate::grounding::score::{self, TokenEvidence};
-use crate::model::{LoadError, Model, ModelError};
+use crate::model::{LoadError, Model};
+use crate::options::{GenerationOptions, GroundedText, Sampling};
 use crate::processor::image::{ImageProcessor, PixelValues, ProcessorConfigError};
 use crate::processor::prompt::{EncodedPrompt, Prompt, PromptError, TextProcessor};
 use crate::processor::tokenizer::{KosmosTokenizer, TokenizerError};
 use crate::sampling::Sampler;
-use crate::scoring::Scoring;
 use crate::sequence::{GeneratedTokens, Sequence, TokenRoles};
+use crate::teacher_forcing::TeacherForcing;
 
 /// Why a model directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +62,7 @@ pub enum AnnotateError {
 
 /// What to ask about a picture.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
+pub enum Query {
     /// Continue a prompt.
     Generate {
         /// The prompt.
@@ -80,16 +81,16 @@ pub enum Ask {
     },
 }
 
-impl Ask {
+impl Query {
     /// A prompt to continue.
     pub fn generate(prompt: impl Into<Prompt>, options: GenerationOptions) -> Self {
         Self::Generate { prompt: prompt.into(), options }
     }
 }
 
-/// An [`Ask`] in tokens.
+/// An [`Query`] in tokens.
 #[derive(Debug, Clone)]
-pub struct PreparedAsk {
+pub struct EncodedQuery {
     encoded: EncodedPrompt,
     how: How,
 }
@@ -100,7 +101,7 @@ enum How {
     Score { given: usize },
 }
 
-/// What goes around the model: pictures to pixels, asks to tokens, tokens to answers.
+/// What goes around the model: pictures to pixels, queries to tokens, tokens to answers.
 pub struct Processor {
     images: ImageProcessor,
     text: TextProcessor,
@@ -140,14 +141,14 @@ impl Processor {
     ///
     /// # Errors
     /// [`AnnotateError`] when boxes do not fit their phrases or an option is out of its range.
-    pub fn prepare(&self, ask: &Ask) -> Result<PreparedAsk, AnnotateError> {
+    pub fn encode(&self, query: &Query) -> Result<EncodedQuery, AnnotateError> {
         let encode = |prompt: &Prompt| self.text.encode_plain(prompt);
-        match ask {
-            Ask::Generate { prompt, options } => {
+        match query {
+            Query::Generate { prompt, options } => {
                 options.check().map_err(ModelError::from)?;
-                Ok(PreparedAsk { encoded: encode(prompt)?, how: How::Generate(options.clone()) })
+                Ok(EncodedQuery { encoded: encode(prompt)?, how: How::Generate(options.clone()) })
             }
-            Ask::Score { prompt, text, with_end } => {
+            Query::Score { prompt, text, with_end } => {
                 let before = encode(prompt)?;
                 let mut encoded = encode(&prompt.followed_by(text))?;
                 self.text.drop_lone_blanks(&mut encoded, before.input_ids.len());
@@ -157,7 +158,7 @@ impl Processor {
                 let (all, first) = (&encoded.input_ids, &before.input_ids);
                 // The last token of a prompt can come out otherwise once text stands behind it.
                 let given = all.iter().zip(first).take_while(|(a, b)| a == b).count();
-                Ok(PreparedAsk { how: How::Score { given }, encoded })
+                Ok(EncodedQuery { how: How::Score { given }, encoded })
             }
         }
     }
@@ -166,30 +167,32 @@ impl Processor {
     ///
     /// # Errors
     /// [`ModelError`] when there are no tokens.
-    pub fn decoding(&self, ask: &PreparedAsk) -> Result<Decoding, ModelError> {
-        Ok(match &ask.how {
+    pub fn decoding(&self, query: &EncodedQuery) -> Result<Decoding, ModelError> {
+        Ok(match &query.how {
             How::Generate(options) => {
-                let constraint = Constraint::of_row(&self.grammar, &ask.encoded.input_ids, options);
+                let constraint = Constraint::of_row(&self.grammar, &query.encoded.input_ids, options);
                 match options.sampling {
-                    Sampling::Beam(beam) => Beams::new(&ask.encoded, options, beam, &self.roles, constraint)?.into(),
+                    Sampling::Beam(beam) => {
+                        BeamSlots::new(&query.encoded, options, beam, &self.roles, constraint)?.into()
+                    }
                     Sampling::Greedy | Sampling::Random { .. } => {
                         let sampler = Sampler::new(options, constraint)?;
-                        Sequence::new(&ask.encoded, options, &self.roles, sampler)?.into()
+                        Sequence::new(&query.encoded, options, &self.roles, sampler)?.into()
                     }
                 }
             }
-            How::Score { given } => Decoding::Scoring(Scoring::new(&ask.encoded, *given, &self.roles)?),
+            How::Score { given } => Decoding::Scoring(TeacherForcing::new(&query.encoded, *given, &self.roles)?),
         })
     }
 
     /// Reads what a decoding came to as text with phrases, boxes and scores.
-    pub fn read(&self, ask: &PreparedAsk, tokens: GeneratedTokens) -> GroundedText {
+    pub fn read(&self, query: &EncodedQuery, tokens: GeneratedTokens) -> GroundedText {
         let GeneratedTokens { token_ids, logprobs, corners, finish_reason } = tokens;
-        let given = match ask.how {
-            How::Generate(_) => ask.encoded.input_ids.len(),
-            How::Score { .. } => ask.encoded.input_ids.len() - token_ids.len(),
+        let given = match query.how {
+            How::Generate(_) => query.encoded.input_ids.len(),
+            How::Score { .. } => query.encoded.input_ids.len() - token_ids.len(),
         };
-        let row: Vec<u32> = ask.encoded.input_ids[..given].iter().chain(&token_ids).copied().collect();
+        let row: Vec<u32> = query.encoded.input_ids[..given].iter().chain(&token_ids).copied().collect();
         let decoded = self.text.tokenizer().decode_with_offsets(&row);
         let raw = markup::caption(&decoded.text);
         let read = markup::read(raw);
@@ -197,10 +200,10 @@ impl Processor {
         let new = logprobs.iter().zip(corners).map(|(&logprob, corner)| Some(TokenEvidence { logprob, corner }));
         let evidence: Vec<_> = std::iter::repeat_n(None, given).chain(new).collect();
         GroundedText {
-            prompt: ask.encoded.text.clone(),
+            prompt: query.encoded.text.clone(),
             prompt_tokens: given,
             raw_text: raw.to_owned(),
-            entities: score::score(read.entities, offset, &decoded.token_ranges, &evidence),
+            entities: confidence::score(read.entities, offset, &decoded.token_ranges, &evidence),
             text: read.text,
             token_ids,
             logprobs,
@@ -253,14 +256,14 @@ impl Kosmos2 {
     ///
     /// # Errors
     /// [`AnnotateError`] at the first ask that is not valid, or when the model fails.
-    pub fn annotate(&mut self, picture: &PixelValues, asks: &[Ask]) -> Result<Vec<GroundedText>, AnnotateError> {
-        let prepared = asks.iter().map(|ask| self.processor.prepare(ask)).collect::<Result<Vec<_>, _>>()?;
+    pub fn annotate(&mut self, picture: &PixelValues, queries: &[Query]) -> Result<Vec<GroundedText>, AnnotateError> {
+        let encoded = queries.iter().map(|query| self.processor.encode(query)).collect::<Result<Vec<_>, _>>()?;
         let backend = self.model.backend();
         let embedding = backend.image_embeddings(&[picture])?.pop().map(Arc::new);
-        let start = |ask| Ok((self.processor.decoding(ask)?, embedding.clone()));
-        let mut decodings = prepared.iter().map(start).collect::<Result<Vec<_>, ModelError>>()?;
-        run_to_end(backend, &mut decodings)?;
-        let read = |(ask, (decoding, _)): (&PreparedAsk, (Decoding, _))| self.processor.read(ask, decoding.finish());
-        Ok(prepared.iter().zip(decodings).map(read).collect())
+        let start = |query| Ok((self.processor.decoding(query)?, embedding.clone()));
+        let decodings = encoded.iter().map(start).collect::<Result<Vec<_>, ModelError>>()?;
+        let finished = run_to_end(backend, decodings)?;
+        let read = |(query, decoding): (&EncodedQuery, Decoding)| self.processor.read(query, decoding.finish());
+        Ok(encoded.iter().zip(finished).map(read).collect())
     }
 }

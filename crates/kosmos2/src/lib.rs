@@ -19,22 +19,27 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod backend;
-pub mod beam;
-pub mod beams;
+pub mod beam_search;
+pub mod beam_slots;
 pub mod checkpoint;
 pub mod compute;
 pub mod config;
 pub mod decoding;
-mod generate;
-pub mod generation;
+pub mod driver;
+mod error;
 pub mod grounding;
 mod kosmos2;
 pub mod model;
+pub mod options;
 pub mod processor;
+mod progress;
+mod reductions;
 pub mod sampling;
-pub mod scoring;
 pub mod sequence;
 mod small_file;
+pub mod teacher_forcing;
 
-pub use generate::run_to_end;
-pub use kosmos2::{AnnotateError, Ask, Kosmos2, OpenError, PreparedAsk, Processor};
+pub use driver::run_to_end;
+pub use error::ModelError;
+pub use kosmos2::{AnnotateError, EncodedQuery, Kosmos2, OpenError, Processor, Query};
+pub use progress::Progress;

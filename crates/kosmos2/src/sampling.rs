@@ -10,14 +10,14 @@
 
 use std::ops::Range;
 
-use kernels::cpu::argmax;
 use rand::SeedableRng;
 use rand::distr::{Distribution, StandardUniform};
 use rand_chacha::ChaCha8Rng;
 
-use crate::backend::Want;
-use crate::generation::{GenerationOptions, OptionsError, Sampling};
+use crate::backend::LogitsRequest;
 use crate::grounding::grammar::Constraint;
+use crate::options::{GenerationOptions, OptionsError, Sampling};
+use crate::reductions::{best, log_sum_exp};
 
 /// Chooses the tokens of one row.
 pub struct Sampler {
@@ -57,15 +57,15 @@ impl Sampler {
 
     /// What it needs to see of a row: the best token alone where nothing else decides. Then the token under a constraint
     /// is the best allowed one: the free choice is only taken where it is that one.
-    pub fn want(&self, patches: Range<u32>) -> Want {
+    pub fn logits_request(&self, patches: Range<u32>) -> LogitsRequest {
         let GenerationOptions { sampling, no_repeat_ngram_size, repetition_penalty, .. } = &self.options;
         if *sampling != Sampling::Greedy || *no_repeat_ngram_size != 0 || *repetition_penalty != 1.0 {
-            return Want::Logits;
+            return LogitsRequest::Logits;
         }
-        Want::Best { allowed: self.constraint.as_ref().map(Constraint::allowed), patches }
+        LogitsRequest::Best { allowed: self.constraint.as_ref().map(Constraint::allowed), patches }
     }
 
-    /// Goes on behind a token that was chosen elsewhere as [`Self::want`] asks.
+    /// Goes on behind a token that was chosen elsewhere as [`Self::logits_request`] asks.
     pub fn took(&mut self, token: u32) {
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token);
@@ -133,12 +133,6 @@ fn ban_ngrams(n: usize, scores: &mut [f32], so_far: &[u32]) {
     }
 }
 
-/// ln Σ exp(x), or `None` where that is not finite.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> Option<f32> {
-    let result = kernels::cpu::log_sum_exp(logits);
-    result.is_finite().then_some(result)
-}
-
 /// The best token or a drawn one.
 fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) -> Option<usize> {
     match (sampling, random) {
@@ -147,11 +141,6 @@ fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) ->
         }
         _ => best(scores),
     }
-}
-
-/// The best token, if any has a score above -inf.
-pub(crate) fn best(scores: &[f32]) -> Option<usize> {
-    argmax(scores).filter(|&index| scores[index] > f32::NEG_INFINITY)
 }
 
 /// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.

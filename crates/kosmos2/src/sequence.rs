@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{Chosen, CopyFrom, ImageEmbedding, ImagePlaces, Row, Segment, Want};
-use crate::generation::{FinishReason, GenerationOptions};
+use crate::backend::{Chosen, CopyFrom, ImageEmbedding, ImagePlaces, LogitsOutput, LogitsRequest, Segment};
+use crate::error::ModelError;
 use crate::grounding::corner::CornerEstimate;
-use crate::model::ModelError;
+use crate::options::{FinishReason, GenerationOptions};
 use crate::processor::prompt::EncodedPrompt;
+use crate::progress::Progress;
 use crate::sampling::{Choice, Sampler};
 
 /// Ids with a meaning of their own.
@@ -129,7 +130,7 @@ impl Sequence {
         &self.track.ids[..self.prompt]
     }
 
-    pub(crate) fn longest(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         self.prompt + self.max_new_tokens
     }
 
@@ -141,27 +142,27 @@ impl Sequence {
         self.track.segment(slot, places(image, &self.mask), self.roles.pad, usize::MAX)
     }
 
-    pub(crate) fn want(&self) -> Want {
-        self.sampler.want(self.roles.patches.clone())
+    pub(crate) fn logits_request(&self) -> LogitsRequest {
+        self.sampler.logits_request(self.roles.patches.clone())
     }
 
     /// Takes the next token from the row behind all tokens so far; whether the sequence has ended with it.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`].
-    pub fn accept(&mut self, row: Row) -> Result<bool, ModelError> {
+    pub fn accept(&mut self, row: LogitsOutput) -> Result<Progress, ModelError> {
         self.track.computed(usize::MAX);
         let choice = match row {
-            Row::Logits(logits) => {
+            LogitsOutput::Logits(logits) => {
                 let Choice { token, logprob } =
                     self.sampler.choose(logits, &self.track.ids).ok_or(ModelError::NotFinite)?;
                 Chosen::of_row(token, logprob, logits, &self.roles.patches)
             }
-            Row::Chosen(chosen) if chosen.logprob.is_finite() => {
+            LogitsOutput::Chosen(chosen) if chosen.logprob.is_finite() => {
                 self.sampler.took(chosen.token);
                 chosen
             }
-            Row::Chosen(_) => return Err(ModelError::NotFinite),
+            LogitsOutput::Chosen(_) => return Err(ModelError::NotFinite),
         };
         self.track.ids.push(choice.token);
         self.logprobs.push(choice.logprob);
@@ -171,7 +172,7 @@ impl Sequence {
         } else if self.logprobs.len() >= self.max_new_tokens {
             self.finish_reason = Some(FinishReason::Length);
         }
-        Ok(self.finish_reason.is_some())
+        Ok(Progress::finished_if(self.finish_reason.is_some()))
     }
 
     /// What it came to; a sequence that was still going on counts as cut.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use common::decoding::{demo_model, scene_pixels};
 use common::{fixtures, json};
-use kosmos2::beam::Hypothesis;
-use kosmos2::beams::Beams;
+use kosmos2::beam_search::Hypothesis;
+use kosmos2::beam_slots::BeamSlots;
 use kosmos2::decoding::Decoding;
-use kosmos2::generation::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, Sampling};
+use kosmos2::options::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, Sampling};
 use kosmos2::processor::prompt::EncodeOptions;
 use kosmos2::run_to_end;
 use kosmos2::sequence::TokenRoles;
@@ -123,13 +123,13 @@ fn every_search_finds_the_references_texts_and_scores_whatever_runs_beside_it() 
             let roles = Arc::new(TokenRoles { pad: 1, end, patches: processor.text().tokenizer().patches() });
             let options = case.options.options();
             let Sampling::Beam(beam) = options.sampling else { unreachable!() };
-            let beams = Beams::new(&prompt, &options, beam, &roles, None).unwrap();
+            let beams = BeamSlots::new(&prompt, &options, beam, &roles, None).unwrap();
             (Decoding::from(beams), Some(Arc::clone(&embedding)))
         };
         // All searches about a picture run side by side.
-        let mut searches: Vec<_> = scene.iter().map(start).collect();
-        run_to_end(model.model().backend(), &mut searches).unwrap();
-        for (case, (search, _)) in scene.iter().zip(searches) {
+        let searches: Vec<_> = scene.iter().map(start).collect();
+        let searches = run_to_end(model.model().backend(), searches).unwrap();
+        for (case, search) in scene.iter().zip(searches) {
             let Decoding::Beams(beams) = search else { unreachable!() };
             let found = beams.into_texts();
             check(&found, case);

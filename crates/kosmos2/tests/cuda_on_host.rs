@@ -9,10 +9,10 @@ use common::decoding::{demo, demo_model, scene_pixels};
 use kernels::cuda::Device;
 use kosmos2::compute::{Compute, CudaFormat};
 use kosmos2::decoding::common_prefix;
-use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
+use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::Prompt;
-use kosmos2::{Ask, Kosmos2, run_to_end};
+use kosmos2::{Kosmos2, Query, run_to_end};
 use serde::Deserialize;
 
 const SCENE: &str = "0000.jpg";
@@ -38,8 +38,8 @@ fn greedy(max_new_tokens: usize) -> GenerationOptions {
     GenerationOptions { max_new_tokens, ..GenerationOptions::default() }
 }
 
-fn answers(model: &mut Kosmos2, picture: &PixelValues, asks: &[Ask]) -> Vec<GroundedText> {
-    model.annotate(picture, asks).unwrap()
+fn answers(model: &mut Kosmos2, picture: &PixelValues, queries: &[Query]) -> Vec<GroundedText> {
+    model.annotate(picture, queries).unwrap()
 }
 
 fn assert_alike(found: &[GroundedText], expected: &[GroundedText]) {
@@ -66,24 +66,25 @@ fn every_kind_of_ask_is_answered_as_on_the_cpu() {
     let picture = scene_pixels(&cpu, SCENE);
     let goldens = goldens();
     // Eight rows decode in a recorded step of eight, then fewer as they end; two of them under the grammar, cut short.
-    let mut asks: Vec<_> = goldens.iter().map(|golden| Ask::generate(golden.prompt.as_str(), greedy(160))).collect();
-    let found = answers(&mut cuda, &picture, &asks);
+    let mut queries: Vec<_> =
+        goldens.iter().map(|golden| Query::generate(golden.prompt.as_str(), greedy(160))).collect();
+    let found = answers(&mut cuda, &picture, &queries);
     for (found, golden) in found.iter().zip(&goldens) {
         assert_eq!(found.token_ids, golden.new_ids, "{}", golden.prompt);
     }
-    assert_alike(&found, &answers(&mut cpu, &picture, &asks));
+    assert_alike(&found, &answers(&mut cpu, &picture, &queries));
 
-    asks.truncate(1);
+    queries.truncate(1);
     for cut in [3, 6, 7] {
         let options = GenerationOptions { well_formed: true, ..greedy(cut) };
-        asks.push(Ask::generate("<grounding> An image of", options));
+        queries.push(Query::generate("<grounding> An image of", options));
     }
     let beams = BeamOptions { num_beams: 3, length_penalty: 1.0, early_stopping: EarlyStopping::No };
-    asks.push(Ask::generate("<grounding>", GenerationOptions { sampling: Sampling::Beam(beams), ..greedy(8) }));
-    asks.push(Ask::generate("<grounding>", GenerationOptions { no_repeat_ngram_size: 2, ..greedy(6) }));
+    queries.push(Query::generate("<grounding>", GenerationOptions { sampling: Sampling::Beam(beams), ..greedy(8) }));
+    queries.push(Query::generate("<grounding>", GenerationOptions { no_repeat_ngram_size: 2, ..greedy(6) }));
     let text = Prompt::from("<phrase> a snowman</phrase><object><patch_index_0228><patch_index_0687></object>");
-    asks.push(Ask::Score { prompt: "<grounding> An image of".into(), text, with_end: true });
-    assert_alike(&answers(&mut cuda, &picture, &asks), &answers(&mut cpu, &picture, &asks));
+    queries.push(Query::Score { prompt: "<grounding> An image of".into(), text, with_end: true });
+    assert_alike(&answers(&mut cuda, &picture, &queries), &answers(&mut cpu, &picture, &queries));
 }
 
 #[test]
@@ -92,11 +93,12 @@ fn a_prefix_taken_over_from_another_slot_changes_nothing() {
     let picture = scene_pixels(&cuda, SCENE);
     let processor = Arc::clone(cuda.processor());
     let prompts = ["<grounding> An image of", "<grounding>", "<grounding> An image of a"];
-    let asks = prompts.map(|prompt| processor.prepare(&Ask::generate(prompt, greedy(4))).unwrap());
+    let queries = prompts.map(|prompt| processor.encode(&Query::generate(prompt, greedy(4))).unwrap());
     let mut tokens = |share: bool| {
         let backend = cuda.model().backend();
         let image = backend.image_embeddings(&[&picture]).unwrap().pop().map(Arc::new);
-        let mut decodings: Vec<_> = asks.iter().map(|ask| (processor.decoding(ask).unwrap(), image.clone())).collect();
+        let mut decodings: Vec<_> =
+            queries.iter().map(|query| (processor.decoding(query).unwrap(), image.clone())).collect();
         let first = decodings[0].0.prompt().to_vec();
         if share {
             for (decoding, _) in &mut decodings[1..] {
@@ -105,8 +107,8 @@ fn a_prefix_taken_over_from_another_slot_changes_nothing() {
                 decoding.share_prefix(Some(0), columns);
             }
         }
-        run_to_end(backend, &mut decodings).unwrap();
-        decodings.into_iter().map(|(decoding, _)| decoding.finish().token_ids).collect::<Vec<_>>()
+        let finished = run_to_end(backend, decodings).unwrap();
+        finished.into_iter().map(|decoding| decoding.finish().token_ids).collect::<Vec<_>>()
     };
     assert_eq!(tokens(true), tokens(false));
 }
@@ -114,11 +116,11 @@ fn a_prefix_taken_over_from_another_slot_changes_nothing() {
 #[test]
 fn half_formats_give_the_texts_of_f32() {
     let goldens = goldens();
-    let asks: Vec<_> = goldens.iter().map(|golden| Ask::generate(golden.prompt.as_str(), greedy(160))).collect();
+    let queries: Vec<_> = goldens.iter().map(|golden| Query::generate(golden.prompt.as_str(), greedy(160))).collect();
     for format in [CudaFormat::Bf16, CudaFormat::F16, CudaFormat::Bf16Kv8] {
         let mut cuda = on_cuda(format);
         let picture = scene_pixels(&cuda, SCENE);
-        let found = answers(&mut cuda, &picture, &asks);
+        let found = answers(&mut cuda, &picture, &queries);
         let same = found.iter().zip(&goldens).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
         println!("{format:?}: {same} of {} texts are those of f32", goldens.len());
         assert!(same + 1 >= goldens.len(), "{format:?}: {same} of {}", goldens.len());

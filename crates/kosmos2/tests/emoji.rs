@@ -4,9 +4,9 @@
 mod common;
 
 use common::decoding::{demo, demo_model, demo_model_in, scene_pixels};
-use kosmos2::Ask;
-use kosmos2::generation::{FinishReason, GenerationOptions};
+use kosmos2::Query;
 use kosmos2::grounding::markup;
+use kosmos2::options::{FinishReason, GenerationOptions};
 use serde::Deserialize;
 
 /// Phrase, code-point span and boxes.
@@ -37,8 +37,8 @@ fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
     let (mut same, mut near_ties) = (0, Vec::new());
     for scene in goldens.chunk_by(|a, b| a.file == b.file) {
         let picture = scene_pixels(&model, &scene[0].file);
-        let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
-        for (found, golden) in model.annotate(&picture, &asks).unwrap().iter().zip(scene) {
+        let queries: Vec<_> = scene.iter().map(|g| Query::generate(g.prompt.as_str(), options.clone())).collect();
+        for (found, golden) in model.annotate(&picture, &queries).unwrap().iter().zip(scene) {
             if found.token_ids != golden.new_ids {
                 // Another arithmetic may rightly choose another token only where the reference itself hesitated.
                 assert!(golden.margin < 1e-3, "{} {:?}: margin {}", golden.file, golden.prompt, golden.margin);
@@ -75,8 +75,8 @@ fn smaller_formats_keep_the_references_texts() {
         let mut same = 0;
         for scene in goldens.chunk_by(|a, b| a.file == b.file) {
             let picture = scene_pixels(&model, &scene[0].file);
-            let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
-            let found = model.annotate(&picture, &asks).unwrap();
+            let queries: Vec<_> = scene.iter().map(|g| Query::generate(g.prompt.as_str(), options.clone())).collect();
+            let found = model.annotate(&picture, &queries).unwrap();
             same += found.iter().zip(scene).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
         }
         println!("{format}: {same} of {} identical", goldens.len());
@@ -95,8 +95,8 @@ fn rows_of_any_length_are_well_formed_and_whole_ones_stay_as_they_are() {
     for max_new_tokens in [1, 2, 3, 4, 5, 6, 7, 8, 12, 160] {
         let mut annotate = |well_formed| {
             let options = GenerationOptions { max_new_tokens, well_formed, ..GenerationOptions::default() };
-            let asks: Vec<_> = scene.iter().map(|g| Ask::generate(g.prompt.as_str(), options.clone())).collect();
-            model.annotate(&picture, &asks).unwrap()
+            let queries: Vec<_> = scene.iter().map(|g| Query::generate(g.prompt.as_str(), options.clone())).collect();
+            model.annotate(&picture, &queries).unwrap()
         };
         for (free, kept) in annotate(false).into_iter().zip(annotate(true)) {
             assert!(markup::is_well_formed(&kept.raw_text), "{}", kept.raw_text);

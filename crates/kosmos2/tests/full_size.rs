@@ -8,10 +8,10 @@ use candle_core::DType;
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::options::GenerationOptions;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::Task;
-use kosmos2::{Ask, Kosmos2};
+use kosmos2::{Kosmos2, Query};
 
 #[test]
 fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
@@ -27,7 +27,7 @@ fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
     let pixels: Vec<f32> = (0..3 * side * side).map(|i| ((i * 37) % 255) as f32 / 127.5 - 1.0).collect();
     let pixels = PixelValues::new(pixels, side).unwrap();
     let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
-    let ask = Ask::generate(Task::BriefCaption.prompt().unwrap(), options);
+    let query = Query::generate(Task::BriefCaption.prompt().unwrap(), options);
     let text = model.annotate(&pixels, &[ask]).unwrap().remove(0);
     assert_eq!(text.token_ids.len(), 3);
     assert!(text.logprobs.iter().all(|p| p.is_finite()));

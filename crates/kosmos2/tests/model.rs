@@ -13,8 +13,8 @@ use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
 use kosmos2::decoding::Decoding;
-use kosmos2::generation::{FinishReason, GenerationOptions};
 use kosmos2::model::Model;
+use kosmos2::options::{FinishReason, GenerationOptions};
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, PixelValues, decode};
 use kosmos2::processor::prompt::EncodedPrompt;
 use kosmos2::run_to_end;
@@ -104,7 +104,7 @@ impl Fixture {
     fn generate(&self, model: &mut Model, rows: &[(usize, GenerationOptions)]) -> Vec<GeneratedTokens> {
         let patches = 64_013..65_037;
         let roles = Arc::new(TokenRoles { pad: 1, end: model.end_tokens().to_vec(), patches });
-        let mut decodings: Vec<_> = rows
+        let decodings: Vec<_> = rows
             .iter()
             .map(|(i, options)| {
                 let sampler = Sampler::new(options, None).unwrap();
@@ -112,8 +112,8 @@ impl Fixture {
                 (Decoding::from(sequence), Some(Arc::new(self.embedding(model, *i))))
             })
             .collect();
-        run_to_end(model.backend(), &mut decodings).unwrap();
-        decodings.into_iter().map(|(decoding, _)| decoding.finish()).collect()
+        let finished = run_to_end(model.backend(), decodings).unwrap();
+        finished.into_iter().map(Decoding::finish).collect()
     }
 }
 

@@ -5,9 +5,9 @@ mod common;
 
 use common::decoding::{demo, demo_model, scene_pixels};
 use common::json;
-use kosmos2::Ask;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::Query;
 use kosmos2::grounding::BoundingBox;
+use kosmos2::options::GenerationOptions;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -39,15 +39,15 @@ fn refined_boxes_lie_closer_to_the_truth_than_those_of_the_grid() {
     let mut boxes = 0;
     for scene in &truth.scenes {
         let pixels = scene_pixels(&model, &scene.file);
-        let mut asks = vec![Ask::generate("<grounding> An image of", GenerationOptions::default())];
+        let mut queries = vec![Query::generate("<grounding> An image of", GenerationOptions::default())];
         let grounding = |object: &Object| {
-            Ask::generate(
+            Query::generate(
                 format!("<grounding><phrase> {}</phrase>", object.phrase).as_str(),
                 GenerationOptions::default(),
             )
         };
-        asks.extend(scene.objects.iter().map(grounding));
-        for text in model.annotate(&pixels, &asks).unwrap() {
+        queries.extend(scene.objects.iter().map(grounding));
+        for text in model.annotate(&pixels, &queries).unwrap() {
             for entity in &text.entities {
                 for (coarse, fine) in entity.boxes.iter().zip(&entity.refined_boxes) {
                     let fine = fine.as_ref().expect("a generated box is refined");

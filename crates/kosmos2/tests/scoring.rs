@@ -17,9 +17,9 @@ use kosmos2::decoding::Decoding;
 use kosmos2::model::Model;
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, decode};
 use kosmos2::processor::prompt::EncodedPrompt;
-use kosmos2::scoring::Scoring;
 use kosmos2::sequence::TokenRoles;
-use kosmos2::{Ask, run_to_end};
+use kosmos2::teacher_forcing::TeacherForcing;
+use kosmos2::{Query, run_to_end};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,10 +64,9 @@ fn check(model: &mut Model, embedding: &Arc<ImageEmbedding>, image_tags: (u32, u
     };
     let roles = Arc::new(TokenRoles { pad: 1, end: model.end_tokens().to_vec(), patches: 0..0 });
     let mut score = |given| {
-        let scoring = Decoding::Scoring(Scoring::new(&whole, given, &roles).unwrap());
-        let mut decodings = vec![(scoring, Some(Arc::clone(embedding)))];
-        run_to_end(model.backend(), &mut decodings).unwrap();
-        decodings.remove(0).0.finish()
+        let scoring = Decoding::Scoring(TeacherForcing::new(&whole, given, &roles).unwrap());
+        let mut finished = run_to_end(model.backend(), [(scoring, Some(Arc::clone(embedding)))]).unwrap();
+        finished.remove(0).finish()
     };
     let name = format!("{} {}", case.file, case.kind);
     let all = score(BEFORE_TEXT);
@@ -134,8 +133,8 @@ fn a_given_text_is_scored_as_the_tokens_that_the_model_would_write() {
     let written = &case.text_ids[case.prompt_tokens - BEFORE_TEXT..];
     let text = model.processor().text().tokenizer().decode(written, true, true).unwrap();
     assert!(text.contains("</object>."), "{text}");
-    let ask = Ask::Score { prompt: "<grounding> An image of".into(), text: text.as_str().into(), with_end: true };
-    let scored = model.annotate(&pixels, &[ask]).unwrap().remove(0);
+    let query = Query::Score { prompt: "<grounding> An image of".into(), text: text.as_str().into(), with_end: true };
+    let scored = model.annotate(&pixels, &[query]).unwrap().remove(0);
     assert_eq!(scored.token_ids, written);
     assert!((scored.loss() - case.loss_text).abs() < TOLERANCE);
     assert_eq!(scored.entities.len(), 2);

@@ -8,10 +8,10 @@ use common::{fixtures, reference_model_dir};
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::generation::{GenerationOptions, Sampling};
 use kosmos2::grounding::markup::is_well_formed;
+use kosmos2::options::{GenerationOptions, Sampling};
 use kosmos2::processor::image::PixelValues;
-use kosmos2::{Ask, Kosmos2};
+use kosmos2::{Kosmos2, Query};
 
 /// Where a text can go wrong: in the open, inside a phrase, behind one, before and between a box's corners.
 const PROMPTS: [&str; 5] = [
@@ -35,13 +35,16 @@ fn of_2000_texts_of_random_weights_none_is_malformed_under_the_grammar() {
             (0..3 * 224 * 224).map(|at| ((at * 37 + batch[0] as usize) % 255) as f32 / 127.5 - 1.0).collect();
         let pixels = PixelValues::new(pixels, 224).unwrap();
         let mut malformed = |well_formed| {
-            let ask = |(seed, prompt): (u64, &str)| {
+            let query = |(seed, prompt): (u64, &str)| {
                 let sampling = Sampling::Random { temperature: 1.0, top_k: None, top_p: 1.0, seed };
                 let max_new_tokens = 6 + (seed % 9) as usize;
-                Ask::generate(prompt, GenerationOptions { max_new_tokens, sampling, well_formed, ..Default::default() })
+                Query::generate(
+                    prompt,
+                    GenerationOptions { max_new_tokens, sampling, well_formed, ..Default::default() },
+                )
             };
-            let asks: Vec<_> = batch.iter().flat_map(|&seed| PROMPTS.map(|prompt| ask((seed, prompt)))).collect();
-            let answers = model.annotate(&pixels, &asks).unwrap();
+            let queries: Vec<_> = batch.iter().flat_map(|&seed| PROMPTS.map(|prompt| ask((seed, prompt)))).collect();
+            let answers = model.annotate(&pixels, &queries).unwrap();
             answers.iter().filter(|text| !is_well_formed(&text.raw_text)).count()
         };
         free += malformed(false);

@@ -54,7 +54,7 @@ impl Display for Document<'_> {
         writeln!(f, r#"<meta name="viewport" content="width=device-width, initial-scale=1">"#)?;
         writeln!(f, r#"<meta name="color-scheme" content="light dark">"#)?;
         writeln!(f, r#"<meta name="referrer" content="no-referrer">"#)?;
-        // Without it a browser asks the page's server for an icon.
+        // Without it a browser queries the page's server for an icon.
         writeln!(f, r#"<link rel="icon" href="data:,">"#)?;
         writeln!(f, "<title>{}</title>\n<style>{style}</style>\n</head>\n<body>", Text(title))?;
         head(f, title, items)?;

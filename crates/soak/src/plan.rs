@@ -191,8 +191,8 @@ fn fill(mut expected: Expected, job: &ImageJob, bytes: &[u8]) -> anyhow::Result<
     if let Some(texts) = &mut expected.texts {
         let options = DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() };
         let pixels = stub::digest_of(&decode(bytes, &options).context("a picture of the plan")?);
-        let ModelJob { asks, .. } = ModelJob::new(job.clone())?;
-        texts.extend(asks.iter().map(|ask| stub::text(&pixels, ask)));
+        let ModelJob { queries, .. } = ModelJob::new(job.clone())?;
+        texts.extend(queries.iter().map(|query| stub::text(&pixels, query)));
     }
     Ok(expected)
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use engine::{Annotator, Answer, Request, Response, Timings};
-use kosmos2::Ask;
-use kosmos2::generation::{FinishReason, GroundedText};
+use kosmos2::Query;
+use kosmos2::options::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -35,7 +35,7 @@ impl Annotator for Stub {
         Box::pin(async move {
             let _device = self.device.acquire().await;
             tokio::time::sleep(self.pace).await;
-            let texts = request.asks.iter().map(|ask| grounded(&request.pixels, ask)).collect();
+            let texts = request.queries.iter().map(|query| grounded(&request.pixels, query)).collect();
             Ok(Response { texts, timings: Timings::default() })
         })
     }
@@ -50,15 +50,15 @@ pub fn digest_of(picture: &Picture) -> PixelValues {
 }
 
 /// What the stub says about a picture: nothing that another picture or question could lead to.
-pub fn text(pixels: &PixelValues, ask: &Ask) -> String {
+pub fn text(pixels: &PixelValues, query: &Query) -> String {
     let picture: String = pixels.as_slice().iter().map(|value| format!("{:02x}", *value as u8)).collect();
-    let asked = Sha256::digest(format!("{ask:?}"));
+    let asked = Sha256::digest(format!("{query:?}"));
     let asked: String = asked.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("picture {picture} asked {asked}")
 }
 
-fn grounded(pixels: &PixelValues, ask: &Ask) -> GroundedText {
-    let text = text(pixels, ask);
+fn grounded(pixels: &PixelValues, query: &Query) -> GroundedText {
+    let text = text(pixels, query);
     GroundedText {
         prompt: "stub".into(),
         prompt_tokens: 1,

@@ -1,7 +1,7 @@
 //! Answers of the model as results on the wire.
 
-use kosmos2::generation::{FinishReason, GroundedText, ScoredEntity};
 use kosmos2::grounding::BoundingBox;
+use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
 
 use wire::v1;
 

@@ -12,13 +12,13 @@ use kosmos2::processor::image::{DecodeOptions, Header, ImageError, Picture, deco
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 
+use crate::byte_budget::{ByteBudget, Taken};
 use crate::faults::Fault;
-use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
 
 /// The place where pictures are decoded.
 pub(crate) struct Decoding {
-    room: Room,
+    budget: ByteBudget,
     threads: Arc<Semaphore>,
     time: Duration,
     options: DecodeOptions,
@@ -34,7 +34,7 @@ impl Decoding {
             deadline: None,
         };
         Self {
-            room: Room::new(settings.max_decode_bytes),
+            budget: ByteBudget::new(settings.max_decode_bytes),
             threads: Arc::new(Semaphore::new(settings.decode_threads)),
             time: settings.decode_timeout,
             options,
@@ -54,11 +54,11 @@ impl Decoding {
         let (file, options) = (bytes.clone(), self.options.clone());
         let header = tokio::task::spawn_blocking(move || Header::read(&file, &options)).await.map_err(panicked)?;
         // A picture that is refused by its headers needs none.
-        let room = self.room.take(header.map_or(0, |header| header.memory)).await;
+        let budget = self.budget.take(header.map_or(0, |header| header.memory)).await;
         let time = self.time;
         let options = DecodeOptions { deadline: Instant::now().checked_add(time), ..self.options.clone() };
         let decoded = tokio::task::spawn_blocking(move || {
-            let _held = (held, room, thread);
+            let _held = (held, budget, thread);
             match decode(&bytes, &options) {
                 Err(ImageError::TimedOut) => Err(Fault::DecodingTimedOut(time)),
                 decoded => finish(bytes, decoded),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
-use kosmos2::generation::GroundedText;
+use kosmos2::options::GroundedText;
 use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
 use tokio_util::sync::CancellationToken;
 use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
@@ -15,6 +15,7 @@ use wire::subjects::dataset_token;
 use wire::v1::{self, Outcome, outcome};
 
 use crate::annotation::task_result;
+use crate::byte_budget::{ByteBudget, Taken};
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::events::{Events, Step};
@@ -22,7 +23,6 @@ use crate::faults::Fault;
 use crate::fetch::Fetched;
 use crate::fetch::s3::{NotRead, ObjectStore, is_md5, is_md5_of};
 use crate::model_job::ModelJob;
-use crate::room::{Room, Taken};
 use crate::settings::WorkerSettings;
 use crate::settle::{Settled, Settler};
 use crate::slow_reads::SlowReads;
@@ -38,7 +38,7 @@ pub(crate) struct JobContext {
     /// Those that do not answer.
     pub(crate) stores: Stores,
     /// For encoded pictures.
-    pub(crate) room: Room,
+    pub(crate) budget: ByteBudget,
     /// Where pictures are decoded.
     pub(crate) decoding: Decoding,
     /// Cancelled when the worker is to end.
@@ -114,7 +114,7 @@ impl JobContext {
 
     async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let intake = delivery.received().elapsed();
-        let ModelJob { job, asks } = ModelJob::from_bytes(delivery.payload().clone())?;
+        let ModelJob { job, queries } = ModelJob::from_bytes(delivery.payload().clone())?;
         if dataset_token(delivery.subject()) != Some(job.dataset.as_str()) {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
@@ -130,7 +130,7 @@ impl JobContext {
             prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
-        let response = self.engine.submit(Request { pixels: prepared.pixels, asks, deadline: None }).await?;
+        let response = self.engine.submit(Request { pixels: prepared.pixels, queries, deadline: None }).await?;
         self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
             return Err(Fault::AnswersMissing { answers: response.texts.len(), tasks: job.tasks.len() });
@@ -155,7 +155,7 @@ impl JobContext {
         let started = Instant::now();
         let (fetched, taken) = match source {
             // Here already, with its job; what it waits for is that others have gone.
-            Source::Inline(bytes) => (Encoded::inline(bytes.clone()), self.room.take(bytes.len() as u64).await),
+            Source::Inline(bytes) => (Encoded::inline(bytes.clone()), self.budget.take(bytes.len() as u64).await),
             Source::S3(object) => {
                 let (fetched, taken) = self.fetch(object, delivery).await?;
                 (fetched.into(), taken)
@@ -173,7 +173,7 @@ impl JobContext {
         self.stores.admit(&object.bucket, &object.key)?;
         let dataset = dataset_token(delivery.subject()).unwrap_or_default();
         let mut watch = self.slow_reads.watch(delivery.queue(), dataset, |place| delivery.exchange_slot(place));
-        let error = match self.store.read_into(object, &self.room, &mut watch).await {
+        let error = match self.store.read_into(object, &self.budget, &mut watch).await {
             Err(NotRead::BrokenOff(reason)) => return Err(reason.into()),
             Ok(read) => {
                 self.stores.ended(&object.bucket, &object.key, Ok(()));

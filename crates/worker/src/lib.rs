@@ -156,6 +156,7 @@
 mod advisories;
 mod annotation;
 pub mod attempts;
+pub mod byte_budget;
 mod decoding;
 pub mod delivery;
 mod descriptors;
@@ -176,7 +177,6 @@ pub mod queue;
 mod releases;
 mod retries;
 mod roll_up;
-pub mod room;
 pub mod settings;
 pub mod settings_check;
 mod settle;

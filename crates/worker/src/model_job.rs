@@ -1,8 +1,8 @@
 //! Jobs of the wire as questions to the model.
 
 use bytes::Bytes;
-use kosmos2::Ask;
-use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
+use kosmos2::Query;
+use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, Sampling};
 use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
 use wire::job::{CheckedJob, JobError};
 use wire::options::{self, Options};
@@ -15,7 +15,7 @@ pub struct ModelJob {
     /// The job.
     pub job: CheckedJob,
     /// One question for each of its tasks.
-    pub asks: Vec<Ask>,
+    pub queries: Vec<Query>,
 }
 
 impl ModelJob {
@@ -24,7 +24,7 @@ impl ModelJob {
     /// # Errors
     /// [`JobError`], with all problems found.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
-        Self::by(|ask| CheckedJob::from_bytes_with(bytes, ask))
+        Self::by(|query| CheckedJob::from_bytes_with(bytes, query))
     }
 
     /// Checks a job and its prompts.
@@ -32,17 +32,17 @@ impl ModelJob {
     /// # Errors
     /// [`JobError::Invalid`] with all problems found.
     pub fn new(job: v1::ImageJob) -> Result<Self, JobError> {
-        Self::by(|ask| CheckedJob::new_with(job, ask))
+        Self::by(|query| CheckedJob::new_with(job, query))
     }
 
     fn by(
         check: impl FnOnce(&mut dyn FnMut(&str, &task::Kind, &Options, &mut Vec<String>)) -> Result<CheckedJob, JobError>,
     ) -> Result<Self, JobError> {
-        let mut asks = Vec::new();
+        let mut queries = Vec::new();
         let job = check(&mut |at, kind, options, problems| {
-            asks.extend(ask(at, kind, &generation_options(options), problems));
+            queries.extend(ask(at, kind, &generation_options(options), problems));
         })?;
-        Ok(Self { job, asks })
+        Ok(Self { job, queries })
     }
 }
 
@@ -72,8 +72,8 @@ fn generation_options(wire: &Options) -> GenerationOptions {
     }
 }
 
-/// What the task at `at` asks. Adds one sentence to `problems` for each broken rule; then there may be nothing.
-fn ask(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Ask> {
+/// What the task at `at` queries. Adds one sentence to `problems` for each broken rule; then there may be nothing.
+fn ask(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Query> {
     let before = problems.len();
     let task = match kind {
         task::Kind::BriefCaption(v1::BriefCaption {}) => Task::BriefCaption,
@@ -93,14 +93,14 @@ fn ask(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut 
             if let Err(error) = prompt.check() {
                 problems.push(format!("{at}.prompt: {error}"));
             }
-            return (problems.len() == before).then_some(Ask::Score { prompt, text, with_end: *with_end });
+            return (problems.len() == before).then_some(Query::Score { prompt, text, with_end: *with_end });
         }
     };
     if problems.len() > before {
         return None;
     }
     let prompt = task.prompt().map_err(|error| problems.push(format!("{at}: {error}"))).ok()?;
-    Some(Ask::generate(prompt, options.clone()))
+    Some(Query::generate(prompt, options.clone()))
 }
 
 fn raw(at: &str, prompt: &v1::RawPrompt, problems: &mut Vec<String>) -> Prompt {
@@ -168,8 +168,8 @@ mod tests {
         let mut problems = Vec::new();
         let asked = ask("tasks[0]", &kind, &GenerationOptions::default(), &mut problems);
         let prompt = asked.map(|asked| match asked {
-            Ask::Generate { prompt, .. } => prompt,
-            Ask::Score { prompt, text, .. } => prompt.followed_by(&text),
+            Query::Generate { prompt, .. } => prompt,
+            Query::Score { prompt, text, .. } => prompt.followed_by(&text),
         });
         (prompt, problems)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::room::BYTES_PER_PIXEL;
+use crate::byte_budget::BYTES_PER_PIXEL;
 use crate::settings::{S3Settings, Settings, WorkerSettings};
 use broker::settings_check::Problems;
 

@@ -73,7 +73,7 @@ struct SlowRead {
 #[derive(Debug, Clone)]
 enum Phase {
     Reading(CancellationToken),
-    /// It was told to make room.
+    /// It was told to make budget.
     Leaving,
     /// The bytes are there; the job goes on.
     Read,

@@ -14,6 +14,7 @@ use wire::v1;
 
 use crate::advisories::MaxDeliveriesReconciler;
 use crate::attempts::Attempts;
+use crate::byte_budget::ByteBudget;
 use crate::decoding::Decoding;
 use crate::delivery::Delivery;
 use crate::descriptors::{TooFewDescriptors, make_room};
@@ -29,7 +30,6 @@ use crate::outcomes::Outcomes;
 use crate::releases::Releases;
 use crate::retries::Retries;
 use crate::roll_up::RollUp;
-use crate::room::Room;
 use crate::settings::{Settings, WorkerSettings};
 use crate::settings_check::SettingsProblems;
 use crate::settle::{Settled, Settler};
@@ -209,7 +209,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         settler,
         slow_reads,
         stores: Stores::new(settings.worker.store_outage_wait()),
-        room: Room::new(settings.worker.max_bytes_in_flight),
+        budget: ByteBudget::new(settings.worker.max_bytes_in_flight),
         decoding: Decoding::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
         settings: settings.worker.clone(),

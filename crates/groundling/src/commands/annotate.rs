@@ -9,9 +9,9 @@ use broker::causes::causes;
 use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::generation::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
+use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImageProcessor, Picture, PixelValues, decode};
-use kosmos2::{Ask, Processor};
+use kosmos2::{Processor, Query};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use worker::fetch::{FetchError, FetchErrorKind};
@@ -36,7 +36,7 @@ const EARLY: usize = USUAL_SLOTS + READ_AHEAD;
 pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let prompts = asked::prompts(&args).map_err(Misuse)?;
     let options = generation_options(&args.generation)?;
-    let asks: Vec<_> = prompts.into_iter().map(|prompt| Ask::generate(prompt, options.clone())).collect();
+    let queries: Vec<_> = prompts.into_iter().map(|prompt| Query::generate(prompt, options.clone())).collect();
     let mut inputs = Inputs::default();
     for argument in &args.images {
         inputs.add(argument, args.draw.as_deref()).map_err(Misuse)?;
@@ -66,16 +66,16 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let early: Vec<_> = inputs.iter().take(EARLY).map(|input| preparer.start(input.source.clone())).collect();
     let model = model_dir::open(&settings.model)?;
     let mut room = settings.engine.options();
-    make_room(&mut room, model.processor(), &asks)?;
+    make_room(&mut room, model.processor(), &queries)?;
     let engine = super::start_engine(model, room)?;
     let mut drawings = args.draw.as_deref().map(|dir| Drawings::new(dir, &inputs)).transpose()?;
 
     let early = early.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     let work = |(input, prepared): (&Input, Option<_>)| {
         let prepared = prepared.unwrap_or_else(|| preparer.start(input.source.clone()));
-        annotate(&engine, prepared, &asks)
+        annotate(&engine, prepared, &queries)
     };
-    let at_once = engine.room().slots.div_ceil(asks.len()) + READ_AHEAD;
+    let at_once = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
     let mut results = stream::iter(inputs.iter().zip(early)).map(work).buffered(at_once);
     let mut failed = 0;
     for input in &inputs {
@@ -151,10 +151,10 @@ type Prepared = (Option<Picture>, PixelValues);
 async fn annotate(
     engine: &Engine,
     prepared: JoinHandle<anyhow::Result<Prepared>>,
-    asks: &[Ask],
+    queries: &[Query],
 ) -> anyhow::Result<Annotated> {
     let (picture, pixels) = prepared.await.context("the picture's decoder broke")??;
-    let response = engine.submit(Request { pixels, asks: asks.to_vec(), deadline: None }).await?;
+    let response = engine.submit(Request { pixels, queries: queries.to_vec(), deadline: None }).await?;
     Ok((picture, response.texts))
 }
 
@@ -193,13 +193,13 @@ impl Preparer {
     }
 }
 
-/// Makes the engine's room large enough for every ask. One that is not valid is wrong for every picture: said once,
+/// Makes the engine's room large enough for every query. One that is not valid is wrong for every picture: said once,
 /// before any work.
-fn make_room(room: &mut EngineOptions, processor: &Processor, asks: &[Ask]) -> anyhow::Result<()> {
-    for ask in asks {
-        let prepared = processor.prepare(ask).map_err(|error| Misuse(error.into()))?;
+fn make_room(room: &mut EngineOptions, processor: &Processor, queries: &[Query]) -> anyhow::Result<()> {
+    for query in queries {
+        let prepared = processor.encode(query).map_err(|error| Misuse(error.into()))?;
         let decoding = processor.decoding(&prepared).map_err(|error| Misuse(error.into()))?;
-        room.slot_tokens = room.slot_tokens.max(decoding.longest());
+        room.slot_tokens = room.slot_tokens.max(decoding.max_tokens());
         if decoding.slots() > room.slots.unwrap_or(USUAL_SLOTS) {
             room.slots = Some(decoding.slots());
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::options::GenerationOptions;
 use kosmos2::processor::prompt::Task;
-use kosmos2::{Ask, Processor};
+use kosmos2::{Processor, Query};
 use worker::events::Events;
 use worker::worker::WorkerParts;
 
@@ -39,8 +39,8 @@ fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Resul
     let shortest = |max_new_tokens: usize| {
         let needed = [Task::BriefCaption, Task::DetailedCaption].map(|task| {
             let options = GenerationOptions { max_new_tokens, ..GenerationOptions::default() };
-            let ask = processor.prepare(&Ask::generate(task.prompt()?, options))?;
-            anyhow::Ok(processor.decoding(&ask)?.longest())
+            let query = processor.encode(&Query::generate(task.prompt()?, options))?;
+            anyhow::Ok(processor.decoding(&query)?.max_tokens())
         });
         needed.into_iter().try_fold(usize::MAX, |least, needed| Ok::<_, anyhow::Error>(least.min(needed?)))
     };

@@ -4,7 +4,7 @@ mod attention;
 
 pub(crate) use attention::small_cache;
 use candle_core::{D, DType, Device as Host, Tensor};
-use kernels::cuda::tables::{Want, Wants};
+use kernels::cuda::tables::{RowRequest, RowRequests};
 use kernels::cuda::{Buffer, Chosen, CudaError, Device, Format, Matrix, Norm, Residual, Way};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -157,23 +157,27 @@ pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaErr
         let codes: Vec<u16> = (0..vocabulary)
             .map(|id| if id >= first { 9 << 10 | (id - first) as u16 } else { (id % 9) as u16 * 1024 })
             .collect();
-        let plain =
-            Want { target: None, set: Want::EVERYTHING, upper_left: 0, patches: (first as u32, vocabulary as u32) };
+        let plain = RowRequest {
+            target: None,
+            set: RowRequest::EVERYTHING,
+            upper_left: 0,
+            patches: (first as u32, vocabulary as u32),
+        };
         let want = |row: usize| match row % 4 {
             0 => plain,
-            1 => Want { set: 1 << (row % 9), ..plain },
-            2 => Want { set: 1 << 9, upper_left: 333, ..plain },
-            _ => Want { target: Some(row as u32), ..plain },
+            1 => RowRequest { set: 1 << (row % 9), ..plain },
+            2 => RowRequest { set: 1 << 9, upper_left: 333, ..plain },
+            _ => RowRequest { target: Some(row as u32), ..plain },
         };
-        let asked: Vec<Want> = (0..rows).map(want).collect();
-        let table = Wants::new(device, rows, vocabulary)?;
+        let asked: Vec<RowRequest> = (0..rows).map(want).collect();
+        let table = RowRequests::new(device, rows, vocabulary)?;
         table.set(device, &asked)?;
         let choices = device.buffer(&vec![77u32; rows * 4])?;
         device.choose(&device.buffer(&logits)?, rows, stride, &table, &device.buffer(&codes)?, &choices)?;
-        let allowed = |id: usize, want: &Want| {
+        let allowed = |id: usize, want: &RowRequest| {
             let (kind, cell) = (codes[id] >> 10, codes[id] & 1023);
             let reaches = want.upper_left % 32 <= cell % 32 && want.upper_left / 32 <= cell / 32;
-            want.set == Want::EVERYTHING || (want.set >> kind & 1 == 1 && (kind != 9 || reaches))
+            want.set == RowRequest::EVERYTHING || (want.set >> kind & 1 == 1 && (kind != 9 || reaches))
         };
         let mut apart = 0f64;
         let mut misses = 0;

@@ -2,7 +2,7 @@
 
 use half::bf16;
 use kernels::cuda::rates::{copied_bytes, median, product_flops};
-use kernels::cuda::tables::{NewRow, RowLimits, Rows, Tile, TileLimits, Tiles, Want, Wants};
+use kernels::cuda::tables::{NewRow, RowLimits, RowRequest, RowRequests, Rows, Tile, TileLimits, Tiles};
 use kernels::cuda::{
     Attention, Contexts, CudaError, Device, Format, Kept, KeyValueCache, Matrix, NewTokens, Norm, Residual, Splits, Way,
 };
@@ -151,10 +151,10 @@ impl Times<'_> {
     fn choose(&mut self, rows: usize) -> Result<(), CudaError> {
         let (device, stride) = (self.device, VOCABULARY.next_multiple_of(8));
         let logits = self.random::<f32>(rows * stride)?;
-        let (codes, table) = (device.zeros::<u16>(VOCABULARY)?, Wants::new(device, rows, VOCABULARY)?);
+        let (codes, table) = (device.zeros::<u16>(VOCABULARY)?, RowRequests::new(device, rows, VOCABULARY)?);
         let choices = device.zeros::<u32>(rows * 4)?;
-        for (name, set) in [("free", Want::EVERYTHING), ("masked", 0x3ff)] {
-            let want = Want { target: None, set, upper_left: 0, patches: (0, 0) };
+        for (name, set) in [("free", RowRequest::EVERYTHING), ("masked", 0x3ff)] {
+            let want = RowRequest { target: None, set, upper_left: 0, patches: (0, 0) };
             table.set(device, &vec![want; rows])?;
             let bytes = (rows * VOCABULARY * 4) as f64;
             self.line(&format!("choose_tokens {rows}, {name}"), bytes, 0.0, || {

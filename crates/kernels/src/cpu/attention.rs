@@ -4,8 +4,8 @@ mod in_integers;
 mod lone_query;
 
 use super::activations::{Scratch, Worker, room};
-use super::columns::{AHEAD, Column, gather_values, turn_keys};
-use super::dispatch::{Level, level};
+use super::columns::{AHEAD, Column, gather_values, transpose_keys};
+use super::dispatch::{IsaLevel, level};
 use super::key_values::KeyValueCache;
 use super::math::{exp2_falling, store_part};
 use super::parallel::{Disjoint, for_units};
@@ -183,7 +183,7 @@ enum KeyPanels<'a> {
 
 /// All queries of one job in one head.
 struct Head<'a> {
-    level: Level,
+    level: IsaLevel,
     shape: &'a Shape<'a>,
     head: usize,
     out: &'a Disjoint<'a, f32>,
@@ -215,7 +215,7 @@ impl Kernel for Head<'_> {
                     KeyPanels::Turned(keys, lines)
                 } else {
                     for (panel, lines) in lines.chunks_mut(dim).enumerate() {
-                        turn_keys(keys, panel, seen, lines);
+                        transpose_keys(keys, panel, seen, lines);
                     }
                     KeyPanels::Ready(flat(lines))
                 };
@@ -292,7 +292,7 @@ impl QueryTile<'_> {
                 KeyPanels::Ready(all) => &all[panel * dim * LANES..][..count * dim * LANES],
                 KeyPanels::Turned(column, lines) => {
                     for (index, lines) in lines[..count * dim].chunks_mut(dim).enumerate() {
-                        turn_keys(*column, panel + index, seen, lines);
+                        transpose_keys(*column, panel + index, seen, lines);
                     }
                     flat(&lines[..count * dim])
                 }

@@ -26,7 +26,7 @@ pub(super) const AHEAD: usize = 4 * LANES;
 
 /// A panel of 16 keys of one head, dimension by dimension: `lines[d][key]`. Keys past `seen` are zeros.
 #[inline(always)]
-pub(super) fn turn_keys(keys: Column<'_>, panel: usize, seen: usize, lines: &mut [Line]) {
+pub(super) fn transpose_keys(keys: Column<'_>, panel: usize, seen: usize, lines: &mut [Line]) {
     let first = panel * LANES;
     let there = LANES.min(seen - first);
     let dim = lines.len();

@@ -37,17 +37,17 @@ impl Implementation {
         }
     }
 
-    fn level(self) -> Option<Level> {
+    fn level(self) -> Option<IsaLevel> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Amx => Some(Level::Avx512Amx(Avx512::detect()?, Amx::detect()?)),
+            Self::Avx512Amx => Some(IsaLevel::Avx512Amx(Avx512::detect()?, Amx::detect()?)),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => Avx512::detect().map(Level::Avx512Vnni),
+            Self::Avx512Vnni => Avx512::detect().map(IsaLevel::Avx512Vnni),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::detect().map(Level::Avx512),
+            Self::Avx512 => Avx512::detect().map(IsaLevel::Avx512),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::detect().map(Level::Avx2),
-            Self::Portable => Some(Level::Portable(Portable)),
+            Self::Avx2 => Avx2::detect().map(IsaLevel::Avx2),
+            Self::Portable => Some(IsaLevel::Portable(Portable)),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -56,7 +56,7 @@ impl Implementation {
 
 /// An implementation this CPU was found to have.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Level {
+pub(crate) enum IsaLevel {
     #[cfg(target_arch = "x86_64")]
     Avx512Amx(Avx512<true>, Amx),
     #[cfg(target_arch = "x86_64")]
@@ -68,7 +68,7 @@ pub(crate) enum Level {
     Portable(Portable),
 }
 
-impl Level {
+impl IsaLevel {
     /// Runs a kernel compiled for this level.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
@@ -139,22 +139,22 @@ pub fn available() -> Vec<Implementation> {
 }
 
 thread_local! {
-    static FORCED: Cell<Option<(Implementation, Level)>> = const { Cell::new(None) };
+    static FORCED: Cell<Option<(Implementation, IsaLevel)>> = const { Cell::new(None) };
 }
 
-fn chosen() -> (Implementation, Level) {
-    static BEST: OnceLock<(Implementation, Level)> = OnceLock::new();
+fn chosen() -> (Implementation, IsaLevel) {
+    static BEST: OnceLock<(Implementation, IsaLevel)> = OnceLock::new();
     FORCED.get().unwrap_or_else(|| {
         *BEST.get_or_init(|| {
             ALL.into_iter()
                 .find_map(|implementation| Some((implementation, implementation.level()?)))
-                .unwrap_or((Implementation::Portable, Level::Portable(Portable)))
+                .unwrap_or((Implementation::Portable, IsaLevel::Portable(Portable)))
         })
     })
 }
 
 /// The level that calls from this thread use.
-pub(crate) fn level() -> Level {
+pub(crate) fn level() -> IsaLevel {
     chosen().1
 }
 
@@ -174,7 +174,7 @@ pub fn multiplies_bytes() -> bool {
 /// # Panics
 /// If this CPU lacks the implementation; [`available`] lists those it has.
 pub fn with_implementation<R>(implementation: Implementation, work: impl FnOnce() -> R) -> R {
-    struct Restore(Option<(Implementation, Level)>);
+    struct Restore(Option<(Implementation, IsaLevel)>);
     impl Drop for Restore {
         fn drop(&mut self) {
             FORCED.set(self.0);

@@ -3,7 +3,7 @@
 use super::activations::{Pack, Scratch, Worker, room};
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::dispatch::{Level, level};
+use super::dispatch::{IsaLevel, level};
 use super::epilogue::{Epilogue, Target};
 use super::parallel::{Disjoint, for_units};
 use super::simd::{Kernel, LANES, Simd};
@@ -46,7 +46,7 @@ pub fn linear(
     }
     let target = Target { out: Disjoint::new(out), outputs, bias, epilogue };
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512Amx(s, tiles) = level()
+    if let IsaLevel::Avx512Amx(s, tiles) = level()
         && rows >= amx::FEWEST_ROWS
     {
         if let Some(view) = weights.int8::<2>() {
@@ -110,7 +110,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new<F: Format>(level: Level, rows: usize, inputs: usize, outputs: usize) -> Self {
+    fn new<F: Format>(level: IsaLevel, rows: usize, inputs: usize, outputs: usize) -> Self {
         let steps = inputs.div_ceil(F::INPUTS);
         let panels = outputs.div_ceil(LANES);
         let chunks = rows.div_ceil(CHUNK_ROWS);

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::dispatch::{Level, level};
+use super::dispatch::{IsaLevel, level};
 use super::simd::{Kernel, LANES, Simd};
 use super::storage::Storage;
 use super::weights::WeightFormat;
@@ -56,7 +56,7 @@ pub fn read_gb_per_s(threads: usize) -> f64 {
     (0..SPELLS).map(|_| spell()).fold(0.0, f64::max)
 }
 
-fn read(level: Level, memory: &[[f32; LANES]]) -> f64 {
+fn read(level: IsaLevel, memory: &[[f32; LANES]]) -> f64 {
     black_box(level.run(Read(memory)));
     0.0
 }

@@ -1,4 +1,4 @@
-//! What decoding asks of a row of logits.
+//! What decoding queries of a row of logits.
 
 use super::dispatch::level;
 use super::math::{exp, load_part};

@@ -1,7 +1,7 @@
 //! The innermost loops: a tile of a few rows by a few panels over one block of inputs, for each weight format.
 #![allow(clippy::needless_range_loop, reason = "tiles are indexed by row and panel throughout")]
 
-use super::dispatch::Level;
+use super::dispatch::IsaLevel;
 use super::simd::{Kernel, LANES, Simd, prefetch};
 use super::storage::Plain;
 
@@ -51,7 +51,7 @@ pub(crate) trait Format: Send + Sync + Sized {
     const BLOCK: usize;
 
     /// Runs a kernel of this format at a level.
-    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
         level.run(kernel)
     }
 
@@ -246,7 +246,7 @@ impl<const BYTES: usize> Format for Int8<BYTES> {
     const INPUTS: usize = QUAD;
     const BLOCK: usize = 4 * GROUP_STEPS;
 
-    fn run<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
         level.run_integers(kernel)
     }
 

@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::device::{CudaError, Device, at_least};
 use super::launch::{Argument, int};
-use super::tables::Wants;
+use super::tables::RowRequests;
 
 const CHOOSE_THREADS: usize = 512;
 
@@ -41,7 +41,7 @@ impl Device {
         logits: &Buffer<f32>,
         rows: usize,
         stride: usize,
-        wants: &Wants,
+        wants: &RowRequests,
         codes: &Buffer<u16>,
         choices: &Buffer<u32>,
     ) -> Result<(), CudaError> {

@@ -81,7 +81,7 @@ impl Rows {
 
 /// What is wanted of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Want {
+pub struct RowRequest {
     /// The token whose log-probability is wanted; `None` for the best allowed one.
     pub target: Option<u32>,
     /// Kinds of tokens that are allowed, a bit each; all ones for every token, whatever its kind.
@@ -92,19 +92,19 @@ pub struct Want {
     pub patches: (u32, u32),
 }
 
-impl Want {
+impl RowRequest {
     /// Every kind of token.
     pub const EVERYTHING: u16 = u16::MAX;
 }
 
-/// [`Want`]s on the device.
+/// [`RowRequest`]s on the device.
 #[derive(Debug, Clone)]
-pub struct Wants {
+pub struct RowRequests {
     pub(super) words: Buffer<u32>,
     pub(super) vocabulary: usize,
 }
 
-impl Wants {
+impl RowRequests {
     /// Room for so many. Until they are set they ask for token 0.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Wants {
     ///
     /// # Errors
     /// [`CudaError::Range`] where a token is beyond the vocabulary; then nothing is set.
-    pub fn set(&self, device: &Device, wants: &[Want]) -> Result<(), CudaError> {
+    pub fn set(&self, device: &Device, wants: &[RowRequest]) -> Result<(), CudaError> {
         let mut words = Vec::with_capacity(wants.len() * 4);
         for want in wants {
             if let Some(target) = want.target {

@@ -6,18 +6,18 @@
 //! there is nothing between rows to see.
 
 pub mod candle;
-pub mod choice;
 pub mod cpu;
 #[cfg(feature = "cuda-api")]
 pub mod cuda;
+pub mod logits;
 pub mod positions;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use choice::{Allowed, Chosen, Row, Want, share_out};
+pub use logits::{Allowed, Chosen, LogitsOutput, LogitsRequest, split_outputs};
 
-use crate::model::ModelError;
+use crate::error::ModelError;
 use crate::processor::image::PixelValues;
 
 /// A picture as the decoder sees it: f32 rows [queries, width], row after row, where the backend that made it wants them.
@@ -163,13 +163,13 @@ impl<'a> Logits<'a> {
 
 /// How much of each kind of work a device takes at once with profit; more only waits longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UsefulBatches {
+pub struct PreferredBatches {
     /// Sequences decoded together.
     pub slots: usize,
     /// Pictures in one pass of the vision tower.
     pub pictures: usize,
     /// Of these, pictures computed side by side: fewer leave part of the device idle. At least 1.
-    pub side_by_side: usize,
+    pub parallel_images: usize,
     /// Tokens of new prompts in one step, during which the running sequences wait.
     pub prompt_tokens: usize,
     /// Pictures on their way through a whole worker: enough that the device never waits for one, and no more, since
@@ -177,9 +177,9 @@ pub struct UsefulBatches {
     pub jobs: usize,
 }
 
-impl UsefulBatches {
+impl PreferredBatches {
     /// A CPU's, and of what says nothing else.
-    pub const OF_A_CPU: Self = Self { slots: 16, pictures: 8, side_by_side: 1, prompt_tokens: 1024, jobs: 8 };
+    pub const OF_A_CPU: Self = Self { slots: 16, pictures: 8, parallel_images: 1, prompt_tokens: 1024, jobs: 8 };
 }
 
 /// A loaded model on one device, with the keys and values of the sequences being decoded.
@@ -214,15 +214,19 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// As there.
-    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
-        let _ = wants;
+    fn decode(
+        &mut self,
+        segments: &[Segment],
+        requests: &[LogitsRequest],
+    ) -> Result<Vec<LogitsOutput<'_>>, ModelError> {
+        let _ = requests;
         let logits = self.forward(segments)?;
-        Ok(logits.rows(0..logits.len()).into_iter().map(Row::Logits).collect())
+        Ok(logits.rows(0..logits.len()).into_iter().map(LogitsOutput::Logits).collect())
     }
 
     /// How much work at once brings profit, where memory allows for it.
-    fn useful_batches(&self) -> UsefulBatches {
-        UsefulBatches::OF_A_CPU
+    fn preferred_batches(&self) -> PreferredBatches {
+        PreferredBatches::OF_A_CPU
     }
 
     /// Waits until the device has done what it was given; only clocks need it.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use super::grid::{GRID_CELLS, GRID_SIDE};
 use super::markup::trim;
 use crate::backend::Allowed;
-use crate::generation::GenerationOptions;
+use crate::options::GenerationOptions;
 use crate::processor::prompt::tags;
 use crate::processor::tokenizer::KosmosTokenizer;
 

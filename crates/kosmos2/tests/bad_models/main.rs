@@ -17,9 +17,9 @@ use std::path::Path;
 
 use hostile::Random;
 use kosmos2::compute::{Compute, DeviceChoice};
-use kosmos2::generation::GenerationOptions;
+use kosmos2::options::GenerationOptions;
 use kosmos2::processor::image::{DecodeOptions, decode};
-use kosmos2::{Ask, Kosmos2};
+use kosmos2::{Kosmos2, Query};
 use small_model::SmallModel;
 
 /// More than the small model and all its copies ever take, and less than any of the sizes that the files claim.
@@ -34,7 +34,7 @@ fn use_model(dir: &Path) -> Result<(), String> {
     let pixels = model.processor().images().pixel_values(&picture);
     let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
     // Weights of noise may well give no finite logits; that is an error of the job then.
-    let _ = model.annotate(&pixels, &[Ask::generate("<grounding> An image of", options)]);
+    let _ = model.annotate(&pixels, &[Query::generate("<grounding> An image of", options)]);
     Ok(())
 }
 

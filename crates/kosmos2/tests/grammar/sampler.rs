@@ -1,9 +1,9 @@
 //! Sampling under the grammar.
 
 use kosmos2::backend::Want;
-use kosmos2::generation::{GenerationOptions, Sampling};
 use kosmos2::grounding::grammar::Constraint;
 use kosmos2::grounding::markup;
+use kosmos2::options::{GenerationOptions, Sampling};
 use kosmos2::sampling::Sampler;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

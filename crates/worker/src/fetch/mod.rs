@@ -8,7 +8,7 @@ pub mod http;
 mod layers;
 mod refusal;
 pub mod s3;
-mod usual;
+mod size_estimate;
 
 use std::error::Error;
 use std::io;

@@ -14,9 +14,9 @@ pub use super::client::CaFileError;
 use super::client::client;
 use super::encoding::{Body, BodyError, Whole};
 use super::refusal::{Refusal, error_document};
-use super::usual::UsualSize;
+use super::size_estimate::SizeEstimate;
 use super::{FetchError, FetchErrorKind, Fetched, too_large, unsupported_encoding};
-use crate::room::{Room, Taken};
+use crate::byte_budget::{ByteBudget, Taken};
 use crate::settings::S3Settings;
 use crate::slow_reads::{BrokenOff, Place, Watch};
 
@@ -26,7 +26,7 @@ pub struct ObjectStore {
     client: Client,
     allow: Vec<String>,
     max_bytes: u64,
-    usual: Arc<UsualSize>,
+    usual: Arc<SizeEstimate>,
     operation_timeout: Duration,
     requester_pays: bool,
 }
@@ -78,7 +78,7 @@ impl ObjectStore {
             client: client(settings).await?,
             allow: settings.allow.clone(),
             max_bytes: settings.max_object_bytes,
-            usual: Arc::new(UsualSize::new(settings.max_object_bytes)),
+            usual: Arc::new(SizeEstimate::new(settings.max_object_bytes)),
             operation_timeout: settings.operation_timeout,
             requester_pays: settings.requester_pays,
         })
@@ -91,21 +91,21 @@ impl ObjectStore {
 
     /// Reads one object whole, as soon as `room` has place for one of the usual size; a larger one is asked for again
     /// once there is place for the largest allowed. The place that it turns out not to need is given back. `watch` is
-    /// over the reads, but not over the wait for room.
+    /// over the reads, but not over the wait for the budget.
     ///
     /// # Errors
     /// As [`ObjectStore::read`], and when `watch` breaks a slow read off.
     pub(crate) async fn read_into<F: FnMut(Place)>(
         &self,
         object: &S3Object,
-        room: &Room,
+        budget: &ByteBudget,
         watch: &mut Watch<'_, F>,
     ) -> Result<(Fetched, Taken), NotRead> {
         let (mut claim, mut time) = (self.usual.bytes(), self.operation_timeout);
         loop {
             // Before the request, and let go before more is taken: a store does not keep an answer waiting, and who
             // waits for room must hold none.
-            let mut taken = room.take(claim).await;
+            let mut taken = budget.take(claim).await;
             let started = Instant::now();
             match watch.over(claim, self.read_up_to(object, claim, time)).await?? {
                 Read::Whole(fetched) => {

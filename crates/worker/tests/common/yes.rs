@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::{Annotator, Answer, Request, Response, Timings};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::generation::{FinishReason, GroundedText};
+use kosmos2::options::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ impl Annotator for Yes {
             entities: Vec::new(),
             finish_reason: FinishReason::Stop,
         };
-        let texts = vec![text; request.asks.len()];
+        let texts = vec![text; request.queries.len()];
         Box::pin(async move { Ok(Response { texts, timings: Timings::default() }) })
     }
 }

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::backend::{Backend, ImageEmbedding, Segment};
+use kosmos2::Progress;
+use kosmos2::backend::Backend;
 use kosmos2::checkpoint::random::draw;
-use kosmos2::decoding::Decoding;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::driver::{ActiveDecoding, step_all};
 use kosmos2::model::Model;
+use kosmos2::options::GenerationOptions;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::EncodedPrompt;
 use kosmos2::sampling::Sampler;
@@ -26,13 +27,6 @@ pub(super) struct Times {
     pub(super) total: Spread,
     pub(super) tokens: usize,
     pub(super) peak_memory_bytes: u64,
-}
-
-/// One text in its slot.
-struct Running {
-    slot: usize,
-    decoding: Decoding,
-    embedding: ImageEmbedding,
 }
 
 /// Runs `pictures` pictures, `workload.batch` at once, each for a number of tokens between the two, as often as asked.
@@ -72,7 +66,7 @@ fn once(
 ) -> anyhow::Result<()> {
     let mut waiting: VecDeque<(usize, usize)> = lengths.iter().copied().enumerate().collect();
     let mut free: Vec<usize> = (0..slots).rev().collect();
-    let mut running: Vec<Running> = Vec::new();
+    let mut running: Vec<ActiveDecoding> = Vec::new();
     while !(waiting.is_empty() && running.is_empty()) {
         let joining = waiting.drain(..waiting.len().min(free.len()).min(JOINING)).collect::<Vec<_>>();
         let seen: Vec<_> = joining.iter().map(|(index, _)| &pictures[index % pictures.len()]).collect();
@@ -81,25 +75,13 @@ fn once(
             let options = GenerationOptions { max_new_tokens: length, ..GenerationOptions::default() };
             let sequence = Sequence::new(prompt, &options, roles, Sampler::new(&options, None)?)?;
             let slot = free.pop().unwrap_or_default();
-            running.push(Running { slot, decoding: sequence.into(), embedding });
+            let image = Some(Arc::new(embedding));
+            running.push(ActiveDecoding { decoding: sequence.into(), slots: vec![slot], image });
         }
-        let segments: Vec<Segment> =
-            running.iter().flat_map(|one| one.decoding.segments(&[one.slot], Some(&one.embedding))).collect();
-        let mut wants = Vec::with_capacity(running.len());
-        running.iter().for_each(|one| one.decoding.wants(&mut wants));
-        let answers = backend.answer(&segments, &wants)?;
-        let mut ended = Vec::with_capacity(running.len());
-        for (one, row) in running.iter_mut().zip(answers.chunks(1)) {
-            ended.push(one.decoding.accept(row)?);
+        let progress = step_all(backend, &mut running)?;
+        for index in (0..running.len()).rev().filter(|&index| progress[index] == Progress::Finished) {
+            free.extend(running.remove(index).slots);
         }
-        let mut ended = ended.into_iter();
-        running.retain(|one| {
-            let stays = !ended.next().unwrap_or(false);
-            if !stays {
-                free.push(one.slot);
-            }
-            stays
-        });
     }
     Ok(())
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use kosmos2::backend::{Backend, ImageEmbedding, Segment};
+use kosmos2::backend::Backend;
 use kosmos2::config::Config;
-use kosmos2::decoding::Decoding;
-use kosmos2::generation::GenerationOptions;
+use kosmos2::driver::{ActiveDecoding, step_all};
 use kosmos2::model::Model;
+use kosmos2::options::GenerationOptions;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::EncodedPrompt;
 use kosmos2::sampling::Sampler;
@@ -98,31 +98,22 @@ fn once(
     backend.wait()?;
     let vision = start.elapsed().as_secs_f64();
     let sequence = || Sequence::new(prompt, &options, roles, Sampler::new(&options, None)?);
-    let mut decodings = pictures.iter().map(|_| Ok(Decoding::from(sequence()?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut active = Vec::with_capacity(pictures.len());
+    for (slot, embedding) in embeddings.into_iter().enumerate() {
+        active.push(ActiveDecoding {
+            decoding: sequence()?.into(),
+            slots: vec![slot],
+            image: Some(Arc::new(embedding)),
+        });
+    }
     let mut prefill = 0.0;
     for token in 0..new_tokens {
-        step(backend, &mut decodings, &embeddings)?;
+        step_all(backend, &mut active)?;
         if token == 0 {
             prefill = start.elapsed().as_secs_f64() - vision;
         }
     }
     Ok(Once { vision, prefill, total: start.elapsed().as_secs_f64() })
-}
-
-fn step(backend: &mut dyn Backend, decodings: &mut [Decoding], embeddings: &[ImageEmbedding]) -> anyhow::Result<()> {
-    let segments: Vec<Segment> = decodings
-        .iter()
-        .zip(embeddings)
-        .enumerate()
-        .flat_map(|(slot, (decoding, embedding))| decoding.segments(&[slot], Some(embedding)))
-        .collect();
-    let mut wants = Vec::with_capacity(decodings.len());
-    decodings.iter().for_each(|decoding| decoding.wants(&mut wants));
-    let answers = backend.answer(&segments, &wants)?;
-    for (decoding, row) in decodings.iter_mut().zip(answers.chunks(1)) {
-        decoding.accept(row)?;
-    }
-    Ok(())
 }
 
 /// A prompt of the usual form and length: `<s><image>` and the picture, `</image><grounding>` and three words, in ids

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use engine::{Annotator, Engine, EngineOptions, Request};
 use futures::{StreamExt, TryStreamExt, stream};
-use kosmos2::Ask;
+use kosmos2::Query;
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::compute::Compute;
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
@@ -117,8 +117,8 @@ pub(super) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
 /// An engine with this many slots, just long enough for what is asked.
 fn start(dir: &Path, compute: &Compute, slots: usize, new_tokens: usize) -> anyhow::Result<Engine> {
     let model = kosmos2::Kosmos2::open(dir, compute).context("the model cannot be opened")?;
-    let asked = model.processor().prepare(&ask(new_tokens)?)?;
-    let slot_tokens = model.processor().decoding(&asked)?.longest();
+    let asked = model.processor().encode(&query_of(new_tokens)?)?;
+    let slot_tokens = model.processor().decoding(&asked)?.max_tokens();
     start_engine(model, EngineOptions { slots: Some(slots), slot_tokens, ..EngineOptions::default() })
 }
 
@@ -133,7 +133,7 @@ fn options(new_tokens: usize) -> v1::GenerationOptions {
 }
 
 /// What a worker makes of the jobs here.
-fn ask(new_tokens: usize) -> anyhow::Result<Ask> {
+fn query_of(new_tokens: usize) -> anyhow::Result<Query> {
     let job = ImageJob {
         job_id: DATASET.into(),
         dataset: DATASET.into(),
@@ -146,8 +146,8 @@ fn ask(new_tokens: usize) -> anyhow::Result<Ask> {
         options: Some(options(new_tokens)),
         ..ImageJob::default()
     };
-    let ask = ModelJob::new(job).map_err(|error| Misuse(error.into()))?.asks.pop();
-    ask.ok_or_else(|| anyhow!("a job without a task"))
+    let query = ModelJob::new(job).map_err(|error| Misuse(error.into()))?.queries.pop();
+    query.ok_or_else(|| anyhow!("a job without a task"))
 }
 
 struct Run<'a> {
@@ -163,11 +163,11 @@ struct Run<'a> {
 impl Run<'_> {
     /// Prepared pictures through the engine.
     async fn alone(&self, new_tokens: usize) -> anyhow::Result<Done> {
-        let ask = ask(new_tokens)?;
+        let query = query_of(new_tokens)?;
         let start = Instant::now();
         let answers = (0..self.count).map(|number| {
             let pixels = &self.pixels[number % self.pixels.len()];
-            let request = || Request { pixels: pixels.clone(), asks: vec![ask.clone()], deadline: None };
+            let request = || Request { pixels: pixels.clone(), queries: vec![query.clone()], deadline: None };
             async move { Engine::submit(&self.engine, request()).await }
         });
         let answers = stream::iter(answers).buffer_unordered(self.engine.jobs_in_hand());

@@ -5,8 +5,8 @@
 
 use super::{Context, Shape, at_once, largest_seen};
 use crate::cpu::activations::{Sizes, Worker, largest_and_taint, room};
-use crate::cpu::columns::{Column, turn_keys};
-use crate::cpu::dispatch::Level;
+use crate::cpu::columns::{Column, transpose_keys};
+use crate::cpu::dispatch::IsaLevel;
 use crate::cpu::math::{exp2_coarse, load_part, store_part};
 use crate::cpu::parallel::Disjoint;
 use crate::cpu::simd::{Kernel, LANES, Simd};
@@ -49,7 +49,7 @@ pub(crate) struct Rounded {
 
 /// All queries of one job in one head; every query sees all keys.
 pub(super) struct IntegerHead<'a> {
-    pub(super) level: Level,
+    pub(super) level: IsaLevel,
     pub(super) shape: &'a Shape<'a>,
     pub(super) head: usize,
     pub(super) out: &'a Disjoint<'a, f32>,
@@ -75,7 +75,7 @@ impl Kernel for IntegerHead<'_> {
         let keys = Column { from: &keys[column..], stride, dim };
         let turned = room(turned, dim);
         for (panel, (pairs, scale)) in key_pairs.chunks_mut(dim_pairs).zip(&mut *key_scales).enumerate() {
-            turn_keys(keys, panel, seen, turned);
+            transpose_keys(keys, panel, seen, turned);
             round_panel(s, turned, largest, pairs, scale);
         }
         let (value_pairs, value_scales) =

@@ -60,7 +60,7 @@ impl Decoder {
     }
 
     /// Slots, and tokens of each.
-    pub(super) fn room(&self) -> (usize, usize) {
+    pub(super) fn kv_capacity(&self) -> (usize, usize) {
         (self.cache.slots, self.cache.length)
     }
 

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
-use crate::model::ModelError;
+use crate::error::ModelError;
 use crate::processor::image::PixelValues;
 use decoder::Decoder;
 use projection::ImageToTextProjection;
@@ -74,7 +74,7 @@ impl Backend for CandleBackend {
     }
 
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
-        let (slots, length) = self.decoder.room();
+        let (slots, length) = self.decoder.kv_capacity();
         let vocabulary = self.decoder.vocabulary()?;
         check_segments(segments, slots, length, vocabulary)?;
         let logits = self.decoder.forward(segments)?;

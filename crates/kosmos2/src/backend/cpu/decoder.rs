@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use kernels::cpu::{Attention, Context, Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
 
-use super::crew::{self, Crew, Lone};
 use super::layers::{Buffer, Map, Norm, with_values};
+use super::threads::{self, PerThread, SingleThread};
 use crate::backend::positions::Positions;
-use crate::backend::{Chosen, CopyFrom, Logits, Row, Segment, Want, choice};
+use crate::backend::{Chosen, CopyFrom, Logits, LogitsOutput, LogitsRequest, Segment, logits};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
@@ -21,7 +21,7 @@ pub(super) struct Decoder {
     /// Tokens of a slot.
     length: usize,
     buffers: Buffers,
-    lone: Lone<()>,
+    lone: SingleThread<()>,
 }
 
 /// The weights.
@@ -63,7 +63,7 @@ impl Layer {
         let attention = weights.pp("self_attn");
         Ok(Self {
             attention_norm: norm("self_attn_layer_norm", width)?,
-            qkv: Map::side_by_side(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
+            qkv: Map::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
             inner_attention_norm: norm("self_attn.inner_attn_ln", width)?,
             out: Map::load(&attention.pp("out_proj"), width, width, format)?,
             final_norm: norm("final_layer_norm", width)?,
@@ -110,7 +110,7 @@ impl Decoder {
             caches: Vec::new(),
             length: 0,
             buffers: Buffers::default(),
-            lone: Lone::default(),
+            lone: SingleThread::default(),
         })
     }
 
@@ -126,7 +126,7 @@ impl Decoder {
     }
 
     /// Slots, and tokens of each.
-    pub(super) fn room(&self) -> (usize, usize) {
+    pub(super) fn kv_capacity(&self) -> (usize, usize) {
         (self.caches.first().map_or(0, Vec::len), self.length)
     }
 
@@ -136,27 +136,37 @@ impl Decoder {
     }
 
     /// Segments as [`super::check_segments`] lets them through.
-    pub(super) fn forward(&mut self, segments: &[Segment], crew: &mut Crew) -> Logits<'_> {
-        self.run(segments, &[], crew);
+    pub(super) fn forward(&mut self, segments: &[Segment], threads: &mut PerThread) -> Logits<'_> {
+        self.run(segments, &[], threads);
         let outputs = self.vocabulary();
         Logits::new(self.buffers.logits.take(count_wanted(segments) * outputs), outputs)
     }
 
     /// As [`Self::forward`], with tokens in place of logits where they were chosen while these were in the caches.
-    pub(super) fn answer(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Row<'_>> {
-        let chosen = self.run(segments, wants, crew);
+    pub(super) fn decode(
+        &mut self,
+        segments: &[Segment],
+        requests: &[LogitsRequest],
+        threads: &mut PerThread,
+    ) -> Vec<LogitsOutput<'_>> {
+        let chosen = self.run(segments, requests, threads);
         let outputs = self.vocabulary();
         let logits = self.buffers.logits.take(count_wanted(segments) * outputs);
         let chosen = chosen.into_iter().chain(std::iter::repeat(None));
         logits
             .chunks_exact(outputs)
             .zip(chosen)
-            .map(|(row, chosen)| chosen.map_or(Row::Logits(row), Row::Chosen))
+            .map(|(row, chosen)| chosen.map_or(LogitsOutput::Logits(row), LogitsOutput::Chosen))
             .collect()
     }
 
     /// Fills the buffer of logits; what was chosen of the first rows.
-    fn run(&mut self, segments: &[Segment], wants: &[Want], crew: &mut Crew) -> Vec<Option<Chosen>> {
+    fn run(
+        &mut self,
+        segments: &[Segment],
+        requests: &[LogitsRequest],
+        threads: &mut PerThread,
+    ) -> Vec<Option<Chosen>> {
         let Self { network, positions, caches, buffers, lone, .. } = self;
         let Buffers { x, normed, qkv, inner, logits } = buffers;
         let (width, inner_width, outputs) = (network.width, network.inner_width(), network.head().outputs());
@@ -174,22 +184,22 @@ impl Decoder {
         let runs = network.runs(segments);
         let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
         if let [_] = runs[..] {
-            network.forward(segments, positions, &mut left, rest, crew);
+            network.forward(segments, positions, &mut left, rest, threads);
             return Vec::new();
         }
         // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
         let mut parts = Vec::with_capacity(runs.len());
-        let mut wants = wants.iter();
+        let mut requests = requests.iter();
         for own in runs {
             let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
             let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
             rest = others;
-            parts.push((own, slots, rows, wants.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
+            parts.push((own, slots, rows, requests.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
         }
-        let chosen = lone.share(parts, |(own, mut slots, rows, wants), crew, ()| {
-            let logits = network.forward(own, positions, &mut slots, rows, crew);
-            let rows = wants.into_iter().zip(logits.chunks_exact(outputs));
-            rows.map(|(want, row)| choice::choose(want, row)).collect::<Vec<_>>()
+        let chosen = lone.share(parts, |(own, mut slots, rows, requests), threads, ()| {
+            let logits = network.forward(own, positions, &mut slots, rows, threads);
+            let rows = requests.into_iter().zip(logits.chunks_exact(outputs));
+            rows.map(|(request, row)| logits::choose(request, row)).collect::<Vec<_>>()
         });
         chosen.concat()
     }
@@ -209,7 +219,7 @@ impl Network {
     fn runs<'r, 's>(&self, segments: &'r [Segment<'s>]) -> Vec<&'r [Segment<'s>]> {
         let parts = rayon::current_num_threads().min(segments.len());
         let is_apart = |segment: &Segment| segment.copy.is_none();
-        let is_small = self.layers.first().is_some_and(|layer| crew::is_small(layer.bytes()));
+        let is_small = self.layers.first().is_some_and(|layer| threads::is_small(layer.bytes()));
         let together = || vec![segments];
         if parts < 2 || !is_small || !segments.iter().all(is_apart) {
             return together();
@@ -242,17 +252,17 @@ impl Network {
         positions: &Positions,
         caches: &mut [Slots],
         rows: Rows<'r>,
-        crew: &mut Crew,
+        threads: &mut PerThread,
     ) -> &'r [f32] {
         let (width, heads) = (self.width, self.heads);
         let Rows { x, normed, qkv, inner, logits } = rows;
         let mut rows = count_rows(segments);
         embed(segments, &self.embed_tokens, self.embedding_scale, positions, x);
         for (index, (layer, slots)) in self.layers.iter().zip(caches).enumerate() {
-            let each = crew.rows_each(rows, layer.bytes());
+            let each = threads.rows_each(rows, layer.bytes());
             let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
-            crew.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
-                let block = crew::block_of(each, layer.bytes());
+            threads.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
+                let block = threads::block_of(each, layer.bytes());
                 let blocks = x.chunks(block * width).zip(normed.chunks_mut(block * width));
                 for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * width)) {
                     layer.attention_norm.apply(x, normed);
@@ -267,17 +277,17 @@ impl Network {
                 keep_wanted(segments, 3 * width, qkv);
             }
             let wanted = |segment: &Segment| if is_last { segment.logits.clone() } else { 0..segment.tokens.len() };
-            let (each, inner_width) = (crew.rows_each(rows, layer.bytes()), layer.fc1.outputs());
+            let (each, inner_width) = (threads.rows_each(rows, layer.bytes()), layer.fc1.outputs());
             let inner = &mut inner[..rows * inner_width];
             let (x, normed) = (&mut x[..rows * width], &mut normed[..rows * width]);
             let parts = x.chunks_mut(each * width).zip(normed.chunks_mut(each * width));
             let parts = parts.zip(inner.chunks_mut(each * inner_width)).zip(qkv.chunks(each * 3 * width)).enumerate();
-            crew.share(parts, |(part, (((x, normed), inner), qkv)), scratch| {
+            threads.share(parts, |(part, (((x, normed), inner), qkv)), scratch| {
                 let own = segments.iter().map(|segment| (segment, wanted(segment)));
                 let mut jobs = queries_of(own, part * each, width, slots, qkv, normed);
                 attention(&mut jobs, heads, width / heads, scratch);
                 // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-                let block = crew::block_of(each, layer.bytes());
+                let block = threads::block_of(each, layer.bytes());
                 for (x, normed) in x.chunks_mut(block * width).zip(normed.chunks_mut(block * width)) {
                     let inner = &mut inner[..x.len() / width * inner_width];
                     layer.inner_attention_norm.apply_in_place(normed);
@@ -291,7 +301,7 @@ impl Network {
         }
         let x = &mut x[..rows * width];
         self.layer_norm.apply_in_place(x);
-        linear(x, self.head(), None, Epilogue::Store, logits, crew.together());
+        linear(x, self.head(), None, Epilogue::Store, logits, threads.together());
         logits
     }
 }

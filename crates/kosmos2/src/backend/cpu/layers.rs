@@ -28,14 +28,14 @@ impl Map {
     }
 
     /// The maps under these names as one, their outputs side by side: one pass over their common input.
-    pub(super) fn side_by_side(
+    pub(super) fn concatenated(
         weights: &Weights,
         names: &[&str],
         inner: usize,
         outer: usize,
         format: WeightFormat,
     ) -> Result<Self, CheckpointError> {
-        let (matrix, bias) = matrix_side_by_side(weights, names, inner, outer)?;
+        let (matrix, bias) = concatenated_matrix(weights, names, inner, outer)?;
         Ok(Self::new(&matrix, bias, inner, format))
     }
 
@@ -63,7 +63,7 @@ impl Map {
 }
 
 /// The maps under these names as one row-major matrix and its bias.
-pub(super) fn matrix_side_by_side(
+pub(super) fn concatenated_matrix(
     weights: &Weights,
     names: &[&str],
     inner: usize,

@@ -1,21 +1,21 @@
 //! The CPU: weights packed once for the hand-written kernels, f32 activations, buffers kept from step to step.
 
-mod crew;
 mod decoder;
 mod layers;
 mod projection;
+mod threads;
 mod vision;
 
 use kernels::cpu::WeightFormat;
 
-use super::{Backend, ImageEmbedding, Logits, Row, Segment, UsefulBatches, Want, check_segments};
+use super::{Backend, ImageEmbedding, Logits, LogitsOutput, LogitsRequest, PreferredBatches, Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
-use crate::model::ModelError;
+use crate::error::ModelError;
 use crate::processor::image::PixelValues;
-use crew::{Crew, Lone};
 use decoder::Decoder;
 use projection::ImageToTextProjection;
+use threads::{PerThread, SingleThread};
 use vision::VisionTower;
 
 /// The model in packed weights.
@@ -24,9 +24,9 @@ pub struct CpuBackend {
     projection: ImageToTextProjection,
     decoder: Decoder,
     image_size: usize,
-    crew: Crew,
+    threads: PerThread,
     buffers: PictureBuffers,
-    lone: Lone<PictureBuffers>,
+    lone: SingleThread<PictureBuffers>,
 }
 
 /// What a picture's pass needs beside the weights.
@@ -52,9 +52,9 @@ impl CpuBackend {
             vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config, format)?,
             projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, projection_format)?,
             image_size: config.vision_config.image_size,
-            crew: Crew::default(),
+            threads: PerThread::default(),
             buffers: PictureBuffers::default(),
-            lone: Lone::default(),
+            lone: SingleThread::default(),
         })
     }
 }
@@ -65,24 +65,24 @@ impl Backend for CpuBackend {
         if let Some(other) = pictures.iter().find(|pixels| pixels.size() != expected) {
             return Err(ModelError::PictureSize { found: other.size(), expected });
         }
-        let side_by_side = self.useful_batches().side_by_side;
-        let Self { vision, projection, crew, buffers, lone, .. } = self;
+        let parallel_images = self.preferred_batches().parallel_images;
+        let Self { vision, projection, threads, buffers, lone, .. } = self;
         // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
-        let one = |pixels: &PixelValues, crew: &mut Crew, buffers: &mut PictureBuffers| {
-            let features = vision.forward(pixels.as_slice(), &mut buffers.vision, crew);
-            projection.forward(features, &mut buffers.projection, crew)
+        let one = |pixels: &PixelValues, threads: &mut PerThread, buffers: &mut PictureBuffers| {
+            let features = vision.forward(pixels.as_slice(), &mut buffers.vision, threads);
+            projection.forward(features, &mut buffers.projection, threads)
         };
         // Where a thread can take a picture by itself, those that are left over are shared by all.
         let (apart, together) =
-            pictures.split_at(if side_by_side > 1 { pictures.len() / side_by_side * side_by_side } else { 0 });
-        let mut embeddings = lone.share(apart.to_vec(), |pixels, crew, buffers| one(pixels, crew, buffers));
-        embeddings.extend(together.iter().map(|pixels| one(pixels, crew, buffers)));
+            pictures.split_at(if parallel_images > 1 { pictures.len() / parallel_images * parallel_images } else { 0 });
+        let mut embeddings = lone.share(apart.to_vec(), |pixels, threads, buffers| one(pixels, threads, buffers));
+        embeddings.extend(together.iter().map(|pixels| one(pixels, threads, buffers)));
         Ok(embeddings)
     }
 
-    fn useful_batches(&self) -> UsefulBatches {
-        let side_by_side = if self.vision.is_small() { rayon::current_num_threads() } else { 1 };
-        UsefulBatches { side_by_side, ..UsefulBatches::OF_A_CPU }
+    fn preferred_batches(&self) -> PreferredBatches {
+        let parallel_images = if self.vision.is_small() { rayon::current_num_threads() } else { 1 };
+        PreferredBatches { parallel_images, ..PreferredBatches::OF_A_CPU }
     }
 
     fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {
@@ -99,15 +99,19 @@ impl Backend for CpuBackend {
     }
 
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
-        let (slots, length) = self.decoder.room();
+        let (slots, length) = self.decoder.kv_capacity();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
-        Ok(self.decoder.forward(segments, &mut self.crew))
+        Ok(self.decoder.forward(segments, &mut self.threads))
     }
 
-    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
-        let (slots, length) = self.decoder.room();
+    fn decode(
+        &mut self,
+        segments: &[Segment],
+        requests: &[LogitsRequest],
+    ) -> Result<Vec<LogitsOutput<'_>>, ModelError> {
+        let (slots, length) = self.decoder.kv_capacity();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
-        Ok(self.decoder.answer(segments, wants, &mut self.crew))
+        Ok(self.decoder.decode(segments, requests, &mut self.threads))
     }
 }
 

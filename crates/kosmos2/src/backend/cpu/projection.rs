@@ -6,8 +6,8 @@
 
 use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, Scratch, WeightFormat, linear};
 
-use super::crew::Crew;
-use super::layers::{Buffer, Map, attend, matrix_side_by_side, vector, with_values};
+use super::layers::{Buffer, Map, attend, concatenated_matrix, vector, with_values};
+use super::threads::PerThread;
 use crate::backend::ImageEmbedding;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::Config;
@@ -37,7 +37,7 @@ impl ImageToTextProjection {
         let (width, latent) = (config.text_config.embed_dim, config.latent_query_num);
         let attention = weights.pp("x_attn");
         let query = Map::load(&attention.pp("q_proj"), width, width, format)?;
-        let (matrix, bias) = matrix_side_by_side(&attention, &["k_proj", "v_proj"], width, width)?;
+        let (matrix, bias) = concatenated_matrix(&attention, &["k_proj", "v_proj"], width, width)?;
         let latent_key_value = Map::new(&matrix, bias.clone(), width, format);
         let key_value = behind_dense(&weights.pp("dense"), config.vision_config.hidden_size, &matrix, bias, format)?;
         let (mut queries, mut latent_key_values) = (vec![0.0; latent * width], vec![0.0; latent * 2 * width]);
@@ -58,25 +58,25 @@ impl ImageToTextProjection {
     }
 
     /// Features [1 + patches, hidden] of one picture to its embedding [latent, width].
-    pub(super) fn forward(&self, features: &[f32], buffers: &mut Buffers, crew: &mut Crew) -> ImageEmbedding {
+    pub(super) fn forward(&self, features: &[f32], buffers: &mut Buffers, threads: &mut PerThread) -> ImageEmbedding {
         let Buffers { key_values, mixed } = buffers;
         let (width, hidden, embedding_len) = (self.width, self.key_value.inputs(), self.queries.len());
         let rows = features.len() / hidden;
         let own = rows * 2 * width;
         let key_values = key_values.take(own + self.latent_key_values.len());
         let bytes = self.key_value.bytes();
-        let each = crew.rows_each(rows, bytes);
+        let each = threads.rows_each(rows, bytes);
         let parts = features.chunks(each * hidden).zip(key_values[..own].chunks_mut(each * 2 * width));
-        crew.share(parts, |(features, key_values), scratch| {
+        threads.share(parts, |(features, key_values), scratch| {
             self.key_value.apply(features, Epilogue::Store, key_values, scratch);
         });
         key_values[own..].copy_from_slice(&self.latent_key_values);
         let key_values = &*key_values;
         let mixed = mixed.take(embedding_len);
         let mut embedding = vec![0.0; embedding_len];
-        let each = crew.rows_each(embedding_len / width, bytes) * width;
+        let each = threads.rows_each(embedding_len / width, bytes) * width;
         let parts = self.queries.chunks(each).zip(mixed.chunks_mut(each)).zip(embedding.chunks_mut(each));
-        crew.share(parts, |((queries, mixed), embedding), scratch| {
+        threads.share(parts, |((queries, mixed), embedding), scratch| {
             let some_queries = Attention {
                 queries,
                 query_stride: width,

@@ -2,8 +2,8 @@
 
 use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, l2_normalize, linear};
 
-use super::crew::{self, Crew};
 use super::layers::{Buffer, Map, Norm, attend, vector, with_values};
+use super::threads::{self, PerThread};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
 
@@ -48,7 +48,7 @@ impl Layer {
         let attention = weights.pp("self_attn");
         Ok(Self {
             layer_norm1: Norm::load(&weights.pp("layer_norm1"), width, eps)?,
-            qkv: Map::side_by_side(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
+            qkv: Map::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
             out: Map::load(&attention.pp("out_proj"), width, width, format)?,
             layer_norm2: Norm::load(&weights.pp("layer_norm2"), width, eps)?,
             fc1: Map::load(&weights.pp("mlp.fc1"), width, inner, format)?,
@@ -92,7 +92,7 @@ impl VisionTower {
 
     /// Whether each thread may take a picture of its own through all layers.
     pub(super) fn is_small(&self) -> bool {
-        crew::is_small(self.layer_bytes())
+        threads::is_small(self.layer_bytes())
     }
 
     fn layer_bytes(&self) -> usize {
@@ -101,7 +101,7 @@ impl VisionTower {
 
     /// Pixels [3, S, S] to features [1 + patches, hidden]: normalised by the post layer norm and then to unit length,
     /// all rows and not only the class token's, as the language model takes them.
-    pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, crew: &mut Crew) -> &'b [f32] {
+    pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, threads: &mut PerThread) -> &'b [f32] {
         let (hidden, heads) = (self.hidden, self.heads);
         let rows = self.position.len() / hidden;
         let Buffers { patches, x, normed, qkv, inner } = buffers;
@@ -109,17 +109,17 @@ impl VisionTower {
         cut_into_patches(pixels, self.image_size, self.patch_size, patches);
         let (x, normed) = (x.take(rows * hidden), normed.take(rows * hidden));
         let qkv = qkv.take(rows * 3 * hidden);
-        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], crew.together());
+        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], threads.together());
         normed[..hidden].copy_from_slice(&self.class);
         normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
         self.pre_layer_norm.apply(normed, x);
-        let each = crew.rows_each(rows, self.layer_bytes());
-        let block = crew::block_of(each, self.layer_bytes());
+        let each = threads.rows_each(rows, self.layer_bytes());
+        let block = threads::block_of(each, self.layer_bytes());
         for layer in &self.layers {
             let width = layer.fc1.outputs();
             let inner = inner.take(rows * width);
             let parts = x.chunks(each * hidden).zip(normed.chunks_mut(each * hidden));
-            crew.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
+            threads.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
                 let blocks = x.chunks(block * hidden).zip(normed.chunks_mut(block * hidden));
                 for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * hidden)) {
                     layer.layer_norm1.apply(x, normed);
@@ -128,7 +128,7 @@ impl VisionTower {
             });
             let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
             let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
-            crew.share(parts, |(((x, normed), inner), queries), scratch| {
+            threads.share(parts, |(((x, normed), inner), queries), scratch| {
                 let some_rows = Attention {
                     queries,
                     query_stride: 3 * hidden,

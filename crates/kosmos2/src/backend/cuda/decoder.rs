@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kernels::cuda::tables::{NewRow, Want as RowWant};
+use kernels::cuda::tables::{NewRow, RowRequest};
 use kernels::cuda::{
     Attention, Buffer, Chosen as RawChosen, CudaError, Device, Embedding, Kept, KeyValueCache, Matrix, NewTokens, Norm,
     Residual,
@@ -14,10 +14,10 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::Computed;
 use super::layers::{Map, matrix, norm, values};
-use super::plan::{Plan, chosen, row_want};
-use super::room::{Room, Sizes, recorded_batch};
+use super::plan::{Plan, chosen, row_request};
+use super::workspace::{Sizes, Workspace, recorded_batch};
 use crate::backend::positions::Positions;
-use crate::backend::{Allowed, Chosen, Segment, Want};
+use crate::backend::{Allowed, Chosen, LogitsRequest, Segment};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
@@ -34,7 +34,7 @@ pub(super) struct Decoder<T, S> {
     /// The tokens' codes that rows are masked by, and whose they are.
     codes: Buffer<u16>,
     codes_of: Option<Arc<[u16]>>,
-    room: Option<Room<T, S>>,
+    workspace: Option<Workspace<T, S>>,
 }
 
 struct Layer<T> {
@@ -77,7 +77,7 @@ impl<T: Computed> Layer<T> {
         let attention = weights.pp("self_attn");
         Ok(Self {
             attention_norm: norm("self_attn_layer_norm", width)?,
-            qkv: Map::side_by_side(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
+            qkv: Map::concatenated(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
             inner_attention_norm: norm("self_attn.inner_attn_ln", width)?,
             out: Map::load(device, &attention.pp("out_proj"), width, width)?,
             final_norm: norm("final_layer_norm", width)?,
@@ -116,7 +116,7 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
             sizes,
             codes: device.zeros(vocabulary)?,
             codes_of: None,
-            room: None,
+            workspace: None,
         })
     }
 
@@ -130,19 +130,19 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     }
 
     /// Slots, and tokens of each.
-    pub(super) fn room(&self) -> (usize, usize) {
-        self.room.as_ref().map_or((0, 0), |room| (room.slots, room.length))
+    pub(super) fn kv_capacity(&self) -> (usize, usize) {
+        self.workspace.as_ref().map_or((0, 0), |workspace| (workspace.slots, workspace.length))
     }
 
     pub(super) fn reserve(&mut self, device: &Device, slots: usize, length: usize) -> Result<(), CudaError> {
         // What was kept goes first: the old and the new room may not fit together.
-        self.room = None;
+        self.workspace = None;
         // A token's position is at most one beyond its number in the sequence.
         let mut table = Vec::new();
         for position in 0..length + 2 {
             table.extend_from_slice(self.positions.row(position));
         }
-        self.room = Some(Room::new(device, &self.sizes, slots, length, &table)?);
+        self.workspace = Some(Workspace::new(device, &self.sizes, slots, length, &table)?);
         Ok(())
     }
 
@@ -152,14 +152,14 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         &mut self,
         device: &Device,
         segments: &[Segment],
-        wants: &[Want],
+        requests: &[LogitsRequest],
         logits: &mut Vec<f32>,
     ) -> Result<Vec<Answer>, CudaError> {
         logits.clear();
-        self.know_codes(device, wants)?;
-        let (row_wants, whole): (Vec<RowWant>, Vec<bool>) =
-            wants.iter().map(|want| row_want(want, self.codes_of.as_ref())).unzip();
-        let Some(mut room) = self.room.take() else {
+        self.know_codes(device, requests)?;
+        let (row_wants, whole): (Vec<RowRequest>, Vec<bool>) =
+            requests.iter().map(|request| row_request(request, self.codes_of.as_ref())).unzip();
+        let Some(mut workspace) = self.workspace.take() else {
             return Ok(Vec::new());
         };
         // Rows of logits in the answers' order.
@@ -171,16 +171,17 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         let whole: Vec<Option<usize>> = whole.iter().map(place).collect();
         logits.resize(next * self.sizes.vocabulary, 0.0);
         let mut answers: Vec<Answer> = whole.iter().map(|index| Answer::Logits(index.unwrap_or(0))).collect();
-        let plans = Plan::of_step(segments, &row_wants, &self.positions, room.capacity);
-        let done = plans.iter().try_for_each(|plan| self.run(device, &mut room, plan, &whole, logits, &mut answers));
-        self.room = Some(room);
+        let plans = Plan::of_step(segments, &row_wants, &self.positions, workspace.capacity);
+        let done =
+            plans.iter().try_for_each(|plan| self.run(device, &mut workspace, plan, &whole, logits, &mut answers));
+        self.workspace = Some(workspace);
         done.map(|()| answers)
     }
 
     /// Puts the grammar's table on the card, if there is another than before.
-    fn know_codes(&mut self, device: &Device, wants: &[Want]) -> Result<(), CudaError> {
-        let asked = wants.iter().find_map(|want| match want {
-            Want::Best { allowed: Some(Allowed { codes, .. }), .. } => Some(codes),
+    fn know_codes(&mut self, device: &Device, requests: &[LogitsRequest]) -> Result<(), CudaError> {
+        let asked = requests.iter().find_map(|request| match request {
+            LogitsRequest::Best { allowed: Some(Allowed { codes, .. }), .. } => Some(codes),
             _ => None,
         });
         let Some(codes) = asked.filter(|codes| codes.len() == self.sizes.vocabulary) else {
@@ -196,53 +197,60 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     fn run(
         &self,
         device: &Device,
-        room: &mut Room<T, S>,
+        workspace: &mut Workspace<T, S>,
         plan: &Plan,
         whole: &[Option<usize>],
         logits: &mut [f32],
         answers: &mut [Answer],
     ) -> Result<(), CudaError> {
-        let recorded = recorded_batch(plan.rows.len()).filter(|&batch| batch <= room.capacity && plan.only_newest());
+        let recorded =
+            recorded_batch(plan.rows.len()).filter(|&batch| batch <= workspace.capacity && plan.only_newest());
         match recorded {
-            Some(batch) if batch <= room.logits_rows => {
-                self.run_newest(device, room, plan, batch)?;
-                self.take_logits(device, room, plan, 0..plan.picks.len(), whole, logits)?;
+            Some(batch) if batch <= workspace.logits_rows => {
+                self.run_newest(device, workspace, plan, batch)?;
+                self.take_logits(device, workspace, plan, 0..plan.picks.len(), whole, logits)?;
             }
-            _ => self.run_any(device, room, plan, whole, logits)?,
+            _ => self.run_any(device, workspace, plan, whole, logits)?,
         }
-        let mut words = vec![0u32; plan.wants.len() * 4];
-        device.download(&room.choices, &mut words)?;
-        for ((raw, want), &place) in RawChosen::read(&words).iter().zip(&plan.wants).zip(&plan.places) {
+        let mut words = vec![0u32; plan.requests.len() * 4];
+        device.download(&workspace.choices, &mut words)?;
+        for ((raw, request), &place) in RawChosen::read(&words).iter().zip(&plan.requests).zip(&plan.places) {
             if whole[place].is_none() {
-                answers[place] = Answer::Chosen(chosen(raw, want));
+                answers[place] = Answer::Chosen(chosen(raw, request));
             }
         }
         Ok(())
     }
 
     /// The step of a decoding batch: as it is the first time, which also loads its kernels, and recorded from then on.
-    fn run_newest(&self, device: &Device, room: &mut Room<T, S>, plan: &Plan, batch: usize) -> Result<(), CudaError> {
-        let spare = NewRow { token: 0, position: 0, slot: room.slots as u32, column: 0 };
-        let nothing = RowWant { target: Some(0), set: RowWant::EVERYTHING, upper_left: 0, patches: (0, 0) };
+    fn run_newest(
+        &self,
+        device: &Device,
+        workspace: &mut Workspace<T, S>,
+        plan: &Plan,
+        batch: usize,
+    ) -> Result<(), CudaError> {
+        let spare = NewRow { token: 0, position: 0, slot: workspace.slots as u32, column: 0 };
+        let nothing = RowRequest { target: Some(0), set: RowRequest::EVERYTHING, upper_left: 0, patches: (0, 0) };
         let fill = batch - plan.rows.len();
         let rows: Vec<_> = plan.rows.iter().copied().chain(std::iter::repeat_n(spare, fill)).collect();
-        let wants: Vec<_> = plan.wants.iter().copied().chain(std::iter::repeat_n(nothing, fill)).collect();
-        room.rows.set(device, &rows)?;
-        room.wants.set(device, &wants)?;
+        let requests: Vec<_> = plan.requests.iter().copied().chain(std::iter::repeat_n(nothing, fill)).collect();
+        workspace.rows.set(device, &rows)?;
+        workspace.requests.set(device, &requests)?;
         let pass =
             Pass { singles: batch, others: 0, append_in_place: true, pictures: false, wanted: batch, picked: false };
-        if let Some(graph) = room.graphs.get_mut(&batch) {
+        if let Some(graph) = workspace.graphs.get_mut(&batch) {
             return graph.replay();
         }
-        self.launch(device, room, &pass)?;
-        self.launch_head(device, room, &pass, 0..batch)?;
+        self.launch(device, workspace, &pass)?;
+        self.launch_head(device, workspace, &pass, 0..batch)?;
         let started = Instant::now();
         let graph = device.record(|| {
-            self.launch(device, room, &pass)?;
-            self.launch_head(device, room, &pass, 0..batch)
+            self.launch(device, workspace, &pass)?;
+            self.launch_head(device, workspace, &pass, 0..batch)
         })?;
         tracing::debug!(batch, seconds = started.elapsed().as_secs_f64(), "step is recorded");
-        room.graphs.insert(batch, graph);
+        workspace.graphs.insert(batch, graph);
         Ok(())
     }
 
@@ -250,21 +258,21 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     fn run_any(
         &self,
         device: &Device,
-        room: &mut Room<T, S>,
+        workspace: &mut Workspace<T, S>,
         plan: &Plan,
         whole: &[Option<usize>],
         logits: &mut [f32],
     ) -> Result<(), CudaError> {
-        room.rows.set(device, &plan.rows)?;
-        room.wants.set(device, &plan.wants)?;
-        room.picks.set(device, &plan.picks)?;
-        room.tiles.set(device, &plan.tiles)?;
-        room.copies.set(device, &plan.copies)?;
+        workspace.rows.set(device, &plan.rows)?;
+        workspace.requests.set(device, &plan.requests)?;
+        workspace.picks.set(device, &plan.picks)?;
+        workspace.tiles.set(device, &plan.tiles)?;
+        workspace.copies.set(device, &plan.copies)?;
         let pictures = plan.has_pictures();
         if pictures {
             let rows: Vec<_> =
                 plan.pictures.iter().map(|row| row.as_ref().map(|(values, index)| (values, *index))).collect();
-            room.pictures.set(device, &rows)?;
+            workspace.pictures.set(device, &rows)?;
         }
         let pass = Pass {
             singles: plan.singles,
@@ -274,11 +282,11 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
             wanted: plan.picks.len(),
             picked: true,
         };
-        self.launch(device, room, &pass)?;
-        for first in (0..pass.wanted).step_by(room.logits_rows) {
-            let some = first..pass.wanted.min(first + room.logits_rows);
-            self.launch_head(device, room, &pass, some.clone())?;
-            self.take_logits(device, room, plan, some, whole, logits)?;
+        self.launch(device, workspace, &pass)?;
+        for first in (0..pass.wanted).step_by(workspace.logits_rows) {
+            let some = first..pass.wanted.min(first + workspace.logits_rows);
+            self.launch_head(device, workspace, &pass, some.clone())?;
+            self.take_logits(device, workspace, plan, some, whole, logits)?;
         }
         Ok(())
     }
@@ -287,7 +295,7 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     fn take_logits(
         &self,
         device: &Device,
-        room: &Room<T, S>,
+        workspace: &Workspace<T, S>,
         plan: &Plan,
         rows: std::ops::Range<usize>,
         whole: &[Option<usize>],
@@ -296,7 +304,7 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         let (vocabulary, stride) = (self.sizes.vocabulary, self.sizes.logits_stride());
         for (index, &place) in plan.places[rows].iter().enumerate() {
             if let Some(row) = whole[place] {
-                let from = room.logits.part(index * stride..index * stride + vocabulary);
+                let from = workspace.logits.part(index * stride..index * stride + vocabulary);
                 device.download(&from, &mut logits[row * vocabulary..][..vocabulary])?;
             }
         }
@@ -304,22 +312,22 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     }
 
     /// All layers.
-    fn launch(&self, device: &Device, room: &Room<T, S>, pass: &Pass) -> Result<(), CudaError> {
+    fn launch(&self, device: &Device, workspace: &Workspace<T, S>, pass: &Pass) -> Result<(), CudaError> {
         let rows = pass.singles + pass.others;
-        let Room { x, y, normed, qkv, inner, .. } = room;
+        let Workspace { x, y, normed, qkv, inner, .. } = workspace;
         let embedding = Embedding {
             table: &self.embed_tokens,
-            pictures: pass.pictures.then_some(&room.pictures),
+            pictures: pass.pictures.then_some(&workspace.pictures),
             scale: self.embedding_scale,
-            positions: &room.position_table,
+            positions: &workspace.position_table,
         };
-        device.embed(&room.rows, rows, &embedding, x)?;
+        device.embed(&workspace.rows, rows, &embedding, x)?;
         let residual = |added, norm| Residual { x, added, picks: None, rows, norm, to_unit_length: false, out: normed };
         let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
-        for (layer, cache) in self.layers.iter().zip(&room.caches) {
+        for (layer, cache) in self.layers.iter().zip(&workspace.caches) {
             device.residual_norm(&residual(added, &layer.attention_norm))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
-            self.attend(device, room, layer, cache, pass)?;
+            self.attend(device, workspace, layer, cache, pass)?;
             layer.out.apply(device, normed, rows, y)?;
             device.residual_norm(&residual(Some((y, &layer.out.bias)), &layer.final_norm))?;
             layer.fc1.apply(device, normed, rows, inner)?;
@@ -334,27 +342,27 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     fn attend(
         &self,
         device: &Device,
-        room: &Room<T, S>,
+        workspace: &Workspace<T, S>,
         layer: &Layer<T>,
         cache: &KeyValueCache<S>,
         pass: &Pass,
     ) -> Result<(), CudaError> {
         let Sizes { width, heads, .. } = self.sizes;
-        let Room { qkv, normed, rows, .. } = room;
+        let Workspace { qkv, normed, rows, .. } = workspace;
         let Pass { singles, others, append_in_place, .. } = *pass;
         let tokens = NewTokens { qkv, bias: &layer.qkv.bias };
         if !append_in_place {
             device.append(rows, singles + others, tokens, cache)?;
-            device.copy_columns(&room.copies, cache)?;
+            device.copy_columns(&workspace.copies, cache)?;
         }
         if singles > 0 {
-            let splits = room.splits.of(self.sizes.splits(singles));
+            let splits = workspace.splits.of(self.sizes.splits(singles));
             device.attend_newest(rows, singles, tokens, cache, append_in_place, &splits)?;
             device.merge_norm(&splits, singles, heads, &layer.inner_attention_norm, normed)?;
         }
         if others > 0 {
             device.attend(&Attention {
-                tiles: &room.tiles,
+                tiles: &workspace.tiles,
                 queries: qkv,
                 query_stride: 3 * width,
                 query_bias: Some(&layer.qkv.bias.part(0..width)),
@@ -374,25 +382,25 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
     fn launch_head(
         &self,
         device: &Device,
-        room: &Room<T, S>,
+        workspace: &Workspace<T, S>,
         pass: &Pass,
         wanted: std::ops::Range<usize>,
     ) -> Result<(), CudaError> {
         let Some(last) = self.layers.last() else { return Ok(()) };
         let count = wanted.len();
-        let picks = room.picks.from(wanted.start);
+        let picks = workspace.picks.from(wanted.start);
         device.residual_norm(&Residual {
-            x: &room.x,
-            added: Some((&room.y, &last.fc2.bias)),
+            x: &workspace.x,
+            added: Some((&workspace.y, &last.fc2.bias)),
             picks: pass.picked.then_some(&picks),
             rows: count,
             norm: &self.layer_norm,
             to_unit_length: false,
-            out: &room.normed,
+            out: &workspace.normed,
         })?;
         let (head, stride) = (self.lm_head.as_ref().unwrap_or(&self.embed_tokens), self.sizes.logits_stride());
-        device.product(head, &room.normed, count, &room.logits, stride)?;
-        let choices = room.choices.part(wanted.start * 4..room.choices.len());
-        device.choose(&room.logits, count, stride, &room.wants.from(wanted.start), &self.codes, &choices)
+        device.product(head, &workspace.normed, count, &workspace.logits, stride)?;
+        let choices = workspace.choices.part(wanted.start * 4..workspace.choices.len());
+        device.choose(&workspace.logits, count, stride, &workspace.requests.from(wanted.start), &self.codes, &choices)
     }
 }

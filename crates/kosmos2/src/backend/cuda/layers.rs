@@ -25,7 +25,7 @@ impl<T: Computed> Map<T> {
     }
 
     /// The maps under these names as one, their outputs side by side: one product over their common input.
-    pub(super) fn side_by_side(
+    pub(super) fn concatenated(
         device: &Device,
         weights: &Weights,
         names: &[&str],

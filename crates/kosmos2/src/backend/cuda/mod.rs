@@ -7,8 +7,8 @@ mod decoder;
 mod layers;
 mod plan;
 mod projection;
-mod room;
 mod vision;
+mod workspace;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +16,10 @@ use std::time::Instant;
 use candle_core::WithDType;
 use kernels::cuda::{Device, Format, Kept};
 
-use super::{Backend, ImageEmbedding, Logits, Row, Segment, UsefulBatches, Want, check_segments};
+use super::{Backend, ImageEmbedding, Logits, LogitsOutput, LogitsRequest, PreferredBatches, Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
-use crate::model::ModelError;
+use crate::error::ModelError;
 use crate::processor::image::PixelValues;
 use decoder::{Answer, Decoder};
 use projection::ImageToTextProjection;
@@ -72,10 +72,10 @@ impl<T: Computed, S: Kept<T>> CudaBackend<T, S> {
         Ok(backend)
     }
 
-    fn run(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Answer>, ModelError> {
-        let (slots, length) = self.decoder.room();
+    fn run(&mut self, segments: &[Segment], requests: &[LogitsRequest]) -> Result<Vec<Answer>, ModelError> {
+        let (slots, length) = self.decoder.kv_capacity();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
-        Ok(self.decoder.forward(&self.device, segments, wants, &mut self.logits)?)
+        Ok(self.decoder.forward(&self.device, segments, requests, &mut self.logits)?)
     }
 }
 
@@ -107,23 +107,33 @@ impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
 
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError> {
         let rows = segments.iter().map(|segment| segment.logits.len()).sum();
-        self.run(segments, &vec![Want::Logits; rows])?;
+        self.run(segments, &vec![LogitsRequest::Logits; rows])?;
         Ok(Logits::new(&self.logits, self.decoder.vocabulary()))
     }
 
-    fn answer(&mut self, segments: &[Segment], wants: &[Want]) -> Result<Vec<Row<'_>>, ModelError> {
-        let answers = self.run(segments, wants)?;
+    fn decode(
+        &mut self,
+        segments: &[Segment],
+        requests: &[LogitsRequest],
+    ) -> Result<Vec<LogitsOutput<'_>>, ModelError> {
+        let answers = self.run(segments, requests)?;
         let (logits, vocabulary) = (&self.logits, self.decoder.vocabulary());
         let row = |answer| match answer {
-            Answer::Chosen(chosen) => Row::Chosen(chosen),
-            Answer::Logits(index) => Row::Logits(&logits[index * vocabulary..][..vocabulary]),
+            Answer::Chosen(chosen) => LogitsOutput::Chosen(chosen),
+            Answer::Logits(index) => LogitsOutput::Logits(&logits[index * vocabulary..][..vocabulary]),
         };
         Ok(answers.into_iter().map(row).collect())
     }
 
-    fn useful_batches(&self) -> UsefulBatches {
+    fn preferred_batches(&self) -> PreferredBatches {
         let jobs = USEFUL_SLOTS + 4 * PICTURES;
-        UsefulBatches { slots: USEFUL_SLOTS, pictures: PICTURES, side_by_side: 1, prompt_tokens: PROMPT_TOKENS, jobs }
+        PreferredBatches {
+            slots: USEFUL_SLOTS,
+            pictures: PICTURES,
+            parallel_images: 1,
+            prompt_tokens: PROMPT_TOKENS,
+            jobs,
+        }
     }
 
     fn wait(&mut self) -> Result<(), ModelError> {

@@ -1,10 +1,10 @@
 //! A step's rows in the order that the card computes them: sequences with one new token first, then the others.
 
-use kernels::cuda::tables::{Copy, NewRow, Tile, Want as RowWant};
+use kernels::cuda::tables::{Copy, NewRow, RowRequest, Tile};
 use kernels::cuda::{Buffer, Chosen as RawChosen};
 
 use crate::backend::positions::Positions;
-use crate::backend::{Allowed, Chosen, CopyFrom, Segment, Want};
+use crate::backend::{Allowed, Chosen, CopyFrom, LogitsRequest, Segment};
 use crate::grounding::corner::CornerEstimate;
 
 /// What goes through the decoder in one pass.
@@ -21,14 +21,19 @@ pub(super) struct Plan {
     /// Rows that something is wanted of.
     pub(super) picks: Vec<u32>,
     /// What, and where it belongs in the step's answers.
-    pub(super) wants: Vec<RowWant>,
+    pub(super) requests: Vec<RowRequest>,
     pub(super) places: Vec<usize>,
 }
 
 impl Plan {
     /// Plans of a step, each of at most `most` rows unless a single sequence has more. Who takes columns over from others
     /// comes after these.
-    pub(super) fn of_step(segments: &[Segment], wants: &[RowWant], positions: &Positions, most: usize) -> Vec<Self> {
+    pub(super) fn of_step(
+        segments: &[Segment],
+        requests: &[RowRequest],
+        positions: &Positions,
+        most: usize,
+    ) -> Vec<Self> {
         let mut starts = Vec::with_capacity(segments.len());
         let mut total = 0;
         for segment in segments {
@@ -49,7 +54,7 @@ impl Plan {
             let mut plan = Self::default();
             for index in own {
                 let segment = &segments[index];
-                plan.add(segment, &wants[starts[index]..][..segment.logits.len()], starts[index], positions);
+                plan.add(segment, &requests[starts[index]..][..segment.logits.len()], starts[index], positions);
             }
             plans.push(plan);
             first = end;
@@ -57,7 +62,7 @@ impl Plan {
         plans
     }
 
-    fn add(&mut self, segment: &Segment, wants: &[RowWant], place: usize, positions: &Positions) {
+    fn add(&mut self, segment: &Segment, requests: &[RowRequest], place: usize, positions: &Positions) {
         let first = self.rows.len() as u32;
         let (slot, count) = (segment.slot as u32, segment.tokens.len());
         for ((&token, position), column) in
@@ -83,8 +88,8 @@ impl Plan {
             self.tiles.extend(Tile::cover(first, count as u32, slot, segment.cached as u32 + 1, true, first));
         }
         self.picks.extend(segment.logits.clone().map(|row| first + row as u32));
-        self.wants.extend(wants);
-        self.places.extend((place..).take(wants.len()));
+        self.requests.extend(requests);
+        self.places.extend((place..).take(requests.len()));
     }
 
     /// Whether it is a step of a decoding batch and nothing else: the newest token of each sequence, all of them chosen.
@@ -102,28 +107,28 @@ impl Plan {
 }
 
 /// A want as the card takes it, where the token's codes are those of `codes`; whether the logits are needed as well.
-pub(super) fn row_want(want: &Want, codes: Option<&std::sync::Arc<[u16]>>) -> (RowWant, bool) {
-    let nothing = RowWant { target: Some(0), set: RowWant::EVERYTHING, upper_left: 0, patches: (0, 0) };
-    match want {
-        Want::Logits => (nothing, true),
-        Want::Score(token) => (RowWant { target: Some(*token), ..nothing }, false),
-        Want::Best { allowed: None, patches } => {
-            (RowWant { target: None, patches: (patches.start, patches.end), ..nothing }, false)
+pub(super) fn row_request(request: &LogitsRequest, codes: Option<&std::sync::Arc<[u16]>>) -> (RowRequest, bool) {
+    let nothing = RowRequest { target: Some(0), set: RowRequest::EVERYTHING, upper_left: 0, patches: (0, 0) };
+    match request {
+        LogitsRequest::Logits => (nothing, true),
+        LogitsRequest::Score(token) => (RowRequest { target: Some(*token), ..nothing }, false),
+        LogitsRequest::Best { allowed: None, patches } => {
+            (RowRequest { target: None, patches: (patches.start, patches.end), ..nothing }, false)
         }
-        Want::Best { allowed: Some(Allowed { codes: own, set, upper_left }), patches } => {
+        LogitsRequest::Best { allowed: Some(Allowed { codes: own, set, upper_left }), patches } => {
             let known = codes.is_some_and(|codes| std::sync::Arc::ptr_eq(codes, own));
             let patches = (patches.start, patches.end);
-            let want = RowWant { target: None, set: *set, upper_left: *upper_left, patches };
+            let choice = RowRequest { target: None, set: *set, upper_left: *upper_left, patches };
             // Another vocabulary's grammar in the same step: whoever asked chooses from the logits.
-            if known { (want, false) } else { (nothing, true) }
+            if known { (choice, false) } else { (nothing, true) }
         }
     }
 }
 
 /// What the card chose, as whoever asked takes it.
-pub(super) fn chosen(raw: &RawChosen, want: &RowWant) -> Chosen {
+pub(super) fn chosen(raw: &RawChosen, request: &RowRequest) -> Chosen {
     let RawChosen { token, logprob, corner: (column, row) } = *raw;
-    let (first, end) = want.patches;
+    let (first, end) = request.patches;
     let corner = (first..end).contains(&token).then_some(CornerEstimate { column, row });
     Chosen { token, logprob, corner }
 }

@@ -24,11 +24,11 @@ pub(super) struct ImageToTextProjection<T> {
     features: usize,
     width: usize,
     heads: usize,
-    room: Option<Room<T>>,
+    workspace: Option<Workspace<T>>,
 }
 
 /// Buffers for so many pictures.
-struct Room<T> {
+struct Workspace<T> {
     pictures: usize,
     h: Buffer<T>,
     context: Buffer<T>,
@@ -49,14 +49,14 @@ impl<T: Computed> ImageToTextProjection<T> {
         let queries: Vec<T> = device.values(&wide)?.into_iter().map(<T as Format>::from_f32).collect();
         Ok(Self {
             dense: Map::load(device, &weights.pp("dense"), config.vision_config.hidden_size, width)?,
-            key_value: Map::side_by_side(device, &attention, &["k_proj", "v_proj"], width, width)?,
+            key_value: Map::concatenated(device, &attention, &["k_proj", "v_proj"], width, width)?,
             out: Map::load(device, &attention.pp("out_proj"), width, width)?,
             latent,
             queries: device.buffer(&queries)?,
             features: config.vision_config.patches() + 1,
             width,
             heads: config.text_config.attention_heads,
-            room: None,
+            workspace: None,
         })
     }
 
@@ -67,14 +67,14 @@ impl<T: Computed> ImageToTextProjection<T> {
         features: &Buffer<T>,
         pictures: usize,
     ) -> Result<Vec<ImageEmbedding>, CudaError> {
-        let mut room = match self.room.take() {
-            Some(room) if room.pictures >= pictures => room,
-            _ => self.make_room(device, pictures.next_power_of_two())?,
+        let mut workspace = match self.workspace.take() {
+            Some(workspace) if workspace.pictures >= pictures => workspace,
+            _ => self.allocate(device, pictures.next_power_of_two())?,
         };
         let (width, latents, each) = (self.width, self.latents(), self.columns());
         let tile = |picture: u32| Tile::cover(0, latents as u32, picture, each as u32, false, picture * latents as u32);
-        room.tiles.set(device, &(0..pictures as u32).flat_map(tile).collect::<Vec<_>>())?;
-        let Room { h, context, key_values, mixed, tiles, .. } = &room;
+        workspace.tiles.set(device, &(0..pictures as u32).flat_map(tile).collect::<Vec<_>>())?;
+        let Workspace { h, context, key_values, mixed, tiles, .. } = &workspace;
         self.dense.apply(device, features, pictures * self.features, h)?;
         device.with_latent(h, &self.dense.bias, &self.latent, pictures, self.features, context)?;
         self.key_value.apply(device, context, pictures * each, key_values)?;
@@ -86,7 +86,7 @@ impl<T: Computed> ImageToTextProjection<T> {
             context: each * 2 * width,
             head: head_dim,
             column: 2 * width,
-            contexts: room.pictures,
+            contexts: workspace.pictures,
             columns: each,
         };
         device.attend(&Attention {
@@ -104,7 +104,7 @@ impl<T: Computed> ImageToTextProjection<T> {
         let embeddings = device.zeros::<f32>(pictures * latents * width)?;
         self.out.apply(device, mixed, pictures * latents, &embeddings)?;
         device.add_bias(&embeddings, pictures * latents, &self.out.bias)?;
-        self.room = Some(room);
+        self.workspace = Some(workspace);
         let len = latents * width;
         Ok((0..pictures).map(|n| ImageEmbedding::on_cuda(embeddings.part(n * len..(n + 1) * len), width)).collect())
     }
@@ -118,10 +118,10 @@ impl<T: Computed> ImageToTextProjection<T> {
         self.features + self.latents()
     }
 
-    fn make_room(&self, device: &Device, pictures: usize) -> Result<Room<T>, CudaError> {
+    fn allocate(&self, device: &Device, pictures: usize) -> Result<Workspace<T>, CudaError> {
         let (width, latents, each) = (self.width, self.latents(), self.columns());
         let limits = TileLimits { queries: latents, contexts: pictures, columns: each, out: pictures * latents };
-        Ok(Room {
+        Ok(Workspace {
             pictures,
             h: device.zeros(pictures * self.features * width)?,
             context: device.zeros(pictures * each * width)?,

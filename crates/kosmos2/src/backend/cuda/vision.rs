@@ -27,11 +27,11 @@ pub(super) struct VisionTower<T> {
     image_size: usize,
     patch_size: usize,
     heads: usize,
-    room: Option<Room<T>>,
+    workspace: Option<Workspace<T>>,
 }
 
 /// Buffers for so many pictures.
-struct Room<T> {
+struct Workspace<T> {
     pictures: usize,
     /// The host fills one while the card may still read the other.
     staging: [Staging<T>; 2],
@@ -60,7 +60,7 @@ impl<T: Computed> Layer<T> {
         let attention = weights.pp("self_attn");
         Ok(Self {
             layer_norm1: norm::<T>(device, &weights.pp("layer_norm1"), width, eps)?,
-            qkv: Map::side_by_side(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
+            qkv: Map::concatenated(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
             out: Map::load(device, &attention.pp("out_proj"), width, width)?,
             layer_norm2: norm::<T>(device, &weights.pp("layer_norm2"), width, eps)?,
             fc1: Map::load(device, &weights.pp("mlp.fc1"), width, inner)?,
@@ -89,7 +89,7 @@ impl<T: Computed> VisionTower<T> {
             image_size: config.image_size,
             patch_size: side,
             heads: config.num_attention_heads,
-            room: None,
+            workspace: None,
         })
     }
 
@@ -97,26 +97,26 @@ impl<T: Computed> VisionTower<T> {
     /// norm and then to unit length, all rows and not only the class token's, as the language model takes them.
     pub(super) fn forward(&mut self, device: &Device, pictures: &[&PixelValues]) -> Result<&Buffer<T>, CudaError> {
         let count = pictures.len();
-        let mut room = match self.room.take() {
-            Some(room) if room.pictures >= count => room,
-            _ => self.make_room(device, count.next_power_of_two())?,
+        let mut workspace = match self.workspace.take() {
+            Some(workspace) if workspace.pictures >= count => workspace,
+            _ => self.allocate(device, count.next_power_of_two())?,
         };
         let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
         let (rows, padded) = (count * each, self.patch.inner());
         let pixels = 3 * self.image_size * self.image_size;
-        room.staging.rotate_left(1);
-        let staging = &mut room.staging[0];
+        workspace.staging.rotate_left(1);
+        let staging = &mut workspace.staging[0];
         let staged = staging.values_mut()?.par_chunks_exact_mut(pixels);
         staged.zip(pictures.par_iter()).for_each(|(staged, picture)| {
             staged.iter_mut().zip(picture.as_slice()).for_each(|(to, &from)| *to = <T as Format>::from_f32(from));
         });
-        staging.upload(device, count * pixels, &room.pixels)?;
+        staging.upload(device, count * pixels, &workspace.pixels)?;
         let tile = |picture: u32| {
             let first = picture * each as u32;
             Tile::cover(first, each as u32, picture, each as u32, false, first)
         };
-        room.tiles.set(device, &(0..count as u32).flat_map(tile).collect::<Vec<_>>())?;
-        let Room { pixels, patches, x, y, normed, qkv, inner, tiles, .. } = &room;
+        workspace.tiles.set(device, &(0..count as u32).flat_map(tile).collect::<Vec<_>>())?;
+        let Workspace { pixels, patches, x, y, normed, qkv, inner, tiles, .. } = &workspace;
         device.cut_patches(pixels, count, self.image_size, self.patch_size, padded, patches)?;
         device.product(&self.patch, patches, count * (each - 1), y, hidden)?;
         device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
@@ -127,7 +127,7 @@ impl<T: Computed> VisionTower<T> {
         for layer in &self.layers {
             device.residual_norm(&residual(added, &layer.layer_norm1, false))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
-            self.attend(device, layer, qkv, tiles, room.pictures, normed)?;
+            self.attend(device, layer, qkv, tiles, workspace.pictures, normed)?;
             layer.out.apply(device, normed, rows, y)?;
             device.residual_norm(&residual(Some((y, &layer.out.bias)), &layer.layer_norm2, false))?;
             layer.fc1.apply(device, normed, rows, inner)?;
@@ -136,7 +136,7 @@ impl<T: Computed> VisionTower<T> {
             added = Some((y, &layer.fc2.bias));
         }
         device.residual_norm(&residual(added, &self.post_layer_norm, true))?;
-        Ok(&self.room.insert(room).normed)
+        Ok(&self.workspace.insert(workspace).normed)
     }
 
     fn attend(
@@ -179,13 +179,13 @@ impl<T: Computed> VisionTower<T> {
         self.position.len() / self.pre_layer_norm.width()
     }
 
-    fn make_room(&self, device: &Device, pictures: usize) -> Result<Room<T>, CudaError> {
+    fn allocate(&self, device: &Device, pictures: usize) -> Result<Workspace<T>, CudaError> {
         let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
         let rows = pictures * each;
         let inner = self.layers.first().map_or(0, |layer| layer.fc1.outputs());
         let limits = TileLimits { queries: rows, contexts: pictures, columns: each, out: rows };
         let pixels = pictures * 3 * self.image_size * self.image_size;
-        Ok(Room {
+        Ok(Workspace {
             pictures,
             staging: [Staging::new(device, pixels)?, Staging::new(device, pixels)?],
             pixels: device.zeros(pixels)?,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::corner::CornerEstimate;
 use super::grid::{BoundingBox, Cell, box_between};
 use super::markup::Entity;
-use crate::generation::ScoredEntity;
+use crate::options::ScoredEntity;
 
 /// What is known of a generated token.
 #[derive(Debug, Clone, Copy, PartialEq)]

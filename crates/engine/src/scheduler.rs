@@ -2,32 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Instant;
 
-use kosmos2::AnnotateError;
-use kosmos2::backend::{ImageEmbedding, Row, Segment, share_out};
-use kosmos2::decoding::{Decoding, common_prefix};
-use kosmos2::model::{Model, ModelError};
-use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
+use kosmos2::backend::ImageEmbedding;
+use kosmos2::decoding::common_prefix;
+use kosmos2::driver::{ActiveDecoding, step};
+use kosmos2::model::Model;
+use kosmos2::{AnnotateError, ModelError, Progress};
 use tokio::sync::mpsc;
 
 use crate::job::Job;
 use crate::panics::panic_message;
 use crate::slots::FreeSlots;
-use crate::{Admission, Demand, EngineError, Room};
+use crate::{Admission, Demand, EngineError, KvCapacity};
 
 /// Jobs by their order of arrival.
 type JobId = u64;
 
-/// Texts whose bookkeeping takes longer than waking threads for it.
-const MANY: usize = 128;
-
-pub(crate) struct Device {
+pub(crate) struct Scheduler {
     model: Model,
     requests: mpsc::Receiver<Job>,
     vision_batch: usize,
-    side_by_side: usize,
+    parallel_images: usize,
     admission: Admission,
     jobs: BTreeMap<JobId, Job>,
     next_id: JobId,
@@ -35,53 +31,51 @@ pub(crate) struct Device {
     free: FreeSlots,
 }
 
-/// An ask in its slots.
+/// A query in its slots.
 struct Running {
     job: JobId,
-    ask: usize,
-    decoding: Decoding,
-    slots: Vec<usize>,
-    image: Option<Arc<ImageEmbedding>>,
-    /// What the last step made of it.
-    outcome: Result<bool, EngineError>,
+    query: usize,
+    active: ActiveDecoding,
+    /// What the last step brought.
+    progress: Result<Progress, EngineError>,
 }
 
-impl Running {
-    fn segments(&self) -> Vec<Segment<'_>> {
-        self.decoding.segments(&self.slots, self.image.as_deref())
+impl AsRef<ActiveDecoding> for Running {
+    fn as_ref(&self) -> &ActiveDecoding {
+        &self.active
     }
 }
 
-impl Device {
+impl Scheduler {
     pub(crate) fn new(
         model: Model,
         requests: mpsc::Receiver<Job>,
-        room: Room,
+        kv_capacity: KvCapacity,
         vision_batch: usize,
-        side_by_side: usize,
+        parallel_images: usize,
         admission: Admission,
     ) -> Self {
         Self {
             model,
             requests,
             vision_batch,
-            side_by_side,
+            parallel_images,
             admission,
             jobs: BTreeMap::new(),
             next_id: 0,
             running: Vec::new(),
-            free: FreeSlots::all(room.slots),
+            free: FreeSlots::all(kv_capacity.slots),
         }
     }
 
     /// Serves requests until the queue is closed and all work is done.
     pub(crate) fn run(mut self) {
         while self.receive() {
-            self.let_go();
-            self.look_at_pictures();
+            self.evict_cancelled();
+            self.encode_images();
             self.admit();
             self.step();
-            self.conclude();
+            self.retire_finished();
         }
         tracing::debug!("the device's thread ends: no engine handle is left");
     }
@@ -89,7 +83,7 @@ impl Device {
     /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the
     /// queue, prepared. Waits where there is nothing to do. `false` once there is none and never will be.
     fn receive(&mut self) -> bool {
-        for _ in 0..self.room_for_pictures() {
+        for _ in 0..self.image_demand() {
             let next = if self.jobs.is_empty() { self.requests.blocking_recv() } else { self.requests.try_recv().ok() };
             let Some(job) = next else { break };
             self.jobs.insert(self.next_id, job);
@@ -100,20 +94,20 @@ impl Device {
 
     /// Pictures that could be looked at now: as many as will find a free slot, rounded up to what the device takes side
     /// by side, and no more than go together.
-    fn room_for_pictures(&self) -> usize {
+    fn image_demand(&self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
         let startable = self.free.len().saturating_sub(waiting);
-        startable.next_multiple_of(self.side_by_side).min(self.vision_batch)
+        startable.next_multiple_of(self.parallel_images).min(self.vision_batch)
     }
 
     /// Requests that nobody waits for, or that are too late, leave their slots.
-    fn let_go(&mut self) {
+    fn evict_cancelled(&mut self) {
         let now = Instant::now();
         let leaving: Vec<_> = self.jobs.iter().filter_map(|(&id, job)| Some((id, job.should_leave(now)?))).collect();
         for (id, error) in leaving {
             self.fail(id, error);
         }
-        // A request without asks needs no device.
+        // A request without queries needs no device.
         let empty: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_done()).map(|(&id, _)| id).collect();
         for id in empty {
             self.answer(id);
@@ -121,7 +115,7 @@ impl Device {
     }
 
     /// New requests' pictures go through the vision tower, several at a time.
-    fn look_at_pictures(&mut self) {
+    fn encode_images(&mut self) {
         let unseen = self.jobs.iter().filter(|(_, job)| job.embedding.is_none());
         let ids: Vec<JobId> = unseen.map(|(&id, _)| id).collect();
         if ids.is_empty() {
@@ -157,13 +151,13 @@ impl Device {
         }
     }
 
-    /// Puts waiting asks into free slots, by the batch rule.
+    /// Puts waiting queries into free slots, by the batch rule.
     fn admit(&mut self) {
         // Asks of one picture share its first tokens: with those that run, or with the first that is admitted here.
         let mut demands = Vec::new();
         for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some() && !job.waiting.is_empty()) {
             let mut source =
-                self.running.iter().find(|running| running.job == id).map(|running| running.decoding.prompt());
+                self.running.iter().find(|running| running.job == id).map(|running| running.active.decoding.prompt());
             for (_, decoding) in &job.waiting {
                 let shared = source.map_or(0, |other| common_prefix(decoding.prompt(), other));
                 source.get_or_insert(decoding.prompt());
@@ -179,7 +173,7 @@ impl Device {
 
     /// Starts the next ask of a job in these slots. `held`: tokens whose keys and values are in the first of them.
     fn start(&mut self, id: JobId, slots: Vec<usize>, held: Option<&[u32]>) {
-        let Some((job, (ask, mut decoding))) =
+        let Some((job, (query, mut decoding))) =
             self.jobs.get_mut(&id).and_then(|job| job.waiting.pop_front().map(|next| (job, next)))
         else {
             self.free.give_back(slots);
@@ -190,10 +184,11 @@ impl Device {
         if let Some(held) = held {
             decoding.share_prefix(None, common_prefix(decoding.prompt(), held));
         } else if let Some(source) = self.running.iter().find(|running| running.job == id) {
-            let columns = common_prefix(decoding.prompt(), source.decoding.prompt());
-            decoding.share_prefix(Some(source.slots[0]), columns);
+            let columns = common_prefix(decoding.prompt(), source.active.decoding.prompt());
+            decoding.share_prefix(Some(source.active.slots[0]), columns);
         }
-        self.running.push(Running { job: id, ask, decoding, slots, image, outcome: Ok(false) });
+        let active = ActiveDecoding { decoding, slots, image };
+        self.running.push(Running { job: id, query, active, progress: Ok(Progress::Unfinished) });
     }
 
     /// One pass of the decoder over everyone's new tokens, then everyone's choice of the next.
@@ -201,34 +196,34 @@ impl Device {
         if self.running.is_empty() {
             return;
         }
-        if let Err(error) = step(&mut self.model, &mut self.running) {
+        if let Err(error) = step_guarded(&mut self.model, &mut self.running) {
             if self.running.len() == 1 {
-                self.running[0].outcome = Err(error);
+                self.running[0].progress = Err(error);
                 return;
             }
             tracing::warn!("a step of {} prompts failed and is repeated one by one: {error}", self.running.len());
             for one in self.running.chunks_mut(1) {
-                if let Err(error) = step(&mut self.model, one) {
-                    one[0].outcome = Err(error);
+                if let Err(error) = step_guarded(&mut self.model, one) {
+                    one[0].progress = Err(error);
                 }
             }
         }
     }
 
     /// Takes away what has ended or failed, and answers jobs of which that was the last.
-    fn conclude(&mut self) {
+    fn retire_finished(&mut self) {
         let now = Instant::now();
         let mut index = 0;
         while index < self.running.len() {
             let id = self.running[index].job;
-            match std::mem::replace(&mut self.running[index].outcome, Ok(false)) {
-                Ok(false) => {
+            match std::mem::replace(&mut self.running[index].progress, Ok(Progress::Unfinished)) {
+                Ok(Progress::Unfinished) => {
                     if let Some(job) = self.jobs.get_mut(&id) {
                         job.got_token(now);
                     }
                     index += 1;
                 }
-                Ok(true) => {
+                Ok(Progress::Finished) => {
                     let ended = self.running.remove(index);
                     self.end(ended, now);
                 }
@@ -242,14 +237,14 @@ impl Device {
     }
 
     fn end(&mut self, ended: Running, now: Instant) {
-        let Running { job: id, ask, decoding, slots, .. } = ended;
+        let Running { job: id, query, active: ActiveDecoding { decoding, slots, .. }, .. } = ended;
         let held = decoding.prompt().to_vec();
         let Some(job) = self.jobs.get_mut(&id) else {
             self.free.give_back(slots);
             return;
         };
         job.got_token(now);
-        job.ended(ask, decoding.finish());
+        job.ended(query, decoding.finish());
         // The picture's keys and values lie in this slot: its next ask goes on in it before anyone overwrites them.
         let next = job.waiting.front().map(|(_, decoding)| decoding.slots());
         match next {
@@ -274,7 +269,7 @@ impl Device {
     fn fail(&mut self, id: JobId, error: EngineError) {
         let leaving = self.running.extract_if(.., |running| running.job == id);
         for running in leaving.collect::<Vec<_>>() {
-            self.free.give_back(running.slots);
+            self.free.give_back(running.active.slots);
         }
         if let Some(job) = self.jobs.remove(&id) {
             job.fail(error);
@@ -282,27 +277,13 @@ impl Device {
     }
 }
 
-/// Runs these asks' new tokens together and lets each choose its next. `Err` where the pass itself failed.
-fn step(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
-    let segments: Vec<Vec<Segment>> = running.iter().map(Running::segments).collect();
-    let counts: Vec<usize> = segments.iter().map(|own| own.iter().map(|s| s.logits.len()).sum()).collect();
-    let segments = segments.concat();
-    let mut wants = Vec::with_capacity(running.len());
-    running.iter().for_each(|running| running.decoding.wants(&mut wants));
-    let answers = guarded(|| model.backend().answer(&segments, &wants))?;
-    drop(segments);
-    let mut choices: Vec<_> = running.iter_mut().zip(share_out(&answers, &counts)).collect();
-    let accept = |(running, rows): &mut (&mut Running, &[Row])| {
-        running.outcome = guarded(|| running.decoding.accept(rows));
-    };
-    // A choice from logits reads the whole vocabulary: worth a thread each. What was chosen already only where there is
-    // much of it.
-    if choices.len() >= MANY || answers.iter().any(|row| matches!(row, Row::Logits(_))) {
-        choices.par_iter_mut().for_each(accept);
-    } else {
-        choices.iter_mut().for_each(accept);
-    }
-    Ok(())
+/// One step of the decoder. `Err` when the pass itself failed; what each decoding made of it is in its `progress`.
+fn step_guarded(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
+    guarded(|| {
+        step(model.backend(), running, |one, outputs| {
+            one.progress = guarded(|| one.active.decoding.accept(outputs));
+        })
+    })
 }
 
 /// A panic must cost one request, not the worker. Backends keep nothing across calls that a panic could tear: a

@@ -5,8 +5,9 @@
 
 use std::cmp::Ordering;
 
-use crate::generation::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, OptionsError, Sampling};
-use crate::sampling::{apply_rules, log_sum_exp};
+use crate::options::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, OptionsError, Sampling};
+use crate::reductions::log_sum_exp;
+use crate::sampling::apply_rules;
 
 /// The search for one prompt.
 pub struct BeamSearch {

@@ -9,13 +9,13 @@ const PATIENCE: u32 = 64;
 
 /// A size that most objects stay within: up at once, down slowly.
 #[derive(Debug)]
-pub(super) struct UsualSize {
+pub(super) struct SizeEstimate {
     bytes: AtomicU64,
     smaller: AtomicU32,
     most: u64,
 }
 
-impl UsualSize {
+impl SizeEstimate {
     /// Where no object is larger than `most`.
     pub(super) fn new(most: u64) -> Self {
         Self { bytes: AtomicU64::new(LEAST.min(most)), smaller: AtomicU32::new(0), most }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_large_object_raises_the_guess_at_once() {
-        let usual = UsualSize::new(64 * MIB);
+        let usual = SizeEstimate::new(64 * MIB);
         usual.saw(5 * MIB);
         assert_eq!(usual.bytes(), 8 * MIB);
         usual.saw(60 * MIB);
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn small_objects_lower_it_slowly_and_not_below_the_least() {
-        let usual = UsualSize::new(64 * MIB);
+        let usual = SizeEstimate::new(64 * MIB);
         usual.saw(3 * MIB);
         (0..PATIENCE - 1).for_each(|_| usual.saw(1000));
         assert_eq!(usual.bytes(), 4 * MIB);
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn it_is_never_more_than_an_object_may_have() {
-        let usual = UsualSize::new(1000);
+        let usual = SizeEstimate::new(1000);
         assert_eq!(usual.bytes(), 1000);
         usual.saw(900);
         assert_eq!(usual.bytes(), 1000);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::grounding::corner::CornerEstimate;
 use crate::grounding::grid::GRID_SIDE;
-use crate::sampling::{best, log_sum_exp};
+use crate::reductions::{best, log_sum_exp};
 
 /// What is wanted of a row of logits.
 #[derive(Debug, Clone)]
-pub enum Want {
+pub enum LogitsRequest {
     /// All of it.
     Logits,
     /// The best token and its log-probability under the whole row.
@@ -75,7 +75,7 @@ impl Chosen {
 
 /// What comes of a row.
 #[derive(Debug, Clone, Copy)]
-pub enum Row<'a> {
+pub enum LogitsOutput<'a> {
     /// Logits `[vocabulary]`: whoever wanted less takes it from them.
     Logits(&'a [f32]),
     /// What was wanted.
@@ -83,8 +83,8 @@ pub enum Row<'a> {
 }
 
 /// The best token of a row of logits, where nothing else is wanted and every token may be chosen.
-pub(crate) fn choose(want: &Want, logits: &[f32]) -> Option<Chosen> {
-    let Want::Best { allowed: None, patches } = want else { return None };
+pub(crate) fn choose(request: &LogitsRequest, logits: &[f32]) -> Option<Chosen> {
+    let LogitsRequest::Best { allowed: None, patches } = request else { return None };
     let Some((token, log_total)) = best(logits).zip(log_sum_exp(logits)) else {
         return Some(Chosen { token: 0, logprob: f32::NAN, corner: None });
     };
@@ -95,7 +95,7 @@ pub(crate) fn choose(want: &Want, logits: &[f32]) -> Option<Chosen> {
 ///
 /// # Panics
 /// If there are fewer rows than that.
-pub fn share_out<'a, 'b>(mut rows: &'a [Row<'b>], counts: &[usize]) -> Vec<&'a [Row<'b>]> {
+pub fn split_outputs<'a, 'b>(mut rows: &'a [LogitsOutput<'b>], counts: &[usize]) -> Vec<&'a [LogitsOutput<'b>]> {
     let mut own = |&count: &usize| {
         let (own, others) = rows.split_at(count);
         rows = others;
@@ -108,22 +108,22 @@ pub fn share_out<'a, 'b>(mut rows: &'a [Row<'b>], counts: &[usize]) -> Vec<&'a [
 #[allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 mod tests {
     use super::*;
-    use crate::generation::GenerationOptions;
+    use crate::options::GenerationOptions;
     use crate::sampling::Sampler;
 
     #[test]
     fn a_choice_is_the_samplers() {
         let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
-        let want = sampler.want(100..1124);
+        let request = sampler.logits_request(100..1124);
         for seed in 0..8_u32 {
             let logits: Vec<f32> = (0..1200_u32).map(|i| ((i * 37 + seed * 211) % 1009) as f32 / 100.0).collect();
-            let chosen = choose(&want, &logits).unwrap();
+            let chosen = choose(&request, &logits).unwrap();
             let expected = sampler.choose(&logits, &[]).unwrap();
             assert_eq!((chosen.token, chosen.logprob.to_bits()), (expected.token, expected.logprob.to_bits()));
             assert_eq!(chosen.corner.is_some(), (100..1124).contains(&chosen.token));
         }
-        assert!(choose(&want, &[f32::NAN; 1200]).unwrap().logprob.is_nan());
-        assert!(choose(&want, &[f32::NEG_INFINITY; 1200]).unwrap().logprob.is_nan());
-        assert_eq!(choose(&Want::Logits, &[0.0; 1200]), None);
+        assert!(choose(&request, &[f32::NAN; 1200]).unwrap().logprob.is_nan());
+        assert!(choose(&request, &[f32::NEG_INFINITY; 1200]).unwrap().logprob.is_nan());
+        assert_eq!(choose(&LogitsRequest::Logits, &[0.0; 1200]), None);
     }
 }

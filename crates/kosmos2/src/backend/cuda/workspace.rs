@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kernels::cuda::tables::{Copies, Picks, RowLimits, Rows, Tile, TileLimits, Tiles, Wants};
+use kernels::cuda::tables::{Copies, Picks, RowLimits, RowRequests, Rows, Tile, TileLimits, Tiles};
 use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, Kept, KeyValueCache, Pictures, Splits};
 
 /// Rows of one pass at most: more fill no card better, and each takes some 50 KB of buffers.
@@ -49,8 +49,8 @@ impl Sizes {
     }
 }
 
-/// Room for `slots` sequences of `length` tokens.
-pub(super) struct Room<T, S> {
+/// Workspace for `slots` sequences of `length` tokens.
+pub(super) struct Workspace<T, S> {
     pub(super) slots: usize,
     pub(super) length: usize,
     /// Rows of one pass.
@@ -68,7 +68,7 @@ pub(super) struct Room<T, S> {
     pub(super) logits_rows: usize,
     pub(super) choices: Buffer<u32>,
     pub(super) rows: Rows,
-    pub(super) wants: Wants,
+    pub(super) requests: RowRequests,
     pub(super) picks: Picks,
     pub(super) tiles: Tiles,
     pub(super) copies: Copies,
@@ -77,7 +77,7 @@ pub(super) struct Room<T, S> {
     pub(super) graphs: BTreeMap<usize, Graph>,
 }
 
-impl<T: Format, S: Kept<T>> Room<T, S> {
+impl<T: Format, S: Kept<T>> Workspace<T, S> {
     /// `positions` are the rows of the position table for up to `length` tokens.
     pub(super) fn new(
         device: &Device,
@@ -112,7 +112,7 @@ impl<T: Format, S: Kept<T>> Room<T, S> {
             logits_rows,
             choices: device.zeros(capacity * 4)?,
             rows: Rows::new(device, capacity, limits)?,
-            wants: Wants::new(device, capacity, vocabulary)?,
+            requests: RowRequests::new(device, capacity, vocabulary)?,
             picks: Picks::new(device, capacity, capacity)?,
             // Each sequence can end in a tile of its own.
             tiles: Tiles::new(device, capacity.div_ceil(Tile::MOST_ROWS) + slots, tile_limits)?,

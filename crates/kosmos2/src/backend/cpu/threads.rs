@@ -18,13 +18,13 @@ const FEWEST_ROWS: usize = 4;
 /// finished sooner than a thread wakes up. Larger layers go over all rows, and the threads share each map: then every
 /// weight is read once.
 #[derive(Default)]
-pub(super) struct Crew {
+pub(super) struct PerThread {
     all: Scratch,
     each: Vec<Scratch>,
     alone: bool,
 }
 
-impl Crew {
+impl PerThread {
     /// The thread that calls and no other, for passes that are themselves shared out.
     fn of_one() -> Self {
         Self { all: Scratch::for_one_thread(), each: Vec::new(), alone: true }
@@ -67,35 +67,35 @@ pub(super) fn is_small(layer_bytes: usize) -> bool {
     layer_bytes <= SMALL_LAYER
 }
 
-/// Crews of one thread each, with memory of its own, for passes side by side: nobody waits before a pass is done.
-pub(super) struct Lone<M> {
-    each: Vec<(Crew, M)>,
+/// PerThreads of one thread each, with memory of its own, for passes side by side: nobody waits before a pass is done.
+pub(super) struct SingleThread<M> {
+    each: Vec<(PerThread, M)>,
 }
 
-impl<M> Default for Lone<M> {
+impl<M> Default for SingleThread<M> {
     fn default() -> Self {
         Self { each: Vec::new() }
     }
 }
 
-impl<M: Default + Send> Lone<M> {
+impl<M: Default + Send> SingleThread<M> {
     /// Does the work on each item, one thread an item, and gives what comes of them in their order.
     pub(super) fn share<P: Send, R: Send>(
         &mut self,
         items: Vec<P>,
-        work: impl Fn(P, &mut Crew, &mut M) -> R + Sync,
+        work: impl Fn(P, &mut PerThread, &mut M) -> R + Sync,
     ) -> Vec<R> {
         let threads = rayon::current_num_threads().min(items.len());
         if self.each.len() < threads {
-            self.each.resize_with(threads, || (Crew::of_one(), M::default()));
+            self.each.resize_with(threads, || (PerThread::of_one(), M::default()));
         }
         let count = items.len();
         let queue = std::sync::Mutex::new(items.into_iter().enumerate());
         // Taken one by one: a thread that loses its core to another program holds up one item only.
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let each = self.each[..threads].par_iter_mut().with_max_len(1);
-        let done = each.map(|(crew, memory)| {
-            std::iter::from_fn(next).map(|(index, item)| (index, work(item, crew, memory))).collect::<Vec<_>>()
+        let done = each.map(|(threads, memory)| {
+            std::iter::from_fn(next).map(|(index, item)| (index, work(item, threads, memory))).collect::<Vec<_>>()
         });
         let mut done: Vec<(usize, R)> = done.flatten_iter().collect();
         debug_assert_eq!(done.len(), count);

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::backend::{ImageEmbedding, Row, Segment, Want};
-use crate::generation::FinishReason;
-use crate::model::ModelError;
+use crate::backend::{ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
+use crate::error::ModelError;
+use crate::options::FinishReason;
 use crate::processor::prompt::EncodedPrompt;
-use crate::sampling::log_sum_exp;
+use crate::progress::Progress;
+use crate::reductions::log_sum_exp;
 use crate::sequence::{GeneratedTokens, TokenRoles, Track, places};
 
 /// Tokens scored in one step: bounds the logits held at once, a row of the vocabulary each.
 const CHUNK: usize = 64;
 
 /// A prompt and a text behind it, token by token.
-pub struct Scoring {
+pub struct TeacherForcing {
     track: Track,
     /// Tokens that are given, not scored.
     given: usize,
@@ -22,7 +23,7 @@ pub struct Scoring {
     logprobs: Vec<f32>,
 }
 
-impl Scoring {
+impl TeacherForcing {
     /// `whole` is the prompt with the text; the first `given` tokens are not scored. At least one is given, since
     /// nothing comes before the first.
     ///
@@ -46,7 +47,7 @@ impl Scoring {
         &self.track.ids[..self.given]
     }
 
-    pub(crate) fn longest(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         self.track.ids.len()
     }
 
@@ -79,20 +80,22 @@ impl Scoring {
         &self.track.ids[first.min(end)..end]
     }
 
-    pub(crate) fn wants(&self) -> impl Iterator<Item = Want> {
-        self.scored().iter().map(|&token| Want::Score(token))
+    pub(crate) fn logits_requests(&self) -> impl Iterator<Item = LogitsRequest> {
+        self.scored().iter().map(|&token| LogitsRequest::Score(token))
     }
 
-    pub(crate) fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
-        let logprob = |(&token, row): (&u32, &Row)| match row {
-            Row::Logits(logits) => Ok(logits[token as usize] - log_sum_exp(logits).ok_or(ModelError::NotFinite)?),
-            Row::Chosen(chosen) if chosen.logprob.is_finite() => Ok(chosen.logprob),
-            Row::Chosen(_) => Err(ModelError::NotFinite),
+    pub(crate) fn accept(&mut self, rows: &[LogitsOutput]) -> Result<Progress, ModelError> {
+        let logprob = |(&token, row): (&u32, &LogitsOutput)| match row {
+            LogitsOutput::Logits(logits) => {
+                Ok(logits[token as usize] - log_sum_exp(logits).ok_or(ModelError::NotFinite)?)
+            }
+            LogitsOutput::Chosen(chosen) if chosen.logprob.is_finite() => Ok(chosen.logprob),
+            LogitsOutput::Chosen(_) => Err(ModelError::NotFinite),
         };
         let found = self.scored().iter().zip(rows).map(logprob).collect::<Result<Vec<_>, _>>()?;
         self.logprobs.extend(found);
         self.track.computed(self.chunk());
-        Ok(self.track.cached() == self.track.ids.len())
+        Ok(Progress::finished_if(self.track.cached() == self.track.ids.len()))
     }
 
     /// The scored tokens and the natural-log probability of each, given all before it.

@@ -1,4 +1,4 @@
-//! Room in memory for pictures, counted in bytes: who needs some waits until there is enough.
+//! A budget of memory for pictures in bytes: a caller waits until enough is free.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ const UNIT: u64 = 1024;
 
 /// A number of bytes that may be in use at once.
 #[derive(Debug, Clone)]
-pub struct Room {
+pub struct ByteBudget {
     semaphore: Arc<Semaphore>,
     units: u32,
 }
@@ -21,8 +21,8 @@ pub struct Room {
 #[derive(Debug)]
 pub struct Taken(Option<OwnedSemaphorePermit>);
 
-impl Room {
-    /// Room for this many bytes.
+impl ByteBudget {
+    /// A budget of this many bytes.
     pub fn new(bytes: u64) -> Self {
         let units = units(bytes).max(1);
         Self { semaphore: Arc::new(Semaphore::new(units as usize)), units }
@@ -62,22 +62,22 @@ mod tests {
 
     #[test]
     fn who_asks_for_more_than_is_free_waits_until_enough_is_given_back() {
-        let room = Room::new(10 * UNIT);
-        let mut first = room.take(8 * UNIT).now_or_never().unwrap();
-        assert!(room.take(4 * UNIT).now_or_never().is_none());
+        let budget = ByteBudget::new(10 * UNIT);
+        let mut first = budget.take(8 * UNIT).now_or_never().unwrap();
+        assert!(budget.take(4 * UNIT).now_or_never().is_none());
         first.shrink_to(6 * UNIT);
-        let second = room.take(4 * UNIT).now_or_never().unwrap();
-        assert_eq!(room.free(), 0);
+        let second = budget.take(4 * UNIT).now_or_never().unwrap();
+        assert_eq!(budget.free(), 0);
         drop((first, second));
-        assert_eq!(room.free(), 10 * UNIT);
+        assert_eq!(budget.free(), 10 * UNIT);
     }
 
     #[test]
     fn more_than_there_ever_is_takes_all_there_is() {
-        let room = Room::new(2 * UNIT);
-        let all = room.take(u64::MAX).now_or_never().unwrap();
-        assert_eq!(room.free(), 0);
+        let budget = ByteBudget::new(2 * UNIT);
+        let all = budget.take(u64::MAX).now_or_never().unwrap();
+        assert_eq!(budget.free(), 0);
         drop(all);
-        assert_eq!(room.free(), 2 * UNIT);
+        assert_eq!(budget.free(), 2 * UNIT);
     }
 }

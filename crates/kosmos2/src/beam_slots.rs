@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::backend::{CopyFrom, ImageEmbedding, Row, Segment, Want};
-use crate::beam::{BeamSearch, BeamStep, Hypothesis};
-use crate::generation::{BeamOptions, FinishReason, GenerationOptions};
+use crate::backend::{CopyFrom, ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
+use crate::beam_search::{BeamSearch, BeamStep, Hypothesis};
+use crate::error::ModelError;
 use crate::grounding::grammar::Constraint;
-use crate::model::ModelError;
+use crate::options::{BeamOptions, FinishReason, GenerationOptions};
 use crate::processor::prompt::EncodedPrompt;
+use crate::progress::Progress;
 use crate::sequence::{GeneratedTokens, TokenRoles, Track, places};
 
 /// A prompt continued as several texts, one lane (and so one slot) each.
@@ -15,7 +16,7 @@ use crate::sequence::{GeneratedTokens, TokenRoles, Track, places};
 /// A text that goes on stays in its lane; where a text branches, one branch stays and the others take over its keys and
 /// values into lanes whose texts were given up. So nothing is moved that need not be, and no lane is read and
 /// overwritten in one step.
-pub struct Beams {
+pub struct BeamSlots {
     search: BeamSearch,
     /// What each lane holds; only those named in `order` are alive.
     lanes: Vec<Lane>,
@@ -37,7 +38,7 @@ struct Lane {
     has_prompt: bool,
 }
 
-impl Beams {
+impl BeamSlots {
     /// A search at the end of its prompt.
     ///
     /// # Errors
@@ -70,7 +71,7 @@ impl Beams {
         self.lanes.len()
     }
 
-    pub(crate) fn longest(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         self.prompt.len() + self.max_new_tokens
     }
 
@@ -97,12 +98,13 @@ impl Beams {
     }
 
     /// All logits of every open text: any of their tokens can be a candidate.
-    pub(crate) fn wants(&self) -> impl Iterator<Item = Want> {
-        self.order.iter().map(|_| Want::Logits)
+    pub(crate) fn logits_requests(&self) -> impl Iterator<Item = LogitsRequest> {
+        self.order.iter().map(|_| LogitsRequest::Logits)
     }
 
-    pub(crate) fn accept(&mut self, rows: &[Row]) -> Result<bool, ModelError> {
-        let whole = rows.iter().filter_map(|row| if let Row::Logits(logits) = row { Some(*logits) } else { None });
+    pub(crate) fn accept(&mut self, rows: &[LogitsOutput]) -> Result<Progress, ModelError> {
+        let whole =
+            rows.iter().filter_map(|row| if let LogitsOutput::Logits(logits) = row { Some(*logits) } else { None });
         let logits: Vec<&[f32]> = whole.collect();
         self.from_outside = None;
         for &lane in &self.order {
@@ -116,10 +118,10 @@ impl Beams {
             }
         });
         match step.ok_or(ModelError::NotFinite)? {
-            BeamStep::Done => Ok(true),
+            BeamStep::Done => Ok(Progress::Finished),
             BeamStep::Continue { beams } => {
                 self.branch(&beams);
-                Ok(false)
+                Ok(Progress::Unfinished)
             }
         }
     }
