@@ -28,7 +28,7 @@ fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
     let pixels = PixelValues::new(pixels, side).unwrap();
     let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
     let query = Query::generate(Task::BriefCaption.prompt().unwrap(), options);
-    let text = model.annotate(&pixels, &[ask]).unwrap().remove(0);
+    let text = model.annotate(&pixels, &[query]).unwrap().remove(0);
     assert_eq!(text.token_ids.len(), 3);
     assert!(text.logprobs.iter().all(|p| p.is_finite()));
 

@@ -43,7 +43,7 @@ fn of_2000_texts_of_random_weights_none_is_malformed_under_the_grammar() {
                     GenerationOptions { max_new_tokens, sampling, well_formed, ..Default::default() },
                 )
             };
-            let queries: Vec<_> = batch.iter().flat_map(|&seed| PROMPTS.map(|prompt| ask((seed, prompt)))).collect();
+            let queries: Vec<_> = batch.iter().flat_map(|&seed| PROMPTS.map(|prompt| query((seed, prompt)))).collect();
             let answers = model.annotate(&pixels, &queries).unwrap();
             answers.iter().filter(|text| !is_well_formed(&text.raw_text)).count()
         };

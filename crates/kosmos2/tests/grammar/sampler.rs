@@ -1,6 +1,6 @@
 //! Sampling under the grammar.
 
-use kosmos2::backend::Want;
+use kosmos2::backend::LogitsRequest;
 use kosmos2::grounding::grammar::Constraint;
 use kosmos2::grounding::markup;
 use kosmos2::options::{GenerationOptions, Sampling};
@@ -98,17 +98,17 @@ fn the_best_token_is_wanted_alone_only_where_nothing_else_decides() {
     let prompt = KIT.prompt("<grounding><phrase> It");
     let want = |options: &GenerationOptions| {
         let constraint = Constraint::of_row(&KIT.grammar, &prompt, options);
-        Sampler::new(options, constraint).unwrap().want(0..0)
+        Sampler::new(options, constraint).unwrap().logits_request(0..0)
     };
-    let Want::Best { allowed: Some(allowed), .. } = want(&well_formed(60)) else { panic!("a mask") };
+    let LogitsRequest::Best { allowed: Some(allowed), .. } = want(&well_formed(60)) else { panic!("a mask") };
     assert!(allowed.allows(KIT.id("</phrase>")) && !allowed.allows(KIT.id("<object>")));
-    assert!(matches!(want(&GenerationOptions::default()), Want::Best { allowed: None, .. }));
+    assert!(matches!(want(&GenerationOptions::default()), LogitsRequest::Best { allowed: None, .. }));
     let drawn = Sampling::Random { temperature: 1.0, top_k: None, top_p: 1.0, seed: 0 };
     for others in [
         GenerationOptions { sampling: drawn, ..GenerationOptions::default() },
         GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() },
         GenerationOptions { repetition_penalty: 1.1, ..GenerationOptions::default() },
     ] {
-        assert!(matches!(want(&others), Want::Logits));
+        assert!(matches!(want(&others), LogitsRequest::Logits));
     }
 }
