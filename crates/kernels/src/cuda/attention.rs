@@ -48,7 +48,7 @@ impl<S: Element> KeyValueCache<S> {
     /// A cache for `slots` sequences of `length` tokens, for computations in `T`.
     ///
     /// # Errors
-    /// [`CudaError::Shape`] if no kernel supports this head size; [`CudaError::Driver`] if the GPU has not enough memory.
+    /// [`CudaError::Shape`] if no kernel supports this head size; [`CudaError::Driver`] if the GPU is out of memory.
     pub fn new<T: Format>(
         device: &Device,
         slots: usize,
@@ -169,7 +169,7 @@ impl Splits {
     /// Buffers for `parts` partial results: rows times splits.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, parts: usize, heads: usize, head_dim: usize) -> Result<Self, CudaError> {
         let (partial_sums, softmax_stats) = (device.zeros(parts * heads * head_dim)?, device.zeros(parts * heads * 2)?);
         Ok(Self { partial_sums, softmax_stats, count: 1 })

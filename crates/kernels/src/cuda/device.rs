@@ -110,7 +110,7 @@ impl Device {
     /// A buffer of `len` zeros.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the GPU has not enough memory.
+    /// [`CudaError::Driver`] if the GPU is out of memory.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
         // The driver rejects allocations of zero bytes.
         let memory = self.driver.zeros((len * size_of::<T>()).max(16))?;
@@ -120,7 +120,7 @@ impl Device {
     /// A buffer with these values.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the GPU has not enough memory or the upload fails.
+    /// [`CudaError::Driver`] if the GPU is out of memory or the upload fails.
     pub fn buffer<T: Element>(&self, values: &[T]) -> Result<Buffer<T>, CudaError> {
         let buffer = self.zeros(values.len())?;
         self.upload(values, &buffer)?;

@@ -16,7 +16,7 @@ impl ImageRows {
     /// A table for `capacity` rows of `width` values, none of which is replaced yet.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, width: usize) -> Result<Self, CudaError> {
         Ok(Self { addresses: device.zeros(capacity)?, width, count: 0, _held: Vec::new() })
     }

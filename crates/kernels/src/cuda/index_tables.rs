@@ -48,7 +48,7 @@ impl Rows {
     /// A table of `capacity` entries, all zero.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, limits: RowLimits) -> Result<Self, CudaError> {
         Ok(Self { words: device.zeros(capacity * 4)?, limits })
     }
@@ -110,7 +110,7 @@ impl RowRequests {
     /// A table of `capacity` requests, for token 0 until they are set.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, vocabulary: usize) -> Result<Self, CudaError> {
         Ok(Self { words: device.zeros(capacity * 4)?, vocabulary })
     }
@@ -203,7 +203,7 @@ impl Tiles {
     /// An empty table of up to `capacity` tiles.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, limits: TileLimits) -> Result<Self, CudaError> {
         Ok(Self { words: device.zeros(capacity * 6)?, limits, count: 0 })
     }
@@ -262,7 +262,7 @@ impl Copies {
     /// An empty table of up to `capacity` copies between `slots` slots of `columns` columns.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, slots: usize, columns: usize) -> Result<Self, CudaError> {
         Ok(Self { words: device.zeros(capacity * 4)?, slots, columns, count: 0 })
     }
@@ -296,7 +296,7 @@ impl RowIndices {
     /// A table of `capacity` indices of `rows` rows, all 0.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the device has not enough memory.
+    /// [`CudaError::Driver`] if the device is out of memory.
     pub fn new(device: &Device, capacity: usize, rows: usize) -> Result<Self, CudaError> {
         Ok(Self { words: device.zeros(capacity)?, rows })
     }

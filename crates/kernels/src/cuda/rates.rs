@@ -13,7 +13,7 @@ const RUNS: usize = 9;
 /// Operations per second of a large matrix product in this format.
 ///
 /// # Errors
-/// [`CudaError`] if the device fails or has not enough memory.
+/// [`CudaError`] if the device fails or is out of memory.
 pub fn product_flops<T: Format>(device: &Device, values: &[T]) -> Result<f64, CudaError> {
     // Not zeros: with zeros a GPU draws less power and runs faster.
     let filled = |first: usize| {
@@ -29,7 +29,7 @@ pub fn product_flops<T: Format>(device: &Device, values: &[T]) -> Result<f64, Cu
 /// Bytes per second of a large copy within the GPU's memory, reads plus writes.
 ///
 /// # Errors
-/// [`CudaError`] if the device fails or has not enough memory.
+/// [`CudaError`] if the device fails or is out of memory.
 pub fn copied_bytes(device: &Device) -> Result<f64, CudaError> {
     let (from, to) = (device.zeros::<f32>(COPIED)?, device.zeros::<f32>(COPIED)?);
     let seconds = median(device, || device.copy(&from, &to))?;

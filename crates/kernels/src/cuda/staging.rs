@@ -21,7 +21,7 @@ impl<T: Element> Staging<T> {
     /// Pinned memory for `len` values.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] if the host has not enough memory.
+    /// [`CudaError::Driver`] if the host is out of memory.
     pub fn new(device: &Device, len: usize) -> Result<Self, CudaError> {
         Ok(Self { pinned: device.driver.pinned(len * size_of::<T>())?, read: None, values: PhantomData })
     }
