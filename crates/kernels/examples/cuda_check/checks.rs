@@ -206,7 +206,7 @@ pub(crate) fn recording(device: &Device, report: &mut Report) -> Result<(), Cuda
     let (weights, x) = (report.values::<f32>(64 * 64, 1.0, 0.0), report.values::<f32>(3 * 64, 1.0, 0.0));
     let matrix = Matrix::new(device.buffer(&weights)?, 64, 64)?;
     let (input, y) = (device.zeros::<f32>(3 * 64)?, device.zeros::<f32>(3 * 64)?);
-    let step = || device.product_by(Way::Blas, &matrix, &input, 3, &y, 64);
+    let step = || device.product_by(ProductKernel::Blas, &matrix, &input, 3, &y, 64);
     step()?;
     let mut graph = device.record(step)?;
     device.upload(&x, &input)?;

@@ -58,9 +58,9 @@ impl Device {
         stride: usize,
     ) -> Result<(), CudaError> {
         let (outputs, inner) = (weights.outputs(), weights.inner());
-        check_len("a product's input", x.len(), rows * inner)?;
-        check_len("a product's row", stride, outputs)?;
-        check_len("a product's result", y.len(), rows.saturating_sub(1) * stride + outputs)?;
+        check_len("the input of a product", x.len(), rows * inner)?;
+        check_len("the stride of a product's rows", stride, outputs)?;
+        check_len("the result of a product", y.len(), rows.saturating_sub(1) * stride + outputs)?;
         let result = match O::NAME {
             name if name == T::NAME => "own",
             "f32" => "wide",

@@ -34,6 +34,7 @@ impl SelectedToken {
 impl Device {
     /// Answers the request for each row of `logits` [rows, stride], whose first `codes.len()` values are tokens. Writes four
     /// words per row to `results`; see [`SelectedToken::read`].
+    ///
     /// A token's code is its kind times 1024 plus its cell.
     ///
     /// # Errors
@@ -50,14 +51,14 @@ impl Device {
     ) -> Result<(), CudaError> {
         let vocabulary = codes.len();
         // Rows are read 16 bytes at a time.
-        check_len("a row of logits", stride, vocabulary.next_multiple_of(4))?;
+        check_len("the stride of logits", stride, vocabulary.next_multiple_of(4))?;
         if !stride.is_multiple_of(4) {
-            return Err(CudaError::Shape { what: "a row of logits", found: stride, supported: "a multiple of 4" });
+            return Err(CudaError::Shape { what: "a stride of logits", found: stride, supported: "a multiple of 4" });
         }
-        check_len("logits", logits.len(), rows * stride)?;
-        check_len("row requests", requests.words.len(), rows * 4)?;
+        check_len("the buffer of logits", logits.len(), rows * stride)?;
+        check_len("the table of row requests", requests.words.len(), rows * 4)?;
         check_len("the vocabulary", vocabulary, requests.vocabulary)?;
-        check_len("selected tokens", results.len(), rows * 4)?;
+        check_len("the buffer of selected tokens", results.len(), rows * 4)?;
         let (stride, vocabulary) = (int(stride)?, int(vocabulary)?);
         let arguments: [&dyn Argument; 6] = [logits, &stride, &vocabulary, &requests.words, codes, results];
         // SAFETY: sizes are checked above, requested tokens when the requests were set.
