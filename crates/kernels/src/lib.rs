@@ -1,4 +1,5 @@
-//! The workspace's only unsafe code. Each module states what makes it sound.
+//! The workspace's only unsafe code: memory maps, and kernels for the CPU and for CUDA. Every unsafe block states why it
+//! is sound.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod cpu;

@@ -1,4 +1,4 @@
-//! The CUDA kernels, compiled for the host, against plain loops in f64: `cuda_on_host/check.cpp`.
+//! Runs `cuda_on_host/check.cpp`, which compares the CUDA kernels, compiled for the host, with plain loops in f64.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::path::Path;
@@ -18,11 +18,11 @@ fn every_kernel_computes_what_plain_loops_do() {
         .arg("-o")
         .arg(&program)
         .output()
-        .unwrap_or_else(|error| panic!("{compiler} cannot be run: {error}"));
+        .unwrap_or_else(|error| panic!("cannot run {compiler}: {error}"));
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     let checked = Command::new(&program).output().unwrap();
     let report = String::from_utf8_lossy(&checked.stdout);
     println!("{report}");
     assert!(checked.status.success(), "{report}");
-    assert!(report.lines().count() > 300, "the report is cut short");
+    assert!(report.lines().count() > 300, "the report is incomplete");
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Storage, Tensor};
 use kernels::cpu::{
-    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, attention_in_integers, layer_norm,
+    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, attention_i16, layer_norm,
     layer_norm_in_place, linear,
 };
 
@@ -103,7 +103,7 @@ impl Norm {
 /// Attention of queries that see all keys, in the arithmetic that belongs to a format.
 pub(super) fn attend(job: Attention<'_>, heads: usize, head_dim: usize, format: WeightFormat, scratch: &mut Scratch) {
     if format.is_integer() {
-        attention_in_integers(job, heads, head_dim, scratch);
+        attention_i16(job, heads, head_dim, scratch);
     } else {
         attention(&mut [job], heads, head_dim, scratch);
     }

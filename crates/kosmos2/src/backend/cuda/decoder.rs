@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kernels::cuda::tables::{NewRow, RowRequest};
+use kernels::cuda::index_tables::{NewRow, RowRequest};
 use kernels::cuda::{
-    Attention, Buffer, Chosen as RawChosen, CudaError, Device, Embedding, Kept, KeyValueCache, Matrix, NewTokens, Norm,
-    Residual,
+    Attention, Buffer, CudaError, Device, Embedding, KeyValueCache, KvFormat, Matrix, NewTokens, Norm, Residual,
+    SelectedToken as RawChosen,
 };
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -88,7 +88,7 @@ impl<T: Computed> Layer<T> {
     }
 }
 
-impl<T: Computed, S: Kept<T>> Decoder<T, S> {
+impl<T: Computed, S: KvFormat<T>> Decoder<T, S> {
     pub(super) fn load(device: &Device, weights: &Weights, config: &Config) -> Result<Self, CheckpointError> {
         let text = &config.text_config;
         let (width, vocabulary, model) = (text.embed_dim, text.vocab_size, weights.pp("model"));
@@ -317,12 +317,13 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         let Workspace { x, y, normed, qkv, inner, .. } = workspace;
         let embedding = Embedding {
             table: &self.embed_tokens,
-            pictures: pass.pictures.then_some(&workspace.pictures),
+            image_rows: pass.pictures.then_some(&workspace.pictures),
             scale: self.embedding_scale,
             positions: &workspace.position_table,
         };
         device.embed(&workspace.rows, rows, &embedding, x)?;
-        let residual = |added, norm| Residual { x, added, picks: None, rows, norm, to_unit_length: false, out: normed };
+        let residual =
+            |added, norm| Residual { x, added, row_indices: None, rows, norm, to_unit_length: false, out: normed };
         let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
         for (layer, cache) in self.layers.iter().zip(&workspace.caches) {
             device.residual_norm(&residual(added, &layer.attention_norm))?;
@@ -392,7 +393,7 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         device.residual_norm(&Residual {
             x: &workspace.x,
             added: Some((&workspace.y, &last.fc2.bias)),
-            picks: pass.picked.then_some(&picks),
+            row_indices: pass.picked.then_some(&picks),
             rows: count,
             norm: &self.layer_norm,
             to_unit_length: false,
@@ -401,6 +402,13 @@ impl<T: Computed, S: Kept<T>> Decoder<T, S> {
         let (head, stride) = (self.lm_head.as_ref().unwrap_or(&self.embed_tokens), self.sizes.logits_stride());
         device.product(head, &workspace.normed, count, &workspace.logits, stride)?;
         let choices = workspace.choices.part(wanted.start * 4..workspace.choices.len());
-        device.choose(&workspace.logits, count, stride, &workspace.requests.from(wanted.start), &self.codes, &choices)
+        device.select_tokens(
+            &workspace.logits,
+            count,
+            stride,
+            &workspace.requests.from(wanted.start),
+            &self.codes,
+            &choices,
+        )
     }
 }

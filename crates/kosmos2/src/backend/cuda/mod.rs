@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::WithDType;
-use kernels::cuda::{Device, Format, Kept};
+use kernels::cuda::{Device, Format, KvFormat};
 
 use super::{Backend, ImageEmbedding, Logits, LogitsOutput, LogitsRequest, PreferredBatches, Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -50,7 +50,7 @@ pub struct CudaBackend<T, S = T> {
     logits: Vec<f32>,
 }
 
-impl<T: Computed, S: Kept<T>> CudaBackend<T, S> {
+impl<T: Computed, S: KvFormat<T>> CudaBackend<T, S> {
     /// Puts the weights of a checkpoint, opened in this format on the CPU, on the card.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl<T: Computed, S: Kept<T>> CudaBackend<T, S> {
     }
 }
 
-impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
+impl<T: Computed, S: KvFormat<T>> Backend for CudaBackend<T, S> {
     fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
         let side = self.image_size;
         if let Some(odd) = pictures.iter().find(|pixels| pixels.size() != side) {

@@ -1,7 +1,7 @@
 //! A step's rows in the order that the card computes them: sequences with one new token first, then the others.
 
-use kernels::cuda::tables::{Copy, NewRow, RowRequest, Tile};
-use kernels::cuda::{Buffer, Chosen as RawChosen};
+use kernels::cuda::index_tables::{Copy, NewRow, RowRequest, Tile};
+use kernels::cuda::{Buffer, SelectedToken as RawChosen};
 
 use crate::backend::positions::Positions;
 use crate::backend::{Allowed, Chosen, CopyFrom, LogitsRequest, Segment};

@@ -3,7 +3,7 @@
 //!
 //! The latent queries are the same for every picture, so their own queries are computed once.
 
-use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::index_tables::{Tile, TileLimits, Tiles};
 use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format};
 
 use super::Computed;
@@ -83,9 +83,9 @@ impl<T: Computed> ImageToTextProjection<T> {
             keys: key_values,
             values: &key_values.part(width..key_values.len()),
             scales: None,
-            context: each * 2 * width,
-            head: head_dim,
-            column: 2 * width,
+            context_stride: each * 2 * width,
+            head_stride: head_dim,
+            column_stride: 2 * width,
             contexts: workspace.pictures,
             columns: each,
         };
@@ -127,7 +127,7 @@ impl<T: Computed> ImageToTextProjection<T> {
             context: device.zeros(pictures * each * width)?,
             key_values: device.zeros(pictures * each * 2 * width)?,
             mixed: device.zeros(pictures * latents * width)?,
-            tiles: Tiles::new(device, pictures * latents.div_ceil(Tile::MOST_ROWS), limits)?,
+            tiles: Tiles::new(device, pictures * latents.div_ceil(Tile::MAX_ROWS), limits)?,
         })
     }
 }

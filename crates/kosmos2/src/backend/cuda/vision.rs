@@ -1,7 +1,7 @@
 //! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
 
 use candle_core::Tensor;
-use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::index_tables::{Tile, TileLimits, Tiles};
 use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual, Staging};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
@@ -122,8 +122,15 @@ impl<T: Computed> VisionTower<T> {
         device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
 
         let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
-        let residual =
-            |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
+        let residual = |added, norm, to_unit_length| Residual {
+            x,
+            added,
+            row_indices: None,
+            rows,
+            norm,
+            to_unit_length,
+            out: normed,
+        };
         for layer in &self.layers {
             device.residual_norm(&residual(added, &layer.layer_norm1, false))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
@@ -154,9 +161,9 @@ impl<T: Computed> VisionTower<T> {
             keys: &qkv.part(hidden..qkv.len()),
             values: &qkv.part(2 * hidden..qkv.len()),
             scales: None,
-            context: each * 3 * hidden,
-            head: head_dim,
-            column: 3 * hidden,
+            context_stride: each * 3 * hidden,
+            head_stride: head_dim,
+            column_stride: 3 * hidden,
             contexts: pictures,
             columns: each,
         };
@@ -195,7 +202,7 @@ impl<T: Computed> VisionTower<T> {
             normed: device.zeros(rows * hidden)?,
             qkv: device.zeros(rows * 3 * hidden)?,
             inner: device.zeros(rows * inner)?,
-            tiles: Tiles::new(device, pictures * each.div_ceil(Tile::MOST_ROWS), limits)?,
+            tiles: Tiles::new(device, pictures * each.div_ceil(Tile::MAX_ROWS), limits)?,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kernels::cuda::tables::{Copies, Picks, RowLimits, RowRequests, Rows, Tile, TileLimits, Tiles};
-use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, Kept, KeyValueCache, Pictures, Splits};
+use kernels::cuda::index_tables::{Copies, RowIndices, RowLimits, RowRequests, Rows, Tile, TileLimits, Tiles};
+use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, ImageRows, KeyValueCache, KvFormat, Splits};
 
 /// Rows of one pass at most: more fill no card better, and each takes some 50 KB of buffers.
 const MOST_ROWS: usize = 16_384;
@@ -69,15 +69,15 @@ pub(super) struct Workspace<T, S> {
     pub(super) choices: Buffer<u32>,
     pub(super) rows: Rows,
     pub(super) requests: RowRequests,
-    pub(super) picks: Picks,
+    pub(super) picks: RowIndices,
     pub(super) tiles: Tiles,
     pub(super) copies: Copies,
-    pub(super) pictures: Pictures,
+    pub(super) pictures: ImageRows,
     /// Recorded steps by batch size.
     pub(super) graphs: BTreeMap<usize, Graph>,
 }
 
-impl<T: Format, S: Kept<T>> Workspace<T, S> {
+impl<T: Format, S: KvFormat<T>> Workspace<T, S> {
     /// `positions` are the rows of the position table for up to `length` tokens.
     pub(super) fn new(
         device: &Device,
@@ -113,11 +113,11 @@ impl<T: Format, S: Kept<T>> Workspace<T, S> {
             choices: device.zeros(capacity * 4)?,
             rows: Rows::new(device, capacity, limits)?,
             requests: RowRequests::new(device, capacity, vocabulary)?,
-            picks: Picks::new(device, capacity, capacity)?,
+            picks: RowIndices::new(device, capacity, capacity)?,
             // Each sequence can end in a tile of its own.
-            tiles: Tiles::new(device, capacity.div_ceil(Tile::MOST_ROWS) + slots, tile_limits)?,
+            tiles: Tiles::new(device, capacity.div_ceil(Tile::MAX_ROWS) + slots, tile_limits)?,
             copies: Copies::new(device, slots, slots, length)?,
-            pictures: Pictures::new(device, capacity, width)?,
+            pictures: ImageRows::new(device, capacity, width)?,
             graphs: BTreeMap::new(),
         })
     }

@@ -1,13 +1,14 @@
-//! The innermost loops: a tile of a few rows by a few panels over one block of inputs, for each weight format.
+//! Micro-kernels, one for each weight format: a tile of a few rows by a few panels over one K-block of inputs.
 #![allow(clippy::needless_range_loop, reason = "tiles are indexed by row and panel throughout")]
 
+use super::aligned::F32x16;
 use super::dispatch::IsaLevel;
 use super::simd::{Kernel, LANES, Simd, prefetch};
 use super::storage::Plain;
 
 /// Inputs that share a scale in [`WeightFormat::Int8`](super::WeightFormat::Int8).
 ///
-/// 128 products of 16 by 8 bits sum to less than 2^31, so a group's sum is exact in i32.
+/// The sum of 128 products of 16 by 8 bits is below 2^31, so the sum of a group is exact in i32.
 pub const GROUP: usize = 128;
 
 /// Steps (quads of inputs) in a group.
@@ -16,88 +17,70 @@ pub(crate) const GROUP_STEPS: usize = GROUP / QUAD;
 /// Inputs in a step of int8 weights.
 const QUAD: usize = 4;
 
-/// 16 f32 in one cache line.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [f32; LANES]);
-
-/// Lines as the floats they are made of.
-#[inline(always)]
-pub(crate) fn flat(lines: &[Line]) -> &[f32] {
-    // SAFETY: a line is 16 floats in 64 bytes, without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
-}
-
-/// [`flat`], to write to.
-#[inline(always)]
-pub(crate) fn flat_mut(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: as in `flat`, and the lines are borrowed mutably.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
-}
-
-/// A weight format: how a panel of 16 outputs lies in memory and how it is multiplied.
+/// A weight format: how a panel of 16 outputs is stored and multiplied.
 ///
-/// A panel is a run of steps, each holding one (f32), two (bf16) or four (int8) inputs of all 16 outputs.
+/// A panel is a sequence of steps. Each step holds one (f32), two (bf16) or four (int8) inputs of all 16 outputs.
 pub(crate) trait Format: Send + Sync + Sized {
     type Step: Plain;
     /// The activations of one row and step.
     type X: Copy + Default + Send + Sync;
     /// Inputs in a step.
     const INPUTS: usize;
-    /// Vectors of weights in use at once.
-    const OPERANDS: usize = 1;
-    /// Steps summed before the sum joins the total: part of the arithmetic, and a panel's block of them fits the
-    /// first-level cache.
-    const BLOCK: usize;
+    /// Vector registers that hold weights of one panel.
+    const WEIGHT_VECTORS: usize = 1;
+    /// Steps of a K-block, which are summed before the sum is added to the accumulator. This is part of the arithmetic.
+    /// A panel's K-block fits the L1 cache.
+    const K_BLOCK: usize;
 
-    /// Runs a kernel of this format at a level.
+    /// Runs a kernel of this format compiled for `level`.
     fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
         level.run(kernel)
     }
 
-    /// `tile (+)= x * w`, where `x` is `[steps][R]`, `tile` is `[R][P]` and scales are `[groups][R]` and `[groups]`.
-    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]);
+    /// `tile = x * w` for the first K-block, `tile += x * w` for the others. `x` is `[steps][R]`, `tile` is `[R][P]`, and
+    /// scales are `[groups][R]` and `[groups]`.
+    fn multiply_tile<S: Simd, const R: usize, const P: usize>(s: S, block: Operands<'_, Self>, tile: &mut [F32x16]);
 }
 
-/// The operands of a tile.
-pub(crate) struct Block<'a, F: Format> {
+/// The operands of a tile in one K-block.
+pub(crate) struct Operands<'a, F: Format> {
     pub(crate) x: &'a [F::X],
     pub(crate) x_scales: &'a [RowScale],
-    /// From the first panel's first step of the block; the next panel's lies `panel_stride` on.
+    /// Starts at the first panel's first step of the block; panels are `panel_stride` steps apart.
     pub(crate) weights: &'a [F::Step],
     pub(crate) panel_stride: usize,
     pub(crate) weight_scales: &'a [[f32; LANES]],
     pub(crate) weight_sums: &'a [[i32; LANES]],
-    /// From one panel's scales, or sums, to the next's.
+    /// Distance from one panel's scales, or sums, to the next panel's.
     pub(crate) scale_stride: usize,
-    /// Whether to ask memory for the panels' next block while this one is used.
-    pub(crate) fetch: bool,
-    /// The first block sets the tile, later ones add to it.
+    /// Whether to prefetch the panels' next K-block.
+    pub(crate) prefetch: bool,
+    /// Whether this is the first K-block, which overwrites the tile; later ones add to it.
     pub(crate) first: bool,
 }
 
-/// How one row's group was rounded.
+/// How the activations of one row and group were rounded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowScale {
     pub(crate) scale: f32,
-    /// What takes the weights' bias out of the group's sum of products.
+    /// Added to the group's sum of products to cancel [`WEIGHT_BIAS`].
     pub(crate) unbias: i32,
-    /// What each value lacks, in multiples of the scale: a byte's values need not lie about zero.
+    /// Added to each value, in multiples of the scale: values rounded to one byte need not be centred on zero.
     pub(crate) zero: i32,
 }
 
-/// What is added to int8 weights to store them unsigned: no instruction multiplies signed bytes by signed ones on all
-/// CPUs that multiply bytes.
+/// Added to int8 weights to store them unsigned: not every CPU that multiplies bytes can multiply signed bytes by signed
+/// bytes.
 pub(crate) const WEIGHT_BIAS: i32 = 128;
 
 pub(crate) struct F32;
 pub(crate) struct Bf16;
-/// Weights of 8 bits, with activations rounded to so many bytes: 1 or 2.
+/// Weights of 8 bits, with activations rounded to `BYTES` bytes: 1 or 2.
 pub(crate) struct Int8<const BYTES: usize>;
 
 /// Runs `$body` with `$rows` and `$panels` as the constants `R` and `P`.
 ///
-/// Tiles with more accumulators than the implementation has registers for are never planned, and not compiled.
+/// Tiles with more accumulators than the implementation has registers for are never planned and not compiled.
 macro_rules! with_tile_size {
     ($S:ident, $rows:expr, $panels:expr, $R:ident, $P:ident => $body:expr) => {
         with_tile_size!(@sizes $S, $rows, $panels, $R, $P, $body,
@@ -118,20 +101,20 @@ macro_rules! with_tile_size {
 }
 pub(crate) use with_tile_size;
 
-/// Rows `start + r * row`, each a run of f32 at distance `step`.
+/// Rows that begin at `start + r * row`, each a sequence of f32, or of vectors, at distance `step`.
 #[derive(Clone, Copy)]
 pub(crate) struct Strided {
     pub(crate) start: *const f32,
     pub(crate) step: usize,
     pub(crate) row: usize,
-    /// How far ahead of its use to ask memory for each step; 0 leaves that to the hardware.
-    pub(crate) ahead: usize,
+    /// How many floats ahead of its use to prefetch each step; 0 leaves that to the hardware.
+    pub(crate) prefetch: usize,
 }
 
-/// Sums over `steps` of `x[r, step] * w[p, step]`, one fused chain for each element; a step of `w` is 16 floats.
+/// Sums over `steps` of `x[r, step] * w[p, step]`, each a sequence of fused multiply-adds; a step of `w` is 16 floats.
 ///
 /// # Safety
-/// Every element named by the strides is readable, for R rows of `x` and P rows of `w`.
+/// Every element that the strides lead to is readable, for `R` rows of `x` and `P` rows of `w`.
 #[inline(always)]
 pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
     s: S,
@@ -143,14 +126,14 @@ pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
     for step in 0..steps {
         let mut operands = [s.splat(0.0); P];
         for p in 0..P {
-            if w.ahead > 0 {
-                prefetch(w.start.wrapping_add(step * w.step + p * w.row + w.ahead));
+            if w.prefetch > 0 {
+                prefetch(w.start.wrapping_add(step * w.step + p * w.row + w.prefetch));
             }
-            // SAFETY: by the caller's promise on `w`.
+            // SAFETY: guaranteed by the caller.
             operands[p] = s.load(unsafe { &*w.start.add(step * w.step + p * w.row).cast::<[f32; LANES]>() });
         }
         for r in 0..R {
-            // SAFETY: by the caller's promise on `x`.
+            // SAFETY: guaranteed by the caller.
             let activation = s.splat(unsafe { *x.start.add(step * x.step + r * x.row) });
             for p in 0..P {
                 sums[r][p] = s.fma(activation, operands[p], sums[r][p]);
@@ -160,16 +143,16 @@ pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
     sums
 }
 
-/// Sets or adds to the tile.
+/// Stores the sums in the tile if this is the first block, or adds them to it.
 #[inline(always)]
-fn join<S: Simd, const R: usize, const P: usize>(s: S, sums: [[S::F; P]; R], first: bool, tile: &mut [Line]) {
+fn accumulate<S: Simd, const R: usize, const P: usize>(s: S, sums: [[S::F; P]; R], first: bool, tile: &mut [F32x16]) {
     let tile = &mut tile[..R * P];
-    // By index: an iterator would take the sums through memory.
+    // By index: an iterator would keep the sums in memory.
     for r in 0..R {
         for p in 0..P {
-            let line = &mut tile[r * P + p].0;
-            let total = if first { sums[r][p] } else { s.add(s.load(line), sums[r][p]) };
-            s.store(total, line);
+            let accumulator = &mut tile[r * P + p].0;
+            let total = if first { sums[r][p] } else { s.add(s.load(accumulator), sums[r][p]) };
+            s.store(total, accumulator);
         }
     }
 }
@@ -178,25 +161,25 @@ impl Format for F32 {
     type Step = [f32; LANES];
     type X = f32;
     const INPUTS: usize = 1;
-    const BLOCK: usize = 256;
+    const K_BLOCK: usize = 256;
 
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+    fn multiply_tile<S: Simd, const R: usize, const P: usize>(s: S, block: Operands<'_, Self>, tile: &mut [F32x16]) {
         let steps = block.x.len() / R;
         assert!(
             block.weights.len() >= (P - 1) * block.panel_stride + steps,
             "a block of weights must match its inputs"
         );
-        let x = Strided { start: block.x.as_ptr(), step: R, row: 1, ahead: 0 };
+        let x = Strided { start: block.x.as_ptr(), step: R, row: 1, prefetch: 0 };
         let weights = Strided {
             start: block.weights.as_ptr().cast(),
             step: LANES,
             row: block.panel_stride * LANES,
-            ahead: if block.fetch { Self::BLOCK * LANES } else { 0 },
+            prefetch: if block.prefetch { Self::K_BLOCK * LANES } else { 0 },
         };
-        // SAFETY: `x` holds steps * R values in that order, every panel at least `steps` vectors.
+        // SAFETY: `x` holds `steps * R` values in that order, and every panel at least `steps` vectors.
         let sums = unsafe { sum_products::<S, R, P>(s, steps, x, weights) };
-        join(s, sums, block.first, tile);
+        accumulate(s, sums, block.first, tile);
     }
 }
 
@@ -204,21 +187,21 @@ impl Format for Bf16 {
     type Step = [u16; 2 * LANES];
     type X = [f32; 2];
     const INPUTS: usize = 2;
-    const OPERANDS: usize = 2;
-    const BLOCK: usize = 128;
+    const WEIGHT_VECTORS: usize = 2;
+    const K_BLOCK: usize = 128;
 
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+    fn multiply_tile<S: Simd, const R: usize, const P: usize>(s: S, block: Operands<'_, Self>, tile: &mut [F32x16]) {
         let (steps, _) = block.x.as_chunks::<R>();
         let weights: [_; P] = std::array::from_fn(|p| &block.weights[p * block.panel_stride..][..steps.len()]);
         let mut sums = [[s.splat(0.0); P]; R];
         for (step, x) in steps.iter().enumerate() {
             let mut operands = [(s.splat(0.0), s.splat(0.0)); P];
             for p in 0..P {
-                if block.fetch {
-                    prefetch(weights[p].as_ptr().wrapping_add(step + Self::BLOCK));
+                if block.prefetch {
+                    prefetch(weights[p].as_ptr().wrapping_add(step + Self::K_BLOCK));
                 }
-                // SAFETY: every panel was cut to the number of steps.
+                // SAFETY: every panel was sliced to the number of steps.
                 operands[p] = s.widen_bf16(unsafe { weights[p].get_unchecked(step) });
             }
             for r in 0..R {
@@ -234,24 +217,24 @@ impl Format for Bf16 {
                 }
             }
         }
-        join(s, sums, block.first, tile);
+        accumulate(s, sums, block.first, tile);
     }
 }
 
 impl<const BYTES: usize> Format for Int8<BYTES> {
-    /// Weights and [`WEIGHT_BIAS`].
+    /// Weights plus [`WEIGHT_BIAS`].
     type Step = [u8; 4 * LANES];
-    /// As [`Simd::split_quad`] gives them; where [`quad_parts`] is one, they lie without gaps in half of the room.
+    /// As [`Simd::split_quad`] returns them. If [`quad_parts`] is 1, they are contiguous in the first half of the buffer.
     type X = [i32; 2];
     const INPUTS: usize = QUAD;
-    const BLOCK: usize = 4 * GROUP_STEPS;
+    const K_BLOCK: usize = 4 * GROUP_STEPS;
 
     fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
         level.run_integers(kernel)
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(s: S, block: Block<'_, Self>, tile: &mut [Line]) {
+    fn multiply_tile<S: Simd, const R: usize, const P: usize>(s: S, block: Operands<'_, Self>, tile: &mut [F32x16]) {
         let parts = quad_parts::<S, BYTES>();
         let x = &block.x.as_flattened()[..block.x.len() * parts];
         let groups = x.chunks(GROUP_STEPS * R * parts).zip(block.x_scales.as_chunks::<R>().0);
@@ -259,7 +242,7 @@ impl<const BYTES: usize> Format for Int8<BYTES> {
             let steps = x.len() / (R * parts);
             let weights =
                 std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps]);
-            let mut sums = exact_sums::<S, R, P, BYTES>(s, x, weights, x_scales, block.fetch);
+            let mut sums = exact_sums::<S, R, P, BYTES>(s, x, weights, x_scales, block.prefetch);
             if BYTES == 1 {
                 for p in 0..P {
                     let weight_sums = s.load_i(&block.weight_sums[p * block.scale_stride + group]);
@@ -275,51 +258,51 @@ impl<const BYTES: usize> Format for Int8<BYTES> {
             let mut scaled = [[s.splat(0.0); P]; R];
             for r in 0..R {
                 for p in 0..P {
-                    // Not fused, so that CPUs without the instruction agree.
+                    // Not fused, so that CPUs without fused multiply-add give the same bits.
                     let scale = s.mul(s.splat(x_scales[r].scale), weight_scales[p]);
                     scaled[r][p] = s.mul(s.to_f32(sums[r][p]), scale);
                 }
             }
-            join(s, scaled, block.first && group == 0, tile);
+            accumulate(s, scaled, block.first && group == 0, tile);
         }
     }
 }
 
-/// Integers that a quad of activations takes: the two of [`Simd::split_quad`], or of single bytes the second alone.
+/// How many integers a quad of activations takes: both of [`Simd::split_quad`], or only the second for single bytes.
 pub(crate) const fn quad_parts<S: Simd, const BYTES: usize>() -> usize {
     if S::HALVES_ARE_BYTES { BYTES } else { 2 }
 }
 
-/// One group's sums of products in i32, of activations as `[step][R][part]`.
+/// The exact sums of products of one group, for activations in the order `[step][R][part]`.
 #[inline(always)]
 fn exact_sums<S: Simd, const R: usize, const P: usize, const BYTES: usize>(
     s: S,
     x: &[i32],
     weights: [&[[u8; 4 * LANES]]; P],
     x_scales: &[RowScale; R],
-    fetch: bool,
+    prefetch_next: bool,
 ) -> [[S::I; P]; R] {
     let parts = quad_parts::<S, BYTES>();
     let steps = x.len() / (R * parts);
     assert!(weights.iter().all(|panel| panel.len() == steps), "a group of weights must match its inputs");
     let mut sums = [[s.zero_i(); P]; R];
-    // The upper of two bytes first; where there is one, the lower byte is all of it.
+    // The upper of two bytes comes first. A single byte is the lower one.
     let first = 2 - parts;
     for half in first..2 {
         if half == 1 {
             for r in 0..R {
                 for p in 0..P {
-                    sums[r][p] = s.add_i(s.between_halves(sums[r][p]), s.splat_i(x_scales[r].unbias));
+                    sums[r][p] = s.add_i(s.scale_first_half(sums[r][p]), s.splat_i(x_scales[r].unbias));
                 }
             }
         }
         for (step, x) in x.chunks_exact(R * parts).enumerate() {
             let mut operands = [s.zero_i(); P];
             for p in 0..P {
-                if fetch && half == first {
-                    prefetch(weights[p].as_ptr().wrapping_add(step + Int8::<BYTES>::BLOCK));
+                if prefetch_next && half == first {
+                    prefetch(weights[p].as_ptr().wrapping_add(step + Int8::<BYTES>::K_BLOCK));
                 }
-                // SAFETY: every panel has as many steps, as asserted.
+                // SAFETY: every panel has `steps` steps, as asserted.
                 operands[p] = s.half_of_quads(unsafe { weights[p].get_unchecked(step) }, half);
             }
             for r in 0..R {

@@ -1,43 +1,43 @@
-//! One head's keys and values, out of rows of tokens into panels that attention reads in order.
+//! The keys and values of one head, packed from rows of tokens into panels that attention reads in order.
 
-use super::simd::{LANES, prefetch};
-use super::tile::Line;
+use crate::cpu::aligned::F32x16;
+use crate::cpu::simd::{LANES, prefetch};
 
-/// One head's columns of rows of keys or values.
+/// The columns of one head in rows of keys or values.
 #[derive(Clone, Copy)]
-pub(super) struct Column<'a> {
-    /// From the head's first value of the first row on.
-    pub(super) from: &'a [f32],
-    /// From one row to the next.
+pub(super) struct HeadColumns<'a> {
+    /// Starts at the head's first value of the first row.
+    pub(super) values: &'a [f32],
+    /// Distance from one row to the next.
     pub(super) stride: usize,
     pub(super) dim: usize,
 }
 
-impl<'a> Column<'a> {
+impl<'a> HeadColumns<'a> {
     #[inline(always)]
     fn row(&self, index: usize) -> &'a [f32] {
-        &self.from[index * self.stride..][..self.dim]
+        &self.values[index * self.stride..][..self.dim]
     }
 }
 
-/// Keys and values between the one fetched and the one used: some hundred nanoseconds of work. Each lies in a page of
-/// its own, where the hardware does not fetch ahead.
-pub(super) const AHEAD: usize = 4 * LANES;
+/// How many rows ahead of their use keys and values are prefetched: a few hundred nanoseconds of work. Each row is in
+/// a page of its own, and the hardware prefetcher does not cross pages.
+pub(super) const PREFETCH_ROWS: usize = 4 * LANES;
 
-/// A panel of 16 keys of one head, dimension by dimension: `lines[d][key]`. Keys past `seen` are zeros.
+/// Packs a panel of 16 keys of one head by dimension: `lines[d][key]`. Keys from `visible` on are zeros.
 #[inline(always)]
-pub(super) fn transpose_keys(keys: Column<'_>, panel: usize, seen: usize, lines: &mut [Line]) {
+pub(super) fn transpose_keys(keys: HeadColumns<'_>, panel: usize, visible: usize, lines: &mut [F32x16]) {
     let first = panel * LANES;
-    let there = LANES.min(seen - first);
+    let count = LANES.min(visible - first);
     let dim = lines.len();
     let key = |index: usize| keys.row(first + index);
-    if there < LANES {
-        lines.fill(Line::default());
+    if count < LANES {
+        lines.fill(F32x16::default());
     }
-    for index in first + AHEAD..(first + AHEAD + LANES).min(seen) {
+    for index in first + PREFETCH_ROWS..(first + PREFETCH_ROWS + LANES).min(visible) {
         keys.row(index).chunks(LANES).for_each(|line| prefetch(line.as_ptr()));
     }
-    for quad in 0..there / 4 {
+    for quad in 0..count / 4 {
         let keys = [key(4 * quad), key(4 * quad + 1), key(4 * quad + 2), key(4 * quad + 3)];
         let [(a, rest), (b, _), (c, _), (d, _)] = keys.map(|key| key.as_chunks::<4>());
         let (squares, last) = lines.as_chunks_mut::<4>();
@@ -51,18 +51,18 @@ pub(super) fn transpose_keys(keys: Column<'_>, panel: usize, seen: usize, lines:
             keys.iter().enumerate().for_each(|(index, key)| line.0[4 * quad + index] = key[dim - rest.len() + d]);
         }
     }
-    for index in there / 4 * 4..there {
+    for index in count / 4 * 4..count {
         lines.iter_mut().zip(key(index)).for_each(|(line, &value)| line.0[index] = value);
     }
 }
 
-/// Four rows as four columns. Left to itself the compiler moves single values.
+/// Transposes four rows of four values. Without intrinsics the compiler moves single values.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
     use std::arch::x86_64::*;
     let mut columns = [[0.0; 4]; 4];
-    // SAFETY: every x86-64 CPU has SSE2; four floats lie behind each pointer, and no alignment is asked for.
+    // SAFETY: every x86-64 CPU has SSE2; four floats are readable at each pointer, and the loads need no alignment.
     unsafe {
         let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
         let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
@@ -75,23 +75,24 @@ fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
     columns
 }
 
-/// Four rows as four columns.
+/// Transposes four rows of four values.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|column| rows.map(|row| row[column]))
 }
 
-/// One head's values as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions past the last are zeros.
+/// Packs the values of one head as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions beyond the last
+/// are zeros.
 #[inline(always)]
-pub(super) fn gather_values(values: Column<'_>, seen: usize, lines: &mut [Line]) {
+pub(super) fn gather_values(values: HeadColumns<'_>, visible: usize, lines: &mut [F32x16]) {
     let dim = values.dim;
-    for (panel, lines) in lines.chunks_mut(seen).enumerate() {
+    for (panel, lines) in lines.chunks_mut(visible).enumerate() {
         let width = LANES.min(dim - panel * LANES);
         for (index, line) in lines.iter_mut().enumerate() {
             let value = &values.row(index)[panel * LANES..][..width];
-            if let Some(whole) = value.first_chunk::<LANES>() {
-                line.0 = *whole;
+            if let Some(vector) = value.first_chunk::<LANES>() {
+                line.0 = *vector;
                 continue;
             }
             line.0[..width].copy_from_slice(value);
