@@ -6,6 +6,7 @@ pub(crate) use attention::small_cache;
 use candle_core::{D, DType, Device as Host, Tensor};
 use kernels::cuda::tables::{RowRequest, RowRequests};
 use kernels::cuda::{Buffer, Chosen, CudaError, Device, Format, Matrix, Norm, Residual, Way};
+use kernels::token_mask::{CELL_BITS, PATCH_KIND};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -155,7 +156,9 @@ pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaErr
         let (rows, stride, first) = (64, vocabulary.next_multiple_of(8), vocabulary - 1024);
         let logits = report.values::<f32>(rows * stride, 3.0, 0.0);
         let codes: Vec<u16> = (0..vocabulary)
-            .map(|id| if id >= first { 9 << 10 | (id - first) as u16 } else { (id % 9) as u16 * 1024 })
+            .map(|id| {
+                if id >= first { PATCH_KIND << CELL_BITS | (id - first) as u16 } else { ((id % 9) as u16) << CELL_BITS }
+            })
             .collect();
         let plain = RowRequest {
             target: None,
@@ -166,7 +169,7 @@ pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaErr
         let want = |row: usize| match row % 4 {
             0 => plain,
             1 => RowRequest { set: 1 << (row % 9), ..plain },
-            2 => RowRequest { set: 1 << 9, upper_left: 333, ..plain },
+            2 => RowRequest { set: 1 << PATCH_KIND, upper_left: 333, ..plain },
             _ => RowRequest { target: Some(row as u32), ..plain },
         };
         let asked: Vec<RowRequest> = (0..rows).map(want).collect();
@@ -175,9 +178,9 @@ pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaErr
         let choices = device.buffer(&vec![77u32; rows * 4])?;
         device.choose(&device.buffer(&logits)?, rows, stride, &table, &device.buffer(&codes)?, &choices)?;
         let allowed = |id: usize, want: &RowRequest| {
-            let (kind, cell) = (codes[id] >> 10, codes[id] & 1023);
+            let (kind, cell) = (codes[id] >> CELL_BITS, codes[id] & ((1 << CELL_BITS) - 1));
             let reaches = want.upper_left % 32 <= cell % 32 && want.upper_left / 32 <= cell / 32;
-            want.set == RowRequest::EVERYTHING || (want.set >> kind & 1 == 1 && (kind != 9 || reaches))
+            want.set == RowRequest::EVERYTHING || (want.set >> kind & 1 == 1 && (kind != PATCH_KIND || reaches))
         };
         let mut apart = 0f64;
         let mut misses = 0;
