@@ -140,7 +140,7 @@ fn random_logits(config: &Config, compute: &Compute) -> Vec<Vec<f32>> {
     let vocabulary = config.text_config.vocab_size as u32;
     let tokens: Vec<u32> = (0..queries as u32 + 7).map(|at| (at * 911 + 5) % vocabulary).collect();
     let mask: Vec<u8> = (0..tokens.len()).map(|at| u8::from((2..2 + queries).contains(&at))).collect();
-    backend.reserve(1, tokens.len()).expect("room");
+    backend.reserve(1, tokens.len()).expect("memory for a slot");
     let image = Some(ImagePlaces { embedding: &embedding, mask: &mask });
     let logits = 0..tokens.len();
     let segment = Segment {

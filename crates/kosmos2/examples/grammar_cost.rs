@@ -28,7 +28,7 @@ fn main() {
         ("phrase", "<grounding><phrase> It"),
         ("first corner", &PAIR[..8]),
         ("second corner", &PAIR[..pairs - 18]),
-        ("behind a pair", PAIR),
+        ("after a pair", PAIR),
     ] {
         let prompt = encode(prompt);
         let state = grammar.start(&prompt, 60);

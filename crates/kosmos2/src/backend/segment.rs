@@ -52,7 +52,7 @@ pub struct Segment<'a> {
     pub preceding_non_pad: usize,
     /// The picture, if the sequence has one.
     pub image: Option<ImagePlaces<'a>>,
-    /// Indices of the new tokens behind which logits are computed.
+    /// Indices of the new tokens whose next-token logits are computed.
     pub logits: Range<usize>,
 }
 

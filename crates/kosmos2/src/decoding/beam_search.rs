@@ -291,7 +291,7 @@ mod tests {
         let step = search.step(&[&row([0.1, 0.5, 0.35, 0.05])]).unwrap();
         assert_eq!(step, BeamStep::Continue { beams: vec![(0, 1), (0, 2)] });
         let step = search.step(&[&row([0.7, 0.1, 0.1, 0.1]), &row([0.3, 0.4, 0.2, 0.1])]).unwrap();
-        // 0.35 ends; the other text's end, 0.105, is third behind 0.14.
+        // 0.35 ends; the other text's end, 0.105, ranks third after 0.14.
         assert_eq!(step, BeamStep::Continue { beams: vec![(1, 1), (1, 2)] });
         assert_eq!(search.ended.len(), 1);
     }

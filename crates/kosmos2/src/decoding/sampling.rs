@@ -38,7 +38,7 @@ pub struct SampledToken {
 }
 
 impl Sampler {
-    /// A sampler for the tokens after a prompt. `constraint` must have the state behind that prompt.
+    /// A sampler for the tokens after a prompt. `constraint` must have the state after that prompt.
     ///
     /// # Errors
     /// [`OptionsError`] if an option is out of range or `options.sampling` is [`Sampling::Beam`].

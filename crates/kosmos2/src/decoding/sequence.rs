@@ -71,7 +71,7 @@ impl Sequence {
         self.sampler.logits_request(self.roles.patches.clone())
     }
 
-    /// Appends the next token, given the output behind the last one, and returns whether the sequence has finished.
+    /// Appends the next token, given the output after the last one, and returns whether the sequence has finished.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] if the logits are not finite.

@@ -55,7 +55,7 @@ impl TeacherForcing {
         &mut self.tokens
     }
 
-    /// The next chunk. Logits are requested behind the tokens that precede a scored one.
+    /// The next chunk. Logits are requested after the tokens that precede a scored one.
     pub(super) fn segment<'a>(&'a self, slot: usize, image: Option<&'a ImageEmbedding>) -> Segment<'a> {
         let image = image_places(image, &self.image_mask);
         let mut segment = self.tokens.segment(slot, image, self.roles.pad, self.chunk());
