@@ -274,7 +274,7 @@ impl Config {
     /// the weights do not match.
     fn check_numbers(&self, file: &str) -> Result<(), ConfigError> {
         let (text, vision) = (&self.text_config, &self.vision_config);
-        for (key, found, most) in [
+        for (key, found, max) in [
             ("text_config.vocab_size", text.vocab_size, 1 << 22),
             ("text_config.max_position_embeddings", text.max_position_embeddings, 1 << 24),
             ("text_config.embed_dim", text.embed_dim, 1 << 16),
@@ -289,8 +289,8 @@ impl Config {
             ("vision_config.patch_size", vision.patch_size, 1 << 13),
             ("latent_query_num", self.latent_query_num, 1 << 12),
         ] {
-            if !(1..=most).contains(&found) {
-                let (found, expected) = (found.to_string(), format!("a number from 1 to {most}"));
+            if !(1..=max).contains(&found) {
+                let (found, expected) = (found.to_string(), format!("a number from 1 to {max}"));
                 return Err(ConfigError::Value { file: file.into(), key, found, expected });
             }
         }

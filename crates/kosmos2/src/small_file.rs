@@ -8,16 +8,16 @@ use std::path::Path;
 /// megabytes.
 pub(crate) const MAX_CONFIG: u64 = 16 << 20;
 
-/// Reads a file of at most `most` bytes.
+/// Reads a file of at most `max_bytes` bytes.
 ///
 /// # Errors
 /// [`io::Error`] if the file cannot be read, is larger, or is a Git LFS pointer.
-pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Reads one byte more to detect a larger file, since the length in its metadata may be wrong.
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {} MiB", most >> 20)));
+    File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {} MiB", max_bytes >> 20)));
     }
     check_pointer(&bytes)?;
     Ok(bytes)

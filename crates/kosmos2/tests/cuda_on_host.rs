@@ -53,8 +53,8 @@ fn assert_alike(found: &[GroundedText], expected: &[GroundedText]) {
         for (a, b) in found.entities.iter().zip(&expected.entities) {
             assert_eq!((&a.phrase, &a.boxes), (&b.phrase, &b.boxes));
             for (a, b) in a.refined_boxes.iter().flatten().zip(b.refined_boxes.iter().flatten()) {
-                let apart = [a.x0 - b.x0, a.y0 - b.y0, a.x1 - b.x1, a.y1 - b.y1].map(f64::abs);
-                assert!(apart.into_iter().all(|apart| apart < 1e-3), "refined boxes {a:?} and {b:?}");
+                let difference = [a.x0 - b.x0, a.y0 - b.y0, a.x1 - b.x1, a.y1 - b.y1].map(f64::abs);
+                assert!(difference.into_iter().all(|difference| difference < 1e-3), "refined boxes {a:?} and {b:?}");
             }
         }
     }

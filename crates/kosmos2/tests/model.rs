@@ -132,9 +132,9 @@ fn image_embeddings_and_logits_are_the_references() {
             let embedding = fixture.embedding(&mut model, i);
             let found =
                 Tensor::new(embedding.as_slice(), &Device::Cpu).unwrap().reshape(golden("image_embeds").shape());
-            let apart = largest_difference(&found.unwrap(), golden("image_embeds"));
-            println!("{compute:?} {}: image embeddings differ by at most {apart:e}", row.picture);
-            assert!(apart <= TOLERANCE);
+            let difference = largest_difference(&found.unwrap(), golden("image_embeds"));
+            println!("{compute:?} {}: image embeddings differ by at most {difference:e}", row.picture);
+            assert!(difference <= TOLERANCE);
 
             let prompt = fixture.prompt(i);
             let tokens = &prompt.input_ids;
@@ -152,11 +152,11 @@ fn image_embeddings_and_logits_are_the_references() {
             let logits = model.backend().forward(&[segment]).unwrap().rows(0..tokens.len()).concat();
             let logits = Tensor::from_vec(logits, (tokens.len(), ()), &Device::Cpu).unwrap();
             let chosen = logits.index_select(&golden("logits_columns").to_dtype(DType::U32).unwrap(), 1).unwrap();
-            let apart = largest_difference(&chosen, golden("logits"));
-            println!("{compute:?} {}: logits differ by at most {apart:e}", row.picture);
-            assert!(apart <= TOLERANCE);
-            let apart = largest_difference(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
-            assert!(apart <= TOLERANCE, "log-sum-exp differs by {apart:e}");
+            let difference = largest_difference(&chosen, golden("logits"));
+            println!("{compute:?} {}: logits differ by at most {difference:e}", row.picture);
+            assert!(difference <= TOLERANCE);
+            let difference = largest_difference(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
+            assert!(difference <= TOLERANCE, "log-sum-exp differs by {difference:e}");
         }
     }
 }
@@ -172,9 +172,10 @@ fn greedy_tokens_and_their_log_probabilities_are_the_references() {
                 let found = fixture.generate(&mut model, &[(i, options)]).remove(0);
                 assert_eq!(found.token_ids, golden.tokens, "{} with ngram {ngram}", row.picture);
                 assert_eq!(found.finish_reason, FinishReason::Length);
-                let apart = found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                println!("{compute:?} {}: log-probabilities differ by at most {apart:e}", row.picture);
-                assert!(apart <= TOLERANCE);
+                let difference =
+                    found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                println!("{compute:?} {}: log-probabilities differ by at most {difference:e}", row.picture);
+                assert!(difference <= TOLERANCE);
             }
         }
     }
@@ -194,10 +195,11 @@ fn a_row_in_a_batch_equals_the_row_alone() {
         for (row, batched) in rows.into_iter().zip(&together) {
             let alone = &fixture.generate(&mut model, &[row])[0];
             assert_eq!(alone.token_ids, batched.token_ids);
-            let apart = alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let difference =
+                alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             match compute {
-                Compute::Cpu(_) => assert_eq!(apart, 0.0, "the kernels compute each row by the same operations"),
-                _ => assert!(apart <= TOLERANCE, "they differ by {apart:e}"),
+                Compute::Cpu(_) => assert_eq!(difference, 0.0, "the kernels compute each row by the same operations"),
+                _ => assert!(difference <= TOLERANCE, "they differ by {difference:e}"),
             }
         }
     }

@@ -36,7 +36,7 @@ impl Positions {
         tokens.iter().map(position).collect()
     }
 
-    /// Values of a row.
+    /// Number of values in a row.
     pub(super) fn width(&self) -> usize {
         2 * self.frequencies.len()
     }

@@ -213,17 +213,17 @@ impl BeamSearch {
 /// The candidates with the greatest sums, in order. Of equal sums, the one offered first wins.
 struct BestCandidates {
     found: Vec<Candidate>,
-    most: usize,
+    capacity: usize,
 }
 
 impl BestCandidates {
-    fn new(most: usize) -> Self {
-        Self { found: Vec::with_capacity(most + 1), most }
+    fn new(capacity: usize) -> Self {
+        Self { found: Vec::with_capacity(capacity + 1), capacity }
     }
 
     fn offer(&mut self, candidate: Candidate) {
         let floor = match self.found.last() {
-            Some(last) if self.found.len() >= self.most => last.sum,
+            Some(last) if self.found.len() >= self.capacity => last.sum,
             _ => f32::NEG_INFINITY,
         };
         if candidate.sum.partial_cmp(&floor) != Some(Ordering::Greater) {
@@ -231,7 +231,7 @@ impl BestCandidates {
         }
         let index = self.found.partition_point(|other| other.sum >= candidate.sum);
         self.found.insert(index, candidate);
-        self.found.truncate(self.most);
+        self.found.truncate(self.capacity);
     }
 }
 
@@ -241,9 +241,14 @@ mod tests {
 
     const END: u32 = 0;
 
-    fn options(num_beams: usize, length_penalty: f32, early_stopping: EarlyStopping, most: usize) -> GenerationOptions {
+    fn options(
+        num_beams: usize,
+        length_penalty: f32,
+        early_stopping: EarlyStopping,
+        max_new_tokens: usize,
+    ) -> GenerationOptions {
         let sampling = Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
-        GenerationOptions { max_new_tokens: most, sampling, ..GenerationOptions::default() }
+        GenerationOptions { max_new_tokens, sampling, ..GenerationOptions::default() }
     }
 
     fn search(options: &GenerationOptions) -> BeamSearch {
@@ -313,7 +318,7 @@ mod tests {
         let run = |early_stopping| {
             let mut search = search(&options(2, 1.0, early_stopping, 50));
             search.step(&[&row([0.5, 0.4, 0.06, 0.04])]).unwrap();
-            // Ends with 0.9 × 0.4 and leaves 0.1 × 0.06-ish texts open.
+            // One text ends with 0.97 × 0.4. The open ones have at most 0.01 × 0.4.
             let step = search.step(&[&row([0.97, 0.01, 0.01, 0.01]), &row([0.97, 0.01, 0.01, 0.01])]).unwrap();
             step == BeamStep::Done
         };

@@ -54,16 +54,16 @@ impl CachedTokens {
         self.cached
     }
 
-    /// The segment of the next uncached tokens, at most `most`.
+    /// The segment of the next uncached tokens, at most `max_tokens`.
     pub(super) fn segment<'a>(
         &'a self,
         slot: usize,
         image: Option<ImagePlaces<'a>>,
         pad: u32,
-        most: usize,
+        max_tokens: usize,
     ) -> Segment<'a> {
         let (cached, uncached) = self.ids.split_at(self.cached);
-        let tokens = &uncached[..uncached.len().min(most)];
+        let tokens = &uncached[..uncached.len().min(max_tokens)];
         Segment {
             slot,
             cached: self.cached,
@@ -75,9 +75,9 @@ impl CachedTokens {
         }
     }
 
-    /// Marks the tokens of a segment of at most `most` tokens as cached.
-    pub(super) fn mark_cached(&mut self, most: usize) {
-        self.cached = self.ids.len().min(self.cached.saturating_add(most));
+    /// Marks the tokens of a segment of at most `max_tokens` tokens as cached.
+    pub(super) fn mark_cached(&mut self, max_tokens: usize) {
+        self.cached = self.ids.len().min(self.cached.saturating_add(max_tokens));
         self.copy = None;
     }
 }

@@ -28,13 +28,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans the passes for these segments, each of at most `most` rows unless a single segment has more. Segments that copy
+    /// Plans the passes for these segments, each of at most `max_rows` rows unless a single segment has more. Segments that copy
     /// from others come after them.
     pub(super) fn of_segments(
         segments: &[Segment],
         requests: &[RowRequest],
         positions: &Positions,
-        most: usize,
+        max_rows: usize,
     ) -> Vec<Self> {
         let mut starts = Vec::with_capacity(segments.len());
         let mut total = 0;
@@ -47,7 +47,7 @@ impl Plan {
         let (mut plans, mut first) = (Vec::new(), 0);
         while first < order.len() {
             let (mut end, mut rows) = (first, 0);
-            while end < order.len() && (end == first || rows + segments[order[end]].tokens.len() <= most) {
+            while end < order.len() && (end == first || rows + segments[order[end]].tokens.len() <= max_rows) {
                 rows += segments[order[end]].tokens.len();
                 end += 1;
             }

@@ -146,9 +146,9 @@ impl TextProcessor {
         }
     }
 
-    /// Pads prompts to the length of the longest, and at least to `least` tokens.
-    pub fn pad(&self, prompts: &mut [EncodedPrompt], side: PaddingSide, least: usize) {
-        let longest = prompts.iter().map(|prompt| prompt.input_ids.len()).max().unwrap_or(0).max(least);
+    /// Pads prompts to the length of the longest, and at least to `min_length`.
+    pub fn pad(&self, prompts: &mut [EncodedPrompt], side: PaddingSide, min_length: usize) {
+        let longest = prompts.iter().map(|prompt| prompt.input_ids.len()).max().unwrap_or(0).max(min_length);
         for prompt in prompts {
             let missing = longest - prompt.input_ids.len();
             pad_with(&mut prompt.input_ids, self.tokenizer.pad(), missing, side);
