@@ -7,8 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "src/token_mask.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a module of the library")]
+mod token_mask;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/token_mask.rs");
     let enabled = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
     if enabled("CUDA") {
         compile_for_gpus();
@@ -22,7 +27,11 @@ fn compile_for_host() {
     for folder in ["src/cuda", "tests/cuda_on_host"] {
         println!("cargo:rerun-if-changed={folder}");
     }
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    for (name, value) in token_mask::macros() {
+        build.define(name, value.as_str());
+    }
+    build
         .cpp(true)
         .std("c++17")
         .file("tests/cuda_on_host/kernels.cpp")
@@ -55,6 +64,7 @@ fn compile_for_gpus() {
         .args(["-gencode", "arch=compute_80,code=sm_80"])
         .args(["-gencode", "arch=compute_90,code=sm_90"])
         .args(["-gencode", "arch=compute_90,code=compute_90"])
+        .args(token_mask::macros().map(|(name, value)| format!("-D{name}={value}")))
         .arg(sources.join("kernels.cu"))
         .arg("-o")
         .arg(&out)

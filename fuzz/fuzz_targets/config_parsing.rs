@@ -60,7 +60,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn open(dir: &Path) -> Result<(), kosmos2::checkpoint::CheckpointError> {
-    Checkpoint::open(dir, DType::F32, &Device::Cpu).map(|checkpoint| drop(checkpoint.surplus()))
+    Checkpoint::open(dir, DType::F32, &Device::Cpu).map(|checkpoint| drop(checkpoint.unused()))
 }
 
 /// Parses the worker's sections of `groundling.toml`.

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|raw: &str| {
     let raw = markup::caption(raw);
-    let read = markup::read(raw);
+    let read = markup::parse(raw);
     for entity in &read.entities {
         // The source ranges of an entity are within the text, at character boundaries.
         let sources = entity.phrase_source.iter().chain(&entity.box_sources);

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
 /// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
@@ -191,21 +192,21 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, requires = "num_beams")]
     pub(crate) length_penalty: f32,
     /// With --num-beams: when to stop looking for better texts, as transformers means it.
-    #[arg(long, value_enum, default_value_t = EarlyStopping::No, requires = "num_beams")]
+    #[arg(long, value_parser = early_stopping(), default_value_t = EarlyStopping::default(), requires = "num_beams")]
     pub(crate) early_stopping: EarlyStopping,
     /// Keep the markup well formed, texts cut by the limit included: tags closed, corners in pairs and in order.
     #[arg(long)]
     pub(crate) well_formed: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum EarlyStopping {
-    /// As soon as there are as many ended texts as beams.
-    Yes,
-    /// When the best open text is no better at its present length than the worst ended one.
-    No,
-    /// When it is no better even at the most favourable length.
-    Never,
+fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
+    let help = |value| match value {
+        EarlyStopping::Yes => "As soon as there are as many ended texts as beams",
+        EarlyStopping::No => "When the best open text is no better at its present length than the worst ended one",
+        EarlyStopping::Never => "When it is no better even at the most favourable length",
+    };
+    let values = EarlyStopping::NAMES.map(|(name, value)| PossibleValue::new(name).help(help(value)));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<EarlyStopping>())
 }
 
 #[derive(Debug, Args)]

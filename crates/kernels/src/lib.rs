@@ -6,5 +6,6 @@ pub mod cpu;
 #[cfg(feature = "cuda-api")]
 pub mod cuda;
 pub mod mapped_file;
+pub mod token_mask;
 
 pub use mapped_file::MappedFile;

@@ -12,6 +12,7 @@ fn every_kernel_computes_what_plain_loops_do() {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let compiled = Command::new(&compiler)
         .args(["-std=c++17", "-O1", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DKERNELS_ON_HOST"])
+        .args(kernels::token_mask::macros().map(|(name, value)| format!("-D{name}={value}")))
         .arg("-I")
         .arg(&here)
         .arg(here.join("check.cpp"))

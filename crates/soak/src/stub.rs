@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::{Annotator, Answer, Request, Response, Timings};
+use engine::{Annotator, Request, Response, ResponseFuture, Timings};
 use kosmos2::Query;
 use kosmos2::options::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
@@ -31,7 +31,7 @@ impl Annotator for Stub {
         digest_of(picture)
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         Box::pin(async move {
             let _device = self.device.acquire().await;
             tokio::time::sleep(self.pace).await;

@@ -1,13 +1,24 @@
 //! Generation options: what the wire says, checked and with the defaults filled in.
 
+use std::ops::RangeInclusive;
+
 use crate::v1;
 
-/// The model's longest sequence; more tokens than that can never come.
-const MAX_NEW_TOKENS: u32 = 2048;
-/// Below it the logits divided by it leave the range of f32; the draw has long been the best token by then.
-const LEAST_TEMPERATURE: f32 = 0.001;
-/// As for the temperature: a smaller divisor or factor only makes infinities of logits.
-const LEAST_PENALTY: f32 = 0.01;
+/// Valid values of `max_new_tokens`. The model's longest sequence has 2048 tokens.
+pub const MAX_NEW_TOKENS: RangeInclusive<u32> = 1..=2048;
+/// Valid values of `temperature` besides 0. Below it, logits divided by it could overflow f32; sampling has long become
+/// greedy by then.
+pub const TEMPERATURE: RangeInclusive<f32> = 0.001..=100.0;
+/// Valid values of `repetition_penalty`. Smaller ones could make logits overflow f32.
+pub const REPETITION_PENALTY: RangeInclusive<f32> = 0.01..=100.0;
+/// Largest valid `no_repeat_ngram_size`.
+pub const MAX_NGRAM_SIZE: u32 = 64;
+/// Largest valid `top_p`, which must be above 0.
+pub const MAX_TOP_P: f32 = 1.0;
+/// Valid values of `num_beams`.
+pub const NUM_BEAMS: RangeInclusive<u32> = 2..=64;
+/// Valid values of `length_penalty`.
+pub const LENGTH_PENALTY: RangeInclusive<f32> = -8.0..=8.0;
 
 /// Options in effect, as [`v1::GenerationOptions`] describes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,33 +84,33 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
     };
     if let Some(tokens) = wire.max_new_tokens {
         require(
-            (1..=MAX_NEW_TOKENS).contains(&tokens),
-            format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"),
+            MAX_NEW_TOKENS.contains(&tokens),
+            format!("max_new_tokens is {tokens}, not in {}", display(&MAX_NEW_TOKENS)),
         );
         options.max_new_tokens = tokens;
     }
     if let Some(size) = wire.no_repeat_ngram_size {
-        require(size <= 64, format!("no_repeat_ngram_size is {size}, not in 0 to 64"));
+        require(size <= MAX_NGRAM_SIZE, format!("no_repeat_ngram_size is {size}, not in 0 to {MAX_NGRAM_SIZE}"));
         options.no_repeat_ngram_size = size;
     }
     if let Some(penalty) = wire.repetition_penalty {
         require(
-            (LEAST_PENALTY..=100.0).contains(&penalty),
-            format!("repetition_penalty is {penalty}, not in {LEAST_PENALTY} to 100"),
+            REPETITION_PENALTY.contains(&penalty),
+            format!("repetition_penalty is {penalty}, not in {}", display(&REPETITION_PENALTY)),
         );
         options.repetition_penalty = penalty;
     }
     options.well_formed = wire.well_formed.unwrap_or(true);
     let temperature = wire.temperature.unwrap_or(0.0);
     require(
-        temperature == 0.0 || (LEAST_TEMPERATURE..=100.0).contains(&temperature),
-        format!("temperature is {temperature}, neither 0 nor in {LEAST_TEMPERATURE} to 100"),
+        temperature == 0.0 || TEMPERATURE.contains(&temperature),
+        format!("temperature is {temperature}, neither 0 nor in {}", display(&TEMPERATURE)),
     );
     if let Some(k) = wire.top_k {
         require(k > 0, "top_k is 0: give at least 1, or leave it out to keep all tokens".to_owned());
     }
     if let Some(p) = wire.top_p {
-        require(p > 0.0 && p <= 1.0, format!("top_p is {p}, not above 0 and at most 1"));
+        require(p > 0.0 && p <= MAX_TOP_P, format!("top_p is {p}, not above 0 and at most {MAX_TOP_P}"));
     }
     if temperature > 0.0 {
         require(wire.beam_search.is_none(), "beam_search draws nothing: leave the temperature out".to_owned());
@@ -122,8 +133,11 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
 
 fn beam_search(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -> Sampling {
     let (num_beams, length_penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
-    require((2..=64).contains(&num_beams), format!("num_beams is {num_beams}, not in 2 to 64"));
-    require((-8.0..=8.0).contains(&length_penalty), format!("length_penalty is {length_penalty}, not in -8 to 8"));
+    require(NUM_BEAMS.contains(&num_beams), format!("num_beams is {num_beams}, not in {}", display(&NUM_BEAMS)));
+    require(
+        LENGTH_PENALTY.contains(&length_penalty),
+        format!("length_penalty is {length_penalty}, not in {}", display(&LENGTH_PENALTY)),
+    );
     require(
         v1::EarlyStopping::try_from(wire.early_stopping).is_ok(),
         format!("early_stopping is {}, which is none of the values of EarlyStopping", wire.early_stopping),
@@ -133,6 +147,10 @@ fn beam_search(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) ->
         given => given,
     };
     Sampling::Beam { num_beams, length_penalty, early_stopping }
+}
+
+fn display<T: std::fmt::Display>(range: &RangeInclusive<T>) -> String {
+    format!("{} to {}", range.start(), range.end())
 }
 
 #[cfg(test)]

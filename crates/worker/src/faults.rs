@@ -170,7 +170,7 @@ impl Fault {
             Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => {
                 LeaveToOthers(Reason::InvalidPrompt)
             }
-            Self::Engine(error) if error.is_the_requests_own() => Fail(Reason::InvalidPrompt),
+            Self::Engine(error) if error.is_invalid_request() => Fail(Reason::InvalidPrompt),
             Self::Engine(EngineError::Stopped) => ENGINE_STOPPED,
             Self::Engine(_) | Self::AnswersMissing { .. } => MODEL_FAILED,
             Self::Publish(PublishError::TooLarge { .. }) => Fail(Reason::AnnotationTooLarge),

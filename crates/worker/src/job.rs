@@ -130,7 +130,7 @@ impl JobContext {
             prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
-        let response = self.engine.submit(Request { pixels: prepared.pixels, queries, deadline: None }).await?;
+        let response = self.engine.submit(Request { pixels: prepared.pixels, queries }).await?;
         self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
             return Err(Fault::AnswersMissing { answers: response.texts.len(), tasks: job.tasks.len() });

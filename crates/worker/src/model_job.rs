@@ -46,6 +46,19 @@ impl ModelJob {
     }
 }
 
+// Everything that the wire accepts must be valid for the model. Where both have a range, it is the same.
+const _: () = {
+    use kosmos2::options::{LENGTH_PENALTY, MAX_TOP_P, NUM_BEAMS};
+    assert!(*options::MAX_NEW_TOKENS.start() >= 1);
+    assert!(*options::TEMPERATURE.start() > 0.0 && *options::TEMPERATURE.end() < f32::INFINITY);
+    assert!(*options::REPETITION_PENALTY.start() > 0.0 && *options::REPETITION_PENALTY.end() < f32::INFINITY);
+    assert!(options::MAX_TOP_P == MAX_TOP_P);
+    assert!(*options::NUM_BEAMS.start() as usize == *NUM_BEAMS.start());
+    assert!(*options::NUM_BEAMS.end() as usize == *NUM_BEAMS.end());
+    assert!(*options::LENGTH_PENALTY.start() == *LENGTH_PENALTY.start());
+    assert!(*options::LENGTH_PENALTY.end() == *LENGTH_PENALTY.end());
+};
+
 /// The same options for the model.
 fn generation_options(wire: &Options) -> GenerationOptions {
     let Options { max_new_tokens, no_repeat_ngram_size, repetition_penalty, well_formed, .. } = *wire;

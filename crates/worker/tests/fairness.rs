@@ -209,7 +209,7 @@ impl Annotator for OneByOne {
         Yes.preprocess(picture)
     }
 
-    fn submit(&self, request: Request) -> engine::Answer<'_> {
+    fn submit(&self, request: Request) -> engine::ResponseFuture<'_> {
         Box::pin(async move {
             let _one = self.0.lock().await;
             tokio::time::sleep(Duration::from_millis(25)).await;

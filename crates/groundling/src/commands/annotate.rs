@@ -9,14 +9,14 @@ use broker::causes::causes;
 use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
+use kosmos2::options::{BeamOptions, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImageProcessor, Picture, PixelValues, decode};
 use kosmos2::{Processor, Query};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use worker::fetch::{FetchError, FetchErrorKind};
 
-use crate::args::{self, AnnotateArgs, GenerationArgs};
+use crate::args::{AnnotateArgs, GenerationArgs};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;
 use crate::sources::{Input, Inputs, Reader, Source};
@@ -154,7 +154,7 @@ async fn annotate(
     queries: &[Query],
 ) -> anyhow::Result<Annotated> {
     let (picture, pixels) = prepared.await.context("the picture's decoder broke")??;
-    let response = engine.submit(Request { pixels, queries: queries.to_vec(), deadline: None }).await?;
+    let response = engine.submit(Request { pixels, queries: queries.to_vec() }).await?;
     Ok((picture, response.texts))
 }
 
@@ -221,12 +221,8 @@ fn generation_options(args: &GenerationArgs) -> anyhow::Result<GenerationOptions
 
 fn sampling(args: &GenerationArgs) -> Sampling {
     if let Some(num_beams) = args.num_beams {
-        let early_stopping = match args.early_stopping {
-            args::EarlyStopping::Yes => EarlyStopping::Yes,
-            args::EarlyStopping::No => EarlyStopping::No,
-            args::EarlyStopping::Never => EarlyStopping::Never,
-        };
-        return Sampling::Beam(BeamOptions { num_beams, length_penalty: args.length_penalty, early_stopping });
+        let GenerationArgs { length_penalty, early_stopping, .. } = *args;
+        return Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
     }
     if args.temperature.is_none() && args.top_k.is_none() && args.top_p.is_none() {
         return Sampling::Greedy;

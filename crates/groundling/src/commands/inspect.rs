@@ -64,8 +64,8 @@ fn inspect_text(args: &InspectText) -> anyhow::Result<Outcome> {
         let (text, entities) = if args.raw {
             (raw.to_owned(), Vec::new())
         } else {
-            let read = markup::read(raw);
-            (read.text, read.entities)
+            let parsed = markup::parse(raw);
+            (parsed.text, parsed.entities)
         };
         let entities: Vec<_> = entities
             .iter()

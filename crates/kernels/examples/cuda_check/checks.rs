@@ -6,6 +6,7 @@ pub(crate) use attention::int8_cache;
 use candle_core::{D, DType, Device as Host, Tensor};
 use kernels::cuda::index_tables::{RowRequest, RowRequests};
 use kernels::cuda::{Buffer, CudaError, Device, Format, Matrix, Norm, ProductKernel, Residual, SelectedToken};
+use kernels::token_mask::{CELL_BITS, PATCH_KIND};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -156,7 +157,9 @@ pub(crate) fn select_tokens(device: &Device, report: &mut Report) -> Result<(), 
         let (rows, stride, first) = (64, vocabulary.next_multiple_of(8), vocabulary - 1024);
         let logits = report.values::<f32>(rows * stride, 3.0, 0.0);
         let codes: Vec<u16> = (0..vocabulary)
-            .map(|id| if id >= first { 9 << 10 | (id - first) as u16 } else { (id % 9) as u16 * 1024 })
+            .map(|id| {
+                if id >= first { PATCH_KIND << CELL_BITS | (id - first) as u16 } else { ((id % 9) as u16) << CELL_BITS }
+            })
             .collect();
         let plain = RowRequest {
             target: None,
@@ -167,7 +170,7 @@ pub(crate) fn select_tokens(device: &Device, report: &mut Report) -> Result<(), 
         let request = |row: usize| match row % 4 {
             0 => plain,
             1 => RowRequest { set: 1 << (row % 9), ..plain },
-            2 => RowRequest { set: 1 << 9, upper_left: 333, ..plain },
+            2 => RowRequest { set: 1 << PATCH_KIND, upper_left: 333, ..plain },
             _ => RowRequest { target: Some(row as u32), ..plain },
         };
         let requests: Vec<RowRequest> = (0..rows).map(request).collect();
@@ -176,9 +179,9 @@ pub(crate) fn select_tokens(device: &Device, report: &mut Report) -> Result<(), 
         let results = device.buffer(&vec![77u32; rows * 4])?;
         device.select_tokens(&device.buffer(&logits)?, rows, stride, &table, &device.buffer(&codes)?, &results)?;
         let allowed = |id: usize, request: &RowRequest| {
-            let (kind, cell) = (codes[id] >> 10, codes[id] & 1023);
+            let (kind, cell) = (codes[id] >> CELL_BITS, codes[id] & ((1 << CELL_BITS) - 1));
             let in_reach = request.upper_left % 32 <= cell % 32 && request.upper_left / 32 <= cell / 32;
-            request.set == RowRequest::EVERYTHING || (request.set >> kind & 1 == 1 && (kind != 9 || in_reach))
+            request.set == RowRequest::EVERYTHING || (request.set >> kind & 1 == 1 && (kind != PATCH_KIND || in_reach))
         };
         let mut error = 0f64;
         let mut wrong_tokens = 0;

@@ -6,9 +6,9 @@ constexpr int SELECT_THREADS = 512;
 constexpr unsigned BEST = 0xffffffffu;      // a request's target: the best allowed token
 constexpr unsigned EVERYTHING = 0xffffu;    // a request's set: no mask
 constexpr unsigned NOTHING = 0xffffffffu;   // a choice's token: no allowed token has a finite logit
-constexpr int CELL_BITS = 10;               // of a token's code; its kind stands above
-constexpr unsigned PATCH = 9;               // the kind of patch tokens
-constexpr int SIDE = 32;                    // cells of the grid's side
+constexpr int CELL_BITS = TOKEN_CELL_BITS;  // these three are defined by token_mask.rs
+constexpr unsigned PATCH = TOKEN_PATCH_KIND;
+constexpr int SIDE = TOKEN_GRID_SIDE;
 constexpr int REACH = 2;                    // cells on each side of the selected cell that the corner estimate uses
 
 // Whether a row's mask allows a token: `set` has a bit for each allowed kind, and a patch token must not be to the left

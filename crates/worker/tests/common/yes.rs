@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::{Annotator, Answer, Request, Response, Timings};
+use engine::{Annotator, Request, Response, ResponseFuture, Timings};
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::options::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
@@ -25,7 +25,7 @@ impl Annotator for Yes {
         PixelValues::new(vec![0.0; 3], 1).unwrap()
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         let text = GroundedText {
             prompt: String::new(),
             prompt_tokens: 1,
@@ -59,7 +59,7 @@ impl Annotator for Held {
         Yes.preprocess(picture)
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         Box::pin(async move {
             self.asked.add_permits(1);
             self.answers.acquire().await.unwrap().forget();

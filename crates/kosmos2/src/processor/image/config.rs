@@ -156,7 +156,7 @@ impl ImageProcessor {
 
 fn read(path: &Path) -> Result<Option<Value>, ProcessorConfigError> {
     let file = path.display().to_string();
-    match small_file::read(path, small_file::CONFIG) {
+    match small_file::read(path, small_file::MAX_CONFIG) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
             Err(cause) => Err(ProcessorConfigError::Parse { file, cause }),

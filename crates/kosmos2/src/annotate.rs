@@ -1,13 +1,13 @@
-//! The whole way of one picture: processors, model and the reading of its text.
+//! [`Kosmos2`], a model with its processors, and the queries that it answers.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::beam_slots::BeamSlots;
 use crate::compute::Compute;
 use crate::config::Config;
-use crate::decoding::Decoding;
-use crate::driver::run_to_end;
+use crate::decoding::{
+    BeamSlots, Decoding, GeneratedTokens, Sampler, Sequence, TeacherForcing, TokenRoles, run_to_end,
+};
 use crate::error::ModelError;
 use crate::grounding::confidence::{self, TokenEvidence};
 use crate::grounding::grammar::{Constraint, Grammar};
@@ -17,91 +17,91 @@ use crate::options::{GenerationOptions, GroundedText, Sampling};
 use crate::processor::image::{ImageProcessor, PixelValues, ProcessorConfigError};
 use crate::processor::prompt::{EncodedPrompt, Prompt, PromptError, TextProcessor};
 use crate::processor::tokenizer::{KosmosTokenizer, TokenizerError};
-use crate::sampling::Sampler;
-use crate::sequence::{GeneratedTokens, Sequence, TokenRoles};
-use crate::teacher_forcing::TeacherForcing;
 
 /// Why a model directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Configuration or weights.
+    /// The configuration or the weights are unusable.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The tokenizer.
+    /// The tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The image processor's configuration.
+    /// The image processor's configuration is unusable.
     #[error(transparent)]
     Processor(#[from] ProcessorConfigError),
-    /// Files that are each right but not of one model.
+    /// The files do not belong to the same model.
     #[error("{dir}: {what} is {found}, but config.json's {key} is {expected}; the files are not of one model")]
     Mismatch {
         /// The model directory.
         dir: String,
-        /// What does not fit.
+        /// The mismatched value.
         what: &'static str,
         /// Its value.
         found: usize,
-        /// The configuration's key.
+        /// The key in config.json.
         key: &'static str,
-        /// The configuration's value.
+        /// The value in config.json.
         expected: usize,
     },
 }
 
-/// Why a picture could not be annotated.
+/// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnotateError {
-    /// A prompt or its boxes are not valid.
+    /// A prompt or its boxes are invalid.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// The model failed.
+    /// An option is invalid, or the model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
 }
 
-/// What to ask about a picture.
+/// A query about a picture.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Query {
-    /// Continue a prompt.
+    /// Generate the answer to a prompt.
     Generate {
         /// The prompt.
         prompt: Prompt,
-        /// How to continue it.
+        /// How to generate the answer.
         options: GenerationOptions,
     },
-    /// Say how likely a text is.
+    /// Compute the log-probabilities of a text.
     Score {
-        /// What stands before the text and is not scored; may be empty.
+        /// The text before it, which is not scored. May be empty.
         prompt: Prompt,
-        /// The text in the model's markup, with boxes for its phrases.
+        /// The text to score, in the model's markup, with boxes for its phrases.
         text: Prompt,
-        /// Score the end of the text (`</s>`) too.
+        /// Whether to score the end token (`</s>`) after the text.
         with_end: bool,
     },
 }
 
 impl Query {
-    /// A prompt to continue.
+    /// A query that generates the answer to a prompt.
     pub fn generate(prompt: impl Into<Prompt>, options: GenerationOptions) -> Self {
         Self::Generate { prompt: prompt.into(), options }
     }
 }
 
-/// An [`Query`] in tokens.
+/// A [`Query`] in tokens.
 #[derive(Debug, Clone)]
 pub struct EncodedQuery {
     encoded: EncodedPrompt,
-    how: How,
+    kind: EncodedKind,
 }
 
 #[derive(Debug, Clone)]
-enum How {
+enum EncodedKind {
     Generate(GenerationOptions),
-    Score { given: usize },
+    /// The prompt and the text are encoded together.
+    Score {
+        prompt_tokens: usize,
+    },
 }
 
-/// What goes around the model: pictures to pixels, queries to tokens, tokens to answers.
+/// The processors of a model: pictures to pixel values, queries to tokens, and generated tokens to grounded texts.
 pub struct Processor {
     images: ImageProcessor,
     text: TextProcessor,
@@ -111,6 +111,9 @@ pub struct Processor {
 
 impl Processor {
     /// Reads the processors of a model directory.
+    ///
+    /// # Errors
+    /// [`OpenError`] if a file is unusable or does not match the configuration.
     fn from_dir(dir: &Path, config: &Config, end_tokens: &[u32]) -> Result<Self, OpenError> {
         let tokenizer = KosmosTokenizer::from_dir(dir)?;
         let images = ImageProcessor::from_dir(dir)?;
@@ -137,40 +140,40 @@ impl Processor {
         &self.text
     }
 
-    /// An ask as the model takes it beside a picture.
+    /// Encodes a query.
     ///
     /// # Errors
-    /// [`AnnotateError`] when boxes do not fit their phrases or an option is out of its range.
+    /// [`AnnotateError::Prompt`] if a prompt or its boxes are invalid, [`ModelError::Options`] if an option is out of range.
     pub fn encode(&self, query: &Query) -> Result<EncodedQuery, AnnotateError> {
-        let encode = |prompt: &Prompt| self.text.encode_plain(prompt);
+        let encode = |prompt: &Prompt| self.text.encode_untrusted(prompt);
         match query {
             Query::Generate { prompt, options } => {
                 options.check().map_err(ModelError::from)?;
-                Ok(EncodedQuery { encoded: encode(prompt)?, how: How::Generate(options.clone()) })
+                Ok(EncodedQuery { encoded: encode(prompt)?, kind: EncodedKind::Generate(options.clone()) })
             }
             Query::Score { prompt, text, with_end } => {
-                let before = encode(prompt)?;
+                let prompt_only = encode(prompt)?;
                 let mut encoded = encode(&prompt.followed_by(text))?;
-                self.text.drop_lone_blanks(&mut encoded, before.input_ids.len());
+                self.text.remove_added_blanks(&mut encoded, prompt_only.input_ids.len());
                 if let (true, Some(&end)) = (with_end, self.roles.end.last()) {
                     encoded.push(end);
                 }
-                let (all, first) = (&encoded.input_ids, &before.input_ids);
-                // The last token of a prompt can come out otherwise once text stands behind it.
-                let given = all.iter().zip(first).take_while(|(a, b)| a == b).count();
-                Ok(EncodedQuery { how: How::Score { given }, encoded })
+                // The last tokens of the prompt can be encoded differently if text follows.
+                let pairs = encoded.input_ids.iter().zip(&prompt_only.input_ids);
+                let prompt_tokens = pairs.take_while(|(a, b)| a == b).count();
+                Ok(EncodedQuery { kind: EncodedKind::Score { prompt_tokens }, encoded })
             }
         }
     }
 
-    /// The ask as steps of the decoder.
+    /// Creates the decoding of a query.
     ///
     /// # Errors
-    /// [`ModelError`] when there are no tokens.
+    /// [`ModelError::EmptyPrompt`] if there are no tokens to continue or to score.
     pub fn decoding(&self, query: &EncodedQuery) -> Result<Decoding, ModelError> {
-        Ok(match &query.how {
-            How::Generate(options) => {
-                let constraint = Constraint::of_row(&self.grammar, &query.encoded.input_ids, options);
+        Ok(match &query.kind {
+            EncodedKind::Generate(options) => {
+                let constraint = Constraint::for_prompt(&self.grammar, &query.encoded.input_ids, options);
                 match options.sampling {
                     Sampling::Beam(beam) => {
                         BeamSlots::new(&query.encoded, options, beam, &self.roles, constraint)?.into()
@@ -181,30 +184,32 @@ impl Processor {
                     }
                 }
             }
-            How::Score { given } => Decoding::Scoring(TeacherForcing::new(&query.encoded, *given, &self.roles)?),
+            EncodedKind::Score { prompt_tokens } => {
+                Decoding::Scoring(TeacherForcing::new(&query.encoded, *prompt_tokens, &self.roles)?)
+            }
         })
     }
 
-    /// Reads what a decoding came to as text with phrases, boxes and scores.
-    pub fn read(&self, query: &EncodedQuery, tokens: GeneratedTokens) -> GroundedText {
+    /// Converts the tokens of a decoding to text with phrases, boxes and scores.
+    pub fn grounded_text(&self, query: &EncodedQuery, tokens: GeneratedTokens) -> GroundedText {
         let GeneratedTokens { token_ids, logprobs, corners, finish_reason } = tokens;
-        let given = match query.how {
-            How::Generate(_) => query.encoded.input_ids.len(),
-            How::Score { .. } => query.encoded.input_ids.len() - token_ids.len(),
+        let prompt_tokens = match query.kind {
+            EncodedKind::Generate(_) => query.encoded.input_ids.len(),
+            EncodedKind::Score { .. } => query.encoded.input_ids.len() - token_ids.len(),
         };
-        let row: Vec<u32> = query.encoded.input_ids[..given].iter().chain(&token_ids).copied().collect();
-        let decoded = self.text.tokenizer().decode_with_offsets(&row);
+        let all_ids: Vec<u32> = query.encoded.input_ids[..prompt_tokens].iter().chain(&token_ids).copied().collect();
+        let decoded = self.text.tokenizer().decode_with_offsets(&all_ids);
         let raw = markup::caption(&decoded.text);
-        let read = markup::read(raw);
+        let parsed = markup::parse(raw);
         let offset = decoded.text.len() - raw.len();
         let new = logprobs.iter().zip(corners).map(|(&logprob, corner)| Some(TokenEvidence { logprob, corner }));
-        let evidence: Vec<_> = std::iter::repeat_n(None, given).chain(new).collect();
+        let evidence: Vec<_> = std::iter::repeat_n(None, prompt_tokens).chain(new).collect();
         GroundedText {
             prompt: query.encoded.text.clone(),
-            prompt_tokens: given,
+            prompt_tokens,
             raw_text: raw.to_owned(),
-            entities: confidence::score(read.entities, offset, &decoded.token_ranges, &evidence),
-            text: read.text,
+            entities: confidence::score(parsed.entities, offset, &decoded.token_ranges, &evidence),
+            text: parsed.text,
             token_ids,
             logprobs,
             finish_reason,
@@ -212,21 +217,21 @@ impl Processor {
     }
 }
 
-/// A KOSMOS-2 ready for work: the model with its processors.
+/// A KOSMOS-2 model with its processors.
 pub struct Kosmos2 {
     model: Model,
     processor: Arc<Processor>,
 }
 
 impl Kosmos2 {
-    /// Opens a model directory as Hugging Face lays it out.
+    /// Opens a model directory in the layout of Hugging Face.
     ///
     /// # Errors
-    /// [`OpenError`], one sentence that names the file and what is wrong with it.
+    /// [`OpenError`], which names the file and what is wrong with it.
     pub fn open(dir: &Path, compute: &Compute) -> Result<Self, OpenError> {
         let (config, end_tokens) = Model::read_config(dir)?;
         let (weights_config, weights_end_tokens) = (config.clone(), end_tokens.clone());
-        // Reading the tokenizer keeps one thread busy, as does much of reading the weights.
+        // In parallel, since reading the tokenizer uses one thread, as does much of reading the weights.
         let (model, processor) = std::thread::scope(|scope| {
             let processor = scope.spawn(|| Processor::from_dir(dir, &config, &end_tokens));
             let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute);
@@ -237,25 +242,25 @@ impl Kosmos2 {
         Ok(Self { model, processor: Arc::new(processor) })
     }
 
-    /// The model alone, and what goes around it.
+    /// The model and the processors, for an engine.
     pub fn into_parts(self) -> (Model, Arc<Processor>) {
         (self.model, self.processor)
     }
 
-    /// What goes around the model.
+    /// The processors.
     pub fn processor(&self) -> &Arc<Processor> {
         &self.processor
     }
 
-    /// The model alone.
+    /// The model without its processors.
     pub fn model(&mut self) -> &mut Model {
         &mut self.model
     }
 
-    /// Answers what is asked about one picture, in the order asked.
+    /// Answers queries about one picture in one batch. The results are in the queries' order.
     ///
     /// # Errors
-    /// [`AnnotateError`] at the first ask that is not valid, or when the model fails.
+    /// [`AnnotateError`] of the first invalid query, or if the model fails.
     pub fn annotate(&mut self, picture: &PixelValues, queries: &[Query]) -> Result<Vec<GroundedText>, AnnotateError> {
         let encoded = queries.iter().map(|query| self.processor.encode(query)).collect::<Result<Vec<_>, _>>()?;
         let backend = self.model.backend();
@@ -263,7 +268,8 @@ impl Kosmos2 {
         let start = |query| Ok((self.processor.decoding(query)?, embedding.clone()));
         let decodings = encoded.iter().map(start).collect::<Result<Vec<_>, ModelError>>()?;
         let finished = run_to_end(backend, decodings)?;
-        let read = |(query, decoding): (&EncodedQuery, Decoding)| self.processor.read(query, decoding.finish());
-        Ok(encoded.iter().zip(finished).map(read).collect())
+        let text =
+            |(query, decoding): (&EncodedQuery, Decoding)| self.processor.grounded_text(query, decoding.finish());
+        Ok(encoded.iter().zip(finished).map(text).collect())
     }
 }

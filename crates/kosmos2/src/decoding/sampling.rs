@@ -1,12 +1,12 @@
-//! From a row's logits to its next token.
+//! From logits to the next token.
 //!
-//! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each row has its own
-//! sampler and random generator, so what else is in a batch never changes a row's tokens.
+//! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each sequence has its own
+//! sampler and random generator, so its tokens do not depend on the batch.
 //!
-//! A row under a [`Constraint`] first chooses as if it had none. Only if that token is not allowed, it chooses again
-//! among the allowed ones. So whatever is well formed anyway comes out the same, drawn or greedy, at next to no cost; and
-//! without top-k and top-p, the draw still follows the softmax over the allowed tokens. Where bans leave none of these,
-//! they get their raw logits back: the constraint is stronger than penalties and bans.
+//! A sequence under a [`Constraint`] first chooses as if it had none. Only if that token is not allowed does it choose
+//! again, among the allowed tokens. So text that is well formed anyway stays the same, sampled or greedy, at almost no
+//! cost. Without top-k and top-p, samples still follow the softmax over the allowed tokens. If bans leave no allowed
+//! token, the raw logits are used instead: the constraint overrides penalties and bans.
 
 use std::ops::Range;
 
@@ -19,29 +19,29 @@ use crate::grounding::grammar::Constraint;
 use crate::options::{GenerationOptions, OptionsError, Sampling};
 use crate::reductions::{best, log_sum_exp};
 
-/// Chooses the tokens of one row.
+/// Chooses the tokens of one sequence.
 pub struct Sampler {
     options: GenerationOptions,
-    /// ChaCha8: the same stream on every platform and in every release.
+    /// ChaCha8 gives the same stream on every platform and in every release.
     random: Option<ChaCha8Rng>,
     constraint: Option<Constraint>,
     scratch: Vec<f32>,
 }
 
-/// A chosen token.
+/// A token chosen by a [`Sampler`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Choice {
+pub struct SampledToken {
     /// Its id.
     pub token: u32,
-    /// Its natural-log probability under the logits as the model gave them.
+    /// Its natural-log probability under the model's raw logits.
     pub logprob: f32,
 }
 
 impl Sampler {
-    /// A sampler at the start of its row, which obeys the constraint if there is one.
+    /// A sampler for the tokens after a prompt. `constraint` must have the state after that prompt.
     ///
     /// # Errors
-    /// [`OptionsError`] when an option is out of its range.
+    /// [`OptionsError`] if an option is out of range or `options.sampling` is [`Sampling::Beam`].
     pub fn new(options: &GenerationOptions, constraint: Option<Constraint>) -> Result<Self, OptionsError> {
         options.check()?;
         let random = match options.sampling {
@@ -55,32 +55,32 @@ impl Sampler {
         Ok(Self { options: options.clone(), random, constraint, scratch: Vec::new() })
     }
 
-    /// What it needs to see of a row: the best token alone where nothing else decides. Then the token under a constraint
-    /// is the best allowed one: the free choice is only taken where it is that one.
+    /// What it needs of the next row of logits: only the best token if the options are greedy without penalties and bans.
+    /// With a constraint that is the best allowed token, which is also the best of all if that one is allowed.
     pub fn logits_request(&self, patches: Range<u32>) -> LogitsRequest {
         let GenerationOptions { sampling, no_repeat_ngram_size, repetition_penalty, .. } = &self.options;
         if *sampling != Sampling::Greedy || *no_repeat_ngram_size != 0 || *repetition_penalty != 1.0 {
             return LogitsRequest::Logits;
         }
-        LogitsRequest::Best { allowed: self.constraint.as_ref().map(Constraint::allowed), patches }
+        LogitsRequest::Best { mask: self.constraint.as_ref().map(Constraint::token_mask), patches }
     }
 
-    /// Goes on behind a token that was chosen elsewhere as [`Self::logits_request`] asks.
-    pub fn took(&mut self, token: u32) {
+    /// Advances past a token that the backend chose for [`Self::logits_request`].
+    pub fn advance(&mut self, token: u32) {
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token);
         }
     }
 
-    /// Chooses among `logits` `[vocabulary]` for the row `so_far`, the whole prompt included.
+    /// Chooses the token after `previous` (the prompt and all tokens so far) from `logits` `[vocabulary]`.
     ///
-    /// Returns `None` when the logits hold no finite maximum, which only broken weights or an overflow give.
-    pub fn choose(&mut self, logits: &[f32], so_far: &[u32]) -> Option<Choice> {
+    /// Returns `None` if the logits are not finite, which only damaged weights or an overflow cause.
+    pub fn choose(&mut self, logits: &[f32], previous: &[u32]) -> Option<SampledToken> {
         let log_total = log_sum_exp(logits)?;
         let mut scores = std::mem::take(&mut self.scratch);
         scores.clear();
         scores.extend_from_slice(logits);
-        apply_rules(&self.options, &mut scores, so_far);
+        apply_rules(&self.options, &mut scores, previous);
         let mut token = pick(&self.options.sampling, &mut self.random, &scores);
         if let Some(constraint) = &self.constraint
             && !token.is_some_and(|token| constraint.allows(token as u32))
@@ -96,84 +96,90 @@ impl Sampler {
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token as u32);
         }
-        Some(Choice { token: token as u32, logprob: logits[token] - log_total })
+        Some(SampledToken { token: token as u32, logprob: logits[token] - log_total })
     }
 }
 
-/// Changes the scores of one row before a token is chosen: the repetition penalty, then the ban of repeated n-grams.
-/// A beam search applies it to log-probabilities, everything else to logits, both as the reference does.
-pub(crate) fn apply_rules(options: &GenerationOptions, scores: &mut [f32], so_far: &[u32]) {
-    penalize(options.repetition_penalty, scores, so_far);
-    ban_ngrams(options.no_repeat_ngram_size, scores, so_far);
+/// Applies the repetition penalty, then the ban of repeated n-grams, to the scores of one sequence. As in the reference,
+/// a beam search applies them to log-probabilities and a [`Sampler`] to logits.
+pub(super) fn apply_rules(options: &GenerationOptions, scores: &mut [f32], previous: &[u32]) {
+    penalize(options.repetition_penalty, scores, previous);
+    ban_ngrams(options.no_repeat_ngram_size, scores, previous);
 }
 
-fn penalize(penalty: f32, scores: &mut [f32], so_far: &[u32]) {
+fn penalize(penalty: f32, scores: &mut [f32], previous: &[u32]) {
     if penalty == 1.0 {
         return;
     }
-    let mut seen = so_far.to_vec();
-    seen.sort_unstable();
-    seen.dedup();
-    for id in seen {
+    let mut ids = previous.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
         if let Some(score) = scores.get_mut(id as usize) {
             *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
         }
     }
 }
 
-fn ban_ngrams(n: usize, scores: &mut [f32], so_far: &[u32]) {
-    if n == 0 || so_far.len() + 1 < n {
+fn ban_ngrams(n: usize, scores: &mut [f32], previous: &[u32]) {
+    if n == 0 || previous.len() + 1 < n {
         return;
     }
-    let last = &so_far[so_far.len() + 1 - n..];
-    for ngram in so_far.windows(n).filter(|ngram| ngram[..n - 1] == *last) {
+    let last = &previous[previous.len() + 1 - n..];
+    for ngram in previous.windows(n).filter(|ngram| ngram[..n - 1] == *last) {
         if let Some(score) = scores.get_mut(ngram[n - 1] as usize) {
             *score = f32::NEG_INFINITY;
         }
     }
 }
 
-/// The best token or a drawn one.
+/// The best token, or a sampled one.
 fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) -> Option<usize> {
     match (sampling, random) {
         (Sampling::Random { temperature, top_k, top_p, .. }, Some(random)) => {
-            draw(scores, *temperature, *top_k, *top_p, random)
+            sample(scores, *temperature, *top_k, *top_p, random)
         }
         _ => best(scores),
     }
 }
 
-/// Draws from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
-fn draw(scores: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, random: &mut ChaCha8Rng) -> Option<usize> {
+/// Samples from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
+fn sample(
+    scores: &[f32],
+    temperature: f32,
+    top_k: Option<usize>,
+    top_p: f32,
+    random: &mut ChaCha8Rng,
+) -> Option<usize> {
     let mut kept: Vec<(usize, f32)> =
         scores.iter().enumerate().filter(|(_, s)| s.is_finite()).map(|(i, s)| (i, s / temperature)).collect();
-    // Total orders: the draw must not depend on the sort's choices.
+    // A total order, so that the sample does not depend on the sorting algorithm.
     let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if let Some(k) = top_k.filter(|&k| k > 0 && k < kept.len()) {
         let (_, &mut (_, kth), _) = kept.select_nth_unstable_by(k - 1, order);
-        // As in the reference, all tokens that equal the k-th best stay.
+        // As in the reference, all tokens that tie with the k-th best are kept.
         kept.retain(|&(_, score)| score >= kth);
     }
-    // Only the cut to `top_p` needs the best first; to sort a whole vocabulary costs more than all else here.
+    // Only `top_p` needs them best first, and sorting a whole vocabulary by score is the most expensive part.
     if top_p < 1.0 {
         kept.sort_unstable_by(order);
     } else {
         kept.sort_unstable_by_key(|&(id, _)| id);
     }
-    let most = kept.iter().map(|&(_, score)| score).max_by(f32::total_cmp)?;
-    let mut weights: Vec<f64> = kept.iter().map(|&(_, s)| f64::from(s - most).exp()).collect();
+    let best = kept.iter().map(|&(_, score)| score).max_by(f32::total_cmp)?;
+    let mut weights: Vec<f64> = kept.iter().map(|&(_, s)| f64::from(s - best).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut mass = 0.0;
-    let enough = weights.iter().position(|w| {
+    let last = weights.iter().position(|w| {
         mass += w / total;
         mass >= f64::from(top_p)
     });
-    weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+    weights.truncate(last.map_or(weights.len(), |last| last + 1));
     let uniform: f64 = StandardUniform.sample(random);
-    let mut left = uniform * weights.iter().sum::<f64>();
+    let mut remaining = uniform * weights.iter().sum::<f64>();
     let chosen = weights.iter().position(|w| {
-        left -= w;
-        left < 0.0
+        remaining -= w;
+        remaining < 0.0
     });
     Some(kept[chosen.unwrap_or(weights.len() - 1)].0)
 }
@@ -181,6 +187,7 @@ fn draw(scores: &[f32], temperature: f32, top_k: Option<usize>, top_p: f32, rand
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::choose_best;
 
     fn options(sampling: Sampling) -> GenerationOptions {
         GenerationOptions { sampling, ..GenerationOptions::default() }
@@ -190,13 +197,13 @@ mod tests {
         options(Sampling::Random { temperature, top_k, top_p, seed })
     }
 
-    fn shares(options: &GenerationOptions, logits: &[f32], draws: u64) -> Vec<f64> {
+    fn frequencies(options: &GenerationOptions, logits: &[f32], samples: u64) -> Vec<f64> {
         let mut counts = vec![0u64; logits.len()];
         let mut sampler = Sampler::new(options, None).unwrap();
-        for _ in 0..draws {
+        for _ in 0..samples {
             counts[sampler.choose(logits, &[]).unwrap().token as usize] += 1;
         }
-        counts.iter().map(|&c| c as f64 / draws as f64).collect()
+        counts.iter().map(|&c| c as f64 / samples as f64).collect()
     }
 
     #[test]
@@ -218,20 +225,20 @@ mod tests {
 
     #[test]
     fn a_token_that_would_complete_a_seen_ngram_is_banned() {
-        let asked = GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() };
-        let mut sampler = Sampler::new(&asked, None).unwrap();
+        let options = GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() };
+        let mut sampler = Sampler::new(&options, None).unwrap();
         let logits = [0.0, 1.0, 2.0, 3.0];
         assert_eq!(sampler.choose(&logits, &[1, 2, 3, 1, 2]).unwrap().token, 2);
         assert_eq!(sampler.choose(&logits, &[1, 2, 3, 2, 1]).unwrap().token, 3);
         assert_eq!(sampler.choose(&logits, &[3]).unwrap().token, 3);
-        let asked = GenerationOptions { no_repeat_ngram_size: 1, ..GenerationOptions::default() };
-        assert_eq!(Sampler::new(&asked, None).unwrap().choose(&logits, &[3, 2]).unwrap().token, 1);
+        let options = GenerationOptions { no_repeat_ngram_size: 1, ..GenerationOptions::default() };
+        assert_eq!(Sampler::new(&options, None).unwrap().choose(&logits, &[3, 2]).unwrap().token, 1);
     }
 
     #[test]
     fn the_penalty_divides_positive_and_multiplies_negative_logits_once() {
-        let asked = GenerationOptions { repetition_penalty: 2.0, ..GenerationOptions::default() };
-        let mut sampler = Sampler::new(&asked, None).unwrap();
+        let options = GenerationOptions { repetition_penalty: 2.0, ..GenerationOptions::default() };
+        let mut sampler = Sampler::new(&options, None).unwrap();
         assert_eq!(sampler.choose(&[3.0, 2.0], &[0]).unwrap().token, 1);
         assert_eq!(sampler.choose(&[3.0, 1.4], &[0, 0]).unwrap().token, 0);
         assert_eq!(sampler.choose(&[-1.0, -1.5], &[0, 7]).unwrap().token, 1);
@@ -243,11 +250,14 @@ mod tests {
         let near = |found: &[f64], expected: [f64; 4]| {
             found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 0.02 && (e > 0.0 || *f == 0.0))
         };
-        assert!(near(&shares(&random(1.0, None, 1.0, 7), &logits, 20_000), [0.4, 0.3, 0.2, 0.1]));
-        assert!(near(&shares(&random(0.5, None, 1.0, 7), &logits, 20_000), [16.0 / 30.0, 0.3, 4.0 / 30.0, 1.0 / 30.0]));
-        assert!(near(&shares(&random(1.0, Some(2), 1.0, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
-        assert!(near(&shares(&random(1.0, None, 0.65, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
-        assert!(near(&shares(&random(1.0, None, 1e-6, 7), &logits, 100), [1.0, 0.0, 0.0, 0.0]));
+        assert!(near(&frequencies(&random(1.0, None, 1.0, 7), &logits, 20_000), [0.4, 0.3, 0.2, 0.1]));
+        assert!(near(
+            &frequencies(&random(0.5, None, 1.0, 7), &logits, 20_000),
+            [16.0 / 30.0, 0.3, 4.0 / 30.0, 1.0 / 30.0]
+        ));
+        assert!(near(&frequencies(&random(1.0, Some(2), 1.0, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
+        assert!(near(&frequencies(&random(1.0, None, 0.65, 7), &logits, 20_000), [4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0]));
+        assert!(near(&frequencies(&random(1.0, None, 1e-6, 7), &logits, 100), [1.0, 0.0, 0.0, 0.0]));
     }
 
     #[test]
@@ -262,7 +272,7 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused_by_name() {
-        for (asked, word) in [
+        for (options, name) in [
             (random(0.0, None, 1.0, 0), "temperature"),
             (random(f32::NAN, None, 1.0, 0), "temperature"),
             (random(1.0, Some(0), 1.0, 0), "top_k"),
@@ -271,8 +281,24 @@ mod tests {
             (GenerationOptions { repetition_penalty: 0.0, ..GenerationOptions::default() }, "repetition_penalty"),
             (GenerationOptions { max_new_tokens: 0, ..GenerationOptions::default() }, "max_new_tokens"),
         ] {
-            let error = Sampler::new(&asked, None).err().unwrap().to_string();
-            assert!(error.contains(word), "{error}");
+            let error = Sampler::new(&options, None).err().unwrap().to_string();
+            assert!(error.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_choice_is_the_samplers() {
+        let mut sampler = Sampler::new(&GenerationOptions::default(), None).unwrap();
+        let request = sampler.logits_request(100..1124);
+        for seed in 0..8_u32 {
+            let logits: Vec<f32> = (0..1200_u32).map(|i| ((i * 37 + seed * 211) % 1009) as f32 / 100.0).collect();
+            let chosen = choose_best(&request, &logits).unwrap();
+            let expected = sampler.choose(&logits, &[]).unwrap();
+            assert_eq!((chosen.token, chosen.logprob.to_bits()), (expected.token, expected.logprob.to_bits()));
+            assert_eq!(chosen.corner.is_some(), (100..1124).contains(&chosen.token));
+        }
+        assert!(choose_best(&request, &[f32::NAN; 1200]).unwrap().logprob.is_nan());
+        assert!(choose_best(&request, &[f32::NEG_INFINITY; 1200]).unwrap().logprob.is_nan());
+        assert_eq!(choose_best(&LogitsRequest::Logits, &[0.0; 1200]), None);
     }
 }

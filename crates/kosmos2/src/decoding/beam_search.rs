@@ -1,51 +1,51 @@
-//! Beam search: several texts followed side by side, the best of them kept.
+//! Beam search: several texts are continued in parallel, and the best are kept.
 //!
-//! The rule is that of `generate(num_beams=…)` in Hugging Face transformers 5.23, for one prompt. A search holds no
-//! tensors: its caller computes the logits of every open text and moves the cached rows as each step says.
+//! The algorithm is that of `generate(num_beams=…)` in Hugging Face transformers 5.23, for one prompt. A search holds no
+//! tensors: the caller computes the logits of every open text, and copies keys and values as each step says.
 
 use std::cmp::Ordering;
 
+use super::sampling::apply_rules;
 use crate::options::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, OptionsError, Sampling};
 use crate::reductions::log_sum_exp;
-use crate::sampling::apply_rules;
 
-/// The search for one prompt.
+/// The beam search of one prompt.
 pub struct BeamSearch {
     options: GenerationOptions,
     beam: BeamOptions,
-    /// Each once, since their number decides how many candidates are looked at.
+    /// Without duplicates, since their number determines how many candidates are ranked.
     end_tokens: Vec<u32>,
     prompt_len: usize,
     generated: usize,
-    /// Best first; one before the first step.
+    /// Best first. Before the first step there is one, the prompt.
     open: Vec<OpenText>,
-    /// Best first, at most as many as beams.
+    /// Best first, at most `num_beams`.
     ended: Vec<Hypothesis>,
-    over: bool,
+    finished: bool,
 }
 
-/// What comes after a step.
+/// How the search continues after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BeamStep {
-    /// The search goes on.
+    /// The search continues with these beams.
     Continue {
-        /// For each open text, best first, the place of its parent among those before the step, and its new token.
+        /// For each open text, best first: the index of its parent among the open texts before the step, and its new token.
         beams: Vec<(u32, u32)>,
     },
-    /// The search is over.
+    /// The search has finished.
     Done,
 }
 
-/// A text that was found.
+/// A text found by the search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hypothesis {
-    /// New ids, the end token included where it was reached.
+    /// New ids, including the end token if it was generated.
     pub token_ids: Vec<u32>,
-    /// Natural-log probability of each under the model's own logits.
+    /// Natural-log probability of each under the model's raw logits.
     pub logprobs: Vec<f32>,
     /// Sum of the log-probabilities after penalties and bans.
     pub sum: f32,
-    /// `sum` divided by the generated length to the power of `length_penalty`: what texts are compared by.
+    /// `sum` divided by the generated length to the power of `length_penalty`. Texts are ranked by it.
     pub score: f32,
     /// Why it ended.
     pub finish_reason: FinishReason,
@@ -53,13 +53,13 @@ pub struct Hypothesis {
 
 #[derive(Clone)]
 struct OpenText {
-    /// The prompt and what was generated.
+    /// The prompt and the generated tokens.
     ids: Vec<u32>,
     logprobs: Vec<f32>,
     sum: f32,
 }
 
-/// An open text with one token more.
+/// An open text continued by one token.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     parent: usize,
@@ -69,10 +69,10 @@ struct Candidate {
 }
 
 impl BeamSearch {
-    /// A search from the whole `prompt`, image placeholders included; `options.sampling` says how many beams.
+    /// A search that starts from `prompt`, image placeholders included. `options.sampling` must be [`Sampling::Beam`].
     ///
     /// # Errors
-    /// [`OptionsError`] when an option is out of its range or `options.sampling` is not [`Sampling::Beam`].
+    /// [`OptionsError`] if an option is out of range or `options.sampling` is not [`Sampling::Beam`].
     pub fn new(prompt: &[u32], options: &GenerationOptions, end_tokens: &[u32]) -> Result<Self, OptionsError> {
         options.check()?;
         let Sampling::Beam(beam) = options.sampling else {
@@ -90,31 +90,31 @@ impl BeamSearch {
             generated: 0,
             open: vec![OpenText { ids: prompt.to_vec(), logprobs: Vec::new(), sum: 0.0 }],
             ended: Vec::new(),
-            over: false,
+            finished: false,
         })
     }
 
-    /// The open texts, best first: the prompt and what was generated.
+    /// The open texts, best first, each with the prompt.
     pub fn open_texts(&self) -> impl ExactSizeIterator<Item = &[u32]> {
         self.open.iter().map(|text| text.ids.as_slice())
     }
 
-    /// Takes each open text's logits `[vocabulary]`, in order (before the first step there is one text, the prompt), and
-    /// says how the search goes on.
+    /// Takes the logits `[vocabulary]` of each open text, in order (before the first step there is one, the prompt), and
+    /// returns how the search continues.
     ///
-    /// Returns `None` when logits hold no finite maximum, which only broken weights or an overflow give.
+    /// Returns `None` if logits are not finite, which only damaged weights or an overflow cause.
     pub fn step(&mut self, logits: &[&[f32]]) -> Option<BeamStep> {
         self.step_with(logits, |_, _| ())
     }
 
-    /// As [`step`](Self::step), with a last word on each open text's log-probabilities, after penalties and bans:
-    /// `mask` is given the text's place and may set those of forbidden tokens to -∞.
+    /// Like [`step`](Self::step), but calls `mask` with the index of each open text and its log-probabilities after
+    /// penalties and bans. It may set those of forbidden tokens to -∞.
     ///
-    /// Forbidden tokens are never taken, so there can be fewer open texts than beams. The reference then fills up with
-    /// copies that score -1e9.
+    /// Forbidden tokens are never chosen, so there can be fewer open texts than beams. The reference pads with copies
+    /// that score -1e9 instead.
     pub fn step_with(&mut self, logits: &[&[f32]], mask: impl FnMut(usize, &mut [f32])) -> Option<BeamStep> {
         debug_assert_eq!(logits.len(), self.open.len(), "one row of logits for each open text");
-        if self.over {
+        if self.finished {
             return Some(BeamStep::Done);
         }
         let candidates = self.candidates(logits, mask)?;
@@ -130,20 +130,20 @@ impl BeamSearch {
                     open.push(self.extended(&candidate));
                 }
             } else if rank < self.beam.num_beams {
-                // An end further down was looked at only so that enough open texts are left.
+                // Ends of lower rank were candidates only so that enough open texts are left.
                 let text = self.extended(&candidate);
                 self.ended.push(self.hypothesis(text, if ends { FinishReason::Stop } else { FinishReason::Length }));
             }
         }
         self.open = open;
         self.keep_best_ended();
-        self.over = cut || self.is_settled();
-        Some(if self.over { BeamStep::Done } else { BeamStep::Continue { beams } })
+        self.finished = cut || self.can_stop();
+        Some(if self.finished { BeamStep::Done } else { BeamStep::Continue { beams } })
     }
 
-    /// The texts found, best first, at most as many as beams. A search that was not over counts as cut here.
+    /// The found texts, best first, at most `num_beams`. The open texts of an unfinished search count as cut.
     pub fn finish(mut self) -> Vec<Hypothesis> {
-        if !self.over {
+        if !self.finished {
             let open = std::mem::take(&mut self.open);
             let cut: Vec<_> = open.into_iter().map(|text| self.hypothesis(text, FinishReason::Length)).collect();
             self.ended.extend(cut);
@@ -152,7 +152,7 @@ impl BeamSearch {
         self.ended
     }
 
-    /// The best continuations of all open texts, best first: enough that as many as there are beams do not end.
+    /// The best continuations of all open texts, best first: enough that at least `num_beams` of them do not end.
     fn candidates(&self, logits: &[&[f32]], mut mask: impl FnMut(usize, &mut [f32])) -> Option<Vec<Candidate>> {
         let mut best = BestCandidates::new(self.beam.num_beams * (1 + self.end_tokens.len()).max(2));
         let mut scores = Vec::new();
@@ -189,13 +189,13 @@ impl BeamSearch {
     }
 
     fn keep_best_ended(&mut self) {
-        // Stable: among equals the text that ended earlier stays in front.
+        // Stable: of equal scores, the text that ended earlier comes first.
         self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.ended.truncate(self.beam.num_beams);
     }
 
-    /// Whether no open text is to be followed further.
-    fn is_settled(&self) -> bool {
+    /// Whether no open text can become better than the ended ones, by the early stopping rule.
+    fn can_stop(&self) -> bool {
         let Some(best_open) = self.open.first() else { return true };
         if self.ended.len() < self.beam.num_beams {
             return false;
@@ -205,33 +205,33 @@ impl BeamSearch {
             EarlyStopping::Never if self.beam.length_penalty > 0.0 => self.options.max_new_tokens,
             EarlyStopping::Never | EarlyStopping::No => self.generated,
         };
-        let hope = self.normalized(best_open.sum, length);
-        self.ended.last().is_some_and(|worst| hope <= worst.score)
+        let attainable = self.normalized(best_open.sum, length);
+        self.ended.last().is_some_and(|worst| attainable <= worst.score)
     }
 }
 
-/// The candidates with the greatest sums, in order; of equals the one offered first.
+/// The candidates with the greatest sums, in order. Of equal sums, the one offered first wins.
 struct BestCandidates {
     found: Vec<Candidate>,
-    most: usize,
+    capacity: usize,
 }
 
 impl BestCandidates {
-    fn new(most: usize) -> Self {
-        Self { found: Vec::with_capacity(most + 1), most }
+    fn new(capacity: usize) -> Self {
+        Self { found: Vec::with_capacity(capacity + 1), capacity }
     }
 
     fn offer(&mut self, candidate: Candidate) {
         let floor = match self.found.last() {
-            Some(last) if self.found.len() >= self.most => last.sum,
+            Some(last) if self.found.len() >= self.capacity => last.sum,
             _ => f32::NEG_INFINITY,
         };
         if candidate.sum.partial_cmp(&floor) != Some(Ordering::Greater) {
             return;
         }
-        let place = self.found.partition_point(|other| other.sum >= candidate.sum);
-        self.found.insert(place, candidate);
-        self.found.truncate(self.most);
+        let index = self.found.partition_point(|other| other.sum >= candidate.sum);
+        self.found.insert(index, candidate);
+        self.found.truncate(self.capacity);
     }
 }
 
@@ -241,16 +241,21 @@ mod tests {
 
     const END: u32 = 0;
 
-    fn options(num_beams: usize, length_penalty: f32, early_stopping: EarlyStopping, most: usize) -> GenerationOptions {
+    fn options(
+        num_beams: usize,
+        length_penalty: f32,
+        early_stopping: EarlyStopping,
+        max_new_tokens: usize,
+    ) -> GenerationOptions {
         let sampling = Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
-        GenerationOptions { max_new_tokens: most, sampling, ..GenerationOptions::default() }
+        GenerationOptions { max_new_tokens, sampling, ..GenerationOptions::default() }
     }
 
     fn search(options: &GenerationOptions) -> BeamSearch {
         BeamSearch::new(&[9], options, &[END, END]).unwrap()
     }
 
-    /// Logits of a distribution over four tokens, the first of which ends a text.
+    /// Logits of a distribution over four tokens. The first token ends a text.
     fn row(shares: [f32; 4]) -> [f32; 4] {
         shares.map(f32::ln)
     }
@@ -291,7 +296,7 @@ mod tests {
         let step = search.step(&[&row([0.1, 0.5, 0.35, 0.05])]).unwrap();
         assert_eq!(step, BeamStep::Continue { beams: vec![(0, 1), (0, 2)] });
         let step = search.step(&[&row([0.7, 0.1, 0.1, 0.1]), &row([0.3, 0.4, 0.2, 0.1])]).unwrap();
-        // 0.35 ends; the other text's end, 0.105, is third behind 0.14.
+        // 0.35 ends; the other text's end, 0.105, ranks third after 0.14.
         assert_eq!(step, BeamStep::Continue { beams: vec![(1, 1), (1, 2)] });
         assert_eq!(search.ended.len(), 1);
     }
@@ -313,7 +318,7 @@ mod tests {
         let run = |early_stopping| {
             let mut search = search(&options(2, 1.0, early_stopping, 50));
             search.step(&[&row([0.5, 0.4, 0.06, 0.04])]).unwrap();
-            // Ends with 0.9 × 0.4 and leaves 0.1 × 0.06-ish texts open.
+            // One text ends with 0.97 × 0.4. The open ones have at most 0.01 × 0.4.
             let step = search.step(&[&row([0.97, 0.01, 0.01, 0.01]), &row([0.97, 0.01, 0.01, 0.01])]).unwrap();
             step == BeamStep::Done
         };
@@ -339,8 +344,8 @@ mod tests {
 
     #[test]
     fn repeated_ngrams_are_banned_in_each_text_by_its_own_tokens() {
-        let asked = GenerationOptions { no_repeat_ngram_size: 1, ..options(2, 1.0, EarlyStopping::No, 9) };
-        let mut search = search(&asked);
+        let options = GenerationOptions { no_repeat_ngram_size: 1, ..options(2, 1.0, EarlyStopping::No, 9) };
+        let mut search = search(&options);
         search.step(&[&row([0.01, 0.5, 0.4, 0.09])]).unwrap();
         let step = search.step(&[&row([0.01, 0.9, 0.08, 0.01]), &row([0.01, 0.08, 0.9, 0.01])]).unwrap();
         assert_eq!(step, BeamStep::Continue { beams: vec![(0, 2), (1, 1)] });
@@ -363,15 +368,15 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused_by_name() {
-        for (asked, word) in [
+        for (options, name) in [
             (options(1, 1.0, EarlyStopping::No, 9), "num_beams"),
             (options(65, 1.0, EarlyStopping::No, 9), "num_beams"),
             (options(2, f32::NAN, EarlyStopping::No, 9), "length_penalty"),
             (options(2, 1.0, EarlyStopping::No, 0), "max_new_tokens"),
             (GenerationOptions::default(), "sampling"),
         ] {
-            let error = BeamSearch::new(&[9], &asked, &[END]).err().unwrap().to_string();
-            assert!(error.contains(word), "{error}");
+            let error = BeamSearch::new(&[9], &options, &[END]).err().unwrap().to_string();
+            assert!(error.contains(name), "{error}");
         }
     }
 }
