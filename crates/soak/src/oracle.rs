@@ -57,7 +57,7 @@ impl Records {
 
 async fn records<M: Message + Default>(jetstream: &jetstream::Context, stream: &str) -> anyhow::Result<Vec<M>> {
     // Repetitions are what is looked for.
-    let all = Range { without_repetitions: false, ..Range::all() };
+    let all = Range { deduplicate: false, ..Range::all() };
     let stored = read::read(jetstream, stream, all).await?;
     stored.map_err(anyhow::Error::from).and_then(async |stored| Ok(M::decode(stored.payload)?)).try_collect().await
 }

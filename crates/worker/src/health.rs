@@ -99,7 +99,7 @@ impl Health {
             Phase::Working => {}
         }
         match self.0.connection.get() {
-            Some(connection) if connection.is_up() => {
+            Some(connection) if connection.is_connected() => {
                 if locked(&self.0.jobs).asked_on != Some(connection.number()) {
                     return Err("no jobs have been asked for yet since the connection to NATS was made".to_owned());
                 }
