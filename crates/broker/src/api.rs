@@ -239,8 +239,7 @@ impl Broker {
     /// The account's limits and usage.
     pub(crate) async fn account(&self) -> Result<Account, SetupError> {
         let what = "the account's limits";
-        let found =
-            self.retry(what, PermissionViolation::is_about_account, || self.jetstream.query_account()).await?;
+        let found = self.retry(what, PermissionViolation::is_about_account, || self.jetstream.query_account()).await?;
         // Only streams and consumers can be missing.
         found.ok_or(SetupError::NotEnabled)
     }

@@ -48,9 +48,10 @@ pub(crate) fn consumer_differences(
 ) -> Vec<String> {
     let mut differences = Differences { name: what.to_owned(), found: Vec::new() };
     if found.deliver_subject.is_some() {
-        differences
-            .found
-            .push(format!("{} is a push consumer, and workers need a pull consumer: delete it and run `groundling setup` again", differences.name));
+        differences.found.push(format!(
+            "{} is a push consumer, and workers need a pull consumer: delete it and run `groundling setup` again",
+            differences.name
+        ));
     }
     differences.unless_equal("ack policy", &wanted.ack_policy, &found.ack_policy);
     differences.unless_equal("ack wait", &wanted.ack_wait, &found.ack_wait);

@@ -194,12 +194,17 @@ mod tests {
         let violations = PermissionViolations::new("_INBOX");
         let first = violations.next(|_| false);
         assert!(matches!(violations.record(INBOX), Some((_, true))));
-        assert!(first.now_or_never().is_some_and(|violation| violation.to_string().contains("subscribe to _INBOX.abc.*")));
+        assert!(
+            first.now_or_never().is_some_and(|violation| violation.to_string().contains("subscribe to _INBOX.abc.*"))
+        );
         assert!(violations.next(|_| false).now_or_never().is_some());
         violations.clear();
         assert!(violations.next(|_| false).now_or_never().is_none());
         let waiting = violations.next(|_| false);
-        assert!(matches!(violations.record("Permissions Violation for Subscription to \"_INBOX2.abc\""), Some((_, false))));
+        assert!(matches!(
+            violations.record("Permissions Violation for Subscription to \"_INBOX2.abc\""),
+            Some((_, false))
+        ));
         assert!(waiting.now_or_never().is_none());
     }
 }

@@ -215,7 +215,8 @@ impl Publisher {
         let mut pending = consumer.cached_info().num_pending;
         let mut messages = consumer.messages().await?;
         while pending > 0 {
-            let message = tokio::time::timeout(SEARCH_IDLE_TIMEOUT, messages.next()).await?.ok_or("the consumer ended")??;
+            let message =
+                tokio::time::timeout(SEARCH_IDLE_TIMEOUT, messages.next()).await?.ok_or("the consumer ended")??;
             let info = message.info()?;
             let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
             if id.is_some_and(|id| id.as_str() == outcome.message_id) {

@@ -25,7 +25,9 @@ pub async fn now(jetstream: &Context, stream: &str) -> Result<DateTime, async_na
     match answer {
         Answer { error: Some(error), .. } => Err(error.into()),
         Answer { ts: Some(time), .. } => parse_rfc3339(&time),
-        Answer { ts: None, .. } => Err("the NATS server does not report its time, which needs version 2.10 or later".into()),
+        Answer { ts: None, .. } => {
+            Err("the NATS server does not report its time, which needs version 2.10 or later".into())
+        }
     }
 }
 

@@ -134,10 +134,7 @@ impl StreamSettings {
             );
         }
         found.0.extend(size_problems(self));
-        found.require(
-            self.max_ack_pending > 0,
-            "streams.max_ack_pending is not above 0: no job would be delivered",
-        );
+        found.require(self.max_ack_pending > 0, "streams.max_ack_pending is not above 0: no job would be delivered");
         found.require(
             self.max_deliver == -1 || self.max_deliver > 0,
             format!("streams.max_deliver is {}: give a number above 0, or -1 for no maximum", self.max_deliver),

@@ -12,8 +12,8 @@ use wire::subjects::{
     max_deliveries_subject,
 };
 
-pub use crate::api::{Broker, SetupError};
 use crate::api::{ApiError, ApiErrorKind};
+pub use crate::api::{Broker, SetupError};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
 use crate::stream_rules::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
@@ -137,7 +137,9 @@ async fn create_or_compare(
         let what = format!("consumer {}{of}", settings.consumer);
         match stream {
             None => report.missing.push(what),
-            Some(stream) => create_or_compare_consumer(broker, stream, wanted, create, what, settings, &mut report).await?,
+            Some(stream) => {
+                create_or_compare_consumer(broker, stream, wanted, create, what, settings, &mut report).await?
+            }
         }
     }
     Ok(report)
@@ -244,7 +246,9 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
         },
         stream::Config {
             name: settings.advisories.clone(),
-            description: Some("Groundling: advisories about jobs that reached max_deliver, used by workers only".to_owned()),
+            description: Some(
+                "Groundling: advisories about jobs that reached max_deliver, used by workers only".to_owned(),
+            ),
             subjects: vec![max_deliveries_subject(&settings.jobs, &settings.consumer)],
             retention: RetentionPolicy::WorkQueue,
             ..common

@@ -56,7 +56,8 @@ pub(crate) fn outcomes_stream_errors(config: &stream::Config) -> Vec<String> {
         "has a bound and discards old messages: outcomes would be lost when it is full; set its discard policy to New",
     );
     errors.add_if(config.mirror.is_some(), "is a mirror: outcomes could not be written to it; use another stream");
-    errors.add_if(config.sealed, "is sealed: outcomes could not be written to it; delete it and run `groundling setup`");
+    errors
+        .add_if(config.sealed, "is sealed: outcomes could not be written to it; delete it and run `groundling setup`");
     errors.found
 }
 

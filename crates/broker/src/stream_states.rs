@@ -280,7 +280,10 @@ mod tests {
         states.add("B", Refusal::AccountFull);
         states.add("A", Refusal::Missing);
         let told = states.refusal_summary().unwrap();
-        assert!(told.starts_with("the stream A does not exist") && told.contains("; the stream B accepts no"), "{told}");
+        assert!(
+            told.starts_with("the stream A does not exist") && told.contains("; the stream B accepts no"),
+            "{told}"
+        );
         states.record_success("A");
         states.record_success("B");
         assert_eq!(states.refusal_summary(), None);

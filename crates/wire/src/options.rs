@@ -114,7 +114,10 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
             options.sampling = beam_search(beam, &mut require);
         }
         for (name, given) in [("top_k", wire.top_k.is_some()), ("top_p", wire.top_p.is_some())] {
-            require(!given, format!("{name} needs a temperature above 0: without one the most probable token is always taken"));
+            require(
+                !given,
+                format!("{name} needs a temperature above 0: without one the most probable token is always taken"),
+            );
         }
     }
     options

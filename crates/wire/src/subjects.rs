@@ -67,7 +67,9 @@ pub enum DatasetError {
     #[error("the dataset's name has {0} bytes, more than {MAX_DATASET_BYTES}: shorten it")]
     TooLong(usize),
     /// The name contains a character that is not allowed.
-    #[error("the dataset's name {name:?} contains {found:?}: leave out whitespace, control characters, '.', '*' and '>'")]
+    #[error(
+        "the dataset's name {name:?} contains {found:?}: leave out whitespace, control characters, '.', '*' and '>'"
+    )]
     Character {
         /// The name.
         name: String,

@@ -21,7 +21,7 @@ use wire::subjects::{attempt_subject, attempts_subject};
 use wire::v1::Attempt;
 
 use crate::delivery::DeliveryFacts;
-use broker::publish::{RetryDeadline, PublishError};
+use broker::publish::{PublishError, RetryDeadline};
 use broker::stream_states::StreamStates;
 
 /// How long a record is tried for. Without one the job is released and comes again, so there is no need to wait long.

@@ -111,7 +111,7 @@ impl Health {
                 return Err(format!("no {what} can be taken: {why}"));
             }
         }
-        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusing) {
+        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusal_summary) {
             return Err(format!("jobs cannot be finished: {why}"));
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::delivery::DeliveryFacts;
 use crate::outcomes::{Claim, Outcomes};
 use crate::roll_up::RollUp;
 use crate::standstill::Standstill;
-use broker::publish::{PublishError, Publisher, PublishAck};
+use broker::publish::{PublishAck, PublishError, Publisher};
 
 /// Part of the time for which streams know ids that is left to an outcome on its way there.
 const WINDOW_MARGIN: u32 = 4;

@@ -19,7 +19,7 @@ use wire::subjects::retry_subject;
 use wire::v1::Retry;
 
 use crate::delivery::{Delivery, DeliveryFacts};
-use broker::publish::{RetryDeadline, PublishError, too_large};
+use broker::publish::{PublishError, RetryDeadline, too_large};
 
 /// How long a copy is tried to be published for. Without one the job stays in the jobs stream.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::publish::{PublishError, PublishAck};
+use broker::publish::{PublishAck, PublishError};
 use tracing::Level;
 use wire::job::{job_id_from_bytes, object_from_bytes};
 use wire::v1::{self, FailureReason, Outcome, outcome};

@@ -128,7 +128,11 @@ async fn a_worker_with_the_permissions_of_deploy_works_and_may_do_nothing_else()
     let limited = jetstream(&client, &with(&user));
     let publisher = Publisher::new(limited.clone(), &streams.annotations, &streams.failed);
     let outcome = common::annotated("x");
-    assert_eq!(publisher.find_published(&outcome, Duration::from_secs(60)).await.unwrap(), None, "it may look for an outcome");
+    assert_eq!(
+        publisher.find_published(&outcome, Duration::from_secs(60)).await.unwrap(),
+        None,
+        "it may look for an outcome"
+    );
     publisher.annotation("groundling.annotations.cats".into(), &annotation("x")).await.unwrap();
     for subject in ["groundling.jobs.cats", "elsewhere", "groundling.annotations.a.b"] {
         let refused = limited.publish(subject, "x".into()).await.unwrap().await;
