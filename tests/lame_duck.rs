@@ -127,12 +127,17 @@ async fn a_worker_leaves_a_server_that_will_end_and_every_job_ends_as_one_annota
     cluster.nodes[first].lame_duck();
     let announced = Instant::now();
     enqueue(&jetstream, before..before + meanwhile).await;
-    let second =
-        eventually("the worker is connected to another server", async || worker_node(&cluster).await.filter(|node| *node != first)).await;
+    let second = eventually("the worker is connected to another server", async || {
+        worker_node(&cluster).await.filter(|node| *node != first)
+    })
+    .await;
     println!("moved from n{first} to n{second} after {:?}", announced.elapsed());
     assert!(announced.elapsed() < Duration::from_secs(55), "the worker left only when its connection was closed");
     let done = eventually("annotations are counted", async || count(&jetstream, ANNOTATIONS_STREAM).await).await;
-    assert!(done < (before + meanwhile) as u64, "all jobs had ended before the worker moved, so the test shows nothing");
+    assert!(
+        done < (before + meanwhile) as u64,
+        "all jobs had ended before the worker moved, so the test shows nothing"
+    );
     eventually("the worker is ready again", async || is_ready(health).await.then_some(())).await;
     assert_eq!(worker_node(&cluster).await, Some(second));
     cluster.nodes[first].kill();

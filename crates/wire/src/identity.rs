@@ -49,7 +49,7 @@ pub enum PictureOrigin<'a> {
 /// })?;
 /// let object = ObjectIdentity { bucket: "b".into(), key: "k".into(), etag: Some("0123".into()), version_id: None };
 /// let id = annotation_id(&job, PictureOrigin::Object(&object), "model digest");
-/// assert_eq!(id, "DOCTEST_ID");
+/// assert_eq!(id, "947cbf52b0d17faa69f24f300dcbdddcba79e7ddfb9cff460447939aea441be3");
 /// # Ok(())
 /// # }
 /// ```
