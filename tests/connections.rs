@@ -128,6 +128,12 @@ async fn setup_names_what_keeps_it_from_the_streams() {
     let (code, _, said) = run("[nats]\nurl = \"nats://127.0.0.1:9\"\n", &["setup"]).await;
     assert_eq!(code, Some(1));
     assert_eq!(said.matches("refused").count(), 1, "{said}");
+    let extra_config = "authorization { user: u, password: p }".to_owned();
+    let server = NatsServer::start(&NatsOptions { extra_config, ..Default::default() }).await.unwrap();
+    let (code, _, said) = run(&format!("[nats]\nurl = {:?}\n", server.client_url()), &["setup"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(said.matches("authorization violation").count(), 1, "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
     let (code, _, said) = run("[nats]\njetstream_domain = \"a\"\napi_prefix = \"b\"\n", &["setup"]).await;
     assert_eq!(code, Some(2));
     assert!(said.contains("nats.jetstream_domain and nats.api_prefix exclude each other"), "{said}");

@@ -48,6 +48,7 @@
 pub mod api;
 pub mod backoff;
 pub mod causes;
+mod configs;
 pub mod connection;
 mod differences;
 pub mod permissions;

@@ -11,7 +11,8 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{S3Access, SandboxError};
+use crate::error::SandboxError;
+use crate::s3_access::S3Access;
 
 /// A store on 127.0.0.1 whose buckets are the folders in a directory. It stops when this value is dropped; the files stay.
 ///

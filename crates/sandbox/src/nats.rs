@@ -8,9 +8,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::error::SandboxError;
+use crate::http_probe;
 use crate::process::ServerProcess;
 use crate::rig::SearchPaths;
-use crate::{SandboxError, http_probe};
 
 const NAME: &str = "nats-server";
 /// A start takes about 50 ms, and longer on a busy machine.

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 
 use futures::future::try_join_all;
 
-use crate::{NatsOptions, NatsServer, SandboxError};
+use crate::error::SandboxError;
+use crate::nats::{NatsOptions, NatsServer};
 
 /// The ports of routes are chosen before they are bound, so another program may take one.
 const START_ATTEMPTS: u32 = 4;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::SandboxError;
+use crate::error::SandboxError;
 
 /// Interval for polling.
 pub(crate) const POLL: Duration = Duration::from_millis(10);

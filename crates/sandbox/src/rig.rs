@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::SandboxError;
+use crate::error::SandboxError;
 
 /// Where tools and demo data are searched. Tests can set it without changing the environment.
 #[derive(Clone, Debug, Default)]

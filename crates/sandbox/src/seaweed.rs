@@ -10,9 +10,11 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::error::SandboxError;
+use crate::http_probe;
 use crate::process::ServerProcess;
 use crate::rig::SearchPaths;
-use crate::{S3Access, SandboxError, http_probe};
+use crate::s3_access::S3Access;
 
 const NAME: &str = "weed";
 /// A start takes about 1 s, and longer on a busy machine.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::SandboxError;
+use crate::error::SandboxError;
 
 const SOURCE: &str = include_str!("clock_shift.c");
 

@@ -41,12 +41,7 @@ pub mod options;
 mod scan;
 pub mod subjects;
 mod tasks;
-
-/// The generated messages of `proto/groundling/v1`.
-pub mod v1 {
-    #![allow(missing_docs, rustdoc::invalid_html_tags, clippy::all)]
-    include!(concat!(env!("OUT_DIR"), "/groundling.v1.rs"));
-}
+pub mod v1;
 
 pub use prost::Message;
 pub use prost_types;
