@@ -148,7 +148,7 @@ fn start(mut command: Command, log: Log) -> (Worker, Option<PipeReader>) {
             Some(reader)
         }
     };
-    (Worker::start_as_it_is(command), reader)
+    (Worker::start_with_stderr(command), reader)
 }
 
 #[tokio::test(flavor = "multi_thread")]

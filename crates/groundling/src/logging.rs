@@ -19,7 +19,11 @@ const FILTER_VARIABLE: &str = "RUST_LOG";
 /// Starts logging to standard error and sends panics there as well.
 pub(crate) fn start(arguments: &Arguments) {
     // Only the worker runs unwatched; elsewhere information would stand between a person and the result.
-    let default = if matches!(arguments.command, Command::Worker(_)) { "info" } else { "warn" };
+    // The NATS client logs why it cannot connect, and its error, which is printed, says the same.
+    let default = match arguments.command {
+        Command::Worker(_) => "info,async_nats::connector=off",
+        _ => "warn,async_nats::connector=off",
+    };
     let (filter, problem) = filter(std::env::var(FILTER_VARIABLE).ok().as_deref(), default);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter).log_internal_errors(false);
     match arguments.log_format {
@@ -31,7 +35,7 @@ pub(crate) fn start(arguments: &Arguments) {
     }
     std::panic::set_hook(Box::new(log_panic));
     if let Some(problem) = problem {
-        tracing::warn!("{FILTER_VARIABLE} is ignored, the level is {default}: {problem}");
+        tracing::warn!("{FILTER_VARIABLE} is ignored, the filter is {default}: {problem}");
     }
 }
 

@@ -21,7 +21,7 @@ use wire::subjects::{attempt_subject, attempts_subject};
 use wire::v1::Attempt;
 
 use crate::delivery::DeliveryFacts;
-use broker::publish::{Patience, PublishError};
+use broker::publish::{PublishError, RetryDeadline};
 use broker::stream_states::StreamStates;
 
 /// How long a record is tried for. Without one the job is released and comes again, so there is no need to wait long.
@@ -66,13 +66,13 @@ impl Attempts {
         if job.attempt <= 1 {
             return Ok(Started::default());
         }
-        let mut patience = Patience::new(PATIENCE);
+        let mut patience = RetryDeadline::after(PATIENCE);
         loop {
             let error = match self.count_and_record(job).await {
                 Ok(started) => return Ok(started),
                 Err(error) => error,
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(job, error));
             }
@@ -104,7 +104,7 @@ impl Attempts {
     pub async fn fail(&self, job: &DeliveryFacts, error: &str) {
         let subject = attempt_subject(job.sequence, job.published_nanos, job.attempt);
         if let Err(error) = self.write(&subject, error).await {
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             tracing::debug!(%error, "a failed attempt could not be recorded");
         }
     }
@@ -165,7 +165,7 @@ impl Attempts {
         let attempt = Attempt { worker_id: self.worker_id.clone(), error: error.to_owned() };
         let message = PublishMessage::build().payload(attempt.encode_to_vec().into()).expected_stream(&self.stream);
         let sequence = self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence;
-        self.states.took(&self.stream);
+        self.states.record_success(&self.stream);
         Ok(sequence)
     }
 

@@ -20,7 +20,7 @@ use crate::attempts::Started;
 use crate::in_hand::{Held, InHand};
 use crate::queue::Queue;
 use crate::slow_reads::Place;
-use broker::publish::Receipt;
+use broker::publish::PublishAck;
 
 /// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
 const DROPPED_DELAY: Duration = Duration::from_secs(1);
@@ -166,7 +166,7 @@ impl Delivery {
     ///
     /// # Errors
     /// [`DeliveryError`] if it never says so.
-    pub async fn delivered(self, annotation: &Receipt) -> Result<(), DeliveryError> {
+    pub async fn delivered(self, annotation: &PublishAck) -> Result<(), DeliveryError> {
         tracing::trace!(sequence = annotation.sequence(), "annotation is in the stream");
         self.settle(Bytes::from_static(b"+ACK")).await
     }
@@ -191,7 +191,7 @@ impl Delivery {
     ///
     /// # Errors
     /// [`DeliveryError`] if the server never confirms.
-    pub async fn reject(self, failure: &Receipt, reason: &str) -> Result<(), DeliveryError> {
+    pub async fn reject(self, failure: &PublishAck, reason: &str) -> Result<(), DeliveryError> {
         tracing::trace!(sequence = failure.sequence(), "failure is in the stream");
         self.settle(format!("+TERM {reason}").into()).await
     }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use wire::identity::{failure_id, sha256_hex};
-use wire::job::{id_in, object_in};
+use wire::job::{job_id_from_bytes, object_from_bytes};
 use wire::subjects::failed_subject_for;
 use wire::v1::{self, FailureReason, Outcome, outcome};
 
@@ -23,14 +23,14 @@ pub(crate) fn failure_outcome(
 ) -> Outcome {
     let job_sha256 = sha256_hex(job);
     let message_id = failure_id(&facts.stream, facts.sequence, facts.published_nanos, &job_sha256);
-    let (bucket, key, version_id) = match object_in(job) {
+    let (bucket, key, version_id) = match object_from_bytes(job) {
         Some(object) => (Some(object.bucket), Some(object.key), object.version_id),
         None => (None, None, None),
     };
     let failure = v1::JobFailure {
         job: job.clone(),
         subject: subject.to_owned(),
-        job_id: fault.job_id().or_else(|| id_in(job)).map(str::to_owned),
+        job_id: fault.job_id().or_else(|| job_id_from_bytes(job)).map(str::to_owned),
         reason: reason.into(),
         message: fault.message(),
         deliveries: facts.attempt,

@@ -174,7 +174,7 @@ impl Fault {
             Self::Engine(EngineError::Stopped) => ENGINE_STOPPED,
             Self::Engine(_) | Self::AnswersMissing { .. } => MODEL_FAILED,
             Self::Publish(PublishError::TooLarge { .. }) => Fail(Reason::AnnotationTooLarge),
-            Self::Publish(PublishError::Unavailable { .. } | PublishError::Late) => STREAM_UNAVAILABLE,
+            Self::Publish(PublishError::Unavailable { .. } | PublishError::LeaseExpired) => STREAM_UNAVAILABLE,
             Self::TimedOut(_) => TIMED_OUT,
             Self::Damaged(_) => DAMAGED,
             Self::ShuttingDown => SHUTTING_DOWN,
@@ -325,7 +325,7 @@ mod tests {
             Fault::Engine(EngineError::Stopped),
             Fault::ShuttingDown,
             unavailable().into(),
-            PublishError::Late.into(),
+            PublishError::LeaseExpired.into(),
             fetch(FetchErrorKind::Exhausted),
         ] {
             assert!(matches!(fault.policy(), Policy::Release(_)), "{fault:?}");

@@ -99,7 +99,7 @@ impl Health {
             Phase::Working => {}
         }
         match self.0.connection.get() {
-            Some(connection) if connection.is_up() => {
+            Some(connection) if connection.is_connected() => {
                 if locked(&self.0.jobs).asked_on != Some(connection.number()) {
                     return Err("no jobs have been asked for yet since the connection to NATS was made".to_owned());
                 }
@@ -111,7 +111,7 @@ impl Health {
                 return Err(format!("no {what} can be taken: {why}"));
             }
         }
-        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusing) {
+        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusal_summary) {
             return Err(format!("jobs cannot be finished: {why}"));
         }
         Ok(())

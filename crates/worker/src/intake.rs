@@ -27,7 +27,7 @@ use crate::queue::Queue;
 use crate::slots::Slots;
 use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
-use broker::refusals::Refused;
+use broker::permissions::PermissionViolation;
 
 /// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
 /// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
@@ -170,7 +170,7 @@ impl Intake {
     /// Waits for the connection, and tells which one it is.
     async fn connected(&self) -> u64 {
         match &self.watched {
-            Some((connection, _)) => connection.up().await,
+            Some((connection, _)) => connection.wait_until_up().await,
             None => 0,
         }
     }
@@ -178,18 +178,18 @@ impl Intake {
     /// Waits until the connection is another one than that of this number.
     async fn made_anew(&self, number: u64) {
         match &self.watched {
-            Some((connection, _)) => connection.made_anew(number).await,
+            Some((connection, _)) => connection.reconnected(number).await,
             None => std::future::pending().await,
         }
     }
 
     /// Waits, from this call on, until the server says that no jobs may be asked for.
-    fn refused(&self) -> impl Future<Output = Refused> + use<> {
+    fn refused(&self) -> impl Future<Output = PermissionViolation> + use<> {
         let stream = self.consumer.cached_info().stream_name.clone();
         let refused = self
             .watched
             .as_ref()
-            .map(|(connection, _)| connection.refusals().next(move |refused| refused.is_pull_from(&stream)));
+            .map(|(connection, _)| connection.permission_violations().next(move |denied| denied.is_pull_from(&stream)));
         async move {
             match refused {
                 Some(refused) => refused.await,
@@ -202,7 +202,7 @@ impl Intake {
     async fn told_to_leave(&self) -> &Connection {
         match &self.watched {
             Some((connection, _)) => {
-                connection.is_told_to_leave().await;
+                connection.lame_duck_announced().await;
                 connection
             }
             None => std::future::pending().await,
@@ -215,7 +215,7 @@ impl Intake {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return None,
-                connection = self.told_to_leave() => connection.move_if_told().await,
+                connection = self.told_to_leave() => connection.leave_lame_duck_server().await,
                 // No request goes out, but the signs of life of the jobs in hand must follow the consumer.
                 () = self.look_again() => {}
                 slots = self.slots.take() => return Some(slots),
@@ -234,7 +234,7 @@ impl Intake {
     }
 
     fn is_up(&self) -> bool {
-        self.watched.as_ref().is_none_or(|(connection, _)| connection.is_up())
+        self.watched.as_ref().is_none_or(|(connection, _)| connection.is_connected())
     }
 
     fn number(&self) -> u64 {
@@ -268,7 +268,7 @@ impl Intake {
         let (mut came, mut end) = (0, PullEnd::Done);
         // No connection is left for another one while jobs may be on their way.
         let _pulling = match &self.watched {
-            Some((connection, _)) => Some(connection.pulling().await),
+            Some((connection, _)) => Some(connection.pull_guard().await),
             None => None,
         };
         let refused = self.refused();

@@ -9,7 +9,7 @@ use crate::delivery::DeliveryFacts;
 use crate::outcomes::{Claim, Outcomes};
 use crate::roll_up::RollUp;
 use crate::standstill::Standstill;
-use broker::publish::{PublishError, Publisher, Receipt};
+use broker::publish::{PublishAck, PublishError, Publisher};
 
 /// Part of the time for which streams know ids that is left to an outcome on its way there.
 const WINDOW_MARGIN: u32 = 4;
@@ -35,14 +35,14 @@ impl Ledger {
         facts: &DeliveryFacts,
         claim: Claim,
         instead: impl FnOnce(PublishError) -> Outcome,
-    ) -> Result<(Claim, Receipt), PublishError> {
+    ) -> Result<(Claim, PublishAck), PublishError> {
         let error = match self.publish(&claim).await {
             Ok(receipt) => return Ok((claim, receipt)),
             Err(error @ PublishError::TooLarge { .. }) => error,
             Err(error) => return Err(error),
         };
         // It may be there from a time when the stream took more.
-        if let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await? {
+        if let Some(receipt) = self.publisher.find_published(&claim.outcome, claim.age).await? {
             return Ok((claim, receipt));
         }
         let failure = instead(error);
@@ -51,13 +51,13 @@ impl Ledger {
         Ok((claim, receipt))
     }
 
-    async fn publish(&self, claim: &Claim) -> Result<Receipt, PublishError> {
+    async fn publish(&self, claim: &Claim) -> Result<PublishAck, PublishError> {
         if let Some(outcome::Record::Settled(settled)) = &claim.outcome.record {
-            return Ok(Receipt::earlier(settled.sequence));
+            return Ok(PublishAck::duplicate_of(settled.sequence));
         }
         // The stream may have forgotten the id of an outcome that was published before.
         if claim.age > self.duplicate_window - self.duplicate_window / WINDOW_MARGIN
-            && let Some(receipt) = self.publisher.holds(&claim.outcome, claim.age).await?
+            && let Some(receipt) = self.publisher.find_published(&claim.outcome, claim.age).await?
         {
             return Ok(receipt);
         }

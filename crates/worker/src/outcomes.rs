@@ -16,7 +16,7 @@ use wire::subjects::outcome_subject;
 use wire::v1::{Outcome, Settled, outcome};
 
 use crate::delivery::DeliveryFacts;
-use broker::publish::{Patience, PublishError, too_large};
+use broker::publish::{PublishError, RetryDeadline, too_large};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 
@@ -80,13 +80,13 @@ impl Outcomes {
     /// [`PublishError::Unavailable`] if the stream cannot be read.
     pub async fn find(&self, job: &DeliveryFacts) -> Result<Option<Claim>, PublishError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryDeadline::after(self.patience);
         loop {
             let error = match self.read(&subject).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }
@@ -126,7 +126,7 @@ impl Outcomes {
     async fn write_whole(&self, job: &DeliveryFacts, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
         let payload = Bytes::from(outcome.encode_to_vec());
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryDeadline::after(self.patience);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
@@ -134,7 +134,7 @@ impl Outcomes {
                 .expected_last_subject_sequence(after);
             let error = match self.publish(&subject, message).await {
                 Ok(sequence) => {
-                    self.states.took(&self.stream);
+                    self.states.record_success(&self.stream);
                     return Ok(Claim { outcome, sequence, age: Duration::ZERO });
                 }
                 Err(error) if too_large(&error) => {
@@ -149,7 +149,7 @@ impl Outcomes {
                 },
                 Err(error) => error.into(),
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }

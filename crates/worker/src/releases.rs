@@ -12,7 +12,7 @@ use async_nats::jetstream::{Context, message::PublishMessage};
 use wire::subjects::refusal_subject;
 
 use crate::delivery::DeliveryFacts;
-use broker::publish::{Patience, PublishError};
+use broker::publish::{PublishError, RetryDeadline};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 
@@ -51,13 +51,13 @@ impl Releases {
             return Ok(None);
         }
         let subject = refusal_subject(job.sequence, job.published_nanos);
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryDeadline::after(self.patience);
         loop {
             let error = match self.since_first(&subject).await {
                 Ok(age) => return Ok(delay(age, self.longest, rand::random())),
                 Err(error) => error,
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(PublishError::Unavailable { subject, stream: self.stream.clone(), cause: error });
             }

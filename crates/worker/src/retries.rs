@@ -19,7 +19,7 @@ use wire::subjects::retry_subject;
 use wire::v1::Retry;
 
 use crate::delivery::{Delivery, DeliveryFacts};
-use broker::publish::{Patience, PublishError, too_large};
+use broker::publish::{PublishError, RetryDeadline, too_large};
 
 /// How long a copy is tried to be published for. Without one the job stays in the jobs stream.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ impl Retries {
             delay_nanos: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
         };
         let payload = Bytes::from(retry.encode_to_vec());
-        let mut patience = Patience::new(PATIENCE);
+        let mut patience = RetryDeadline::after(PATIENCE);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())

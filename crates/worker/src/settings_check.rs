@@ -35,26 +35,26 @@ impl Settings {
     fn problems_between_sections(&self) -> Vec<String> {
         let mut found = Problems::default();
         let (window, longest) = (self.streams.duplicate_window, self.longest_redelivery());
-        found.unless(
+        found.require(
             window >= longest,
             format!(
                 "streams.duplicate_window is {window:?}, but a job can come back {longest:?} after its annotation was stored (ack_wait or max_retry_delay, job_timeout, twice publish_timeout): make it longer, or those shorter"
             ),
         );
         let in_hand = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
-        found.unless(
+        found.require(
             usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= in_hand),
             format!(
                 "streams.max_ack_pending is {}, less than the {in_hand} jobs that one worker may have in hand (worker.slots and worker.max_slow_reads): it must cover those of all workers together, and jobs that they released with a delay",
                 self.streams.max_ack_pending
             ),
         );
-        found.unless(
+        found.require(
             self.streams.max_deliver < 0
                 || u64::try_from(self.streams.max_deliver).is_ok_and(|most| most > self.worker.max_deliveries),
             "streams.max_deliver is not above worker.max_deliveries: the server would end jobs before the workers say why they failed",
         );
-        found.unless(
+        found.require(
             self.worker.max_bytes_in_flight >= self.s3.max_object_bytes,
             "worker.max_bytes_in_flight is below s3.max_object_bytes: there would never be room for the largest object",
         );
@@ -76,43 +76,43 @@ impl S3Settings {
                 _ => found.add(format!("s3.endpoint {endpoint:?} is no address like https://host")),
             }
         }
-        found.unless(
+        found.require(
             self.ca_file.is_none() || self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:")),
             "s3.ca_file is given, but s3.endpoint is no https:// address: nothing would be encrypted",
         );
-        found.unless(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
-        found.unless(
+        found.require(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
+        found.require(
             self.access_key.is_some() == self.secret_key.is_some(),
             "s3.access_key and s3.secret_key are only of use together: give both or neither",
         );
-        found.unless(
+        found.require(
             self.session_token.is_none() || self.access_key.is_some(),
             "s3.session_token is given without s3.access_key: give both or neither",
         );
-        found.unless(
+        found.require(
             !(self.anonymous && self.access_key.is_some()),
             "s3.anonymous and s3.access_key exclude each other: keep one",
         );
-        found.unless(
+        found.require(
             !(self.anonymous && self.requester_pays),
             "s3.requester_pays needs an access key, whose owner pays, and s3.anonymous sends none: keep one",
         );
-        found.unless(
+        found.require(
             !self.allow.is_empty(),
             "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
         );
         for entry in &self.allow {
             let bucket = entry.split('/').next().unwrap_or_default();
-            found.unless(
+            found.require(
                 entry == "*" || (!bucket.is_empty() && !entry.contains('*')),
                 format!("s3.allow: {entry:?} is none of \"bucket\", \"bucket/prefix\" and \"*\""),
             );
         }
-        found.unless(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture would be read");
-        found.positive("s3.connect_timeout", self.connect_timeout);
-        found.positive("s3.read_timeout", self.read_timeout);
-        found.positive("s3.operation_timeout", self.operation_timeout);
-        found.unless((1..=20).contains(&self.attempts), format!("s3.attempts is {}, not in 1 to 20", self.attempts));
+        found.require(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture would be read");
+        found.require_nonzero("s3.connect_timeout", self.connect_timeout);
+        found.require_nonzero("s3.read_timeout", self.read_timeout);
+        found.require_nonzero("s3.operation_timeout", self.operation_timeout);
+        found.require((1..=20).contains(&self.attempts), format!("s3.attempts is {}, not in 1 to 20", self.attempts));
         found.0
     }
 }
@@ -132,28 +132,28 @@ impl WorkerSettings {
     /// What is wrong with this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
-        found.unless(
+        found.require(
             self.id.as_ref().is_none_or(|id| !id.is_empty()),
             "worker.id is empty: give a name or leave it out",
         );
         // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
         if let Some(slots) = self.slots {
-            found.unless((1..=4096).contains(&slots), format!("worker.slots is {slots}, not in 1 to 4096"));
+            found.require((1..=4096).contains(&slots), format!("worker.slots is {slots}, not in 1 to 4096"));
         }
         if let Some(reads) = self.max_slow_reads {
-            found.unless((1..=4096).contains(&reads), format!("worker.max_slow_reads is {reads}, not in 1 to 4096"));
+            found.require((1..=4096).contains(&reads), format!("worker.max_slow_reads is {reads}, not in 1 to 4096"));
         }
-        found.unless(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
-        found.positive("worker.job_timeout", self.job_timeout);
-        found.positive("worker.publish_timeout", self.publish_timeout);
-        found.positive("worker.decode_timeout", self.decode_timeout);
-        found.unless(
+        found.require(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
+        found.require_nonzero("worker.job_timeout", self.job_timeout);
+        found.require_nonzero("worker.publish_timeout", self.publish_timeout);
+        found.require_nonzero("worker.decode_timeout", self.decode_timeout);
+        found.require(
             (1..=1024).contains(&self.decode_threads),
             format!("worker.decode_threads is {}, not in 1 to 1024", self.decode_threads),
         );
-        found.unless(self.max_picture_side > 0, "worker.max_picture_side is 0: no picture would be decoded");
-        found.unless(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
-        found.unless(
+        found.require(self.max_picture_side > 0, "worker.max_picture_side is 0: no picture would be decoded");
+        found.require(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
+        found.require(
             self.max_decode_bytes >= self.max_picture_pixels.saturating_mul(BYTES_PER_PIXEL),
             "worker.max_decode_bytes is below 10 times worker.max_picture_pixels: there would never be room for the largest picture",
         );
@@ -220,7 +220,7 @@ mod tests {
             let mut settings = fine();
             settings.nats.url = url.into();
             let problems = settings.validate().unwrap_err().to_string();
-            assert!(problems.starts_with("nats.url: \"ws") && problems.contains("WebSockets"), "{problems}");
+            assert!(problems.starts_with("nats.url: \"ws") && problems.contains("WebSocket"), "{problems}");
         }
     }
 

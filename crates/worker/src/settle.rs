@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::publish::{PublishError, Receipt};
+use broker::publish::{PublishAck, PublishError};
 use tracing::Level;
-use wire::job::{id_in, object_in};
+use wire::job::{job_id_from_bytes, object_from_bytes};
 use wire::v1::{self, FailureReason, Outcome, outcome};
 
 use crate::delivery::{Delivery, DeliveryFacts};
@@ -65,7 +65,7 @@ impl Settler {
                     _ => Step::AnnotationClaimed,
                 });
                 if self.ledger.standstill.may_be_late(delivery.received()) {
-                    return self.release(delivery, &PublishError::Late.into()).await;
+                    return self.release(delivery, &PublishError::LeaseExpired.into()).await;
                 }
                 self.publish_claimed(delivery, claim).await
             }
@@ -108,7 +108,7 @@ impl Settler {
         &self,
         delivery: Delivery,
         annotation: v1::ImageAnnotation,
-        receipt: &Receipt,
+        receipt: &PublishAck,
         outcome: u64,
     ) -> Settled {
         self.events.step(Step::AnnotationPublished);
@@ -136,7 +136,7 @@ impl Settler {
         Settled::Finished { duplicate }
     }
 
-    async fn failed(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &Receipt, outcome: u64) -> Settled {
+    async fn failed(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &PublishAck, outcome: u64) -> Settled {
         self.events.step(Step::FailurePublished);
         let reason = failure.reason();
         let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
@@ -161,7 +161,7 @@ impl Settler {
     }
 
     /// Another worker has settled the job, and the server has confirmed it.
-    async fn settled_before(&self, delivery: Delivery, settled: v1::Settled, receipt: &Receipt) -> Settled {
+    async fn settled_before(&self, delivery: Delivery, settled: v1::Settled, receipt: &PublishAck) -> Settled {
         tracing::info!(subject = delivery.subject(), "job was finished by another worker");
         let job = SettledJob::of(&delivery);
         if let Err(error) = delivery.delivered(receipt).await {
@@ -308,7 +308,7 @@ impl SettledJob {
 
 /// Logs what becomes of a job that is delivered again.
 fn log(delivery: &Delivery, level: Level, what: &str) {
-    let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
+    let (job_id, object) = (job_id_from_bytes(delivery.payload()), object_from_bytes(delivery.payload()));
     let object = object.as_ref();
     let (subject, attempt) = (delivery.subject(), delivery.facts().attempt);
     let (bucket, key) = (object.map(|object| object.bucket.as_str()), object.map(|object| object.key.as_str()));

@@ -143,7 +143,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
     // A job that a stream refused comes again within the delay, to this worker or another one.
-    let states = StreamStates::default().forgetting_after(settings.worker.max_retry_delay * 2);
+    let states = StreamStates::default().with_expiry(settings.worker.max_retry_delay * 2);
     let health = Health::new(Arc::clone(&engine)).watching(states.clone());
     let _told = match settings.worker.health_address {
         Some(address) => Some(HealthServer::start(address, health.clone())?),
@@ -174,9 +174,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         outcomes,
         attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id).watched(states.clone()),
         publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
-            .with_patience(publish_timeout)
-            .once_after(stop.clone())
-            .watched(states.clone()),
+            .with_timeout(publish_timeout)
+            .without_retries_after(stop.clone())
+            .with_stream_states(states.clone()),
         duplicate_window: streams.duplicate_window,
         roll_up,
         standstill,
@@ -237,7 +237,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let intakes = [intake, retries].map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone())));
     drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
-    let refused = refusing.refused_for(refused_timeout);
+    let refused = refusing.credentials_refused_for(refused_timeout);
     let worked = work(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
     let Worked { mut report, engine_stopped, refused } = worked;
     for intake in intakes {
@@ -369,7 +369,7 @@ struct Opened {
 /// Waits for the broker, and for a cluster that has no leader yet. What does not pass by itself is an error.
 async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<Opened, WorkerError> {
     let name = format!("groundling worker {worker_id}");
-    let connection = connection::connect_when_there(&settings.nats, &name, |error| {
+    let connection = connection::connect_with_retries(&settings.nats, &name, |error| {
         health.waits(error.to_string());
         tracing::warn!("{error}. Trying again until it answers");
     })
@@ -379,7 +379,7 @@ async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<O
     let (mut delays, mut told) = (Delays::of(LOOK_AGAIN), String::new());
     let [jobs, retries, advisories] = loop {
         let error = match ready_consumers(&broker, settings).await {
-            Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
+            Err(WorkerError::Setup(error)) if error.is_temporary() => error.to_string(),
             ended => break ended?,
         };
         health.waits(error.clone());

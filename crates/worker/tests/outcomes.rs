@@ -59,9 +59,9 @@ async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream(
     for id in ["x", "a", "y"] {
         publisher.outcome(&annotated(id)).await.unwrap();
     }
-    let found = publisher.holds(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
+    let found = publisher.find_published(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
     assert_eq!((found.sequence(), found.duplicate()), (2, true));
-    assert_eq!(publisher.holds(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
+    assert_eq!(publisher.find_published(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
 }
 
 /// Changes the stream of annotations.

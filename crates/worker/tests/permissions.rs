@@ -59,7 +59,7 @@ async fn a_missing_permission_is_named_at_once() {
         let sentence = error.to_string();
         assert!(sentence.contains(named) && sentence.contains("permissions"), "{permissions}: {sentence}");
         assert_eq!(sentence.matches("permission to").count(), 1, "{sentence}");
-        assert!(error.may_pass(), "a worker waits until somebody adds it");
+        assert!(error.is_temporary(), "a worker waits until somebody adds it");
     }
 }
 
@@ -69,7 +69,7 @@ async fn an_account_and_a_server_without_jetstream_are_told_apart() {
     let (_server, nats) = server(accounts, false).await;
     let error = refusal(&nats).await;
     assert!(matches!(error, SetupError::NotEnabled), "{error:?}");
-    assert!(error.to_string().contains("not enabled for this NATS account") && error.may_pass(), "{error}");
+    assert!(error.to_string().contains("not enabled for this NATS account") && error.is_temporary(), "{error}");
 
     let (_server, nats) = server(&user(""), true).await;
     let error = refusal(&nats).await;

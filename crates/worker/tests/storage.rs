@@ -149,7 +149,7 @@ async fn a_reservation_that_the_account_has_no_room_for_is_named_with_its_settin
     bench.streams.jobs_max_bytes = Some(1 << 20);
     bench.streams.outcomes_max_bytes = Some(LIMIT);
     let error = setup(&bench.jetstream, &bench.streams).await.unwrap_err();
-    assert!(matches!(error, SetupError::NoStorage { .. }) && !error.may_pass(), "{error}");
+    assert!(matches!(error, SetupError::NoStorage { .. }) && !error.is_temporary(), "{error}");
     let sentence = error.to_string();
     assert!(sentence.contains("GROUNDLING_OUTCOMES") && sentence.contains("streams.*_max_bytes"), "{sentence}");
 }
@@ -207,7 +207,7 @@ async fn a_missing_stream_of_outcomes_is_named_once_and_until_it_is_back() {
     for _ in 0..5 {
         told.running.event().await;
     }
-    assert_eq!(log.count("GROUNDLING_OUTCOMES takes messages again"), 1);
+    assert_eq!(log.count("GROUNDLING_OUTCOMES accepts messages again"), 1);
     assert_eq!(told.running.end().await.finished, 5);
 }
 
@@ -231,7 +231,7 @@ async fn a_full_stream_is_named_once_and_until_it_takes_messages() {
         for _ in 0..3 {
             told.running.event().await;
         }
-        assert_eq!(log.count(&format!("{name} takes messages again")), 1);
+        assert_eq!(log.count(&format!("{name} accepts messages again")), 1);
         told.running.end().await;
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
-use broker::read::{self, Range, Stored};
+use broker::read::{self, Range, StoredMessage};
 use broker::{connection, setup};
 use bytes::Bytes;
 use engine::Engine;
@@ -68,7 +68,7 @@ impl Servers {
     /// The annotations in their stream, as any indexer would read them, in order of job.
     pub(crate) async fn annotations(&self) -> anyhow::Result<Vec<ImageAnnotation>> {
         let stored = read::read(&self.jetstream, &self.settings.streams.annotations, Range::all()).await?;
-        let decode = async |stored: Stored| Ok(ImageAnnotation::decode(stored.payload)?);
+        let decode = async |stored: StoredMessage| Ok(ImageAnnotation::decode(stored.payload)?);
         let mut annotations: Vec<_> = stored.map_err(anyhow::Error::from).and_then(decode).try_collect().await?;
         annotations.sort_by(|a, b| a.job_id.cmp(&b.job_id));
         Ok(annotations)

@@ -96,7 +96,7 @@ fn bytes_that_are_no_job() -> Vec<Row> {
         row("an unclosed group around it", [&[0x7b][..], &good].concat(), unreadable),
         row("a length beyond the end", b"\x0a\xff\xff\xff\xff\x0fx".to_vec(), unreadable),
         row("no letters in the id", b"\x0a\x02\xc3\x28".to_vec(), unreadable),
-        row("a kind of task of another version", unknown_kind, "tasks[0] does not say what to ask"),
+        row("a kind of task of another version", unknown_kind, "tasks[0] has no known kind"),
     ]
 }
 
@@ -138,11 +138,11 @@ fn names() -> Vec<Row> {
     let from = |name: &'static str, says: &'static str, object: v1::S3Object| {
         changed(name, says, move |job| job.source = Some(image_job::Source::S3(object)))
     };
-    let no_bucket = "is no bucket's name";
+    let no_bucket = "is not a bucket name";
     let arn = "arn:aws:s3:eu-west-1:123456789012:accesspoint:elsewhere";
     let forbidden = |row: Row| Row { seen: Seen::Later, reason: FailureReason::ObjectForbidden, ..row };
     vec![
-        changed("no source", "no picture is named", |job| job.source = None),
+        changed("no source", "no picture", |job| job.source = None),
         changed("an empty picture", "inline is empty", |job| {
             job.source = Some(image_job::Source::Inline(vec![].into()))
         }),
@@ -156,7 +156,7 @@ fn names() -> Vec<Row> {
         from("a long key", "s3.key has 1025 bytes", object("allowed", &"k".repeat(1025))),
         from(
             "an ETag of two lines",
-            "characters that none can have",
+            "contains control characters or characters outside ASCII",
             v1::S3Object { etag: Some("a\r\nHost: elsewhere".into()), ..object("allowed", "k") },
         ),
         from(

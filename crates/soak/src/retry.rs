@@ -1,18 +1,18 @@
-//! Requests that must succeed in the end: servers may have no leader for a while.
+//! Retries of requests that fail while a cluster has no leader.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// How long to try. A cluster that was cut apart needs some 10 s.
+/// How long to retry. A cluster that was partitioned needs about 10 s.
 const LIMIT: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(300);
+const DELAY: Duration = Duration::from_millis(300);
 
-/// Tries until `action` succeeds.
+/// Calls `action` until it succeeds.
 ///
 /// # Errors
-/// Its last error, after a minute.
-pub async fn insist<T, E: Into<anyhow::Error>>(
+/// Its last error, after a minute. `what` names the action in it.
+pub async fn retry<T, E: Into<anyhow::Error>>(
     what: &str,
     mut action: impl AsyncFnMut() -> Result<T, E>,
 ) -> anyhow::Result<T> {
@@ -25,6 +25,6 @@ pub async fn insist<T, E: Into<anyhow::Error>>(
             Err(error) => tracing::debug!("{what}: {:#}", error.into()),
             Ok(done) => return Ok(done),
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(DELAY).await;
     }
 }

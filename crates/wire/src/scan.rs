@@ -1,42 +1,43 @@
-//! What a job's bytes hold, found without building the job: so that a message is not turned into something much larger
-//! than itself before it can be refused.
+//! Scans the bytes of a job without decoding it, so that a job can be refused before it is decoded into something much
+//! larger than its bytes.
 
 use std::ops::ControlFlow;
 
-/// Fields of `ImageJob`.
+/// Field numbers of `ImageJob`.
 const JOB_ID: u64 = 1;
 const S3: u64 = 3;
 const INLINE: u64 = 4;
 const TASKS: u64 = 5;
 
-/// A job's outermost fields as far as limits go by them. Of bytes that break off or are no protobuf: up to there.
+/// The outermost fields of a job that are needed for the limits. Invalid or truncated bytes are scanned up to the error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Outline<'a> {
-    /// The last job id, as the decoder would take it.
+pub(crate) struct JobScan<'a> {
+    /// The job id; the last one if there are several, as in the decoder.
     pub(crate) job_id: Option<&'a str>,
-    /// The bytes of the object, if it is the last source.
+    /// The bytes of the S3 object, if it is the last source.
     pub(crate) s3: Option<&'a [u8]>,
-    /// Number of tasks.
+    /// The number of tasks.
     pub(crate) tasks: usize,
-    /// Bytes of all tasks together.
+    /// The bytes of all tasks together.
     pub(crate) task_bytes: usize,
 }
 
-impl<'a> Outline<'a> {
+impl<'a> JobScan<'a> {
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
-        let mut outline = Self::default();
+        let mut scan = Self::default();
         let mut rest = bytes;
         let mut depth = 0usize;
         while !rest.is_empty() {
-            match outline.field(rest, depth) {
+            match scan.field(rest, depth) {
                 ControlFlow::Continue((left, now)) => (rest, depth) = (left, now),
                 ControlFlow::Break(()) => break,
             }
         }
-        outline
+        scan
     }
 
-    /// Passes over one field; `depth` counts the groups around it, whose fields are none of the job's.
+    /// Scans one field, and returns the bytes after it with the new depth. `depth` counts the groups around the field:
+    /// fields within a group are not the job's.
     fn field(&mut self, bytes: &'a [u8], depth: usize) -> ControlFlow<(), (&'a [u8], usize)> {
         let (key, rest) = varint(bytes)?;
         match key & 7 {
@@ -96,18 +97,18 @@ mod tests {
         let sizes: usize = job().tasks.iter().map(Message::encoded_len).sum();
         let Some(Source::S3(object)) = job().source else { panic!("it names an object") };
         let object = object.encode_to_vec();
-        let wanted = Outline { job_id: Some("job-1"), s3: Some(&object), tasks: 2, task_bytes: sizes };
-        assert_eq!(Outline::of(&bytes), wanted);
+        let wanted = JobScan { job_id: Some("job-1"), s3: Some(&object), tasks: 2, task_bytes: sizes };
+        assert_eq!(JobScan::of(&bytes), wanted);
     }
 
     #[test]
     fn bytes_that_break_off_or_are_none_end_the_outline() {
         let bytes = job().encode_to_vec();
         for cut in 0..bytes.len() {
-            assert!(Outline::of(&bytes[..cut]).tasks <= 2);
+            assert!(JobScan::of(&bytes[..cut]).tasks <= 2);
         }
-        assert_eq!(Outline::of(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), Outline::default());
-        assert_eq!(Outline::of(&[0x0b; 100_000]).tasks, 0, "groups within groups need no stack");
+        assert_eq!(JobScan::of(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), JobScan::default());
+        assert_eq!(JobScan::of(&[0x0b; 100_000]).tasks, 0, "groups within groups need no stack");
     }
 
     #[test]
@@ -115,6 +116,6 @@ mod tests {
         let mut bytes = vec![0x7b];
         bytes.extend(job().encode_to_vec());
         bytes.push(0x7c);
-        assert_eq!(Outline::of(&bytes), Outline::default());
+        assert_eq!(JobScan::of(&bytes), JobScan::default());
     }
 }

@@ -1,4 +1,4 @@
-//! The NATS servers of a run: one, or three as a cluster, each behind a proxy.
+//! The NATS servers of a run: one, or a cluster of three, each behind a proxy.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,41 +7,40 @@ use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
 use sandbox::{NatsCluster, NatsOptions, NatsServer, SandboxError};
 
-use crate::insist::insist;
 use crate::proxy::Proxy;
+use crate::retry::retry;
 use crate::routes::Routes;
 use crate::streams;
 
-/// Tries to start a cluster: its ports are chosen before they are bound.
+/// Attempts to start a cluster: another program may take a port between its choice and its use.
 const START_ATTEMPTS: u32 = 4;
-/// What the names of workers begin with on the server.
-const WORKERS: &str = "groundling worker";
-/// A server that is about to end begins to close connections only after this minute: who leaves sooner has left by
-/// itself.
+/// Prefix of the client names of workers.
+const WORKER_NAMES: &str = "groundling worker";
+/// In lame duck mode, a server closes connections only after this minute: a worker that leaves sooner has left on its own.
 const LAME_DUCK: &str = "lame_duck_grace_period: \"60s\"\nlame_duck_duration: \"90s\"\n";
-/// How long workers have to leave such a server. They leave between two pull requests, each of which lasts 3 s at most.
+/// How long workers may take to leave such a server. They leave between two pull requests, which last 3 s at most.
 const LEAVE_LIMIT: Duration = Duration::from_secs(40);
-/// How long a server may take until its copies of the streams are as new as the others.
-const CURRENT_LIMIT: Duration = Duration::from_secs(90);
-const LOOK: Duration = Duration::from_millis(100);
-/// How long a server may take to read its configuration again. It takes some milliseconds.
+/// How long a server may take to bring its replicas up to date.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(90);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a server may take to reload its configuration. It usually takes milliseconds.
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
-/// The servers and the proxies in front of them, in the same order.
+/// The servers, and the proxies in front of them in the same order.
 #[derive(Debug)]
-pub struct Broker {
+pub struct Servers {
     nodes: Vec<NatsServer>,
-    /// One for each server: all that workers and the submitter know.
+    /// One for each server. Workers and the submitter connect to them.
     pub proxies: Vec<Proxy>,
-    /// Those between the servers of a cluster.
+    /// The proxies between the servers of a cluster.
     pub routes: Option<Routes>,
 }
 
-impl Broker {
-    /// Starts one server or a cluster of them; every message is written through before it is acknowledged.
+impl Servers {
+    /// Starts one server or a cluster. Every message is synced to the disk before it is acknowledged.
     ///
     /// # Errors
-    /// When a server does not start.
+    /// If a server does not start.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
         let extra_config = format!("{LAME_DUCK}{}", account(None));
         let options = NatsOptions { sync_always: true, extra_config, ..NatsOptions::default() };
@@ -56,21 +55,21 @@ impl Broker {
         Ok(Self { nodes, proxies, routes })
     }
 
-    /// Number of servers.
+    /// The number of servers.
     pub fn size(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The address that goes by way of the proxies.
+    /// The addresses of the proxies, separated by commas.
     pub fn proxied_url(&self) -> String {
         let urls: Vec<String> = self.proxies.iter().map(|proxy| format!("nats://{}", proxy.address())).collect();
         urls.join(",")
     }
 
-    /// A connection past the proxies, for the oracle.
+    /// A connection that bypasses the proxies.
     ///
     /// # Errors
-    /// When no server answers.
+    /// If no server answers.
     pub async fn direct(&self) -> anyhow::Result<jetstream::Context> {
         let servers: Vec<async_nats::ServerAddr> =
             self.nodes.iter().filter_map(|node| node.client_url().parse().ok()).collect();
@@ -78,7 +77,7 @@ impl Broker {
         Ok(jetstream::ContextBuilder::new().timeout(Duration::from_secs(10)).build(client))
     }
 
-    /// Which server leads a stream; the only one where there is one.
+    /// The index of the server that leads a stream; 0 if there is one server, or no leader.
     pub async fn leader(&self, jetstream: &jetstream::Context, stream: &str) -> usize {
         let leader = match jetstream.get_stream(stream).await {
             Ok(stream) => stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone()),
@@ -87,10 +86,10 @@ impl Broker {
         leader.and_then(|name| name.strip_prefix('n')?.parse().ok()).filter(|node| *node < self.size()).unwrap_or(0)
     }
 
-    /// SIGKILL to one server; it stays down for `down`, then starts again on its files.
+    /// Kills a server (SIGKILL) and starts it again after `down`, with its files.
     ///
     /// # Errors
-    /// When it does not start again.
+    /// If it does not start again.
     pub async fn crash(&mut self, node: usize, down: Duration) -> anyhow::Result<()> {
         let server = self.nodes.get_mut(node).context("no such server")?;
         server.kill();
@@ -99,71 +98,70 @@ impl Broker {
         Ok(())
     }
 
-    /// SIGTERM to one server, and a new start on its files.
+    /// Stops a server (SIGTERM) and starts it again with its files.
     ///
     /// # Errors
-    /// When it does not start again.
+    /// If it does not start again.
     pub async fn restart(&mut self, node: usize) -> anyhow::Result<()> {
         self.nodes.get_mut(node).context("no such server")?.restart().await?;
         Ok(())
     }
 
-    /// Sets the most bytes that the streams of all clients may have together, or lifts that limit: by a reload of each
-    /// server's configuration. A server that is down has the limit when it starts.
+    /// Sets or removes the storage limit of the account, in bytes, by reloading the configuration of each server. A server
+    /// that is down has the limit when it starts.
     ///
     /// # Errors
-    /// When a server does not reload. The others have then.
+    /// If a server does not reload. The other servers have reloaded then.
     pub async fn limit_storage(&self, bytes: Option<u64>) -> anyhow::Result<()> {
         let mut result = Ok(());
         for node in &self.nodes {
             let mut options = node.options().clone();
             options.extra_config = options.extra_config.replace(&account(None), &account(bytes));
-            let reload = insist("the reload of a server's configuration", async || reload(node, &options).await);
+            let reload = retry("the reload of a server's configuration", async || reload(node, &options).await);
             result = result.and(reload.await);
         }
         result
     }
 
-    /// Tells one server to end by and by, waits until the workers have left it, stops it, starts it again on its files
-    /// and waits until its copies of the streams are as new as the others: one step of a rolling restart. Gives whether
-    /// the workers had left by themselves.
+    /// One step of a rolling restart: puts a server into lame duck mode, waits until the workers have left it, restarts it,
+    /// and waits until its replicas are up to date. Returns whether the workers had left.
     ///
     /// # Errors
-    /// When it does not start again, or does not come up to the others.
+    /// If the server does not start again, or does not catch up with the others.
     pub async fn roll(&mut self, node: usize, jetstream: &jetstream::Context) -> anyhow::Result<bool> {
         let alone = self.size() == 1;
         let server = self.nodes.get_mut(node).context("no such server")?;
         server.lame_duck();
-        let told = Instant::now();
+        let announced = Instant::now();
         let has_workers = async |server: &NatsServer| {
             let names = server.client_names().await.unwrap_or_default();
-            names.iter().any(|name| name.starts_with(WORKERS))
+            names.iter().any(|name| name.starts_with(WORKER_NAMES))
         };
-        // With nowhere to go to they stay.
-        while !alone && has_workers(server).await && told.elapsed() < LEAVE_LIMIT {
-            tokio::time::sleep(LOOK).await;
+        // Without another server they stay.
+        while !alone && has_workers(server).await && announced.elapsed() < LEAVE_LIMIT {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let left = !has_workers(server).await;
         server.restart().await?;
         let started = Instant::now();
         while !(self.nodes[node].is_healthy().await && is_current(jetstream).await) {
-            if started.elapsed() > CURRENT_LIMIT {
-                bail!("the server n{node} did not come up to the others within {CURRENT_LIMIT:?}");
+            if started.elapsed() > CATCH_UP_LIMIT {
+                bail!("the server n{node} did not catch up with the others within {CATCH_UP_LIMIT:?}");
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(left)
     }
 }
 
-/// Configuration of the account that all clients are in, with the most bytes that its streams may have.
+/// Configuration of the account of all clients, with its storage limit in bytes.
 fn account(max_bytes: Option<u64>) -> String {
     let jetstream = max_bytes.map_or_else(|| "enabled".to_owned(), |bytes| format!("{{ max_file: {bytes} }}"));
     let users = "[ { user: soak, password: soak } ]";
     format!("accounts {{\n  SOAK {{\n    jetstream: {jetstream}\n    users: {users}\n  }}\n}}\nno_auth_user: soak\n")
 }
 
-/// Has a server read other options, and waits until it has.
+/// Reloads a server with other options, and waits until it has loaded them.
 async fn reload(node: &NatsServer, options: &NatsOptions) -> anyhow::Result<()> {
     let before = node.config_load_time().await;
     node.reload(options)?;
@@ -171,19 +169,20 @@ async fn reload(node: &NatsServer, options: &NatsOptions) -> anyhow::Result<()> 
     while node.process_id().is_some() && matches!(node.config_load_time().await, now if now.is_none() || now == before)
     {
         if started.elapsed() > RELOAD_LIMIT {
-            bail!("{} has not read its configuration again within {RELOAD_LIMIT:?}", node.client_url());
+            bail!("{} has not reloaded its configuration within {RELOAD_LIMIT:?}", node.client_url());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-/// Whether every stream has a leader, and copies as new as the leader's.
+/// Whether every stream has a leader, and all replicas are up to date.
 async fn is_current(jetstream: &jetstream::Context) -> bool {
     for name in streams::ALL {
         let Ok(stream) = jetstream.get_stream(name).await else { return false };
         let Some(cluster) = &stream.cached_info().cluster else { continue };
-        if cluster.leader.is_none() && cluster.name.is_some() || cluster.replicas.iter().any(|copy| !copy.current) {
+        if cluster.leader.is_none() && cluster.name.is_some() || cluster.replicas.iter().any(|replica| !replica.current)
+        {
             return false;
         }
     }
@@ -205,5 +204,7 @@ async fn start_cluster(size: usize, options: &NatsOptions) -> anyhow::Result<(Ve
 
 fn address(node: &NatsServer) -> anyhow::Result<SocketAddr> {
     let url = node.client_url();
-    url.strip_prefix("nats://").and_then(|address| address.parse().ok()).ok_or_else(|| anyhow!("{url} is no address"))
+    url.strip_prefix("nats://")
+        .and_then(|address| address.parse().ok())
+        .ok_or_else(|| anyhow!("{url} is not an address"))
 }

@@ -1,4 +1,4 @@
-//! An engine whose answers follow from picture and question alone, at once.
+//! An engine without a model. Its answers are digests of the picture and the query.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use kosmos2::processor::image::{Picture, PixelValues};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-/// Side of the square of "pixel values": 12 of them hold 12 bytes of a digest.
+/// Side of the square of pixel values: 3 × 2 × 2 of them hold 12 bytes of a digest.
 const SIDE: usize = 2;
 
-/// Answers with digests, one request at a time, as a device would.
+/// Answers with digests, one request at a time.
 #[derive(Debug)]
-pub struct Stub {
+pub struct StubEngine {
     device: Semaphore,
-    pace: Duration,
+    request_time: Duration,
 }
 
-impl Stub {
+impl StubEngine {
     /// A stub that takes this long for each request.
-    pub fn new(pace: Duration) -> Self {
-        Self { device: Semaphore::new(1), pace }
+    pub fn new(request_time: Duration) -> Self {
+        Self { device: Semaphore::new(1), request_time }
     }
 }
 
-impl Annotator for Stub {
+impl Annotator for StubEngine {
     fn preprocess(&self, picture: &Picture) -> PixelValues {
         digest_of(picture)
     }
@@ -34,7 +34,7 @@ impl Annotator for Stub {
     fn submit(&self, request: Request) -> ResponseFuture<'_> {
         Box::pin(async move {
             let _device = self.device.acquire().await;
-            tokio::time::sleep(self.pace).await;
+            tokio::time::sleep(self.request_time).await;
             let texts = request.queries.iter().map(|query| grounded(&request.pixels, query)).collect();
             Ok(Response { texts, timings: Timings::default() })
         })
@@ -49,12 +49,12 @@ pub fn digest_of(picture: &Picture) -> PixelValues {
     PixelValues::new(values, SIDE).unwrap_or_else(|| unreachable!("a digest has 32 bytes"))
 }
 
-/// What the stub says about a picture: nothing that another picture or question could lead to.
+/// The stub's answer. It is different for each picture and each query.
 pub fn text(pixels: &PixelValues, query: &Query) -> String {
     let picture: String = pixels.as_slice().iter().map(|value| format!("{:02x}", *value as u8)).collect();
-    let asked = Sha256::digest(format!("{query:?}"));
-    let asked: String = asked.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("picture {picture} asked {asked}")
+    let question = Sha256::digest(format!("{query:?}"));
+    let question: String = question.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("picture {picture} asked {question}")
 }
 
 fn grounded(pixels: &PixelValues, query: &Query) -> GroundedText {
