@@ -49,7 +49,7 @@ fn way(step: Step) -> (Kind, &'static [Step]) {
         // Nobody looks for an outcome at the first delivery.
         Step::LookedUp => (Kind::Good, &[Step::Received]),
         Step::FailureClaimed | Step::FailurePublished | Step::Terminated => (Kind::Bad, &[]),
-        Step::RetryPublished | Step::SentBack => (Kind::Away, &[]),
+        Step::RetryPublished | Step::Requeued => (Kind::Away, &[]),
     }
 }
 

@@ -156,7 +156,7 @@ async fn released_deliveries_between_failed_ones_do_not_count() {
         // Deliveries that are released in between.
         for _ in 0..4 {
             let mut intake = bench.intake(bench.retries_consumer().await, 1);
-            intake.next().await.retry(Duration::ZERO).await.unwrap();
+            intake.next().await.nack(Duration::ZERO).await.unwrap();
             intake.stop.cancel();
             intake.task.await.unwrap();
         }
@@ -194,21 +194,21 @@ async fn the_last_known_error_is_that_of_the_last_attempt_that_had_one() {
     bench.publish_jobs(1).await;
     let attempts = Attempts::new(bench.jetstream.clone(), &bench.streams.attempts, "w");
     let mut intake = bench.intake(bench.consumer().await, 1);
-    let mut facts = intake.next().await.facts().clone();
-    assert_eq!(attempts.last_error(&facts).await, None);
+    let mut info = intake.next().await.info().clone();
+    assert_eq!(attempts.last_error(&info).await, None);
     for (delivery, error) in [(1, Some("first")), (2, None), (11, Some("last")), (12, None)] {
-        facts.attempt = delivery;
-        let earlier = attempts.start(&facts).await.unwrap().earlier;
+        info.deliveries = delivery;
+        let earlier = attempts.start(&info).await.unwrap().earlier;
         assert_eq!(earlier, [0, 1, 2, 3][[1, 2, 11, 12].iter().position(|known| *known == delivery).unwrap()]);
         if let Some(error) = error {
-            attempts.fail(&facts, error).await;
+            attempts.fail(&info, error).await;
         }
     }
-    assert_eq!(attempts.last_error(&facts).await.as_deref(), Some("last"));
-    facts.attempt = 13;
-    let started = attempts.start(&facts).await.unwrap();
+    assert_eq!(attempts.last_error(&info).await.as_deref(), Some("last"));
+    info.deliveries = 13;
+    let started = attempts.start(&info).await.unwrap();
     attempts.release(started).await;
-    assert_eq!(attempts.start(&facts).await.unwrap().earlier, 4, "a released attempt leaves no record");
-    attempts.forget(&facts).await;
+    assert_eq!(attempts.start(&info).await.unwrap().earlier, 4, "a released attempt leaves no record");
+    attempts.forget(&info).await;
     eventually("the records are gone", || async { bench.messages_in(&bench.streams.attempts).await == 0 }).await;
 }

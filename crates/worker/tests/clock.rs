@@ -56,7 +56,7 @@ async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) 
         submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
         let delivery = intake.next().await;
         let outcome = annotated(&format!("a-{i}"));
-        outcomes.claim(delivery.facts(), outcome.clone()).await.unwrap();
+        outcomes.claim(delivery.info(), outcome.clone()).await.unwrap();
         bench.publisher().outcome(&outcome).await.unwrap();
         std::mem::forget(delivery);
     }

@@ -19,7 +19,7 @@ async fn a_worker_holds_no_more_jobs_than_it_has_slots() {
     intake.nothing_comes().await;
     assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has handed out as many as there are slots");
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    in_hand.pop().unwrap().delivered(&receipt).await.unwrap();
+    in_hand.pop().unwrap().ack(&receipt).await.unwrap();
     assert_eq!(&intake.next().await.payload()[..], b"job 3");
 }
 
@@ -44,10 +44,10 @@ async fn a_dropped_job_comes_back() {
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let first = intake.next().await;
-    assert_eq!(first.facts().attempt, 1);
+    assert_eq!(first.info().deliveries, 1);
     drop(first);
     let second = intake.next().await;
-    assert_eq!((second.facts().attempt, &second.payload()[..]), (2, &b"job 0"[..]));
+    assert_eq!((second.info().deliveries, &second.payload()[..]), (2, &b"job 0"[..]));
 }
 
 #[tokio::test]
@@ -60,10 +60,10 @@ async fn a_retried_job_comes_back_after_its_delay_and_not_by_the_ack_wait() {
     // Until signs of life are under way: one after the "not before" would undo it.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let retried = Instant::now();
-    first.retry(Duration::from_millis(4500)).await.unwrap();
+    first.nack(Duration::from_millis(4500)).await.unwrap();
     let second = intake.next().await;
     assert!(retried.elapsed() >= Duration::from_millis(4400), "{:?}", retried.elapsed());
-    assert_eq!(second.facts().attempt, 2);
+    assert_eq!(second.info().deliveries, 2);
 }
 
 #[tokio::test]
@@ -74,11 +74,11 @@ async fn delivered_and_rejected_jobs_leave_the_queue() {
     let (first, second) = (intake.next().await, intake.next().await);
     let publisher = bench.publisher();
     let annotated = publisher.annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    first.delivered(&annotated).await.unwrap();
+    first.ack(&annotated).await.unwrap();
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 1);
     let failure = JobFailure { job: second.payload().clone(), ..Default::default() };
     let failed = publisher.failure("groundling.failed.cats".into(), "f".into(), failure).await.unwrap();
-    second.reject(&failed, "INVALID_JOB").await.unwrap();
+    second.term(&failed, "INVALID_JOB").await.unwrap();
     eventually("the jobs stream is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
     assert_eq!(bench.consumer_info().await.num_ack_pending, 0);
 }
@@ -107,7 +107,7 @@ async fn everything_comes_before_the_ack_wait(bench: &Bench, start: Instant) {
         all.push(other.next().await);
     }
     assert!(start.elapsed() < bench.streams.ack_wait, "not by ack_wait: {:?}", start.elapsed());
-    let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.facts().sequence).collect();
+    let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.info().sequence).collect();
     assert_eq!(sequences, (1..=20).collect());
 }
 
@@ -139,12 +139,12 @@ async fn intake_goes_on_after_the_server_was_killed_and_came_back() {
     })
     .await;
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    first.delivered(&receipt).await.unwrap();
+    first.ack(&receipt).await.unwrap();
     // A killed server may have forgotten that it handed out the first job, and then does so again.
     loop {
         let next = intake.next().await;
         let is_new = next.payload() == "after";
-        next.delivered(&receipt).await.unwrap();
+        next.ack(&receipt).await.unwrap();
         if is_new {
             break;
         }

@@ -180,7 +180,7 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
     while waits < 60 {
         match running.event().await {
             JobEvent::Retried { message, .. } => {
-                waits += usize::from(message == "s3://b/refuse does not answer: its jobs wait until a read succeeds");
+                waits += usize::from(message == "s3://b/refuse is unavailable: its jobs wait until a read succeeds");
             }
             other => panic!("{other:?}"),
         }

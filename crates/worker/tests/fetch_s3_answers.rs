@@ -89,7 +89,7 @@ async fn a_refusal_has_true_words_for_its_cause() {
         (400, "AuthorizationHeaderMalformed", "expecting 'eu-west-3'", Misconfigured, "check s3.region"),
         (403, "InvalidAccessKeyId", "m", Misconfigured, "s3.anonymous"),
         (403, "RequestTimeTooSkewed", "m", Misconfigured, "clock"),
-        (503, "SlowDown", "m", Throttled, "fewer requests"),
+        (503, "SlowDown", "m", Throttled, "throttles requests"),
         (500, "InternalError", "m", Unavailable, "could not be read"),
     ] {
         let (found, sentence) = read(Answer::error(status, code, message)).await.unwrap_err();

@@ -307,7 +307,7 @@ async fn an_inline_picture_waits_for_room_as_any_other() {
     submit(&bench, &job("inline", bitmap())).await;
     eventually("both are in hand", || async { bench.consumer_info().await.num_ack_pending == 2 }).await;
     let early = tokio::time::timeout(A_WHILE, events.recv()).await;
-    assert!(early.is_err(), "{early:?} while all room was taken");
+    assert!(early.is_err(), "{early:?} while all memory was reserved");
     go.add_permits(1);
     for _ in 0..2 {
         tokio::time::timeout(PATIENCE, events.recv()).await.expect("both end").unwrap();

@@ -174,7 +174,7 @@ async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
     let mut settings = Settings { nats: bench.nats.clone(), s3, ..Default::default() };
     settings.worker.health_address = Some(taken.local_addr().unwrap());
     let error = worker::run(parts(settings), CancellationToken::new()).await.unwrap_err();
-    assert!(error.to_string().starts_with("nothing can listen on worker.health_address 127.0.0.1:"), "{error}");
+    assert!(error.to_string().starts_with("cannot listen on worker.health_address 127.0.0.1:"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,14 +22,14 @@ async fn the_first_outcome_counts_whoever_comes_to_another() {
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
     let outcomes = outcomes(&bench);
-    assert_eq!(outcomes.find(delivery.facts()).await.unwrap(), None);
-    let first = outcomes.claim(delivery.facts(), annotated("a")).await.unwrap();
-    let second = outcomes.claim(delivery.facts(), annotated("b")).await.unwrap();
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap(), None);
+    let first = outcomes.claim(delivery.info(), annotated("a")).await.unwrap();
+    let second = outcomes.claim(delivery.info(), annotated("b")).await.unwrap();
     assert_eq!((&first.outcome, &second.outcome), (&annotated("a"), &annotated("a")));
-    assert_eq!(outcomes.find(delivery.facts()).await.unwrap().unwrap().outcome, annotated("a"));
-    let replaced = outcomes.replace(delivery.facts(), &first, annotated("c")).await.unwrap();
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap().unwrap().outcome, annotated("a"));
+    let replaced = outcomes.replace(delivery.info(), &first, annotated("c")).await.unwrap();
     assert_eq!(replaced.outcome, annotated("c"));
-    let late = outcomes.replace(delivery.facts(), &first, annotated("d")).await.unwrap();
+    let late = outcomes.replace(delivery.info(), &first, annotated("d")).await.unwrap();
     assert_eq!(late.outcome, annotated("c"), "what was replaced cannot be replaced again");
 }
 
@@ -39,7 +39,7 @@ async fn a_job_whose_annotation_was_written_down_ends_with_it_even_if_its_pictur
     submit(&bench, &job("j", b"no picture".to_vec())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);
     intake.stop.cancel();
@@ -94,8 +94,8 @@ async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_th
 #[tokio::test]
 async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_again() {
     let mut bench = Bench::ready().await;
-    let facts = given_up(&bench).await;
-    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
     let written = Instant::now();
     bench.publisher().outcome(&annotated("a")).await.unwrap();
     change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
@@ -120,8 +120,8 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
 #[tokio::test]
 async fn an_annotation_of_a_job_that_the_server_gives_up_and_no_stream_takes_gives_way_to_a_failure() {
     let bench = Bench::ready().await;
-    let facts = given_up(&bench).await;
-    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
     change_annotations(&bench, |config| config.max_message_size = 1).await;
     let mut running = Running::start(&bench);
     match running.event().await {
@@ -139,7 +139,7 @@ async fn an_annotation_that_is_published_stays_the_only_outcome_when_its_stream_
     submit(&bench, &job("j", bitmap())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
     bench.publisher().outcome(&annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);

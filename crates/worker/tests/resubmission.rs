@@ -182,7 +182,7 @@ async fn log_lines_about_a_job_name_the_object() {
     eventually("all is logged", || async { lines.0.lock().unwrap().len() > 3 }).await;
     let lines = lines.0.lock().unwrap();
     for (message, job_id) in
-        [("job is tried again", "retried"), ("job is done", "retried"), ("job failed permanently", "given up")]
+        [("job will be retried", "retried"), ("job is done", "retried"), ("job failed permanently", "given up")]
     {
         let line = lines.iter().find(|line| line.message.starts_with(message)).expect(message);
         let named = ["job_id", "bucket", "key"].map(|name| line.field(name));

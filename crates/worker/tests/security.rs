@@ -26,7 +26,7 @@ use worker::fetch::FetchErrorKind;
 use worker::fetch::http::WebReader;
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{NatsSettings, NatsTls, S3Settings, Secret, StreamSettings};
-use worker::worker::WorkerError;
+use worker::WorkerError;
 
 /// An authority, and certificates of it as files.
 struct Certificates {
@@ -420,7 +420,7 @@ async fn secrets_appear_in_no_log_no_error_and_no_debug_text() {
         "NATS credentials file",
         "nats.url",
         "s3.endpoint",
-        "a user or password is",
+        "a user or password",
     ] {
         assert!(told.contains(sentence), "{sentence} is told at all");
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use wire::v1::FailureReason;
 use worker::JobEvent;
-use worker::delivery::DeliveryFacts;
+use worker::delivery_info::DeliveryInfo;
 
 use super::{Bench, Running, bitmap, eventually, job, submit};
 
 /// A job that was handed out as often as its consumer allows, and given up by the server.
-pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
+pub(crate) async fn given_up(bench: &Bench) -> DeliveryInfo {
     for (name, max_deliver, seconds) in [(&bench.streams.jobs, 1, 3), (&bench.streams.advisories, -1, 1)] {
         let stream = bench.jetstream.get_stream(name).await.unwrap();
         stream.delete_consumer(&bench.streams.consumer).await.unwrap();
@@ -22,7 +22,7 @@ pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
     submit(bench, &job("given up", bitmap())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    let facts = delivery.facts().clone();
+    let info = delivery.info().clone();
     drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
@@ -31,7 +31,7 @@ pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
     eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
     idle.stop.cancel();
     idle.task.await.unwrap();
-    facts
+    info
 }
 
 /// A worker records it, and nothing of it is left.

@@ -107,7 +107,7 @@ impl Bench {
     pub(crate) fn intake(&self, consumer: PullConsumer, slots: usize) -> RunningIntake {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(slots);
-        let running = Intake::new(self.client.clone(), consumer, slots, PATIENCE * 10).run(stop.clone(), sender);
+        let running = Intake::new(self.jetstream.clone(), consumer, slots, PATIENCE * 10).run(stop.clone(), sender);
         RunningIntake { stop, deliveries, task: tokio::spawn(running) }
     }
 }

@@ -235,7 +235,7 @@ fn boxes() -> Vec<Row> {
         asking("no end to a box", "give fractions from 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
         asking("a box inside out", "give fractions from 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
         asking("no box", "has no box", place(Vec::new())),
-        asking("neither patches nor fractions", "is no box", place(vec![v1::PromptBox::default()])),
+        asking("neither patches nor fractions", "is empty", place(vec![v1::PromptBox::default()])),
         asking("100,000 boxes", "tasks[0] has 100000 boxes", place(vec![patches(1, 2); 100_000])),
         asking("100,000 phrases", "tasks[0] has 100000 phrases with boxes", task_of(task::Kind::Raw(phrases))),
     ]

@@ -77,7 +77,7 @@ async fn a_job_that_others_have_settled_leaves_the_queue_and_nothing_is_publishe
     let mut intake = bench.intake(bench.consumer().await, 2);
     for failed in [false, true] {
         let delivery = intake.next().await;
-        let subject = outcome_subject(delivery.facts().sequence, delivery.facts().published_nanos);
+        let subject = outcome_subject(delivery.info().sequence, delivery.info().published_nanos);
         let record = Some(outcome::Record::Settled(Settled { sequence: 1, failed }));
         let settled = Outcome { record, ..Default::default() }.encode_to_vec();
         bench.jetstream.publish(subject, settled.into()).await.unwrap().await.unwrap();
@@ -109,7 +109,7 @@ async fn outcomes_stay_whole_in_a_stream_that_keeps_no_message_for_a_time_of_its
     let mut running = Running::start_with(hasty(&bench), Arc::new(Yes));
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
-    eventually("it says so", || async { log.contains("outcomes stay whole until their max_age") }).await;
+    eventually("it says so", || async { log.contains("outcomes stay complete until their max_age") }).await;
     let found = outcomes(&bench).await;
     assert!(matches!(found[..], [Outcome { record: Some(outcome::Record::Annotation(_)), .. }]), "{found:?}");
     running.end().await;
@@ -215,7 +215,7 @@ async fn one_of_each(bench: &Bench) {
     }
 }
 
-/// Not a test: prints what outcomes cost a server. `cargo test -p worker --test roll_up -- --ignored --nocapture`
+/// Not a test: prints what outcomes cost a server. `cargo test -p worker --test compaction -- --ignored --nocapture`
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn bytes_of_an_outcome() {
