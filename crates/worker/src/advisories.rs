@@ -1,8 +1,9 @@
 //! Ends jobs that the server no longer delivers.
 //!
 //! The workers count attempts and end a job with its last error. But the consumer may have a limit of its own
-//! (`max_deliver`), and a job that reaches it stays in the queue without being delivered. The server announces this once,
-//! in an advisory that a stream stores. One worker reads it, records the failure and removes the job by its sequence.
+//! (`max_deliver`), and a job that reaches it stays in the queue without being delivered. The server announces this
+//! once, in an advisory that a stream stores. One worker reads it, records the failure and removes the job by its
+//! sequence.
 //!
 //! The same is done for orphaned messages in the streams of jobs and retries: a server that was killed during an
 //! acknowledgement can restart with a message in the queue that its consumer takes for acknowledged. Such a message
@@ -109,8 +110,8 @@ impl MaxDeliveriesReconciler {
         }
     }
 
-    /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and ends those
-    /// that were already found by earlier scans.
+    /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and ends
+    /// those that were already found by earlier scans.
     async fn scan(&self, name: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
         let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
         let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
@@ -176,11 +177,11 @@ impl MaxDeliveriesReconciler {
         self.end_job(&stream, advised.stream_seq, Some(advised_at), true, fault).await
     }
 
-    /// Ends the job with this sequence and removes its message, unless it is newer than `advised_at`: in a recreated stream
-    /// another job has the same sequence.
+    /// Ends the job with this sequence and removes its message, unless it is newer than `advised_at`: in a recreated
+    /// stream another job has the same sequence.
     ///
-    /// The job ends with its outcome if it has one. If it has a copy in the retries stream, only the message is removed.
-    /// Otherwise it ends with a failure, but only if `is_certain` that no worker will end it.
+    /// The job ends with its outcome if it has one. If it has a copy in the retries stream, only the message is
+    /// removed. Otherwise it ends with a failure, but only if `is_certain` that no worker will end it.
     async fn end_job(
         &self,
         stream: &Stream,

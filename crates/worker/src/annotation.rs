@@ -7,8 +7,8 @@ use wire::v1;
 
 /// The result of a task.
 ///
-/// `width` and `height` are the size of the upright picture in pixels. Token ids and log-probabilities, which take most of
-/// the bytes, are included only `with_tokens`.
+/// `width` and `height` are the size of the upright picture in pixels. Token ids and log-probabilities, which take most
+/// of the bytes, are included only `with_tokens`.
 pub(crate) fn task_result(
     task_id: &str,
     answer: GroundedText,

@@ -4,10 +4,10 @@
 //! Such a delivery shows nothing about the job. An attempt counts towards `worker.max_deliveries` if it failed for a
 //! reason that may be the job's own, or if it was started and never ended, because the job may have crashed the worker.
 //!
-//! The attempt at a redelivered job is recorded when it starts. The record stays if the attempt fails or the worker dies,
-//! and is deleted if the job is released; deleting works even if the disk is full. A job whose attempt cannot be recorded
-//! is not started. First deliveries are recorded only when they fail, so that healthy jobs cost nothing: a job that
-//! crashes its workers is started once more than `worker.max_deliveries` says.
+//! The attempt at a redelivered job is recorded when it starts. The record stays if the attempt fails or the worker
+//! dies, and is deleted if the job is released; deleting works even if the disk is full. A job whose attempt cannot be
+//! recorded is not started. First deliveries are recorded only when they fail, so that healthy jobs cost nothing: a job
+//! that crashes its workers is started once more than `worker.max_deliveries` says.
 
 use std::time::Duration;
 
@@ -100,7 +100,8 @@ impl Attempts {
         }
     }
 
-    /// Records why an attempt failed. Best effort: if the stream does not accept the record, a first attempt does not count.
+    /// Records why an attempt failed. Best effort: if the stream does not accept the record, a first attempt does not
+    /// count.
     pub async fn fail(&self, job: &DeliveryInfo, error: &str) {
         let subject = attempt_subject(job.sequence, job.published_nanos, job.deliveries);
         if let Err(error) = self.write(&subject, error).await {

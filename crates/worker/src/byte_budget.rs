@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Maximum bytes for each pixel of an ordinary picture (8 bits per sample, one scan) while it is decoded: four with alpha,
-/// three without, and three for a rotated copy.
+/// Maximum bytes for each pixel of an ordinary picture (8 bits per sample, one scan) while it is decoded: four with
+/// alpha, three without, and three for a rotated copy.
 pub const BYTES_PER_PIXEL: u64 = 10;
 /// A semaphore takes at most 2³² permits in one request; with this unit that is 4 TiB.
 const UNIT: u64 = 1024;
@@ -28,7 +28,8 @@ impl ByteBudget {
         Self { semaphore: Arc::new(Semaphore::new(units as usize)), units }
     }
 
-    /// Reserves this many bytes, or the whole budget if that is less. Waits until they are free, first come, first served.
+    /// Reserves this many bytes, or the whole budget if that is less. Waits until they are free, first come, first
+    /// served.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let units = units(bytes).min(self.units);
         // The semaphore is never closed.

@@ -2,8 +2,8 @@
 //!
 //! There is one for each bucket and for each first segment of the keys within it (`bucket/prefix/`). A breaker opens
 //! after enough consecutive failures and closes at the first success. While it is open, its jobs wait in the retries
-//! stream without counting attempts, and single reads probe the store. After the longest time that jobs are to wait they
-//! are attempted again, so that they end.
+//! stream without counting attempts, and single reads probe the store. After the longest time that jobs are to wait
+//! they are attempted again, so that they end.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,8 +32,8 @@ pub(crate) struct CircuitBreakers {
 struct Failing {
     failures: u32,
     since: Instant,
-    /// The prefix that failed first, and whether others have failed too: a bucket's own breaker opens only if reads fail
-    /// in several of its prefixes.
+    /// The prefix that failed first, and whether others have failed too: a bucket's own breaker opens only if reads
+    /// fail in several of its prefixes.
     prefix: String,
     several_prefixes: bool,
     breaker: Breaker,

@@ -1,15 +1,15 @@
 //! Replaces the outcomes of settled jobs by short records with a TTL.
 //!
 //! After the server has confirmed that a job is settled, its outcome is needed only by a worker that still has the same
-//! job: its lease had expired, or a redelivery was in transit. Such a worker must learn that nothing is left to publish,
-//! so a record stays for `streams.duplicate_window`, which is longer than any lease
+//! job: its lease had expired, or a redelivery was in transit. Such a worker must learn that nothing is left to
+//! publish, so a record stays for `streams.duplicate_window`, which is longer than any lease
 //! ([`crate::Settings::longest_redelivery`]). The record does not repeat the annotation.
 //!
 //! An outcome is replaced when `ack_wait` has passed since the confirmation and the job is no longer in its stream. A
-//! server that was killed during an acknowledgement can restart with a job that its consumer takes for done: the outcome
-//! of such a job stays complete for `outcomes_max_age`. So do the outcomes of jobs that were delivered more than once,
-//! those that a worker has not replaced before its shutdown, and all outcomes if the server does not support a TTL on
-//! single messages (before 2.11, or a stream without `allow_msg_ttl`).
+//! server that was killed during an acknowledgement can restart with a job that its consumer takes for done: the
+//! outcome of such a job stays complete for `outcomes_max_age`. So do the outcomes of jobs that were delivered more
+//! than once, those that a worker has not replaced before its shutdown, and all outcomes if the server does not support
+//! a TTL on single messages (before 2.11, or a stream without `allow_msg_ttl`).
 //!
 //! The cost of one job for the server, measured with nats-server 2.15.1, 100,000 outcomes and a caption with three
 //! phrases (`cargo test -p worker --test compaction -- --ignored --nocapture`):
@@ -76,8 +76,8 @@ pub(crate) struct OutcomeCompactor {
 }
 
 impl CompactionQueue {
-    /// For jobs of the stream with this name. Outcomes are replaced `after` their job was confirmed as settled. The short
-    /// records are kept for as long as `keep`.
+    /// For jobs of the stream with this name. Outcomes are replaced `after` their job was confirmed as settled. The
+    /// short records are kept for as long as `keep`.
     pub(crate) fn new(
         jetstream: Context,
         jobs_stream: &str,
@@ -93,7 +93,8 @@ impl CompactionQueue {
         )
     }
 
-    /// Adds a job that the server has confirmed as settled. Its annotation or failure has this `sequence` in its stream.
+    /// Adds a job that the server has confirmed as settled. Its annotation or failure has this `sequence` in its
+    /// stream.
     pub(crate) fn push(&self, job: &DeliveryInfo, outcome: u64, sequence: u64, failed: bool) {
         // An earlier delivery may have left a copy of the job that is delivered only after a short record would have
         // expired.

@@ -41,8 +41,8 @@ impl DecodePool {
         }
     }
 
-    /// Decodes a picture and passes it to `finish` on the same thread. `held` is released when the thread is done, even if
-    /// the caller no longer waits.
+    /// Decodes a picture and passes it to `finish` on the same thread. `held` is released when the thread is done, even
+    /// if the caller no longer waits.
     ///
     /// # Errors
     /// The error of `finish`, [`Fault::DecodingTimedOut`] or [`Fault::DecoderPanicked`].

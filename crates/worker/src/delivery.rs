@@ -1,7 +1,7 @@
 //! A delivery as a guard: it is acknowledged, nacked or terminated, and a dropped one is nacked.
 //!
-//! While it lives, but for no longer than the job's lease, it sends progress acks, three within every `ack_wait`. It also
-//! holds the job's slot.
+//! While it lives, but for no longer than the job's lease, it sends progress acks, three within every `ack_wait`. It
+//! also holds the job's slot.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

@@ -25,8 +25,8 @@ pub struct TooFewDescriptors {
     possible: usize,
 }
 
-/// Raises the soft limit of open files to what `slots` need. `reads` returns the maximum number of concurrent reads for a
-/// number of slots.
+/// Raises the soft limit of open files to what `slots` need. `reads` returns the maximum number of concurrent reads for
+/// a number of slots.
 ///
 /// # Errors
 /// [`TooFewDescriptors`] if the hard limit is too low.

@@ -115,17 +115,17 @@ pub enum Fault {
 /// What a fault leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// The error may be temporary. The attempt counts. The job waits in the retries stream, with a delay by the number of
-    /// attempts, and becomes a failure after the last allowed attempt.
+    /// The error may be temporary. The attempt counts. The job waits in the retries stream, with a delay by the number
+    /// of attempts, and becomes a failure after the last allowed attempt.
     Retry(Backoff),
-    /// The job is not at fault, and the fault may affect every job. The attempt does not count. The job is nacked, with a
-    /// delay by the number of deliveries.
+    /// The job is not at fault, and the fault may affect every job. The attempt does not count. The job is nacked, with
+    /// a delay by the number of deliveries.
     Release(Backoff),
     /// The job is not at fault, but the fault affects only some jobs. The attempt does not count. The job waits in the
     /// retries stream, with a delay by the number of deliveries.
     Park(Backoff),
-    /// This worker's own settings forbid the job. It is left to other workers for `worker.release_own_limits_for` and then
-    /// becomes a failure with this reason.
+    /// This worker's own settings forbid the job. It is left to other workers for `worker.release_own_limits_for` and
+    /// then becomes a failure with this reason.
     LeaveToOthers(FailureReason),
     /// The error is permanent: the job becomes a failure with this reason.
     Fail(FailureReason),
@@ -142,7 +142,8 @@ const MACHINE_EXHAUSTED: Policy = Policy::Release(Backoff::seconds(5, 60));
 const STORE_SLOW: Policy = Policy::Park(Backoff::seconds(1, 60));
 /// Single reads probe the store.
 const CIRCUIT_OPEN: Policy = Policy::Park(Backoff::seconds(5, 300));
-/// The stream is full or unavailable. The outcome is expensive and may be claimed already, so the job waits without limit.
+/// The stream is full or unavailable. The outcome is expensive and may be claimed already, so the job waits without
+/// limit.
 const STREAM_UNAVAILABLE: Policy = Policy::Release(STREAM_UNAVAILABLE_BACKOFF);
 pub(crate) const STREAM_UNAVAILABLE_BACKOFF: Backoff = Backoff::seconds(5, 300);
 /// Another worker may have more free memory or another device.
@@ -271,8 +272,8 @@ fn picture_policy(error: &ImageError) -> Policy {
     }
 }
 
-/// A delay between 0.75 and 1.25 of `delay`, depending on `chance` in 0..1, but at most `longest`. The jitter spreads jobs
-/// that failed together.
+/// A delay between 0.75 and 1.25 of `delay`, depending on `chance` in 0..1, but at most `longest`. The jitter spreads
+/// jobs that failed together.
 pub fn jitter(delay: Duration, longest: Duration, chance: f64) -> Duration {
     delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0).min(longest)
 }

@@ -1,9 +1,9 @@
 //! The worker's liveness and readiness, updated by the worker and served over HTTP.
 //!
 //! `GET /livez` answers 200 while the engine's thread and the worker's threads run; otherwise the worker should be
-//! restarted. `GET /readyz` answers 200 while the worker takes jobs: it is connected, the streams and the consumer exist,
-//! pull requests succeed, no stream refuses what workers write, and the worker is not shutting down. Otherwise both
-//! answer 503 with the reason in one line. Readiness follows the broker; liveness does not.
+//! restarted. `GET /readyz` answers 200 while the worker takes jobs: it is connected, the streams and the consumer
+//! exist, pull requests succeed, no stream refuses what workers write, and the worker is not shutting down. Otherwise
+//! both answer 503 with the reason in one line. Readiness follows the broker; liveness does not.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};

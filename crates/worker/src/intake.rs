@@ -1,8 +1,8 @@
 //! Takes jobs from the durable pull consumer, never more than there are free slots.
 //!
-//! A pull request for N jobs is sent only while N slots are reserved for them, so no job waits here while another worker
-//! is idle. The server's consumer is addressed by its name alone: it may be deleted, changed or recreated while the
-//! worker runs, and its configuration is read again regularly (the module `consumer_monitor`).
+//! A pull request for N jobs is sent only while N slots are reserved for them, so no job waits here while another
+//! worker is idle. The server's consumer is addressed by its name alone: it may be deleted, changed or recreated while
+//! the worker runs, and its configuration is read again regularly (the module `consumer_monitor`).
 //!
 //! A request also limits the bytes of its jobs: the server closes a connection on which more bytes wait than it buffers
 //! for a client (`max_pending`, 64 MiB by default). All jobs in that buffer would be lost until `ack_wait` has passed.
@@ -74,8 +74,8 @@ enum PullEnd {
 }
 
 impl Intake {
-    /// An intake that takes at most `slots` jobs at a time from `consumer` and keeps each for at most `longest`. Progress
-    /// acks follow the consumer's own `ack_wait`.
+    /// An intake that takes at most `slots` jobs at a time from `consumer` and keeps each for at most `longest`.
+    /// Progress acks follow the consumer's own `ack_wait`.
     pub fn new(jetstream: Context, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
         let monitor = ConsumerMonitor::new(consumer.clone());
         let lease = Lease { ack_wait: monitor.ack_wait(), longest };
@@ -114,8 +114,8 @@ impl Intake {
         Self { connection: Some((connection, health)), ..self }
     }
 
-    /// Takes jobs until `shutdown` and sends each with its slot to `deliveries`. Jobs in transit at shutdown are nacked.
-    /// Lost connections and a missing consumer are waited out.
+    /// Takes jobs until `shutdown` and sends each with its slot to `deliveries`. Jobs in transit at shutdown are
+    /// nacked. Lost connections and a missing consumer are waited out.
     ///
     /// Returns the number of pull requests that were refused or lost.
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {

@@ -22,8 +22,8 @@ pub(crate) struct Worked {
     pub(crate) refused: bool,
 }
 
-/// Runs a job for each delivery until intake has closed the channel and all jobs are settled. If the server has `refused`
-/// this worker for too long, the jobs are dropped instead, because nothing can be acknowledged.
+/// Runs a job for each delivery until intake has closed the channel and all jobs are settled. If the server has
+/// `refused` this worker for too long, the jobs are dropped instead, because nothing can be acknowledged.
 pub(crate) async fn run_jobs(
     context: Arc<JobContext>,
     mut deliveries: mpsc::Receiver<Delivery>,

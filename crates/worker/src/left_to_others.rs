@@ -1,8 +1,8 @@
 //! Jobs that this worker's own settings forbid. Other workers may have other settings, for example while a change is
 //! rolled out. Such a job is left to other workers for a while before it becomes a failure.
 //!
-//! The first refusal is recorded in the outcomes stream, beside the job's outcome, so the time counts from then on, by the
-//! server's clock, for all workers together.
+//! The first refusal is recorded in the outcomes stream, beside the job's outcome, so the time counts from then on, by
+//! the server's clock, for all workers together.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use broker::publish::{Patience, PublishError};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 
-/// The shortest and longest delay before the job is delivered again. In between, the delay is a quarter of the time since
-/// the first refusal. This makes about twenty deliveries in two minutes, enough to reach a worker that may do the job if
-/// half of them may.
+/// The shortest and longest delay before the job is delivered again. In between, the delay is a quarter of the time
+/// since the first refusal. This makes about twenty deliveries in two minutes, enough to reach a worker that may do the
+/// job if half of them may.
 const DELAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 
 /// The records of first refusals.
@@ -32,8 +32,8 @@ pub(crate) struct LeftToOthers {
 }
 
 impl LeftToOthers {
-    /// Refusals in the outcomes stream with this name. A job is left to other workers for as long as `longest`. Each call
-    /// retries for as long as `patience`.
+    /// Refusals in the outcomes stream with this name. A job is left to other workers for as long as `longest`. Each
+    /// call retries for as long as `patience`.
     pub(crate) fn new(jetstream: Context, stream: &str, longest: Duration, patience: Duration) -> Self {
         Self { jetstream, stream: stream.to_owned(), longest, patience, states: StreamStates::default() }
     }
@@ -83,9 +83,9 @@ impl LeftToOthers {
     }
 }
 
-/// The next delay of a job that was first refused `age` ago, longer or shorter by up to a quarter, depending on `chance` in
-/// 0..1: without jitter, the same worker's request could be the first each time. The last delay ends when `longest` is
-/// over.
+/// The next delay of a job that was first refused `age` ago, longer or shorter by up to a quarter, depending on
+/// `chance` in 0..1: without jitter, the same worker's request could be the first each time. The last delay ends when
+/// `longest` is over.
 fn delay(age: Duration, longest: Duration, chance: f64) -> Option<Duration> {
     let left = longest.checked_sub(age).filter(|left| !left.is_zero())?;
     let step = (age / 4).clamp(DELAY.0, DELAY.1).mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);

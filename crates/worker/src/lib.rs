@@ -1,12 +1,13 @@
-//! The stream worker: takes jobs from JetStream, reads their pictures from S3, runs the model and publishes annotations.
+//! The stream worker: takes jobs from JetStream, reads their pictures from S3, runs the model and publishes
+//! annotations.
 //!
 //! A job passes through these stages: [`intake`], [`fetch`], the engine, and `settle`, which records its outcome,
-//! publishes it and acknowledges the job. A [`delivery::Delivery`] accompanies the job as a guard: if it is dropped, the
-//! job is delivered again. [`faults`] holds the table from fault to policy.
+//! publishes it and acknowledges the job. A [`delivery::Delivery`] accompanies the job as a guard: if it is dropped,
+//! the job is delivered again. [`faults`] holds the table from fault to policy.
 //!
 //! **Every job that the jobs stream has acknowledged ends as exactly one annotation or exactly one failure**, even if
-//! workers, NATS servers or the S3 store crash. `docs/delivery.md` explains the rules behind this guarantee, its limits,
-//! fairness between datasets, the storage that streams need, and what jobs and stores cannot do to a worker.
+//! workers, NATS servers or the S3 store crash. `docs/delivery.md` explains the rules behind this guarantee, its
+//! limits, fairness between datasets, the storage that streams need, and what jobs and stores cannot do to a worker.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 

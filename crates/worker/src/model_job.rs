@@ -72,8 +72,8 @@ fn generation_options(wire: &Options) -> GenerationOptions {
     }
 }
 
-/// The query of a task. `at` is its path in the job. Adds one sentence to `problems` for each problem and then may return
-/// `None`.
+/// The query of a task. `at` is its path in the job. Adds one sentence to `problems` for each problem and then may
+/// return `None`.
 fn query(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Query> {
     let before = problems.len();
     let task = match kind {

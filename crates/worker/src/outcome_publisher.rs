@@ -8,8 +8,8 @@ use crate::delivery_info::DeliveryInfo;
 use crate::outcomes::{Claim, Outcomes};
 use broker::publish::{PublishError, Publisher, Receipt};
 
-/// This part of the duplicate window is left for publishing: an outcome that is older than the rest is first looked for in
-/// its stream.
+/// This part of the duplicate window is left for publishing: an outcome that is older than the rest is first looked for
+/// in its stream.
 const WINDOW_MARGIN: u32 = 4;
 
 /// Publishes claimed outcomes.
@@ -22,8 +22,8 @@ pub(crate) struct OutcomePublisher {
 }
 
 impl OutcomePublisher {
-    /// Publishes a claimed outcome, unless its stream already holds it. If it is too large for its stream, it is replaced
-    /// by the failure that `instead` makes of the error. Returns the outcome that its stream holds.
+    /// Publishes a claimed outcome, unless its stream already holds it. If it is too large for its stream, it is
+    /// replaced by the failure that `instead` makes of the error. Returns the outcome that its stream holds.
     ///
     /// # Errors
     /// [`PublishError`].

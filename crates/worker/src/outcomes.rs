@@ -1,9 +1,9 @@
 //! The outcomes stream, in which a job's outcome is claimed before it is published: the first outcome counts.
 //!
-//! Two workers can have the same job: the first one was suspended for longer than `ack_wait`, or its acknowledgement was
-//! lost. If the object was deleted in between, one worker has an annotation and the other a failure. The outcomes stream
-//! decides: it has one subject for each message of the jobs stream, which is written only while it is empty and is read
-//! from the stream's leader. The second worker publishes the outcome of the first, under the same id.
+//! Two workers can have the same job: the first one was suspended for longer than `ack_wait`, or its acknowledgement
+//! was lost. If the object was deleted in between, one worker has an annotation and the other a failure. The outcomes
+//! stream decides: it has one subject for each message of the jobs stream, which is written only while it is empty and
+//! is read from the stream's leader. The second worker publishes the outcome of the first, under the same id.
 
 use std::time::Duration;
 
@@ -156,8 +156,8 @@ impl Outcomes {
         }
     }
 
-    /// Replaces the outcome of a settled job by a short record, which is kept for as long as `keep`. Does nothing if the
-    /// outcome is no longer the last one of its job.
+    /// Replaces the outcome of a settled job by a short record, which is kept for as long as `keep`. Does nothing if
+    /// the outcome is no longer the last one of its job.
     pub(crate) async fn compact(
         &self,
         job: &DeliveryInfo,
@@ -168,8 +168,8 @@ impl Outcomes {
         let subject = outcome_subject(job.sequence, job.published_nanos);
         let record = Some(outcome::Record::Settled(settled));
         let payload = Outcome { record, ..Outcome::default() }.encode_to_vec();
-        // A TTL counts whole seconds. The expected sequence identifies the stream without `expected_stream`, which saves
-        // bytes.
+        // A TTL counts whole seconds. The expected sequence identifies the stream without `expected_stream`, which
+        // saves bytes.
         let message = PublishMessage::build()
             .payload(payload.into())
             .ttl(keep + Duration::from_secs(1))

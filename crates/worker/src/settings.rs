@@ -28,8 +28,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
-    /// Address of the store, for example `https://s3.example`. Default: AWS. The environment variable `AWS_ENDPOINT_URL`
-    /// is not used.
+    /// Address of the store, for example `https://s3.example`. Default: AWS. The environment variable
+    /// `AWS_ENDPOINT_URL` is not used.
     pub endpoint: Option<String>,
     /// Region of the store. Default: `us-east-1`, which suits most stores that have no regions.
     pub region: String,
@@ -51,8 +51,8 @@ pub struct S3Settings {
     /// PEM file with the certificate authorities to trust instead of the system's. Set it for a store with a private
     /// authority.
     pub ca_file: Option<PathBuf>,
-    /// What jobs may read: `bucket` for a bucket, `bucket/prefix` for keys that begin with `prefix`, `*` for everything.
-    /// Required; a list, or one string separated by commas.
+    /// What jobs may read: `bucket` for a bucket, `bucket/prefix` for keys that begin with `prefix`, `*` for
+    /// everything. Required; a list, or one string separated by commas.
     #[serde(deserialize_with = "list_or_commas")]
     pub allow: Vec<String>,
     /// Maximum size of an object in bytes. Default: 67108864 (64 MiB). Larger objects become failures.
@@ -80,22 +80,23 @@ pub struct WorkerSettings {
     /// Maximum number of active jobs, 1 to 4096. Default: as many as keep the engine busy, 8 on a CPU and about 1300 on
     /// CUDA. Raise it if the engine waits for pictures from a distant store.
     pub slots: Option<usize>,
-    /// Maximum number of slow reads of new jobs, 1 to 4096, in addition to `slots`; retries have half as many. Default: as
-    /// many as slots, but at least 64. A read that takes much longer than most releases its job slot and counts here.
+    /// Maximum number of slow reads of new jobs, 1 to 4096, in addition to `slots`; retries have half as many. Default:
+    /// as many as slots, but at least 64. A read that takes much longer than most releases its job slot and counts
+    /// here.
     pub max_slow_reads: Option<usize>,
-    /// Maximum bytes of encoded pictures in memory. Default: 536870912 (512 MiB). Jobs wait when it is used up; it must be
-    /// at least `s3.max_object_bytes`.
+    /// Maximum bytes of encoded pictures in memory. Default: 536870912 (512 MiB). Jobs wait when it is used up; it must
+    /// be at least `s3.max_object_bytes`.
     pub max_bytes_in_flight: u64,
-    /// Maximum bytes of memory for decoding pictures. Default: 2147483648 (2 GiB). A picture needs 6 to 20 bytes for each
-    /// pixel and waits until they are free; one that needs more than the maximum becomes a failure.
+    /// Maximum bytes of memory for decoding pictures. Default: 2147483648 (2 GiB). A picture needs 6 to 20 bytes for
+    /// each pixel and waits until they are free; one that needs more than the maximum becomes a failure.
     pub max_decode_bytes: u64,
     /// Number of pictures that are decoded at once, 1 to 1024. Default: the number of CPUs.
     pub decode_threads: usize,
     /// Maximum time to decode one picture. Default: `"60s"`. After that its job becomes a failure.
     #[serde(with = "humantime_serde")]
     pub decode_timeout: Duration,
-    /// Maximum attempts at a job before it becomes a failure. Default: 10. An attempt counts if it failed for a reason that
-    /// may be the job's own or never ended; deliveries that a worker released do not count.
+    /// Maximum attempts at a job before it becomes a failure. Default: 10. An attempt counts if it failed for a reason
+    /// that may be the job's own or never ended; deliveries that a worker released do not count.
     pub max_deliveries: u64,
     /// Maximum time from the start of a job to its annotation. Default: `"15m"`. After that the attempt fails.
     #[serde(with = "humantime_serde")]
@@ -107,14 +108,15 @@ pub struct WorkerSettings {
     /// Maximum delay before a job is delivered again after a temporary error. Default: `"5m"`.
     #[serde(with = "humantime_serde")]
     pub max_retry_delay: Duration,
-    /// How long jobs wait for a bucket or prefix from which nothing can be read, without counting attempts. Default: twelve
-    /// times `max_retry_delay`, which is one hour. `"0s"` disables waiting; after the time the jobs are attempted again.
+    /// How long jobs wait for a bucket or prefix from which nothing can be read, without counting attempts. Default:
+    /// twelve times `max_retry_delay`, which is one hour. `"0s"` disables waiting; after the time the jobs are
+    /// attempted again.
     #[serde(with = "humantime_serde::option")]
     pub store_outage_wait: Option<Duration>,
-    /// How long a job that this worker's own settings forbid is left to other workers before it becomes a failure, counted
-    /// from the first refusal by any worker. Default: `"2m"`; `"0s"` fails it at once. This concerns `s3.allow`,
-    /// `s3.max_object_bytes`, `allow_raw_prompts`, the limits on pictures and decoding, and the engine's slots; choose a
-    /// time that covers the rollout of changed settings.
+    /// How long a job that this worker's own settings forbid is left to other workers before it becomes a failure,
+    /// counted from the first refusal by any worker. Default: `"2m"`; `"0s"` fails it at once. This concerns
+    /// `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits on pictures and decoding, and the engine's
+    /// slots; choose a time that covers the rollout of changed settings.
     #[serde(with = "humantime_serde")]
     pub release_own_limits_for: Duration,
     /// How long shutdown waits for active jobs. Default: `"5m"`. After that they are released to other workers.
@@ -128,9 +130,9 @@ pub struct WorkerSettings {
     pub apply_orientation: bool,
     /// Include token ids and log-probabilities in annotations. Default: `false`, because they take most of the bytes.
     pub publish_tokens: bool,
-    /// Accept prompts in the model's own markup, including texts to score. Default: `true`. Set it to `false` if untrusted
-    /// clients submit jobs and may use only the six tasks that the model was tuned for; texts in other tasks never act as
-    /// markup.
+    /// Accept prompts in the model's own markup, including texts to score. Default: `true`. Set it to `false` if
+    /// untrusted clients submit jobs and may use only the six tasks that the model was tuned for; texts in other tasks
+    /// never act as markup.
     pub allow_raw_prompts: bool,
     /// Address on which `/livez` and `/readyz` are served, for example `"127.0.0.1:8080"`. Default: not served.
     pub health_address: Option<SocketAddr>,

@@ -24,9 +24,9 @@ impl Settings {
 }
 
 impl Settings {
-    /// The maximum time from the publication of an annotation until another delivery of the same job could publish it again,
-    /// while workers and server run: the job is redelivered after `ack_wait` or the longest delay at the latest, and is then
-    /// active for as long as its lease.
+    /// The maximum time from the publication of an annotation until another delivery of the same job could publish it
+    /// again, while workers and server run: the job is redelivered after `ack_wait` or the longest delay at the latest,
+    /// and is then active for as long as its lease.
     pub fn longest_redelivery(&self) -> Duration {
         let away = self.streams.ack_wait.max(self.worker.max_retry_delay);
         away.saturating_add(self.worker.lease())

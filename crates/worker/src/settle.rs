@@ -1,7 +1,7 @@
 //! Settles deliveries: from an annotation or a fault to the acknowledgement.
 //!
-//! An annotation is claimed as the job's outcome, published, and only then the job is acknowledged. A fault either makes
-//! the job a failure, which takes the same path, or requeues it: as a nack, or as a copy in the retries stream.
+//! An annotation is claimed as the job's outcome, published, and only then the job is acknowledged. A fault either
+//! makes the job a failure, which takes the same path, or requeues it: as a nack, or as a copy in the retries stream.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,9 +3,9 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first SIGTERM or SIGINT cancels. A second one calls `before_exit`, which must not take long, and exits
-/// with 128 plus the signal's number: active jobs are then redelivered after `ack_wait`. Call it from a program, not from a
-/// library.
+/// A token that the first SIGTERM or SIGINT cancels. A second one calls `before_exit`, which must not take long, and
+/// exits with 128 plus the signal's number: active jobs are then redelivered after `ack_wait`. Call it from a program,
+/// not from a library.
 ///
 /// # Errors
 /// The signal handlers cannot be installed.

@@ -4,7 +4,8 @@
 //! number of these permits and the memory of the reads that hold them are limited. If no permit is free, new jobs and
 //! retries are treated differently:
 //!
-//! - A new job displaces the read that has waited longest in the dataset with the most slow reads. The displaced job moves
+//! - A new job displaces the read that has waited longest in the dataset with the most slow reads. The displaced job
+//!   moves
 //!   to the retries stream, where its read may take all of `s3.operation_timeout`.
 //! - A retry waits for a permit. One dataset gets at most half of the permits for retries.
 
@@ -22,8 +23,8 @@ use crate::queue::Queue;
 const THRESHOLD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// The estimate of the 90th percentile before the first read, in seconds.
 const INITIAL_ESTIMATE: f64 = 0.05;
-/// Factors that adjust the estimate after a longer and after a shorter read. One longer read in ten balances nine shorter
-/// ones.
+/// Factors that adjust the estimate after a longer and after a shorter read. One longer read in ten balances nine
+/// shorter ones.
 const ADJUST: (f64, f64) = (1.2, 0.98);
 /// A slow read of a new job keeps its permit for at least this long.
 const MIN_HOLD: Duration = Duration::from_secs(1);

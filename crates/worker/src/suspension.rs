@@ -1,8 +1,8 @@
 //! Detects that this process was suspended, so that other workers may have settled its jobs long ago.
 //!
-//! After a job is settled, its outcome is kept only for `streams.duplicate_window`. A worker that claims an outcome later
-//! than that does not learn that there was one before. Checking the elapsed time is not enough: the process can be
-//! suspended together with its timers while a job waits in the socket's buffer. A worker that may be late therefore
+//! After a job is settled, its outcome is kept only for `streams.duplicate_window`. A worker that claims an outcome
+//! later than that does not learn that there was one before. Checking the elapsed time is not enough: the process can
+//! be suspended together with its timers while a job waits in the socket's buffer. A worker that may be late therefore
 //! claims the outcome but leaves its publication to the job's next delivery, which does not come if the job is settled.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,8 @@ struct Seen {
 }
 
 impl SuspensionDetector {
-    /// A detector for jobs that are active for at most `lease`. Gaps of up to `longest_gap` do not count as a suspension.
+    /// A detector for jobs that are active for at most `lease`. Gaps of up to `longest_gap` do not count as a
+    /// suspension.
     pub(crate) fn new(lease: Duration, longest_gap: Duration) -> Self {
         let seen = Mutex::new(Seen { last: (Instant::now(), SystemTime::now()), resumed: None });
         Self(Arc::new(Shared { lease, longest_gap, seen }))

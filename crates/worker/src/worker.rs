@@ -56,14 +56,15 @@ pub struct WorkerParts {
 
 /// Runs a worker until `shutdown`, which then shuts down in this order:
 ///
-/// 1. Intake requests no more jobs, and within 3 s has nacked those that were in transit. Jobs whose picture is not ready
+/// 1. Intake requests no more jobs, and within 3 s has nacked those that were in transit. Jobs whose picture is not
+///    ready
 ///    for the model are released.
 /// 2. Jobs that the model is processing are finished and published, for at most `worker.shutdown_timeout`.
 /// 3. Jobs that are still not finished are nacked.
 /// 4. The last acknowledgements are sent and the connection is closed.
 ///
-/// A worker whose engine stops shuts down in the same way. Lost connections are waited out, and so is a broker that does
-/// not respond at the start. The worker's [`Health`] is served at `worker.health_address` until the end.
+/// A worker whose engine stops shuts down in the same way. Lost connections are waited out, and so is a broker that
+/// does not respond at the start. The worker's [`Health`] is served at `worker.health_address` until the end.
 ///
 /// # Errors
 /// [`WorkerError`], if the worker does not start or stops on its own.

@@ -44,7 +44,7 @@ async fn change(bench: &Bench, stream: &str, change: impl FnOnce(&mut Config)) {
     bench.jetstream.update_stream(config).await.unwrap();
 }
 
-/// The next end of a job: its id, and the failure's reason and message if it failed.
+/// Waits until a job has ended. Returns its id, and the failure's reason and message if it failed.
 async fn ended(running: &mut Running) -> (String, Option<(FailureReason, String)>) {
     loop {
         match running.event().await {
@@ -66,13 +66,13 @@ async fn orderly_shutdowns_end_no_healthy_job_however_many() {
     for _ in 0..MAX + 3 {
         let engine = Held::new();
         let running = Running::start_with(few_attempts(&bench), engine.clone());
-        // All are in the engine, which does not answer before the worker is told to end.
+        // All jobs are in the engine, which does not answer before the worker shuts down.
         let all = engine.asked.acquire_many(8);
         tokio::time::timeout(common::PATIENCE, all).await.expect("all jobs should come").unwrap().forget();
         let report = running.end().await;
         assert_eq!((report.finished, report.failed), (0, 0), "{report:?}");
     }
-    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "nothing counts");
+    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "no attempt counts");
     let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
     let mut done = HashSet::new();
     while done.len() < 8 {
@@ -87,7 +87,7 @@ async fn orderly_shutdowns_end_no_healthy_job_however_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
     let bench = Bench::ready().await;
-    // The outcomes alone, and everything that a worker writes, as when the account's storage is used up.
+    // Only the outcomes stream, and all streams that a worker writes, as if the account's storage were used up.
     let names = [bench.streams.outcomes.clone(), bench.streams.annotations.clone(), bench.streams.attempts.clone()];
     for full in [&names[..1], &names[..]] {
         for name in full {
@@ -123,7 +123,7 @@ async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
 async fn a_job_that_kills_its_workers_ends_after_a_bounded_number_of_them() {
     let bench = Bench::ready().await;
     submit(&bench, &job("poison", bitmap())).await;
-    // A first delivery is not recorded, so there is one more than the setting says.
+    // First deliveries are not recorded, so there is one more attempt than the setting allows.
     for _ in 0..=MAX {
         let engine = Held::new();
         let running = Running::start_with(few_attempts(&bench), engine.clone());
@@ -153,7 +153,7 @@ async fn released_deliveries_between_failed_ones_do_not_count() {
         assert!(matches!(running.event().await, JobEvent::Retried { .. }), "attempt {attempt}");
         running.end().await;
         assert_eq!(bench.messages_in(&bench.streams.attempts).await, attempt);
-        // Deliveries that are released in between.
+        // Released deliveries in between.
         for _ in 0..4 {
             let mut intake = bench.intake(bench.retries_consumer().await, 1);
             intake.next().await.nack(Duration::ZERO).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
     let durable_name = Some(bench.streams.consumer.clone());
     let config = pull::Config { durable_name, max_deliver: 1, max_ack_pending: 1000, ..Default::default() };
     stream.create_consumer(config).await.unwrap();
-    // Otherwise it would wait for its next attempt elsewhere.
+    // Otherwise the job would move to the retries stream.
     change(&bench, &bench.streams.retries, |config| config.max_message_size = 1).await;
     submit(&bench, &away("away")).await;
     let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));

@@ -15,11 +15,11 @@ async fn a_worker_holds_no_more_jobs_than_it_has_slots() {
     let bench = Bench::ready().await;
     bench.publish_jobs(10).await;
     let mut intake = bench.intake(bench.consumer().await, 3);
-    let mut in_hand = vec![intake.next().await, intake.next().await, intake.next().await];
+    let mut active = vec![intake.next().await, intake.next().await, intake.next().await];
     intake.nothing_comes().await;
-    assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has handed out as many as there are slots");
+    assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has delivered as many as there are slots");
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    in_hand.pop().unwrap().ack(&receipt).await.unwrap();
+    active.pop().unwrap().ack(&receipt).await.unwrap();
     assert_eq!(&intake.next().await.payload()[..], b"job 3");
 }
 
@@ -29,13 +29,13 @@ async fn a_job_in_hand_for_longer_than_the_ack_wait_is_not_handed_out_again() {
     let consumer = bench.hasty_consumer(Duration::from_secs(3)).await;
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer.clone(), 2);
-    let in_hand = intake.next().await;
+    let active = intake.next().await;
     let mut other = bench.intake(consumer, 2);
     tokio::time::sleep(Duration::from_secs(8)).await;
     other.nothing_comes().await;
     intake.nothing_comes().await;
     assert_eq!(bench.consumer_info().await.num_redelivered, 0);
-    drop(in_hand);
+    drop(active);
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_retried_job_comes_back_after_its_delay_and_not_by_the_ack_wait() {
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer, 1);
     let first = intake.next().await;
-    // Until signs of life are under way: one after the "not before" would undo it.
+    // Until progress acks are being sent: one after the nack would undo its delay.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let retried = Instant::now();
     first.nack(Duration::from_millis(4500)).await.unwrap();
@@ -90,7 +90,7 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     intake.nothing_comes().await;
     let start = Instant::now();
     intake.stop.cancel();
-    // Published into the very moment in which the pull request is called off.
+    // Published at the moment of the shutdown, while a pull request is open.
     bench.publish_jobs(20).await;
     tokio::time::timeout(Duration::from_secs(5), &mut intake.task).await.expect("intake ends").unwrap();
     while let Some(delivery) = intake.deliveries.recv().await {
@@ -99,14 +99,14 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     everything_comes_before_the_ack_wait(&bench, start).await;
 }
 
-/// To the server a job handed back stays in hand until it is handed out again, so that is what is looked at.
+/// A nacked job counts as pending until it is delivered again, so the test waits for its delivery.
 async fn everything_comes_before_the_ack_wait(bench: &Bench, start: Instant) {
     let mut other = bench.intake(bench.consumer().await, 20);
     let mut all = Vec::new();
     for _ in 0..20 {
         all.push(other.next().await);
     }
-    assert!(start.elapsed() < bench.streams.ack_wait, "not by ack_wait: {:?}", start.elapsed());
+    assert!(start.elapsed() < bench.streams.ack_wait, "not after ack_wait: {:?}", start.elapsed());
     let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.info().sequence).collect();
     assert_eq!(sequences, (1..=20).collect());
 }
@@ -140,7 +140,7 @@ async fn intake_goes_on_after_the_server_was_killed_and_came_back() {
     .await;
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
     first.ack(&receipt).await.unwrap();
-    // A killed server may have forgotten that it handed out the first job, and then does so again.
+    // A killed server may have lost the delivery of the first job and deliver it again.
     loop {
         let next = intake.next().await;
         let is_new = next.payload() == "after";

@@ -1,4 +1,5 @@
-//! The first outcome counts, the second net, and streams that are full; with an engine that answers at once.
+//! The first outcome counts, jobs that the server no longer delivers, and full streams; with an engine that answers at
+//! once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -64,7 +65,7 @@ async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream(
     assert_eq!(publisher.holds(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
 }
 
-/// Changes the stream of annotations.
+/// Changes the configuration of the annotations stream.
 async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
     let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
@@ -72,7 +73,7 @@ async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
     bench.jetstream.update_stream(&config).await.unwrap();
 }
 
-/// The shortest that servers allow: as if ids were long forgotten.
+/// The shortest duplicate window that servers allow: as if ids had expired.
 const FORGETFUL: Duration = Duration::from_millis(100);
 
 #[tokio::test]
@@ -86,7 +87,7 @@ async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue()
 async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_the_queue() {
     let bench = Bench::ready().await;
     given_up(&bench).await;
-    // As if nobody had ever said so.
+    // As if there had been no advisory.
     bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
     ends_as_a_failure(&bench).await;
 }
@@ -99,7 +100,7 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
     let written = Instant::now();
     bench.publisher().outcome(&annotated("a")).await.unwrap();
     change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
-    // A worker with little time for everything, so that an outcome is soon an old one to it.
+    // Short time limits, so that outcomes are soon old to the worker.
     bench.streams.ack_wait = Duration::from_secs(3);
     let mut settings = settings(&bench);
     settings.worker.max_retry_delay = Duration::from_secs(1);
@@ -110,8 +111,7 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
     let running = Running::start_with(settings, Held::new());
     eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     running.end().await;
     let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
@@ -165,8 +165,7 @@ async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with
     let engine = Held::new();
     let mut running = Running::start_with(settings(&bench), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     engine.answers.add_permits(1);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");

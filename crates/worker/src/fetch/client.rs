@@ -63,8 +63,8 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
     let shared = loader.load().await;
     let mut builder =
         aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style).interceptor(NeededHeaders);
-    // Overrides a profile's settings: dual-stack or FIPS would make the client reject every request to a custom endpoint,
-    // and a profile's endpoint would direct reads to a store that the settings do not name.
+    // Overrides a profile's settings: dual-stack or FIPS would make the client reject every request to a custom
+    // endpoint, and a profile's endpoint would direct reads to a store that the settings do not name.
     builder.set_endpoint_url(settings.endpoint.clone());
     if settings.endpoint.is_some() {
         builder = builder.use_dual_stack(false).use_fips(false);

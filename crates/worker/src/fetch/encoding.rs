@@ -1,8 +1,8 @@
 //! Removes a `Content-Encoding` while a body arrives, without exceeding a limit on its bytes.
 //!
-//! `gzip`, `x-gzip` and `deflate` are decoded, also if several were applied. `identity` and `aws-chunked` do not change the
-//! bytes. Wrong headers are common (`utf-8`, `base64`, `gzip` on a plain JPEG), so bytes that begin like a picture are kept
-//! as they are.
+//! `gzip`, `x-gzip` and `deflate` are decoded, also if several were applied. `identity` and `aws-chunked` do not change
+//! the bytes. Wrong headers are common (`utf-8`, `base64`, `gzip` on a plain JPEG), so bytes that begin like a picture
+//! are kept as they are.
 
 use std::io;
 

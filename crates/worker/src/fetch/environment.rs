@@ -1,7 +1,7 @@
 //! Finds environment variables of AWS's own tools that contradict the settings.
 //!
-//! Endpoint and region come only from the settings; keys may come from the environment. A variable that would direct reads
-//! to another store, or make the client reject all of them, is reported before the first job.
+//! Endpoint and region come only from the settings; keys may come from the environment. A variable that would direct
+//! reads to another store, or make the client reject all of them, is reported before the first job.
 
 use crate::settings::S3Settings;
 

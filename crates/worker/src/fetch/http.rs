@@ -52,8 +52,8 @@ impl WebReader {
     /// Reads one `http://` or `https://` address.
     ///
     /// # Errors
-    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled`, `Unavailable`, `EncodingUnsupported`, `EncodingDamaged`
-    /// or `Exhausted`. Never more than the limit is held in memory.
+    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled`, `Unavailable`, `EncodingUnsupported`,
+    /// `EncodingDamaged` or `Exhausted`. Never more than the limit is held in memory.
     pub async fn read(&self, address: &str) -> Result<Bytes, FetchError> {
         match tokio::time::timeout(self.timeout, self.follow(address)).await {
             Ok(read) => read,

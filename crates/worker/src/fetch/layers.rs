@@ -59,7 +59,8 @@ impl Layer for Limited {
     }
 }
 
-/// Limits the bytes that one layer produces. Without it, a few stored bytes could keep layers in between busy without end.
+/// Limits the bytes that one layer produces. Without it, a few stored bytes could keep layers in between busy without
+/// end.
 pub(super) struct Counted {
     next: Box<dyn Layer>,
     left: u64,

@@ -77,8 +77,8 @@ impl FetchError {
         Self { kind, sentence: sentence.into() }
     }
 
-    /// Adds the causes to the sentence, each once. They are not kept as a source, so that printing an error with its sources
-    /// does not repeat them.
+    /// Adds the causes to the sentence, each once. They are not kept as a source, so that printing an error with its
+    /// sources does not repeat them.
     ///
     /// If a cause is a lack of resources on this machine, the kind becomes [`FetchErrorKind::Exhausted`].
     pub(crate) fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {

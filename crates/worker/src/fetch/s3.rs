@@ -59,8 +59,8 @@ impl From<SlowReadAborted> for ReadError {
     }
 }
 
-/// Whether an ETag is the MD5 of these bytes. This holds for most objects, but not for multipart uploads and some encrypted
-/// objects.
+/// Whether an ETag is the MD5 of these bytes. This holds for most objects, but not for multipart uploads and some
+/// encrypted objects.
 pub(crate) fn is_md5_of(etag: &str, bytes: &[u8]) -> bool {
     is_md5(etag) && etag.eq_ignore_ascii_case(&hex::encode(md5::Md5::digest(bytes)))
 }
@@ -91,9 +91,9 @@ impl ObjectStore {
         &self.client
     }
 
-    /// Reads one object after reserving bytes of `budget` for the estimated size. If the object is larger, it is requested
-    /// again after reserving bytes for the largest object allowed. Bytes that it does not need are released. `monitor`
-    /// covers the reads, but not the wait for the budget.
+    /// Reads one object after reserving bytes of `budget` for the estimated size. If the object is larger, it is
+    /// requested again after reserving bytes for the largest object allowed. Bytes that it does not need are released.
+    /// `monitor` covers the reads, but not the wait for the budget.
     ///
     /// # Errors
     /// The errors of [`ObjectStore::read`], and [`ReadError::Aborted`] if `monitor` aborts a slow read.
@@ -152,8 +152,9 @@ impl ObjectStore {
         }
     }
 
-    /// Whether an entry of `s3.allow` covers the object. No bucket or prefix covers a key with a segment `.` or `..`: S3 does
-    /// not interpret them, but stores on top of a file system may leave the prefix. The entry `*` covers every key.
+    /// Whether an entry of `s3.allow` covers the object. No bucket or prefix covers a key with a segment `.` or `..`:
+    /// S3 does not interpret them, but stores on top of a file system may leave the prefix. The entry `*` covers every
+    /// key.
     pub fn allows(&self, bucket: &str, key: &str) -> bool {
         let climbs = key.split('/').any(|segment| matches!(segment, "." | ".."));
         self.allow.iter().any(|entry| match entry.split_once('/') {
@@ -293,8 +294,8 @@ impl Fetched {
     }
 }
 
-/// Whether bytes have the framing of an upload in chunks: a length in hexadecimal, optionally a signature, and the chunk.
-/// Only the first chunk is checked.
+/// Whether bytes have the framing of an upload in chunks: a length in hexadecimal, optionally a signature, and the
+/// chunk. Only the first chunk is checked.
 fn is_aws_chunked(bytes: &[u8]) -> bool {
     let Some(end) = bytes.iter().take(128).position(|byte| *byte == b'\r') else { return false };
     let Some(line) = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok()) else { return false };

@@ -1,7 +1,7 @@
 //! Classifies the errors that stores return, by a table of their codes.
 //!
-//! The codes are those of AWS, MinIO, Ceph, SeaweedFS and Google's XML API. Other codes are classified by the HTTP status,
-//! see [`by_status`].
+//! The codes are those of AWS, MinIO, Ceph, SeaweedFS and Google's XML API. Other codes are classified by the HTTP
+//! status, see [`by_status`].
 
 use super::{FetchError, FetchErrorKind};
 
@@ -250,8 +250,8 @@ fn by_kms_code(code: &str) -> ErrorClass {
 
 /// The class of codes that are not in the table and of responses without a code.
 ///
-/// A 4xx status with a code is permanent, because the same request would fail again. Without a code, nothing shows that the
-/// response comes from an S3 store, so only 403, 404, 405, 410 and 412 are treated as permanent.
+/// A 4xx status with a code is permanent, because the same request would fail again. Without a code, nothing shows that
+/// the response comes from an S3 store, so only 403, 404, 405, 410 and 412 are treated as permanent.
 fn by_status(status: Option<u16>, code: &str) -> ErrorClass {
     match status {
         Some(404 | 405 | 410) => ErrorClass::Missing,
@@ -359,9 +359,9 @@ mod tests {
             (403, "InvalidObjectState", "", ["is archived", "restore it"]),
             (400, "KMS.DisabledException", "", ["key that the store cannot use", "enable the key"]),
             (400, "KeyTooLongError", "Your key is too long", ["cannot exist", "Your key is too long"]),
-            (403, "AccessDenied", "", ["let the worker's key read it", "s3.requester_pays"]),
+            (403, "AccessDenied", "", ["allow the worker's access key", "s3.requester_pays"]),
             (403, "RequestTimeTooSkewed", "", ["differ too much", "clock"]),
-            (400, "SomethingNew", "what it is", ["is refused by the store", "SomethingNew: what it is"]),
+            (400, "SomethingNew", "what it is", ["is rejected by the store", "SomethingNew: what it is"]),
             (404, "", "", ["does not exist", "check s3.endpoint"]),
             (502, "", "", ["could not be read", "status 502"]),
         ] {

@@ -1,4 +1,4 @@
-//! A job that the server itself will not hand out any more.
+//! A job that the server no longer delivers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use worker::delivery_info::DeliveryInfo;
 
 use super::{Bench, Running, bitmap, eventually, job, submit};
 
-/// A job that was handed out as often as its consumer allows, and given up by the server.
+/// A job that the server has delivered as often as its consumer's `max_deliver` allows.
 pub(crate) async fn given_up(bench: &Bench) -> DeliveryInfo {
     for (name, max_deliver, seconds) in [(&bench.streams.jobs, 1, 3), (&bench.streams.advisories, -1, 1)] {
         let stream = bench.jetstream.get_stream(name).await.unwrap();
@@ -26,15 +26,18 @@ pub(crate) async fn given_up(bench: &Bench) -> DeliveryInfo {
     drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
-    // Without somebody who asks for jobs the server does not come to say so.
+    // The server publishes the advisory only while there are pull requests.
     let idle = bench.intake(bench.consumer().await, 1);
-    eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
+    eventually("the server publishes an advisory", || async {
+        bench.messages_in(&bench.streams.advisories).await == 1
+    })
+    .await;
     idle.stop.cancel();
     idle.task.await.unwrap();
     info
 }
 
-/// A worker records it, and nothing of it is left.
+/// A worker records a failure for it and removes it.
 pub(crate) async fn ends_as_a_failure(bench: &Bench) {
     let mut running = Running::start(bench);
     match running.event().await {
@@ -44,8 +47,7 @@ pub(crate) async fn ends_as_a_failure(bench: &Bench) {
         other => panic!("{other:?}"),
     }
     eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     running.end().await;
     assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
 }
