@@ -19,7 +19,7 @@ use args::{Arguments, Command};
 use broker::causes::causes;
 use clap::Parser;
 use stdout::StdoutError;
-use worker::settings_check::SettingsProblems;
+use worker::settings_validation::InvalidSettings;
 
 /// As a shell reports a program that SIGPIPE has ended, which is what most programs do when their reader leaves.
 const STDOUT_CLOSED: u8 = 128 + 13;
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 
 /// An error as messages for the user, one for each problem that was found in the settings.
 fn messages(error: &anyhow::Error) -> Vec<String> {
-    let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<SettingsProblems>());
+    let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<InvalidSettings>());
     match problems {
         Some(problems) => problems.0.iter().map(|problem| format!("groundling: {problem}")).collect(),
         None => vec![format!("groundling: {}", causes(error.as_ref()))],

@@ -11,7 +11,7 @@ use engine::EngineOptions;
 use serde::Deserialize;
 use worker::fetch::environment::environment_problems;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
-use worker::settings_check::SettingsProblems;
+use worker::settings_validation::InvalidSettings;
 
 use crate::Misuse;
 use crate::args::{ModelArgs, StoreArgs};
@@ -131,7 +131,7 @@ impl Settings {
         settings.validate().map_err(|problems| Misuse(problems.into()))?;
         let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
         if !problems.is_empty() {
-            return Err(Misuse(SettingsProblems(problems).into()).into());
+            return Err(Misuse(InvalidSettings(problems).into()).into());
         }
         Ok(settings)
     }
@@ -142,7 +142,7 @@ impl Settings {
         if problems.is_empty() {
             Ok((self.nats, self.streams))
         } else {
-            Err(Misuse(SettingsProblems(problems).into()).into())
+            Err(Misuse(InvalidSettings(problems).into()).into())
         }
     }
 }

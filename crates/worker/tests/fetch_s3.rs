@@ -1,4 +1,4 @@
-//! Reading objects from a real S3 store.
+//! Reads objects from a real S3 store.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::{Duration, Instant};

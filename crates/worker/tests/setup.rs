@@ -1,4 +1,4 @@
-//! `groundling setup` against a real NATS server.
+//! `groundling setup` on a real NATS server.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;

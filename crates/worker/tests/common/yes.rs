@@ -17,7 +17,7 @@ use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport}
 
 use super::{Bench, PATIENCE, annotation};
 
-/// Says "yes" to everything.
+/// Answers every query with "yes".
 pub(crate) struct Yes;
 
 impl Annotator for Yes {
@@ -41,7 +41,7 @@ impl Annotator for Yes {
     }
 }
 
-/// An engine that answers only as often as it is let, and can be told to have died.
+/// An engine whose answers the test releases one by one, and which can be marked as dead.
 pub(crate) struct Held {
     pub(crate) answers: Semaphore,
     pub(crate) asked: Semaphore,
@@ -100,7 +100,7 @@ impl Running {
     }
 }
 
-/// A worker's, for the servers of a bench.
+/// The settings of a worker for the servers of a bench.
 pub(crate) fn settings(bench: &Bench) -> Settings {
     let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
     Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() }

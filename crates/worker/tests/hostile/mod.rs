@@ -6,7 +6,7 @@ use wire::v1::{self, FailureReason, image_job, prompt_box, task};
 
 use crate::common::bitmap;
 
-/// Who can tell that a job is wrong.
+/// What detects that a job is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// The check of its bytes.
@@ -20,7 +20,7 @@ pub(crate) struct Row {
     pub(crate) bytes: Vec<u8>,
     pub(crate) seen: Seen,
     pub(crate) reason: FailureReason,
-    /// A part of the sentence.
+    /// A part of the error text.
     pub(crate) says: &'static str,
 }
 
@@ -55,7 +55,7 @@ fn scoring(prompt: &str, text: &str) -> v1::Task {
     task_of(task::Kind::TextScoring(v1::TextScoring { prompt: prompt.into(), text, with_end: true }))
 }
 
-/// Every row; those without a word to the contrary are refused by the check.
+/// All rows. Unless marked otherwise, they are rejected by the check.
 pub(crate) fn rows() -> Vec<Row> {
     [bytes_that_are_no_job(), sizes(), names(), tags_in_words(), markup(), boxes(), options(), what_does_not_fit()]
         .into_iter()
@@ -71,7 +71,7 @@ fn later(row: Row) -> Row {
     Row { seen: Seen::Later, reason: FailureReason::InvalidPrompt, ..row }
 }
 
-/// A good job but for one change.
+/// A valid job with one change.
 fn changed(name: &str, says: &'static str, change: impl FnOnce(&mut v1::ImageJob)) -> Row {
     let mut job = job(name, vec![caption()]);
     change(&mut job);
@@ -235,7 +235,7 @@ fn boxes() -> Vec<Row> {
         asking("no end to a box", "give fractions from 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
         asking("a box inside out", "give fractions from 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
         asking("no box", "has no box", place(Vec::new())),
-        asking("neither patches nor fractions", "is no box", place(vec![v1::PromptBox::default()])),
+        asking("neither patches nor fractions", "is empty", place(vec![v1::PromptBox::default()])),
         asking("100,000 boxes", "tasks[0] has 100000 boxes", place(vec![patches(1, 2); 100_000])),
         asking("100,000 phrases", "tasks[0] has 100000 phrases with boxes", task_of(task::Kind::Raw(phrases))),
     ]
@@ -284,7 +284,7 @@ fn options() -> Vec<Row> {
     ]
 }
 
-/// What keeps every rule and is too much for the engine of the test, which has 16 slots of 512 tokens.
+/// Valid jobs that exceed the engine of the test, which has 16 slots of 512 tokens.
 fn what_does_not_fit() -> Vec<Row> {
     let longest = v1::GenerationOptions { max_new_tokens: Some(2048), ..Default::default() };
     let beam_search = Some(v1::BeamSearch { num_beams: 64, length_penalty: None, early_stopping: 0 });

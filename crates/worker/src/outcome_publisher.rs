@@ -1,57 +1,54 @@
-//! Outcomes from the moment they are claimed to the moment that their stream holds them.
+//! Publishes claimed outcomes to their streams.
 
 use std::time::Duration;
 
 use wire::v1::{Outcome, outcome};
 
-use crate::attempts::Attempts;
-use crate::delivery::DeliveryFacts;
+use crate::delivery_info::DeliveryInfo;
 use crate::outcomes::{Claim, Outcomes};
-use crate::roll_up::RollUp;
-use crate::standstill::Standstill;
-use broker::publish::{PublishAck, PublishError, Publisher};
+use broker::publish::{PublishError, Publisher, PublishAck};
 
-/// Part of the time for which streams know ids that is left to an outcome on its way there.
+/// This part of the duplicate window is left for publishing: an outcome that is older than the rest is first looked for
+/// in its stream.
 const WINDOW_MARGIN: u32 = 4;
 
-/// Where outcomes are written down, and where they go.
+/// Publishes claimed outcomes.
 #[derive(Debug, Clone)]
-pub(crate) struct Ledger {
+pub(crate) struct OutcomePublisher {
     pub(crate) outcomes: Outcomes,
-    pub(crate) attempts: Attempts,
     pub(crate) publisher: Publisher,
-    /// How long the streams of annotations and failures know their ids.
+    /// How long the streams of annotations and failures remember message ids.
     pub(crate) duplicate_window: Duration,
-    /// Where the ends of jobs go that the server has confirmed.
-    pub(crate) roll_up: RollUp,
-    pub(crate) standstill: Standstill,
 }
 
-impl Ledger {
-    /// Publishes the outcome that counts, unless its stream holds it. One that no stream takes gives way to the failure
-    /// that `instead` makes of the error. Gives what the stream holds.
-    pub(crate) async fn publish_claimed(
+impl OutcomePublisher {
+    /// Publishes a claimed outcome, unless its stream already holds it. If it is too large for its stream, it is
+    /// replaced by the failure that `instead` makes of the error. Returns the outcome that its stream holds.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub(crate) async fn publish(
         &self,
-        facts: &DeliveryFacts,
+        job: &DeliveryInfo,
         claim: Claim,
         instead: impl FnOnce(PublishError) -> Outcome,
     ) -> Result<(Claim, PublishAck), PublishError> {
-        let error = match self.publish(&claim).await {
+        let error = match self.publish_once(&claim).await {
             Ok(receipt) => return Ok((claim, receipt)),
             Err(error @ PublishError::TooLarge { .. }) => error,
             Err(error) => return Err(error),
         };
-        // It may be there from a time when the stream took more.
+        // The stream may hold it from a time when its limit was higher.
         if let Some(receipt) = self.publisher.find_published(&claim.outcome, claim.age).await? {
             return Ok((claim, receipt));
         }
         let failure = instead(error);
-        let claim = self.outcomes.replace(facts, &claim, failure).await?;
-        let receipt = self.publish(&claim).await?;
+        let claim = self.outcomes.replace(job, &claim, failure).await?;
+        let receipt = self.publish_once(&claim).await?;
         Ok((claim, receipt))
     }
 
-    async fn publish(&self, claim: &Claim) -> Result<PublishAck, PublishError> {
+    async fn publish_once(&self, claim: &Claim) -> Result<PublishAck, PublishError> {
         if let Some(outcome::Record::Settled(settled)) = &claim.outcome.record {
             return Ok(PublishAck::duplicate_of(settled.sequence));
         }

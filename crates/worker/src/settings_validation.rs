@@ -1,4 +1,4 @@
-//! What is wrong with settings, all of it at once.
+//! Validates settings and reports all problems at once.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use crate::byte_budget::BYTES_PER_PIXEL;
 use crate::settings::{S3Settings, Settings, WorkerSettings};
 use broker::settings_check::Problems;
 
-/// Every problem found in settings, each one sentence that begins with the name of the setting.
+/// All problems found in settings: one sentence for each, which begins with the name of the setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub struct SettingsProblems(pub Vec<String>);
+pub struct InvalidSettings(pub Vec<String>);
 
 impl Settings {
     /// Checks all sections.
     ///
     /// # Errors
-    /// All problems found.
-    pub fn validate(&self) -> Result<(), SettingsProblems> {
+    /// [`InvalidSettings`] with all problems found.
+    pub fn validate(&self) -> Result<(), InvalidSettings> {
         let sections = [self.nats.problems(), self.streams.problems(), self.s3.problems(), self.worker.problems()];
         let problems = [sections.concat(), self.problems_between_sections()].concat();
-        if problems.is_empty() { Ok(()) } else { Err(SettingsProblems(problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(InvalidSettings(problems)) }
     }
 }
 
 impl Settings {
-    /// The longest time from the moment an annotation is stored to the moment another delivery of the same job could
-    /// store it again, as long as workers and server run: the job is handed out again at the latest after `ack_wait` or
-    /// the longest delay, and then works and publishes for as long as it may.
+    /// The maximum time from the publication of an annotation until another delivery of the same job could publish it
+    /// again, while workers and server run: the job is redelivered after `ack_wait` or the longest delay at the latest,
+    /// and is then active for as long as its lease.
     pub fn longest_redelivery(&self) -> Duration {
         let away = self.streams.ack_wait.max(self.worker.max_retry_delay);
         away.saturating_add(self.worker.lease())
@@ -38,68 +38,69 @@ impl Settings {
         found.require(
             window >= longest,
             format!(
-                "streams.duplicate_window is {window:?}, but a job can come back {longest:?} after its annotation was stored (ack_wait or max_retry_delay, job_timeout, twice publish_timeout): make it longer, or those shorter"
+                "streams.duplicate_window is {window:?}, but a redelivered job can publish its annotation again up to {longest:?} later (ack_wait or max_retry_delay, plus job_timeout, plus twice publish_timeout): raise it, or lower those"
             ),
         );
-        let in_hand = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
+        let active = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
         found.require(
-            usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= in_hand),
+            usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= active),
             format!(
-                "streams.max_ack_pending is {}, less than the {in_hand} jobs that one worker may have in hand (worker.slots and worker.max_slow_reads): it must cover those of all workers together, and jobs that they released with a delay",
+                "streams.max_ack_pending is {}, less than the {active} active jobs that one worker may have (worker.slots and worker.max_slow_reads): it must cover the active jobs of all workers and the jobs that were nacked with a delay",
                 self.streams.max_ack_pending
             ),
         );
         found.require(
             self.streams.max_deliver < 0
                 || u64::try_from(self.streams.max_deliver).is_ok_and(|most| most > self.worker.max_deliveries),
-            "streams.max_deliver is not above worker.max_deliveries: the server would end jobs before the workers say why they failed",
+            "streams.max_deliver is not above worker.max_deliveries: the server would stop delivering jobs before the workers can record why they failed",
         );
         found.require(
             self.worker.max_bytes_in_flight >= self.s3.max_object_bytes,
-            "worker.max_bytes_in_flight is below s3.max_object_bytes: there would never be room for the largest object",
+            "worker.max_bytes_in_flight is below s3.max_object_bytes: the largest object would never fit",
         );
         found.0
     }
 }
 
 impl S3Settings {
-    /// What is wrong with this section.
+    /// The problems in this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
         if let Some(endpoint) = &self.endpoint {
             match url::Url::parse(endpoint) {
-                // Addresses get logged, so one with a secret in it is not even repeated here.
+                // The address may contain a secret, so it is not repeated.
                 _ if endpoint.contains('@') => found.add(
-                    "s3.endpoint holds a user or password, and addresses get logged: put them into s3.access_key and s3.secret_key",
+                    "s3.endpoint contains a user or password, and addresses are logged: use s3.access_key and s3.secret_key",
                 ),
                 Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
-                _ => found.add(format!("s3.endpoint {endpoint:?} is no address like https://host")),
+                _ => found.add(format!("s3.endpoint {endpoint:?} is not an address like https://host")),
             }
         }
         found.require(
             self.ca_file.is_none() || self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:")),
-            "s3.ca_file is given, but s3.endpoint is no https:// address: nothing would be encrypted",
+            "s3.ca_file is set, but s3.endpoint is not an https:// address: connections would not be encrypted",
         );
-        found.require(!self.region.is_empty(), "s3.region is empty: give the store's, or us-east-1 where it has none");
+        found
+            .require(!self.region.is_empty(), "s3.region is empty: set the store's region, or us-east-1 if it has none");
         found.require(
             self.access_key.is_some() == self.secret_key.is_some(),
-            "s3.access_key and s3.secret_key are only of use together: give both or neither",
+            "s3.access_key and s3.secret_key belong together: set both or neither",
         );
         found.require(
             self.session_token.is_none() || self.access_key.is_some(),
-            "s3.session_token is given without s3.access_key: give both or neither",
+            "s3.session_token is set without s3.access_key: set both or neither",
         );
         found.require(
             !(self.anonymous && self.access_key.is_some()),
-            "s3.anonymous and s3.access_key exclude each other: keep one",
+            "s3.anonymous and s3.access_key exclude each other: remove one",
         );
         found.require(
             !(self.anonymous && self.requester_pays),
-            "s3.requester_pays needs an access key, whose owner pays, and s3.anonymous sends none: keep one",
+            "s3.requester_pays needs an access key, whose owner pays, but s3.anonymous sends none: remove one",
         );
         found.require(
             !self.allow.is_empty(),
-            "s3.allow is empty, so no job could read any object: name buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for all",
+            "s3.allow is empty, so jobs could not read any object: list buckets (\"bucket\"), prefixes (\"bucket/prefix\"), or \"*\" for everything",
         );
         for entry in &self.allow {
             let bucket = entry.split('/').next().unwrap_or_default();
@@ -108,7 +109,7 @@ impl S3Settings {
                 format!("s3.allow: {entry:?} is none of \"bucket\", \"bucket/prefix\" and \"*\""),
             );
         }
-        found.require(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture would be read");
+        found.require(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture could be read");
         found.require_nonzero("s3.connect_timeout", self.connect_timeout);
         found.require_nonzero("s3.read_timeout", self.read_timeout);
         found.require_nonzero("s3.operation_timeout", self.operation_timeout);
@@ -118,32 +119,28 @@ impl S3Settings {
 }
 
 impl WorkerSettings {
-    /// How long a worker keeps a job's lease: the time it may work, and the time its outcome may wait twice, once to be
-    /// written down and once to be published.
+    /// The lease of a job: `job_timeout`, and `publish_timeout` twice, for claiming and for publishing its outcome.
     pub fn lease(&self) -> Duration {
         self.job_timeout.saturating_add(self.publish_timeout).saturating_add(self.publish_timeout)
     }
 
-    /// How long jobs wait for a store that does not answer.
+    /// How long jobs wait for an unavailable store.
     pub fn store_outage_wait(&self) -> Duration {
         self.store_outage_wait.unwrap_or_else(|| self.max_retry_delay.saturating_mul(12))
     }
 
-    /// What is wrong with this section.
+    /// The problems in this section.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Problems::default();
-        found.require(
-            self.id.as_ref().is_none_or(|id| !id.is_empty()),
-            "worker.id is empty: give a name or leave it out",
-        );
-        // 4096: one pull request for each batch of slots, and each slot holds a decoded picture.
+        found.require(self.id.as_ref().is_none_or(|id| !id.is_empty()), "worker.id is empty: set a name or remove it");
+        // Each slot may hold a decoded picture.
         if let Some(slots) = self.slots {
             found.require((1..=4096).contains(&slots), format!("worker.slots is {slots}, not in 1 to 4096"));
         }
         if let Some(reads) = self.max_slow_reads {
             found.require((1..=4096).contains(&reads), format!("worker.max_slow_reads is {reads}, not in 1 to 4096"));
         }
-        found.require(self.max_deliveries > 0, "worker.max_deliveries is 0: give at least 1");
+        found.require(self.max_deliveries > 0, "worker.max_deliveries is 0: set at least 1");
         found.require_nonzero("worker.job_timeout", self.job_timeout);
         found.require_nonzero("worker.publish_timeout", self.publish_timeout);
         found.require_nonzero("worker.decode_timeout", self.decode_timeout);
@@ -151,11 +148,11 @@ impl WorkerSettings {
             (1..=1024).contains(&self.decode_threads),
             format!("worker.decode_threads is {}, not in 1 to 1024", self.decode_threads),
         );
-        found.require(self.max_picture_side > 0, "worker.max_picture_side is 0: no picture would be decoded");
-        found.require(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture would be decoded");
+        found.require(self.max_picture_side > 0, "worker.max_picture_side is 0: no picture could be decoded");
+        found.require(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture could be decoded");
         found.require(
             self.max_decode_bytes >= self.max_picture_pixels.saturating_mul(BYTES_PER_PIXEL),
-            "worker.max_decode_bytes is below 10 times worker.max_picture_pixels: there would never be room for the largest picture",
+            "worker.max_decode_bytes is below 10 times worker.max_picture_pixels: the largest picture would never fit",
         );
         found.0
     }
@@ -173,7 +170,7 @@ mod tests {
     #[test]
     fn the_defaults_lack_nothing_but_the_buckets_to_read() {
         assert_eq!(fine().validate(), Ok(()));
-        let SettingsProblems(problems) = Settings::default().validate().unwrap_err();
+        let InvalidSettings(problems) = Settings::default().validate().unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].starts_with("s3.allow is empty"));
     }

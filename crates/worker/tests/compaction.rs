@@ -1,4 +1,4 @@
-//! What is left of the outcomes of finished jobs, and what they cost the server.
+//! The outcomes of settled jobs are replaced by short records. Measures what outcomes cost the server.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 #![allow(clippy::print_stdout, reason = "the figures are what the measurement is for")]
 
@@ -20,7 +20,7 @@ use wire::v1::{self, Outcome, Settled, outcome};
 use worker::settings::NatsSettings;
 use worker::{JobEvent, Settings};
 
-/// Everything is soon over: the end of a job after 3 s, what is left of its outcome after 6 s more.
+/// Short time limits: an outcome is replaced 3 s after its job is settled, and the short record expires 6 s later.
 fn hasty(bench: &Bench) -> Settings {
     let mut settings = settings(bench);
     settings.streams.ack_wait = Duration::from_secs(3);
@@ -77,11 +77,11 @@ async fn a_job_that_others_have_settled_leaves_the_queue_and_nothing_is_publishe
     let mut intake = bench.intake(bench.consumer().await, 2);
     for failed in [false, true] {
         let delivery = intake.next().await;
-        let subject = outcome_subject(delivery.facts().sequence, delivery.facts().published_nanos);
+        let subject = outcome_subject(delivery.info().sequence, delivery.info().published_nanos);
         let record = Some(outcome::Record::Settled(Settled { sequence: 1, failed }));
         let settled = Outcome { record, ..Default::default() }.encode_to_vec();
         bench.jetstream.publish(subject, settled.into()).await.unwrap().await.unwrap();
-        // As if its worker came to it late.
+        // As if its worker were late.
         drop(delivery);
     }
     intake.stop.cancel();
@@ -109,13 +109,13 @@ async fn outcomes_stay_whole_in_a_stream_that_keeps_no_message_for_a_time_of_its
     let mut running = Running::start_with(hasty(&bench), Arc::new(Yes));
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
-    eventually("it says so", || async { log.contains("outcomes stay whole until their max_age") }).await;
+    eventually("it says so", || async { log.contains("outcomes stay complete until their max_age") }).await;
     let found = outcomes(&bench).await;
     assert!(matches!(found[..], [Outcome { record: Some(outcome::Record::Annotation(_)), .. }]), "{found:?}");
     running.end().await;
 }
 
-/// An outcome as a caption with three phrases makes it.
+/// The outcome of a job with a caption of three phrases.
 fn whole(i: usize) -> Outcome {
     let text = "An image of a fox, a tower, a hammer and a snail.";
     let entity = v1::Entity {
@@ -215,7 +215,7 @@ async fn one_of_each(bench: &Bench) {
     }
 }
 
-/// Not a test: prints what outcomes cost a server. `cargo test -p worker --test roll_up -- --ignored --nocapture`
+/// Not a test: prints what outcomes cost a server. `cargo test -p worker --test compaction -- --ignored --nocapture`
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn bytes_of_an_outcome() {
@@ -227,7 +227,7 @@ async fn bytes_of_an_outcome() {
     let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
     let mut bench = Bench::at(server, nats).await;
     setup(&bench.jetstream, &bench.streams).await.unwrap();
-    // Gives the sequences. `replaced` are those of what was written before: this is kept for a time of its own.
+    // Returns the sequences. `replaced` are the sequences of the messages to replace; their replacements get a TTL.
     let publish = async |bench: &Bench, payload: &dyn Fn(usize) -> Vec<u8>, replaced: &[u64]| -> Vec<u64> {
         futures::stream::iter(0..OUTCOMES)
             .map(|i| {
@@ -248,7 +248,7 @@ async fn bytes_of_an_outcome() {
     one_of_each(&bench).await;
     let told = async |bench: &mut Bench, what: &str, empty: (u64, u64)| {
         let disk = files(dir.path());
-        // Without what the server has freed and not given back.
+        // After a restart, so that memory which the server has freed but kept does not count.
         bench.server.restart().await.unwrap();
         bench.jetstream = broker::connection::jetstream(
             &broker::connection::connect(&bench.nats, "test").await.unwrap(),

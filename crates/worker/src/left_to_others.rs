@@ -1,8 +1,8 @@
-//! Jobs that the settings of one worker forbid it: others may have other settings, for example while a change of them
-//! goes from worker to worker. Such a job is released to the others for a while before it becomes a failure.
+//! Jobs that this worker's own settings forbid. Other workers may have other settings, for example while a change is
+//! rolled out. Such a job is left to other workers for a while before it becomes a failure.
 //!
-//! The first refusal is written down where all workers see it, in the stream of outcomes beside the job's outcome, so the
-//! time counts from then on, by the server's clock, whichever worker comes next.
+//! The first refusal is recorded in the outcomes stream, beside the job's outcome, so the time counts from then on, by
+//! the server's clock, for all workers together.
 
 use std::time::Duration;
 
@@ -11,18 +11,19 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
 use wire::subjects::refusal_subject;
 
-use crate::delivery::DeliveryFacts;
-use broker::publish::{PublishError, RetryDeadline};
+use crate::delivery_info::DeliveryInfo;
+use broker::publish::{RetryDeadline, PublishError};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 
-/// Shortest and longest delay before a released job is handed out again; in between, a quarter of the time for which it
-/// has been released already. Some twenty tries in two minutes: where half of the workers may do a job, one finds it.
+/// The shortest and longest delay before the job is delivered again. In between, the delay is a quarter of the time
+/// since the first refusal. This makes about twenty deliveries in two minutes, enough to reach a worker that may do the
+/// job if half of them may.
 const DELAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 
-/// What was refused, and since when.
+/// The records of first refusals.
 #[derive(Debug, Clone)]
-pub(crate) struct Releases {
+pub(crate) struct LeftToOthers {
     jetstream: Context,
     stream: String,
     longest: Duration,
@@ -30,23 +31,23 @@ pub(crate) struct Releases {
     states: StreamStates,
 }
 
-impl Releases {
-    /// Refusals in the stream of outcomes of this name. A job is released for as long as `longest`, and each call tries
-    /// for as long as `patience`.
+impl LeftToOthers {
+    /// Refusals in the outcomes stream with this name. A job is left to other workers for as long as `longest`. Each
+    /// call retries for as long as `patience`.
     pub(crate) fn new(jetstream: Context, stream: &str, longest: Duration, patience: Duration) -> Self {
         Self { jetstream, stream: stream.to_owned(), longest, patience, states: StreamStates::default() }
     }
 
-    /// The same, telling whether the stream takes messages.
-    pub(crate) fn watched(self, states: StreamStates) -> Self {
+    /// The same, which records in `states` whether the stream accepts messages.
+    pub(crate) fn with_stream_states(self, states: StreamStates) -> Self {
         Self { states, ..self }
     }
 
-    /// How long a job that this worker refuses is left to others; `None` if it has been for long enough.
+    /// The delay before a job that this worker refuses is delivered again; `None` if its time is over.
     ///
     /// # Errors
     /// [`PublishError::Unavailable`] if the stream can be neither written nor read.
-    pub(crate) async fn delay(&self, job: &DeliveryFacts) -> Result<Option<Duration>, PublishError> {
+    pub(crate) async fn delay(&self, job: &DeliveryInfo) -> Result<Option<Duration>, PublishError> {
         if self.longest.is_zero() {
             return Ok(None);
         }
@@ -64,7 +65,7 @@ impl Releases {
         }
     }
 
-    /// How long ago the job was first refused; if never before, that is now.
+    /// How long ago the job was first refused. Records the first refusal if there is none.
     async fn since_first(&self, subject: &str) -> Result<Duration, async_nats::Error> {
         let message = PublishMessage::build().expected_stream(&self.stream).expected_last_subject_sequence(0);
         match self.jetstream.send_publish(subject.to_owned(), message).await?.await {
@@ -75,16 +76,16 @@ impl Releases {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
         match stream.get_last_raw_message_by_subject(subject).await {
             Ok(first) => server_time::age(&self.jetstream, &self.stream, first.time).await,
-            // It was forgotten between the two questions.
+            // The record expired between the two requests.
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(self.longest),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// The next delay of a job that was first refused so long ago, longer or shorter by up to a quarter, by `chance` in 0..1:
-/// otherwise the requests of the same worker may be the first in the queue each time. The last delay ends with the time
-/// that there is.
+/// The next delay of a job that was first refused `age` ago, longer or shorter by up to a quarter, depending on
+/// `chance` in 0..1: without jitter, the same worker's request could be the first each time. The last delay ends when
+/// `longest` is over.
 fn delay(age: Duration, longest: Duration, chance: f64) -> Option<Duration> {
     let left = longest.checked_sub(age).filter(|left| !left.is_zero())?;
     let step = (age / 4).clamp(DELAY.0, DELAY.1).mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
