@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod causes;
 pub mod connection;
 mod differences;
+mod duration_text;
 pub mod publish;
 pub mod read;
 pub mod refusals;

@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::duration_text::DurationText;
 pub use crate::secret::Secret;
 
 /// How to reach the NATS server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsSettings {
     /// Address of the server, `nats://host:4222` or `tls://host:4222`; several of one cluster, separated by commas.
@@ -37,21 +39,25 @@ pub struct NatsSettings {
     pub tls: NatsTls,
     /// How long connecting to one server may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// How long the server may refuse the credentials of a worker that it had let in, before the worker ends: its next
     /// start reads them anew. `"0s"`: for ever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub refused_timeout: Duration,
     /// How long to wait for the server's answer to one request: an acknowledgement, a stream's facts.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub request_timeout: Duration,
     /// How often to ask a silent server for a sign of life. After two unanswered ones the connection is made anew.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ping_interval: Duration,
 }
 
 /// Transport encryption of the connection to NATS.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsTls {
     /// Refuse to talk without encryption.
@@ -67,7 +73,7 @@ pub struct NatsTls {
 }
 
 /// Streams and consumer. `groundling setup` creates them by these settings, the worker uses them by their names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamSettings {
     /// Name of the stream of jobs.
@@ -91,18 +97,22 @@ pub struct StreamSettings {
     pub replicas: usize,
     /// Time within which the streams of annotations and failures drop a second message with the same id. Also for jobs.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub duplicate_window: Duration,
     /// How long annotations are kept. `"0s"` keeps them for ever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub annotations_max_age: Duration,
     /// How long failures are kept. `"0s"` keeps them for ever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub failed_max_age: Duration,
     /// How long outcomes are kept: as long as a job may come back after it was done (all workers stopped, the server
     /// down) and still not be annotated a second time or in another way. Once the end of a job is confirmed, the worker
     /// replaces its outcome by a record of a few bytes that is kept for `duplicate_window`, where the NATS server can do
     /// that (2.11 and later, `allow_msg_ttl`).
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub outcomes_max_age: Duration,
     /// Most bytes of waiting jobs. The stream refuses submissions beyond it, so that waiting jobs cannot use the storage
     /// that finishing them needs; 200 bytes for a job that names an S3 object. Left out: a share of the account's storage
@@ -124,6 +134,7 @@ pub struct StreamSettings {
     pub retries_max_bytes: Option<u64>,
     /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ack_wait: Duration,
     /// Most jobs of the stream of jobs that are delivered and not acknowledged, all workers together: those in hand
     /// (for each worker `worker.slots` and `worker.max_slow_reads`), and those that workers released with a delay, for

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use broker::settings::DurationText;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use broker::settings::{NatsSettings, NatsTls, Secret, StreamSettings};
 
 /// All settings of the worker and of `groundling setup`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The NATS server.
@@ -25,7 +27,7 @@ pub struct Settings {
 }
 
 /// The S3 store that pictures are read from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
     /// Address of the store, `https://host`. Left out: AWS. The environment's `AWS_ENDPOINT_URL` has no say in it.
@@ -57,19 +59,22 @@ pub struct S3Settings {
     pub max_object_bytes: u64,
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// How long the store may stay silent, before its answer and within it.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub read_timeout: Duration,
     /// How long reading one object may take, all tries together.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub operation_timeout: Duration,
     /// Tries for each read before the job goes back to the queue for a while.
     pub attempts: u32,
 }
 
 /// The work itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerSettings {
     /// Name of this worker in annotations, failures and logs, for example the pod's. Left out: made up at the start.
@@ -91,6 +96,7 @@ pub struct WorkerSettings {
     pub decode_threads: usize,
     /// How long decoding one picture may take. After that its job is given up.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub decode_timeout: Duration,
     /// Maximum attempts at a job. An attempt counts if it failed for a reason that may be the job's own, or if it was
     /// started and never ended; deliveries that a worker released (shutdown, a full stream) do not. The last failed
@@ -98,27 +104,33 @@ pub struct WorkerSettings {
     pub max_deliveries: u64,
     /// How long one job may take until its answer is there. After that it goes back to the queue.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub job_timeout: Duration,
     /// How long an answer waits for its stream to take it (a full stream, a cluster without a leader). Meanwhile it
     /// holds its slot, so that intake slows down; after that the job goes back to the queue.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub publish_timeout: Duration,
     /// Longest delay before a job whose fault could pass is handed out again.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_retry_delay: Duration,
     /// How long jobs wait for a store, or a part of it (`bucket/prefix/`), that does not answer any of them. Meanwhile
     /// single reads find out whether it does, and no attempts are counted. After that the jobs are attempted again, and
     /// fail as usual. Left out: twelve times `max_retry_delay`. `"0s"`: they do not wait.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub store_outage_wait: Option<Duration>,
     /// How long a job that this worker's own settings forbid is left to other workers, counted from the first refusal by
     /// any of them, before it becomes a failure: `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits of
     /// pictures and of decoding, `engine.slots` and `engine.slot_tokens`. For pools in which a change of settings goes
     /// from worker to worker. `"0s"`: it fails at once.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub release_own_limits_for: Duration,
     /// How long shutdown waits for jobs in hand. After that they go back to the queue.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
     /// Most pixels of a picture.
     pub max_picture_pixels: u64,
