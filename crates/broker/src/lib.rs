@@ -51,6 +51,7 @@ pub mod causes;
 mod configs;
 pub mod connection;
 mod differences;
+mod duration_text;
 pub mod permissions;
 pub mod publish;
 pub mod read;

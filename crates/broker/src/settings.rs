@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::duration_text::DurationText;
 pub use crate::secret::Secret;
 
 /// The connection to the NATS server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsSettings {
     /// Address of the server: `nats://host:4222` or `tls://host:4222`. Several addresses of one cluster are separated by
@@ -38,23 +40,27 @@ pub struct NatsSettings {
     pub tls: NatsTls,
     /// Timeout for connecting to one server. Default: 5 s. Raise it for servers that are far away.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// How long the server may reject the credentials of a worker that was connected before the worker exits. A restart
     /// reads the credentials again. Default: 5 min; `"0s"`: forever. Raise it if credentials are replaced more slowly.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub refused_timeout: Duration,
     /// Timeout for the server's response to one request, such as the acknowledgement of a message. Default: 15 s, since a
     /// cluster that has lost its leader can take several seconds to elect another.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub request_timeout: Duration,
     /// Interval of pings to the server. After two unanswered pings the client reconnects. Default: 10 s. Lower it to
     /// detect broken connections sooner.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ping_interval: Duration,
 }
 
 /// TLS on the connection to NATS.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsTls {
     /// Connect only with TLS. Default: false, which uses TLS if the server or a `tls://` address asks for it.
@@ -71,7 +77,7 @@ pub struct NatsTls {
 }
 
 /// Streams and consumers. `groundling setup` creates them with these settings; workers find them by their names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamSettings {
     /// Name of the jobs stream. Default: `GROUNDLING_JOBS`.
@@ -102,18 +108,22 @@ pub struct StreamSettings {
     /// annotation or failure that is published twice. Default: 30 min, which is longer than any way by which a job is
     /// delivered again after its annotation was published.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub duplicate_window: Duration,
     /// How long annotations are kept. Default: `"0s"`, which keeps them forever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub annotations_max_age: Duration,
     /// How long failures are kept. Default: `"0s"`, which keeps them forever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub failed_max_age: Duration,
     /// How long outcomes are kept. Default: 6 h. A job that is delivered again within this time after it was done is not
     /// annotated a second time, so raise it if all workers or the server may be down for longer. Once a job is
     /// acknowledged, its outcome is replaced by a record of a few bytes that is kept for `duplicate_window`, if the NATS
     /// server supports that (2.11 and later, `allow_msg_ttl`).
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub outcomes_max_age: Duration,
     /// Maximum bytes of waiting jobs; a job that names an S3 object takes about 200. A full stream refuses submissions, so
     /// that waiting jobs cannot use the storage needed to finish them. Default: a share of the account's storage limit, or
@@ -137,6 +147,7 @@ pub struct StreamSettings {
     /// progress acknowledgement three times as often. Default: 60 s; at least 3 s. Lower it to recover sooner from
     /// crashed workers, raise it for slow networks.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ack_wait: Duration,
     /// Maximum number of delivered and unacknowledged jobs of the jobs stream, for all workers together: active jobs
     /// (`worker.slots` and `worker.max_slow_reads` of each worker), and jobs that were released with a delay, for example

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use broker::settings::DurationText;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use broker::settings::{NatsSettings, NatsTls, Secret, StreamSettings};
 
 /// All settings of a worker and of `groundling setup`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The connection to NATS.
@@ -25,7 +27,7 @@ pub struct Settings {
 }
 
 /// The S3 store that pictures are read from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
     /// Address of the store, for example `https://s3.example`. Default: AWS. The environment variable
@@ -59,20 +61,23 @@ pub struct S3Settings {
     pub max_object_bytes: u64,
     /// Maximum time to connect to the store. Default: `"3s"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// Maximum silence of the store, before and during its response. Default: `"10s"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub read_timeout: Duration,
     /// Maximum total time to read one object, including retries. Default: `"60s"`. Raise it for large objects on a slow
     /// store.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub operation_timeout: Duration,
     /// Requests for each object, 1 to 20, before the attempt at the job fails. Default: 3.
     pub attempts: u32,
 }
 
 /// The worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerSettings {
     /// Name of this worker in annotations, failures and logs, for example the name of its pod. Default: a random name.
@@ -94,33 +99,40 @@ pub struct WorkerSettings {
     pub decode_threads: usize,
     /// Maximum time to decode one picture. Default: `"60s"`. After that its job becomes a failure.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub decode_timeout: Duration,
     /// Maximum attempts at a job before it becomes a failure. Default: 10. An attempt counts if it failed for a reason
     /// that may be the job's own or never ended; deliveries that a worker released do not count.
     pub max_deliveries: u64,
     /// Maximum time from the start of a job to its annotation. Default: `"15m"`. After that the attempt fails.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub job_timeout: Duration,
     /// How long a worker retries to record or publish an outcome if its stream does not accept it. Default: `"2m"`. The
     /// job keeps its slot meanwhile, which slows intake down; after that it is released.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub publish_timeout: Duration,
     /// Maximum delay before a job is delivered again after a temporary error. Default: `"5m"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_retry_delay: Duration,
     /// How long jobs wait for a bucket or prefix from which nothing can be read, without counting attempts. Default:
     /// twelve times `max_retry_delay`, which is one hour. `"0s"` disables waiting; after the time the jobs are
     /// attempted again.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub store_outage_wait: Option<Duration>,
     /// How long a job that this worker's own settings forbid is left to other workers before it becomes a failure,
     /// counted from the first refusal by any worker. Default: `"2m"`; `"0s"` fails it at once. This concerns
     /// `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits on pictures and decoding, and the engine's
     /// slots; choose a time that covers the rollout of changed settings.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub release_own_limits_for: Duration,
     /// How long shutdown waits for active jobs. Default: `"5m"`. After that they are released to other workers.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
     /// Maximum number of pixels of a picture. Default: 178956970, as in Pillow. Larger pictures become failures.
     pub max_picture_pixels: u64,

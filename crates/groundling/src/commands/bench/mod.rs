@@ -16,7 +16,8 @@ use rayon::ThreadPoolBuilder;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, Format};
-use crate::{Misuse, Outcome, model_dir, stdout};
+use crate::exit::{Misuse, Outcome};
+use crate::{model_dir, stdout};
 use measure::{Spread, Workload};
 
 /// Seed of the random weights, fixed so that runs are comparable.

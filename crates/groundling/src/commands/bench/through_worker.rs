@@ -18,8 +18,8 @@ use worker::model_job::ModelJob;
 use super::measure::Spread;
 use crate::args::{BenchArgs, Format};
 use crate::commands::servers::{Servers, brief_caption};
-use crate::commands::start_engine;
-use crate::{Misuse, Outcome, model_dir, stderr, stdout};
+use crate::exit::{Misuse, Outcome};
+use crate::{model_dir, stderr, stdout};
 
 const DATASET: &str = "bench";
 /// Number of jobs enqueued concurrently.
@@ -119,7 +119,7 @@ fn start(dir: &Path, compute: &Compute, slots: usize, new_tokens: usize) -> anyh
     let model = kosmos2::Kosmos2::open(dir, compute).context("the model cannot be opened")?;
     let query = model.processor().encode(&brief_caption_query(new_tokens)?)?;
     let slot_tokens = model.processor().decoding(&query)?.max_tokens();
-    start_engine(model, EngineOptions { slots: Some(slots), slot_tokens, ..EngineOptions::default() })
+    model_dir::start_engine(model, EngineOptions { slots: Some(slots), slot_tokens, ..EngineOptions::default() })
 }
 
 fn pixels(engine: &Engine, file: &Path) -> anyhow::Result<PixelValues> {

@@ -1,19 +1,19 @@
-//! What the command line asks about each picture.
+//! The prompts that the command line gives for each picture.
 
 use anyhow::{anyhow, bail};
 use kosmos2::processor::prompt::{Prompt, PromptBox, Task};
 
 use crate::args::AnnotateArgs;
 
-/// The prompts of `--prompt`, then those of `--task`, each in the order given; a brief caption where there are none.
+/// The prompts of `--prompt`, then those of `--task`, each in the given order; a brief caption if there are none.
 pub(super) fn prompts(args: &AnnotateArgs) -> anyhow::Result<Vec<Prompt>> {
     if args.boxes.is_some() && args.prompt.len() != 1 {
-        bail!("--boxes belongs to one --prompt; give exactly one");
+        bail!("--boxes requires exactly one --prompt");
     }
     let mut prompts = Vec::new();
     for text in &args.prompt {
         if text.trim().is_empty() {
-            bail!("--prompt is empty: give a text, for example '<grounding> An image of'");
+            bail!("--prompt is empty; give a text, for example '<grounding> An image of'");
         }
         let prompt = Prompt::from_json(text, args.boxes.as_deref())?;
         prompt.check().map_err(|error| anyhow!("--prompt {text}: {error}"))?;
@@ -44,21 +44,24 @@ fn task(text: &str) -> anyhow::Result<Task> {
     })
 }
 
-/// `x0,y0,x1,y1` in fractions, or two patch indices.
+/// Parses `x0,y0,x1,y1` as fractions, or two patch indices.
 fn prompt_box(text: &str) -> anyhow::Result<PromptBox> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let wrong =
-        || anyhow!("--task describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
+    let invalid = || {
+        anyhow!(
+            "--task describe={text}: expected a box as x0,y0,x1,y1 in fractions of the picture, or as two patch indices"
+        )
+    };
     match parts[..] {
         [upper_left, lower_right] => {
-            let index = |part: &str| part.parse().map_err(|_| wrong());
+            let index = |part: &str| part.parse().map_err(|_| invalid());
             Ok(PromptBox::Patches(index(upper_left)?, index(lower_right)?))
         }
         [x0, y0, x1, y1] => {
-            let fraction = |part: &str| part.parse().map_err(|_| wrong());
+            let fraction = |part: &str| part.parse().map_err(|_| invalid());
             Ok(PromptBox::Fractions([fraction(x0)?, fraction(y0)?, fraction(x1)?, fraction(y1)?]))
         }
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
