@@ -1,8 +1,8 @@
 //! Which waiting queries join the next step. Pure arithmetic: no clocks, channels or tensors.
 
 /// The admission rule: **each step computes the newest token of every active query, and the prompts of waiting queries
-/// in order of arrival, as long as slots are free and the step's prompt tokens stay within the budget. The first waiting
-/// query is admitted whatever its prompt's length.**
+/// in order of arrival, as long as slots are free and the step's prompt tokens stay within the budget. The first
+/// waiting query is admitted whatever its prompt's length.**
 ///
 /// The strict order makes it fair: smaller queries never overtake one that needs several slots. Every active query ends
 /// at its token limit, so every query is admitted eventually.

@@ -21,8 +21,8 @@ pub trait Annotator: Send + Sync {
     /// Queues a request and waits for its response, which has one text for each query, in order.
     ///
     /// # Errors
-    /// The future resolves to an [`EngineError`] if a prompt or an option is invalid, the model fails, or the engine has
-    /// stopped.
+    /// The future resolves to an [`EngineError`] if a prompt or an option is invalid, the model fails, or the engine
+    /// has stopped.
     fn submit(&self, request: Request) -> ResponseFuture<'_>;
 
     /// Number of requests to keep in progress, including those still being prepared, so that the device is never idle.

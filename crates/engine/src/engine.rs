@@ -26,8 +26,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Allocates the slots and starts the engine's thread. The thread can be joined once every handle is dropped and all
-    /// requests are finished.
+    /// Allocates the slots and starts the engine's thread. The thread can be joined once every handle is dropped and
+    /// all requests are finished.
     ///
     /// # Errors
     /// [`StartError`] if the slots do not fit into the device's memory, or a thread cannot be spawned.

@@ -1,16 +1,16 @@
 //! Serves many concurrent requests with one model on one device.
 //!
 //! The model lives on one thread, the scheduler. Requests reach it through a bounded queue, so that submitters wait
-//! while the device is busy. The queue holds one vision batch of preprocessed pictures: the next batch is ready when the
-//! vision tower is, and no more memory is used. Every response has a channel of its own.
+//! while the device is busy. The queue holds one vision batch of preprocessed pictures: the next batch is ready when
+//! the vision tower is, and no more memory is used. Every response has a channel of its own.
 //!
 //! Batching is continuous. The decoder has a fixed number of slots with preallocated memory for the keys and values of
 //! one sequence each. Queries join at any step and leave when they finish; [`Admission`] has the rule. The prompts of
 //! new queries run in the same pass as the newest tokens of all active queries, without padding. Queries about the same
 //! picture share its image embedding and the keys and values of their common prefix.
 //!
-//! A cancelled request releases its slots at the next step. A failing request does not affect others: when a pass fails,
-//! it is repeated for each query alone.
+//! A cancelled request releases its slots at the next step. A failing request does not affect others: when a pass
+//! fails, it is repeated for each query alone.
 //!
 //! ```no_run
 //! use engine::{Engine, EngineOptions, Request};

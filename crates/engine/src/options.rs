@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Number of slots. Each query takes one, a beam search one for each beam. `None`: as many as fit into the device's
-    /// free memory, up to the backend's preference. That is 16 on a CPU, where more slots add little throughput and delay
-    /// every query.
+    /// free memory, up to the backend's preference. That is 16 on a CPU, where more slots add little throughput and
+    /// delay every query.
     pub slots: Option<usize>,
     /// Maximum tokens of a sequence: image, prompt and answer.
     pub slot_tokens: usize,

@@ -11,8 +11,8 @@ use kosmos2::{AnnotateError, ModelError, Query};
 pub struct Request {
     /// The preprocessed picture.
     pub pixels: PixelValues,
-    /// The queries. They share one pass of the vision tower, and the decoder's work on the tokens that their prompts have
-    /// in common at the start.
+    /// The queries. They share one pass of the vision tower, and the decoder's work on the tokens that their prompts
+    /// have in common at the start.
     pub queries: Vec<Query>,
 }
 

@@ -1,7 +1,7 @@
 //! The cost of well-formed decoding per token: `cargo run --release -p kosmos2 --example grammar_cost -- MODEL_DIR`.
 //!
-//! Only tokenizer.json is read. Every token costs `allows` and `advance`; `mask` is needed only for tokens that would not be
-//! allowed.
+//! Only tokenizer.json is read. Every token costs `allows` and `advance`; `mask` is needed only for tokens that would
+//! not be allowed.
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
 
 use std::hint::black_box;

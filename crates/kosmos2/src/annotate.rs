@@ -143,7 +143,8 @@ impl Processor {
     /// Encodes a query.
     ///
     /// # Errors
-    /// [`AnnotateError::Prompt`] if a prompt or its boxes are invalid, [`ModelError::Options`] if an option is out of range.
+    /// [`AnnotateError::Prompt`] if a prompt or its boxes are invalid, [`ModelError::Options`] if an option is out of
+    /// range.
     pub fn encode(&self, query: &Query) -> Result<EncodedQuery, AnnotateError> {
         let encode = |prompt: &Prompt| self.text.encode_untrusted(prompt);
         match query {

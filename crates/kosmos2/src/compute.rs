@@ -142,8 +142,8 @@ pub enum Compute {
 
 impl Compute {
     /// Opens a device. `format` is `f32`, `bf16`, `int8` or `w8a8` on the CPU, and `bf16`, `f16`, `f32`, `bf16-kv8` or
-    /// `f16-kv8` on CUDA. `fastest` is w8a8 on CPUs with instructions for 8-bit products, int8 on other CPUs and bf16 on
-    /// CUDA. The default is f32 on the CPU and bf16 on CUDA.
+    /// `f16-kv8` on CUDA. `fastest` is w8a8 on CPUs with instructions for 8-bit products, int8 on other CPUs and bf16
+    /// on CUDA. The default is f32 on the CPU and bf16 on CUDA.
     ///
     /// # Errors
     /// [`ComputeError`] if a name is unknown, the device is not usable or does not support the format.

@@ -270,8 +270,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks upper bounds, so that no product of two numbers overflows, and no large memory is allocated for a number that
-    /// the weights do not match.
+    /// Checks upper bounds, so that no product of two numbers overflows, and no large memory is allocated for a number
+    /// that the weights do not match.
     fn check_numbers(&self, file: &str) -> Result<(), ConfigError> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         for (key, found, max) in [

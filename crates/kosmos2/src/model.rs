@@ -88,7 +88,7 @@ impl Model {
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let text_config =
-    ///     TextConfig { vocab_size: 100, embed_dim: 32, layers: 1, ffn_dim: 64, attention_heads: 2, ..TextConfig::default() };
+    ///     TextConfig { vocab_size: 100, embed_dim: 32, layers: 1, ffn_dim: 64, attention_heads: 2, ..Default::default() };
     /// let vision_config = VisionConfig {
     ///     hidden_size: 32,
     ///     intermediate_size: 64,

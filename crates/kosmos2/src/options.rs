@@ -27,8 +27,9 @@ pub struct GenerationOptions {
     pub repetition_penalty: f32,
     /// How to choose the next token.
     pub sampling: Sampling,
-    /// Keep the markup well formed, also in answers cut at the token limit (see [`grammar`](crate::grounding::grammar)). The
-    /// reference has no such option. Answers that are well formed without it stay the same.
+    /// Keep the markup well formed, also in answers cut at the token limit (see
+    /// [`grammar`](crate::grounding::grammar)). The reference has no such option. Answers that are well formed without
+    /// it stay the same.
     pub well_formed: bool,
 }
 
@@ -114,8 +115,8 @@ pub enum Sampling {
 pub struct BeamOptions {
     /// Number of beams, in [`NUM_BEAMS`].
     pub num_beams: usize,
-    /// The score of an ended text is its total log-probability divided by its generated length (including `</s>`) to the
-    /// power of this. In [`LENGTH_PENALTY`].
+    /// The score of an ended text is its total log-probability divided by its generated length (including `</s>`) to
+    /// the power of this. In [`LENGTH_PENALTY`].
     pub length_penalty: f32,
     /// When to stop searching for better texts.
     pub early_stopping: EarlyStopping,
@@ -208,8 +209,8 @@ pub struct GroundedText {
 }
 
 impl GroundedText {
-    /// The mean negative log-probability of `token_ids`, text and patch tokens alike. For a scored text this is the loss that
-    /// transformers computes for `labels` without the prompt.
+    /// The mean negative log-probability of `token_ids`, text and patch tokens alike. For a scored text this is the
+    /// loss that transformers computes for `labels` without the prompt.
     pub fn loss(&self) -> f32 {
         let sum: f64 = self.logprobs.iter().map(|&logprob| f64::from(logprob)).sum();
         (-sum / self.logprobs.len() as f64) as f32
@@ -221,16 +222,17 @@ impl GroundedText {
 pub struct ScoredEntity {
     /// The phrase, trimmed; `<patch_index_44><patch_index_863>` for a box without a phrase.
     pub phrase: String,
-    /// Start and end in Unicode code points of `text`. As in the reference, malformed markup can give negative or reversed
-    /// spans.
+    /// Start and end in Unicode code points of `text`. As in the reference, malformed markup can give negative or
+    /// reversed spans.
     pub span: (i64, i64),
     /// Boxes as fractions of the picture, in the order generated.
     pub boxes: Vec<BoundingBox>,
-    /// exp(mean log-probability) of the phrase's generated tokens, in 0..=1; `None` if the phrase is part of the prompt.
+    /// exp(mean log-probability) of the phrase's generated tokens, in 0..=1; `None` if the phrase is part of the
+    /// prompt.
     pub score: Option<f32>,
     /// The same for the two patch tokens of each box; `None` if the box is part of the prompt.
     pub box_scores: Vec<Option<f32>>,
-    /// Each box with sub-cell corners, interpolated from the probabilities of the patch tokens; `None` if the box was not
-    /// generated.
+    /// Each box with sub-cell corners, interpolated from the probabilities of the patch tokens; `None` if the box was
+    /// not generated.
     pub refined_boxes: Vec<Option<BoundingBox>>,
 }

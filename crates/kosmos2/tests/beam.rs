@@ -1,4 +1,5 @@
-//! Beam searches of a small trained checkpoint give the reference's texts. The goldens are made by tests/fixtures/make_search_fixtures.py.
+//! Beam searches of a small trained checkpoint give the reference's texts. The goldens are made by
+//! tests/fixtures/make_search_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;

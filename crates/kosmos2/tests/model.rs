@@ -1,4 +1,5 @@
-//! A small random checkpoint gives the reference's tensors and tokens, in f32 on the CPU. The goldens are made by tests/fixtures/make_model_fixtures.py.
+//! A small random checkpoint gives the reference's tensors and tokens, in f32 on the CPU. The goldens are made by
+//! tests/fixtures/make_model_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;

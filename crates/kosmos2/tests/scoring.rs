@@ -1,4 +1,5 @@
-//! Scored texts have the reference's log-probabilities and training losses. The goldens are made by tests/fixtures/make_search_fixtures.py.
+//! Scored texts have the reference's log-probabilities and training losses. The goldens are made by
+//! tests/fixtures/make_search_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;

@@ -51,12 +51,12 @@ pub trait Backend: Send {
     /// run: it writes the same keys and values to the same places.
     ///
     /// # Errors
-    /// [`ModelError`] if a segment does not fit into its slot, has an unknown token or does not match its picture, or the
-    /// device fails.
+    /// [`ModelError`] if a segment does not fit into its slot, has an unknown token or does not match its picture, or
+    /// the device fails.
     fn forward(&mut self, segments: &[Segment]) -> Result<Logits<'_>, ModelError>;
 
-    /// Like [`Self::forward`], but returns for each row of logits what its request asks for. `requests` has one entry for
-    /// each row. A backend may always return the whole row, which is the default implementation.
+    /// Like [`Self::forward`], but returns for each row of logits what its request asks for. `requests` has one entry
+    /// for each row. A backend may always return the whole row, which is the default implementation.
     ///
     /// # Errors
     /// The errors of [`Self::forward`].

@@ -1,5 +1,5 @@
-//! What a decoding requests of a row of logits, and what it gets. If only the best token matters, a backend can choose it
-//! where the logits are, which avoids copying a row of the whole vocabulary.
+//! What a decoding requests of a row of logits, and what it gets. If only the best token matters, a backend can choose
+//! it where the logits are, which avoids copying a row of the whole vocabulary.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub enum LogitsRequest {
 /// The tokens that a grammar allows next.
 #[derive(Debug, Clone)]
 pub struct TokenMask {
-    /// A code for each token of the vocabulary, as [`kernels::token_mask`] defines it: its kind in the upper bits, and its
-    /// cell, if it is a patch token, in the lower bits.
+    /// A code for each token of the vocabulary, as [`kernels::token_mask`] defines it: its kind in the upper bits, and
+    /// its cell, if it is a patch token, in the lower bits.
     pub codes: Arc<[u16]>,
     /// The allowed kinds, one bit for each.
     pub kinds: u16,

@@ -22,8 +22,9 @@ impl Positions {
 
     /// Positions of consecutive tokens that follow `preceding_non_pad` tokens other than `<pad>`.
     ///
-    /// A token's position is the number of non-pad tokens up to and including it, plus one. `<pad>` has position 1, whose
-    /// row is zero. Positions depend on the ids and not on an attention mask, so padding on the left shifts nothing.
+    /// A token's position is the number of non-pad tokens up to and including it, plus one. `<pad>` has position 1,
+    /// whose row is zero. Positions depend on the ids and not on an attention mask, so padding on the left shifts
+    /// nothing.
     pub(super) fn of(&self, tokens: &[u32], preceding_non_pad: usize) -> Vec<usize> {
         let mut count = preceding_non_pad;
         let position = |&token: &u32| {

@@ -10,13 +10,14 @@ use crate::error::ModelError;
 pub struct ImagePlaces<'a> {
     /// The image embedding.
     pub embedding: &'a ImageEmbedding,
-    /// 1 for each token of the whole prompt that is replaced by the next row of the embedding, 0 for text. Tokens beyond
-    /// its end are text.
+    /// 1 for each token of the whole prompt that is replaced by the next row of the embedding, 0 for text. Tokens
+    /// beyond its end are text.
     pub mask: &'a [u8],
 }
 
 impl ImagePlaces<'_> {
-    /// For each of `count` tokens, starting with the sequence's token `first`: the row of the embedding that replaces it.
+    /// For each of `count` tokens, starting with the sequence's token `first`: the row of the embedding that replaces
+    /// it.
     pub(super) fn rows(self, first: usize, count: usize) -> impl Iterator<Item = Option<usize>> {
         let mut next = self.mask.iter().take(first).filter(|&&mark| mark != 0).count();
         (first..first + count).map(move |token| {
@@ -43,8 +44,8 @@ pub struct Segment<'a> {
     pub slot: usize,
     /// Number of the sequence's tokens before the new ones, including those of `copy`.
     pub cached: usize,
-    /// Keys and values to copy from another slot. They are copied layer by layer, so the other sequence may be in the same
-    /// pass, but must not copy itself.
+    /// Keys and values to copy from another slot. They are copied layer by layer, so the other sequence may be in the
+    /// same pass, but must not copy itself.
     pub copy: Option<CopyFrom>,
     /// The new tokens; at least one.
     pub tokens: &'a [u32],

@@ -85,8 +85,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The hub cache has directories `models--OWNER--NAME/snapshots/COMMIT/`. A download to another directory has the commit
-/// in the first line of `.cache/huggingface/download/config.json.metadata`.
+/// The hub cache has directories `models--OWNER--NAME/snapshots/COMMIT/`. A download to another directory has the
+/// commit in the first line of `.cache/huggingface/download/config.json.metadata`.
 fn name_and_revision(dir: &Path) -> (String, Option<String>) {
     let part = |path: Option<&Path>| {
         path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

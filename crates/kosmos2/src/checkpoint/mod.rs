@@ -1,8 +1,8 @@
 //! Checkpoints: the weights of a model directory in the layout of Hugging Face, read by tensor name.
 //!
 //! Files are tried in this order: `model.safetensors`, `model.safetensors.index.json` with its shards,
-//! `pytorch_model.bin`. Files are memory-mapped, and their pages are released once a tensor is converted, so that loading
-//! takes little more memory than the weights in the compute dtype.
+//! `pytorch_model.bin`. Files are memory-mapped, and their pages are released once a tensor is converted, so that
+//! loading takes little more memory than the weights in the compute dtype.
 
 mod error;
 mod files;

@@ -52,8 +52,8 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
     file.flush()
 }
 
-/// The values of one tensor, uniformly distributed around a mean. The deviation depends on the tensor's role, so that every
-/// tensor affects the result and greedy decoding does not repeat one token.
+/// The values of one tensor, uniformly distributed around a mean. The deviation depends on the tensor's role, so that
+/// every tensor affects the result and greedy decoding does not repeat one token.
 pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl IndexedParallelIterator<Item = f32> {
     let (mean, deviation) = mean_and_deviation(name, shape);
     // A uniform distribution on [-a, a) has the deviation a / √3.

@@ -1,7 +1,7 @@
 //! Beam search: several texts are continued in parallel, and the best are kept.
 //!
-//! The algorithm is that of `generate(num_beams=…)` in Hugging Face transformers 5.23, for one prompt. A search holds no
-//! tensors: the caller computes the logits of every open text, and copies keys and values as each step says.
+//! The algorithm is that of `generate(num_beams=…)` in Hugging Face transformers 5.23, for one prompt. A search holds
+//! no tensors: the caller computes the logits of every open text, and copies keys and values as each step says.
 
 use std::cmp::Ordering;
 
@@ -29,7 +29,8 @@ pub struct BeamSearch {
 pub enum BeamStep {
     /// The search continues with these beams.
     Continue {
-        /// For each open text, best first: the index of its parent among the open texts before the step, and its new token.
+        /// For each open text, best first: the index of its parent among the open texts before the step, and its new
+        /// token.
         beams: Vec<(u32, u32)>,
     },
     /// The search has finished.
@@ -76,8 +77,8 @@ impl BeamSearch {
     pub fn new(prompt: &[u32], options: &GenerationOptions, end_tokens: &[u32]) -> Result<Self, OptionsError> {
         options.check()?;
         let Sampling::Beam(beam) = options.sampling else {
-            let found = "one token at a time".to_owned();
-            return Err(OptionsError { name: "sampling", found, expected: "a beam search to follow several texts" });
+            let found = "greedy or random".to_owned();
+            return Err(OptionsError { name: "sampling", found, expected: "a beam search" });
         };
         let mut end_tokens = end_tokens.to_vec();
         end_tokens.sort_unstable();
@@ -99,8 +100,8 @@ impl BeamSearch {
         self.open.iter().map(|text| text.ids.as_slice())
     }
 
-    /// Takes the logits `[vocabulary]` of each open text, in order (before the first step there is one, the prompt), and
-    /// returns how the search continues.
+    /// Takes the logits `[vocabulary]` of each open text, in order (before the first step there is one, the prompt),
+    /// and returns how the search continues.
     ///
     /// Returns `None` if logits are not finite, which only damaged weights or an overflow cause.
     pub fn step(&mut self, logits: &[&[f32]]) -> Option<BeamStep> {

@@ -129,8 +129,8 @@ impl BeamSlots {
         }
     }
 
-    /// Assigns a slot to each open beam. `beams` has the index of its parent among the beams before the step, and its new
-    /// token.
+    /// Assigns a slot to each open beam. `beams` has the index of its parent among the beams before the step, and its
+    /// new token.
     fn branch(&mut self, beams: &[(u32, u32)]) {
         let parents = std::mem::take(&mut self.order);
         let mut taken = vec![false; self.slots.len()];

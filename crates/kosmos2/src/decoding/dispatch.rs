@@ -58,13 +58,13 @@ impl Decoding {
         }
     }
 
-    /// Shares the keys and values of the first `tokens` tokens with another decoding, so that the first step computes only
-    /// the rest of the prompt. They are copied from `slot`; `None` means that they are already in the decoding's own first
-    /// slot, left by a decoding that held it before.
+    /// Shares the keys and values of the first `tokens` tokens with another decoding, so that the first step computes
+    /// only the rest of the prompt. They are copied from `slot`; `None` means that they are already in the decoding's
+    /// own first slot, left by a decoding that held it before.
     ///
-    /// Must be called before the first step. The other decoding must have the same picture and the same first tokens (see
-    /// [`common_prefix`]), and `tokens` must be less than the prompt's length. The other decoding may compute its prompt
-    /// in the same step, as long as it does not share a prefix from a slot itself.
+    /// Must be called before the first step. The other decoding must have the same picture and the same first tokens
+    /// (see [`common_prefix`]), and `tokens` must be less than the prompt's length. The other decoding may compute its
+    /// prompt in the same step, as long as it does not share a prefix from a slot itself.
     pub fn share_prefix(&mut self, slot: Option<usize>, tokens: usize) {
         match self {
             Self::Sequence(sequence) => sequence.tokens_mut().share(slot, 0..tokens),

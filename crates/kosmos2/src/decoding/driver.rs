@@ -9,8 +9,8 @@ use super::progress::Progress;
 use crate::backend::{Backend, ImageEmbedding, LogitsOutput, Segment, split_outputs};
 use crate::error::ModelError;
 
-/// Minimum number of decodings for which outputs are accepted in parallel, if the backend has chosen all tokens. Below it,
-/// waking the threads takes longer than the bookkeeping.
+/// Minimum number of decodings for which outputs are accepted in parallel, if the backend has chosen all tokens. Below
+/// it, waking the threads takes longer than the bookkeeping.
 const PARALLEL_ACCEPT: usize = 128;
 
 /// A decoding with its slots and its picture.

@@ -1,9 +1,9 @@
 //! Decoding: how a query's prompt becomes tokens, step by step.
 //!
 //! A [`Decoding`] is a query in the decoder. In each step, [`step`] runs the new tokens of all decodings through a
-//! [`Backend`](crate::backend::Backend) in one pass, and each decoding takes its outputs: a [`Sequence`] its next token,
-//! [`BeamSlots`] the next tokens of its beams, [`TeacherForcing`] the probabilities of the given tokens. [`run_to_end`]
-//! repeats that until all are finished.
+//! [`Backend`](crate::backend::Backend) in one pass, and each decoding takes its outputs: a [`Sequence`] its next
+//! token, [`BeamSlots`] the next tokens of its beams, [`TeacherForcing`] the probabilities of the given tokens.
+//! [`run_to_end`] repeats that until all are finished.
 
 mod beam_search;
 mod beam_slots;

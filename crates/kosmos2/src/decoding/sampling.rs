@@ -1,7 +1,7 @@
 //! From logits to the next token.
 //!
-//! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each sequence has its own
-//! sampler and random generator, so its tokens do not depend on the batch.
+//! The order is the reference's: repetition penalty, banned n-grams, temperature, top-k, top-p. Each sequence has its
+//! own sampler and random generator, so its tokens do not depend on the batch.
 //!
 //! A sequence under a [`Constraint`] first chooses as if it had none. Only if that token is not allowed does it choose
 //! again, among the allowed tokens. So text that is well formed anyway stays the same, sampled or greedy, at almost no
@@ -49,14 +49,14 @@ impl Sampler {
             Sampling::Random { seed, .. } => Some(ChaCha8Rng::seed_from_u64(seed)),
             Sampling::Beam(_) => {
                 let found = "a beam search".to_owned();
-                return Err(OptionsError { name: "sampling", found, expected: "greedy or random to decode one row" });
+                return Err(OptionsError { name: "sampling", found, expected: "greedy or random" });
             }
         };
         Ok(Self { options: options.clone(), random, constraint, scratch: Vec::new() })
     }
 
-    /// What it needs of the next row of logits: only the best token if the options are greedy without penalties and bans.
-    /// With a constraint that is the best allowed token, which is also the best of all if that one is allowed.
+    /// What it needs of the next row of logits: only the best token if the options are greedy without penalties and
+    /// bans. With a constraint that is the best allowed token, which is also the best of all if that one is allowed.
     pub fn logits_request(&self, patches: Range<u32>) -> LogitsRequest {
         let GenerationOptions { sampling, no_repeat_ngram_size, repetition_penalty, .. } = &self.options;
         if *sampling != Sampling::Greedy || *no_repeat_ngram_size != 0 || *repetition_penalty != 1.0 {
@@ -100,8 +100,8 @@ impl Sampler {
     }
 }
 
-/// Applies the repetition penalty, then the ban of repeated n-grams, to the scores of one sequence. As in the reference,
-/// a beam search applies them to log-probabilities and a [`Sampler`] to logits.
+/// Applies the repetition penalty, then the ban of repeated n-grams, to the scores of one sequence. As in the
+/// reference, a beam search applies them to log-probabilities and a [`Sampler`] to logits.
 pub(super) fn apply_rules(options: &GenerationOptions, scores: &mut [f32], previous: &[u32]) {
     penalize(options.repetition_penalty, scores, previous);
     ban_ngrams(options.no_repeat_ngram_size, scores, previous);
@@ -143,7 +143,8 @@ fn pick(sampling: &Sampling, random: &mut Option<ChaCha8Rng>, scores: &[f32]) ->
     }
 }
 
-/// Samples from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches `top_p`.
+/// Samples from softmax(scores / temperature), cut to the `top_k` best and then to the smallest set that reaches
+/// `top_p`.
 fn sample(
     scores: &[f32],
     temperature: f32,

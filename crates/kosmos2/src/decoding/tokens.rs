@@ -43,8 +43,8 @@ impl CachedTokens {
         Self { ids, cached: 0, copy: None }
     }
 
-    /// Declares the tokens before `range.end` cached. The keys and values of `range` are copied from `slot` with the next
-    /// segment; `None` if they are in the sequence's own slot already.
+    /// Declares the tokens before `range.end` cached. The keys and values of `range` are copied from `slot` with the
+    /// next segment; `None` if they are in the sequence's own slot already.
     pub(super) fn share(&mut self, slot: Option<usize>, range: Range<usize>) {
         self.cached = range.end;
         self.copy = slot.map(|slot| CopyFrom { slot, columns: range });

@@ -18,12 +18,12 @@ pub(crate) struct TokenEvidence {
 
 /// Adds scores to entities.
 ///
-/// A score is exp of the mean natural-log probability of its tokens, which is the geometric mean of their probabilities.
-/// The tokens of a phrase are the generated tokens of its text without tags, those of a box are its two patch tokens. The
-/// score is `None` if they are all part of the prompt.
+/// A score is exp of the mean natural-log probability of its tokens, which is the geometric mean of their
+/// probabilities. The tokens of a phrase are the generated tokens of its text without tags, those of a box are its two
+/// patch tokens. The score is `None` if they are all part of the prompt.
 ///
-/// `token_ranges` has the byte range of each token in the decoded text, in order, and `offset` is where the text that the
-/// entities were parsed from starts in it. `tokens` has one entry for each token, `None` for those of the prompt.
+/// `token_ranges` has the byte range of each token in the decoded text, in order, and `offset` is where the text that
+/// the entities were parsed from starts in it. `tokens` has one entry for each token, `None` for those of the prompt.
 pub(crate) fn score(
     entities: Vec<Entity>,
     offset: usize,

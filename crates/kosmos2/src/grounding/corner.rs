@@ -15,8 +15,8 @@ pub struct CornerEstimate {
 }
 
 impl CornerEstimate {
-    /// The mean of the cells around the chosen one, weighted by the softmax of their logits. `scores` has the logits of all
-    /// patch tokens, in grid order.
+    /// The mean of the cells around the chosen one, weighted by the softmax of their logits. `scores` has the logits of
+    /// all patch tokens, in grid order.
     pub fn around(chosen: u32, scores: &[f32]) -> Self {
         let side = i64::from(GRID_SIDE);
         let (column, row) = (i64::from(chosen) % side, i64::from(chosen) / side);

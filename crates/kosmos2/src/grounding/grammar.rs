@@ -3,26 +3,26 @@
 //! # Rules
 //! Markup is well formed if [`markup::parse`](super::markup::parse) finds only complete entities in it:
 //! - `<phrase>`, text that is not blank, `</phrase>`, optionally followed by an object;
-//! - `<object>`, pairs of patch tokens separated by `</delimiter_of_multi_objects/>`, `</object>`, where the second cell of
-//!   a pair is not to the left of the first nor above it;
+//! - `<object>`, pairs of patch tokens separated by `</delimiter_of_multi_objects/>`, `</object>`, where the second
+//!   cell of a pair is not to the left of the first nor above it;
 //! - an object directly follows a phrase or, after `<grounding>`, text outside a phrase. The reference parses such an
 //!   object without a phrase, but the model generates them only after `<grounding>`;
 //! - no other tags, and no text token with `<` or `>`, which the parser would take for part of a tag;
 //! - the text ends only when everything is closed.
 //!
 //! Phrases do not require `<grounding>`, as in the reference. `<s>`, `<pad>`, `<unk>` and `<mask>` are always allowed,
-//! since they are not part of the decoded text. Nothing else is banned: an answer that is well formed without the grammar
-//! is the same with it.
+//! since they are not part of the decoded text. Nothing else is banned: an answer that is well formed without the
+//! grammar is the same with it.
 //!
 //! # Length limit
-//! A token is allowed only if everything that it opens can still be closed within `max_new_tokens`, so that answers cut at
-//! the limit are well formed too. If a prompt ends inside markup that cannot be closed in time, only tokens on the shortest
-//! way to its end are allowed.
+//! A token is allowed only if everything that it opens can still be closed within `max_new_tokens`, so that answers cut
+//! at the limit are well formed too. If a prompt ends inside markup that cannot be closed in time, only tokens on the
+//! shortest way to its end are allowed.
 //!
 //! # Prompts
-//! An answer starts in the parser's state after the prompt. Malformed markup in a prompt is treated as by the parser: text
-//! before `</image>` is ignored, a new `<phrase>` or `<object>` abandons an open one, pairs may be reversed, and any other
-//! misplaced tag returns to plain text.
+//! An answer starts in the parser's state after the prompt. Malformed markup in a prompt is treated as by the parser:
+//! text before `</image>` is ignored, a new `<phrase>` or `<object>` abandons an open one, pairs may be reversed, and
+//! any other misplaced tag returns to plain text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct Grammar {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrammarState {
     markup: MarkupState,
-    /// Whether the text started with `<grounding>`.
+    /// Whether there was a `<grounding>` since `</image>`.
     grounded: bool,
     /// Number of tokens until the length limit.
     remaining: usize,
@@ -233,8 +233,8 @@ impl Grammar {
         state.markup.next(kind, cell, state.grounded).is_some_and(|next| state.can_close_from(next))
     }
 
-    /// Whether an answer is well formed after its prompt and closed at its end. The grammar does not change such an answer,
-    /// whatever `max_new_tokens` is.
+    /// Whether an answer is well formed after its prompt and closed at its end. The grammar does not change such an
+    /// answer, whatever `max_new_tokens` is.
     pub fn accepts(&self, prompt: &[u32], answer: &[u32]) -> bool {
         let mut state = self.start(prompt, answer.len());
         answer.iter().all(|&token| {

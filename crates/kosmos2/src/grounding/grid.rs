@@ -22,8 +22,8 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// The area of the intersection divided by the area of the union, 0 to 1. A box with corners in the wrong order has no
-    /// area.
+    /// The area of the intersection divided by the area of the union, 0 to 1. A box with corners in the wrong order has
+    /// no area.
     pub fn intersection_over_union(&self, other: &Self) -> f64 {
         let area = |b: &Self| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
         let intersection = Self {
@@ -58,8 +58,9 @@ pub(crate) fn box_between(upper_left: Cell, lower_right: Cell) -> BoundingBox {
     }
 }
 
-/// The patch indices of a box `[x0, y0, x1, y1]` in fractions: the cell that contains its upper left corner, and the last
-/// cell that it reaches. Not clipped to the grid, as in the reference. `None` if corners are out of order or not finite.
+/// The patch indices of a box `[x0, y0, x1, y1]` in fractions: the cell that contains its upper left corner, and the
+/// last cell that it reaches. Not clipped to the grid, as in the reference. `None` if corners are out of order or not
+/// finite.
 pub(crate) fn patches_of([x0, y0, x1, y1]: [f64; 4]) -> Option<(i64, i64)> {
     if !(x1 > x0 && y1 > y0 && [x0, y0, x1, y1].iter().all(|c| c.is_finite())) {
         return None;

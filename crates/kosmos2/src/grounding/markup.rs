@@ -36,8 +36,8 @@ pub struct ParsedText {
 pub struct Entity {
     /// The phrase, trimmed; `<patch_index_44><patch_index_863>` for a box without a phrase.
     pub phrase: String,
-    /// Start and end in code points of the clean text. Malformed markup can give negative or reversed spans, or spans beyond
-    /// the end.
+    /// Start and end in code points of the clean text. Malformed markup can give negative or reversed spans, or spans
+    /// beyond the end.
     pub span: (i64, i64),
     /// The boxes, in order of appearance.
     pub boxes: Vec<BoundingBox>,
@@ -88,8 +88,9 @@ pub fn parse(raw: &str) -> ParsedText {
     ParsedText { text: trim(&without_tags).to_owned(), entities }
 }
 
-/// Whether the text is well formed by the rules of [`grammar`](super::grammar): all markup is complete, boxes are in order
-/// and within the grid, objects without a phrase follow a leading `<grounding>`, and there is no other `<` or `>`.
+/// Whether the text is well formed by the rules of [`grammar`](super::grammar): all markup is complete, boxes are in
+/// order and within the grid, objects without a phrase follow a leading `<grounding>`, and there is no other `<` or
+/// `>`.
 ///
 /// The text includes the prompt, so a malformed prompt makes it malformed. Text up to the first `</image>` is ignored.
 /// ([`caption`] would also remove the text before a second one, which a model can generate.)
@@ -270,8 +271,8 @@ fn after(raw: &str, at: usize, tag: &str) -> Option<usize> {
 #[allow(clippy::expect_used, reason = "the pattern is a constant, and a test compiles it")]
 static DECIMAL_DIGIT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d$").expect("a valid pattern"));
 
-/// Converts a decimal digit of any script to ASCII. Unicode has the digits of a script in consecutive order from zero, so
-/// the value is the distance from the start of a run of digits, modulo ten where runs are adjacent.
+/// Converts a decimal digit of any script to ASCII. Unicode has the digits of a script in consecutive order from zero,
+/// so the value is the distance from the start of a run of digits, modulo ten where runs are adjacent.
 fn ascii_digit(c: char) -> Option<char> {
     if c.is_ascii() {
         return c.is_ascii_digit().then_some(c);

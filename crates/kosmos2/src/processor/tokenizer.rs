@@ -117,8 +117,8 @@ impl KosmosTokenizer {
         self.first_patch..self.first_patch + GRID_CELLS
     }
 
-    /// The id of the first image placeholder; the others follow it. As in the reference it is the one after `<unk>`. The
-    /// placeholders are ids of ordinary words, whose embeddings are replaced.
+    /// The id of the first image placeholder; the others follow it. As in the reference it is the one after `<unk>`.
+    /// The placeholders are ids of ordinary words, whose embeddings are replaced.
     pub fn first_image_token(&self) -> u32 {
         self.unk + 1
     }
@@ -138,8 +138,8 @@ impl KosmosTokenizer {
         self.special.contains(&id)
     }
 
-    /// Whether the token controls the model: a tag, a patch token or a special token other than `<unk>`, which stands for
-    /// unknown text.
+    /// Whether the token controls the model: a tag, a patch token or a special token other than `<unk>`, which stands
+    /// for unknown text.
     pub(crate) fn is_control(&self, id: u32) -> bool {
         id != self.unk && (self.is_special(id) || self.is_tag(id))
     }
@@ -203,8 +203,8 @@ fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
     }
 }
 
-/// Checks that all ids are below the vocabulary's size, since they index rows of logits. The template's ids are checked by
-/// encoding a text.
+/// Checks that all ids are below the vocabulary's size, since they index rows of logits. The template's ids are checked
+/// by encoding a text.
 fn check_ids(tokenizer: &Tokenizer) -> Result<(), String> {
     let size = tokenizer.get_vocab_size(true);
     let too_large = |id: u32| format!("it has {size} tokens, but id {id}; ids must be consecutive from 0");

@@ -1,5 +1,5 @@
-//! A complete model directory that opens in milliseconds: the fixture's configuration, random weights, and the published
-//! tokenizer reduced to its first words and all tags.
+//! A complete model directory that opens in milliseconds: the fixture's configuration, random weights, and the
+//! published tokenizer reduced to its first words and all tags.
 
 use std::fs;
 use std::path::Path;

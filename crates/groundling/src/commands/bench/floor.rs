@@ -1,5 +1,5 @@
-//! A lower bound on the time of a batch, from the operations and memory reads that it requires and the machine's measured
-//! rates.
+//! A lower bound on the time of a batch, from the operations and memory reads that it requires and the machine's
+//! measured rates.
 
 use kernels::cpu::WeightFormat;
 use kernels::cpu::rates::{fma_gflops, read_gb_per_s};

@@ -114,8 +114,8 @@ fn once(
     Ok(Once { vision, prefill, total: start.elapsed().as_secs_f64() })
 }
 
-/// A prompt of typical form and length: `<s><image>`, the image placeholders, `</image><grounding>` and three words, with
-/// ids that every vocabulary has.
+/// A prompt of typical form and length: `<s><image>`, the image placeholders, `</image><grounding>` and three words,
+/// with ids that every vocabulary has.
 pub(super) fn prompt(config: &Config) -> EncodedPrompt {
     let (queries, vocabulary) = (config.latent_query_num as u32, config.text_config.vocab_size as u32);
     let ids = [0, 3].into_iter().chain(4..4 + queries).chain([5, 6, 7, 8, 9]);

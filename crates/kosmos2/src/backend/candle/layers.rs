@@ -36,8 +36,8 @@ pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     x.reshape((batch, len, heads, width / heads))?.transpose(1, 2)?.contiguous()
 }
 
-/// softmax(q kᵀ / √d + mask) v for q `[B, H, T, d]`, k and v `[B, H, S, d]` and a mask that broadcasts to `[B, H, T, S]`.
-/// Returns `[B, H, T, d]`.
+/// softmax(q kᵀ / √d + mask) v for q `[B, H, T, d]`, k and v `[B, H, S, d]` and a mask that broadcasts to
+/// `[B, H, T, S]`. Returns `[B, H, T, d]`.
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let head_dim = q.dim(candle_core::D::Minus1)?;
     let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.transpose(2, 3)?)?;

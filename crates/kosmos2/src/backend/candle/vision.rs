@@ -34,8 +34,8 @@ impl VisionTower {
         })
     }
 
-    /// Maps pixels `[B, 3, S, S]` to features `[B, 1 + patches, hidden]`. All tokens, not only the class token, go through
-    /// the final layer norm and are normalized to unit length, as the language model expects.
+    /// Maps pixels `[B, 3, S, S]` to features `[B, 1 + patches, hidden]`. All tokens, not only the class token, go
+    /// through the final layer norm and are normalized to unit length, as the language model expects.
     ///
     /// # Errors
     /// candle's error if the device fails.
@@ -54,7 +54,8 @@ impl VisionTower {
 }
 
 struct Embeddings {
-    /// The patch convolution as a matrix `[hidden, 3·patch·patch]`. Its stride equals its size, so patches do not overlap.
+    /// The patch convolution as a matrix `[hidden, 3·patch·patch]`. Its stride equals its size, so patches do not
+    /// overlap.
     patch: Linear,
     class: Tensor,
     position: Tensor,

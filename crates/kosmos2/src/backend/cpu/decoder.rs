@@ -15,8 +15,8 @@ use crate::backend::segment::Segment;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
-/// Maximum number of rows by which a thread's part may exceed the average, if threads take whole segments. A larger excess
-/// takes longer than synchronizing the threads in every layer.
+/// Maximum number of rows by which a thread's part may exceed the average, if threads take whole segments. A larger
+/// excess takes longer than synchronizing the threads in every layer.
 const MAX_EXCESS_ROWS: usize = 32;
 
 pub(super) struct Decoder {
@@ -148,7 +148,8 @@ impl Decoder {
         Logits::new(self.buffers.logits.take(count_logits(segments) * outputs), outputs)
     }
 
-    /// Like [`Self::forward`], but with the requested tokens where they were chosen while the logits were in the caches.
+    /// Like [`Self::forward`], but with the requested tokens where they were chosen while the logits were in the
+    /// caches.
     pub(super) fn decode(
         &mut self,
         segments: &[Segment],

@@ -51,8 +51,8 @@ impl CpuBackend {
         format: WeightFormat,
     ) -> Result<Self, CheckpointError> {
         let root = checkpoint.root();
-        // The projection is a small part of the work, but the whole image embedding goes through it: with 8-bit activations
-        // it would cause a quarter of the squared error.
+        // The projection is a small part of the work, but the whole image embedding goes through it: with 8-bit
+        // activations it would cause a quarter of the squared error.
         let projection_format = if format == WeightFormat::W8A8 { WeightFormat::Int8 } else { format };
         Ok(Self {
             // The largest tensor first: two copies of it exist while it is packed.

@@ -99,7 +99,8 @@ impl ImageToTextProjection {
     }
 }
 
-/// The linear map `matrix` `[outer, width]` with `bias`, applied after `dense` from `hidden` to `width` values, as one map.
+/// The linear map `matrix` `[outer, width]` with `bias`, applied after `dense` from `hidden` to `width` values, as one
+/// map.
 fn merged_with_dense(
     dense: &Weights,
     hidden: usize,

@@ -82,8 +82,8 @@ pub(super) fn keep_logits_rows(segments: &[Segment], width: usize, rows: &mut [f
     kept
 }
 
-/// Appends the keys and values of `qkv` `[rows, 3·width]` to the slots, then does the segments' copies from other slots,
-/// which may include keys and values of the same pass.
+/// Appends the keys and values of `qkv` `[rows, 3·width]` to the slots, then does the segments' copies from other
+/// slots, which may include keys and values of the same pass.
 pub(super) fn append_keys_values(slots: &mut Slots, segments: &[Segment], width: usize, qkv: &[f32]) {
     let mut rows = qkv.chunks_exact(3 * width);
     for segment in segments {

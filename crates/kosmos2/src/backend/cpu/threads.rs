@@ -15,8 +15,8 @@ const MIN_ROWS: usize = 4;
 /// The threads of a pass and their scratch memory.
 ///
 /// In a model with small layers, each thread takes some of the rows through several linear maps in sequence, since a
-/// single map finishes sooner than a thread wakes up. Larger layers process all rows, and the threads share each map, so
-/// that every weight is read once.
+/// single map finishes sooner than a thread wakes up. Larger layers process all rows, and the threads share each map,
+/// so that every weight is read once.
 #[derive(Default)]
 pub(super) struct PassThreads {
     shared: Scratch,

@@ -9,7 +9,8 @@ use crate::config::VisionConfig;
 
 /// Maps a picture to features: one row for the class token and one for each patch.
 pub(super) struct VisionTower {
-    /// The patch convolution as a matrix `[hidden, 3·patch·patch]`. Its stride equals its size, so patches do not overlap.
+    /// The patch convolution as a matrix `[hidden, 3·patch·patch]`. Its stride equals its size, so patches do not
+    /// overlap.
     patch: PackedWeights,
     class: Vec<f32>,
     position: Vec<f32>,
@@ -99,8 +100,8 @@ impl VisionTower {
         self.layers.first().map_or(0, Layer::bytes)
     }
 
-    /// Maps pixels `[3, S, S]` to features `[1 + patches, hidden]`. All rows, not only the class token's, go through the
-    /// final layer norm and are normalized to unit length, as the language model expects.
+    /// Maps pixels `[3, S, S]` to features `[1 + patches, hidden]`. All rows, not only the class token's, go through
+    /// the final layer norm and are normalized to unit length, as the language model expects.
     pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, threads: &mut PassThreads) -> &'b [f32] {
         let (hidden, heads) = (self.hidden, self.heads);
         let rows = self.position.len() / hidden;

@@ -196,8 +196,8 @@ impl<T: Computed, S: KvFormat<T>> Decoder<T, S> {
         Ok(())
     }
 
-    /// Runs a decode-only pass, padded to `batch` rows. The first time it is launched directly, which also loads its kernels,
-    /// and then recorded; from then on the recording is replayed.
+    /// Runs a decode-only pass, padded to `batch` rows. The first time it is launched directly, which also loads its
+    /// kernels, and then recorded; from then on the recording is replayed.
     fn run_recorded(
         &self,
         device: &Device,

@@ -28,8 +28,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans the passes for these segments, each of at most `max_rows` rows unless a single segment has more. Segments that copy
-    /// from others come after them.
+    /// Plans the passes for these segments, each of at most `max_rows` rows unless a single segment has more. Segments
+    /// that copy from others come after them.
     pub(super) fn of_segments(
         segments: &[Segment],
         requests: &[RowRequest],
@@ -108,8 +108,8 @@ impl Plan {
     }
 }
 
-/// Converts a request for the kernel, and returns whether the row of logits must be downloaded. `uploaded_codes` are the
-/// token codes in GPU memory.
+/// Converts a request for the kernel, and returns whether the row of logits must be downloaded. `uploaded_codes` are
+/// the token codes in GPU memory.
 pub(super) fn row_request(
     request: &LogitsRequest,
     uploaded_codes: Option<&std::sync::Arc<[u16]>>,

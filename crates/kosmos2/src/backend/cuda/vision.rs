@@ -93,8 +93,8 @@ impl<T: Computed> VisionTower<T> {
         })
     }
 
-    /// Maps pixels `[3, S, S]` of each picture to features `[pictures · (1 + patches), hidden]`. All rows, not only the class
-    /// token's, go through the final layer norm and are normalized to unit length, as the language model expects.
+    /// Maps pixels `[3, S, S]` of each picture to features `[pictures · (1 + patches), hidden]`. All rows, not only the
+    /// class token's, go through the final layer norm and are normalized to unit length, as the language model expects.
     pub(super) fn forward(&mut self, device: &Device, pictures: &[&PixelValues]) -> Result<&Buffer<T>, CudaError> {
         let count = pictures.len();
         let mut workspace = match self.workspace.take() {

@@ -11,8 +11,8 @@ const MAX_ROWS: usize = 16_384;
 /// Maximum rows of logits in memory, of 256 KB each.
 const MAX_LOGITS_ROWS: usize = 1024;
 
-/// Batch sizes of recorded passes. A smaller batch is padded to the next size, by a quarter at most from 32 sequences on,
-/// where more sequences begin to take more time.
+/// Batch sizes of recorded passes. A smaller batch is padded to the next size, by a quarter at most from 32 sequences
+/// on, where more sequences begin to take more time.
 const BATCHES: [usize; 22] =
     [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 832, 1024];
 
@@ -37,8 +37,8 @@ impl Sizes {
         self.width / self.heads
     }
 
-    /// Rows of the head's matrix, which are also the values of a row of logits. Those beyond the vocabulary are zero: cuBLAS
-    /// takes six times as long for 65,037 outputs as for a multiple of its tile size.
+    /// Rows of the head's matrix, which are also the values of a row of logits. Those beyond the vocabulary are zero:
+    /// cuBLAS takes six times as long for 65,037 outputs as for a multiple of its tile size.
     pub(super) fn logits_stride(&self) -> usize {
         self.vocabulary.next_multiple_of(128)
     }

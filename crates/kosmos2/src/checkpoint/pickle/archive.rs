@@ -1,7 +1,7 @@
 //! The directory of a zip archive with uncompressed entries, as torch writes them.
 //!
-//! Like other zip readers, it trusts only the central directory at the end of the file, and uses an entry's own header only
-//! for its length. Nothing is copied: an entry is a range of the file.
+//! Like other zip readers, it trusts only the central directory at the end of the file, and uses an entry's own header
+//! only for its length. Nothing is copied: an entry is a range of the file.
 
 use std::collections::HashMap;
 use std::ops::Range;

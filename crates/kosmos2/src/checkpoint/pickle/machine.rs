@@ -1,8 +1,9 @@
 //! The part of Python's pickle protocol 2 that torch uses for tensors.
 //!
-//! A pickle is a program for a stack machine. This machine executes no calls: it recognizes those that construct tensors
-//! and ordered dictionaries, and records their arguments. Values are small and are copied, tuples are ranges of one list,
-//! and no value contains another, so that memory and time are linear in the pickle's size, whatever its nesting.
+//! A pickle is a program for a stack machine. This machine executes no calls: it recognizes those that construct
+//! tensors and ordered dictionaries, and records their arguments. Values are small and are copied, tuples are ranges of
+//! one list, and no value contains another, so that memory and time are linear in the pickle's size, whatever its
+//! nesting.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -178,7 +179,8 @@ impl<'a> Machine<'a> {
         Ok(None)
     }
 
-    /// The value that a call would construct. A parameter or an instance of a tensor subclass is the tensor that it wraps.
+    /// The value that a call would construct. A parameter or an instance of a tensor subclass is the tensor that it
+    /// wraps.
     fn call(&mut self, callable: Value<'a>, arguments: Value<'a>) -> Step<Value<'a>> {
         let Value::Global(name) = callable else { return Ok(Value::Other) };
         let arguments = self.items_of(arguments).ok_or("a call has no arguments")?;

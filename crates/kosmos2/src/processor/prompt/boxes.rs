@@ -23,8 +23,8 @@ impl PromptBox {
     /// unknown patch index becomes ordinary text.
     ///
     /// # Errors
-    /// [`PromptError::PatchRange`] if a patch index is not in the grid, [`PromptError::FractionRange`] if fractions are not
-    /// in 0..=1 or out of order.
+    /// [`PromptError::PatchRange`] if a patch index is not in the grid, [`PromptError::FractionRange`] if fractions are
+    /// not in 0..=1 or out of order.
     pub fn check(&self) -> Result<(), PromptError> {
         match *self {
             Self::Patches(upper_left, lower_right) => {
@@ -56,8 +56,8 @@ pub(super) fn count_phrases(text: &str) -> usize {
 /// Inserts the boxes of each phrase after it.
 ///
 /// # Errors
-/// [`PromptError::BoxCount`] if the number of entries differs from the number of phrases, [`PromptError::BoxCorners`] if
-/// fractions are out of order.
+/// [`PromptError::BoxCount`] if the number of entries differs from the number of phrases, [`PromptError::BoxCorners`]
+/// if fractions are out of order.
 pub(super) fn insert(text: &str, boxes: Option<&[PhraseBoxes]>) -> Result<String, PromptError> {
     let Some(boxes) = boxes.filter(|boxes| !boxes.is_empty()) else {
         return Ok(text.to_owned());

@@ -19,20 +19,22 @@ impl Prompt {
         Self { text: text.into(), boxes: None }
     }
 
-    /// A prompt with boxes in JSON: a list with an entry for each phrase, which is null, a box or a list of boxes. A box is
-    /// two patch indices (whole numbers) or four fractions (numbers with a decimal point).
+    /// A prompt with boxes in JSON: a list with an entry for each phrase, which is null, a box or a list of boxes. A
+    /// box is two patch indices (whole numbers) or four fractions (numbers with a decimal point).
     ///
     /// # Errors
-    /// [`PromptError::BoxJson`] if the JSON is malformed or not a list, [`PromptError::BoxForm`] if a box has another form.
+    /// [`PromptError::BoxJson`] if the JSON is malformed or not a list, [`PromptError::BoxForm`] if a box has another
+    /// form.
     pub fn from_json(text: impl Into<String>, boxes: Option<&str>) -> Result<Self, PromptError> {
         Ok(Self { text: text.into(), boxes: boxes.map(boxes::from_json).transpose()?.flatten() })
     }
 
-    /// Checks an untrusted prompt. [`TextProcessor::encode`](super::TextProcessor::encode) does not, as in the reference.
+    /// Checks an untrusted prompt. [`TextProcessor::encode`](super::TextProcessor::encode) does not, as in the
+    /// reference.
     ///
     /// # Errors
-    /// [`PromptError::PlacedTag`] if the text has a reserved tag, [`PromptError::BrokenPatch`] if it has an unknown patch
-    /// token, and the errors of [`PromptBox::check`](super::PromptBox::check) for its boxes.
+    /// [`PromptError::PlacedTag`] if the text has a reserved tag, [`PromptError::BrokenPatch`] if it has an unknown
+    /// patch token, and the errors of [`PromptBox::check`](super::PromptBox::check) for its boxes.
     pub fn check(&self) -> Result<(), PromptError> {
         for prompt_box in self.boxes.iter().flatten().flatten() {
             prompt_box.check()?;

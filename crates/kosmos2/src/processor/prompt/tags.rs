@@ -44,8 +44,9 @@ pub(crate) fn patch(index: i64) -> String {
     format!("{PATCH_INDEX}{index:04}>")
 }
 
-/// Tags that only the processor adds to a prompt: those around the image placeholders, and special tokens. The reference
-/// accepts them in a text, where they would announce a missing picture, end the text early or count as padding.
+/// Tags that only the processor adds to a prompt: those around the image placeholders, and special tokens. The
+/// reference accepts them in a text, where they would announce a missing picture, end the text early or count as
+/// padding.
 const RESERVED: [&str; 7] = [IMAGE_OPEN, IMAGE_CLOSE, "<s>", "</s>", "<pad>", "<unk>", "<mask>"];
 
 /// A reserved tag in a text, if there is one.

@@ -29,7 +29,8 @@ impl Task {
     /// The task as a prompt.
     ///
     /// # Errors
-    /// [`PromptError::TagInWords`] if the text contains a tag, [`PromptError::Empty`] if the text or the boxes are missing.
+    /// [`PromptError::TagInWords`] if the text contains a tag, [`PromptError::Empty`] if the text or the boxes are
+    /// missing.
     pub fn prompt(&self) -> Result<Prompt, PromptError> {
         Ok(match self {
             Self::BriefCaption => Prompt::new("<grounding> An image of"),

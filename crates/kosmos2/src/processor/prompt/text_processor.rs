@@ -81,8 +81,8 @@ impl TextProcessor {
     /// Encodes a prompt.
     ///
     /// # Errors
-    /// [`PromptError::BoxCount`] if the boxes do not match the phrases, [`PromptError::BoxCorners`] if a box is invalid,
-    /// [`PromptError::Tokenizer`] if the tokenizer fails.
+    /// [`PromptError::BoxCount`] if the boxes do not match the phrases, [`PromptError::BoxCorners`] if a box is
+    /// invalid, [`PromptError::Tokenizer`] if the tokenizer fails.
     pub fn encode(&self, prompt: &Prompt, options: &EncodeOptions) -> Result<EncodedPrompt, PromptError> {
         let text = boxes::insert(trim(&prompt.text), prompt.boxes.as_deref())?;
         let add_eos = options.add_eos && options.add_special_tokens;
@@ -131,8 +131,8 @@ impl TextProcessor {
         mask
     }
 
-    /// Removes blanks after tags, from the token `from` on. The tokenizer adds them because it encodes the text after each tag
-    /// separately, so that `</object>.` becomes `</object> .`. The model never generates them.
+    /// Removes blanks after tags, from the token `from` on. The tokenizer adds them because it encodes the text after
+    /// each tag separately, so that `</object>.` becomes `</object> .`. The model never generates them.
     pub(crate) fn remove_added_blanks(&self, prompt: &mut EncodedPrompt, from: usize) {
         let ids = &prompt.input_ids;
         let is_added = |at: usize| {
