@@ -223,7 +223,9 @@ pub(crate) struct GenerationArgs {
 fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
     let help = |value| match value {
         EarlyStopping::Yes => "As soon as there are as many finished texts as beams",
-        EarlyStopping::No => "When the best unfinished text, at its current length, ranks no higher than the worst finished one",
+        EarlyStopping::No => {
+            "When the best unfinished text, at its current length, ranks no higher than the worst finished one"
+        }
         EarlyStopping::Never => "When the best unfinished text would rank no higher even at the most favourable length",
     };
     let values = EarlyStopping::NAMES.map(|(name, value)| PossibleValue::new(name).help(help(value)));

@@ -20,7 +20,7 @@ use wire::subjects::{attempt_subject, attempts_subject};
 use wire::v1::Attempt;
 
 use crate::delivery_info::DeliveryInfo;
-use broker::publish::{RetryDeadline, PublishError};
+use broker::publish::{PublishError, RetryDeadline};
 use broker::stream_states::StreamStates;
 
 /// How long writing a record is retried. This can be short, because otherwise the job is released and delivered again.

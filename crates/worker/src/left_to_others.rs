@@ -12,7 +12,7 @@ use async_nats::jetstream::{Context, message::PublishMessage};
 use wire::subjects::refusal_subject;
 
 use crate::delivery_info::DeliveryInfo;
-use broker::publish::{RetryDeadline, PublishError};
+use broker::publish::{PublishError, RetryDeadline};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 

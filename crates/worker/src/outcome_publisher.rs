@@ -6,7 +6,7 @@ use wire::v1::{Outcome, outcome};
 
 use crate::delivery_info::DeliveryInfo;
 use crate::outcomes::{Claim, Outcomes};
-use broker::publish::{PublishError, Publisher, PublishAck};
+use broker::publish::{PublishAck, PublishError, Publisher};
 
 /// This part of the duplicate window is left for publishing: an outcome that is older than the rest is first looked for
 /// in its stream.

@@ -16,7 +16,7 @@ use wire::subjects::outcome_subject;
 use wire::v1::{Outcome, Settled, outcome};
 
 use crate::delivery_info::DeliveryInfo;
-use broker::publish::{RetryDeadline, PublishError, too_large};
+use broker::publish::{PublishError, RetryDeadline, too_large};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 

@@ -42,9 +42,10 @@ impl PullResponse {
             Some(other) if description.is_empty() => {
                 Self::PermissionViolation(format!("the server ended the request with status {}", other.as_u16()))
             }
-            Some(other) => {
-                Self::PermissionViolation(format!("the server ended the request with status {}, {description}", other.as_u16()))
-            }
+            Some(other) => Self::PermissionViolation(format!(
+                "the server ended the request with status {}, {description}",
+                other.as_u16()
+            )),
         }
     }
 }

@@ -20,7 +20,7 @@ use wire::v1::Retry;
 
 use crate::delivery::Delivery;
 use crate::delivery_info::DeliveryInfo;
-use broker::publish::{RetryDeadline, PublishError, too_large};
+use broker::publish::{PublishError, RetryDeadline, too_large};
 
 /// How long publishing a copy is retried. If it fails, the job stays in the jobs stream.
 const PATIENCE: Duration = Duration::from_secs(3);

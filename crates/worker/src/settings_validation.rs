@@ -80,8 +80,10 @@ impl S3Settings {
             self.ca_file.is_none() || self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:")),
             "s3.ca_file is set, but s3.endpoint is not an https:// address: connections would not be encrypted",
         );
-        found
-            .require(!self.region.is_empty(), "s3.region is empty: set the store's region, or us-east-1 if it has none");
+        found.require(
+            !self.region.is_empty(),
+            "s3.region is empty: set the store's region, or us-east-1 if it has none",
+        );
         found.require(
             self.access_key.is_some() == self.secret_key.is_some(),
             "s3.access_key and s3.secret_key belong together: set both or neither",

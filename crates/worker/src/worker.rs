@@ -76,7 +76,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         return Err(InvalidSettings(problems).into());
     }
     let worker_id = settings.worker.id.clone().unwrap_or_else(random_id);
-    let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
+    let slots = settings.worker.slots.unwrap_or_else(|| engine.concurrent_jobs());
     let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS));
     // New jobs and retries have as many slots each.
     raise_limit(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;

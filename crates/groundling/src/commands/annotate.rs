@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use worker::fetch::{FetchError, FetchErrorKind};
 
-use crate::args::{self, AnnotateArgs, GenerationArgs};
+use crate::args::{AnnotateArgs, GenerationArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;

@@ -129,7 +129,11 @@ fn sizes() -> Vec<BadPicture> {
     // Within the limit on pixels, but each takes eight bytes in a strip and four in the decoded picture.
     let deep = [field(WIDTH, [13_370]), field(HEIGHT, [13_370]), field(ROWS_PER_STRIP, [13_370])];
     let colours = [field(BITS, [16; 4]), field(SAMPLES, [4]), field(PHOTOMETRIC, [2]), field(EXTRA, [2])];
-    all.push(bad("tiff that takes too much memory", compressed(5, &[0; 64], &[&deep[..], &colours].concat()), OverLimit));
+    all.push(bad(
+        "tiff that takes too much memory",
+        compressed(5, &[0; 64], &[&deep[..], &colours].concat()),
+        OverLimit,
+    ));
     for (width, height, fault) in [
         (60_000, 60_000, OverLimit),
         (most, most, OverLimit),
@@ -189,7 +193,11 @@ fn samples() -> Vec<BadPicture> {
         bad("tiff with 65535 samples", changed(&[field(SAMPLES, [many])]), Unsupported),
         bad("tiff with 65535 samples in planes", changed(&[field(SAMPLES, [many]), field(PLANES, [2])]), Unsupported),
         bad("tiff with four billion samples", changed(&[field(SAMPLES, [u32::MAX])]), Unsupported),
-        bad("tiff with contradicting numbers of samples", changed(&[field(BITS, [8, 8]), field(SAMPLES, [3])]), Damaged),
+        bad(
+            "tiff with contradicting numbers of samples",
+            changed(&[field(BITS, [8, 8]), field(SAMPLES, [3])]),
+            Damaged,
+        ),
         bad("tiff with samples of different sizes", changed(&[field(BITS, [8, 4]), field(SAMPLES, [2])]), Unsupported),
         bad("tiff with samples of different formats", changed(&[field(FORMAT, [1, 3])]), Unsupported),
         bad("tiff with a missing palette", changed(&[field(PHOTOMETRIC, [3])]), Damaged),

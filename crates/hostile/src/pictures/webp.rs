@@ -66,7 +66,11 @@ fn sizes() -> Vec<BadPicture> {
         bad("webp canvas of 16777216 by 16777216", file(&[canvas(opaque, most, most), small.clone()]), OverLimit),
         bad("webp canvas of 16777216 by 1", file(&[canvas(opaque, most, 1), small.clone()]), OverLimit),
         bad("webp canvas of 60000 by 60000", file(&[canvas(ALPHA, 60_000, 60_000), small.clone()]), OverLimit),
-        bad("webp whose canvas and bitstream differ in size", file(&[canvas(opaque, 100, 100), small.clone()]), Damaged),
+        bad(
+            "webp whose canvas and bitstream differ in size",
+            file(&[canvas(opaque, 100, 100), small.clone()]),
+            Damaged,
+        ),
         bad(
             "webp of one pixel with a stream of 16383 by 16383",
             file(&[canvas(opaque, 1, 1), lossy(16_383, 16_383)]),

@@ -383,6 +383,13 @@ impl<T: Computed, S: KvFormat<T>> Decoder<T, S> {
         let (head, stride) = (self.lm_head.as_ref().unwrap_or(&self.embed_tokens), self.sizes.logits_stride());
         device.product(head, &workspace.normed, count, &workspace.logits, stride)?;
         let choices = workspace.choices.part(chunk.start * 4..workspace.choices.len());
-        device.select_tokens(&workspace.logits, count, stride, &workspace.requests.from(chunk.start), &self.codes, &choices)
+        device.select_tokens(
+            &workspace.logits,
+            count,
+            stride,
+            &workspace.requests.from(chunk.start),
+            &self.codes,
+            &choices,
+        )
     }
 }
