@@ -183,7 +183,7 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(json_lines(&output).len(), 1);
     let said = said(&output);
-    assert!(said.contains("bad.jpg: the picture is of no known format") && said.contains("no/such.png: "), "{said}");
+    assert!(said.contains("bad.jpg: the picture has an unknown format") && said.contains("no/such.png: "), "{said}");
     let mut command = with_model();
     command.args(["annotate", "--max-bytes", "1000"]).arg(&demo().scenes[0].path);
     let output = run(&mut command).await;

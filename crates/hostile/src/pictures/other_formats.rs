@@ -1,10 +1,10 @@
-//! Files of other kinds, files of nothing but a first mark, and one format's mark on another's body.
+//! Files of other formats, files of only a signature, and signatures of one format with the content of another.
 
-use super::bases::{BMP, Base, GIF, JPEG, LOSSY_WEBP, PALETTE_PNG};
-use super::{BadPicture, Damaged, TooMuch, Unknown, bad};
+use super::valid::{BMP, GIF, JPEG, LOSSY_WEBP, PALETTE_PNG, ValidPicture};
+use super::{BadPicture, Damaged, OverLimit, Unsupported, bad};
 
-/// How the formats that are read begin.
-const MARKS: [(&str, &[u8]); 7] = [
+/// Signatures of the supported formats.
+const SIGNATURES: [(&str, &[u8]); 7] = [
     ("jpeg", b"\xff\xd8\xff"),
     ("png", b"\x89PNG\r\n\x1a\n"),
     ("gif", b"GIF89a"),
@@ -14,7 +14,8 @@ const MARKS: [(&str, &[u8]); 7] = [
     ("avif", b"\0\0\0\x10ftypavif\0\0\0\0"),
 ];
 
-const OTHERS: [(&str, &[u8]); 55] = [
+/// Files that are not supported pictures.
+const OTHER_FILES: [(&str, &[u8]); 55] = [
     ("text", b"this is no picture"),
     ("zeros", &[0; 64]),
     ("ones", &[255; 64]),
@@ -32,7 +33,7 @@ const OTHERS: [(&str, &[u8]); 55] = [
     ("postscript", b"%!PS-Adobe-3.0\n/x {x} def x"),
     ("heif of a general brand", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"),
     ("heif of jpeg 2000", b"\0\0\0\x18ftypmif1\0\0\0\0mif1j2ki"),
-    ("heif whose brands go beyond its end", b"\xff\xff\xff\xffftypmif1\0\0\0\0heic"),
+    ("heif whose brands extend beyond its end", b"\xff\xff\xff\xffftypmif1\0\0\0\0heic"),
     ("canon cr3", b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom"),
     ("mp4", b"\0\0\0\x18ftypisom\0\0\x02\0isommp42"),
     ("quicktime", b"\0\0\0\x14ftypqt  \0\0\0\0qt  "),
@@ -42,10 +43,10 @@ const OTHERS: [(&str, &[u8]); 55] = [
     ("jpeg 2000 stream", b"\xff\x4f\xff\x51\0\x29"),
     ("jpeg 2000 container", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 "),
     ("jpeg xr", b"II\xbc\x01\x20\0\0\0"),
-    ("svg with a mark of its order", b"\xef\xbb\xbf<?xml version='1.0'?><!-- <html> --><svg/>"),
-    ("svg in sixteen bits", b"\xff\xfe<\0s\0v\0g\0>\0"),
+    ("svg with a byte order mark", b"\xef\xbb\xbf<?xml version='1.0'?><!-- <html> --><svg/>"),
+    ("svg in utf-16", b"\xff\xfe<\0s\0v\0g\0>\0"),
     ("svg with a document type", b"<!DOCTYPE svg PUBLIC \"-//W3C//DTD SVG 1.1//EN\" \"x\"><svg/>"),
-    ("svg with a comment without end", b"<!-- <svg/>"),
+    ("svg with an unclosed comment", b"<!-- <svg/>"),
     ("psd", b"8BPS\0\x01\0\0\0\0\0\0\0\x03"),
     ("psb", b"8BPS\0\x02\0\0\0\0\0\0\0\x03"),
     ("cursor", b"\0\0\x02\0\x01\0\x20\x20\0\0\0\0\0\0"),
@@ -72,29 +73,29 @@ const OTHERS: [(&str, &[u8]); 55] = [
     ("seven letters", b"picture"),
 ];
 
-/// A preamble of nothing, then the mark.
+/// A preamble of zeros, then the signature.
 const DICOM: &[u8] = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
 \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
 \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0DICM";
-/// The mark stands behind the bounds and the frame.
+/// The signature follows the bounds and the frame.
 const EMF: &[u8] = b"\x01\0\0\0\x6c\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0 EMF";
 
 pub(super) fn refused() -> Vec<BadPicture> {
     let mut all = vec![bad("empty", b"", Damaged)];
-    all.extend(OTHERS.map(|(name, bytes)| bad(format!("no picture but {name}"), bytes, Unknown)));
-    for (mark, start) in MARKS {
-        all.push(bad(format!("nothing but the mark of {mark}"), start, Damaged));
-        for Base { name, bytes } in [JPEG, PALETTE_PNG, GIF, LOSSY_WEBP, BMP] {
-            if !bytes.starts_with(&start[..2]) {
-                let body = [start, &bytes[start.len()..]].concat();
-                // Where sides follow at once, or some way behind, another format's bytes make huge ones.
-                let fault = match mark {
-                    "bmp" => TooMuch,
-                    "gif" if name != LOSSY_WEBP.name => TooMuch,
-                    "tiff" if name == LOSSY_WEBP.name => TooMuch,
+    all.extend(OTHER_FILES.map(|(name, bytes)| bad(format!("not a picture but {name}"), bytes, Unsupported)));
+    for (format, signature) in SIGNATURES {
+        all.push(bad(format!("only the signature of {format}"), signature, Damaged));
+        for ValidPicture { name, bytes } in [JPEG, PALETTE_PNG, GIF, LOSSY_WEBP, BMP] {
+            if !bytes.starts_with(&signature[..2]) {
+                let file = [signature, &bytes[signature.len()..]].concat();
+                // In some of these, the other format's bytes state a huge width or height.
+                let fault = match format {
+                    "bmp" => OverLimit,
+                    "gif" if name != LOSSY_WEBP.name => OverLimit,
+                    "tiff" if name == LOSSY_WEBP.name => OverLimit,
                     _ => Damaged,
                 };
-                all.push(bad(format!("mark of {mark} on the body of {name}"), body, fault));
+                all.push(bad(format!("signature of {format} before the content of {name}"), file, fault));
             }
         }
     }

@@ -1,17 +1,18 @@
-//! The colours in the sequence header of an AV1 stream (AV1 specification, 5.5). The decoder knows them too, but has no
-//! word for numbers that are reserved.
+//! The colour description in the sequence header of an AV1 stream (AV1 specification, 5.5).
+//!
+//! The decoder parses it too, but its enums cannot represent reserved values.
 
-use super::container::Colours;
+use super::cicp::Cicp;
 
-/// What the specification takes where a header names no colours.
+/// The code point of colours that are not described.
 const UNSPECIFIED: u16 = 2;
-/// Identity, with which a picture in sRGB says that its planes are red, green and blue.
+/// With this matrix, and the primaries and transfer function of sRGB, the planes are RGB in full range.
 const IDENTITY: u16 = 0;
 const BT709: u16 = 1;
 const SRGB: u16 = 13;
 
-/// Reads a sequence header; `None` if it ends too early.
-pub(super) fn colours(header: &[u8]) -> Option<Colours> {
+/// Reads a sequence header OBU; `None` if it is incomplete.
+pub(super) fn read_cicp(header: &[u8]) -> Option<Cicp> {
     let mut bits = Bits { bytes: header, at: 0 };
     let profile = bits.number(3)?;
     bits.skip(1)?;
@@ -26,22 +27,23 @@ pub(super) fn colours(header: &[u8]) -> Option<Colours> {
     if !is_reduced && bits.flag()? {
         bits.skip(4 + 3)?;
     }
-    // Superblocks of 128, filter of intra prediction, filter of its edges.
+    // use_128x128_superblock, enable_filter_intra, enable_intra_edge_filter.
     bits.skip(3)?;
     if !is_reduced {
-        prediction_between_frames(&mut bits)?;
+        inter_tools(&mut bits)?;
     }
-    // Super-resolution, directional enhancement, restoration.
+    // enable_superres, enable_cdef, enable_restoration.
     bits.skip(3)?;
     color_config(&mut bits, profile)
 }
 
+/// Timing info, decoder model info and operating points.
 fn operating_points(bits: &mut Bits<'_>) -> Option<()> {
     let mut delay_bits = None;
     if bits.flag()? {
         bits.skip(32 + 32)?;
         if bits.flag()? {
-            bits.skip_variable()?;
+            bits.skip_uvlc()?;
         }
         if bits.flag()? {
             delay_bits = Some(bits.number(5)? + 1);
@@ -66,47 +68,49 @@ fn operating_points(bits: &mut Bits<'_>) -> Option<()> {
     Some(())
 }
 
-fn prediction_between_frames(bits: &mut Bits<'_>) -> Option<()> {
-    // Compounds of inter and intra, masked compounds, warped motion, two filters.
+/// The flags from enable_interintra_compound to order_hint_bits.
+fn inter_tools(bits: &mut Bits<'_>) -> Option<()> {
+    // enable_interintra_compound, enable_masked_compound, enable_warped_motion, enable_dual_filter.
     bits.skip(4)?;
-    let has_order = bits.flag()?;
-    if has_order {
+    let enable_order_hint = bits.flag()?;
+    if enable_order_hint {
         bits.skip(2)?;
     }
-    // Tools for screen content: chosen frame by frame, or here once for all.
+    // seq_choose_screen_content_tools, seq_force_screen_content_tools.
     if bits.flag()? || bits.flag()? {
-        // The same for motion in whole pixels.
+        // seq_choose_integer_mv, seq_force_integer_mv.
         if !bits.flag()? {
             bits.skip(1)?;
         }
     }
-    if has_order {
+    if enable_order_hint {
         bits.skip(3)?;
     }
     Some(())
 }
 
-fn color_config(bits: &mut Bits<'_>, profile: u32) -> Option<Colours> {
-    let is_deep = bits.flag()?;
-    if profile == 2 && is_deep {
+/// `color_config`, up to color_range.
+fn color_config(bits: &mut Bits<'_>, profile: u32) -> Option<Cicp> {
+    let is_high_bitdepth = bits.flag()?;
+    if profile == 2 && is_high_bitdepth {
         bits.skip(1)?;
     }
-    let is_grey = profile != 1 && bits.flag()?;
-    let mut named = [UNSPECIFIED; 3];
+    let is_monochrome = profile != 1 && bits.flag()?;
+    let mut code_points = [UNSPECIFIED; 3];
     if bits.flag()? {
-        for number in &mut named {
-            *number = u16::try_from(bits.number(8)?).ok()?;
+        for code_point in &mut code_points {
+            *code_point = u16::try_from(bits.number(8)?).ok()?;
         }
     }
-    let [primaries, transfer, matrix] = named;
-    let is_full_range = match !is_grey && [primaries, transfer, matrix] == [BT709, SRGB, IDENTITY] {
+    let [primaries, transfer, matrix] = code_points;
+    let is_full_range = match !is_monochrome && [primaries, transfer, matrix] == [BT709, SRGB, IDENTITY] {
         true => true,
         false => bits.flag()?,
     };
-    Some(Colours { primaries, matrix, is_full_range })
+    Some(Cicp { primaries, matrix, is_full_range })
 }
 
-/// Bits, the most significant of each byte first.
+/// Reads bits, most significant first.
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -130,8 +134,8 @@ impl Bits<'_> {
         (self.at <= self.bytes.len() * 8).then_some(())
     }
 
-    /// A number of as many bits as zeros stand before it.
-    fn skip_variable(&mut self) -> Option<()> {
+    /// Skips a `uvlc()` number, which has as many bits as there are zeros before it.
+    fn skip_uvlc(&mut self) -> Option<()> {
         let mut zeros = 0;
         while !self.flag()? {
             zeros += 1;

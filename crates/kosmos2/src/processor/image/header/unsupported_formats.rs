@@ -1,22 +1,23 @@
-//! Formats that are known but not read, told by their first bytes.
+//! Recognizes formats that are not supported, so that errors can name them.
 
 use std::io::Read;
 
 use flate2::read::GzDecoder;
 
+use super::super::bytes::bytes_at;
 use super::super::tiff::Directory;
-use super::bytes_at;
 
-/// How far into a text its first element is looked for.
-const TEXT: usize = 4 << 10;
+/// Bytes of a text file that are searched for its first element.
+const TEXT_PREFIX: usize = 4 << 10;
 
-/// The name of a format that is not read, with its article.
-pub(super) fn name_of(file: &[u8]) -> Option<&'static str> {
-    by_mark(file).or_else(|| by_container(file)).or_else(|| by_text(file)).or_else(|| by_end(file))
+/// The name of an unsupported format with its article; `None` if the format is not recognized.
+pub(super) fn unsupported_format_name(file: &[u8]) -> Option<&'static str> {
+    by_signature(file).or_else(|| by_container(file)).or_else(|| by_text(file)).or_else(|| by_other_content(file))
 }
 
-fn by_mark(file: &[u8]) -> Option<&'static str> {
-    const MARKS: [(&[u8], &str); 57] = [
+/// Formats with a signature at the start of the file.
+fn by_signature(file: &[u8]) -> Option<&'static str> {
+    const SIGNATURES: [(&[u8], &str); 57] = [
         (b"\xff\x0a", "a JPEG XL file"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file"),
         (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
@@ -75,16 +76,16 @@ fn by_mark(file: &[u8]) -> Option<&'static str> {
         (b"P7", "a PNM (PAM) file"),
         (b"version https://git-lfs", "a Git LFS pointer instead of the picture"),
     ];
-    let (mark, name) = MARKS.iter().find(|(mark, _)| file.starts_with(mark))?;
-    // Two letters alone are too little; behind them comes a space or a comment.
-    let is_pnm = mark.len() == 2 && mark.starts_with(b"P");
+    let (signature, name) = SIGNATURES.iter().find(|(signature, _)| file.starts_with(signature))?;
+    // Two letters are too weak a signature; in PNM, whitespace follows.
+    let is_pnm = signature.len() == 2 && signature.starts_with(b"P");
     (!is_pnm || file.get(2).is_some_and(u8::is_ascii_whitespace)).then_some(name)
 }
 
-/// Formats of several parts, which tell their kind behind their first mark.
+/// Container formats, whose type follows the first bytes.
 fn by_container(file: &[u8]) -> Option<&'static str> {
     match (bytes_at::<4>(file, 0)?, bytes_at::<4>(file, 8)) {
-        (_, Some(brand)) if bytes_at(file, 4) == Some(*b"ftyp") => return Some(of_brand(file, brand)),
+        (_, Some(brand)) if bytes_at(file, 4) == Some(*b"ftyp") => return Some(name_of_brand(file, brand)),
         (_, _) if matches!(bytes_at(file, 4), Some([b'm', b'o', b'o', b'v'] | [b'm', b'd', b'a', b't'])) => {
             return Some("a QuickTime video");
         }
@@ -97,8 +98,8 @@ fn by_container(file: &[u8]) -> Option<&'static str> {
     (bytes_at(file, 128) == Some(*b"DICM")).then_some("a DICOM file")
 }
 
-/// Files of boxes: the main brand decides, for those of no one coding the further ones do.
-fn of_brand(file: &[u8], brand: [u8; 4]) -> &'static str {
+/// ISO base media files (ISO/IEC 14496-12): by the major brand or, if it does not name a codec, by the compatible ones.
+fn name_of_brand(file: &[u8], brand: [u8; 4]) -> &'static str {
     const HEVC: [&[u8; 4]; 8] = [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"];
     let length = u32::from_be_bytes(bytes_at(file, 0).unwrap_or_default()) as usize;
     let brands = file.get(16..length.min(file.len())).unwrap_or_default().as_chunks::<4>().0;
@@ -116,38 +117,39 @@ fn of_brand(file: &[u8], brand: [u8; 4]) -> &'static str {
 }
 
 fn is_icon(file: &[u8]) -> bool {
-    // At least one picture, whose fourth byte is kept free.
+    // At least one image; the reserved byte of its entry is 0.
     bytes_at(file, 4).is_some_and(|count| u16::from_le_bytes(count) > 0) && file.get(9) == Some(&0)
 }
 
-/// Text of a known kind.
+/// Text formats.
 fn by_text(file: &[u8]) -> Option<&'static str> {
     if file.starts_with(b"\x1f\x8b") {
         let mut start = Vec::new();
-        // What is damaged behind its start makes no difference here.
-        let _ = GzDecoder::new(file).take(TEXT as u64).read_to_end(&mut start);
-        let is_svg = text_of(&start).is_some_and(|text| of_text(&text) == Some(SVG));
+        // Whatever was decompressed before an error is enough.
+        let _ = GzDecoder::new(file).take(TEXT_PREFIX as u64).read_to_end(&mut start);
+        let is_svg = lowercase_text(&start).is_some_and(|text| name_of_text(&text) == Some(SVG));
         return Some(if is_svg { "a compressed SVG drawing (SVGZ)" } else { "a gzip-compressed file" });
     }
-    of_text(&text_of(file)?)
+    name_of_text(&lowercase_text(file)?)
 }
 
 const SVG: &str = "an SVG drawing";
 
-/// The start of a text in lower case; `None` where it is none.
-fn text_of(file: &[u8]) -> Option<String> {
-    let start = &file[..file.len().min(TEXT)];
-    let wide = |from: fn([u8; 2]) -> u16| start.as_chunks::<2>().0.iter().skip(1).map(move |pair| from(*pair));
+/// The start of a text file in lower case, decoded as UTF-8 or UTF-16; `None` if it does not look like text.
+fn lowercase_text(file: &[u8]) -> Option<String> {
+    let start = &file[..file.len().min(TEXT_PREFIX)];
+    let units = |from: fn([u8; 2]) -> u16| start.as_chunks::<2>().0.iter().skip(1).map(move |pair| from(*pair));
     let text = match start {
-        [0xff, 0xfe, ..] => char::decode_utf16(wide(u16::from_le_bytes)).map(|one| one.unwrap_or(' ')).collect(),
-        [0xfe, 0xff, ..] => char::decode_utf16(wide(u16::from_be_bytes)).map(|one| one.unwrap_or(' ')).collect(),
+        [0xff, 0xfe, ..] => char::decode_utf16(units(u16::from_le_bytes)).map(|one| one.unwrap_or(' ')).collect(),
+        [0xfe, 0xff, ..] => char::decode_utf16(units(u16::from_be_bytes)).map(|one| one.unwrap_or(' ')).collect(),
         _ => String::from_utf8_lossy(start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start)).into_owned(),
     };
     let text = text.trim_start();
     text.starts_with(['<', '{', '[', '%', '/']).then(|| text.to_lowercase())
 }
 
-fn of_text(text: &str) -> Option<&'static str> {
+/// By the first element of a lower-case text, after comments, processing instructions and the document type.
+fn name_of_text(text: &str) -> Option<&'static str> {
     let mut rest = text;
     let mut is_xml = false;
     loop {
@@ -160,12 +162,12 @@ fn of_text(text: &str) -> Option<&'static str> {
             }
             _ if rest.starts_with("<!doctype svg") => return Some(SVG),
             _ if rest.starts_with("<!doctype html") => return Some("an HTML page"),
-            // A declaration may hold others in brackets.
+            // An internal subset may contain further declarations.
             _ if rest.starts_with("<!doctype") => ">",
             _ => break,
         };
-        let Some((_, behind)) = rest.split_once(end) else { break };
-        rest = behind;
+        let Some((_, after)) = rest.split_once(end) else { break };
+        rest = after;
     }
     let element: String = rest.strip_prefix('<')?.chars().take_while(|one| !" \t\r\n>/".contains(*one)).collect();
     let name = element.rsplit(':').next().unwrap_or_default();
@@ -177,21 +179,21 @@ fn of_text(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Formats without a mark at their start.
-fn by_end(file: &[u8]) -> Option<&'static str> {
+/// Formats without a signature at the start of the file.
+fn by_other_content(file: &[u8]) -> Option<&'static str> {
     if file.ends_with(b"TRUEVISION-XFILE.\0") {
         return Some("a TGA file");
     }
-    // Some writers put a few bytes before it.
+    // Some writers put other bytes before the header.
     let start = &file[..file.len().min(1 << 10)];
     start.windows(5).any(|window| window == b"%PDF-").then_some("a PDF document")
 }
 
-/// Camera raw files that begin as a TIFF does; their first picture is a thumbnail, or holds the sensor's samples.
-pub(super) fn raw_of_tiff(file: &[u8]) -> Option<&'static str> {
+/// The name of a camera raw format that is based on TIFF. Its first image is a thumbnail or the sensor's samples.
+pub(super) fn camera_raw_name(file: &[u8]) -> Option<&'static str> {
     const SUBFILE_TYPE: u16 = 254;
     const MAKE: u16 = 271;
-    const SUB_DIRECTORIES: u16 = 330;
+    const SUB_IFDS: u16 = 330;
     const DNG_VERSION: u16 = 50_706;
     if bytes_at(file, 8) == Some(*b"CR\x02\0") {
         return Some("a Canon CR2 (camera raw) file");
@@ -202,7 +204,7 @@ pub(super) fn raw_of_tiff(file: &[u8]) -> Option<&'static str> {
         return Some("a DNG (camera raw) file");
     }
     let is_thumbnail = directory.number(SUBFILE_TYPE, 0) == Some(1);
-    (is_thumbnail && has(MAKE) && has(SUB_DIRECTORIES)).then_some("a camera raw file (such as NEF or ARW)")
+    (is_thumbnail && has(MAKE) && has(SUB_IFDS)).then_some("a camera raw file (such as NEF or ARW)")
 }
 
 #[cfg(test)]
@@ -222,10 +224,13 @@ mod tests {
             &wide,
         ];
         for bytes in drawings {
-            assert_eq!(name_of(bytes), Some(SVG), "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(unsupported_format_name(bytes), Some(SVG), "{}", String::from_utf8_lossy(bytes));
         }
-        assert_eq!(name_of(b"<?xml version='1.0'?><Error><Code>svg</Code></Error>"), Some("an XML document"));
-        assert_eq!(name_of(b"<!-- never closed <svg>"), None);
+        assert_eq!(
+            unsupported_format_name(b"<?xml version='1.0'?><Error><Code>svg</Code></Error>"),
+            Some("an XML document")
+        );
+        assert_eq!(unsupported_format_name(b"<!-- never closed <svg>"), None);
     }
 
     #[test]
@@ -234,18 +239,18 @@ mod tests {
             let length = (16 + more.len()) as u32;
             [&length.to_be_bytes()[..], b"ftyp", brand, &[0; 4], more].concat()
         };
-        assert_eq!(name_of(&file(b"heic", b"mif1")), Some("a HEIC (HEIF) file"));
-        assert_eq!(name_of(&file(b"mif1", b"heix")), Some("a HEIC (HEIF) file"));
-        assert_eq!(name_of(&file(b"mif1", b"j2ki")), Some("a HEIF file that is not AVIF"));
-        assert_eq!(name_of(&file(b"isom", b"mp42")), Some("an MP4 video"));
-        assert_eq!(name_of(&file(b"crx ", b"isom")), Some("a Canon CR3 (camera raw) file"));
+        assert_eq!(unsupported_format_name(&file(b"heic", b"mif1")), Some("a HEIC (HEIF) file"));
+        assert_eq!(unsupported_format_name(&file(b"mif1", b"heix")), Some("a HEIC (HEIF) file"));
+        assert_eq!(unsupported_format_name(&file(b"mif1", b"j2ki")), Some("a HEIF file that is not AVIF"));
+        assert_eq!(unsupported_format_name(&file(b"isom", b"mp42")), Some("an MP4 video"));
+        assert_eq!(unsupported_format_name(&file(b"crx ", b"isom")), Some("a Canon CR3 (camera raw) file"));
     }
 
     #[test]
     fn two_letters_are_no_format() {
-        assert_eq!(name_of(b"P6 1 1 255\n\0\0\0"), Some("a PNM (PPM) file"));
-        assert_eq!(name_of(b"P6xyz"), None);
-        assert_eq!(name_of(b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0"), Some("a Windows icon (ICO)"));
-        assert_eq!(name_of(b"\0\0\x01\0\0\0"), None);
+        assert_eq!(unsupported_format_name(b"P6 1 1 255\n\0\0\0"), Some("a PNM (PPM) file"));
+        assert_eq!(unsupported_format_name(b"P6xyz"), None);
+        assert_eq!(unsupported_format_name(b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0"), Some("a Windows icon (ICO)"));
+        assert_eq!(unsupported_format_name(b"\0\0\x01\0\0\0"), None);
     }
 }
