@@ -1,4 +1,5 @@
-//! Hundreds of bad pictures: each is refused for the expected reason, and none crashes the process or takes much memory.
+//! Hundreds of bad pictures: each is refused for the expected reason, and none crashes the process or takes much
+//! memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -76,8 +76,8 @@ fn avif_of_all_kinds_comes_out_as_pillows() {
     assert_eq!(compare_kinds("images/avif"), (56, 10));
 }
 
-/// Compares the pictures of a folder with its expected.json. Returns how many there are, and how many of them are rotated
-/// by their metadata.
+/// Compares the pictures of a folder with its expected.json. Returns how many there are, and how many of them are
+/// rotated by their metadata.
 fn compare_kinds(folder: &str) -> (usize, usize) {
     let processor = processor();
     let folder = fixtures().join(folder);
@@ -108,7 +108,8 @@ fn kinds_that_are_not_read_are_named() {
         patched[at] = new;
         patched
     };
-    // JPEG: the frame header's marker is at offset 90, its precision at 93. BMP: bits per pixel are at 28, compression at 30.
+    // JPEG: the frame header's marker is at offset 90, its precision at 93. BMP: bits per pixel are at 28, compression
+    // at 30.
     for (bytes, kind) in [
         (patched(&gray, 90, 0xc3), "lossless JPEG"),
         (patched(&gray, 90, 0xcb), "lossless JPEG"),

@@ -1,7 +1,7 @@
 //! Bad pictures with names: truncated, with false sizes, with too many parts, decompression bombs, unsupported formats.
 //!
-//! A decoder must refuse those of [`refused`]. It may decode or refuse those of [`costly`], which are valid but expensive,
-//! and of [`flipped`], in which a few bits are flipped, but it must not crash.
+//! A decoder must refuse those of [`refused`]. It may decode or refuse those of [`costly`], which are valid but
+//! expensive, and of [`flipped`], in which a few bits are flipped, but it must not crash.
 
 mod avif;
 mod bmp;
@@ -60,7 +60,8 @@ pub fn costly() -> Vec<(String, Vec<u8>)> {
     formats.chain(metadata::costly()).collect()
 }
 
-/// `count` variants of each valid picture, with one to sixteen bits flipped, in every other one within the first 400 bytes.
+/// `count` variants of each valid picture, with one to sixteen bits flipped, in every other one within the first 400
+/// bytes.
 pub fn flipped(seed: u64, count: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
     let mut random = Random::new(seed);
     let numbered = VALID.iter().flat_map(move |picture| (0..count).map(move |number| (picture, number)));

@@ -39,8 +39,8 @@ pub(super) fn square(between: &[Vec<u8>]) -> Vec<u8> {
     file(&[header(8, 8, 8, RGB), between.concat(), chunk(b"IDAT", &rows)])
 }
 
-/// A zlib stream of `mib` MiB of zeros. After a full flush, the Deflate blocks of 1 MiB end at a byte boundary and do not
-/// refer to earlier data, so that they can be repeated.
+/// A zlib stream of `mib` MiB of zeros. After a full flush, the Deflate blocks of 1 MiB end at a byte boundary and do
+/// not refer to earlier data, so that they can be repeated.
 pub(super) fn bomb(mib: usize) -> Vec<u8> {
     const MIB: usize = 1 << 20;
     let mut block = Vec::with_capacity(1 << 14);

@@ -1,7 +1,7 @@
 //! AVIF as Pillow 13 decodes it: a still picture, or the first frame of an image sequence.
 //!
-//! Boxes are parsed here. AV1 streams are decoded by rav1d, a port of dav1d, with which Pillow decodes. The conversion to
-//! RGB reproduces libavif's arithmetic.
+//! Boxes are parsed here. AV1 streams are decoded by rav1d, a port of dav1d, with which Pillow decodes. The conversion
+//! to RGB reproduces libavif's arithmetic.
 
 mod av1_stream;
 mod boxes;

@@ -118,7 +118,7 @@ impl<'a> Bitmap<'a> {
             _ => return Err(unsupported(format!("BMP with compression {compression}"))),
         }
         let mut start = u32_at(file, 10).ok_or_else(incomplete)? as usize;
-        let mut colours = Colours { palette: Palette::gray(), index_bits: bits as usize };
+        let mut indexed = IndexedPalette { palette: Palette::gray(), index_bits: bits as usize };
         if let Channels::Indices(_) = channels {
             let entry = if is_core { 3 } else { 4 };
             let stated = if is_core { 0 } else { u32_at(header, 46).ok_or_else(incomplete)? };
@@ -129,13 +129,13 @@ impl<'a> Bitmap<'a> {
             let rest = file.get(end..).unwrap_or_default();
             let stored = &rest[..rest.len().min(count.saturating_mul(entry))];
             end += stored.len();
-            colours = Colours::read(stored, count, entry, bits as usize)?;
-            channels = Channels::Indices(colours.index_bits);
+            indexed = IndexedPalette::read(stored, count, entry, bits as usize)?;
+            channels = Channels::Indices(indexed.index_bits);
         }
         let start = if start == 0 { end } else { start };
         let data = file.get(start..).unwrap_or_default();
         let stride = (u64::from(width) * u64::from(bits)).div_ceil(32) as usize * 4;
-        let palette = colours.palette.on_white();
+        let palette = indexed.palette.on_white();
         Ok(Self {
             width,
             height,
@@ -177,12 +177,12 @@ fn read_masks(file: &[u8], header_size: u32) -> Option<([u32; 4], usize)> {
 }
 
 /// The palette, and the size of the indices into it.
-struct Colours {
+struct IndexedPalette {
     palette: Palette,
     index_bits: usize,
 }
 
-impl Colours {
+impl IndexedPalette {
     /// Pillow ignores a palette that is a gray ramp and then reads indices of one bit if it has at most two shades, or
     /// of eight bits otherwise, whatever size the header states.
     fn read(stored: &[u8], count: usize, entry: usize, bits: usize) -> Result<Self, ImageError> {

@@ -15,13 +15,13 @@ const PASSES: [(usize, usize); 4] = [(0, 8), (4, 8), (2, 4), (1, 2)];
 ///
 /// Data after the last pixel is ignored. Data that ends early is an error, as in Pillow.
 pub(super) fn decode(frame: &Frame, canvas: &mut [u8], options: &DecodeOptions) -> Result<(), ImageError> {
-    let broken = |fault: &str| undecodable(PictureFormat::Gif, fault);
+    let damaged = |reason: &str| undecodable(PictureFormat::Gif, reason);
     let [left, top, width, height] = frame.area;
     if width == 0 || height == 0 {
-        return Err(broken("the width or height of its first frame is 0"));
+        return Err(damaged("the width or height of its first frame is 0"));
     }
     if frame.min_code_size > MAX_BITS {
-        return Err(broken("its LZW codes are longer than 12 bits"));
+        return Err(damaged("its LZW codes are longer than 12 bits"));
     }
     let passes = if frame.is_interlaced { &PASSES[..] } else { &[(0, 1)] };
     let rows = passes.iter().flat_map(|&(first, step)| (first..height).step_by(step));
@@ -31,11 +31,11 @@ pub(super) fn decode(frame: &Frame, canvas: &mut [u8], options: &DecodeOptions) 
         options.check_deadline()?;
         let start = (top + row) * frame.size.0 as usize + left;
         let Some(mut line) = canvas.get_mut(start..).and_then(|line| line.get_mut(..width)) else {
-            return Err(broken("its first frame does not fit on its screen"));
+            return Err(damaged("its first frame does not fit on its screen"));
         };
         while !line.is_empty() {
             if string.is_empty() {
-                table.next_string(&mut bits, &mut string).map_err(broken)?;
+                table.next_string(&mut bits, &mut string).map_err(damaged)?;
             }
             let written = string.move_to(line);
             line = &mut line[written..];

@@ -1,4 +1,5 @@
-//! What decoding a picture will cost, from its headers alone: nothing is decompressed, and no pixel buffer is allocated.
+//! What decoding a picture will cost, from its headers alone: nothing is decompressed, and no pixel buffer is
+//! allocated.
 //!
 //! Each format's estimate makes one pass over the file and follows the lengths that it states, as the decoders do.
 //! Errors in the format are left to the decoders; here, they must only not make a picture look cheaper than it is.
@@ -32,8 +33,8 @@ pub struct Header {
     pub width: u32,
     /// Height in pixels, as stored.
     pub height: u32,
-    /// Upper bound on the bytes of memory that decoding takes, without the file itself: the decoder's state, the pixels,
-    /// and the intermediate copies up to upright RGB.
+    /// Upper bound on the bytes of memory that decoding takes, without the file itself: the decoder's state, the
+    /// pixels, and the intermediate copies up to upright RGB.
     pub memory: u64,
 }
 

@@ -38,7 +38,7 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, I
 }
 
 fn decompress(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageError> {
-    let broken = |error: io::Error| undecodable(PictureFormat::Jpeg, error);
+    let damaged = |error: io::Error| undecodable(PictureFormat::Jpeg, error);
     let has_ended = Cell::new(false);
     let file = EndDetector { file: DeadlineReader::new(bytes, READ_SIZE, options.deadline), has_ended: &has_ended };
     // libjpeg fills the rest of a truncated picture with gray. Pillow reports an error instead, unless only the
@@ -49,20 +49,20 @@ fn decompress(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageEr
         }
         Ok(())
     };
-    let decoder = Decompress::builder().from_reader(file).map_err(broken)?;
+    let decoder = Decompress::builder().from_reader(file).map_err(damaged)?;
     let (width, height) = decoder.size();
     options.check_size(width as u64, height as u64)?;
     let is_cmyk = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
     let (target, channels) = if is_cmyk { (ColorSpace::JCS_CMYK, 4) } else { (ColorSpace::JCS_RGB, 3) };
-    let mut scanlines = decoder.to_colorspace(target).map_err(broken)?;
+    let mut scanlines = decoder.to_colorspace(target).map_err(damaged)?;
     check_end()?;
     let mut samples = vec![0; width * height * channels];
     for rows in samples.chunks_mut((width * channels * ROWS).max(1)) {
         options.check_deadline()?;
-        scanlines.read_scanlines_into(rows).map_err(broken)?;
+        scanlines.read_scanlines_into(rows).map_err(damaged)?;
         check_end()?;
     }
-    scanlines.finish().map_err(broken)?;
+    scanlines.finish().map_err(damaged)?;
     let pixels = if is_cmyk { samples.chunks_exact(4).flat_map(cmyk_to_rgb).collect() } else { samples };
     let rgb = RgbImage::from_raw(width as u32, height as u32, pixels);
     rgb.ok_or_else(|| undecodable(PictureFormat::Jpeg, "its pixels do not match its size"))

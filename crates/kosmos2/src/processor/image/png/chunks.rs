@@ -43,7 +43,8 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    /// The chunk at an offset; `None` if the file ends there or the chunk type has other characters than Pillow accepts.
+    /// The chunk at an offset; `None` if the file ends there or the chunk type has other characters than Pillow
+    /// accepts.
     fn read(file: &'a [u8], at: usize) -> Option<Self> {
         let length = u32::from_be_bytes(*file.get(at..)?.first_chunk()?) as usize;
         let chunk_type: [u8; 4] = *file.get(at + 4..)?.first_chunk()?;

@@ -7,8 +7,8 @@ use super::super::format::PictureFormat;
 use super::super::limits::DecodeOptions;
 use super::layout::Layout;
 
-/// Bytes that are decompressed between two checks of the deadline, to at most 64 MiB. Pillow feeds its decoder as many at
-/// a time, which decides what it accepts of data that ends early.
+/// Bytes that are decompressed between two checks of the deadline, to at most 64 MiB. Pillow feeds its decoder as many
+/// at a time, which decides what it accepts of data that ends early.
 const READ_SIZE: usize = 64 << 10;
 
 /// Decodes the scanlines of all passes one after the other, each with its filter byte.
@@ -87,7 +87,8 @@ fn undo_filters(scanlines: &mut [u8], layout: &Layout, options: &DecodeOptions) 
     Ok(())
 }
 
-/// Undoes the filter of a scanline; `None` if the filter type is unknown. `N` is the size of a pixel in bytes, at least 1.
+/// Undoes the filter of a scanline; `None` if the filter type is unknown. `N` is the size of a pixel in bytes, at least
+/// 1.
 fn undo_filter<const N: usize>(filter: u8, row: &mut [u8], above: &[u8]) -> Option<()> {
     let mut left = [0; N];
     let pixels = row.as_chunks_mut::<N>().0.iter_mut().zip(above.as_chunks::<N>().0);

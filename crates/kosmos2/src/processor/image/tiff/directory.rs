@@ -61,8 +61,8 @@ impl<'a> Directory<'a> {
         Ok(directory)
     }
 
-    /// Adds a field unless it is ignored; `None` if its values are not within the file. `value_bytes` counts the bytes of
-    /// all values outside of entries.
+    /// Adds a field unless it is ignored; `None` if its values are not within the file. `value_bytes` counts the bytes
+    /// of all values outside of entries.
     fn add(&mut self, entry: &'a [u8], is_big: bool, value_bytes: &mut u64) -> Option<()> {
         let reader = Reader { file: entry, is_big_endian: self.is_big_endian };
         let (tag, field_type) = (reader.number(0, 2)? as u16, reader.number(2, 2)? as u16);

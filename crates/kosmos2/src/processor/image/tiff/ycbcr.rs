@@ -82,8 +82,8 @@ impl YCbCr {
         width.div_ceil(self.across) * (self.across * self.down + 2)
     }
 
-    /// The pixel at a position in a chunk, as RGB. A data unit has the luma samples of the pixels that share chroma, and
-    /// then their Cb and Cr samples (TIFF 6.0, section 21).
+    /// The pixel at a position in a chunk, as RGB. A data unit has the luma samples of the pixels that share chroma,
+    /// and then their Cb and Cr samples (TIFF 6.0, section 21).
     pub(super) fn pixel(&self, chunk: &[u8], width: usize, (x, y): (usize, usize)) -> [u8; 3] {
         let size = self.across * self.down;
         let unit = y / self.down * self.row_bytes(width) + x / self.across * (size + 2);
