@@ -16,11 +16,11 @@ use crate::stderr::{self, LogWriter, escape_control};
 /// The variable with the filter, as in most Rust programs.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// The worker's filter. async-nats reports each event of the connection as well, which the worker logs itself.
-const WORKER_FILTER: &str = "info,async_nats=warn";
+/// The worker's filter. async-nats logs events and errors of the connection, too, which would be logged twice.
+const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
 
 /// The filter of the other commands, whose users wait for the results.
-const DEFAULT_FILTER: &str = "warn";
+const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
 
 /// Starts logging to standard error and sends panics there as well.
 pub(crate) fn start(arguments: &Arguments) {

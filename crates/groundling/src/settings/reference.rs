@@ -106,8 +106,9 @@ fn entries<'a>(definition: &'a mut Value, key: &str) -> impl Iterator<Item = (&'
 
 /// A settings file with every key at its default. Keys without one are commented out.
 pub(crate) fn toml() -> anyhow::Result<String> {
-    let mut text =
-        comment("Settings of Groundling with their defaults. Keys that are commented out are unset by default, or their default depends on the machine.");
+    let mut text = comment(
+        "Settings of Groundling with their defaults. Keys that are commented out are unset by default, or their default depends on the machine.",
+    );
     for Section { name, description, keys } in sections()? {
         let _ = write!(text, "\n{}[{name}]\n", comment(&description));
         for key in keys {
