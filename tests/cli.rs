@@ -361,7 +361,7 @@ async fn settings_prints_a_schema_and_a_file_of_defaults_that_the_worker_reads()
     // Nothing is wrong with the file but that a worker needs to know what it may read.
     let output = run(with_model().arg("worker").arg("--settings").arg(&file)).await;
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).starts_with("groundling: s3.allow is empty"), "{}", said(&output));
+    assert!(said(&output).starts_with("groundling: s3.allow "), "{}", said(&output));
     for wrong in [&["settings"][..], &["settings", "--schema", "--defaults"]] {
         assert_eq!(run(groundling().args(wrong)).await.status.code(), Some(2), "{wrong:?}");
     }
