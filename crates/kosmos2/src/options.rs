@@ -236,3 +236,26 @@ pub struct ScoredEntity {
     /// not generated.
     pub refined_boxes: Vec<Option<BoundingBox>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_ranges_that_are_checked() {
+        let error = |beam: BeamOptions| beam.check().unwrap_err().expected;
+        let num_beams = error(BeamOptions { num_beams: NUM_BEAMS.end() + 1, ..BeamOptions::default() });
+        assert!(num_beams.starts_with(&format!("{} to {}", NUM_BEAMS.start(), NUM_BEAMS.end())), "{num_beams}");
+        let penalty = error(BeamOptions { length_penalty: LENGTH_PENALTY.end() + 1.0, ..BeamOptions::default() });
+        assert!(penalty.ends_with(&format!("{} to {}", LENGTH_PENALTY.start(), LENGTH_PENALTY.end())), "{penalty}");
+    }
+
+    #[test]
+    fn early_stopping_is_written_as_it_is_read() {
+        for (name, value) in EarlyStopping::NAMES {
+            assert_eq!((name.parse().as_ref(), value.to_string().as_str()), (Ok(&value), name));
+        }
+        let error = "maybe".parse::<EarlyStopping>().unwrap_err().to_string();
+        assert_eq!(error, "early_stopping is maybe, but must be yes, no or never");
+    }
+}
