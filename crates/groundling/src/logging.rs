@@ -16,7 +16,8 @@ use crate::stderr::{self, LogWriter, escape_control};
 /// The variable with the filter, as in most Rust programs.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// The worker's filter. async-nats logs events and errors of the connection, too, which would be logged twice.
+/// The worker's filter. async-nats also logs the events of the connection and why it cannot connect, which the worker
+/// logs itself.
 const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
 
 /// The filter of the other commands, whose users wait for the results.
