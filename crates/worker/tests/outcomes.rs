@@ -183,7 +183,7 @@ async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
     }
     let mut running = Running::start(&bench);
     running.event().await;
-    // Longer than the first pauses between tries.
+    // Longer than the first delays between attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let info = bench.consumer_info().await;
     assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");

@@ -172,7 +172,7 @@ fn names() -> Vec<Row> {
 /// A task that a text is put into.
 type InWords = fn(String) -> task::Kind;
 
-/// Each tag in each place for words, and forms that only the tokenizer takes for a tag.
+/// Each tag in each text field, and forms that only the tokenizer reads as a tag.
 fn tags_in_words() -> Vec<Row> {
     let places: [(&str, InWords); 3] = [
         ("question", |question| task::Kind::Question(v1::Question { question })),
