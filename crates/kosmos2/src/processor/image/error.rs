@@ -52,7 +52,7 @@ pub enum ImageError {
         limit: u32,
     },
     /// Decoding would exceed [`DecodeOptions::max_memory`](super::DecodeOptions::max_memory).
-    #[error("decoding the picture takes {needed} bytes of memory, more than the limit of {limit}")]
+    #[error("the picture takes {needed} bytes of memory to decode, more than the limit of {limit}")]
     TooMuchMemory {
         /// Bytes that decoding takes according to the headers.
         needed: u64,
