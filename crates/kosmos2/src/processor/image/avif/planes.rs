@@ -50,7 +50,7 @@ impl Planes {
             if (planes.depth, planes.subsampling) != (frame.depth, subsampling) {
                 return Err(damaged("its tiles have different bit depths or chroma subsampling"));
             }
-            let is_odd = |tile: u32, picture: u32| tile % 2 != 0 || picture % 2 != 0;
+            let is_odd = |tile: u32, picture: u32| !tile.is_multiple_of(2) || !picture.is_multiple_of(2);
             let shares_chroma = match subsampling {
                 ChromaSubsampling::Monochrome | ChromaSubsampling::Yuv444 => false,
                 ChromaSubsampling::Yuv422 => is_odd(streams.width, width),

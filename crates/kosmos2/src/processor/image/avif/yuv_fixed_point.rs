@@ -22,11 +22,11 @@ const FULL: (u32, i32) = (16_320, 32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reduction {
     /// Before chroma is upsampled.
-    BeforeUpsampling,
+    Before,
     /// After chroma is upsampled.
-    AfterUpsampling,
+    After,
     /// After chroma is upsampled without interpolation.
-    AfterNearestUpsampling,
+    AfterNearest,
 }
 
 /// Converts samples to RGB.
@@ -48,11 +48,11 @@ impl<'a> FixedPointConverter<'a> {
         let (luma, factors) = factors(planes, cicp)?;
         let is_monochrome = planes.subsampling == ChromaSubsampling::Monochrome;
         let reduction = match (planes.depth, planes.subsampling, has_alpha) {
-            (10, _, true) if !is_monochrome => Reduction::AfterUpsampling,
-            (12, ChromaSubsampling::Yuv420, true) => Reduction::AfterNearestUpsampling,
-            _ => Reduction::BeforeUpsampling,
+            (10, _, true) if !is_monochrome => Reduction::After,
+            (12, ChromaSubsampling::Yuv420, true) => Reduction::AfterNearest,
+            _ => Reduction::Before,
         };
-        let truncates_alpha = reduction != Reduction::AfterNearestUpsampling && !is_monochrome;
+        let truncates_alpha = reduction != Reduction::AfterNearest && !is_monochrome;
         Some(Self { planes, luma, factors, reduction, truncates_alpha })
     }
 
@@ -62,9 +62,9 @@ impl<'a> FixedPointConverter<'a> {
         let sample = u32::from(self.planes.at(0, x, y));
         // Extended to 16 bits by repeating the high bits.
         let wide = match self.reduction {
-            Reduction::BeforeUpsampling => (sample >> (self.planes.depth - 8)) * 0x0101,
-            Reduction::AfterUpsampling => sample << 6 | sample >> 4,
-            Reduction::AfterNearestUpsampling => sample << 4 | sample >> 8,
+            Reduction::Before => (sample >> (self.planes.depth - 8)) * 0x0101,
+            Reduction::After => sample << 6 | sample >> 4,
+            Reduction::AfterNearest => sample << 4 | sample >> 8,
         };
         let luma = ((wide * factor) >> 16) as i32 + bias;
         let clip = |channel: i32| (channel >> 6).clamp(0, 255) as u8;
@@ -83,12 +83,12 @@ impl<'a> FixedPointConverter<'a> {
     /// Chroma of a pixel as an 8-bit sample.
     fn chroma(&self, plane: usize, x: usize, y: usize) -> i32 {
         let shift = self.planes.depth - 8;
-        let (first, last) = if self.reduction == Reduction::BeforeUpsampling { (shift, 0) } else { (0, shift) };
+        let (first, last) = if self.reduction == Reduction::Before { (shift, 0) } else { (0, shift) };
         let at = |x, y| i32::from(self.planes.at(plane, x, y) >> first);
         let is_420 = self.planes.subsampling == ChromaSubsampling::Yuv420;
         let upsampled = match self.planes.subsampling {
             ChromaSubsampling::Monochrome | ChromaSubsampling::Yuv444 => at(x, y),
-            _ if self.reduction == Reduction::AfterNearestUpsampling => at(x / 2, if is_420 { y / 2 } else { y }),
+            _ if self.reduction == Reduction::AfterNearest => at(x / 2, if is_420 { y / 2 } else { y }),
             _ => {
                 let (near_x, next_x) = neighbour_columns(x, self.planes.width);
                 let (near_y, next_y) = if is_420 { neighbour_rows(y, self.planes.height) } else { (y, y) };
