@@ -235,7 +235,11 @@ async fn a_worker_that_could_do_no_job_does_not_start() {
     let cases = [
         ("GROUNDLING__ENGINE__SLOT_TOKENS", "66", "engine.slot_tokens is 66, but the shortest task"),
         ("GROUNDLING__NATS__URL", "ws://127.0.0.1:4222", "nats.url: \"ws://127.0.0.1:4222\" is a WebSocket address"),
-        ("AWS_USE_DUALSTACK_ENDPOINT", "true", "s3.endpoint is set, and the environment variable AWS_USE_DUALSTACK_ENDPOINT"),
+        (
+            "AWS_USE_DUALSTACK_ENDPOINT",
+            "true",
+            "s3.endpoint is set, and the environment variable AWS_USE_DUALSTACK_ENDPOINT",
+        ),
         ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, and the environment variable AWS_USE_FIPS_ENDPOINT"),
     ];
     for (name, value, sentence) in cases {

@@ -234,7 +234,9 @@ impl Connection {
                 // What is published before the new connection can be lost with the old one.
                 drop(tokio::time::timeout(RECONNECT_TIMEOUT, self.reconnected(number)).await);
             }
-            _ => tracing::info!("the only known NATS server is shutting down: staying until it closes the connection"),
+            _ => tracing::info!(
+                "the NATS server is shutting down and no other server is known: keeping the connection until the server closes it"
+            ),
         }
     }
 }
@@ -335,7 +337,7 @@ async fn options(settings: &NatsSettings, name: &str, events: Events) -> Result<
                     (Event::Connected, _) => tracing::info!("connected to NATS"),
                     (Event::Draining | Event::Closed, _) => tracing::info!("closing the connection to NATS"),
                     (Event::Disconnected, _) => tracing::warn!("the connection to NATS is lost; connecting again"),
-                    (other, _) => tracing::warn!("NATS: {other}"),
+                    (other, _) => tracing::warn!("the NATS client reports: {other}"),
                 }
             }
         });

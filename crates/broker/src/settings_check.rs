@@ -47,7 +47,7 @@ impl NatsSettings {
         }
         found.require(
             self.user.is_some() == self.password.is_some(),
-            "nats.user and nats.password need each other: give both or neither",
+            "nats.user and nats.password belong together: set both or neither",
         );
         let ways = [self.user.is_some(), self.token.is_some(), self.nkey.is_some(), self.credentials_file.is_some()];
         found.require(
@@ -56,7 +56,7 @@ impl NatsSettings {
         );
         found.require(
             self.tls.certificate_file.is_some() == self.tls.key_file.is_some(),
-            "nats.tls.certificate_file and nats.tls.key_file need each other: give both or neither",
+            "nats.tls.certificate_file and nats.tls.key_file belong together: set both or neither",
         );
         found.require(
             is_subject(&self.inbox_prefix),
@@ -81,7 +81,7 @@ impl NatsSettings {
         }
         found.require(
             self.jetstream_domain.is_none() || self.api_prefix.is_none(),
-            "nats.jetstream_domain and nats.api_prefix exclude each other: keep one",
+            "nats.jetstream_domain and nats.api_prefix exclude each other: remove one",
         );
         found.require_nonzero("nats.connect_timeout", self.connect_timeout);
         found.require_nonzero("nats.request_timeout", self.request_timeout);

@@ -79,7 +79,10 @@ impl StreamStates {
         state.refusals.retain(|stream, refusal| {
             let is_active = refusal.last.elapsed() < self.expiry;
             if !is_active {
-                tracing::info!("the stream {stream} has refused no message for {:?}", self.expiry);
+                tracing::info!(
+                    "the stream {stream} has not refused a message for {:?}: no longer reported as refusing",
+                    self.expiry
+                );
             }
             is_active
         });

@@ -11,7 +11,7 @@ use kosmos2::processor::image::ImageProcessor;
 use crate::exit::Misuse;
 use crate::settings::ModelSettings;
 
-const NO_MODEL: &str = "no model given: pass --model DIR or set GROUNDLING_MODEL; get the published model with \
+const NO_MODEL: &str = "no model given: pass --model DIR, set GROUNDLING_MODEL, or set model.path in the settings file; get the published model with \
     `hf download microsoft/kosmos-2-patch14-224 --local-dir kosmos-2`, or use the small one for tests in \
     crates/sandbox/demo/kosmos-2-emoji";
 

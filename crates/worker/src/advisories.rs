@@ -170,7 +170,10 @@ impl MaxDeliveriesReconciler {
         }
         let advised_at = advisory.info().map_err(|error| error.to_string())?.published;
         let Some(stream) = self.queue(&self.jobs_stream).await? else {
-            tracing::warn!("ignored an advisory, because the jobs stream is not a work queue");
+            tracing::warn!(
+                "ignored an advisory, because the jobs stream {} is not a work queue, so its messages must not be removed: delete the stream and run `groundling setup`",
+                self.jobs_stream
+            );
             return Ok(());
         };
         let fault = |last_error| Fault::DeliveriesExhausted { deliveries: advised.deliveries, last_error };
@@ -209,7 +212,7 @@ impl MaxDeliveriesReconciler {
         tracing::warn!(
             subject = job.subject,
             sequence,
-            "removing a job from the queue that the server no longer delivers"
+            "the server no longer delivers this job: ending it with its recorded outcome or a failure, then removing its message"
         );
         if !has_copy {
             let fault = fault(self.attempts.last_error(&job.info).await);

@@ -160,7 +160,7 @@ impl OutcomeCompactor {
                 Ok(()) => {}
                 Err(CompactError::Disabled) => {
                     tracing::warn!(
-                        "the outcomes stream has no allow_msg_ttl: outcomes stay complete until their max_age and take more storage"
+                        "the outcomes stream does not allow per-message TTLs, so outcomes keep their full size until streams.outcomes_max_age: set allow_msg_ttl on the stream (NATS server 2.11 or later) to save storage"
                     );
                     return Err(Disabled);
                 }

@@ -87,7 +87,9 @@ struct Received {
 
 /// The server did not confirm an acknowledgement. The job is redelivered after `ack_wait`; published work is not lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the server did not confirm the acknowledgement of a job and will deliver the job again: {0}")]
+#[error(
+    "the NATS server did not confirm the acknowledgement of a job, which will be delivered again; its result is not lost: {0}"
+)]
 pub struct DeliveryError(async_nats::client::RequestError);
 
 impl Delivery {

@@ -136,7 +136,10 @@ impl Intake {
                 PullEnd::Stopped => break,
                 PullEnd::Reconnected(responses, open) => {
                     lost += 1;
-                    tracing::info!(lost, "the NATS connection was re-established: requesting jobs again");
+                    tracing::info!(
+                        pull_requests_lost = lost,
+                        "the NATS connection was re-established: requesting jobs again"
+                    );
                     let until = Instant::now() + PULL_OVER;
                     overtaken.spawn(nack_all(self.jetstream.client(), responses, open, until));
                 }
@@ -145,7 +148,10 @@ impl Intake {
                     self.monitor.invalidate().await;
                     self.report_pull(Some(&error));
                     let delay = delays.after_failure();
-                    tracing::warn!(lost, ?delay, "no jobs can be taken: {error}; trying again");
+                    tracing::warn!(
+                        pull_requests_lost = lost,
+                        "no jobs can be taken: {error}; trying again in {delay:?}"
+                    );
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
                         () = shutdown.cancelled() => break,
@@ -326,7 +332,7 @@ impl Intake {
                             return end;
                         }
                     }
-                    PullResponse::PermissionViolation(error) => return PullEnd::Failed(error),
+                    PullResponse::Refused(error) => return PullEnd::Failed(error),
                 },
             }
         }

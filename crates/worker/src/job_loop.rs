@@ -63,14 +63,14 @@ pub(crate) async fn run_jobs(
                 }
                 // The panic dropped the delivery, which nacked the job.
                 Err(error) => {
-                    tracing::error!("a job was released because its task failed; this is a bug: {error}");
+                    tracing::error!("a job was released because its task failed; this is a bug, please report it with the panic logged above: {error}");
                     worked.report.count(Settled::Requeued);
                 }
             },
             () = &mut refused => {
                 tracing::error!(
                     jobs = jobs.len(),
-                    "the NATS server refuses this worker's credentials: active jobs are left to other workers"
+                    "the NATS server refuses this worker's credentials: the worker exits, and its active jobs are redelivered"
                 );
                 worked.refused = true;
                 stop.cancel();

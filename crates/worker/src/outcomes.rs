@@ -143,7 +143,7 @@ impl Outcomes {
                 // Another worker was first; or this one was, and the acknowledgement was lost.
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(&subject).await {
                     Ok(Some(claim)) if claim.sequence != after => return Ok(claim),
-                    // PermissionViolation because of another write that is not complete, or of a message that has expired.
+                    // Refused because another write is still in progress, or because the message has expired.
                     Ok(_) => error.into(),
                     Err(error) => error,
                 },

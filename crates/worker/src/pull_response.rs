@@ -19,7 +19,7 @@ pub(crate) enum PullResponse {
         missing: Option<usize>,
         too_large: bool,
     },
-    PermissionViolation(String),
+    Refused(String),
 }
 
 /// The description of a request that got all requested jobs and has bytes left.
@@ -36,16 +36,15 @@ impl PullResponse {
         match message.status {
             None | Some(StatusCode::OK) => Self::Job,
             Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Self::Ended { missing: missing(), too_large: false },
-            Some(StatusCode::NO_RESPONDERS) => Self::PermissionViolation(NO_CONSUMER.to_owned()),
+            Some(StatusCode::NO_RESPONDERS) => Self::Refused(NO_CONSUMER.to_owned()),
             Some(_) if description.contains(BATCH_COMPLETED) => Self::Ended { missing: Some(0), too_large: false },
             Some(_) if description.contains(EXCEEDS_BYTES) => Self::Ended { missing: missing(), too_large: true },
             Some(other) if description.is_empty() => {
-                Self::PermissionViolation(format!("the server ended the request with status {}", other.as_u16()))
+                Self::Refused(format!("the server ended the request with status {}", other.as_u16()))
             }
-            Some(other) => Self::PermissionViolation(format!(
-                "the server ended the request with status {}, {description}",
-                other.as_u16()
-            )),
+            Some(other) => {
+                Self::Refused(format!("the server ended the request with status {}, {description}", other.as_u16()))
+            }
         }
     }
 }
@@ -59,7 +58,7 @@ pub(crate) async fn nack_all(client: Client, mut responses: Subscriber, open: us
             Ok(Some(message)) => match PullResponse::of(&message) {
                 PullResponse::Job => jobs.push(message),
                 PullResponse::Ended { missing, .. } => due = open.saturating_sub(missing.unwrap_or(open)),
-                PullResponse::PermissionViolation(_) => break,
+                PullResponse::Refused(_) => break,
             },
             _ => break,
         }

@@ -38,25 +38,25 @@ impl Settings {
         found.require(
             window >= longest,
             format!(
-                "streams.duplicate_window is {window:?}, but a redelivered job can publish its annotation again up to {longest:?} later (ack_wait or max_retry_delay, plus job_timeout, plus twice publish_timeout): raise it, or lower those"
+                "streams.duplicate_window is {window:?}, but a redelivered job can publish its annotation again up to {longest:?} later (ack_wait or max_retry_delay, plus job_timeout, plus twice publish_timeout): raise streams.duplicate_window, or lower one of the others"
             ),
         );
         let active = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
         found.require(
             usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= active),
             format!(
-                "streams.max_ack_pending is {}, less than the {active} active jobs that one worker may have (worker.slots and worker.max_slow_reads): it must cover the active jobs of all workers and the jobs that were nacked with a delay",
+                "streams.max_ack_pending is {}, less than the {active} active jobs that one worker may have (worker.slots and worker.max_slow_reads): raise it to the sum of both over all workers, plus some for jobs that were released with a delay",
                 self.streams.max_ack_pending
             ),
         );
         found.require(
             self.streams.max_deliver < 0
                 || u64::try_from(self.streams.max_deliver).is_ok_and(|most| most > self.worker.max_deliveries),
-            "streams.max_deliver is not above worker.max_deliveries: the server would stop delivering jobs before the workers can record why they failed",
+            "streams.max_deliver is not above worker.max_deliveries: the server would stop delivering jobs before the workers can record why they failed: set it to -1 (no maximum), or raise it",
         );
         found.require(
             self.worker.max_bytes_in_flight >= self.s3.max_object_bytes,
-            "worker.max_bytes_in_flight is below s3.max_object_bytes: the largest object would never fit",
+            "worker.max_bytes_in_flight is below s3.max_object_bytes: the largest object would never fit; raise it, or lower s3.max_object_bytes",
         );
         found.0
     }
@@ -154,7 +154,7 @@ impl WorkerSettings {
         found.require(self.max_picture_pixels > 0, "worker.max_picture_pixels is 0: no picture could be decoded");
         found.require(
             self.max_decode_bytes >= self.max_picture_pixels.saturating_mul(BYTES_PER_PIXEL),
-            "worker.max_decode_bytes is below 10 times worker.max_picture_pixels: the largest picture would never fit",
+            "worker.max_decode_bytes is below 10 bytes for each of worker.max_picture_pixels, which a common picture needs: raise it, or lower worker.max_picture_pixels",
         );
         found.0
     }

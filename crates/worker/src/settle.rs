@@ -289,11 +289,16 @@ impl Requeue {
 
     /// At debug level, because the store is logged once for all of its jobs.
     fn park(delay: Duration) -> Self {
-        Self { delay, as_retry: true, what: "waits for its store", level: Level::DEBUG }
+        Self { delay, as_retry: true, what: "waits in the retries stream for its store", level: Level::DEBUG }
     }
 
     fn release(delay: Duration) -> Self {
-        Self { delay, as_retry: false, what: "is released and will be delivered again", level: Level::WARN }
+        Self {
+            delay,
+            as_retry: false,
+            what: "will be delivered again, without counting an attempt",
+            level: Level::WARN,
+        }
     }
 
     fn leave_to_others(delay: Duration) -> Self {

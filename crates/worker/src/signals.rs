@@ -20,7 +20,9 @@ pub fn shutdown_by_signals(before_exit: impl FnOnce() + Send + 'static) -> std::
         };
         // Before the log line, because logging may block.
         cancel.cancel();
-        tracing::info!("received {signal}: finishing active jobs; a second signal exits at once");
+        tracing::info!(
+            "received {signal}: taking no more jobs, finishing those at the model and releasing the others; a second signal exits at once"
+        );
         let kind = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
             _ = interrupt.recv() => SignalKind::interrupt(),

@@ -105,7 +105,9 @@ pub enum SlowReadAborted {
     )]
     Displaced,
     /// Other retries of the dataset hold all permits that one dataset may have.
-    #[error("the store is slow and other retries of the dataset use its share of worker.max_slow_reads")]
+    #[error(
+        "the store is slow, and other retries of this dataset hold all the slow reads that one dataset may have (a quarter of worker.max_slow_reads): the job waits and is read again"
+    )]
     ShareUsed,
 }
 

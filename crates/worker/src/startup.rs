@@ -31,7 +31,7 @@ pub(crate) async fn open(settings: &Settings, worker_id: &str, health: &Health) 
     let name = format!("groundling worker {worker_id}");
     let connection = connection::connect_with_retries(&settings.nats, &name, |error| {
         health.set_waiting(error.to_string());
-        tracing::warn!("{error}. Trying again until it responds");
+        tracing::warn!("{error}; retrying until the NATS server responds");
     })
     .await?;
     let (jetstream, broker) =
@@ -44,7 +44,7 @@ pub(crate) async fn open(settings: &Settings, worker_id: &str, health: &Health) 
         };
         health.set_waiting(error.clone());
         if error != logged {
-            tracing::warn!("{error}. Trying again");
+            tracing::warn!("{error}; retrying");
             logged = error;
         }
         tokio::time::sleep(delays.after_failure()).await;
@@ -62,11 +62,15 @@ async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<[PullCo
         return Err(WorkerError::UnsafeStreams(found.errors.join("\n")));
     }
     for difference in found.differences {
-        tracing::warn!("{difference}");
+        tracing::warn!("the server differs from the settings, which does not stop the worker: {difference}");
     }
-    let missing = || WorkerError::Missing(format!("consumer {}", settings.streams.consumer));
-    let jobs = setup::find_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    let retries = setup::find_retries_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    let advisories = setup::find_advisory_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
+    let missing =
+        |stream: &str| WorkerError::Missing(format!("consumer {} of the stream {stream}", settings.streams.consumer));
+    let streams = &settings.streams;
+    let jobs = setup::find_consumer(broker.clone(), streams).await?.ok_or_else(|| missing(&streams.jobs))?;
+    let retries =
+        setup::find_retries_consumer(broker.clone(), streams).await?.ok_or_else(|| missing(&streams.retries))?;
+    let advisories =
+        setup::find_advisory_consumer(broker.clone(), streams).await?.ok_or_else(|| missing(&streams.advisories))?;
     Ok([jobs, retries, advisories])
 }

@@ -196,7 +196,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     for intake in intakes {
         match intake.await {
             Ok(lost) => report.pulls_lost += lost,
-            Err(error) => tracing::error!("intake has failed; this is a bug: {error}"),
+            Err(error) => tracing::error!(
+                "intake has failed; this is a bug, please report it with the panic logged above: {error}"
+            ),
         }
     }
     if tokio::time::timeout(FLUSH_TIMEOUT, reconciler).await.is_err() {
@@ -205,9 +207,17 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     close(&client).await;
     report_stop.abort();
     let WorkerReport { finished, duplicates, failed, retried, released, pulls_lost } = report;
-    tracing::info!(finished, duplicates, failed, retried, released, pulls_lost, "the worker has stopped");
+    tracing::info!(
+        annotated = finished,
+        annotated_earlier = duplicates,
+        failed,
+        requeued = retried,
+        released_at_shutdown = released,
+        pull_requests_lost = pulls_lost,
+        "the worker has stopped"
+    );
     match (refused, engine_stopped) {
-        (true, _) => Err(WorkerError::PermissionViolation(refused_timeout)),
+        (true, _) => Err(WorkerError::CredentialsRefused(refused_timeout)),
         (_, true) => Err(WorkerError::EngineStopped(report)),
         _ => Ok(report),
     }

@@ -43,7 +43,7 @@ pub enum WorkerError {
     #[error(
         "the NATS server has refused this worker's credentials for {0:?} (nats.refused_timeout): restart the worker with valid credentials"
     )]
-    PermissionViolation(Duration),
+    CredentialsRefused(Duration),
     /// The engine has stopped. The worker's active jobs were nacked.
     #[error(
         "the engine has stopped, so the worker has stopped too; its jobs will be delivered again: restart the worker"

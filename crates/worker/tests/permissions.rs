@@ -98,7 +98,7 @@ async fn waiting_worker(permissions: &str, said: &[&str]) {
 
 #[tokio::test]
 async fn a_worker_that_may_not_look_at_its_streams_waits_and_says_why() {
-    let said = ["no permission to publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS", "Trying again"];
+    let said = ["no permission to publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS", "; retrying"];
     waiting_worker("publish: { deny: \"$JS.API.>\" }", &said).await;
 }
 

@@ -71,7 +71,7 @@ impl Told {
     fn start_with(mut settings: Settings) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         settings.worker.health_address = Some(address);
-        // PermissionViolation jobs are delivered again soon.
+        // Refused jobs are delivered again soon.
         settings.worker.max_retry_delay = Duration::from_secs(2);
         settings.worker.slots = Some(16);
         Self { running: Running::start_with(settings, Arc::new(Yes)), address }

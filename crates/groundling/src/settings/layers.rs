@@ -130,7 +130,8 @@ impl Layered {
             for part in key.split(SEPARATOR) {
                 let empty = || Self { value: Value::Table(BTreeMap::new()), origin: origin.clone() };
                 let Value::Table(table) = &mut place.value else {
-                    let problem = format!("{} sets a value there, not a section", place.origin);
+                    let problem =
+                        format!("{} sets a section of this key to a plain value: remove one of the two", place.origin);
                     return Err(SettingsError::new(problem).at(&origin));
                 };
                 place = table.entry(part.to_owned()).or_insert_with(empty);
