@@ -106,7 +106,7 @@ async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
         let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
         for _ in 0..MAX + 3 {
             match running.event().await {
-                JobEvent::Retried { message, .. } => assert!(message.contains("did not take"), "{message}"),
+                JobEvent::Retried { message, .. } => assert!(message.contains("did not accept"), "{message}"),
                 other => panic!("{other:?}"),
             }
         }
