@@ -201,7 +201,7 @@ fn tags_in_words() -> Vec<Row> {
 }
 
 fn markup() -> Vec<Row> {
-    let placed = "which is put there for the picture and the text's ends";
+    let placed = "which is reserved for the picture and the start and end of the text";
     let mut rows: Vec<Row> = ["<image>", "</image>", "<s>", "</s>", "<pad>", "<unk>", "<mask>"]
         .into_iter()
         .map(|tag| asking(&format!("{tag} in a raw prompt"), placed, raw(format!("<grounding> An {tag} image of"))))
