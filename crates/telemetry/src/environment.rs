@@ -62,12 +62,9 @@ impl ExportPlan {
         if variables.is_true("OTEL_SDK_DISABLED") {
             return Self::disabled(settings);
         }
-        let [traces, metrics, logs] = [
-            (Signal::Traces, settings.traces),
-            (Signal::Metrics, settings.metrics),
-            (Signal::Logs, settings.logs),
-        ]
-        .map(|(signal, wanted)| target(settings, signal, wanted, &mut variables));
+        let [traces, metrics, logs] =
+            [(Signal::Traces, settings.traces), (Signal::Metrics, settings.metrics), (Signal::Logs, settings.logs)]
+                .map(|(signal, wanted)| target(settings, signal, wanted, &mut variables));
         let interval = variables.milliseconds("OTEL_METRIC_EXPORT_INTERVAL");
         let sampler = sampler(settings, &mut variables);
         Self {

@@ -78,8 +78,7 @@ impl Exporters {
         target: &Target,
         state: &ExportState,
     ) -> Result<B, TelemetryError> {
-        let client =
-            ExportClient::new(self.runtime.clone(), target.ca_file.as_deref(), target.timeout, state.clone())?;
+        let client = ExportClient::new(self.runtime.clone(), target.ca_file.as_deref(), target.timeout, state.clone())?;
         // The exporter decodes them as those of the variables, which are percent-encoded.
         let headers: HashMap<_, _> =
             target.headers.iter().map(|(name, value)| (name.clone(), value.expose().replace('%', "%25"))).collect();
@@ -100,8 +99,7 @@ fn with_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, target: &Target)
     let mut headers = HeaderMap::new();
     for (name, value) in &target.headers {
         // The check of the settings has named those that are no headers.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.expose()))
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.expose()))
         {
             headers.insert(name, value);
         }

@@ -8,22 +8,23 @@
 //! └ acknowledge
 //! ```
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use opentelemetry::context::FutureExt;
-use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{Link, Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing::Instrument;
 
 use crate::attribute_keys::{
     CONSUMER_GROUP, DESTINATION, MESSAGING_ERROR, MESSAGING_OPERATION, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM,
-    OPERATION_PROCESS, SYSTEM,
+    OPERATION_PROCESS, OPERATION_PUBLISH, OPERATION_TYPE_SEND, OPERATION_TYPE_SETTLE, SYSTEM,
 };
 use crate::attributes::{Acknowledgement, Destination, JobOutcome, Stage};
-use crate::instruments::{ActiveJob, Instruments, word};
+use crate::instruments::{ActiveJob, AnsweredRequest, Instruments, word};
 use crate::propagation::{extract, inject};
 use crate::settings::Submitter;
 use crate::stage_span::{AcknowledgeSpan, PublishSpan, StageSpan};
@@ -70,7 +71,7 @@ pub struct ReceivedJob<'a> {
     pub size_bytes: usize,
 }
 
-/// When the engine did what for a request, as one stage after the other.
+/// What the engine did for a request, one stage after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineTimes {
     /// When the request was submitted.
@@ -83,6 +84,8 @@ pub struct EngineTimes {
     pub prefill: Duration,
     /// From then until the last token of the last prompt.
     pub generate: Duration,
+    /// Tokens of the longest answer.
+    pub longest_answer: usize,
 }
 
 /// The span of an active job. It also counts the job as active, and measures its stages.
@@ -110,6 +113,11 @@ impl JobSpans {
     /// Spans that nobody reads. Trace contexts travel on through them.
     pub fn off() -> Self {
         Self::new(Instruments::off(), None, Submitter::default())
+    }
+
+    /// The instruments that the spans measure with.
+    pub fn instruments(&self) -> &Instruments {
+        &self.instruments
     }
 
     /// Starts the span of a job, and counts the job and its message.
@@ -206,8 +214,14 @@ impl JobSpan {
         StageSpan::new(self.spans.instruments.clone(), stage, context)
     }
 
-    /// The engine has answered the job's request: makes the spans of its stages.
+    /// The engine has answered the job's request: measures its stages, and makes their spans.
     pub fn engine_answered(&self, times: EngineTimes) {
+        let time_to_first_token = times.queue + times.vision + times.prefill;
+        self.spans.instruments.request_answered(AnsweredRequest {
+            duration: time_to_first_token + times.generate,
+            time_to_first_token,
+            longest_answer: times.longest_answer,
+        });
         let mut start = at(times.submitted);
         let stages = [
             (Stage::Queue, times.queue),
@@ -221,7 +235,7 @@ impl JobSpan {
             if let Some(tracer) = self.sampled_tracer() {
                 let builder = tracer.span_builder(stage.word()).with_start_time(start);
                 let mut span = tracer.build_with_context(builder, &self.context);
-                opentelemetry::trace::Span::end_with_timestamp(&mut span, end);
+                span.end_with_timestamp(end);
             }
             start = end;
         }
@@ -229,11 +243,11 @@ impl JobSpan {
 
     /// Publishing a message begins now. Its headers take the trace context from the span.
     pub fn publish(&self, to: Destination, subject: &str) -> PublishSpan {
-        let name = format!("{} {}", crate::attribute_keys::OPERATION_PUBLISH, to.word());
+        let name = format!("{} {}", OPERATION_PUBLISH, to.word());
         let attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
-            word(MESSAGING_OPERATION, crate::attribute_keys::OPERATION_PUBLISH),
-            word(MESSAGING_OPERATION_TYPE, crate::attribute_keys::OPERATION_TYPE_SEND),
+            word(MESSAGING_OPERATION, OPERATION_PUBLISH),
+            word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SEND),
             word(DESTINATION, to.word()),
             KeyValue::new(DESTINATION_NAME, subject.to_owned()),
         ];
@@ -247,7 +261,7 @@ impl JobSpan {
         let attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, acknowledgement.word()),
-            word(MESSAGING_OPERATION_TYPE, crate::attribute_keys::OPERATION_TYPE_SETTLE),
+            word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SETTLE),
             word(DESTINATION, from.word()),
         ];
         let context = self.child(Stage::Acknowledge.word(), SpanKind::Client, attributes);
@@ -282,12 +296,7 @@ impl JobSpan {
     }
 
     /// The context of a child; `None` where the job is not traced.
-    fn child(
-        &self,
-        name: impl Into<std::borrow::Cow<'static, str>>,
-        kind: SpanKind,
-        attributes: Vec<KeyValue>,
-    ) -> Option<Context> {
+    fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind, attributes: Vec<KeyValue>) -> Option<Context> {
         let tracer = self.sampled_tracer()?;
         let builder = tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
         Some(self.context.with_span(tracer.build_with_context(builder, &self.context)))

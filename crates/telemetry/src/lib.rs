@@ -12,6 +12,7 @@ pub mod attribute_keys;
 pub mod attributes;
 mod environment;
 mod error;
+mod export_runtime;
 mod export_state;
 mod exporters;
 mod http_client;

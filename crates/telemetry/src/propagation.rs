@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_message_without_a_valid_context_has_none() {
-        for entries in [&[][..], &[("traceparent", "nonsense")], &[("traceparent", "00-0-0-01")], &[("other", PARENT)]] {
+        for entries in [&[][..], &[("traceparent", "nonsense")], &[("traceparent", "00-0-0-01")], &[("other", PARENT)]]
+        {
             assert!(!extract(Some(&headers(entries))).span().span_context().is_valid(), "{entries:?}");
         }
         assert!(!extract(None).span().span_context().is_valid());

@@ -122,14 +122,14 @@ mod tests {
     }
 
     fn sampler(sample_ratio: f64, cap: f64) -> JobSampler {
-        let options =
-            SamplerOptions { follows_submitter: true, sample_ratio, max_submitter_traces_per_second: cap };
+        let options = SamplerOptions { follows_submitter: true, sample_ratio, max_submitter_traces_per_second: cap };
         JobSampler::new(options)
     }
 
     fn samples(sampler: &JobSampler, parent: Option<SpanContext>, links: &[Link]) -> bool {
         let context = parent.map(|parent| Context::new().with_remote_span_context(parent)).unwrap_or_default();
-        let result = sampler.should_sample(Some(&context), TraceId::from(7), "process", &SpanKind::Consumer, &[], links);
+        let result =
+            sampler.should_sample(Some(&context), TraceId::from(7), "process", &SpanKind::Consumer, &[], links);
         result.decision == SamplingDecision::RecordAndSample
     }
 

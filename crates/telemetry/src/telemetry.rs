@@ -10,11 +10,11 @@ use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::Registry;
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::TelemetryError;
 use crate::environment::ExportPlan;
+use crate::export_runtime::ExportRuntime;
 use crate::export_state::ExportState;
 use crate::exporters::Exporters;
 use crate::instruments::{InstrumentOptions, Instruments, SCOPE};
@@ -44,8 +44,7 @@ pub struct Telemetry {
     jobs: JobSpans,
     scraper: Option<Scraper>,
     providers: Providers,
-    /// Where exports are sent from, so that neither a busy worker delays them nor the other way round.
-    runtime: Option<Runtime>,
+    _runtime: Option<ExportRuntime>,
 }
 
 #[derive(Clone, Default)]
@@ -84,8 +83,8 @@ impl Telemetry {
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
-        let runtime = plan.exports().then(export_runtime).transpose()?;
-        let mut exporters = runtime.as_ref().map(|runtime| Exporters::new(runtime.handle().clone()));
+        let runtime = plan.exports().then(ExportRuntime::start).transpose()?;
+        let mut exporters = runtime.as_ref().map(|runtime| Exporters::new(runtime.handle()));
         let resource = resource(service);
         let (registry, mut metrics) = (Registry::new(), SdkMeterProvider::builder().with_resource(resource.clone()));
         if plan.prometheus {
@@ -129,7 +128,7 @@ impl Telemetry {
             instruments,
             scraper: plan.prometheus.then(|| Scraper::new(registry)),
             providers,
-            runtime,
+            _runtime: runtime,
         })
     }
 
@@ -172,9 +171,6 @@ impl Drop for Telemetry {
     fn drop(&mut self) {
         // Without this, the last handle of a provider would wait for its exporter, wherever it is dropped.
         drop(std::mem::take(&mut self.providers).shutdown());
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -195,23 +191,11 @@ fn in_thread(work: impl FnOnce() -> bool + Send + 'static) -> oneshot::Receiver<
     receiver
 }
 
-/// One thread. What it logs is not exported: each export would be the reason for the next one.
-fn export_runtime() -> Result<Runtime, TelemetryError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("telemetry")
-        .on_thread_start(|| std::mem::forget(Context::enter_telemetry_suppressed_scope()))
-        .enable_all()
-        .build()
-        .map_err(TelemetryError::Thread)
-}
-
 /// Variables of the environment go before what the program says of itself.
 fn resource(service: &ServiceIdentity) -> Resource {
     let detected = Resource::builder().build();
-    let is_named = detected
-        .get_ref(&Key::from_static_str("service.name"))
-        .is_some_and(|name| !name.as_str().starts_with(UNNAMED));
+    let is_named =
+        detected.get_ref(&Key::from_static_str("service.name")).is_some_and(|name| !name.as_str().starts_with(UNNAMED));
     let own = [
         ("service.name", (!is_named).then(|| SCOPE.to_owned())),
         ("service.version", Some(service.version.clone())),

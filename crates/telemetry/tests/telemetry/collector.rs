@@ -33,7 +33,7 @@ use tonic::codegen::Service;
 
 /// What has arrived. Clones share it.
 #[derive(Clone, Default)]
-pub struct Received(Arc<Mutex<Store>>);
+pub(crate) struct Received(Arc<Mutex<Store>>);
 
 #[derive(Default)]
 struct Store {
@@ -45,18 +45,18 @@ struct Store {
 }
 
 /// A running collector.
-pub struct Collector {
-    pub url: String,
-    pub received: Received,
+pub(crate) struct Collector {
+    pub(crate) url: String,
+    pub(crate) received: Received,
 }
 
 impl Collector {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::answering(None).await
     }
 
     /// One that refuses everything with this status.
-    pub async fn refusing(status: StatusCode) -> Self {
+    pub(crate) async fn refusing(status: StatusCode) -> Self {
         Self::answering(Some(status)).await
     }
 
@@ -75,7 +75,7 @@ impl Collector {
 }
 
 /// Answers on one connection, whichever of the protocols it speaks.
-pub async fn serve(
+pub(crate) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     received: Received,
     refusal: Option<StatusCode>,
@@ -154,29 +154,29 @@ impl Received {
         }
     }
 
-    pub fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         self.0.lock().unwrap().spans.clone()
     }
 
-    pub fn metrics(&self) -> Vec<Metric> {
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
         self.0.lock().unwrap().metrics.clone()
     }
 
-    pub fn logs(&self) -> Vec<LogRecord> {
+    pub(crate) fn logs(&self) -> Vec<LogRecord> {
         self.0.lock().unwrap().logs.clone()
     }
 
-    pub fn resources(&self) -> Vec<Resource> {
+    pub(crate) fn resources(&self) -> Vec<Resource> {
         self.0.lock().unwrap().resources.clone()
     }
 
     /// Paths and headers of all requests.
-    pub fn requests(&self) -> Vec<(String, HeaderMap)> {
+    pub(crate) fn requests(&self) -> Vec<(String, HeaderMap)> {
         self.0.lock().unwrap().requests.clone()
     }
 
     /// Waits until this is so.
-    pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is_so(self) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -235,7 +235,7 @@ fn encoded(answer: &impl Message) -> Response<Body> {
 }
 
 /// The value of an attribute, as text.
-pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match found.value.clone()? {
         AnyValue { value: Some(any_value::Value::StringValue(text)) } => Some(text),

@@ -5,26 +5,24 @@ use std::time::{Duration, Instant, SystemTime};
 use telemetry::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, Reason, RequestError, Stage,
 };
-use telemetry::instruments::AnsweredRequest;
 use telemetry::job_span::{EngineTimes, ReceivedJob};
 use telemetry::readings::{EngineReading, GpuReading, WorkerReading};
 use telemetry::settings::TelemetrySettings;
 use telemetry::{InstrumentOptions, JobSpans, LogLayer, ServiceIdentity, Telemetry};
 
 /// Telemetry by the settings alone.
-pub fn start(settings: &TelemetrySettings) -> Telemetry {
+pub(crate) fn start(settings: &TelemetrySettings) -> Telemetry {
     start_with(settings, &LogLayer::default())
 }
 
-pub fn start_with(settings: &TelemetrySettings, logs: &LogLayer) -> Telemetry {
-    let options =
-        InstrumentOptions { consumer: "groundling-workers".into(), dataset_label: settings.dataset_label };
+pub(crate) fn start_with(settings: &TelemetrySettings, logs: &LogLayer) -> Telemetry {
+    let options = InstrumentOptions { consumer: "groundling-workers".into(), dataset_label: settings.dataset_label };
     let service = ServiceIdentity { version: "1.2.3".into(), instance: "worker-7".into() };
     Telemetry::start(settings, options, &service, logs, |_| None).unwrap()
 }
 
 /// A job as it is received now.
-pub fn received() -> ReceivedJob<'static> {
+pub(crate) fn received() -> ReceivedJob<'static> {
     ReceivedJob {
         headers: None,
         from: Destination::Jobs,
@@ -39,7 +37,7 @@ pub fn received() -> ReceivedJob<'static> {
 }
 
 /// A job from its delivery to its acknowledgement.
-pub fn do_job(jobs: &JobSpans, job: ReceivedJob<'_>, outcome: JobOutcome) -> async_nats::HeaderMap {
+pub(crate) fn do_job(jobs: &JobSpans, job: ReceivedJob<'_>, outcome: JobOutcome) -> async_nats::HeaderMap {
     let span = jobs.start(job);
     span.job_id("job-1");
     span.stage(Stage::Fetch).end();
@@ -50,6 +48,7 @@ pub fn do_job(jobs: &JobSpans, job: ReceivedJob<'_>, outcome: JobOutcome) -> asy
         vision: Duration::from_millis(20),
         prefill: Duration::from_millis(30),
         generate: Duration::from_millis(40),
+        longest_answer: 21,
     });
     let publish = span.publish(Destination::Annotations, "groundling.annotations.cats");
     let mut headers = async_nats::HeaderMap::new();
@@ -61,7 +60,7 @@ pub fn do_job(jobs: &JobSpans, job: ReceivedJob<'_>, outcome: JobOutcome) -> asy
 }
 
 /// Uses every instrument, with every value of the attributes that alerts look at.
-pub fn record(telemetry: &Telemetry) {
+pub(crate) fn record(telemetry: &Telemetry) {
     let instruments = telemetry.instruments();
     let second = Duration::from_secs(1);
     instruments.model_loaded("kosmos-2", second);
@@ -79,9 +78,6 @@ pub fn record(telemetry: &Telemetry) {
     }
     instruments.pull_lost();
     instruments.message_published(Destination::Failed, Err(MessagingError::StreamFull), second);
-    let request =
-        AnsweredRequest { duration: second * 3, time_to_first_token: second, longest_answer: 21 };
-    instruments.request_answered(request);
     instruments.request_failed(RequestError::Model, second);
     instruments.observe_engine(|| EngineReading {
         slots_used: 3,

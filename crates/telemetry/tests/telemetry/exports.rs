@@ -19,7 +19,7 @@ use crate::everything::{do_job, received, record, start, start_with};
 
 const SUBMITTER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-pub fn exporting(collector: &Collector, protocol: Protocol) -> TelemetrySettings {
+pub(crate) fn exporting(collector: &Collector, protocol: Protocol) -> TelemetrySettings {
     TelemetrySettings {
         endpoint: Some(collector.url.clone()),
         protocol,
@@ -53,8 +53,7 @@ async fn all_signals_arrive(protocol: Protocol, compression: Compression) {
     let received = &collector.received;
     let names: BTreeSet<_> = received.spans().into_iter().map(|span| span.name).collect();
     assert!(names.contains("process groundling.jobs.{dataset}") && names.contains("prefill"), "{names:?}");
-    let metrics: BTreeMap<_, _> =
-        received.metrics().into_iter().map(|metric| (metric.name.clone(), metric)).collect();
+    let metrics: BTreeMap<_, _> = received.metrics().into_iter().map(|metric| (metric.name.clone(), metric)).collect();
     assert_eq!(metrics.len(), INSTRUMENTS.len(), "{:?}", metrics.keys());
     for info in INSTRUMENTS {
         let metric = &metrics[info.name];
@@ -103,8 +102,7 @@ async fn traces_metrics_and_logs_arrive_with_http() {
 async fn metrics_are_exported_at_each_interval_and_exports_are_counted() {
     let collector = Collector::start().await;
     let interval = Duration::from_millis(100);
-    let settings =
-        TelemetrySettings { metrics_interval: interval, ..exporting(&collector, Protocol::HttpProtobuf) };
+    let settings = TelemetrySettings { metrics_interval: interval, ..exporting(&collector, Protocol::HttpProtobuf) };
     let telemetry = start(&settings);
     let arrived = |count| {
         collector.received.until("metrics are exported again and again", move |received| {
@@ -176,8 +174,7 @@ async fn a_job_is_one_trace_from_its_submitter_to_the_consumer_of_its_annotation
 #[tokio::test]
 async fn a_linked_job_begins_a_trace_of_its_own() {
     let collector = Collector::start().await;
-    let settings =
-        TelemetrySettings { submitter: Submitter::Link, ..exporting(&collector, Protocol::HttpProtobuf) };
+    let settings = TelemetrySettings { submitter: Submitter::Link, ..exporting(&collector, Protocol::HttpProtobuf) };
     let (spans, published) = spans(settings, &collector, JobOutcome::Annotated).await;
     let process = spans.iter().find(|span| span.name.starts_with("process")).unwrap();
     assert!(process.parent_span_id.is_empty());
@@ -201,10 +198,8 @@ async fn a_failed_job_is_a_failed_span() {
 #[tokio::test]
 async fn jobs_that_submitters_trace_are_capped() {
     let collector = Collector::start().await;
-    let settings = TelemetrySettings {
-        max_submitter_traces_per_second: 5.0,
-        ..exporting(&collector, Protocol::HttpProtobuf)
-    };
+    let settings =
+        TelemetrySettings { max_submitter_traces_per_second: 5.0, ..exporting(&collector, Protocol::HttpProtobuf) };
     let telemetry = start(&settings);
     let headers = submitted();
     let published: Vec<_> = (0..200)

@@ -20,10 +20,7 @@ async fn collector_with_tls() -> (Collector, String) {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -67,8 +64,8 @@ async fn an_authority_of_the_settings_is_trusted_and_another_one_is_not() {
     }
 }
 
-#[test]
-fn a_file_without_a_certificate_is_named() {
+#[tokio::test]
+async fn a_file_without_a_certificate_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("empty.pem");
     std::fs::write(&file, "").unwrap();
