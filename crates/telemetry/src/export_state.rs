@@ -78,10 +78,7 @@ impl ExportState {
                 self.0.failed.fetch_add(1, Ordering::Relaxed);
                 if !self.0.is_failing.swap(true, Ordering::Relaxed) {
                     let cause = cause.unwrap_or_else(|| said(error));
-                    tracing::warn!(
-                        endpoint,
-                        "{signal} cannot be exported and are lost until the collector takes them: {cause}"
-                    );
+                    tracing::warn!(endpoint, "{signal} cannot be exported, trying again with each batch: {cause}");
                 }
             }
         }
@@ -90,7 +87,11 @@ impl ExportState {
 
 fn said(error: &OTelSdkError) -> String {
     match error {
-        OTelSdkError::InternalFailure(message) => message.clone(),
+        // What stands before the status is the name of a type.
+        OTelSdkError::InternalFailure(message) => match message.split_once("gRPC code: ") {
+            Some((_, status)) => format!("gRPC status {status}"),
+            None => message.clone(),
+        },
         other => other.to_string(),
     }
 }

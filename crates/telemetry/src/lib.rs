@@ -10,7 +10,7 @@
 
 pub mod attribute_keys;
 pub mod attributes;
-mod environment;
+pub mod environment;
 mod error;
 mod export_runtime;
 mod export_state;

@@ -1,5 +1,6 @@
 //! Collectors that are down, hang or refuse: jobs go on, and the end comes in time.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -94,4 +95,45 @@ async fn telemetry_that_is_dropped_does_not_wait() {
     let began = Instant::now();
     drop(telemetry);
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+const ROLE: &str = "GROUNDLING_TEST_DEAD_COLLECTOR";
+
+/// Exports metrics to a closed port twice, when another test starts it. The exporters log on threads of their own, so
+/// the log has to be the whole process's.
+#[tokio::test]
+async fn exports_to_a_closed_port() {
+    let Ok(url) = std::env::var(ROLE) else { return };
+    tracing_subscriber::fmt().with_ansi(false).init();
+    for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
+        let settings = TelemetrySettings {
+            endpoint: Some(url.clone()),
+            protocol,
+            timeout: Duration::from_millis(200),
+            metrics_interval: Duration::from_millis(50),
+            traces: false,
+            logs: false,
+            ..TelemetrySettings::default()
+        };
+        let telemetry = start(&settings);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        telemetry.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_is_told_once_with_its_address_and_the_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "faults::exports_to_a_closed_port", "--nocapture"]).env(ROLE, &url);
+    let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    let told: Vec<_> = said.lines().filter(|line| line.contains("metrics cannot be exported")).collect();
+    assert_eq!(told.len(), 2, "{said}");
+    for line in told {
+        assert!(line.contains("Connection refused") && line.contains(&url) && line.contains(" WARN "), "{line}");
+    }
 }
