@@ -22,7 +22,7 @@ pub struct Key {
 pub enum Values {
     /// One of these.
     OneOf(&'static [&'static str]),
-    /// Whatever this says.
+    /// Any value of this description.
     Described(&'static str),
 }
 

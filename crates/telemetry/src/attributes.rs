@@ -17,7 +17,7 @@ macro_rules! words {
             /// The words of all values.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
-            /// As it stands in attributes.
+            /// Its value as an attribute.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$value => $word,)+
@@ -51,7 +51,7 @@ impl JobOutcome {
     pub const WORDS: &'static [&'static str] =
         &["annotated", "duplicate", "failed", "retried", "parked", "released", "left_to_others"];
 
-    /// As it stands in attributes.
+    /// Its value as an attribute.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Annotated => "annotated",
@@ -240,7 +240,7 @@ words! {
 }
 
 words! {
-    /// How the server is told of the end of a delivery.
+    /// The acknowledgement of a delivery.
     Acknowledgement {
         /// The job is done.
         Ack = "ack",

@@ -15,7 +15,7 @@
 //! | `OTEL_METRIC_EXPORT_INTERVAL` | `telemetry.metrics_interval`, in milliseconds |
 //!
 //! Each of the variables `OTEL_EXPORTER_OTLP_*` also exists for one signal, for example
-//! `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; that one wins, and its address is used as it stands, without `/v1/traces`. The
+//! `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; that one wins, and its address is used unchanged, without adding `/v1/traces`. The
 //! SDK itself reads `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, the headers, and the sizes of its queues
 //! (`OTEL_BSP_*` and `OTEL_BLRP_*`). A value that cannot be used is ignored with a warning, as the specification asks:
 //! a variable meant for another program must not keep a worker from starting.
@@ -39,7 +39,7 @@ pub(crate) struct ExportPlan {
     pub(crate) logs: Option<Target>,
     pub(crate) metrics_interval: Duration,
     pub(crate) sampler: SamplerOptions,
-    /// Variables that were ignored, one sentence each.
+    /// Ignored variables, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Target {
 }
 
 impl ExportPlan {
-    /// The plan by the settings and by the variables of the environment, of which `variable` gives the value.
+    /// Plans by the settings and the variables of the environment; `variable` returns the value of one.
     pub(crate) fn new(settings: &TelemetrySettings, variable: impl Fn(&str) -> Option<String>) -> Self {
         let mut variables = Variables { variable: &variable, warnings: Vec::new() };
         if variables.is_true("OTEL_SDK_DISABLED") {
@@ -98,7 +98,7 @@ impl ExportPlan {
 
 fn target(settings: &TelemetrySettings, signal: Signal, wanted: bool, variables: &mut Variables<'_>) -> Option<Target> {
     let exporter = format!("OTEL_{}_EXPORTER", signal.variable_part());
-    // A list; of the exporters that it can name, this program has one.
+    // A list of exporters, of which this program has only this one.
     let chosen = variables.get(&exporter).map(|list| list.split(',').any(|name| name.trim() == "otlp"));
     let own_endpoint = variables.get(&format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.variable_part()));
     if !chosen.unwrap_or(wanted || own_endpoint.is_some()) {
@@ -154,7 +154,7 @@ fn default_endpoint(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The one mistake that every collector answers with an error about something else.
+/// Warns of the usual port of the other protocol: collectors answer that mistake with an unrelated error.
 fn port_warning(endpoint: &str, protocol: Protocol, signal: Signal) -> Option<String> {
     let port = url::Url::parse(endpoint).ok()?.port()?;
     let (usual, other) = match (port, protocol) {
@@ -229,7 +229,7 @@ impl Variables<'_> {
         self.parsed(name, milliseconds)
     }
 
-    /// That of the signal, or the one for all signals.
+    /// The variable of the signal, or else the one for all signals.
     fn of_signal<T>(
         &mut self,
         signal: Signal,

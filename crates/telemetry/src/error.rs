@@ -1,4 +1,4 @@
-//! What can go wrong at the start.
+//! Why telemetry did not start.
 
 use std::path::PathBuf;
 

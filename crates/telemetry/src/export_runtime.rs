@@ -1,9 +1,9 @@
-//! Where exports are sent from: a thread of its own, so that neither a busy worker delays them nor the other way round.
+//! The runtime that sends exports: a thread of its own, so that exports and jobs do not delay each other.
 
 use opentelemetry::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::TelemetryError;
+use crate::error::TelemetryError;
 
 /// A runtime that does not wait for its tasks when it is dropped.
 pub(crate) struct ExportRuntime(Option<Runtime>, Handle);
@@ -13,7 +13,7 @@ impl ExportRuntime {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("telemetry")
-            // What it logs is not exported: each export would be the reason for the next one.
+            // Its log lines are not exported: every export would cause another one.
             .on_thread_start(|| std::mem::forget(Context::enter_telemetry_suppressed_scope()))
             .enable_all()
             .build()

@@ -1,5 +1,5 @@
-//! Exporters that tell whether the collector takes what they send. The SDK itself says so only in its own words, for
-//! every batch.
+//! Exporters that count exports, and log when they begin to fail and when they succeed again. The SDK would log every
+//! failed batch.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
 use crate::signal::Signal;
 
-/// How the exports of one signal went. Clones share it.
+/// Results of the exports of one signal. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct ExportState(Arc<Inner>);
 
@@ -26,7 +26,7 @@ struct Inner {
     is_failing: AtomicBool,
     succeeded: AtomicU64,
     failed: AtomicU64,
-    /// What the HTTP client said last; the exporter keeps it to itself.
+    /// The HTTP client's last error, which the exporter's own error does not include.
     cause: Mutex<Option<String>>,
 }
 
@@ -58,7 +58,7 @@ impl ExportState {
         self.0.failed.load(Ordering::Relaxed)
     }
 
-    /// Why the request at hand failed.
+    /// Stores why the current request failed.
     pub(crate) fn request_failed(&self, cause: String) {
         *self.0.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
     }
@@ -87,7 +87,7 @@ impl ExportState {
 
 fn said(error: &OTelSdkError) -> String {
     match error {
-        // What stands before the status is the name of a type.
+        // The status follows the name of an internal type.
         OTelSdkError::InternalFailure(message) => match message.split_once("gRPC code: ") {
             Some((_, status)) => format!("gRPC status {status}"),
             None => message.clone(),

@@ -11,14 +11,14 @@ use opentelemetry_otlp::{
 };
 use tokio::runtime::Handle;
 
-use crate::TelemetryError;
 use crate::environment::Target;
+use crate::error::TelemetryError;
 use crate::export_state::{ExportState, Watched};
 use crate::http_client::ExportClient;
 use crate::settings::{Compression, Protocol};
 use crate::signal::Signal;
 
-/// Builds exporters whose work is done on a runtime.
+/// Builds exporters that work on the given runtime.
 pub(crate) struct Exporters {
     runtime: Handle,
     /// The state of each exporter that was built.
@@ -79,7 +79,7 @@ impl Exporters {
         state: &ExportState,
     ) -> Result<B, TelemetryError> {
         let client = ExportClient::new(self.runtime.clone(), target.ca_file.as_deref(), target.timeout, state.clone())?;
-        // The exporter decodes them as those of the variables, which are percent-encoded.
+        // The exporter percent-decodes these values, as it does those of the variables.
         let headers: HashMap<_, _> =
             target.headers.iter().map(|(name, value)| (name.clone(), value.expose().replace('%', "%25"))).collect();
         let builder = builder
@@ -98,7 +98,7 @@ impl Exporters {
 fn with_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, target: &Target) -> Result<B, TelemetryError> {
     let mut headers = HeaderMap::new();
     for (name, value) in &target.headers {
-        // The check of the settings has named those that are no headers.
+        // Invalid headers were reported by the check of the settings.
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.expose()))
         {
             headers.insert(name, value);

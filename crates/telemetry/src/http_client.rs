@@ -1,4 +1,4 @@
-//! The client for OTLP/HTTP: hyper over rustls with ring, as everything else in the program uses them.
+//! The client for OTLP/HTTP: hyper over rustls with ring, like the program's other HTTP clients.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,14 +17,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Handle;
 
-use crate::TelemetryError;
+use crate::error::TelemetryError;
 use crate::export_state::ExportState;
 
-/// Largest answer that is read. Collectors answer with a few bytes.
+/// Maximum size of a response. Collectors answer with a few bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// Sends exports. The SDK calls it from threads of its own without a runtime, so the work is done on the runtime of the
-/// handle.
+/// Sends exports. The SDK calls it from threads without a runtime, so the work is spawned on the given one.
 #[derive(Debug)]
 pub(crate) struct ExportClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,

@@ -25,7 +25,7 @@ use crate::table::{
 /// The scope of all instruments and spans.
 pub(crate) const SCOPE: &str = "groundling";
 
-/// What instruments need to know of the settings.
+/// Settings of the instruments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstrumentOptions {
     /// `streams.consumer`.
@@ -60,7 +60,7 @@ struct Inner {
     time_per_output_token: Histogram<f64>,
 }
 
-/// What is known of a request that the engine has answered.
+/// A request that the engine has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnsweredRequest {
     /// From its submission until its answer.
@@ -107,7 +107,7 @@ impl Instruments {
         instruments
     }
 
-    /// Instruments that nobody reads.
+    /// Instruments whose values are not collected.
     pub fn off() -> Self {
         Self::new(SdkMeterProvider::default().meter(SCOPE), InstrumentOptions::default())
     }
@@ -229,7 +229,7 @@ impl Instruments {
         self.0.operation_duration.record(duration.as_secs_f64(), &attributes);
     }
 
-    /// The model was loaded. The name stands in the metrics of requests from then on.
+    /// The model was loaded. From then on, the metrics of requests have its name.
     pub fn model_loaded(&self, name: &str, duration: Duration) {
         // A process loads one model; the first name counts.
         drop(self.0.model.set(name.to_owned()));

@@ -3,7 +3,7 @@
 //! ```text
 //! process groundling.jobs.{dataset}            CONSUMER, child of the submitter's span or linked to it
 //! ├ fetch, decode                              while they run
-//! ├ queue, vision, prefill, generate           made from the engine's timings
+//! ├ queue, vision, prefill, generate           created from the engine's timings
 //! ├ publish groundling.annotations.{dataset}   PRODUCER; the consumer of the annotation continues from here
 //! └ acknowledge
 //! ```
@@ -39,16 +39,16 @@ const JOB_DELIVERIES: &str = "groundling.job.deliveries";
 const JOB_OUTCOME: &str = "groundling.job.outcome";
 const JOB_REASON: &str = "groundling.job.reason";
 
-/// Makes the spans of jobs. Clones share what they send to.
+/// Creates the spans of jobs.
 #[derive(Clone)]
 pub struct JobSpans {
     instruments: Instruments,
-    /// `None`: nothing is traced, but the submitter's context travels on.
+    /// `None`: nothing is traced, but the submitter's context is passed on.
     tracer: Option<SdkTracer>,
     submitter: Submitter,
 }
 
-/// What is known of a job as it is received.
+/// Facts about a received job.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceivedJob<'a> {
     /// Headers of its message.
@@ -90,10 +90,10 @@ pub struct EngineTimes {
 
 /// The span of an active job. It also counts the job as active, and measures its stages.
 ///
-/// Dropped without [`JobSpan::settled`], it ends as a fault: the job was dropped.
+/// Dropped without [`JobSpan::settled`], its span ends with an error status.
 pub struct JobSpan {
     spans: JobSpans,
-    /// With the job's span, or with the submitter's where nothing is traced.
+    /// With the job's span, or with the submitter's if nothing is traced.
     context: Context,
     submitter: Context,
     log_span: tracing::Span,
@@ -110,7 +110,7 @@ impl JobSpans {
         Self { instruments, tracer, submitter }
     }
 
-    /// Spans that nobody reads. Trace contexts travel on through them.
+    /// Spans that are not exported. Trace contexts are still passed on.
     pub fn off() -> Self {
         Self::new(Instruments::off(), None, Submitter::default())
     }
@@ -130,7 +130,7 @@ impl JobSpans {
         };
         let trace_id = context.span().span_context().trace_id();
         let is_known = context.span().span_context().is_valid();
-        // In the target of whoever logs about jobs: a filter that lets their lines through lets the span through.
+        // The target of most log lines about jobs: a filter that enables them must enable the span as well.
         let log_span = tracing::info_span!(
             target: "worker",
             "job",
@@ -190,31 +190,31 @@ impl JobSpans {
 }
 
 impl JobSpan {
-    /// The id of its trace, where it has one.
+    /// Its trace id; `None` if nothing is traced and the submitter sent no trace context.
     pub fn trace_id(&self) -> Option<String> {
         let span = self.context.span();
         let span_context = span.span_context();
         span_context.is_valid().then(|| span_context.trace_id().to_string())
     }
 
-    /// The job's id has been read.
+    /// Records the job's id, once it has been read from the payload.
     pub fn job_id(&self, id: &str) {
         self.log_span.record("job_id", id);
         self.context.span().set_attribute(KeyValue::new(JOB_ID, id.to_owned()));
     }
 
-    /// The future, whose log lines carry the job's id, dataset and trace id.
+    /// Runs a future so that its log lines carry the job's id, dataset and trace id.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         future.instrument(self.log_span.clone()).with_context(self.context.clone())
     }
 
-    /// A stage that begins now.
+    /// Starts a stage.
     pub fn stage(&self, stage: Stage) -> StageSpan {
         let context = self.child(stage.word(), SpanKind::Internal, Vec::new());
         StageSpan::new(self.spans.instruments.clone(), stage, context)
     }
 
-    /// The engine has answered the job's request: measures its stages, and makes their spans.
+    /// Records the stages of a request that the engine has answered, and creates their spans.
     pub fn engine_answered(&self, times: EngineTimes) {
         let time_to_first_token = times.queue + times.vision + times.prefill;
         self.spans.instruments.request_answered(AnsweredRequest {
@@ -241,7 +241,7 @@ impl JobSpan {
         }
     }
 
-    /// Publishing a message begins now. Its headers take the trace context from the span.
+    /// Starts the span of publishing a message. The span's context goes into the message's headers.
     pub fn publish(&self, to: Destination, subject: &str) -> PublishSpan {
         let name = format!("{} {}", OPERATION_PUBLISH, to.word());
         let attributes = vec![
@@ -256,7 +256,7 @@ impl JobSpan {
         PublishSpan::new(StageSpan::new(self.spans.instruments.clone(), Stage::Publish, child), to, context)
     }
 
-    /// Telling the server of the end of the delivery begins now.
+    /// Starts the span of acknowledging the delivery.
     pub fn acknowledge(&self, acknowledgement: Acknowledgement, from: Destination) -> AcknowledgeSpan {
         let attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
@@ -274,7 +274,7 @@ impl JobSpan {
         inject(&self.submitter, headers);
     }
 
-    /// The delivery was settled: counts it, and ends the span.
+    /// Counts the settled delivery, and ends the span.
     pub fn settled(mut self, outcome: JobOutcome) {
         self.is_settled = true;
         let age = self.published.elapsed().unwrap_or_default();
@@ -295,7 +295,7 @@ impl JobSpan {
         span.end();
     }
 
-    /// The context of a child; `None` where the job is not traced.
+    /// The context of a child span; `None` if the job is not traced.
     fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind, attributes: Vec<KeyValue>) -> Option<Context> {
         let tracer = self.sampled_tracer()?;
         let builder = tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
@@ -317,7 +317,7 @@ impl Drop for JobSpan {
     }
 }
 
-/// The time of day of a moment.
+/// The wall-clock time of an instant.
 fn at(moment: Instant) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(moment.elapsed()).unwrap_or(now)

@@ -1,8 +1,8 @@
 //! What an operator sees of the pool: metrics, traces and logs.
 //!
 //! [`Telemetry::start`] sets up one set of instruments with two readers, Prometheus ([`Scraper`]) and a periodic export to
-//! an OpenTelemetry collector, and exports traces ([`JobSpans`]) and logs ([`LogLayer`]) to the same collector. Whatever
-//! the collector does, jobs go on: full queues drop what does not fit, and the end takes 5 s at most.
+//! an OpenTelemetry collector, and exports traces ([`JobSpans`]) and logs ([`LogLayer`]) to the same collector. The
+//! collector never delays jobs: full queues drop data, and shutdown takes at most 5 s.
 //!
 //! [`table`] is the list of all instruments. Attributes are types ([`attributes`]), so that no caller misspells them.
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
-//! Log lines to a collector.
+//! Exporting log lines.
 //!
 //! Every line carries the trace and span that it was logged in, and the job's id and dataset ([`crate::JobSpan::scope`]).
-//! In text and JSON the same stands in the span `job` around the line.
+//! In text and JSON logs, the span `job` around the line has the same fields.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 type Bridge = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;
 
-/// Fields of spans that log records get.
+/// Fields of spans that are copied to log records.
 const SPAN_FIELDS: [&str; 2] = ["job_id", "dataset"];
 
 /// A layer for the program's log subscriber. It does nothing until [`crate::Telemetry::start`] has been given a clone of
@@ -24,7 +24,7 @@ const SPAN_FIELDS: [&str; 2] = ["job_id", "dataset"];
 pub struct LogLayer(Arc<OnceLock<Bridge>>);
 
 impl LogLayer {
-    /// Sends log lines to this provider from now on.
+    /// Starts sending log lines to this provider.
     pub(crate) fn connect(&self, provider: &SdkLoggerProvider) {
         let fields = TracingSpanAttributes::allowlist(SPAN_FIELDS);
         let bridge = Bridge::builder(provider).with_tracing_span_attributes(fields).build();

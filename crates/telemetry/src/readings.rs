@@ -1,4 +1,4 @@
-//! Values that are read when somebody asks for metrics: the callbacks of observable instruments.
+//! Observable instruments: values that callbacks read at each scrape or export.
 //!
 //! Callbacks run on the threads that serve a scrape or an export. They must neither block nor panic.
 
@@ -20,7 +20,7 @@ use crate::table::{
     TELEMETRY_EXPORTS,
 };
 
-/// The engine at present.
+/// The engine's current state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineReading {
     /// Slots that hold a sequence.
@@ -41,7 +41,7 @@ pub struct EngineReading {
     pub kv_tokens: u64,
 }
 
-/// The worker at present.
+/// The worker's current state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerReading {
     /// Bytes of encoded pictures in memory.
@@ -50,7 +50,7 @@ pub struct WorkerReading {
     pub nats_connections: u64,
 }
 
-/// A GPU at present. What its driver does not tell is `None`.
+/// A GPU's current state. `None` for what its driver does not report.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GpuReading {
     /// Its number, as `nvidia-smi` has it.
@@ -66,7 +66,7 @@ pub struct GpuReading {
 }
 
 impl Instruments {
-    /// Reads the engine from now on.
+    /// Registers the callback that reads the engine's state.
     pub fn observe_engine(&self, read: impl Fn() -> EngineReading + Clone + Send + Sync + 'static) {
         let meter = self.meter();
         integer_gauge(meter, &ENGINE_SLOTS_USED, read.clone(), |reading| reading.slots_used);
@@ -88,7 +88,7 @@ impl Instruments {
         });
     }
 
-    /// Reads the worker from now on.
+    /// Registers the callback that reads the worker's state.
     pub fn observe_worker(&self, read: impl Fn() -> WorkerReading + Clone + Send + Sync + 'static) {
         integer_gauge(self.meter(), &BYTES_IN_FLIGHT, read.clone(), |reading| reading.bytes_in_flight);
         let connections = self.meter().u64_observable_gauge(CONNECTIONS.name).with_unit(CONNECTIONS.unit);
@@ -100,8 +100,8 @@ impl Instruments {
             .build();
     }
 
-    /// Reads the GPUs from now on. Asking a driver takes milliseconds: `read` gives what was read within the last
-    /// seconds.
+    /// Registers the callback that reads the state of the GPUs. Queries to the driver take milliseconds, so `read` should
+    /// return a cached state.
     pub fn observe_gpus(&self, read: impl Fn() -> Vec<GpuReading> + Clone + Send + Sync + 'static) {
         let meter = self.meter();
         let (read_memory, read_errors) = (read.clone(), read.clone());

@@ -78,7 +78,7 @@ impl ShouldSample for JobSampler {
     }
 }
 
-/// Lets through so many per second on average, and at most those of one second at once.
+/// Allows `per_second` on average, in bursts of at most one second's worth.
 #[derive(Debug)]
 struct TokenBucket {
     per_second: f64,
@@ -91,7 +91,7 @@ impl TokenBucket {
         Self { per_second, tokens: Self::capacity(per_second), filled: now }
     }
 
-    /// A rate below one per second still lets one through, from time to time.
+    /// At least one, so that a rate below one per second allows one from time to time.
     fn capacity(per_second: f64) -> f64 {
         if per_second > 0.0 { per_second.max(1.0) } else { 0.0 }
     }

@@ -9,7 +9,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// As attributes and log lines have it.
+    /// Its name in attributes and log lines.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Traces => "traces",
@@ -18,7 +18,7 @@ impl Signal {
         }
     }
 
-    /// As it stands in the names of variables.
+    /// Its part of the names of variables.
     pub(crate) fn variable_part(self) -> &'static str {
         match self {
             Self::Traces => "TRACES",

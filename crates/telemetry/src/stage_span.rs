@@ -1,4 +1,4 @@
-//! Stages of a job: a span each where the job is traced, and a measurement in any case.
+//! Stages of a job: each is measured, and has a span if the job is traced.
 
 use std::time::Instant;
 
@@ -11,12 +11,12 @@ use crate::attributes::{Acknowledgement, Destination, MessagingError, Stage};
 use crate::instruments::Instruments;
 use crate::propagation::inject;
 
-/// A stage that runs. Dropped before it has ended, it is not measured, and its span says so.
+/// A running stage. Dropped before it has ended, it is not measured, and its span gets an error status.
 pub struct StageSpan {
     instruments: Instruments,
     stage: Stage,
     started: Instant,
-    /// With its span, where the job is traced.
+    /// With its span, if the job is traced.
     context: Option<Context>,
     has_ended: bool,
 }
@@ -28,7 +28,7 @@ pub struct PublishSpan {
     context: Context,
 }
 
-/// The end of a delivery, of which the server is being told.
+/// A delivery that is being acknowledged.
 pub struct AcknowledgeSpan {
     stage: StageSpan,
     acknowledgement: Acknowledgement,
@@ -70,7 +70,7 @@ impl Drop for StageSpan {
             && let Some(context) = &self.context
         {
             let span = context.span();
-            span.set_status(Status::error("the stage was given up"));
+            span.set_status(Status::error("the stage was cancelled"));
             span.end();
         }
     }
@@ -86,7 +86,7 @@ impl PublishSpan {
         inject(&self.context, headers);
     }
 
-    /// The stream has confirmed the message, or has not.
+    /// The stream has confirmed the message, or publishing failed.
     pub fn end(self, result: Result<(), MessagingError>) {
         let Self { stage, to, .. } = self;
         stage.instruments.message_published(to, result, stage.started.elapsed());
@@ -99,7 +99,7 @@ impl AcknowledgeSpan {
         Self { stage, acknowledgement, from }
     }
 
-    /// The server has confirmed the end of the delivery, or has not.
+    /// The server has confirmed the acknowledgement, or it failed.
     pub fn end(self, result: Result<(), MessagingError>) {
         let Self { stage, acknowledgement, from } = self;
         stage.instruments.delivery_acknowledged(acknowledgement, from, result, stage.started.elapsed());

@@ -9,31 +9,31 @@ use crate::attribute_keys::{
     MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON, SERVER, STAGE, TOKEN_TYPE,
 };
 
-/// What an instrument measures, and how.
+/// The definition of an instrument.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InstrumentInfo {
     /// Name, as OTLP has it.
     pub name: &'static str,
     /// Unit in UCUM: `s`, `By`, `J`, or a word in braces for things that are counted.
     pub unit: &'static str,
-    /// How values are added up.
+    /// How values are aggregated.
     pub kind: Kind,
     /// Upper bounds of a histogram's buckets, in its unit.
     pub buckets: &'static [f64],
-    /// What its time series differ in.
+    /// Its attributes.
     pub attributes: &'static [Key],
     /// What it measures, in one sentence.
     pub help: &'static str,
 }
 
-/// How an instrument's values are added up.
+/// How an instrument's values are aggregated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A sum that only grows.
     Counter,
     /// A sum that grows and shrinks.
     UpDownCounter,
-    /// The value at present.
+    /// The current value.
     Gauge,
     /// A distribution.
     Histogram,
@@ -94,7 +94,7 @@ macro_rules! instruments {
 
 instruments! {
     JOBS = Counter "groundling.jobs", "{job}", &[], [OUTCOME, REASON, DATASET],
-        "Deliveries of jobs that were settled, by how.";
+        "Settled deliveries of jobs, by outcome and reason.";
     JOBS_IN_HAND = UpDownCounter "groundling.jobs.in_hand", "{job}", &[], [],
         "Active jobs: delivered to this worker and not settled yet.";
     JOB_STAGE_DURATION = Histogram "groundling.job.stage.duration", "s", DURATION_BUCKETS, [STAGE],
@@ -102,7 +102,7 @@ instruments! {
     JOB_AGE = Histogram "groundling.job.age", "s", DURATION_BUCKETS, [OUTCOME, DATASET],
         "Time from a job's submission to its outcome.";
     JOB_DELIVERIES = Histogram "groundling.job.deliveries", "{delivery}", DELIVERY_BUCKETS, [OUTCOME],
-        "Deliveries that a job had taken by its outcome.";
+        "Deliveries of a job until its outcome.";
     ENGINE_BATCH_SIZE = Histogram "groundling.engine.batch.size", "{item}", BATCH_BUCKETS, [BATCH_PASS],
         "Sequences in a step of the decoder, or pictures in a pass of the vision tower.";
     ENGINE_SLOTS_USED = Gauge "groundling.engine.slots.used", "{slot}", &[], [],
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_stands_once() {
+    fn names_are_unique() {
         let mut names: Vec<_> = INSTRUMENTS.iter().map(|info| info.name).collect();
         names.sort_unstable();
         names.dedup();

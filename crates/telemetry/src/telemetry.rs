@@ -1,4 +1,4 @@
-//! Everything together: providers, readers, exporters, and their end.
+//! Sets up providers, readers and exporters, and shuts them down.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use crate::TelemetryError;
 use crate::environment::ExportPlan;
+use crate::error::TelemetryError;
 use crate::export_runtime::ExportRuntime;
 use crate::export_state::ExportState;
 use crate::exporters::Exporters;
@@ -26,19 +26,19 @@ use crate::settings::TelemetrySettings;
 
 /// How long the last export may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-/// What services are called by the SDK where nobody names them.
+/// The SDK's name for a service without one.
 const UNNAMED: &str = "unknown_service";
 
-/// Who sends the telemetry.
+/// Identity of the process that sends the telemetry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceIdentity {
     /// Version of the program.
     pub version: String,
-    /// What tells this worker from others: `service.instance.id` of exports, and no label of any metric.
+    /// Distinguishes this worker from others: `service.instance.id` of exports. It is not a label of any metric.
     pub instance: String,
 }
 
-/// The telemetry of a program. Ends with [`Telemetry::shutdown`]; dropped without it, what was not exported is lost.
+/// The telemetry of a program. Dropped without [`Telemetry::shutdown`], it loses what was not exported yet.
 pub struct Telemetry {
     instruments: Instruments,
     jobs: JobSpans,
@@ -55,7 +55,7 @@ struct Providers {
 }
 
 impl Providers {
-    /// Exports what was recorded, side by side. Each says whether all of it was.
+    /// Exports what was recorded, all signals at once. Each receiver tells whether it succeeded.
     fn shutdown(self) -> [oneshot::Receiver<bool>; 3] {
         let Self { metrics, traces, logs } = self;
         [
@@ -67,8 +67,8 @@ impl Providers {
 }
 
 impl Telemetry {
-    /// Starts telemetry by the settings, and by the `OTEL_*` variables of the environment, of which `variable` gives the
-    /// value. From then on, `logs` sends log lines where the settings say so.
+    /// Starts telemetry as the settings and the `OTEL_*` variables say; `variable` returns the value of a variable. If
+    /// logs are exported, `logs` is connected to their exporter.
     ///
     /// # Errors
     /// [`TelemetryError`]. A collector that does not answer is no error: exports are tried again with each batch.
@@ -142,12 +142,12 @@ impl Telemetry {
         &self.jobs
     }
 
-    /// What answers `GET /metrics`; `None` where the settings say no.
+    /// Renders the answer to `GET /metrics`; `None` if `telemetry.prometheus` is off.
     pub fn scraper(&self) -> Option<&Scraper> {
         self.scraper.as_ref()
     }
 
-    /// Exports what was recorded and ends, within 5 s whatever the collector does.
+    /// Exports what was recorded, and ends. Takes at most 5 s, whatever the collector does.
     pub async fn shutdown(mut self) {
         let ends = std::mem::take(&mut self.providers).shutdown();
         let ended = tokio::time::timeout(SHUTDOWN_LIMIT, async {
@@ -169,18 +169,18 @@ impl Telemetry {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        // Without this, the last handle of a provider would wait for its exporter, wherever it is dropped.
+        // Otherwise dropping the last clone of a provider would wait for its exporter.
         drop(std::mem::take(&mut self.providers).shutdown());
     }
 }
 
-/// Does something that blocks, on a thread that nobody waits for: a runtime would wait for its blocking tasks at its
-/// end, however long they hang.
+/// Runs blocking work on a detached thread. Dropping a runtime waits for its `spawn_blocking` tasks, so a hanging
+/// collector would delay the end of the program.
 fn in_thread(work: impl FnOnce() -> bool + Send + 'static) -> oneshot::Receiver<bool> {
     let (sender, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("telemetry-end".to_owned());
     let started = thread.spawn(move || {
-        // What it logs is for standard error; the exporters are ending.
+        // Its log lines cannot be exported any more.
         let _suppressed = Context::enter_telemetry_suppressed_scope();
         // Nobody may be waiting any more.
         let _ = sender.send(work());
@@ -191,7 +191,7 @@ fn in_thread(work: impl FnOnce() -> bool + Send + 'static) -> oneshot::Receiver<
     receiver
 }
 
-/// Variables of the environment go before what the program says of itself.
+/// Environment variables override the program's own values.
 fn resource(service: &ServiceIdentity) -> Resource {
     let detected = Resource::builder().build();
     let is_named =

@@ -1,4 +1,4 @@
-//! The documentation of the metrics is what the table says.
+//! The documentation of the metrics, generated from the table.
 
 use std::fmt::Write;
 use std::path::Path;

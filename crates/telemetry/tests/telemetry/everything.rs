@@ -1,4 +1,4 @@
-//! Telemetry of which everything has happened once.
+//! Uses every instrument and every span once.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use telemetry::readings::{EngineReading, GpuReading, WorkerReading};
 use telemetry::settings::TelemetrySettings;
 use telemetry::{InstrumentOptions, JobSpans, LogLayer, ServiceIdentity, Telemetry};
 
-/// Telemetry by the settings alone.
+/// Starts telemetry without variables of the environment.
 pub(crate) fn start(settings: &TelemetrySettings) -> Telemetry {
     start_with(settings, &LogLayer::default())
 }

@@ -1,4 +1,4 @@
-//! What a collector gets, with each protocol.
+//! What a collector receives, with each protocol.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

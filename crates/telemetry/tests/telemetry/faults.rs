@@ -1,4 +1,4 @@
-//! Collectors that are down, hang or refuse: jobs go on, and the end comes in time.
+//! Collectors that are down, hang or refuse: jobs are not delayed, and shutdown ends in time.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ async fn ends_in_time(url: &str) {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_does_not_hold_the_end() {
+async fn a_collector_that_is_down_does_not_delay_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -48,7 +48,7 @@ async fn a_collector_that_is_down_does_not_hold_the_end() {
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_does_not_hold_the_end() {
+async fn a_collector_that_hangs_does_not_delay_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let _silent = tokio::spawn(async move {
@@ -61,7 +61,7 @@ async fn a_collector_that_hangs_does_not_hold_the_end() {
 }
 
 #[tokio::test]
-async fn a_collector_that_refuses_does_not_hold_the_end() {
+async fn a_collector_that_refuses_does_not_delay_shutdown() {
     ends_in_time(&Collector::refusing(StatusCode::SERVICE_UNAVAILABLE).await.url).await;
 }
 
@@ -122,7 +122,7 @@ async fn exports_to_a_closed_port() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_is_told_once_with_its_address_and_the_cause() {
+async fn a_collector_that_is_down_is_logged_once_with_its_address_and_the_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -131,9 +131,9 @@ async fn a_collector_that_is_down_is_told_once_with_its_address_and_the_cause() 
     let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
-    let told: Vec<_> = said.lines().filter(|line| line.contains("metrics cannot be exported")).collect();
-    assert_eq!(told.len(), 2, "{said}");
-    for line in told {
+    let logged: Vec<_> = said.lines().filter(|line| line.contains("metrics cannot be exported")).collect();
+    assert_eq!(logged.len(), 2, "{said}");
+    for line in logged {
         assert!(line.contains("Connection refused") && line.contains(&url) && line.contains(" WARN "), "{line}");
     }
 }

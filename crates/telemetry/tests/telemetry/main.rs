@@ -1,4 +1,4 @@
-//! Telemetry as those see it that it is for: Prometheus, and an OpenTelemetry collector.
+//! What Prometheus scrapes, and what an OpenTelemetry collector receives.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod collector;

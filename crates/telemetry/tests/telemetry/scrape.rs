@@ -1,4 +1,4 @@
-//! What Prometheus gets, held against the table.
+//! Scrapes, compared with the table of instruments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
