@@ -7,6 +7,7 @@ mod everything;
 mod exports;
 mod faults;
 mod jobs;
+mod nats;
 mod scrape;
 mod tls;
 mod variables;
