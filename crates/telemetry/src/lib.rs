@@ -19,6 +19,7 @@ mod http_client;
 pub mod instruments;
 pub mod job_span;
 pub mod logs;
+pub mod nvidia;
 pub mod propagation;
 pub mod readings;
 mod sampler;
