@@ -1,4 +1,4 @@
-//! The whole worker with the demo model, against a real NATS server and a real S3 store.
+//! A whole worker with the demo model, on a real NATS server and a real S3 store.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -97,7 +97,7 @@ fn object(bucket: &str, key: &str) -> image_job::Source {
     image_job::Source::S3(v1::S3Object { bucket: bucket.into(), key: key.into(), ..Default::default() })
 }
 
-/// A bitmap of some bytes whose header claims 30,000 × 30,000 pixels.
+/// A short bitmap whose header claims 30,000 × 30,000 pixels.
 fn bomb() -> Vec<u8> {
     let mut header = b"BM".to_vec();
     let side = 30_000u32.to_le_bytes();
@@ -259,7 +259,7 @@ async fn shutdown_finishes_what_is_in_hand_and_leaves_the_rest_in_the_queue() {
     assert_eq!((report.failed, report.retried), (0, 0));
     assert_eq!(bench.messages_in(&bench.streams.annotations).await, report.finished);
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 12 - report.finished);
-    // Well before ack_wait, which is a minute.
+    // Long before ack_wait, which is one minute.
     let mut others = bench.intake(bench.consumer().await, 12);
     for _ in report.finished..12 {
         drop(others.next().await);

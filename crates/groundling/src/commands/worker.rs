@@ -1,4 +1,4 @@
-//! `groundling worker`: the stream worker.
+//! `groundling worker`: the queue worker.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use worker::events::Events;
 use worker::worker::WorkerParts;
 
 use crate::args::WorkerArgs;
+use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::{Misuse, Outcome, model_dir, stderr};
+use crate::{model_dir, stderr};
 
 pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let mut settings = Settings::load(settings)?.with_model(&args.model).with_stores(&args.stores);
@@ -24,17 +25,17 @@ pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>) -> anyhow::Re
     let model = model_dir::open(&settings.model)?;
     let identity = tokio::task::spawn_blocking(move || ModelIdentity::of_dir(&dir))
         .await?
-        .context("the model's digest cannot be computed")?;
+        .context("cannot compute the digest of the model")?;
     tracing::info!(name = identity.name, revision = identity.revision, digest = identity.digest, "model loaded");
     check_slot_tokens(model.processor(), settings.engine.slot_tokens)?;
-    let engine = Arc::new(super::start_engine(model, settings.engine.options())?);
+    let engine = Arc::new(model_dir::start_engine(model, settings.engine.options())?);
     let parts = WorkerParts { settings: for_worker, engine, model: identity, events: Events::none() };
     worker::worker::run(parts, shutdown).await?;
     Ok(Outcome::Done)
 }
 
-/// Refuses slots that are too short for every task, and warns of those that are too short for a task with the options
-/// that jobs have where they name none.
+/// Checks the tokens of a slot: an error if they are too few for every task, a warning if they are too few for a task with
+/// the default options of jobs.
 fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
     let shortest = |max_new_tokens: usize| {
         let needed = [Task::BriefCaption, Task::DetailedCaption].map(|task| {
@@ -47,7 +48,7 @@ fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Resul
     let (least, usual) = (shortest(1)?, GenerationOptions::default().max_new_tokens);
     if slot_tokens < least {
         return Err(Misuse(anyhow!(
-            "engine.slot_tokens is {slot_tokens}, but the shortest task of this model takes {least} tokens with its picture and one token of its answer: every job would fail; raise it"
+            "engine.slot_tokens is {slot_tokens}, but the shortest task of this model takes {least} tokens (image, prompt and one token of the answer), so every job would fail; raise engine.slot_tokens"
         ))
         .into());
     }
@@ -55,7 +56,7 @@ fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Resul
     if slot_tokens < needed {
         tracing::warn!(
             slot_tokens,
-            "jobs that do not set max_new_tokens ask for up to {usual}, and will fail: the shortest of them takes {needed} tokens; raise engine.slot_tokens"
+            "jobs without max_new_tokens will fail: with the default of {usual} new tokens, the shortest task takes {needed} tokens; raise engine.slot_tokens"
         );
     }
     Ok(())
