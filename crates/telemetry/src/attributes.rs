@@ -176,7 +176,7 @@ words! {
         Prefill = "prefill",
         /// From then until the last token of the last prompt.
         Generate = "generate",
-        /// Recording the outcome and publishing it.
+        /// Publishing the annotation or failure, once it is recorded as the outcome.
         Publish = "publish",
         /// Having the end of the delivery confirmed.
         Acknowledge = "acknowledge",

@@ -1,5 +1,6 @@
 //! The instruments, as methods that say what happened. Clones share them.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -77,6 +78,12 @@ pub struct ActiveJob(Instruments);
 impl Drop for ActiveJob {
     fn drop(&mut self) {
         self.0.0.jobs_in_hand.add(-1, &[]);
+    }
+}
+
+impl fmt::Debug for Instruments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instruments").field("options", &self.0.options).finish_non_exhaustive()
     }
 }
 

@@ -105,6 +105,12 @@ pub struct JobSpan {
     _active: ActiveJob,
 }
 
+/// What the log lines of a job carry.
+pub struct LogScope {
+    log_span: tracing::Span,
+    context: Context,
+}
+
 impl JobSpans {
     pub(crate) fn new(instruments: Instruments, tracer: Option<SdkTracer>, submitter: Submitter) -> Self {
         Self { instruments, tracer, submitter }
@@ -205,7 +211,12 @@ impl JobSpan {
 
     /// Runs a future so that its log lines carry the job's id, dataset and trace id.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        future.instrument(self.log_span.clone()).with_context(self.context.clone())
+        self.log_scope().run(future)
+    }
+
+    /// The same for a future that owns this span.
+    pub fn log_scope(&self) -> LogScope {
+        LogScope { log_span: self.log_span.clone(), context: self.context.clone() }
     }
 
     /// Starts a stage.
@@ -274,9 +285,11 @@ impl JobSpan {
         inject(&self.submitter, headers);
     }
 
-    /// Counts the settled delivery, and ends the span.
-    pub fn settled(mut self, outcome: JobOutcome) {
-        self.is_settled = true;
+    /// Counts the settled delivery, and ends the span. Only the first call counts.
+    pub fn settled(&mut self, outcome: JobOutcome) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
         let age = self.published.elapsed().unwrap_or_default();
         let (instruments, processing) = (&self.spans.instruments, self.received.elapsed());
         instruments.job_settled(outcome, &self.dataset, self.deliveries, age, processing);
@@ -304,6 +317,13 @@ impl JobSpan {
 
     fn sampled_tracer(&self) -> Option<&SdkTracer> {
         self.spans.tracer.as_ref().filter(|_| self.context.span().is_recording())
+    }
+}
+
+impl LogScope {
+    /// Runs a future so that its log lines carry the job's id, dataset and trace id.
+    pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        future.instrument(self.log_span).with_context(self.context)
     }
 }
 

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use broker::settings::DurationText;
 pub use broker::settings::Secret;
 use broker::settings_check::Problems;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Metrics, traces and logs for monitoring systems.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetrySettings {
     /// Serve metrics in Prometheus' text format: `GET /metrics` at `worker.health_address`.
@@ -35,9 +37,11 @@ pub struct TelemetrySettings {
     pub compression: Compression,
     /// How long one export may take, retries included. What was not exported by then is dropped.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// How often metrics are exported.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub metrics_interval: Duration,
     /// Ratio of the jobs submitted without a trace context that are traced, 0 to 1. A job submitted with a trace context
     /// is traced if its submitter traces it.
@@ -53,7 +57,7 @@ pub struct TelemetrySettings {
 }
 
 /// How telemetry is sent to a collector.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum Protocol {
     /// OTLP/HTTP with protobuf bodies.
     #[default]
@@ -65,7 +69,7 @@ pub enum Protocol {
 }
 
 /// How exports are compressed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
@@ -76,7 +80,7 @@ pub enum Compression {
 }
 
 /// What a job's span makes of its submitter's trace context.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Submitter {
     /// The parent of the job's span.
@@ -117,27 +121,27 @@ impl TelemetrySettings {
             found.add(format!("telemetry.endpoint {problem}"));
         }
         for (name, value) in &self.headers {
-            found.unless(
+            found.require(
                 http::HeaderName::from_bytes(name.as_bytes()).is_ok(),
                 format!("telemetry.headers: {name:?} cannot be the name of a header"),
             );
-            found.unless(
+            found.require(
                 http::HeaderValue::from_str(value.expose()).is_ok(),
                 format!("telemetry.headers.{name} has characters that a header cannot have"),
             );
         }
-        found.unless(
+        found.require(
             self.ca_file.is_none() || self.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
             "telemetry.ca_file is given, but telemetry.endpoint is no https:// address: nothing would be encrypted",
         );
-        found.positive("telemetry.timeout", self.timeout);
-        found.positive("telemetry.metrics_interval", self.metrics_interval);
-        found.unless(
+        found.require_nonzero("telemetry.timeout", self.timeout);
+        found.require_nonzero("telemetry.metrics_interval", self.metrics_interval);
+        found.require(
             (0.0..=1.0).contains(&self.sample_ratio),
             format!("telemetry.sample_ratio is {}, not in 0 to 1", self.sample_ratio),
         );
         let cap = self.max_submitter_traces_per_second;
-        found.unless(
+        found.require(
             cap.is_finite() && cap >= 0.0,
             format!("telemetry.max_submitter_traces_per_second is {cap}: give 0 or more"),
         );

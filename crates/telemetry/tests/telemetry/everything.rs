@@ -38,7 +38,7 @@ pub(crate) fn received() -> ReceivedJob<'static> {
 
 /// A job from its delivery to its acknowledgement.
 pub(crate) fn do_job(jobs: &JobSpans, job: ReceivedJob<'_>, outcome: JobOutcome) -> async_nats::HeaderMap {
-    let span = jobs.start(job);
+    let mut span = jobs.start(job);
     span.job_id("job-1");
     span.stage(Stage::Fetch).end();
     span.stage(Stage::Decode).end();
