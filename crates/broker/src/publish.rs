@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
@@ -15,7 +16,7 @@ use wire::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
 use crate::server_time;
-use crate::stream_states::StreamStates;
+use crate::stream_states::{StreamStates, is_full};
 
 /// Delays between the attempts to publish one message. The message id makes it safe to publish again after a lost
 /// acknowledgement.
@@ -163,11 +164,26 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`], after retries if the error may be temporary.
     pub async fn outcome(&self, outcome: &Outcome) -> Result<PublishAck, PublishError> {
+        self.outcome_with_headers(outcome, &HeaderMap::new()).await
+    }
+
+    /// Like [`Publisher::outcome`], with these headers in addition to the message id.
+    ///
+    /// # Errors
+    /// [`PublishError`], after retries if the error may be temporary.
+    pub async fn outcome_with_headers(
+        &self,
+        outcome: &Outcome,
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, PublishError> {
         let (subject, id) = (outcome.subject.clone(), outcome.message_id.clone());
         match &outcome.record {
-            Some(outcome::Record::Failure(failure)) => self.failure(subject, id, failure.clone()).await,
+            Some(outcome::Record::Failure(failure)) => {
+                self.publish_failure(subject, id, failure.clone(), headers).await
+            }
             Some(outcome::Record::Annotation(annotation)) => {
-                self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
+                let payload = annotation.encode_to_vec().into();
+                self.publish(&self.annotations_stream, subject, id, payload, headers).await
             }
             Some(outcome::Record::Settled(settled)) => Ok(PublishAck::duplicate_of(settled.sequence)),
             None => {
@@ -233,7 +249,8 @@ impl Publisher {
     /// [`PublishError`], after retries if the error may be temporary.
     pub async fn annotation(&self, subject: String, annotation: &ImageAnnotation) -> Result<PublishAck, PublishError> {
         let id = annotation.annotation_id.clone();
-        self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
+        let payload = annotation.encode_to_vec().into();
+        self.publish(&self.annotations_stream, subject, id, payload, &HeaderMap::new()).await
     }
 
     /// Publishes a failure with `id` as the message id, and waits for the stream's acknowledgement. If it is too large with
@@ -242,12 +259,22 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`], after retries if the error may be temporary.
     pub async fn failure(&self, subject: String, id: String, failure: JobFailure) -> Result<PublishAck, PublishError> {
+        self.publish_failure(subject, id, failure, &HeaderMap::new()).await
+    }
+
+    async fn publish_failure(
+        &self,
+        subject: String,
+        id: String,
+        failure: JobFailure,
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, PublishError> {
         let whole = failure.encode_to_vec().into();
-        match self.publish(&self.failed_stream, subject.clone(), id.clone(), whole).await {
+        match self.publish(&self.failed_stream, subject.clone(), id.clone(), whole, headers).await {
             Err(error @ PublishError::TooLarge { .. }) => match failure.without_job() {
                 Some(lean) => {
                     tracing::warn!(subject, "publishing a failure without the bytes of its job, which are too large");
-                    self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into()).await
+                    self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into(), headers).await
                 }
                 None => Err(error),
             },
@@ -261,10 +288,11 @@ impl Publisher {
         subject: String,
         id: String,
         payload: Bytes,
+        headers: &HeaderMap,
     ) -> Result<PublishAck, PublishError> {
         let mut retries = RetryDeadline::after(self.timeout);
         loop {
-            let error = match self.publish_once(stream, &subject, &id, payload.clone()).await {
+            let error = match self.publish_once(stream, &subject, &id, payload.clone(), headers).await {
                 Ok(ack) => {
                     // A duplicate is acknowledged without being stored.
                     if !ack.duplicate {
@@ -296,9 +324,11 @@ impl Publisher {
         subject: &str,
         id: &str,
         payload: Bytes,
+        headers: &HeaderMap,
     ) -> Result<PublishAck, async_nats::jetstream::context::PublishError> {
         // Without the stream's name, any stream with this subject would accept the message.
-        let message = PublishMessage::build().payload(payload).message_id(id).expected_stream(stream);
+        let message = PublishMessage::build().payload(payload).headers(headers.clone());
+        let message = message.message_id(id).expected_stream(stream);
         let ack = self.jetstream.send_publish(subject.to_owned(), message).await?.await?;
         Ok(PublishAck { sequence: ack.sequence, duplicate: ack.duplicate })
     }
@@ -313,4 +343,9 @@ pub fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
     let refused = source.and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
     // The error kind is the same for a wrong `expected_stream`; the code is not.
     refused.is_some_and(|refused| refused.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+}
+
+/// Whether a stream refused a message because it, its account or its server is full.
+pub fn stream_full(error: &async_nats::jetstream::context::PublishError) -> bool {
+    is_full(error)
 }

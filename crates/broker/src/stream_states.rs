@@ -164,6 +164,11 @@ async fn missing_or_down(jetstream: &Context, stream: &str) -> Option<Refusal> {
     }
 }
 
+/// Whether the error is the refusal of a stream that is full, or whose account or server is.
+pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
+    matches!(Refusal::of(error), Some(Refusal::Full(_) | Refusal::AccountFull | Refusal::ServerFull))
+}
+
 impl Refusal {
     /// The refusal in an error or one of its sources; `None` if it is not a refusal by the stream.
     fn of(error: &(dyn Error + 'static)) -> Option<Self> {

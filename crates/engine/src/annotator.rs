@@ -6,6 +6,7 @@ use kosmos2::processor::image::{Picture, PixelValues};
 
 use crate::engine::Engine;
 use crate::request::{EngineError, Request, Response};
+use crate::stats::{BatchObserver, EngineSnapshot};
 
 /// The response to a submitted request. Dropping the future cancels the request.
 pub type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, EngineError>> + Send + 'a>>;
@@ -34,6 +35,16 @@ pub trait Annotator: Send + Sync {
     fn is_alive(&self) -> bool {
         true
     }
+
+    /// What the engine is doing now; `None` if that is not known.
+    fn snapshot(&self) -> Option<EngineSnapshot> {
+        None
+    }
+
+    /// Calls `observer` for each batch from now on. Only the first observer is called.
+    fn observe_batches(&self, observer: BatchObserver) {
+        drop(observer);
+    }
 }
 
 impl Annotator for Engine {
@@ -52,5 +63,13 @@ impl Annotator for Engine {
     fn is_alive(&self) -> bool {
         // The scheduler's thread owns the receiver and drops it however it ends.
         !self.queue.is_closed()
+    }
+
+    fn snapshot(&self) -> Option<EngineSnapshot> {
+        Some(Engine::snapshot(self))
+    }
+
+    fn observe_batches(&self, observer: BatchObserver) {
+        self.stats.observe_batches(observer);
     }
 }

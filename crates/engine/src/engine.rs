@@ -15,6 +15,7 @@ use crate::options::{EngineOptions, KvCapacity};
 use crate::request::{EngineError, Request, Response};
 use crate::scheduler::Scheduler;
 use crate::slots::{self, StartError};
+use crate::stats::{EngineSnapshot, EngineStats};
 
 /// A handle to the engine's thread. Clones share the thread, which ends after the last of them is dropped.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct Engine {
     pub(crate) queue: mpsc::Sender<Job>,
     kv_capacity: KvCapacity,
     pub(crate) concurrent_jobs: usize,
+    pub(crate) stats: Arc<EngineStats>,
 }
 
 impl Engine {
@@ -38,6 +40,7 @@ impl Engine {
         let vision_batch = options.vision_batch.unwrap_or(preferred.pictures).max(1);
         let concurrent_jobs = preferred.jobs.min(kv_capacity.slots + 4 * vision_batch);
         let (queue, requests) = mpsc::channel(vision_batch);
+        let stats = EngineStats::new(kv_capacity.slots);
         let scheduler = Scheduler::new(
             model,
             requests,
@@ -45,13 +48,14 @@ impl Engine {
             vision_batch,
             preferred.parallel_images.max(1),
             Admission { prompt_tokens: options.prompt_tokens.unwrap_or(preferred.prompt_tokens) },
+            Arc::clone(&stats),
         );
         // The scheduler runs on a thread of the pool that it computes with: entering the pool from outside would cost a
         // sleep and a wake-up for every matrix product.
         let pool = ThreadPoolBuilder::new().thread_name(|index| format!("compute-{index}")).build()?;
         let thread =
             std::thread::Builder::new().name("engine".into()).spawn(move || pool.install(|| scheduler.run()))?;
-        Ok((Self { processor, queue, kv_capacity, concurrent_jobs }, thread))
+        Ok((Self { processor, queue, kv_capacity, concurrent_jobs, stats }, thread))
     }
 
     /// The processor, which converts pictures to pixel values and queries to tokens.
@@ -64,6 +68,11 @@ impl Engine {
         self.kv_capacity
     }
 
+    /// What the engine is doing now.
+    pub fn snapshot(&self) -> EngineSnapshot {
+        self.stats.snapshot()
+    }
+
     /// Queues a request and waits for its response. Dropping the future cancels the request.
     ///
     /// # Errors
@@ -74,7 +83,7 @@ impl Engine {
             request.queries.iter().map(|query| self.processor.encode(query)).collect::<Result<Vec<_>, _>>()?;
         let decodings = queries.iter().map(|query| self.decoding(query)).collect::<Result<Vec<_>, _>>()?;
         let (reply, response) = oneshot::channel();
-        let job = Job::new(request.pixels, queries, decodings, submitted, reply);
+        let job = Job::new(request.pixels, queries, decodings, submitted, self.stats.queued(), reply);
         self.queue.send(job).await.map_err(|_| EngineError::Stopped)?;
         let finished = response.await.map_err(|_| EngineError::Stopped)??;
         Ok(finished.into_response(&self.processor))

@@ -11,6 +11,7 @@ use kosmos2::{EncodedQuery, Processor};
 use tokio::sync::oneshot;
 
 use crate::request::{EngineError, Response, Timings};
+use crate::stats::Queued;
 
 pub(crate) struct Job {
     /// `None` once the picture is encoded.
@@ -23,6 +24,8 @@ pub(crate) struct Job {
     queries: Vec<EncodedQuery>,
     generated: Vec<Option<GeneratedTokens>>,
     submitted: Instant,
+    /// `None` once the vision tower has started.
+    queued: Option<Queued>,
     reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
     timings: Timings,
     encoded: Option<Instant>,
@@ -49,6 +52,7 @@ impl Job {
         queries: Vec<EncodedQuery>,
         decodings: Vec<Decoding>,
         submitted: Instant,
+        queued: Queued,
         reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
     ) -> Self {
         Self {
@@ -59,6 +63,7 @@ impl Job {
             generated: queries.iter().map(|_| None).collect(),
             queries,
             submitted,
+            queued: Some(queued),
             reply,
             timings: Timings::default(),
             encoded: None,
@@ -73,6 +78,7 @@ impl Job {
 
     pub(crate) fn vision_started(&mut self, now: Instant) {
         self.timings.queued = now - self.submitted;
+        self.queued = None;
     }
 
     pub(crate) fn image_encoded(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {

@@ -46,6 +46,7 @@ mod panics;
 mod request;
 mod scheduler;
 mod slots;
+mod stats;
 
 pub use admission::{Admission, PromptCost};
 pub use annotator::{Annotator, ResponseFuture};
@@ -54,3 +55,4 @@ pub use options::{EngineOptions, KvCapacity, USUAL_SLOTS};
 pub use panics::panic_message;
 pub use request::{EngineError, Request, Response, Timings};
 pub use slots::StartError;
+pub use stats::{BatchObserver, EngineSnapshot, Pass};

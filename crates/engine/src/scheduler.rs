@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kosmos2::backend::ImageEmbedding;
@@ -15,6 +16,7 @@ use crate::options::KvCapacity;
 use crate::panics::panic_message;
 use crate::request::EngineError;
 use crate::slots::FreeSlots;
+use crate::stats::EngineStats;
 
 /// Jobs are numbered in order of arrival.
 type JobId = u64;
@@ -29,6 +31,8 @@ pub(crate) struct Scheduler {
     next_id: JobId,
     active: Vec<ActiveQuery>,
     free: FreeSlots,
+    slots: usize,
+    stats: Arc<EngineStats>,
 }
 
 /// A query that holds slots.
@@ -55,6 +59,7 @@ impl Scheduler {
         vision_batch: usize,
         parallel_images: usize,
         admission: Admission,
+        stats: Arc<EngineStats>,
     ) -> Self {
         Self {
             model,
@@ -66,6 +71,8 @@ impl Scheduler {
             next_id: 0,
             active: Vec::new(),
             free: FreeSlots::all(kv_capacity.slots),
+            slots: kv_capacity.slots,
+            stats,
         }
     }
 
@@ -75,8 +82,10 @@ impl Scheduler {
             self.evict_cancelled();
             self.encode_images();
             self.admit();
+            self.record_slots();
             self.step();
             self.retire_finished();
+            self.record_slots();
         }
         tracing::debug!("engine stopped: all handles dropped");
     }
@@ -85,12 +94,24 @@ impl Scheduler {
     /// jobs. Returns `false` when the queue is closed and no jobs are left.
     fn receive(&mut self) -> bool {
         for _ in 0..self.image_demand() {
-            let next = if self.jobs.is_empty() { self.requests.blocking_recv() } else { self.requests.try_recv().ok() };
+            let next = if self.jobs.is_empty() { self.wait_for_request() } else { self.requests.try_recv().ok() };
             let Some(job) = next else { break };
             self.jobs.insert(self.next_id, job);
             self.next_id += 1;
         }
         !self.jobs.is_empty()
+    }
+
+    fn wait_for_request(&mut self) -> Option<Job> {
+        self.stats.idle();
+        let next = self.requests.blocking_recv();
+        self.stats.progressed();
+        next
+    }
+
+    fn record_slots(&self) {
+        let kv_tokens = self.active.iter().map(|query| query.decoding.decoding.cached()).sum();
+        self.stats.slots(self.slots - self.free.len(), kv_tokens);
     }
 
     /// Number of pictures to encode now: enough for the free slots, rounded up to what the backend encodes in parallel,
@@ -126,14 +147,18 @@ impl Scheduler {
         let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)?.pixels.as_ref()).collect();
         let batch = guarded(|| self.model.backend().image_embeddings(&pictures));
         let results: Vec<Result<ImageEmbedding, EngineError>> = match batch {
-            Ok(embeddings) => embeddings.into_iter().map(Ok).collect(),
+            Ok(embeddings) => {
+                self.stats.pictures_encoded(embeddings.len());
+                embeddings.into_iter().map(Ok).collect()
+            }
             Err(error) if pictures.len() == 1 => vec![Err(error)],
             // Encode one by one, so that a faulty picture fails only its own request.
             Err(_) => {
                 let backend = self.model.backend();
                 let mut encode = |picture| {
-                    guarded(|| backend.image_embeddings(&[picture]))
-                        .and_then(|mut one| one.pop().ok_or(EngineError::Stopped))
+                    let mut one = guarded(|| backend.image_embeddings(&[picture]))?;
+                    self.stats.pictures_encoded(1);
+                    one.pop().ok_or(EngineError::Stopped)
                 };
                 pictures.into_iter().map(&mut encode).collect()
             }
@@ -196,14 +221,14 @@ impl Scheduler {
         if self.active.is_empty() {
             return;
         }
-        if let Err(error) = step_guarded(&mut self.model, &mut self.active) {
+        if let Err(error) = step_guarded(&mut self.model, &mut self.active, &self.stats) {
             if self.active.len() == 1 {
                 self.active[0].progress = Err(error);
                 return;
             }
             tracing::warn!(queries = self.active.len(), %error, "step failed; repeating it for each query alone");
             for one in self.active.chunks_mut(1) {
-                if let Err(error) = step_guarded(&mut self.model, one) {
+                if let Err(error) = step_guarded(&mut self.model, one, &self.stats) {
                     one[0].progress = Err(error);
                 }
             }
@@ -283,12 +308,15 @@ impl Scheduler {
 }
 
 /// Runs one step. Returns `Err` if the pass itself failed; otherwise each query's result is in its `progress`.
-fn step_guarded(model: &mut Model, active: &mut [ActiveQuery]) -> Result<(), EngineError> {
+fn step_guarded(model: &mut Model, active: &mut [ActiveQuery], stats: &EngineStats) -> Result<(), EngineError> {
+    let tokens = active.iter().map(|query| query.decoding.decoding.step_tokens()).sum();
     guarded(|| {
         step(model.backend(), active, |query, outputs| {
             query.progress = guarded(|| query.decoding.decoding.accept(outputs));
         })
-    })
+    })?;
+    stats.stepped(tokens);
+    Ok(())
 }
 
 /// Turns a panic into an error, so that it fails one request and not the worker. Unwind-safe because backends keep no

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::{Arc, Barrier, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
-use engine::{Engine, EngineOptions, Request};
+use engine::{Annotator, Engine, EngineOptions, EngineSnapshot, Pass, Request};
 use futures::stream::{FuturesUnordered, StreamExt};
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::options::{FinishReason, GenerationOptions};
@@ -96,6 +96,52 @@ async fn prompts_of_one_request_share_their_picture_and_answer_in_order_however_
             assert_eq!(found, scene.iter().map(|golden| &golden.new_ids).collect::<Vec<_>>(), "{slots} slots");
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_engine_does_is_counted() {
+    let engine = start(3);
+    let idle = EngineSnapshot { slots_limit: 3, ..EngineSnapshot::default() };
+    assert_eq!(engine.snapshot(), idle);
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&batches);
+    engine.observe_batches(Box::new(move |pass, size| seen.lock().unwrap().push((pass, size))));
+    let response = engine.submit(request(&pixels(&engine, "0000.jpg"), &[&GOLDENS[0].prompt], 4)).await.unwrap();
+    // The last token is not computed any more.
+    let (prompt_tokens, answer_tokens) = (response.texts[0].prompt_tokens as u64, 3);
+    let expected = EngineSnapshot { steps: 4, prompt_tokens, answer_tokens, ..idle };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The engine answers before it is idle.
+    while engine.snapshot() != expected {
+        assert!(Instant::now() < deadline, "{:?}", engine.snapshot());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut passes = vec![(Pass::Vision, 1)];
+    passes.extend([(Pass::Decoder, 1); 4]);
+    assert_eq!(*batches.lock().unwrap(), passes);
+}
+
+#[tokio::test]
+async fn work_without_progress_has_an_age() {
+    let engine = start(1);
+    let (started, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (at_vision, hold) = (Arc::clone(&started), Arc::clone(&go_on));
+    engine.observe_batches(Box::new(move |pass, _| {
+        if pass == Pass::Vision {
+            at_vision.wait();
+            hold.wait();
+        }
+    }));
+    let picture = pixels(&engine, "0000.jpg");
+    let submitter = engine.clone();
+    let answer = tokio::spawn(async move { submitter.submit(request(&picture, &[&GOLDENS[0].prompt], 1)).await });
+    tokio::task::spawn_blocking(move || started.wait()).await.unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let snapshot = engine.snapshot();
+    assert!(snapshot.last_progress_age.is_some_and(|age| age >= Duration::from_millis(50)), "{snapshot:?}");
+    assert_eq!((snapshot.queue_size, snapshot.steps), (0, 0));
+    tokio::task::spawn_blocking(move || go_on.wait()).await.unwrap();
+    answer.await.unwrap().unwrap();
 }
 
 #[tokio::test]

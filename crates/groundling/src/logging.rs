@@ -5,10 +5,13 @@ use std::fmt::{self, Debug};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
+use telemetry::LogLayer;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Arguments, Command, LogFormat};
 use crate::stderr::{self, LogWriter, escape_control};
@@ -23,22 +26,26 @@ const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
 /// The filter of the other commands, whose users wait for the results.
 const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
 
-/// Starts logging to standard error and sends panics there as well.
-pub(crate) fn start(arguments: &Arguments) {
+/// Starts logging to standard error and sends panics there as well. Returns the layer that exports log lines, once
+/// telemetry is started with it.
+pub(crate) fn start(arguments: &Arguments) -> LogLayer {
     let default = if matches!(arguments.command, Command::Worker(_)) { WORKER_FILTER } else { DEFAULT_FILTER };
     let (filter, problem) = filter(std::env::var(FILTER_VARIABLE).ok().as_deref(), default);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter).log_internal_errors(false);
+    let exported = LogLayer::default();
     match arguments.log_format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
-            log.with_ansi(std::io::stderr().is_terminal()).fmt_fields(fields).init();
+            let log = log.with_ansi(std::io::stderr().is_terminal()).fmt_fields(fields).finish();
+            log.with(exported.clone()).init();
         }
-        LogFormat::Json => log.json().with_ansi(false).init(),
+        LogFormat::Json => log.json().with_ansi(false).finish().with(exported.clone()).init(),
     }
     std::panic::set_hook(Box::new(log_panic));
     if let Some(problem) = problem {
         tracing::warn!("{FILTER_VARIABLE} is invalid, using the default filter {default:?}: {problem}");
     }
+    exported
 }
 
 /// The filter in the variable; if that is invalid, the default and the problem. An empty variable counts as unset.

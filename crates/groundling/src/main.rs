@@ -21,6 +21,7 @@ use broker::causes::causes;
 use clap::Parser;
 use exit::{Misuse, Outcome};
 use stdout::StdoutError;
+use telemetry::LogLayer;
 use worker::settings_validation::InvalidSettings;
 
 /// The status that a shell reports for a program killed by SIGPIPE, as most programs are when their reader exits.
@@ -28,10 +29,10 @@ const STDOUT_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::start(&arguments);
+    let logs = logging::start(&arguments);
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
-            let ended = runtime.block_on(run(arguments));
+            let ended = runtime.block_on(run(arguments, logs));
             // Does not wait for blocking threads: a decoder may run for a long time.
             runtime.shutdown_background();
             ended
@@ -58,10 +59,10 @@ fn messages(error: &anyhow::Error) -> Vec<String> {
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
     let settings = &arguments.settings;
     match arguments.command {
-        Command::Worker(given) => commands::worker::run(given, settings.as_deref()).await,
+        Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use engine::EngineOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use telemetry::TelemetrySettings;
 use worker::fetch::environment::environment_problems;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
 use worker::settings_validation::InvalidSettings;
@@ -31,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) streams: StreamSettings,
     pub(crate) s3: S3Settings,
     pub(crate) worker: WorkerSettings,
+    pub(crate) telemetry: TelemetrySettings,
 }
 
 /// The model and its device.
@@ -136,7 +138,11 @@ impl Settings {
             s3: self.s3.clone(),
             worker: self.worker.clone(),
         };
-        settings.validate().map_err(|problems| Misuse(problems.into()))?;
+        let of_worker = settings.validate().err().map_or_else(Vec::new, |InvalidSettings(problems)| problems);
+        let problems = [of_worker, self.telemetry.problems()].concat();
+        if !problems.is_empty() {
+            return Err(Misuse(InvalidSettings(problems).into()).into());
+        }
         let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
         if !problems.is_empty() {
             return Err(Misuse(InvalidSettings(problems).into()).into());
@@ -315,6 +321,26 @@ mod tests {
         let (_dir, path) = file("[nats]\nurl = \"\"\n[streams]\nreplicas = 2\n");
         let problems = Settings::read(Some(&path), environment(&[])).unwrap().for_setup().unwrap_err().to_string();
         assert!(problems.contains("nats.url") && problems.contains("streams.replicas"), "{problems}");
+    }
+
+    #[test]
+    fn problems_of_the_worker_and_of_telemetry_are_reported_at_once() {
+        let (_dir, path) = file("[telemetry]\nendpoint = \"collector\"\n");
+        let error = Settings::read(Some(&path), environment(&[])).unwrap().for_worker().unwrap_err().to_string();
+        assert!(error.contains("s3.allow") && error.contains("telemetry.endpoint"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_telemetry_are_read_from_variables_whatever_their_type() {
+        let (_dir, empty) = file("");
+        let variables = [
+            ("GROUNDLING__TELEMETRY__HEADERS__AUTHORIZATION", "123"),
+            ("GROUNDLING__TELEMETRY__PROTOCOL", "grpc"),
+            ("GROUNDLING__TELEMETRY__SAMPLE_RATIO", "1"),
+        ];
+        let telemetry = Settings::read(Some(&empty), environment(&variables)).unwrap().telemetry;
+        assert_eq!(telemetry.headers["authorization"].expose(), "123");
+        assert_eq!((telemetry.protocol, telemetry.sample_ratio), (telemetry::settings::Protocol::Grpc, 1.0));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use kosmos2::checkpoint::ModelIdentity;
 use serde::Deserialize;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
-use worker::{Events, Settings, Step, WorkerParts};
+use worker::{Events, Settings, Step, WorkerParts, WorkerTelemetry};
 
 use crate::stub_engine::StubEngine;
 
@@ -53,7 +53,13 @@ pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<(
         Some(abort_at) => aborting(abort_at),
     };
     let model = ModelIdentity { name: STUB_MODEL.into(), revision: None, digest: STUB_MODEL.into() };
-    let parts = WorkerParts { settings, engine: Arc::new(StubEngine::new(REQUEST_TIME)), model, events };
+    let parts = WorkerParts {
+        settings,
+        engine: Arc::new(StubEngine::new(REQUEST_TIME)),
+        model,
+        events,
+        telemetry: WorkerTelemetry::off(),
+    };
     worker::run(parts, shutdown).await.map(drop).map_err(|error| anyhow!(error))
 }
 

@@ -232,7 +232,7 @@ impl MaxDeliveriesReconciler {
         let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
         let failure = failure(fault, FailureReason::RetriesExhausted);
         let claim = self.publisher.outcomes.claim(info, failure).await?;
-        let (claim, _) = self.publisher.publish(info, claim, too_large).await?;
+        let (claim, _) = self.publisher.publish(info, claim, None, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
             let reason = failure.reason();
             let JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;

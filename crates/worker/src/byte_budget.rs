@@ -36,6 +36,11 @@ impl ByteBudget {
         Reservation(Arc::clone(&self.semaphore).acquire_many_owned(units).await.ok())
     }
 
+    /// Bytes that are reserved.
+    pub fn used(&self) -> u64 {
+        (u64::from(self.units) * UNIT).saturating_sub(self.free())
+    }
+
     /// Bytes that are not reserved.
     pub fn free(&self) -> u64 {
         self.semaphore.available_permits() as u64 * UNIT

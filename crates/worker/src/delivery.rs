@@ -8,9 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{Client, Subject};
+use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
+use telemetry::JobSpans;
+use telemetry::attributes::Acknowledgement;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant as TokioInstant;
@@ -20,8 +22,10 @@ use wire::v1::Retry;
 use crate::active_jobs::{ActiveJob, ActiveJobs};
 use crate::attempts::Started;
 use crate::delivery_info::DeliveryInfo;
+use crate::job_telemetry::JobTelemetry;
 use crate::queue::Queue;
 use crate::slow_reads::SlowReadPermit;
+use crate::telemetry_words::acknowledge_error;
 use broker::publish::PublishAck;
 
 /// Delay of the nack of a dropped delivery, so that a fault that drops every delivery does not loop without a pause.
@@ -45,6 +49,7 @@ pub struct Delivery {
     active: Option<ActiveJob>,
     queue: Queue,
     permit: Mutex<Permit>,
+    pub(crate) telemetry: JobTelemetry,
 }
 
 /// What the job occupies in the worker; released when dropped.
@@ -83,6 +88,7 @@ struct Received {
     subject: Subject,
     payload: Bytes,
     info: DeliveryInfo,
+    headers: Option<HeaderMap>,
 }
 
 /// The server did not confirm an acknowledgement. The job is redelivered after `ack_wait`; published work is not lost.
@@ -99,13 +105,16 @@ impl Delivery {
         message: jetstream::Message,
         lease: &Lease,
         active_jobs: &ActiveJobs,
+        spans: &JobSpans,
         slot: OwnedSemaphorePermit,
     ) -> Result<Self, ReceiveError> {
-        let Received { client, reply, subject, payload, info } = Received::read(queue, message)?;
+        let Received { client, reply, subject, payload, info, headers } = Received::read(queue, message)?;
         let Some(active) = active_jobs.insert(&info) else {
             let DeliveryInfo { sequence, deliveries, .. } = info;
             return Err(ReceiveError::AlreadyActive { subject, sequence, deliveries });
         };
+        let received = Instant::now();
+        let telemetry = JobTelemetry::start(spans, queue, headers.as_ref(), &subject, &info, received, payload.len());
         let progress = tokio::spawn(send_progress(client.clone(), reply.clone(), lease.clone()));
         Ok(Self {
             client,
@@ -114,12 +123,13 @@ impl Delivery {
             payload,
             info,
             started: Started::default(),
-            received: Instant::now(),
+            received,
             progress,
             settled: false,
             active: Some(active),
             queue,
             permit: Mutex::new(Permit::Slot { _permit: slot }),
+            telemetry,
         })
     }
 
@@ -160,7 +170,7 @@ impl Delivery {
     /// [`DeliveryError`] if the server does not confirm.
     pub async fn ack(self, annotation: &PublishAck) -> Result<(), DeliveryError> {
         tracing::trace!(sequence = annotation.sequence(), "annotation is in the stream");
-        self.settle(AckKind::Ack.into()).await
+        self.settle(Acknowledgement::Ack, AckKind::Ack.into()).await
     }
 
     /// Nacks the job: it is delivered again after `delay`.
@@ -168,7 +178,7 @@ impl Delivery {
     /// # Errors
     /// [`DeliveryError`] if the server does not confirm.
     pub async fn nack(self, delay: Duration) -> Result<(), DeliveryError> {
-        self.settle(AckKind::Nak(Some(delay)).into()).await
+        self.settle(Acknowledgement::Nack, AckKind::Nak(Some(delay)).into()).await
     }
 
     /// Acknowledges a job that continues as a copy in the retries stream.
@@ -176,7 +186,7 @@ impl Delivery {
     /// # Errors
     /// [`DeliveryError`] if the server does not confirm.
     pub(crate) async fn ack_moved(self) -> Result<(), DeliveryError> {
-        self.settle(AckKind::Ack.into()).await
+        self.settle(Acknowledgement::Ack, AckKind::Ack.into()).await
     }
 
     /// Terminates the job: it is never delivered again. The receipt proves that the failure is in its stream.
@@ -187,14 +197,15 @@ impl Delivery {
         tracing::trace!(sequence = failure.sequence(), "failure is in the stream");
         // The server repeats the reason in its advisory; `AckKind::Term` has no place for one.
         let term = Bytes::from(AckKind::Term);
-        self.settle([&term[..], b" ", reason.as_bytes()].concat().into()).await
+        self.settle(Acknowledgement::Term, [&term[..], b" ", reason.as_bytes()].concat().into()).await
     }
 
-    async fn settle(mut self, acknowledgement: Bytes) -> Result<(), DeliveryError> {
+    async fn settle(mut self, kind: Acknowledgement, acknowledgement: Bytes) -> Result<(), DeliveryError> {
         // A progress ack sent after a nack would replace the nack's delay by `ack_wait`.
         self.progress.abort();
         drop((&mut self.progress).await);
         self.active = None;
+        let span = self.telemetry.acknowledge(kind);
         let mut tries = 0;
         let ended = loop {
             tries += 1;
@@ -209,6 +220,8 @@ impl Delivery {
             }
         };
         self.settled = true;
+        span.end(ended.as_ref().copied().map_err(|DeliveryError(error)| acknowledge_error(error)));
+        self.telemetry.settled();
         ended
     }
 }
@@ -264,12 +277,12 @@ impl Received {
     fn read(queue: Queue, message: jetstream::Message) -> Result<Self, ReceiveError> {
         let info = DeliveryInfo::of_message(&message);
         let client = message.context.client();
-        let async_nats::Message { reply, subject, payload, .. } = message.message;
+        let async_nats::Message { reply, subject, payload, headers, .. } = message.message;
         let (Some(reply), Some(info)) = (reply, info) else {
             return Err(ReceiveError::NotFromConsumer { subject });
         };
         if queue == Queue::Jobs {
-            return Ok(Self { client, reply, subject, payload, info });
+            return Ok(Self { client, reply, subject, payload, info, headers });
         }
         match Retry::decode(payload).ok().filter(|retry| !retry.subject.is_empty()) {
             Some(Retry { delay_nanos, .. }) if info.deliveries == 1 && delay_nanos > 0 => {
@@ -277,7 +290,7 @@ impl Received {
             }
             Some(retry) => {
                 let info = DeliveryInfo::of_retry(&retry, info.deliveries);
-                Ok(Self { client, reply, subject: retry.subject.into(), payload: retry.job, info })
+                Ok(Self { client, reply, subject: retry.subject.into(), payload: retry.job, info, headers })
             }
             None => Err(ReceiveError::NotARetry { subject, reply }),
         }

@@ -5,7 +5,7 @@
 //! exist, pull requests succeed, no stream refuses what workers write, and the worker is not shutting down. Otherwise
 //! both answer 503 with the reason in one line. Readiness follows the broker; liveness does not.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use engine::Annotator;
@@ -30,6 +30,16 @@ struct State {
     streams: OnceLock<StreamStates>,
     /// When the worker's threads last reported that they run.
     heartbeat: Mutex<Instant>,
+}
+
+/// Tells whether the connection to NATS is up, without keeping it open. Clones share it.
+#[derive(Clone)]
+pub(crate) struct ConnectionState(Weak<State>);
+
+impl ConnectionState {
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.upgrade().is_some_and(|state| state.connection.get().is_some_and(Connection::is_connected))
+    }
 }
 
 /// What the intake of one queue has reported about its pull requests.
@@ -110,6 +120,10 @@ impl Health {
             return Err(format!("jobs cannot be finished: {reason}"));
         }
         Ok(())
+    }
+
+    pub(crate) fn connection_state(&self) -> ConnectionState {
+        ConnectionState(Arc::downgrade(&self.0))
     }
 
     /// Records that the worker's threads run.

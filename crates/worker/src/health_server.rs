@@ -1,4 +1,4 @@
-//! Serves [`Health`] over HTTP on a thread of its own, so that it answers while the worker is busy. The number of
+//! Serves [`Health`] and the metrics over HTTP on a thread of its own, so that it answers while the worker is busy. The number of
 //! connections is limited, so that clients cannot use up the worker's file descriptors.
 
 use std::collections::VecDeque;
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use telemetry::Scraper;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -49,11 +50,11 @@ pub struct HealthServer {
 }
 
 impl HealthServer {
-    /// Listens on `address` and starts to answer. Call it on the worker's runtime, whose threads it monitors.
+    /// Listens on `address` and starts to answer. Without a `scraper`, metrics are not served. Call it on the worker's runtime, whose threads it monitors.
     ///
     /// # Errors
     /// [`HealthAddressError`].
-    pub fn start(address: SocketAddr, health: Health) -> Result<Self, HealthAddressError> {
+    pub fn start(address: SocketAddr, health: Health, scraper: Option<Scraper>) -> Result<Self, HealthAddressError> {
         let unusable = |cause| HealthAddressError { address, cause };
         let listener = TcpListener::bind(address).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;
@@ -61,12 +62,13 @@ impl HealthServer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let serves_metrics = scraper.is_some();
         let heartbeat = tokio::spawn(send_heartbeats(health.clone())).abort_handle();
         let thread = std::thread::Builder::new().name("health".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    ended = serve(listener, health) => {
+                    ended = serve(listener, Served { health, scraper }) => {
                         if let Err(error) = ended {
                             tracing::error!("the health server has stopped: {error}");
                         }
@@ -75,7 +77,8 @@ impl HealthServer {
             });
         });
         let thread = thread.map_err(unusable)?;
-        tracing::info!(%address, "health endpoints /livez and /readyz are available");
+        let metrics = if serves_metrics { ", and metrics at /metrics" } else { "" };
+        tracing::info!(%address, "health endpoints /livez and /readyz are available{metrics}");
         Ok(Self { address, stop: Some(stop.drop_guard()), heartbeat, thread: Some(thread) })
     }
 
@@ -96,6 +99,12 @@ impl Drop for HealthServer {
     }
 }
 
+/// What the server answers with.
+struct Served {
+    health: Health,
+    scraper: Option<Scraper>,
+}
+
 /// Reports that the worker's threads run.
 async fn send_heartbeats(health: Health) {
     loop {
@@ -104,9 +113,9 @@ async fn send_heartbeats(health: Health) {
     }
 }
 
-async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
+async fn serve(listener: TcpListener, served: Served) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let health = Arc::new(health);
+    let served = Arc::new(served);
     let (mut connections, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
     loop {
         let accepted = tokio::select! {
@@ -121,7 +130,7 @@ async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
                 {
                     connection.abort();
                 }
-                oldest.push_back(connections.spawn(serve_connection(stream, Arc::clone(&health))));
+                oldest.push_back(connections.spawn(serve_connection(stream, Arc::clone(&served))));
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection to the health address was not accepted");
@@ -132,9 +141,9 @@ async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
 }
 
 /// Answers one request.
-async fn serve_connection(stream: TcpStream, health: Arc<Health>) {
+async fn serve_connection(stream: TcpStream, served: Arc<Served>) {
     let service = service_fn(move |request| {
-        let answer = answer(&health, &request);
+        let answer = answer(&served, &request);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -150,15 +159,24 @@ async fn serve_connection(stream: TcpStream, health: Arc<Health>) {
     }
 }
 
-fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let (state, ok_line) = match request.uri().path() {
-        "/livez" => (health.alive(), "alive"),
-        "/readyz" => (health.ready(), "ready"),
-        _ => return respond(StatusCode::NOT_FOUND, "use /livez or /readyz"),
+fn answer(Served { health, scraper }: &Served, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let known = match scraper {
+        Some(_) => "use /livez, /readyz or /metrics",
+        None => "use /livez or /readyz",
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return respond(StatusCode::METHOD_NOT_ALLOWED, "use GET");
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    match (request.uri().path(), scraper) {
+        ("/livez" | "/readyz", _) | ("/metrics", Some(_)) if !is_get => {
+            respond(StatusCode::METHOD_NOT_ALLOWED, "use GET")
+        }
+        ("/livez", _) => respond_state(health.alive(), "alive"),
+        ("/readyz", _) => respond_state(health.ready(), "ready"),
+        ("/metrics", Some(scraper)) => metrics(scraper),
+        _ => respond(StatusCode::NOT_FOUND, known),
     }
+}
+
+fn respond_state(state: Result<(), String>, ok_line: &str) -> Response<Full<Bytes>> {
     match state {
         Ok(()) => respond(StatusCode::OK, ok_line),
         // The answer is one line, even if an error has several.
@@ -166,10 +184,20 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
     }
 }
 
+fn metrics(scraper: &Scraper) -> Response<Full<Bytes>> {
+    match scraper.render() {
+        Ok(metrics) => with_type(Response::new(Full::from(metrics)), Scraper::CONTENT_TYPE),
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}
+
 fn respond(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{line}\n")));
     *response.status_mut() = status;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    with_type(response, "text/plain; charset=utf-8")
+}
+
+fn with_type(mut response: Response<Full<Bytes>>, content_type: &'static str) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response
 }

@@ -14,6 +14,7 @@ use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::{self, AckKind, Context};
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
+use telemetry::JobSpans;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ use crate::health::Health;
 use crate::pull_response::{PullResponse, nack_all};
 use crate::queue::Queue;
 use crate::slots::Slots;
+use crate::telemetry_words::source;
 use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
 use broker::permissions::PermissionViolation;
@@ -55,6 +57,7 @@ pub struct Intake {
     lease: Lease,
     active_jobs: ActiveJobs,
     connection: Option<(Connection, Health)>,
+    spans: JobSpans,
 }
 
 /// How a pull request ended.
@@ -80,7 +83,8 @@ impl Intake {
         let monitor = ConsumerMonitor::new(consumer.clone());
         let lease = Lease { ack_wait: monitor.ack_wait(), longest };
         let (slots, active_jobs) = (Slots::new(slots), ActiveJobs::default());
-        Self { jetstream, queue: Queue::Jobs, consumer, monitor, slots, lease, active_jobs, connection: None }
+        let spans = JobSpans::off();
+        Self { jetstream, queue: Queue::Jobs, consumer, monitor, slots, lease, active_jobs, connection: None, spans }
     }
 
     /// The intake of retries beside this one of new jobs. It takes jobs from the `consumer` of the retries stream and
@@ -97,6 +101,7 @@ impl Intake {
             slots: self.slots.for_retries(),
             active_jobs: self.active_jobs.clone(),
             connection: self.connection.clone(),
+            spans: self.spans.clone(),
         }
     }
 
@@ -112,6 +117,12 @@ impl Intake {
     #[must_use]
     pub fn with_connection(self, connection: Connection, health: Health) -> Self {
         Self { connection: Some((connection, health)), ..self }
+    }
+
+    /// The same intake, which starts the spans of its jobs with `spans`.
+    #[must_use]
+    pub fn with_spans(self, spans: JobSpans) -> Self {
+        Self { spans, ..self }
     }
 
     /// Takes jobs until `shutdown` and sends each with its slot to `deliveries`. Jobs in transit at shutdown are
@@ -136,6 +147,7 @@ impl Intake {
                 PullEnd::Stopped => break,
                 PullEnd::Reconnected(responses, open) => {
                     lost += 1;
+                    self.spans.instruments().pull_lost();
                     tracing::info!(
                         pull_requests_lost = lost,
                         "the NATS connection was re-established: requesting jobs again"
@@ -145,6 +157,7 @@ impl Intake {
                 }
                 PullEnd::Failed(error) => {
                     lost += 1;
+                    self.spans.instruments().pull_lost();
                     self.monitor.invalidate().await;
                     self.report_pull(Some(&error));
                     let delay = delays.after_failure();
@@ -357,23 +370,31 @@ impl Intake {
         Ok(responses)
     }
 
+    /// Counts a message that does not become an active job.
+    fn count_message(&self) {
+        self.spans.instruments().message_received(source(self.queue));
+    }
+
     /// Sends a job with its slot to `deliveries`.
     async fn forward(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
         let message = jetstream::Message { message, context: self.jetstream.clone() };
-        match Delivery::receive(self.queue, message, &self.lease, &self.active_jobs, slot) {
+        match Delivery::receive(self.queue, message, &self.lease, &self.active_jobs, &self.spans, slot) {
             // If the channel is closed, the delivery is dropped, which nacks it.
             Ok(delivery) => drop(deliveries.send(delivery).await),
             Err(ReceiveError::NotFromConsumer { subject }) => {
                 tracing::warn!(%subject, "ignored a message that does not come from a consumer");
             }
             Err(ReceiveError::DelayStarts { reply, delay }) => {
+                self.count_message();
                 drop(self.jetstream.client().publish(reply, AckKind::Nak(Some(delay)).into()).await);
             }
             Err(ReceiveError::NotARetry { subject, reply }) => {
+                self.count_message();
                 tracing::warn!(%subject, "removed a message from the retries stream that is not a copy of a job");
                 drop(self.jetstream.client().publish(reply, AckKind::Term.into()).await);
             }
             Err(ReceiveError::AlreadyActive { subject, sequence, deliveries }) => {
+                self.count_message();
                 tracing::warn!(
                     %subject,
                     sequence,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
 use kosmos2::options::GroundedText;
 use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
+use telemetry::attributes::Stage;
 use tokio_util::sync::CancellationToken;
 use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
 use wire::job::{CheckedJob, Source};
@@ -79,7 +80,13 @@ impl From<Fetched> for EncodedPicture {
 
 impl JobContext {
     /// Processes the job and settles its delivery.
-    pub(crate) async fn run(&self, mut delivery: Delivery) -> Settled {
+    pub(crate) async fn run(&self, delivery: Delivery) -> Settled {
+        let log_scope = delivery.telemetry.log_scope();
+        // Boxed: the compiler limits how deeply futures nest.
+        log_scope.run(Box::pin(self.process(delivery))).await
+    }
+
+    async fn process(&self, mut delivery: Delivery) -> Settled {
         self.events.step(Step::Received);
         if delivery.info().deliveries > 1 {
             // An earlier delivery may have claimed an outcome and not published it.
@@ -113,6 +120,7 @@ impl JobContext {
     async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let intake = delivery.received().elapsed();
         let ModelJob { job, queries } = ModelJob::from_bytes(delivery.payload().clone())?;
+        delivery.telemetry.job_id(&job.job_id);
         if dataset_token(delivery.subject()) != Some(job.dataset.as_str()) {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
@@ -128,7 +136,8 @@ impl JobContext {
             prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
-        let response = self.engine.submit(Request { pixels: prepared.pixels, queries }).await?;
+        let request = Request { pixels: prepared.pixels, queries };
+        let response = delivery.telemetry.engine(self.engine.submit(request)).await?;
         self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
             return Err(Fault::WrongAnswerCount { answers: response.texts.len(), tasks: job.tasks.len() });
@@ -151,7 +160,17 @@ impl JobContext {
 
     async fn prepare(&self, source: &Source, delivery: &Delivery) -> Result<Prepared, Fault> {
         let started = Instant::now();
-        let (fetched, reservation) = match source {
+        let (encoded, reservation) = delivery.telemetry.stage(Stage::Fetch, self.read(source, delivery)).await?;
+        self.events.step(Step::Fetched);
+        let fetch = started.elapsed();
+        let started = Instant::now();
+        let (pixels, facts) = delivery.telemetry.stage(Stage::Decode, self.decode(encoded, reservation)).await?;
+        self.events.step(Step::Decoded);
+        Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
+    }
+
+    async fn read(&self, source: &Source, delivery: &Delivery) -> Result<(EncodedPicture, Reservation), Fault> {
+        Ok(match source {
             // Its bytes are in memory already, but it must wait until the budget has room for them.
             Source::Inline(bytes) => {
                 (EncodedPicture::inline(bytes.clone()), self.budget.reserve(bytes.len() as u64).await)
@@ -160,13 +179,7 @@ impl JobContext {
                 let (fetched, reservation) = self.fetch(object, delivery).await?;
                 (fetched.into(), reservation)
             }
-        };
-        self.events.step(Step::Fetched);
-        let fetch = started.elapsed();
-        let started = Instant::now();
-        let (pixels, facts) = self.decode(fetched, reservation).await?;
-        self.events.step(Step::Decoded);
-        Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
+        })
     }
 
     async fn fetch(&self, object: &v1::S3Object, delivery: &Delivery) -> Result<(Fetched, Reservation), Fault> {
@@ -174,7 +187,9 @@ impl JobContext {
         let dataset = dataset_token(delivery.subject()).unwrap_or_default();
         let exchange = |permit| delivery.exchange_slot(permit);
         let mut monitor = ReadMonitor::new(&self.slow_reads, delivery.queue(), dataset, exchange);
-        let error = match self.store.read_into(object, &self.budget, &mut monitor).await {
+        let read = self.store.read_into(object, &self.budget, &mut monitor).await;
+        delivery.telemetry.object_read(&read, monitor.reading_time());
+        let error = match read {
             Err(ReadError::Aborted(reason)) => return Err(reason.into()),
             Ok(read) => {
                 self.circuit_breakers.record(&object.bucket, &object.key, Ok(()));

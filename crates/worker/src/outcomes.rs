@@ -5,17 +5,20 @@
 //! stream decides: it has one subject for each message of the jobs stream, which is written only while it is empty and
 //! is read from the stream's leader. The second worker publishes the outcome of the first, under the same id.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
+use telemetry::Instruments;
+use telemetry::attributes::Destination;
 use wire::Message;
 use wire::subjects::outcome_subject;
 use wire::v1::{Outcome, Settled, outcome};
 
 use crate::delivery_info::DeliveryInfo;
+use crate::telemetry_words::publish_error;
 use broker::publish::{PublishError, RetryDeadline, too_large};
 use broker::server_time;
 use broker::stream_states::StreamStates;
@@ -27,6 +30,7 @@ pub struct Outcomes {
     stream: String,
     patience: Duration,
     states: StreamStates,
+    instruments: Option<Instruments>,
 }
 
 /// The outcome that counts for a job.
@@ -65,13 +69,19 @@ fn is_ttl_disabled(error: &jetstream::context::PublishError) -> bool {
 impl Outcomes {
     /// Outcomes in the stream with this name. Each call retries for as long as `patience`.
     pub fn new(jetstream: Context, stream: &str, patience: Duration) -> Self {
-        Self { jetstream, stream: stream.to_owned(), patience, states: StreamStates::default() }
+        Self { jetstream, stream: stream.to_owned(), patience, states: StreamStates::default(), instruments: None }
     }
 
     /// The same, which records in `states` whether the stream accepts messages.
     #[must_use]
     pub fn with_stream_states(self, states: StreamStates) -> Self {
         Self { states, ..self }
+    }
+
+    /// The same, which counts and times the messages that it publishes.
+    #[must_use]
+    pub(crate) fn with_instruments(self, instruments: Instruments) -> Self {
+        Self { instruments: Some(instruments), ..self }
     }
 
     /// The outcome of a job, if one was claimed.
@@ -187,7 +197,14 @@ impl Outcomes {
         subject: &str,
         message: PublishMessage,
     ) -> Result<u64, async_nats::jetstream::context::PublishError> {
-        Ok(self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence)
+        let started = Instant::now();
+        let published = async { self.jetstream.send_publish(subject.to_owned(), message).await?.await };
+        let published = published.await.map(|ack| ack.sequence);
+        if let Some(instruments) = &self.instruments {
+            let result = published.as_ref().map(drop).map_err(publish_error);
+            instruments.message_published(Destination::Outcomes, result, started.elapsed());
+        }
+        published
     }
 
     async fn read(&self, subject: &str) -> Result<Option<Claim>, async_nats::Error> {

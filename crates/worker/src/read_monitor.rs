@@ -1,5 +1,7 @@
 //! Monitors the reads of one job: once one of them is slow, the job exchanges its slot for a permit for a slow read.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,12 +15,13 @@ pub(crate) struct ReadMonitor<'a, F: FnMut(SlowReadPermit)> {
     dataset: &'a str,
     exchange: F,
     permit: Option<(u64, CancellationToken)>,
+    reading_time: Duration,
 }
 
 impl<'a, F: FnMut(SlowReadPermit)> ReadMonitor<'a, F> {
     /// A monitor for a job, which calls `exchange` with the permit that takes the place of the job's slot.
     pub(crate) fn new(reads: &'a SlowReads, queue: Queue, dataset: &'a str, exchange: F) -> Self {
-        Self { reads, queue, dataset, exchange, permit: None }
+        Self { reads, queue, dataset, exchange, permit: None, reading_time: Duration::ZERO }
     }
 
     /// Awaits a read that holds `bytes` of memory.
@@ -31,6 +34,24 @@ impl<'a, F: FnMut(SlowReadPermit)> ReadMonitor<'a, F> {
         read: impl Future<Output = Result<T, E>>,
     ) -> Result<Result<T, E>, SlowReadAborted> {
         let started = Instant::now();
+        let done = self.watch(bytes, read).await;
+        self.reading_time += started.elapsed();
+        if let Ok(Ok(_)) = done {
+            self.reads.record(started.elapsed());
+        }
+        done
+    }
+
+    /// The total time of the reads.
+    pub(crate) fn reading_time(&self) -> Duration {
+        self.reading_time
+    }
+
+    async fn watch<T, E>(
+        &mut self,
+        bytes: u64,
+        read: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, SlowReadAborted> {
         tokio::pin!(read);
         let done = match &self.permit {
             Some((_, displaced)) => tokio::select! {
@@ -53,9 +74,6 @@ impl<'a, F: FnMut(SlowReadPermit)> ReadMonitor<'a, F> {
                 }
             },
         };
-        if done.is_ok() {
-            self.reads.record(started.elapsed());
-        }
         Ok(done)
     }
 

@@ -8,18 +8,21 @@
 //! is redelivered until the job ends. A worker that dies in between leaves both. They share one identity, that of the
 //! message in the jobs stream, so the first outcome counts for both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
+use telemetry::Instruments;
+use telemetry::attributes::Destination;
 use wire::Message;
 use wire::subjects::retry_subject;
 use wire::v1::Retry;
 
 use crate::delivery::Delivery;
 use crate::delivery_info::DeliveryInfo;
+use crate::telemetry_words::publish_error;
 use broker::publish::{PublishError, RetryDeadline, too_large};
 
 /// How long publishing a copy is retried. If it fails, the job stays in the jobs stream.
@@ -30,12 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Retries {
     jetstream: Context,
     stream: String,
+    instruments: Instruments,
 }
 
 impl Retries {
     /// Retries in the stream with this name.
-    pub(crate) fn new(jetstream: Context, stream: &str) -> Self {
-        Self { jetstream, stream: stream.to_owned() }
+    pub(crate) fn new(jetstream: Context, stream: &str, instruments: Instruments) -> Self {
+        Self { jetstream, stream: stream.to_owned(), instruments }
     }
 
     /// Publishes a copy of a job, which is delivered after `delay`. Does nothing if there is one already.
@@ -55,10 +59,12 @@ impl Retries {
             delay_nanos: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
         };
         let payload = Bytes::from(retry.encode_to_vec());
+        let headers = job.telemetry.submitter_headers();
         let mut patience = RetryDeadline::after(PATIENCE);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
+                .headers(headers.clone())
                 .expected_stream(&self.stream)
                 .expected_last_subject_sequence(0);
             let error = match self.send(&subject, message).await {
@@ -86,8 +92,12 @@ impl Retries {
         subject: &str,
         message: PublishMessage,
     ) -> Result<(), async_nats::jetstream::context::PublishError> {
-        self.jetstream.send_publish(subject.to_owned(), message).await?.await?;
-        Ok(())
+        let started = Instant::now();
+        let published = async { self.jetstream.send_publish(subject.to_owned(), message).await?.await };
+        let published = published.await.map(drop);
+        let result = published.as_ref().copied().map_err(publish_error);
+        self.instruments.message_published(Destination::Retries, result, started.elapsed());
+        published
     }
 
     /// Whether a message of the jobs stream that was published to `subject` has a copy.

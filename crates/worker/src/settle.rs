@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::publish::{PublishAck, PublishError};
+use telemetry::attributes::{JobOutcome, Reason};
 use tracing::Level;
 use wire::job::{job_id_from_bytes, object_from_bytes};
 use wire::v1::{self, FailureReason, Outcome, outcome};
@@ -24,6 +25,7 @@ use crate::outcomes::Claim;
 use crate::queue::Queue;
 use crate::retries::Retries;
 use crate::suspension::SuspensionDetector;
+use crate::telemetry_words::reason;
 
 /// How a delivery ended, for the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +97,8 @@ impl Settler {
     /// Publishes the outcome that counts and then acknowledges the job.
     pub(crate) async fn publish_claimed(&self, delivery: Delivery, claim: Claim) -> Settled {
         let too_large = |error| self.failure(&delivery, &Fault::from(error), FailureReason::AnnotationTooLarge);
-        let (claim, receipt) = match self.publisher.publish(delivery.info(), claim, too_large).await {
+        let telemetry = Some(&delivery.telemetry);
+        let (claim, receipt) = match self.publisher.publish(delivery.info(), claim, telemetry, too_large).await {
             Ok(published) => published,
             Err(error) => return self.release(delivery, &error.into()).await,
         };
@@ -113,7 +116,7 @@ impl Settler {
 
     async fn finished(
         &self,
-        delivery: Delivery,
+        mut delivery: Delivery,
         annotation: v1::ImageAnnotation,
         receipt: &PublishAck,
         outcome: u64,
@@ -132,6 +135,7 @@ impl Settler {
             "job is done"
         );
         let job = SettledJob::of(&delivery);
+        delivery.telemetry.set_outcome(if duplicate { JobOutcome::Duplicate } else { JobOutcome::Annotated });
         match delivery.ack(receipt).await {
             Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), false),
             // The annotation is stored; the next delivery finds the outcome.
@@ -143,7 +147,13 @@ impl Settler {
         Settled::Finished { duplicate }
     }
 
-    async fn failed(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &PublishAck, outcome: u64) -> Settled {
+    async fn failed(
+        &self,
+        mut delivery: Delivery,
+        failure: v1::JobFailure,
+        receipt: &PublishAck,
+        outcome: u64,
+    ) -> Settled {
         self.events.step(Step::FailurePublished);
         let reason = failure.reason();
         let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
@@ -157,6 +167,12 @@ impl Settler {
             "job failed permanently: {message}"
         );
         let job = SettledJob::of(&delivery);
+        let is_duplicate = receipt.duplicate();
+        delivery.telemetry.set_outcome(if is_duplicate {
+            JobOutcome::Duplicate
+        } else {
+            JobOutcome::Failed(reason.into())
+        });
         match delivery.term(receipt, reason.as_str_name()).await {
             Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), true),
             Err(error) => tracing::warn!("{error}"),
@@ -168,9 +184,10 @@ impl Settler {
     }
 
     /// Another worker has settled the job and the server has confirmed it.
-    async fn settled_before(&self, delivery: Delivery, settled: v1::Settled, receipt: &PublishAck) -> Settled {
+    async fn settled_before(&self, mut delivery: Delivery, settled: v1::Settled, receipt: &PublishAck) -> Settled {
         tracing::info!(subject = delivery.subject(), "job was already finished by another worker");
         let job = SettledJob::of(&delivery);
+        delivery.telemetry.set_outcome(JobOutcome::Duplicate);
         if let Err(error) = delivery.ack(receipt).await {
             tracing::warn!("{error}");
         }
@@ -224,8 +241,9 @@ impl Settler {
         self.requeue(delivery, fault, Requeue::release(delay)).await
     }
 
-    async fn requeue(&self, delivery: Delivery, fault: &Fault, how: Requeue) -> Settled {
-        let Requeue { delay, as_retry, what, level } = how;
+    async fn requeue(&self, mut delivery: Delivery, fault: &Fault, how: Requeue) -> Settled {
+        let Requeue { delay, as_retry, what, level, outcome } = how;
+        delivery.telemetry.set_outcome(outcome(reason(fault)));
         let (subject, message) = (delivery.subject().to_owned(), fault.message());
         log(&delivery, level, delay, &format!("job {what}: {message}"));
         let moved = match delivery.queue() {
@@ -280,30 +298,27 @@ struct Requeue {
     /// The predicate of the log line.
     what: &'static str,
     level: Level,
+    outcome: fn(Reason) -> JobOutcome,
 }
 
 impl Requeue {
     fn retry(delay: Duration) -> Self {
-        Self { delay, as_retry: true, what: "will be retried", level: Level::WARN }
+        Self { delay, as_retry: true, what: "will be retried", level: Level::WARN, outcome: JobOutcome::Retried }
     }
 
     /// At debug level, because the store is logged once for all of its jobs.
     fn park(delay: Duration) -> Self {
-        Self { delay, as_retry: true, what: "waits in the retries stream for its store", level: Level::DEBUG }
+        Self { delay, as_retry: true, what: "waits in the retries stream for its store", level: Level::DEBUG, outcome: JobOutcome::Parked }
     }
 
     fn release(delay: Duration) -> Self {
-        Self {
-            delay,
-            as_retry: false,
-            what: "will be delivered again, without counting an attempt",
-            level: Level::WARN,
-        }
+        let what = "will be delivered again, without counting an attempt";
+        Self { delay, as_retry: false, what, level: Level::WARN, outcome: JobOutcome::Released }
     }
 
     fn leave_to_others(delay: Duration) -> Self {
         let what = "is left to other workers, because this worker's settings forbid it";
-        Self { delay, as_retry: true, what, level: Level::WARN }
+        Self { delay, as_retry: true, what, level: Level::WARN, outcome: JobOutcome::LeftToOthers }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::slow_reads::{SlowReads, retry_permits};
 use crate::startup::{Opened, open};
 use crate::suspension::SuspensionDetector;
 use crate::worker_error::WorkerError;
+use crate::worker_telemetry::WorkerTelemetry;
 use broker::publish::Publisher;
 use broker::stream_states::StreamStates;
 
@@ -52,6 +53,8 @@ pub struct WorkerParts {
     pub model: ModelIdentity,
     /// Where events are sent.
     pub events: Events,
+    /// Where metrics and traces are recorded. One worker for each: it registers readings there.
+    pub telemetry: WorkerTelemetry,
 }
 
 /// Runs a worker until `shutdown`, which then shuts down in this order:
@@ -69,7 +72,7 @@ pub struct WorkerParts {
 /// # Errors
 /// [`WorkerError`], if the worker does not start or stops on its own.
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
-    let WorkerParts { settings, engine, model, events } = parts;
+    let WorkerParts { settings, engine, model, events, telemetry } = parts;
     settings.validate()?;
     let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
     if !problems.is_empty() {
@@ -85,8 +88,10 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     // A job that a stream has refused is delivered again within the delay, to this worker or another one.
     let states = StreamStates::default().with_expiry(settings.worker.max_retry_delay * 2);
     let health = Health::new(Arc::clone(&engine)).with_stream_states(states.clone());
+    let budget = ByteBudget::new(settings.worker.max_bytes_in_flight);
+    telemetry.observe(&engine, budget.clone(), health.connection_state());
     let _health_server = match settings.worker.health_address {
-        Some(address) => Some(HealthServer::start(address, health.clone())?),
+        Some(address) => Some(HealthServer::start(address, health.clone(), telemetry.scraper.clone())?),
         None => None,
     };
     // Cancelled by the caller, and by the worker itself if its engine stops.
@@ -103,8 +108,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let client = connection.client.clone();
     let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
-    let outcomes =
-        Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout).with_stream_states(states.clone());
+    let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout)
+        .with_stream_states(states.clone())
+        .with_instruments(telemetry.instruments().clone());
     let (compaction, compactor) = CompactionQueue::new(
         jetstream.clone(),
         &streams.jobs,
@@ -124,9 +130,10 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
             .without_retries_after(stop.clone())
             .with_stream_states(states.clone()),
         duplicate_window: streams.duplicate_window,
+        instruments: telemetry.instruments().clone(),
     };
     let worker = v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let retries_stream = Retries::new(jetstream.clone(), &streams.retries);
+    let retries_stream = Retries::new(jetstream.clone(), &streams.retries, telemetry.instruments().clone());
     let reconciler = MaxDeliveriesReconciler {
         jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
@@ -162,7 +169,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         settler,
         slow_reads,
         circuit_breakers: CircuitBreakers::new(settings.worker.store_outage_wait()),
-        budget: ByteBudget::new(settings.worker.max_bytes_in_flight),
+        budget,
         decoding: DecodePool::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
         settings: settings.worker.clone(),
@@ -185,7 +192,8 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let refusing = connection.clone();
     let intake = Intake::new(jetstream, jobs, slots, settings.worker.lease())
         .checking_stream()
-        .with_connection(connection, health);
+        .with_connection(connection, health)
+        .with_spans(telemetry.jobs);
     let retries = intake.of_retries(retries);
     let intakes = [intake, retries].map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone())));
     drop(sender);
@@ -235,6 +243,7 @@ async fn close(client: &Client) {
     }
 }
 
-fn random_id() -> String {
+/// A name for a worker without `worker.id`.
+pub fn random_id() -> String {
     format!("worker-{}", uuid::Uuid::new_v4().simple())
 }

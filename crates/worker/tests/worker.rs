@@ -22,7 +22,7 @@ use wire::Message;
 use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
-use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
 static DEMO: LazyLock<DemoData> = LazyLock::new(|| DemoData::locate().unwrap());
 
@@ -53,7 +53,8 @@ impl Running {
         change(&mut settings);
         let (sender, events) = mpsc::channel(100);
         let model = ModelIdentity { name: "kosmos-2-emoji".into(), revision: None, digest: "d1".into() };
-        let parts = WorkerParts { settings, engine: Arc::new(ENGINE.clone()), model, events: Events::to(sender) };
+        let (engine, telemetry) = (Arc::new(ENGINE.clone()), WorkerTelemetry::off());
+        let parts = WorkerParts { settings, engine, model, events: Events::to(sender), telemetry };
         let stop = CancellationToken::new();
         Self { stop: stop.clone(), events, task: tokio::spawn(worker::run(parts, stop)) }
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::subjects::Dataset;
 use wire::v1::{self, ImageAnnotation, ImageJob};
+use worker::WorkerTelemetry;
 use worker::events::{Events, JobEvent};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{NatsSettings, S3Settings, Secret, Settings, WorkerSettings};
@@ -117,7 +118,8 @@ impl Servers {
         let (sender, mut events) = mpsc::channel(4 * jobs.max(1));
         let shutdown = CancellationToken::new();
         let settings = self.settings.clone();
-        let parts = WorkerParts { settings, engine: Arc::new(engine), model, events: Events::to(sender) };
+        let (engine, telemetry) = (Arc::new(engine), WorkerTelemetry::off());
+        let parts = WorkerParts { settings, engine, model, events: Events::to(sender), telemetry };
         let mut running = tokio::spawn(worker::worker::run(parts, shutdown.clone()));
         let (mut ended, mut failed) = (0, 0);
         while ended < jobs {

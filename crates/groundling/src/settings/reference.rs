@@ -200,7 +200,10 @@ fn setting(schema: &Value, name: String, property: &Value) -> anyhow::Result<Key
         Some("string") => "string",
         Some("integer") => "integer",
         Some("boolean") => "boolean",
+        Some("number") => "number",
         Some("array") => "list of strings",
+        // One of several words, each described.
+        None if definition["oneOf"].is_array() => "string",
         other => return Err(anyhow!("{name}: a setting of the type {other:?} cannot be described")),
     };
     let unit = match name.as_str() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::beam_search::{BeamSearch, BeamStep, Hypothesis};
 use super::progress::Progress;
-use super::tokens::{CachedTokens, GeneratedTokens, TokenRoles, image_places};
+use super::tokens::{CachedTokens, GeneratedTokens, StepTokens, TokenRoles, image_places};
 use crate::backend::{CopyFrom, ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
 use crate::error::ModelError;
 use crate::grounding::grammar::Constraint;
@@ -77,6 +77,14 @@ impl BeamSlots {
 
     pub(super) fn prompt(&self) -> &[u32] {
         &self.prompt
+    }
+
+    pub(super) fn step_tokens(&self) -> StepTokens {
+        self.order.iter().map(|&index| self.slots[index].tokens.step_tokens(self.prompt.len(), usize::MAX)).sum()
+    }
+
+    pub(super) fn cached(&self) -> usize {
+        self.order.iter().map(|&index| self.slots[index].tokens.cached()).sum()
     }
 
     /// [`Decoding::share_prefix`](super::Decoding::share_prefix) for the first beam.

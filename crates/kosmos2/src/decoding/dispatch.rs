@@ -4,7 +4,7 @@ use super::beam_slots::BeamSlots;
 use super::progress::Progress;
 use super::sequence::Sequence;
 use super::teacher_forcing::TeacherForcing;
-use super::tokens::GeneratedTokens;
+use super::tokens::{GeneratedTokens, StepTokens};
 use crate::backend::{ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
 use crate::error::ModelError;
 
@@ -55,6 +55,24 @@ impl Decoding {
             Self::Sequence(sequence) => sequence.prompt(),
             Self::Beams(beams) => beams.prompt(),
             Self::Scoring(scoring) => scoring.prompt(),
+        }
+    }
+
+    /// What the next step computes.
+    pub fn step_tokens(&self) -> StepTokens {
+        match self {
+            Self::Sequence(sequence) => sequence.step_tokens(),
+            Self::Beams(beams) => beams.step_tokens(),
+            Self::Scoring(scoring) => scoring.step_tokens(),
+        }
+    }
+
+    /// Number of tokens whose keys and values its slots hold.
+    pub fn cached(&self) -> usize {
+        match self {
+            Self::Sequence(sequence) => sequence.cached(),
+            Self::Beams(beams) => beams.cached(),
+            Self::Scoring(scoring) => scoring.cached(),
         }
     }
 

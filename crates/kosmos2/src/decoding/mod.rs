@@ -23,4 +23,4 @@ pub use progress::Progress;
 pub use sampling::{SampledToken, Sampler};
 pub use sequence::Sequence;
 pub use teacher_forcing::TeacherForcing;
-pub use tokens::{GeneratedTokens, TokenRoles};
+pub use tokens::{GeneratedTokens, StepTokens, TokenRoles};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::progress::Progress;
 use super::sampling::{SampledToken, Sampler};
-use super::tokens::{CachedTokens, GeneratedTokens, TokenRoles, image_places};
+use super::tokens::{CachedTokens, GeneratedTokens, StepTokens, TokenRoles, image_places};
 use crate::backend::{ChosenToken, ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
 use crate::error::ModelError;
 use crate::grounding::CornerEstimate;
@@ -57,6 +57,14 @@ impl Sequence {
 
     pub(super) fn max_tokens(&self) -> usize {
         self.prompt_len + self.max_new_tokens
+    }
+
+    pub(super) fn step_tokens(&self) -> StepTokens {
+        self.tokens.step_tokens(self.prompt_len, usize::MAX)
+    }
+
+    pub(super) fn cached(&self) -> usize {
+        self.tokens.cached()
     }
 
     pub(super) fn tokens_mut(&mut self) -> &mut CachedTokens {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::progress::Progress;
-use super::tokens::{CachedTokens, GeneratedTokens, TokenRoles, image_places};
+use super::tokens::{CachedTokens, GeneratedTokens, StepTokens, TokenRoles, image_places};
 use crate::backend::{ImageEmbedding, LogitsOutput, LogitsRequest, Segment};
 use crate::error::ModelError;
 use crate::options::FinishReason;
@@ -49,6 +49,14 @@ impl TeacherForcing {
 
     pub(super) fn max_tokens(&self) -> usize {
         self.tokens.ids.len()
+    }
+
+    pub(super) fn step_tokens(&self) -> StepTokens {
+        self.tokens.step_tokens(self.prompt_len, self.chunk())
+    }
+
+    pub(super) fn cached(&self) -> usize {
+        self.tokens.cached()
     }
 
     pub(super) fn tokens_mut(&mut self) -> &mut CachedTokens {

@@ -17,6 +17,27 @@ pub struct TokenRoles {
     pub patches: Range<u32>,
 }
 
+/// What the next step computes of a decoding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepTokens {
+    /// Sequences: one, or one for each open beam.
+    pub sequences: usize,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens after the prompt.
+    pub answer: usize,
+}
+
+impl std::iter::Sum for StepTokens {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            sequences: sum.sequences + one.sequences,
+            prompt: sum.prompt + one.prompt,
+            answer: sum.answer + one.answer,
+        })
+    }
+}
+
 /// The result of a decoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeneratedTokens {
@@ -73,6 +94,13 @@ impl CachedTokens {
             image,
             logits: tokens.len() - 1..tokens.len(),
         }
+    }
+
+    /// What a segment of at most `max_tokens` tokens computes, if the first `prompt_len` tokens are the prompt.
+    pub(super) fn step_tokens(&self, prompt_len: usize, max_tokens: usize) -> StepTokens {
+        let tokens = (self.ids.len() - self.cached).min(max_tokens);
+        let prompt = prompt_len.saturating_sub(self.cached).min(tokens);
+        StepTokens { sequences: 1, prompt, answer: tokens - prompt }
     }
 
     /// Marks the tokens of a segment of at most `max_tokens` tokens as cached.

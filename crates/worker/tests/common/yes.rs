@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::v1::{self, Outcome, image_job, outcome, task};
 use worker::settings::S3Settings;
-use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
 use super::{Bench, PATIENCE, annotation};
 
@@ -138,5 +138,5 @@ pub(crate) fn annotated(id: &str) -> Outcome {
 
 pub(crate) fn parts(settings: Settings) -> WorkerParts {
     let model = ModelIdentity { name: "yes".into(), revision: None, digest: "d".into() };
-    WorkerParts { settings, engine: Arc::new(Yes), model, events: Events::none() }
+    WorkerParts { settings, engine: Arc::new(Yes), model, events: Events::none(), telemetry: WorkerTelemetry::off() }
 }
