@@ -308,7 +308,13 @@ impl Requeue {
 
     /// At debug level, because the store is logged once for all of its jobs.
     fn park(delay: Duration) -> Self {
-        Self { delay, as_retry: true, what: "waits in the retries stream for its store", level: Level::DEBUG, outcome: JobOutcome::Parked }
+        Self {
+            delay,
+            as_retry: true,
+            what: "waits in the retries stream for its store",
+            level: Level::DEBUG,
+            outcome: JobOutcome::Parked,
+        }
     }
 
     fn release(delay: Duration) -> Self {
