@@ -238,9 +238,9 @@ async fn a_worker_that_could_do_no_job_does_not_start() {
         (
             "AWS_USE_DUALSTACK_ENDPOINT",
             "true",
-            "s3.endpoint is set, and the environment variable AWS_USE_DUALSTACK_ENDPOINT",
+            "s3.endpoint is set, but the environment variable AWS_USE_DUALSTACK_ENDPOINT",
         ),
-        ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, and the environment variable AWS_USE_FIPS_ENDPOINT"),
+        ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, but the environment variable AWS_USE_FIPS_ENDPOINT"),
     ];
     for (name, value, sentence) in cases {
         let mut command = with_model();
