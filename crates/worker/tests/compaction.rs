@@ -109,7 +109,8 @@ async fn outcomes_stay_whole_in_a_stream_that_keeps_no_message_for_a_time_of_its
     let mut running = Running::start_with(hasty(&bench), Arc::new(Yes));
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
-    eventually("it says so", || async { log.contains("outcomes keep their full size until streams.outcomes_max_age") }).await;
+    eventually("it says so", || async { log.contains("outcomes keep their full size until streams.outcomes_max_age") })
+        .await;
     let found = outcomes(&bench).await;
     assert!(matches!(found[..], [Outcome { record: Some(outcome::Record::Annotation(_)), .. }]), "{found:?}");
     running.end().await;
