@@ -325,7 +325,7 @@ impl<T: Computed, S: KvFormat<T>> Decoder<T, S> {
         &self,
         device: &Device,
         workspace: &Workspace<T, S>,
-        layer: &Layer<T>,
+        layer: &DecoderLayer<T>,
         cache: &KeyValueCache<S>,
         pass: &Pass,
     ) -> Result<(), CudaError> {
