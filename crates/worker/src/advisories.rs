@@ -1,18 +1,21 @@
-//! Ends jobs that the server no longer delivers.
+//! Ends or requeues jobs that the server no longer delivers.
 //!
 //! The workers count attempts and end a job with its last error. But the consumer may have a limit of its own
 //! (`max_deliver`), and a job that reaches it stays in the queue without being delivered. The server announces this
 //! once, in an advisory that a stream stores. One worker reads it, records the failure and removes the job by its
 //! sequence.
 //!
-//! The same is done for orphaned messages in the streams of jobs and retries: a server that was killed during an
-//! acknowledgement can restart with a message in the queue that its consumer takes for acknowledged. Such a message
-//! usually has an outcome or a copy in the retries stream and only has to be removed.
+//! Orphaned messages in the streams of jobs and retries have no advisory: a server that was killed or out of storage
+//! can have a message in the queue that its consumer takes for acknowledged. Such a message usually has an outcome or a
+//! copy in the retries stream and only has to be removed. Otherwise the job is requeued: a new copy in the retries
+//! stream replaces the message. The copy has the identity of the job, so the first outcome counts even if a worker
+//! still has the orphaned delivery.
 //!
 //! Messages are removed only from work queues, which contain no acknowledged messages.
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy, Stream};
@@ -42,8 +45,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Delay of the nack of an advisory that could not be handled.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Scans of a queue before an orphan without an outcome becomes a failure. One with an outcome is removed in the second
-/// scan.
+/// Scans of a queue before an orphan without an outcome is requeued. One with an outcome is removed in the second scan.
 const SCANS: u32 = 5;
 /// Maximum orphans that one scan handles.
 const MAX_PER_SCAN: u64 = 1000;
@@ -82,6 +84,20 @@ struct Job {
     info: DeliveryInfo,
     subject: String,
     payload: Bytes,
+    headers: HeaderMap,
+    /// The sequence of the message in the retries stream; 0 if the message is in the jobs stream.
+    copy: u64,
+}
+
+/// What to do with a job that has neither an outcome nor a newer copy in the retries stream.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    /// Nothing yet.
+    Wait,
+    /// Publish it to the retries stream.
+    Requeue,
+    /// Record a failure: the server has delivered it as often as `max_deliver` allows.
+    Fail { deliveries: u64 },
 }
 
 impl MaxDeliveriesReconciler {
@@ -110,8 +126,8 @@ impl MaxDeliveriesReconciler {
         }
     }
 
-    /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and ends
-    /// those that were already found by earlier scans.
+    /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and removes or
+    /// requeues those that were already found by earlier scans.
     async fn scan(&self, name: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
         let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
         let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
@@ -129,8 +145,8 @@ impl MaxDeliveriesReconciler {
         let last = before.last_sequence.min(state.first_sequence.saturating_add(MAX_PER_SCAN));
         if !first_scan {
             for sequence in state.first_sequence..=last {
-                let fault = |last_error| Fault::NotDelivered { last_error };
-                self.end_job(&stream, sequence, None, before.scans >= SCANS, fault).await?;
+                let action = if before.scans >= SCANS { Action::Requeue } else { Action::Wait };
+                self.end_job(&stream, sequence, None, action).await?;
             }
         }
         Ok(Orphans { scans: before.scans.saturating_add(1), ..before })
@@ -176,22 +192,21 @@ impl MaxDeliveriesReconciler {
             );
             return Ok(());
         };
-        let fault = |last_error| Fault::DeliveriesExhausted { deliveries: advised.deliveries, last_error };
-        self.end_job(&stream, advised.stream_seq, Some(advised_at), true, fault).await
+        let action = Action::Fail { deliveries: advised.deliveries };
+        self.end_job(&stream, advised.stream_seq, Some(advised_at), action).await
     }
 
-    /// Ends the job with this sequence and removes its message, unless it is newer than `advised_at`: in a recreated
-    /// stream another job has the same sequence.
+    /// Ends or requeues the job with this sequence and removes its message, unless it is newer than `advised_at`: in a
+    /// recreated stream another job has the same sequence.
     ///
-    /// The job ends with its outcome if it has one. If it has a copy in the retries stream, only the message is
-    /// removed. Otherwise it ends with a failure, but only if `is_certain` that no worker will end it.
+    /// The job ends with its outcome if it has one. If it has a newer copy in the retries stream, only the message is
+    /// removed. Otherwise `action` decides.
     async fn end_job(
         &self,
         stream: &Stream,
         sequence: u64,
         advised_at: Option<OffsetDateTime>,
-        is_certain: bool,
-        fault: impl FnOnce(Option<String>) -> Fault,
+        action: Action,
     ) -> Result<(), async_nats::Error> {
         let message = match stream.get_raw_message(sequence).await {
             Ok(message) => message,
@@ -204,30 +219,69 @@ impl MaxDeliveriesReconciler {
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;
         let job = if is_copy { Job::of_retry(message)? } else { Job::of(message, &self.jobs_stream) };
-        let claim = self.publisher.outcomes.find(&job.info).await?;
-        let has_copy = !is_copy && claim.is_none() && self.retries.has_copy_of(&job.subject, &job.info).await?;
-        if claim.is_none() && !has_copy && !is_certain {
-            return Ok(());
-        }
-        tracing::warn!(
-            subject = job.subject,
-            sequence,
-            "the server no longer delivers this job: ending it with its recorded outcome or a failure, then removing its message"
-        );
-        if !has_copy {
-            let fault = fault(self.attempts.last_error(&job.info).await);
-            self.publish_outcome(&job, &fault).await?;
+        if self.publisher.outcomes.find(&job.info).await?.is_some() {
+            tracing::warn!(
+                subject = job.subject,
+                sequence,
+                "the server no longer delivers this job: ending it with its recorded outcome and removing its message"
+            );
+            self.publish_outcome(&job, &self.not_delivered(&job).await).await?;
+        } else if self.retries.last_copy(&job.subject, &job.info).await? > job.copy {
+            tracing::warn!(
+                subject = job.subject,
+                sequence,
+                "the server no longer delivers this message: removing it, because the job has a newer one in the retries stream"
+            );
+        } else {
+            match action {
+                Action::Wait => return Ok(()),
+                Action::Requeue => self.requeue(&job, sequence).await?,
+                Action::Fail { deliveries } => {
+                    let last_error = self.attempts.last_error(&job.info).await;
+                    self.publish_outcome(&job, &Fault::DeliveriesExhausted { deliveries, last_error }).await?;
+                }
+            }
         }
         stream.delete_message(sequence).await?;
-        if !has_copy {
-            self.attempts.forget(&job.info).await;
-        }
         Ok(())
+    }
+
+    /// Publishes the job to the retries stream, to be delivered at once. A job that is too large for that stream becomes
+    /// a failure.
+    async fn requeue(&self, job: &Job, sequence: u64) -> Result<(), async_nats::Error> {
+        let retry = Retry {
+            job: job.payload.clone(),
+            subject: job.subject.clone(),
+            stream: job.info.stream.clone(),
+            stream_sequence: job.info.sequence,
+            published_nanos: job.info.published_nanos,
+            // The copy's deliveries must not overwrite the records of earlier attempts.
+            deliveries: job.info.deliveries.max(self.attempts.last_delivery(&job.info).await?),
+            delay_nanos: 0,
+        };
+        let mut headers = HeaderMap::new();
+        telemetry::propagation::inject(&telemetry::propagation::extract(Some(&job.headers)), &mut headers);
+        match self.retries.store(&retry, headers, job.copy).await {
+            Ok(()) => {
+                tracing::warn!(
+                    subject = job.subject,
+                    sequence,
+                    "the server no longer delivers this job: published it to the retries stream and removing its message"
+                );
+                Ok(())
+            }
+            Err(PublishError::TooLarge { .. }) => Ok(self.publish_outcome(job, &self.not_delivered(job).await).await?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn not_delivered(&self, job: &Job) -> Fault {
+        Fault::NotDelivered { last_error: self.attempts.last_error(&job.info).await }
     }
 
     /// Publishes the job's outcome: the one that was claimed before, or a failure.
     async fn publish_outcome(&self, job: &Job, fault: &Fault) -> Result<(), PublishError> {
-        let Job { info, subject, payload } = job;
+        let Job { info, subject, payload, .. } = job;
         let failure = |fault: &Fault, reason| failure_outcome(info, subject, payload, fault, reason, &self.worker);
         let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
         let failure = failure(fault, FailureReason::RetriesExhausted);
@@ -246,6 +300,7 @@ impl MaxDeliveriesReconciler {
             );
             self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         }
+        self.attempts.forget(info).await;
         Ok(())
     }
 }
@@ -259,11 +314,17 @@ impl Job {
             deliveries: 0,
             published_nanos: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
         };
-        Self { info, subject: message.subject.to_string(), payload: message.payload }
+        Self { info, subject: message.subject.to_string(), payload: message.payload, headers: message.headers, copy: 0 }
     }
 
     fn of_retry(message: StreamMessage) -> Result<Self, async_nats::Error> {
         let retry = Retry::decode(message.payload)?;
-        Ok(Self { info: DeliveryInfo::of_retry(&retry, 0), subject: retry.subject, payload: retry.job })
+        Ok(Self {
+            info: DeliveryInfo::of_retry(&retry, 0),
+            subject: retry.subject,
+            payload: retry.job,
+            headers: message.headers,
+            copy: message.sequence,
+        })
     }
 }

@@ -139,6 +139,14 @@ impl Attempts {
         Ok(None)
     }
 
+    /// The number of the last delivery that has a record, or 0.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub(crate) async fn last_delivery(&self, job: &DeliveryInfo) -> Result<u64, async_nats::Error> {
+        Ok(self.recorded(job).await?.last().copied().unwrap_or(0))
+    }
+
     /// Deletes all records of a job that has ended. Best effort: the stream has a maximum age.
     pub async fn forget(&self, job: &DeliveryInfo) {
         let purged = async {

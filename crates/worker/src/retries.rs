@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
@@ -48,7 +49,6 @@ impl Retries {
     /// [`PublishError`]; the job must then stay in the jobs stream.
     pub(crate) async fn publish(&self, job: &Delivery, delay: Duration) -> Result<(), PublishError> {
         let info = job.info();
-        let subject = retry_subject(job.subject(), info.sequence, info.published_nanos);
         let retry = Retry {
             job: job.payload().clone(),
             subject: job.subject().to_owned(),
@@ -58,15 +58,24 @@ impl Retries {
             deliveries: info.deliveries,
             delay_nanos: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
         };
+        self.store(&retry, job.telemetry.submitter_headers(), 0).await
+    }
+
+    /// Publishes a copy, unless the stream has one whose sequence is greater than `replaced`, the sequence of an earlier
+    /// copy or 0.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub(crate) async fn store(&self, retry: &Retry, headers: HeaderMap, replaced: u64) -> Result<(), PublishError> {
+        let subject = retry_subject(&retry.subject, retry.stream_sequence, retry.published_nanos);
         let payload = Bytes::from(retry.encode_to_vec());
-        let headers = job.telemetry.submitter_headers();
         let mut patience = RetryDeadline::after(PATIENCE);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
                 .headers(headers.clone())
                 .expected_stream(&self.stream)
-                .expected_last_subject_sequence(0);
+                .expected_last_subject_sequence(replaced);
             let error = match self.send(&subject, message).await {
                 Ok(()) => return Ok(()),
                 Err(error) if too_large(&error) => {
@@ -74,11 +83,13 @@ impl Retries {
                 }
                 // A copy exists from an earlier delivery, or from this one and its acknowledgement was lost; or another
                 // write is in progress that may still fail.
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.has(&subject).await {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => error.into(),
-                    Err(error) => error,
-                },
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                    match self.last_sequence(&subject).await {
+                        Ok(last) if last > replaced => return Ok(()),
+                        Ok(_) => error.into(),
+                        Err(error) => error,
+                    }
+                }
                 Err(error) => error.into(),
             };
             if !patience.pause().await {
@@ -100,12 +111,12 @@ impl Retries {
         published
     }
 
-    /// Whether a message of the jobs stream that was published to `subject` has a copy.
+    /// The sequence of the last copy of a job that was published to `subject`, or 0 if there is none.
     ///
     /// # Errors
     /// If the stream cannot be read.
-    pub(crate) async fn has_copy_of(&self, subject: &str, job: &DeliveryInfo) -> Result<bool, async_nats::Error> {
-        self.has(&retry_subject(subject, job.sequence, job.published_nanos)).await
+    pub(crate) async fn last_copy(&self, subject: &str, job: &DeliveryInfo) -> Result<u64, async_nats::Error> {
+        self.last_sequence(&retry_subject(subject, job.sequence, job.published_nanos)).await
     }
 
     /// Deletes the copy of a job that has ended. Best effort: a copy that is delivered finds the job's outcome.
@@ -120,11 +131,11 @@ impl Retries {
         }
     }
 
-    async fn has(&self, subject: &str) -> Result<bool, async_nats::Error> {
+    async fn last_sequence(&self, subject: &str) -> Result<u64, async_nats::Error> {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
         match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Ok(message) => Ok(message.sequence),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
             Err(error) => Err(error.into()),
         }
     }

@@ -6,10 +6,15 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, Running, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit};
-use wire::v1::FailureReason;
+use futures::StreamExt;
+use wire::Message;
+use wire::subjects::retry_subject;
+use wire::v1::{FailureReason, Retry};
 use worker::JobEvent;
+use worker::delivery_info::DeliveryInfo;
 use worker::outcomes::Outcomes;
 
 fn outcomes(bench: &Bench) -> Outcomes {
@@ -83,13 +88,70 @@ async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue()
     ends_as_a_failure(&bench).await;
 }
 
-#[tokio::test]
-async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_the_queue() {
-    let bench = Bench::ready().await;
-    given_up(&bench).await;
-    // As if there had been no advisory.
+/// As [`given_up`], without an advisory: nothing tells that the server no longer delivers the job.
+async fn orphaned(bench: &Bench) -> DeliveryInfo {
+    let info = given_up(bench).await;
     bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
-    ends_as_a_failure(&bench).await;
+    info
+}
+
+async fn ends_as_an_annotation(bench: &Bench) {
+    let mut running = Running::start(bench);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
+    for stream in [&bench.streams.jobs, &bench.streams.retries, &bench.streams.attempts] {
+        eventually(&format!("{stream} is empty"), || async { bench.messages_in(stream).await == 0 }).await;
+    }
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn a_job_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
+    let bench = Bench::ready().await;
+    orphaned(&bench).await;
+    ends_as_an_annotation(&bench).await;
+}
+
+#[tokio::test]
+async fn a_retry_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
+    let bench = Bench::ready().await;
+    let info = orphaned(&bench).await;
+    let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    let job = jobs.get_raw_message(info.sequence).await.unwrap();
+    jobs.delete_message(info.sequence).await.unwrap();
+    let retry = Retry {
+        job: job.payload,
+        subject: job.subject.to_string(),
+        stream: info.stream.clone(),
+        stream_sequence: info.sequence,
+        published_nanos: info.published_nanos,
+        deliveries: 1,
+        delay_nanos: 0,
+    };
+    // The consumer counts the message as delivered for the last time.
+    let retries = bench.jetstream.get_stream(&bench.streams.retries).await.unwrap();
+    retries.delete_consumer(&bench.streams.consumer).await.unwrap();
+    let config = pull::Config {
+        durable_name: Some(bench.streams.consumer.clone()),
+        ack_wait: Duration::from_secs(3),
+        max_deliver: 1,
+        ..Default::default()
+    };
+    let consumer = retries.create_consumer(config).await.unwrap();
+    let subject = retry_subject(&retry.subject, info.sequence, info.published_nanos);
+    let published = bench.jetstream.publish(subject, retry.encode_to_vec().into()).await.unwrap().await;
+    published.unwrap();
+    let delivered = consumer.fetch().max_messages(1).messages().await.unwrap().next().await;
+    assert!(delivered.is_some());
+    eventually("the server no longer waits for its acknowledgement", || async {
+        consumer.fetch().max_messages(1).messages().await.unwrap().next().await.is_none()
+            && retries.consumer_info(&bench.streams.consumer).await.unwrap().num_ack_pending == 0
+    })
+    .await;
+    assert_eq!(bench.messages_in(&bench.streams.retries).await, 1);
+    ends_as_an_annotation(&bench).await;
 }
 
 #[tokio::test]
