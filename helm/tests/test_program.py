@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import re
 import socket
 import subprocess
 import tempfile
@@ -11,17 +12,25 @@ import unittest
 
 from chart import CASES, RIG, of_kind, pods, program
 
+AUTHORITY = pathlib.Path(__file__).parent / "authority.pem"
+
 
 def settings_problem(text):
     """What the program says about a settings file; `None` if it accepts it."""
     with tempfile.TemporaryDirectory() as directory:
+        # The files of Secrets must exist.
+        for path in re.findall('"/etc/groundling-secrets/([^"]+)"', text):
+            secret = pathlib.Path(directory) / path
+            secret.parent.mkdir(exist_ok=True)
+            secret.write_text(AUTHORITY.read_text())
         file = pathlib.Path(directory) / "groundling.toml"
-        file.write_text(text)
+        file.write_text(text.replace("/etc/groundling-secrets/", f"{directory}/"))
         if program("check", "--help").returncode == 0:
             result = program("check", str(file))
             return None if result.returncode == 0 else result.stdout + result.stderr
-        # The worker validates its settings before it looks for the model.
-        result = program("worker", "--settings", str(file), "--model", f"{directory}/none", "--device", "cpu")
+        # The worker validates its settings before it looks for the model. It has no GPU here, and no collector.
+        model = ("--model", f"{directory}/none", "--device", "cpu", "--dtype", "f32")
+        result = program("worker", "--settings", str(file), *model, OTEL_SDK_DISABLED="true")
         return None if result.returncode == 1 and "model" in result.stderr else result.stdout + result.stderr
 
 
@@ -68,22 +77,22 @@ class Nack(unittest.TestCase):
         self.assertEqual([line.split()[0] for line in result.stdout.splitlines()], ["found"] * 10, result.stdout)
 
 
-NANOSECONDS = 1_000_000_000
+def nanoseconds(duration):
+    """A duration in milliseconds, as the chart writes all of NACK's."""
+    return int(duration.removesuffix("ms")) * 1_000_000 if duration else 0
 
 
 def stream_config(spec):
     """The stream that NACK creates for an object. The defaults are those of its definition."""
-    seconds = lambda text: int(text.removesuffix("s")) * NANOSECONDS if text else 0
     return {
         "name": spec["name"],
         "subjects": spec["subjects"],
         "storage": spec["storage"],
-        # The test's server is a single one.
         "num_replicas": spec["replicas"],
         "retention": spec["retention"],
         "discard": spec["discard"],
-        "duplicate_window": seconds(spec["duplicateWindow"]),
-        "max_age": seconds(spec.get("maxAge")),
+        "duplicate_window": nanoseconds(spec["duplicateWindow"]),
+        "max_age": nanoseconds(spec.get("maxAge")),
         "max_bytes": spec.get("maxBytes", -1),
         "max_msg_size": spec.get("maxMsgSize", -1),
         "max_msgs_per_subject": spec.get("maxMsgsPerSubject", 0),
@@ -98,7 +107,7 @@ def consumer_config(spec):
         "durable_name": spec["durableName"],
         "deliver_policy": spec["deliverPolicy"],
         "ack_policy": spec["ackPolicy"],
-        "ack_wait": int(spec["ackWait"].removesuffix("s")) * NANOSECONDS,
+        "ack_wait": nanoseconds(spec["ackWait"]),
         "max_deliver": spec["maxDeliver"],
         "max_ack_pending": spec["maxAckPending"],
         "replay_policy": "instant",

@@ -1,5 +1,5 @@
-{{/* Seconds of a duration in the form of the settings ("1m 30s"), rounded up. */}}
-{{- define "groundling.seconds" -}}
+{{/* Milliseconds of a duration in the form of the settings ("1m 30s"). */}}
+{{- define "groundling.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "sec" 1000 "second" 1000 "seconds" 1000 "m" 60000 "min" 60000 "mins" 60000 "minute" 60000 "minutes" 60000 "h" 3600000 "hr" 3600000 "hrs" 3600000 "hour" 3600000 "hours" 3600000 "d" 86400000 "day" 86400000 "days" 86400000 "w" 604800000 "week" 604800000 "weeks" 604800000 -}}
 {{- $text := toString .value -}}
 {{- $milliseconds := 0 -}}
@@ -13,7 +13,7 @@
 {{- end -}}
 {{- $milliseconds = add $milliseconds (mul (regexFind "[0-9]+" . | int64) (get $units $unit)) -}}
 {{- end -}}
-{{- div (add $milliseconds 999) 1000 -}}
+{{- $milliseconds -}}
 {{- end -}}
 
 {{/* The worker's shutdown_timeout: from the settings, or the preset, or the program's default. */}}
@@ -23,8 +23,8 @@
 {{- end -}}
 
 {{- define "groundling.gracePeriod" -}}
-{{- $timeout := include "groundling.seconds" (dict "setting" "worker.shutdown_timeout" "value" (include "groundling.shutdownTimeout" .)) -}}
-{{- add (int64 $timeout) 30 -}}
+{{- $timeout := include "groundling.milliseconds" (dict "setting" "worker.shutdown_timeout" "value" (include "groundling.shutdownTimeout" .)) -}}
+{{- div (add (int64 $timeout) 30999) 1000 -}}
 {{- end -}}
 
 {{- define "groundling.modelPath" -}}
