@@ -101,11 +101,11 @@ run_in_image() { # ARGUMENT... of groundling, with the demo's model at /model
         mount -t proc proc "$ROOT/proc"
         mount -o remount,bind,ro "$ROOT" "$ROOT"
         cd "$ROOT"
-        exec unshare --net env -i chroot --userspec=65532:65532 "$ROOT" /usr/bin/groundling "$@"' -- "$@"
+        exec unshare --net env -i PATH=/usr/sbin:/usr/bin chroot --userspec=65532:65532 "$ROOT" /usr/bin/groundling "$@"' -- "$@"
 }
 if [ ${#libraries[@]} -eq 0 ]; then
     run_in_image --version
-    run_in_image annotate --model /home/model/kosmos-2-emoji --device cpu --format json /home/model/scenes/0041.jpg \
+    run_in_image annotate --model /home/model/kosmos-2-emoji --device cpu --format json /home/model/scenes/0000.jpg \
         >"$work/answer"
     grep -q '"phrase"' "$work/answer" || die "the program did not annotate a picture in the image: $(cat "$work/answer")"
     echo "the program annotated a picture as user 65532, with a read-only root and no network"
