@@ -207,6 +207,7 @@ attempts = 1
 health_address = "127.0.0.1:{self.health_port}"
 max_retry_delay = "2s"
 release_own_limits_for = "3s"
+publish_timeout = "2s"
 
 [telemetry]
 endpoint = "http://127.0.0.1:{self.collector_port}"
