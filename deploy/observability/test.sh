@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-rig=${GROUNDLING_RIG:-$PWD/.rig}
+rig=$(realpath -m "${GROUNDLING_RIG:-.rig}")
 program=${1:-${CARGO_TARGET_DIR:-target}/debug/groundling}
 [ -x "$program" ] || {
     echo "test.sh: $program not found; build it with: cargo build --package groundling" >&2
