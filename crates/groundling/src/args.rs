@@ -13,7 +13,7 @@ use kosmos2::processor::image::DecodeOptions;
 #[command(
     version,
     max_term_width = 110,
-    after_help = "Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings."
+    after_help = "Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings, 70 a worker whose engine is stalled."
 )]
 pub(crate) struct Arguments {
     /// Settings file [default: ./groundling.toml if it exists].

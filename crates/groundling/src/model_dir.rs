@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
+use kosmos2::checkpoint::LoadProgress;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::processor::image::ImageProcessor;
 
@@ -31,11 +32,16 @@ pub(crate) fn images(dir: &Path) -> anyhow::Result<ImageProcessor> {
 
 /// Opens the model that the settings name, on their device.
 pub(crate) fn open(settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
+    open_with_progress(settings, LoadProgress::default())
+}
+
+/// Opens the model that the settings name, on their device, and reports how much of its weights has been read.
+pub(crate) fn open_with_progress(settings: &ModelSettings, progress: LoadProgress) -> anyhow::Result<Kosmos2> {
     let dir = require(settings.path.as_ref())?;
     let misuse = |error| Misuse(anyhow::Error::from(error));
     let device: DeviceChoice = settings.device.parse().map_err(misuse)?;
     let compute = Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?;
-    Kosmos2::open(dir, &compute).context("the model cannot be opened")
+    Kosmos2::open_with_progress(dir, &compute, progress).context("the model cannot be opened")
 }
 
 /// Starts the engine on its own thread, which ends when the last handle is dropped.

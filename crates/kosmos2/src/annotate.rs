@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::checkpoint::LoadProgress;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::decoding::{
@@ -230,12 +231,20 @@ impl Kosmos2 {
     /// # Errors
     /// [`OpenError`], which names the file and what is wrong with it.
     pub fn open(dir: &Path, compute: &Compute) -> Result<Self, OpenError> {
+        Self::open_with_progress(dir, compute, LoadProgress::default())
+    }
+
+    /// Like [`Self::open`], and reports to `progress` how much of the weights has been read.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_with_progress(dir: &Path, compute: &Compute, progress: LoadProgress) -> Result<Self, OpenError> {
         let (config, end_tokens) = Model::read_config(dir)?;
         let (weights_config, weights_end_tokens) = (config.clone(), end_tokens.clone());
         // In parallel, since reading the tokenizer uses one thread, as does much of reading the weights.
         let (model, processor) = std::thread::scope(|scope| {
             let processor = scope.spawn(|| Processor::from_dir(dir, &config, &end_tokens));
-            let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute);
+            let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute, progress);
             (model, processor.join())
         });
         let model = model?;

@@ -69,6 +69,22 @@ impl Storage {
         }
     }
 
+    /// The stored size of a tensor; 0 for random weights, which are computed.
+    pub(super) fn bytes_of(&self, name: &str) -> u64 {
+        match self {
+            Self::Files { locations, .. } => locations.get(name).map_or(0, |location| location.bytes.len() as u64),
+            Self::Random { .. } => 0,
+        }
+    }
+
+    /// The stored size of all tensors.
+    pub(super) fn total_bytes(&self) -> u64 {
+        match self {
+            Self::Files { locations, .. } => locations.values().map(|location| location.bytes.len() as u64).sum(),
+            Self::Random { .. } => 0,
+        }
+    }
+
     pub(super) fn load(
         &self,
         name: &str,
