@@ -75,6 +75,8 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),
+        Command::Check(given) => commands::check::run(&given, settings.as_deref()),
+        Command::DryRun(given) => commands::dry_run::run(given, settings.as_deref()).await,
         Command::Settings(given) => commands::settings::run(&given),
     }
 }

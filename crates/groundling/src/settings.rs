@@ -1,5 +1,7 @@
 //! Settings: groundling.toml, then `GROUNDLING__SECTION__KEY`, then flags; later sources override earlier ones.
 
+pub(crate) mod check;
+mod error;
 mod layers;
 pub(crate) mod reference;
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::LoadProgress;
+use candle_core::{DType, Device};
+
+use crate::checkpoint::{Checkpoint, LoadProgress};
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::decoding::{
@@ -250,6 +252,17 @@ impl Kosmos2 {
         let model = model?;
         let processor = processor.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Self { model, processor: Arc::new(processor) })
+    }
+
+    /// Checks the files of a model directory without reading the weights, and returns the processors.
+    ///
+    /// # Errors
+    /// [`OpenError`], as for [`Self::open`], except for errors that only reading the weights shows.
+    pub fn check_files(dir: &Path) -> Result<Processor, OpenError> {
+        let (config, end_tokens) = Model::read_config(dir)?;
+        let checkpoint = Checkpoint::open(dir, DType::F32, &Device::Cpu).map_err(LoadError::from)?;
+        checkpoint.check(&config).map_err(LoadError::from)?;
+        Processor::from_dir(dir, &config, &end_tokens)
     }
 
     /// The model and the processors, for an engine.

@@ -60,13 +60,7 @@ pub async fn run(settings: &Path, abort_at: Option<AbortAt>, wedge_after: Option
     if let Some(answered) = wedge_after {
         engine = engine.with_wedge(answered, STALL_TIMEOUT);
     }
-    let parts = WorkerParts {
-        settings,
-        engine: Arc::new(engine),
-        model,
-        events,
-        telemetry: WorkerTelemetry::off(),
-    };
+    let parts = WorkerParts { settings, engine: Arc::new(engine), model, events, telemetry: WorkerTelemetry::off() };
     worker::run(parts, shutdown).await.map(drop).map_err(|error| anyhow!(error))
 }
 

@@ -38,6 +38,7 @@ mod left_to_others;
 pub mod model_job;
 mod outcome_publisher;
 pub mod outcomes;
+pub mod pool_limits;
 mod pull_response;
 pub mod queue;
 mod read_monitor;

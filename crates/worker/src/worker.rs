@@ -80,8 +80,7 @@ pub struct WorkerParts {
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
     parts.settings.validate()?;
     let health = Health::new();
-    let _server =
-        HealthServer::start_if_set(&parts.settings.worker, &health, parts.telemetry.scraper.as_ref())?;
+    let _server = HealthServer::start_if_set(&parts.settings.worker, &health, parts.telemetry.scraper.as_ref())?;
     run_with_health(parts, health, shutdown).await
 }
 
@@ -102,7 +101,7 @@ pub async fn run_with_health(
     }
     let worker_id = settings.worker.id.clone().unwrap_or_else(random_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.concurrent_jobs());
-    let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS));
+    let max_slow_reads = |slots| max_slow_reads(&settings.worker, slots);
     // New jobs and retries have as many slots each.
     raise_limit(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
@@ -279,6 +278,11 @@ async fn close(client: &Client) {
     if tokio::time::timeout(FLUSH_TIMEOUT, closed).await.is_err() {
         tracing::warn!("NATS did not respond during shutdown; unfinished jobs will be redelivered after ack_wait");
     }
+}
+
+/// The number of slow reads of new jobs of a worker with this number of job slots.
+pub(crate) fn max_slow_reads(settings: &WorkerSettings, slots: usize) -> usize {
+    settings.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS))
 }
 
 /// A name for a worker without `worker.id`.

@@ -52,7 +52,9 @@ pub enum WorkerError {
     EngineStopped(WorkerReport),
     /// The engine is stalled. The worker's active jobs were released without counting an attempt. The process should
     /// exit with [`ENGINE_STALLED`] and must not wait for the engine's thread.
-    #[error("{stall}: the worker has released its jobs and exits; restart it, and check the device if this happens again")]
+    #[error(
+        "{stall}: the worker has released its jobs and exits; restart it, and check the device if this happens again"
+    )]
     EngineStalled {
         /// Why it counts as stalled.
         stall: EngineStall,

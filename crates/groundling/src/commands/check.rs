@@ -13,7 +13,8 @@ use crate::stdout;
 pub(crate) fn run(args: &CheckArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let is_named = |file: &&Path| !file.as_os_str().is_empty();
     let file = args.file.as_deref().or(settings).filter(is_named).map_or_else(|| DEFAULT_FILE.into(), PathBuf::from);
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read the settings file {}", file.display()));
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read the settings file {}", file.display()));
     let problems = check::problems(&file, &text.map_err(Misuse)?, std::env::vars_os())?;
     for problem in &problems {
         match args.format {

@@ -10,6 +10,7 @@ use kosmos2::checkpoint::{LoadProgress, ModelIdentity};
 use kosmos2::options::GenerationOptions;
 use kosmos2::processor::prompt::Task;
 use kosmos2::{Processor, Query};
+use telemetry::nvidia::NvidiaGpu;
 use telemetry::{InstrumentOptions, LogLayer, ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -84,13 +85,21 @@ async fn load(
     let shown = progress.clone();
     health.set_loading(move || format!("loading model: {} %", shown.percent()));
     let model_settings = settings.model.clone();
-    let model = spawn_blocking(move || model_dir::open_with_progress(&model_settings, progress)).await??;
+    let (model, gpu) = spawn_blocking(move || {
+        let compute = model_dir::open_device(&model_settings)?;
+        let model = model_dir::open_on(&model_settings, &compute, progress)?;
+        anyhow::Ok((model, compute.pci_bus_id()))
+    })
+    .await??;
     let loading = started.elapsed();
     health.set_loading(|| "computing the digest of the model".to_owned());
     let identity = spawn_blocking(move || ModelIdentity::of_dir(&dir)).await?;
     let identity = identity.context("cannot compute the digest of the model")?;
     tracing::info!(name = identity.name, revision = identity.revision, digest = identity.digest, "model loaded");
     telemetry.instruments().model_loaded(&identity.name, loading);
+    if let Some(pci_bus_id) = gpu {
+        observe_gpu(&pci_bus_id, telemetry);
+    }
     check_slot_tokens(model.processor(), settings.engine.slot_tokens)?;
     health.set_loading(|| "starting the engine".to_owned());
     let options = settings.engine.options();
@@ -98,9 +107,17 @@ async fn load(
     Ok((Arc::new(engine), identity))
 }
 
+/// Registers the readings of an NVIDIA GPU. A machine without NVML has none.
+fn observe_gpu(pci_bus_id: &str, telemetry: &Telemetry) {
+    match NvidiaGpu::open(pci_bus_id) {
+        Ok(gpu) => telemetry.instruments().observe_gpus(move || gpu.reading()),
+        Err(error) => tracing::debug!("there are no metrics of the GPU: {error}"),
+    }
+}
+
 /// Checks the tokens of a slot: an error if they are too few for every task, a warning if they are too few for a task with
 /// the default options of jobs.
-fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
+pub(crate) fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
     let shortest = |max_new_tokens: usize| {
         let needed = [Task::BriefCaption, Task::DetailedCaption].map(|task| {
             let options = GenerationOptions { max_new_tokens, ..GenerationOptions::default() };

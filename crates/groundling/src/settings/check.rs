@@ -181,7 +181,10 @@ replicas = 2
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (found, (start, end)) in found.iter().zip(expected) {
-            assert!(found.starts_with(start) && found.ends_with(end) || !end.is_empty() && found.contains(end), "{found}");
+            assert!(
+                found.starts_with(start) && found.ends_with(end) || !end.is_empty() && found.contains(end),
+                "{found}"
+            );
         }
     }
 
@@ -207,7 +210,10 @@ replicas = 2
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found.iter().any(|line| line.starts_with("GROUNDLING__WORKER__SLOTS: worker.slots: ")), "{found:?}");
-        assert!(found.iter().any(|line| line.starts_with("GROUNDLING__STREAMS__REPLICAS: streams.replicas")), "{found:?}");
+        assert!(
+            found.iter().any(|line| line.starts_with("GROUNDLING__STREAMS__REPLICAS: streams.replicas")),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl Layered {
             let Some(inner) = table.get_mut(part) else { return false };
             place = inner;
         }
-        matches!(&mut place.value, Value::Table(table) if table.remove(last).is_some())
+        let Value::Table(table) = &mut place.value else { return false };
+        table.remove(last).is_some()
     }
 
     /// The origin of the setting with this path, or of the innermost section of it that is there.

@@ -59,6 +59,14 @@ impl Checkpoint {
         Self { progress, ..self }
     }
 
+    /// Checks that every tensor of a model with this configuration is there, without reading one.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] for the first tensor that is missing or does not have the expected shape.
+    pub fn check(&self, config: &Config) -> Result<(), CheckpointError> {
+        random::tensors(config).iter().try_for_each(|(name, shape)| self.storage.check(name, shape))
+    }
+
     /// The scope of all tensors.
     pub fn root(&self) -> Weights<'_> {
         Weights { checkpoint: self, prefix: String::new() }

@@ -1,7 +1,7 @@
 //! An engine whose counters the test controls.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::{Annotator, EngineSnapshot, Request, ResponseFuture};
