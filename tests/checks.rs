@@ -39,11 +39,11 @@ impl Servers {
     }
 
     /// The dry run of a worker with these servers.
-    fn dry_run(&self) -> Command {
+    fn dry_run(&self, workers: &str) -> Command {
         let access = self.s3.access();
         let mut command = groundling();
         command
-            .args(["dry-run", "--format", "json", "--workers", "100", "--device", "cpu"])
+            .args(["dry-run", "--format", "json", "--workers", workers, "--device", "cpu"])
             .env("GROUNDLING__NATS__URL", self.nats.client_url())
             .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
             .env("GROUNDLING__S3__PATH_STYLE", "true")
@@ -104,7 +104,7 @@ async fn a_dry_run_finds_nothing_wrong_with_a_pool_that_works_and_changes_nothin
         servers.jetstream.publish("groundling.jobs.scenes", payload).await.unwrap().await.unwrap();
     }
     let before = servers.state().await;
-    let mut command = servers.dry_run();
+    let mut command = servers.dry_run("100");
     command.env("GROUNDLING__NATS__USER", "w").env("GROUNDLING__NATS__PASSWORD", "p");
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{}", said(&output));
@@ -125,12 +125,12 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
     let before = servers.state().await;
     // A port on which nothing listens any more.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut command = servers.dry_run();
+    let mut command = servers.dry_run("1000");
     command.env("GROUNDLING__NATS__USER", "w").env("GROUNDLING__NATS__PASSWORD", "p");
     command
         .env("GROUNDLING__S3__ALLOW", "no-such-bucket")
         .env("GROUNDLING__TELEMETRY__ENDPOINT", format!("http://{dead}"));
-    command.args(["--model", "/nowhere/kosmos-2", "--workers", "1000"]);
+    command.args(["--model", "/nowhere/kosmos-2"]);
     let output = command.output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(servers.state().await, before);
@@ -158,7 +158,7 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
 async fn a_dry_run_without_a_broker_checks_the_rest() {
     let servers = Servers::start(String::new(), None).await;
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut command = servers.dry_run();
+    let mut command = servers.dry_run("1");
     command.env("GROUNDLING__NATS__URL", format!("nats://{dead}"));
     let output = command.output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
