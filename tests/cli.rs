@@ -376,12 +376,15 @@ async fn a_worker_is_measured_beside_its_engine_on_the_same_pictures() {
     let scenes = demo().scenes;
     let mut command = with_model();
     command.args(["bench", "--device", "cpu", "--batch", "2", "--pictures", "5", "--new-tokens", "8", "--repeat", "1"]);
-    command.args(["--warmup", "0", "--format", "json", "--through-worker"]).args([&scenes[0].path, &scenes[1].path]);
+    command
+        .args(["--warmup", "0", "--with-telemetry", "--format", "json", "--through-worker"])
+        .args([&scenes[0].path, &scenes[1].path]);
     let output = run(&mut command).await;
     assert!(output.status.success(), "{}", said(&output));
     let [line] = &json_lines(&output)[..] else { panic!("one line for one batch size") };
     assert_eq!((&line["pictures"], &line["batch"]), (&json!(5), &json!(2)));
     assert_eq!((&line["engine_tokens"], &line["worker_tokens"]), (&json!(40), &json!(40)));
     assert!(line["engine_images_per_s"].as_f64().unwrap() > 0.0 && line["worker_images_per_s"].as_f64().unwrap() > 0.0);
+    assert!(line["telemetry_images_per_s"].as_f64().unwrap() > 0.0 && line["telemetry_share"].as_f64().unwrap() > 0.0);
     assert!(line["job_stages"]["total_s"].as_f64().unwrap() > 0.0);
 }

@@ -10,6 +10,9 @@ use sandbox::rig::SearchPaths;
 use support::{Pool, demo, goldens};
 use tokio::process::Command;
 
+/// The trace of the client.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_them() {
     let pool = Pool::start().await;
@@ -32,6 +35,7 @@ async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_
         .arg(root.join("tests/client/submit_and_read.py"))
         .args([pool.nats.client_url(), modules.path().to_str().unwrap()])
         .arg(demo().scenes_dir.join("0000.jpg"))
+        .arg(format!("00-{TRACE}-b7ad6b7169203331-01"))
         .output()
         .await
         .unwrap();
@@ -43,6 +47,8 @@ async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_
         serde_json::json!(golden.entities.iter().map(|(phrase, _, boxes)| (phrase, boxes)).collect::<Vec<_>>())
     };
     assert_eq!(found["job_id"], "from-python");
+    let traceparent = found["traceparent"].as_str().unwrap();
+    assert!(traceparent.starts_with(&format!("00-{TRACE}-")), "{traceparent}");
     assert_eq!(found["labels"]["camera"], "7");
     assert_eq!(found["texts"], serde_json::json!({"caption": caption.text, "ground": ground.text}));
     assert_eq!(found["boxes"], serde_json::json!({"caption": boxes(&caption), "ground": boxes(&ground)}));

@@ -1,9 +1,10 @@
 """A client that shares no code with the project: it needs only the .proto files and NATS.
 
-    python submit_and_read.py NATS_URL MODULES PICTURE
+    python submit_and_read.py NATS_URL MODULES PICTURE TRACEPARENT
 
 MODULES is the folder of the Python modules that protoc generated from proto/. Submits a job with the picture inline and
-a message that is not a job, and prints the annotation and the failure as JSON.
+a message that is not a job, and prints the annotation and the failure as JSON. TRACEPARENT is the trace context of the
+first job.
 """
 import asyncio
 import json
@@ -12,7 +13,7 @@ import sys
 import nats
 
 
-async def main(url, modules, picture):
+async def main(url, modules, picture, traceparent):
     sys.path.insert(0, modules)
     from groundling.v1 import annotation_pb2, failure_pb2, job_pb2
 
@@ -26,14 +27,17 @@ async def main(url, modules, picture):
         job.inline = file.read()
     job.tasks.add(task_id="caption").brief_caption.SetInParent()
     job.tasks.add(task_id="ground").phrase_grounding.phrase = "a snowman"
-    await stream.publish("groundling.jobs.python", job.SerializeToString(), headers={"Nats-Msg-Id": job.job_id})
+    await stream.publish("groundling.jobs.python", job.SerializeToString(),
+                         headers={"Nats-Msg-Id": job.job_id, "traceparent": traceparent})
     await stream.publish("groundling.jobs.python", b"\xffnot a job")
 
-    annotation = annotation_pb2.ImageAnnotation.FromString((await annotations.next_msg(timeout=120)).data)
+    published = await annotations.next_msg(timeout=120)
+    annotation = annotation_pb2.ImageAnnotation.FromString(published.data)
     failure = failure_pb2.JobFailure.FromString((await failures.next_msg(timeout=120)).data)
     await connection.close()
     print(json.dumps({
         "job_id": annotation.job_id,
+        "traceparent": published.headers["traceparent"],
         "labels": dict(annotation.labels),
         "size": [annotation.picture.width, annotation.picture.height],
         "texts": {result.task_id: result.text for result in annotation.results},

@@ -52,6 +52,7 @@ mod configs;
 pub mod connection;
 mod differences;
 mod duration_text;
+pub mod permission_probe;
 pub mod permissions;
 pub mod publish;
 pub mod read;

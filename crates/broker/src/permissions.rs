@@ -65,6 +65,10 @@ impl PermissionViolation {
         self.is_about_stream(stream) && self.subject.contains(".MSG.NEXT.")
     }
 
+    pub(crate) fn is_publish_to(&self, subject: &str) -> bool {
+        self.action == Action::Publish && self.subject == subject
+    }
+
     fn is_inbox_of(&self, prefix: &str) -> bool {
         let rest = self.subject.strip_prefix(prefix);
         self.action == Action::Subscribe && rest.is_some_and(|rest| rest.starts_with('.'))

@@ -1,12 +1,16 @@
 //! The engine's interface to its users.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use kosmos2::processor::image::{Picture, PixelValues};
 
 use crate::engine::Engine;
 use crate::request::{EngineError, Request, Response};
 use crate::stats::{BatchObserver, EngineSnapshot};
+
+/// How long a GPU may be idle before it is checked.
+const CANARY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The response to a submitted request. Dropping the future cancels the request.
 pub type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, EngineError>> + Send + 'a>>;
@@ -41,6 +45,23 @@ pub trait Annotator: Send + Sync {
         None
     }
 
+    /// How long the engine may make no progress with work in hand before it counts as stalled; `None`: for ever. Needs
+    /// [`Self::snapshot`].
+    fn stall_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// How long the engine may be idle before [`Self::canary`] should be submitted; `None`: for ever. Needs
+    /// [`Self::snapshot`].
+    fn canary_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// A small request that shows whether an idle device still works.
+    fn canary(&self) -> Option<Request> {
+        None
+    }
+
     /// Calls `observer` for each batch from now on. Only the first observer is called.
     fn observe_batches(&self, observer: BatchObserver) {
         drop(observer);
@@ -67,6 +88,18 @@ impl Annotator for Engine {
 
     fn snapshot(&self) -> Option<EngineSnapshot> {
         Some(Engine::snapshot(self))
+    }
+
+    fn stall_timeout(&self) -> Option<Duration> {
+        Some(Engine::stall_timeout(self))
+    }
+
+    fn canary_interval(&self) -> Option<Duration> {
+        self.is_gpu.then_some(CANARY_INTERVAL)
+    }
+
+    fn canary(&self) -> Option<Request> {
+        self.canary_request()
     }
 
     fn observe_batches(&self, observer: BatchObserver) {

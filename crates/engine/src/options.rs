@@ -1,5 +1,7 @@
 //! Settings of the engine.
 
+use std::time::Duration;
+
 /// The engine's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -13,6 +15,9 @@ pub struct EngineOptions {
     pub vision_batch: Option<usize>,
     /// Maximum prompt tokens of a step. `None`: the backend's preference.
     pub prompt_tokens: Option<usize>,
+    /// How long the engine may make no progress with work in hand before it counts as stalled. `None`: 120 s on a GPU; on
+    /// the CPU 20 times the longest pass so far, but at least 5 minutes.
+    pub stall_timeout: Option<Duration>,
 }
 
 /// Number of slots on every device if [`EngineOptions::slots`] is `None` and memory allows it.
@@ -20,7 +25,7 @@ pub const USUAL_SLOTS: usize = 16;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { slots: None, slot_tokens: 512, vision_batch: None, prompt_tokens: None }
+        Self { slots: None, slot_tokens: 512, vision_batch: None, prompt_tokens: None, stall_timeout: None }
     }
 }
 

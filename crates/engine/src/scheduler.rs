@@ -163,6 +163,8 @@ impl Scheduler {
                 pictures.into_iter().map(&mut encode).collect()
             }
         };
+        // A pass that failed is progress, too.
+        self.stats.progressed();
         let now = Instant::now();
         for (id, result) in ids.into_iter().zip(results) {
             match result {
@@ -222,6 +224,7 @@ impl Scheduler {
             return;
         }
         if let Err(error) = step_guarded(&mut self.model, &mut self.active, &self.stats) {
+            self.stats.progressed();
             if self.active.len() == 1 {
                 self.active[0].progress = Err(error);
                 return;
@@ -229,6 +232,7 @@ impl Scheduler {
             tracing::warn!(queries = self.active.len(), %error, "step failed; repeating it for each query alone");
             for one in self.active.chunks_mut(1) {
                 if let Err(error) = step_guarded(&mut self.model, one, &self.stats) {
+                    self.stats.progressed();
                     one[0].progress = Err(error);
                 }
             }

@@ -48,6 +48,8 @@ pub(crate) struct EngineStats {
     steps: AtomicU64,
     /// In nanoseconds since `started`; 0 without work.
     last_progress: AtomicU64,
+    /// The longest time between two signs of progress with work in hand, in nanoseconds.
+    longest_pass: AtomicU64,
     prompt_tokens: AtomicU64,
     answer_tokens: AtomicU64,
     kv_tokens: AtomicU64,
@@ -72,6 +74,7 @@ impl EngineStats {
             queue_size: AtomicU64::default(),
             steps: AtomicU64::default(),
             last_progress: AtomicU64::default(),
+            longest_pass: AtomicU64::default(),
             prompt_tokens: AtomicU64::default(),
             answer_tokens: AtomicU64::default(),
             kv_tokens: AtomicU64::default(),
@@ -94,8 +97,18 @@ impl EngineStats {
         self.last_progress.store(0, Ordering::Relaxed);
     }
 
+    /// Work has arrived, or a pass over it has ended.
     pub(crate) fn progressed(&self) {
-        self.last_progress.store(self.now().max(1), Ordering::Relaxed);
+        let now = self.now().max(1);
+        let last = self.last_progress.swap(now, Ordering::Relaxed);
+        if last > 0 {
+            self.longest_pass.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+        }
+    }
+
+    /// The longest pass so far.
+    pub(crate) fn longest_pass(&self) -> Duration {
+        Duration::from_nanos(self.longest_pass.load(Ordering::Relaxed))
     }
 
     pub(crate) fn slots(&self, used: usize, kv_tokens: usize) {
@@ -139,5 +152,26 @@ impl EngineStats {
 
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_pass_leaves_out_the_time_without_work() {
+        let stats = EngineStats::new(1);
+        std::thread::sleep(Duration::from_millis(20));
+        stats.progressed();
+        assert_eq!(stats.longest_pass(), Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(5));
+        stats.progressed();
+        let longest = stats.longest_pass();
+        assert!(longest >= Duration::from_millis(5), "{longest:?}");
+        stats.idle();
+        std::thread::sleep(longest * 2);
+        stats.progressed();
+        assert_eq!(stats.longest_pass(), longest);
     }
 }

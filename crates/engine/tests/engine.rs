@@ -236,3 +236,15 @@ fn slots_beyond_the_machines_memory_are_refused() {
     let error = Engine::start(model(), options).err().unwrap().to_string();
     assert!(error.contains("lower engine.slots"), "{error}");
 }
+
+#[tokio::test]
+async fn the_canary_is_answered_with_one_token_and_the_cpu_is_given_minutes() {
+    let engine = start(1);
+    let response = engine.submit(engine.canary_request().unwrap()).await.unwrap();
+    assert_eq!(response.texts.len(), 1);
+    assert_eq!(response.texts[0].token_ids.len(), 1);
+    assert_eq!(engine.stall_timeout(), Duration::from_secs(300));
+    assert_eq!(engine.canary_interval(), None, "a CPU needs no canary");
+    let options = EngineOptions { stall_timeout: Some(Duration::from_secs(7)), ..EngineOptions::default() };
+    assert_eq!(Engine::start(model(), options).unwrap().0.stall_timeout(), Duration::from_secs(7));
+}

@@ -1,19 +1,21 @@
 //! The command line. The doc comments are the help texts.
 #![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts, in which tags are the model's markup")]
 
+mod values;
+
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
+use values::{at_least_one, early_stopping, lengths, path};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 110,
-    after_help = "Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings."
+    after_help = "Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings, 70 a worker whose engine is stalled."
 )]
 pub(crate) struct Arguments {
     /// Settings file [default: ./groundling.toml if it exists].
@@ -65,6 +67,15 @@ pub(crate) enum Command {
     /// Show the model's inputs, or parse its raw output, without weights.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// Report every problem of a settings file, with its line, its column and the fix.
+    ///
+    /// Environment variables such as GROUNDLING__NATS__URL override the file, as for a worker. Exit code 1: there are
+    /// problems.
+    Check(CheckArgs),
+    /// Check everything that a worker needs, and change nothing: servers, streams, permissions, buckets, model, collector.
+    ///
+    /// Exit code 1: there are problems.
+    DryRun(DryRunArgs),
     /// Print the settings and their defaults, as a settings file, a JSON schema or Markdown.
     Settings(SettingsArgs),
 }
@@ -220,18 +231,6 @@ pub(crate) struct GenerationArgs {
     pub(crate) well_formed: bool,
 }
 
-fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
-    let help = |value| match value {
-        EarlyStopping::Yes => "As soon as there are as many finished texts as beams",
-        EarlyStopping::No => {
-            "When the best unfinished text, at its current length, ranks no higher than the worst finished one"
-        }
-        EarlyStopping::Never => "When the best unfinished text would rank no higher even at the most favourable length",
-    };
-    let values = EarlyStopping::NAMES.map(|(name, value)| PossibleValue::new(name).help(help(value)));
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<EarlyStopping>())
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Directory for the pictures with boxes and the HTML page.
@@ -268,6 +267,9 @@ pub(crate) struct BenchArgs {
     /// them are decoded at a time.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "model", conflicts_with_all = ["random", "lengths"])]
     pub(crate) through_worker: Vec<PathBuf>,
+    /// Also measure the worker while it exports metrics and a trace of every job to a collector on this machine.
+    #[arg(long, requires = "through_worker")]
+    pub(crate) with_telemetry: bool,
     /// Pictures per run, with --lengths or --through-worker [default: 4 times --batch].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) pictures: Option<usize>,
@@ -290,23 +292,6 @@ pub(crate) struct BenchArgs {
     /// Format of the results: a table, or one JSON object per batch size.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
-}
-
-fn lengths(text: &str) -> Result<(usize, usize), String> {
-    let bounds = text.split_once('-').and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
-    bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected a range such as 8-128".into())
-}
-
-/// A path that may be empty, which counts as unset: deployment templates write `VARIABLE=` for a missing value.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected an integer of at least 1".into()),
-        Ok(number) => Ok(number),
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -363,6 +348,33 @@ pub(crate) struct InspectText {
     /// Ignored; accepted so that all `inspect` commands take the same options.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) model: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Settings file [default: that of --settings, or ./groundling.toml].
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Format of the problems on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DryRunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) stores: StoreArgs,
+    /// Number of workers that will run, to check the limits that they share.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// Object to read, s3://bucket/key. Without it, reading is tried with a key that does not exist.
+    #[arg(long, value_name = "URL")]
+    pub(crate) object: Option<String>,
+    /// Format of the results on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -22,7 +22,9 @@ use clap::Parser;
 use exit::{Misuse, Outcome};
 use stdout::StdoutError;
 use telemetry::LogLayer;
+use worker::WorkerError;
 use worker::settings_validation::InvalidSettings;
+use worker::worker_error::ENGINE_STALLED;
 
 /// The status that a shell reports for a program killed by SIGPIPE, as most programs are when their reader exits.
 const STDOUT_CLOSED: u8 = 128 + 13;
@@ -43,6 +45,11 @@ fn main() -> ExitCode {
         Ok(Outcome::PartlyFailed) => (ExitCode::from(1), Vec::new()),
         Err(error) if matches!(error.downcast_ref(), Some(StdoutError::Closed)) => {
             (ExitCode::from(STDOUT_CLOSED), Vec::new())
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(WorkerError::EngineStalled { .. })) => {
+            stderr::finish(&messages(&error));
+            // An exit in order could wait for the device.
+            kernels::process::exit_immediately(ENGINE_STALLED)
         }
         Err(error) => (ExitCode::from(if error.is::<Misuse>() { 2 } else { 1 }), messages(&error)),
     };
@@ -68,6 +75,8 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),
+        Command::Check(given) => commands::check::run(&given, settings.as_deref()),
+        Command::DryRun(given) => commands::dry_run::run(given, settings.as_deref()).await,
         Command::Settings(given) => commands::settings::run(&given),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
+use kosmos2::checkpoint::LoadProgress;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::processor::image::ImageProcessor;
 
@@ -31,11 +32,20 @@ pub(crate) fn images(dir: &Path) -> anyhow::Result<ImageProcessor> {
 
 /// Opens the model that the settings name, on their device.
 pub(crate) fn open(settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
-    let dir = require(settings.path.as_ref())?;
+    open_on(settings, &open_device(settings)?, LoadProgress::default())
+}
+
+/// Opens the device that the settings name.
+pub(crate) fn open_device(settings: &ModelSettings) -> anyhow::Result<Compute> {
     let misuse = |error| Misuse(anyhow::Error::from(error));
     let device: DeviceChoice = settings.device.parse().map_err(misuse)?;
-    let compute = Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?;
-    Kosmos2::open(dir, &compute).context("the model cannot be opened")
+    Ok(Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?)
+}
+
+/// Opens the model that the settings name, and reports how much of its weights has been read.
+pub(crate) fn open_on(settings: &ModelSettings, compute: &Compute, progress: LoadProgress) -> anyhow::Result<Kosmos2> {
+    let dir = require(settings.path.as_ref())?;
+    Kosmos2::open_with_progress(dir, compute, progress).context("the model cannot be opened")
 }
 
 /// Starts the engine on its own thread, which ends when the last handle is dropped.

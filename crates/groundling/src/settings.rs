@@ -1,13 +1,18 @@
 //! Settings: groundling.toml, then `GROUNDLING__SECTION__KEY`, then flags; later sources override earlier ones.
 
+pub(crate) mod check;
+mod error;
 mod layers;
 pub(crate) mod reference;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
+use broker::settings::DurationText;
+use broker::settings_check::Problems;
 use engine::EngineOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +25,10 @@ use crate::args::{ModelArgs, StoreArgs};
 use crate::exit::Misuse;
 use layers::Layered;
 
-const DEFAULT_FILE: &str = "groundling.toml";
+/// The settings file if none is named.
+pub(crate) const DEFAULT_FILE: &str = "groundling.toml";
+/// The minimum of `engine.stall_timeout`.
+const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
@@ -68,19 +76,36 @@ pub(crate) struct EngineSettings {
     /// Maximum prompt tokens per step. Further prompts wait for the next step, so that a step does not delay the running
     /// sequences for long. If unset: 1024 on the CPU, 8192 on CUDA.
     pub(crate) prompt_tokens: Option<usize>,
+    /// How long the engine may make no progress with work in hand. If unset: 120 s on CUDA; on the CPU 20 times its longest
+    /// pass so far, but at least 5 minutes. After that `/livez` answers 503, the worker releases its jobs without counting
+    /// an attempt, and it exits with code 70.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub(crate) stall_timeout: Option<Duration>,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        let EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens } = EngineOptions::default();
-        Self { slots, slot_tokens, vision_batch, prompt_tokens }
+        let EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens, stall_timeout } = EngineOptions::default();
+        Self { slots, slot_tokens, vision_batch, prompt_tokens, stall_timeout }
     }
 }
 
 impl EngineSettings {
     pub(crate) fn options(&self) -> EngineOptions {
-        let Self { slots, slot_tokens, vision_batch, prompt_tokens } = *self;
-        EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens }
+        let Self { slots, slot_tokens, vision_batch, prompt_tokens, stall_timeout } = *self;
+        EngineOptions { slots, slot_tokens, vision_batch, prompt_tokens, stall_timeout }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut found = Problems::default();
+        if let Some(timeout) = self.stall_timeout {
+            found.require(
+                timeout >= MIN_STALL_TIMEOUT,
+                format!("engine.stall_timeout is {timeout:?}, and the longest pass of the model must fit into it: set it to {MIN_STALL_TIMEOUT:?} or more"),
+            );
+        }
+        found.0
     }
 }
 
@@ -127,23 +152,30 @@ impl Settings {
         self
     }
 
+    fn of_worker(&self) -> worker::settings::Settings {
+        worker::settings::Settings {
+            nats: self.nats.clone(),
+            streams: self.streams.clone(),
+            s3: self.s3.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    /// The problems for which a worker refuses the settings, each one sentence that begins with the name of a setting.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let invalid = self.of_worker().validate().err();
+        let of_worker = invalid.map_or_else(Vec::new, |InvalidSettings(problems)| problems);
+        let of_environment = environment_problems(&self.s3, |name| std::env::var(name).ok());
+        [of_worker, self.engine.problems(), self.telemetry.problems(), of_environment].concat()
+    }
+
     /// The validated settings of the worker.
     ///
     /// # Errors
     /// All problems at once.
     pub(crate) fn for_worker(&self) -> anyhow::Result<worker::settings::Settings> {
-        let settings = worker::settings::Settings {
-            nats: self.nats.clone(),
-            streams: self.streams.clone(),
-            s3: self.s3.clone(),
-            worker: self.worker.clone(),
-        };
-        let of_worker = settings.validate().err().map_or_else(Vec::new, |InvalidSettings(problems)| problems);
-        let problems = [of_worker, self.telemetry.problems()].concat();
-        if !problems.is_empty() {
-            return Err(Misuse(InvalidSettings(problems).into()).into());
-        }
-        let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
+        let settings = self.of_worker();
+        let problems = self.problems();
         if !problems.is_empty() {
             return Err(Misuse(InvalidSettings(problems).into()).into());
         }

@@ -1,4 +1,4 @@
-//! The workspace's only unsafe code: memory maps, and kernels for the CPU and for CUDA. Every unsafe block states why it
+//! The workspace's only unsafe code: memory maps, an immediate exit, and kernels for the CPU and for CUDA. Every unsafe block states why it
 //! is sound.
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -6,6 +6,7 @@ pub mod cpu;
 #[cfg(feature = "cuda-api")]
 pub mod cuda;
 pub mod mapped_file;
+pub mod process;
 pub mod token_mask;
 
 pub use mapped_file::MappedFile;

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{DType, Device};
+
+use crate::checkpoint::{Checkpoint, LoadProgress};
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::decoding::{
@@ -230,17 +233,36 @@ impl Kosmos2 {
     /// # Errors
     /// [`OpenError`], which names the file and what is wrong with it.
     pub fn open(dir: &Path, compute: &Compute) -> Result<Self, OpenError> {
+        Self::open_with_progress(dir, compute, LoadProgress::default())
+    }
+
+    /// Like [`Self::open`], and reports to `progress` how much of the weights has been read.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_with_progress(dir: &Path, compute: &Compute, progress: LoadProgress) -> Result<Self, OpenError> {
         let (config, end_tokens) = Model::read_config(dir)?;
         let (weights_config, weights_end_tokens) = (config.clone(), end_tokens.clone());
         // In parallel, since reading the tokenizer uses one thread, as does much of reading the weights.
         let (model, processor) = std::thread::scope(|scope| {
             let processor = scope.spawn(|| Processor::from_dir(dir, &config, &end_tokens));
-            let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute);
+            let model = Model::load_weights(dir, weights_config, weights_end_tokens, compute, progress);
             (model, processor.join())
         });
         let model = model?;
         let processor = processor.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Self { model, processor: Arc::new(processor) })
+    }
+
+    /// Checks the files of a model directory without reading the weights, and returns the processors.
+    ///
+    /// # Errors
+    /// [`OpenError`], as for [`Self::open`], except for errors that only reading the weights shows.
+    pub fn check_files(dir: &Path) -> Result<Processor, OpenError> {
+        let (config, end_tokens) = Model::read_config(dir)?;
+        let checkpoint = Checkpoint::open(dir, DType::F32, &Device::Cpu).map_err(LoadError::from)?;
+        checkpoint.check(&config).map_err(LoadError::from)?;
+        Processor::from_dir(dir, &config, &end_tokens)
     }
 
     /// The model and the processors, for an engine.

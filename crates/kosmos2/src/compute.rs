@@ -178,6 +178,25 @@ impl Compute {
         }))
     }
 
+    /// Whether the device is a GPU.
+    pub fn is_gpu(&self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            #[cfg(feature = "cuda-api")]
+            Self::Cuda { .. } => true,
+            Self::Candle { device, .. } => !device.is_cpu(),
+        }
+    }
+
+    /// The PCI bus id of an NVIDIA GPU, for example `0000:65:00.0`; `None` for other devices, and with candle's CUDA.
+    pub fn pci_bus_id(&self) -> Option<String> {
+        match self {
+            Self::Cpu(_) | Self::Candle { .. } => None,
+            #[cfg(feature = "cuda-api")]
+            Self::Cuda { device, .. } => device.pci_bus_id().ok().flatten(),
+        }
+    }
+
     /// The kind of device: `cpu`, `cuda` or `candle-cuda`.
     pub fn device_name(&self) -> &'static str {
         match self {

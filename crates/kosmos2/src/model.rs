@@ -9,7 +9,7 @@ use crate::backend::candle::CandleBackend;
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "cuda-api")]
 use crate::backend::cuda::CudaBackend;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
 use crate::compute::Compute;
 #[cfg(feature = "cuda-api")]
 use crate::compute::CudaFormat;
@@ -42,7 +42,7 @@ impl Model {
     /// [`LoadError`], which names the file and the tensor.
     pub fn load(dir: &Path, compute: &Compute) -> Result<Self, LoadError> {
         let (config, end_tokens) = Self::read_config(dir)?;
-        Self::load_weights(dir, config, end_tokens, compute)
+        Self::load_weights(dir, config, end_tokens, compute, LoadProgress::default())
     }
 
     /// Reads the configuration and the ids that end a text.
@@ -58,7 +58,7 @@ impl Model {
         Ok((config, end_tokens))
     }
 
-    /// Loads the weights.
+    /// Loads the weights and reports the bytes read to `progress`.
     ///
     /// # Errors
     /// [`LoadError::Checkpoint`].
@@ -67,9 +67,10 @@ impl Model {
         config: Config,
         end_tokens: Vec<u32>,
         compute: &Compute,
+        progress: LoadProgress,
     ) -> Result<Self, LoadError> {
         let (dtype, device) = checkpoint_target(compute);
-        let checkpoint = Checkpoint::open(dir, dtype, &device)?;
+        let checkpoint = Checkpoint::open(dir, dtype, &device)?.with_progress(progress);
         let backend = load_backend(&checkpoint, &config, compute)?;
         let unused = checkpoint.unused();
         if !unused.is_empty() {

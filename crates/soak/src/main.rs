@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use soak::faults::Fault;
 use soak::stub_worker::{self, AbortAt};
 use tracing_subscriber::EnvFilter;
-use worker::Step;
+use worker::worker_error::ENGINE_STALLED;
+use worker::{Step, WorkerError};
 
 /// Submits jobs, injects faults, and checks that every job ends exactly once.
 #[derive(Debug, Parser)]
@@ -31,6 +32,9 @@ enum Command {
         /// Abort at a step of a job after passing it a number of times, for example `Fetched:3`.
         #[arg(long, value_parser = abort_at)]
         abort_at: Option<AbortAt>,
+        /// Stop the stub for ever after it has answered this many requests.
+        #[arg(long)]
+        wedge_after: Option<usize>,
     },
 }
 
@@ -85,9 +89,15 @@ async fn main() -> ExitCode {
 
 async fn go(command: Command) -> anyhow::Result<ExitCode> {
     let run = match command {
-        Command::Worker { settings, abort_at } => {
-            stub_worker::run(&settings, abort_at).await?;
-            return Ok(ExitCode::SUCCESS);
+        Command::Worker { settings, abort_at, wedge_after } => {
+            let ended = stub_worker::run(&settings, abort_at, wedge_after).await;
+            return match ended {
+                Err(error) if matches!(error.downcast_ref(), Some(WorkerError::EngineStalled { .. })) => {
+                    write_line(std::io::stderr(), &format!("soak: {error:#}"));
+                    Ok(ExitCode::from(ENGINE_STALLED))
+                }
+                ended => ended.map(|()| ExitCode::SUCCESS),
+            };
         }
         Command::Run(run) => run,
     };

@@ -18,6 +18,9 @@ pub const STUB_MODEL: &str = "stub";
 /// How long the stub takes for a request.
 const REQUEST_TIME: Duration = Duration::from_millis(3);
 
+/// How long a wedged stub may make no progress.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The sections of a settings file that a worker needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -37,11 +40,11 @@ pub struct AbortAt {
     pub after: u32,
 }
 
-/// Runs a worker until SIGTERM, or until standard input closes: it must not outlive the test that started it.
+/// Runs a worker until SIGTERM, or until its device is wedged after `wedge_after` requests, or until standard input closes: it must not outlive the test that started it.
 ///
 /// # Errors
 /// If the settings cannot be read, and those of [`worker::run`].
-pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<()> {
+pub async fn run(settings: &Path, abort_at: Option<AbortAt>, wedge_after: Option<usize>) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
     let read = toml::from_str(&text).with_context(|| settings.display().to_string());
     let Sections { nats, streams, s3, worker } = read?;
@@ -53,13 +56,11 @@ pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<(
         Some(abort_at) => aborting(abort_at),
     };
     let model = ModelIdentity { name: STUB_MODEL.into(), revision: None, digest: STUB_MODEL.into() };
-    let parts = WorkerParts {
-        settings,
-        engine: Arc::new(StubEngine::new(REQUEST_TIME)),
-        model,
-        events,
-        telemetry: WorkerTelemetry::off(),
-    };
+    let mut engine = StubEngine::new(REQUEST_TIME);
+    if let Some(answered) = wedge_after {
+        engine = engine.with_wedge(answered, STALL_TIMEOUT);
+    }
+    let parts = WorkerParts { settings, engine: Arc::new(engine), model, events, telemetry: WorkerTelemetry::off() };
     worker::run(parts, shutdown).await.map(drop).map_err(|error| anyhow!(error))
 }
 

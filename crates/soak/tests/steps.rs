@@ -13,10 +13,11 @@ use soak::oracle::Records;
 use soak::{plan, pool};
 use tokio::process::{Child, Command};
 use wire::Message;
-use wire::subjects::{Dataset, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM};
+use wire::subjects::{ATTEMPTS_STREAM, Dataset, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM};
 use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::Step;
 use worker::settings::StreamSettings;
+use worker::worker_error::ENGINE_STALLED;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The ack wait of soak runs.
@@ -114,12 +115,15 @@ impl Bench {
     }
 
     fn worker(&self, number: usize, abort_at: Option<Step>) -> Child {
+        let abort_at = abort_at.map(|step| format!("{step:?}:0"));
+        self.worker_with(number, abort_at.iter().flat_map(|step| ["--abort-at", step]))
+    }
+
+    fn worker_with<'a>(&self, number: usize, arguments: impl IntoIterator<Item = &'a str>) -> Child {
         let log = std::fs::File::create(self.folder.join(format!("worker-{number}.log"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_soak"));
         command.args(["worker", "--settings"]).arg(&self.settings);
-        if let Some(step) = abort_at {
-            command.arg("--abort-at").arg(format!("{step:?}:0"));
-        }
+        command.args(arguments);
         command.env("RUST_LOG", "info").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         command.spawn().unwrap()
     }
@@ -204,4 +208,31 @@ async fn a_worker_killed_at_any_step_leaves_a_job_that_ends_exactly_once() {
         wrong.extend(join_all(steps.iter().map(|step| dies_at(*step))).await.into_iter().filter_map(Result::err));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_device_is_wedged_exits_with_its_own_code_and_its_jobs_end_exactly_once() {
+    let bench = Bench::start("wedged", Kind::Good).await;
+    for number in 0..3 {
+        bench.submit(&ImageJob { job_id: format!("job-{number}"), ..job(Kind::Good) }).await;
+    }
+    // The first worker finishes one job, the second none.
+    for (number, answered) in ["1", "0"].into_iter().enumerate() {
+        let mut worker = bench.worker_with(number, ["--wedge-after", answered]);
+        let _pipe = worker.stdin.take();
+        let status = tokio::time::timeout(TIMEOUT, worker.wait()).await.expect("the worker should exit").unwrap();
+        assert_eq!(status.code(), Some(i32::from(ENGINE_STALLED)), "{status}");
+        assert_eq!(bench.messages(ATTEMPTS_STREAM).await, 0, "no attempt counts");
+    }
+    let mut last = bench.worker(2, None);
+    let _pipe = last.stdin.take();
+    let started = Instant::now();
+    while bench.messages(JOBS_STREAM).await > 0 {
+        assert!(started.elapsed() < TIMEOUT, "the jobs should end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
+    let mut ids: Vec<&str> = annotations.iter().map(|annotation| annotation.job_id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!((ids, failures.len()), (vec!["job-0", "job-1", "job-2"], 0));
 }

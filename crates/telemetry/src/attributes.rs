@@ -133,6 +133,8 @@ words! {
         ModelFailed = "model_failed",
         /// The engine has stopped.
         EngineStopped = "engine_stopped",
+        /// The engine makes no progress.
+        EngineStalled = "engine_stalled",
         /// The job took longer than `worker.job_timeout`.
         TimedOut = "timed_out",
         /// The worker is shutting down.

@@ -63,6 +63,12 @@ impl ExportState {
         *self.0.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
     }
 
+    /// Why an export failed; `None` if it did not.
+    pub(crate) fn failure(&self, result: &OTelSdkResult) -> Option<String> {
+        let cause = self.0.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.as_ref().err().map(|error| cause.unwrap_or_else(|| said(error)))
+    }
+
     /// Counts an export, and logs the first of a series of failures and the first success after it.
     fn ended(&self, result: &OTelSdkResult) {
         let cause = self.0.cause.lock().unwrap_or_else(PoisonError::into_inner).take();

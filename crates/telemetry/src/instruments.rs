@@ -152,15 +152,9 @@ impl Instruments {
         age: Duration,
         processing: Duration,
     ) {
-        let dataset = self.0.options.dataset_label.then(|| KeyValue::new(DATASET.name, dataset.to_owned()));
-        let reason = outcome.reason().map(|reason| word(REASON, reason.word()));
-        let outcome_word = word(OUTCOME, outcome.word());
-        let attributes: Vec<_> = [outcome_word.clone()].into_iter().chain(reason).chain(dataset.clone()).collect();
-        self.0.jobs.add(1, &attributes);
+        self.count_job(outcome, dataset, age);
         if outcome.is_final() {
-            self.0.job_deliveries.record(deliveries, std::slice::from_ref(&outcome_word));
-            let attributes: Vec<_> = [outcome_word].into_iter().chain(dataset).collect();
-            self.0.job_age.record(age.as_secs_f64(), &attributes);
+            self.0.job_deliveries.record(deliveries, &[word(OUTCOME, outcome.word())]);
         }
         let error = match outcome {
             JobOutcome::Annotated | JobOutcome::Duplicate => None,
@@ -175,6 +169,23 @@ impl Instruments {
         ];
         attributes.extend(error.map(|error| word(MESSAGING_ERROR, error.word())));
         self.0.process_duration.record(processing.as_secs_f64(), &attributes);
+    }
+
+    /// A job that the server no longer delivers was ended. `age`: the time since the job's submission.
+    pub fn undelivered_job_ended(&self, outcome: JobOutcome, dataset: &str, age: Duration) {
+        self.count_job(outcome, dataset, age);
+    }
+
+    fn count_job(&self, outcome: JobOutcome, dataset: &str, age: Duration) {
+        let dataset = self.0.options.dataset_label.then(|| KeyValue::new(DATASET.name, dataset.to_owned()));
+        let reason = outcome.reason().map(|reason| word(REASON, reason.word()));
+        let outcome_word = word(OUTCOME, outcome.word());
+        let attributes: Vec<_> = [outcome_word.clone()].into_iter().chain(reason).chain(dataset.clone()).collect();
+        self.0.jobs.add(1, &attributes);
+        if outcome.is_final() {
+            let attributes: Vec<_> = [outcome_word].into_iter().chain(dataset).collect();
+            self.0.job_age.record(age.as_secs_f64(), &attributes);
+        }
     }
 
     /// A stage of a job has ended.

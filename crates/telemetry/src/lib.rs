@@ -20,6 +20,7 @@ pub mod instruments;
 pub mod job_span;
 pub mod logs;
 pub mod nvidia;
+pub mod probe;
 pub mod propagation;
 pub mod readings;
 mod sampler;

@@ -23,10 +23,11 @@ use async_nats::jetstream::{Context, Message};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
+use telemetry::attributes::JobOutcome;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use wire::Message as _;
-use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD, dataset_token};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::attempts::Attempts;
@@ -286,7 +287,15 @@ impl MaxDeliveriesReconciler {
         let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
         let failure = failure(fault, FailureReason::RetriesExhausted);
         let claim = self.publisher.outcomes.claim(info, failure).await?;
-        let (claim, _) = self.publisher.publish(info, claim, None, too_large).await?;
+        let (claim, receipt) = self.publisher.publish(info, claim, None, too_large).await?;
+        let outcome = match &claim.outcome.record {
+            _ if receipt.duplicate() => JobOutcome::Duplicate,
+            Some(outcome::Record::Failure(failure)) => JobOutcome::Failed(failure.reason().into()),
+            Some(outcome::Record::Annotation(_)) => JobOutcome::Annotated,
+            Some(outcome::Record::Settled(_)) | None => JobOutcome::Duplicate,
+        };
+        let dataset = dataset_token(subject).unwrap_or_default();
+        self.publisher.instruments.undelivered_job_ended(outcome, dataset, info.age());
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
             let reason = failure.reason();
             let JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;

@@ -1,5 +1,7 @@
 //! What the server reports about a delivery: the identity of the job and the number of its deliveries.
 
+use std::time::{Duration, SystemTime};
+
 use async_nats::jetstream;
 use wire::v1::Retry;
 
@@ -28,6 +30,12 @@ impl DeliveryInfo {
         })
     }
 
+    /// The time since the job's publication, by this machine's clock.
+    pub(crate) fn age(&self) -> Duration {
+        let published = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.published_nanos);
+        published.elapsed().unwrap_or_default()
+    }
+
     /// The job whose copy in the retries stream has been delivered `deliveries` times. The copy's first delivery only
     /// starts its delay and does not count as a delivery of the job.
     pub(crate) fn of_retry(retry: &Retry, deliveries: u64) -> Self {
@@ -43,8 +51,6 @@ impl DeliveryInfo {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_nats::jetstream::AckKind;
     use bytes::Bytes;
     use sandbox::{NatsOptions, NatsServer};

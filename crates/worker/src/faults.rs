@@ -79,6 +79,9 @@ pub enum Fault {
     /// The worker is shutting down and the job has not reached the model.
     #[error("the worker is shutting down")]
     ShuttingDown,
+    /// The engine makes no progress, so the worker exits.
+    #[error("the engine makes no progress")]
+    EngineStalled,
     /// Every allowed attempt failed or never ended.
     #[error(
         "the job was started {attempts} times and no worker finished it: it may crash workers, so test it separately{}",
@@ -184,7 +187,7 @@ impl Fault {
                 LeaveToOthers(Reason::InvalidPrompt)
             }
             Self::Engine(error) if error.is_invalid_request() => Fail(Reason::InvalidPrompt),
-            Self::Engine(EngineError::Stopped) => ENGINE_STOPPED,
+            Self::Engine(EngineError::Stopped) | Self::EngineStalled => ENGINE_STOPPED,
             Self::Engine(_) | Self::WrongAnswerCount { .. } => MODEL_FAILED,
             Self::Publish(PublishError::TooLarge { .. }) => Fail(Reason::AnnotationTooLarge),
             Self::Publish(PublishError::Unavailable { .. } | PublishError::LeaseExpired) => STREAM_UNAVAILABLE,
@@ -336,6 +339,7 @@ mod tests {
     fn what_the_job_has_no_part_in_never_counts() {
         for fault in [
             Fault::Engine(EngineError::Stopped),
+            Fault::EngineStalled,
             Fault::ShuttingDown,
             unavailable().into(),
             PublishError::LeaseExpired.into(),

@@ -1,15 +1,18 @@
 //! The worker's liveness and readiness, updated by the worker and served over HTTP.
 //!
-//! `GET /livez` answers 200 while the engine's thread and the worker's threads run; otherwise the worker should be
-//! restarted. `GET /readyz` answers 200 while the worker takes jobs: it is connected, the streams and the consumer
+//! `GET /startupz` answers 200 once the model is loaded; until then, 503 with the progress. `GET /livez` answers 200
+//! while the engine's thread and the worker's threads run and the engine makes progress with its work; otherwise the
+//! worker should be restarted. `GET /readyz` answers 200 while the worker takes jobs: it is connected, the streams and the consumer
 //! exist, pull requests succeed, no stream refuses what workers write, and the worker is not shutting down. Otherwise
-//! both answer 503 with the reason in one line. Readiness follows the broker; liveness does not.
+//! both answer 503 with the reason in one line. Readiness follows the broker; liveness follows neither the broker nor
+//! the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use engine::Annotator;
 
+use crate::engine_watch::EngineStall;
 use crate::queue::Queue;
 use broker::connection::Connection;
 use broker::stream_states::StreamStates;
@@ -22,7 +25,8 @@ const BLOCKED: Duration = Duration::from_secs(60);
 pub struct Health(Arc<State>);
 
 struct State {
-    engine: Arc<dyn Annotator>,
+    /// Set once the model is loaded.
+    engine: OnceLock<Arc<dyn Annotator>>,
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
     jobs: Mutex<Pulls>,
@@ -30,6 +34,8 @@ struct State {
     streams: OnceLock<StreamStates>,
     /// When the worker's threads last reported that they run.
     heartbeat: Mutex<Instant>,
+    /// Why the engine counts as stalled.
+    stall: OnceLock<EngineStall>,
 }
 
 /// Tells whether the connection to NATS is up, without keeping it open. Clones share it.
@@ -52,8 +58,9 @@ struct Pulls {
 }
 
 /// The phases of a worker's life, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
+    /// It loads its model. The function tells the progress.
+    Loading(Box<dyn Fn() -> String + Send + Sync>),
     /// It cannot take jobs yet, with the reason.
     Waiting(String),
     /// It takes jobs.
@@ -63,21 +70,36 @@ enum Phase {
 }
 
 impl Health {
-    /// The health of a worker that is starting.
-    pub fn new(engine: Arc<dyn Annotator>) -> Self {
-        let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
+    /// The health of a worker that loads its model.
+    #[expect(clippy::new_without_default, reason = "a worker has one health, which is created on purpose")]
+    pub fn new() -> Self {
+        let phase = Mutex::new(Phase::Loading(Box::new(|| "the worker is starting".to_owned())));
         let heartbeat = Mutex::new(Instant::now());
-        let (connection, streams) = (OnceLock::new(), OnceLock::new());
+        let (engine, connection, streams, stall) = (OnceLock::new(), OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (jobs, retries) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(State { engine, connection, phase, jobs, retries, streams, heartbeat }))
+        Self(Arc::new(State { engine, connection, phase, jobs, retries, streams, heartbeat, stall }))
     }
 
-    /// The same health, which is not ready while one of these streams refuses messages.
-    #[must_use]
-    pub fn with_stream_states(self, streams: StreamStates) -> Self {
+    /// Sets what `/startupz` and `/readyz` answer while the model is loaded, for example "loading model: 40 %".
+    pub fn set_loading(&self, progress: impl Fn() -> String + Send + Sync + 'static) {
+        *locked(&self.0.phase) = Phase::Loading(Box::new(progress));
+    }
+
+    /// The worker is not ready while one of these streams refuses messages.
+    pub(crate) fn set_stream_states(&self, streams: StreamStates) {
         // Set only once.
         drop(self.0.streams.set(streams));
-        self
+    }
+
+    /// Whether the model is loaded.
+    ///
+    /// # Errors
+    /// How far it is, in one sentence.
+    pub fn started(&self) -> Result<(), String> {
+        match &*locked(&self.0.phase) {
+            Phase::Loading(progress) => Err(progress()),
+            Phase::Waiting(_) | Phase::Working | Phase::Stopping => Ok(()),
+        }
     }
 
     /// Whether the worker is live.
@@ -89,7 +111,13 @@ impl Health {
         if blocked > BLOCKED {
             return Err(format!("the worker's threads have been blocked for {} s", blocked.as_secs()));
         }
-        if self.0.engine.is_alive() { Ok(()) } else { Err("the engine's thread has ended".to_owned()) }
+        if let Some(stall) = self.0.stall.get() {
+            return Err(stall.to_string());
+        }
+        match self.0.engine.get() {
+            Some(engine) if !engine.is_alive() => Err("the engine's thread has ended".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the worker takes jobs and can finish them.
@@ -99,6 +127,7 @@ impl Health {
     pub fn ready(&self) -> Result<(), String> {
         self.alive()?;
         match &*locked(&self.0.phase) {
+            Phase::Loading(progress) => return Err(progress()),
             Phase::Waiting(reason) => return Err(reason.clone()),
             Phase::Stopping => return Err("the worker is shutting down".to_owned()),
             Phase::Working => {}
@@ -129,6 +158,18 @@ impl Health {
     /// Records that the worker's threads run.
     pub(crate) fn record_heartbeat(&self) {
         *locked(&self.0.heartbeat) = Instant::now();
+    }
+
+    /// Records that the model is loaded.
+    pub(crate) fn set_engine(&self, engine: Arc<dyn Annotator>) {
+        // A worker has one engine.
+        drop(self.0.engine.set(engine));
+        self.set_waiting("the worker is starting");
+    }
+
+    /// Records that the engine is stalled.
+    pub(crate) fn set_stalled(&self, stall: EngineStall) {
+        drop(self.0.stall.set(stall));
     }
 
     /// Records that the worker cannot take jobs yet, and why.

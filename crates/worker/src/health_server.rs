@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::health::Health;
+use crate::settings::WorkerSettings;
 
 /// Maximum number of connections. One more closes the oldest, which should have been answered long ago.
 pub(crate) const CONNECTIONS: usize = 32;
@@ -50,6 +51,19 @@ pub struct HealthServer {
 }
 
 impl HealthServer {
+    /// Starts the server if the settings have an address for it.
+    ///
+    /// # Errors
+    /// [`HealthAddressError`].
+    pub fn start_if_set(
+        settings: &WorkerSettings,
+        health: &Health,
+        scraper: Option<&Scraper>,
+    ) -> Result<Option<Self>, HealthAddressError> {
+        let start = |address| Self::start(address, health.clone(), scraper.cloned());
+        settings.health_address.map(start).transpose()
+    }
+
     /// Listens on `address` and starts to answer. Without a `scraper`, metrics are not served. Call it on the worker's runtime, whose threads it monitors.
     ///
     /// # Errors
@@ -78,7 +92,7 @@ impl HealthServer {
         });
         let thread = thread.map_err(unusable)?;
         let metrics = if serves_metrics { ", and metrics at /metrics" } else { "" };
-        tracing::info!(%address, "health endpoints /livez and /readyz are available{metrics}");
+        tracing::info!(%address, "health endpoints /startupz, /livez and /readyz are available{metrics}");
         Ok(Self { address, stop: Some(stop.drop_guard()), heartbeat, thread: Some(thread) })
     }
 
@@ -161,14 +175,15 @@ async fn serve_connection(stream: TcpStream, served: Arc<Served>) {
 
 fn answer(Served { health, scraper }: &Served, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let known = match scraper {
-        Some(_) => "use /livez, /readyz or /metrics",
-        None => "use /livez or /readyz",
+        Some(_) => "use /startupz, /livez, /readyz or /metrics",
+        None => "use /startupz, /livez or /readyz",
     };
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     match (request.uri().path(), scraper) {
-        ("/livez" | "/readyz", _) | ("/metrics", Some(_)) if !is_get => {
+        ("/startupz" | "/livez" | "/readyz", _) | ("/metrics", Some(_)) if !is_get => {
             respond(StatusCode::METHOD_NOT_ALLOWED, "use GET")
         }
+        ("/startupz", _) => respond_state(health.started(), "started"),
         ("/livez", _) => respond_state(health.alive(), "alive"),
         ("/readyz", _) => respond_state(health.ready(), "ready"),
         ("/metrics", Some(scraper)) => metrics(scraper),

@@ -43,6 +43,8 @@ pub(crate) struct JobContext {
     pub(crate) decoding: DecodePool,
     /// Cancelled when the worker shuts down.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when the engine counts as stalled: all jobs are released.
+    pub(crate) stalled: CancellationToken,
     /// Cancelled when `worker.shutdown_timeout` is over: unfinished jobs are released.
     pub(crate) abandon: CancellationToken,
     pub(crate) model: v1::ModelIdentity,
@@ -112,6 +114,8 @@ impl JobContext {
             return Err(Fault::AttemptsExhausted { attempts, last_error });
         }
         tokio::select! {
+            biased;
+            () = self.stalled.cancelled() => Err(Fault::EngineStalled),
             answer = tokio::time::timeout(limit, self.annotate(delivery)) => answer.unwrap_or(Err(Fault::TimedOut(limit))),
             () = self.abandon.cancelled() => Err(Fault::ShuttingDown),
         }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
+use crate::engine_watch::EngineStall;
 use crate::job::JobContext;
 use crate::report::WorkerReport;
 use crate::settle::Settled;
@@ -19,20 +20,23 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Worked {
     pub(crate) report: WorkerReport,
     pub(crate) engine_stopped: bool,
+    pub(crate) stall: Option<EngineStall>,
     pub(crate) refused: bool,
 }
 
 /// Runs a job for each delivery until intake has closed the channel and all jobs are settled. If the server has
-/// `refused` this worker for too long, the jobs are dropped instead, because nothing can be acknowledged.
+/// `refused` this worker for too long, the jobs are dropped instead, because nothing can be acknowledged. If the engine is
+/// `stalled`, they are released at once.
 pub(crate) async fn run_jobs(
     context: Arc<JobContext>,
     mut deliveries: mpsc::Receiver<Delivery>,
     stop: &CancellationToken,
     shutdown_timeout: Duration,
     refused: impl Future<Output = ()>,
+    stalled: impl Future<Output = EngineStall>,
 ) -> Worked {
     let mut jobs = JoinSet::new();
-    let mut worked = Worked { report: WorkerReport::default(), engine_stopped: false, refused: false };
+    let mut worked = Worked { report: WorkerReport::default(), engine_stopped: false, stall: None, refused: false };
     let mut is_open = true;
     let stopped = async {
         stop.cancelled().await;
@@ -43,7 +47,7 @@ pub(crate) async fn run_jobs(
         abandon.cancelled().await;
         tokio::time::sleep(FLUSH_TIMEOUT).await;
     };
-    tokio::pin!(stopped, abandoned, refused);
+    tokio::pin!(stopped, abandoned, refused, stalled);
     while is_open || !jobs.is_empty() {
         tokio::select! {
             delivery = deliveries.recv(), if is_open => match delivery {
@@ -76,6 +80,14 @@ pub(crate) async fn run_jobs(
                 stop.cancel();
                 jobs.shutdown().await;
                 break;
+            }
+            stall = &mut stalled, if worked.stall.is_none() => {
+                tracing::error!(jobs = jobs.len(), "{stall}: the worker releases its jobs and exits");
+                worked.stall = Some(stall);
+                // In this order, so that the jobs are released for this reason.
+                context.stalled.cancel();
+                stop.cancel();
+                context.abandon.cancel();
             }
             () = &mut stopped, if !context.abandon.is_cancelled() => {
                 tracing::warn!(jobs = jobs.len(), "releasing jobs that were not finished within worker.shutdown_timeout");

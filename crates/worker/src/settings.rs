@@ -146,7 +146,7 @@ pub struct WorkerSettings {
     /// untrusted clients submit jobs and may use only the six tasks that the model was tuned for; texts in other tasks
     /// never act as markup.
     pub allow_raw_prompts: bool,
-    /// Address on which `/livez`, `/readyz` and `/metrics` are served, for example `"127.0.0.1:8080"`. Default: not
+    /// Address on which `/startupz`, `/livez`, `/readyz` and `/metrics` are served, for example `"127.0.0.1:8080"`. Default: not
     /// served.
     pub health_address: Option<SocketAddr>,
 }

@@ -31,6 +31,7 @@ pub(crate) fn reason(fault: &Fault) -> Reason {
         Fault::Damaged(_) => Reason::ObjectDamaged,
         Fault::Publish(_) => Reason::StreamUnavailable,
         Fault::Engine(EngineError::Stopped) => Reason::EngineStopped,
+        Fault::EngineStalled => Reason::EngineStalled,
         Fault::Engine(_) | Fault::WrongAnswerCount { .. } => Reason::ModelFailed,
         Fault::TimedOut(_) => Reason::TimedOut,
         Fault::ShuttingDown => Reason::ShuttingDown,

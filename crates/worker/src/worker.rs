@@ -1,11 +1,13 @@
 //! Runs a worker, from its start to an orderly shutdown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Client;
 use engine::Annotator;
 use kosmos2::checkpoint::ModelIdentity;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::v1;
 
@@ -16,6 +18,7 @@ use crate::circuit_breaker::CircuitBreakers;
 use crate::compaction::CompactionQueue;
 use crate::decoding::DecodePool;
 use crate::descriptors::raise_limit;
+use crate::engine_watch;
 use crate::events::Events;
 use crate::fetch::environment::environment_problems;
 use crate::fetch::s3::ObjectStore;
@@ -43,6 +46,9 @@ use broker::stream_states::StreamStates;
 /// The minimum of the default of `worker.max_slow_reads`.
 const MIN_SLOW_READS: usize = 64;
 
+/// How long a worker whose engine is stalled waits for jobs in transit, to nack them.
+const STALLED_INTAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a worker is made of.
 pub struct WorkerParts {
     /// The settings.
@@ -66,12 +72,27 @@ pub struct WorkerParts {
 /// 3. Jobs that are still not finished are nacked.
 /// 4. The last acknowledgements are sent and the connection is closed.
 ///
-/// A worker whose engine stops shuts down in the same way. Lost connections are waited out, and so is a broker that
+/// A worker whose engine stops shuts down in the same way. One whose engine is stalled releases all jobs at once. Lost connections are waited out, and so is a broker that
 /// does not respond at the start. The worker's [`Health`] is served at `worker.health_address` until the end.
 ///
 /// # Errors
 /// [`WorkerError`], if the worker does not start or stops on its own.
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
+    parts.settings.validate()?;
+    let health = Health::new();
+    let _server = HealthServer::start_if_set(&parts.settings.worker, &health, parts.telemetry.scraper.as_ref())?;
+    run_with_health(parts, health, shutdown).await
+}
+
+/// Like [`run`], with a [`Health`] that the caller serves: a program can serve it while it loads the model.
+///
+/// # Errors
+/// [`WorkerError`], if the worker does not start or stops on its own.
+pub async fn run_with_health(
+    parts: WorkerParts,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<WorkerReport, WorkerError> {
     let WorkerParts { settings, engine, model, events, telemetry } = parts;
     settings.validate()?;
     let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
@@ -80,20 +101,17 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     }
     let worker_id = settings.worker.id.clone().unwrap_or_else(random_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.concurrent_jobs());
-    let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS));
+    let max_slow_reads = |slots| max_slow_reads(&settings.worker, slots);
     // New jobs and retries have as many slots each.
     raise_limit(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
     // A job that a stream has refused is delivered again within the delay, to this worker or another one.
     let states = StreamStates::default().with_expiry(settings.worker.max_retry_delay * 2);
-    let health = Health::new(Arc::clone(&engine)).with_stream_states(states.clone());
+    health.set_engine(Arc::clone(&engine));
+    health.set_stream_states(states.clone());
     let budget = ByteBudget::new(settings.worker.max_bytes_in_flight);
     telemetry.observe(&engine, budget.clone(), health.connection_state());
-    let _health_server = match settings.worker.health_address {
-        Some(address) => Some(HealthServer::start(address, health.clone(), telemetry.scraper.clone())?),
-        None => None,
-    };
     // Cancelled by the caller, and by the worker itself if its engine stops.
     let stop = shutdown.child_token();
     let opened = tokio::select! {
@@ -175,8 +193,15 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         settings: settings.worker.clone(),
         events,
         stop: stop.clone(),
+        stalled: CancellationToken::new(),
         abandon: CancellationToken::new(),
     });
+    let (watched, stalled_health) = (Arc::clone(&context.engine), health.clone());
+    let stalled = async move {
+        let stall = engine_watch::stalled(watched).await;
+        stalled_health.set_stalled(stall.clone());
+        stall
+    };
     tracing::info!(worker_id, slots, "the worker takes jobs");
     health.set_working(connection.clone());
     let report_stop = tokio::spawn({
@@ -199,16 +224,13 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
     let refused = refusing.credentials_refused_for(refused_timeout);
-    let worked = run_jobs(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
-    let Worked { mut report, engine_stopped, refused } = worked;
-    for intake in intakes {
-        match intake.await {
-            Ok(lost) => report.pulls_lost += lost,
-            Err(error) => tracing::error!(
-                "intake has failed; this is a bug, please report it with the panic logged above: {error}"
-            ),
-        }
-    }
+    let worked = run_jobs(context, deliveries, &stop, settings.worker.shutdown_timeout, refused, stalled).await;
+    let Worked { mut report, engine_stopped, stall, refused } = worked;
+    let lost = lost_pulls(intakes);
+    report.pulls_lost += match stall {
+        Some(_) => tokio::time::timeout(STALLED_INTAKE_TIMEOUT, lost).await.unwrap_or_default(),
+        None => lost.await,
+    };
     if tokio::time::timeout(FLUSH_TIMEOUT, reconciler).await.is_err() {
         tracing::debug!("an advisory was not handled in time and will be delivered again");
     }
@@ -224,11 +246,26 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         pull_requests_lost = pulls_lost,
         "the worker has stopped"
     );
-    match (refused, engine_stopped) {
-        (true, _) => Err(WorkerError::CredentialsRefused(refused_timeout)),
-        (_, true) => Err(WorkerError::EngineStopped(report)),
-        _ => Ok(report),
+    match stall {
+        _ if refused => Err(WorkerError::CredentialsRefused(refused_timeout)),
+        Some(stall) => Err(WorkerError::EngineStalled { stall, report }),
+        None if engine_stopped => Err(WorkerError::EngineStopped(report)),
+        None => Ok(report),
     }
+}
+
+/// Waits for the ends of the intakes, and returns the number of pull requests that were refused or lost.
+async fn lost_pulls(intakes: [JoinHandle<u64>; 2]) -> u64 {
+    let mut all = 0;
+    for intake in intakes {
+        match intake.await {
+            Ok(lost) => all += lost,
+            Err(error) => tracing::error!(
+                "intake has failed; this is a bug, please report it with the panic logged above: {error}"
+            ),
+        }
+    }
+    all
 }
 
 async fn close(client: &Client) {
@@ -241,6 +278,11 @@ async fn close(client: &Client) {
     if tokio::time::timeout(FLUSH_TIMEOUT, closed).await.is_err() {
         tracing::warn!("NATS did not respond during shutdown; unfinished jobs will be redelivered after ack_wait");
     }
+}
+
+/// The number of slow reads of new jobs of a worker with this number of job slots.
+pub(crate) fn max_slow_reads(settings: &WorkerSettings, slots: usize) -> usize {
+    settings.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS))
 }
 
 /// A name for a worker without `worker.id`.

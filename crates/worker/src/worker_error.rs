@@ -6,6 +6,7 @@ use broker::connection::ConnectionError;
 use broker::setup::SetupError;
 
 use crate::descriptors::TooFewDescriptors;
+use crate::engine_watch::EngineStall;
 use crate::fetch::s3::CaFileError;
 use crate::health_server::HealthAddressError;
 use crate::report::WorkerReport;
@@ -49,7 +50,21 @@ pub enum WorkerError {
         "the engine has stopped, so the worker has stopped too; its jobs will be delivered again: restart the worker"
     )]
     EngineStopped(WorkerReport),
+    /// The engine is stalled. The worker's active jobs were released without counting an attempt. The process should
+    /// exit with [`ENGINE_STALLED`] and must not wait for the engine's thread.
+    #[error(
+        "{stall}: the worker has released its jobs and exits; restart it, and check the device if this happens again"
+    )]
+    EngineStalled {
+        /// Why it counts as stalled.
+        stall: EngineStall,
+        /// What the worker has done.
+        report: WorkerReport,
+    },
 }
+
+/// The exit code of a worker whose engine is stalled: `EX_SOFTWARE` of sysexits.h.
+pub const ENGINE_STALLED: u8 = 70;
 
 impl From<InvalidSettings> for WorkerError {
     fn from(problems: InvalidSettings) -> Self {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use collector::{Collector, attribute};
-use common::{Bench, PATIENCE, Yes, bitmap, job, parts, settings};
+use common::{Bench, PATIENCE, Yes, bitmap, given_up, job, parts, settings};
 use engine::{Annotator, Engine, EngineOptions};
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
@@ -195,6 +195,26 @@ async fn a_copy_of_a_job_that_is_retried_has_its_submitters_trace_context() {
         assert_eq!(value(&metrics, series), 1.0, "{series}");
     }
     assert!(!metrics.contains("groundling_engine_"), "nothing is known of this engine");
+    running.end().await;
+    telemetry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_server_no_longer_delivers_is_counted_when_a_worker_ends_it() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    let telemetry = start_telemetry(&TelemetrySettings::default());
+    let mut running = Running::start(settings(&bench), Arc::new(Yes), &telemetry);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Failed { reason: FailureReason::RetriesExhausted, .. }), "{event:?}");
+    let (_, metrics) = running.scrape().await;
+    for series in [
+        "groundling_jobs_total{outcome=\"failed\",reason=\"retries_exhausted\"}",
+        "groundling_job_age_seconds_count{outcome=\"failed\"}",
+    ] {
+        assert_eq!(value(&metrics, series), 1.0, "{series}");
+    }
+    assert!(!metrics.contains("messaging_process_duration_seconds_count"), "no delivery was processed");
     running.end().await;
     telemetry.shutdown().await;
 }

@@ -8,6 +8,7 @@ use engine::EngineOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 use kosmos2::checkpoint::ModelIdentity;
 use sandbox::DemoData;
+use worker::WorkerTelemetry;
 use worker::events::JobEvent;
 
 use super::servers::Servers;
@@ -69,7 +70,7 @@ async fn work(model_dir: &Path, servers: &Servers, jobs: usize) -> anyhow::Resul
         }
         JobEvent::Retried { message, .. } => report(&bar, &format!("groundling: {message}; retrying")),
     };
-    let failed = servers.work(engine, ModelIdentity::of_dir(model_dir)?, jobs, show).await?;
+    let failed = servers.work(engine, ModelIdentity::of_dir(model_dir)?, jobs, WorkerTelemetry::off(), show).await?;
     bar.finish_and_clear();
     Ok(failed)
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod annotate;
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod dry_run;
 pub(crate) mod inspect;
 mod servers;
 pub(crate) mod settings;

@@ -112,13 +112,14 @@ impl Servers {
         engine: Engine,
         model: ModelIdentity,
         jobs: usize,
+        telemetry: WorkerTelemetry,
         mut watch: impl FnMut(&JobEvent),
     ) -> anyhow::Result<usize> {
         // Events beyond the capacity are lost, and the count would be wrong.
         let (sender, mut events) = mpsc::channel(4 * jobs.max(1));
         let shutdown = CancellationToken::new();
         let settings = self.settings.clone();
-        let (engine, telemetry) = (Arc::new(engine), WorkerTelemetry::off());
+        let engine = Arc::new(engine);
         let parts = WorkerParts { settings, engine, model, events: Events::to(sender), telemetry };
         let mut running = tokio::spawn(worker::worker::run(parts, shutdown.clone()));
         let (mut ended, mut failed) = (0, 0);

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use kosmos2::checkpoint::ModelIdentity;
+use engine::Engine;
+use kosmos2::checkpoint::{LoadProgress, ModelIdentity};
 use kosmos2::options::GenerationOptions;
 use kosmos2::processor::prompt::Task;
 use kosmos2::{Processor, Query};
+use telemetry::nvidia::NvidiaGpu;
 use telemetry::{InstrumentOptions, LogLayer, ServiceIdentity, Telemetry, TelemetrySettings};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use worker::WorkerTelemetry;
 use worker::events::Events;
-use worker::worker::{WorkerParts, random_id};
+use worker::health::Health;
+use worker::health_server::HealthServer;
+use worker::worker::random_id;
+use worker::{WorkerParts, WorkerTelemetry};
 
 use crate::args::WorkerArgs;
 use crate::exit::{Misuse, Outcome};
@@ -54,25 +59,65 @@ async fn work(
     telemetry: &Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let started = Instant::now();
-    let model = model_dir::open(&settings.model)?;
+    let health = Health::new();
+    let _server = HealthServer::start_if_set(&for_worker.worker, &health, telemetry.scraper())?;
+    let (engine, model) = tokio::select! {
+        loaded = load(settings, dir, telemetry, &health) => loaded?,
+        () = shutdown.cancelled() => {
+            tracing::info!("the worker was shut down while it loaded its model");
+            return Ok(());
+        }
+    };
+    let (events, telemetry) = (Events::none(), WorkerTelemetry::from(telemetry));
+    let parts = WorkerParts { settings: for_worker, engine, model, events, telemetry };
+    worker::run_with_health(parts, health, shutdown).await?;
+    Ok(())
+}
+
+/// Loads the model and starts its engine. `health` tells the progress.
+async fn load(
+    settings: &Settings,
+    dir: PathBuf,
+    telemetry: &Telemetry,
+    health: &Health,
+) -> anyhow::Result<(Arc<Engine>, ModelIdentity)> {
+    let (started, progress) = (Instant::now(), LoadProgress::default());
+    let shown = progress.clone();
+    health.set_loading(move || format!("loading model: {} %", shown.percent()));
+    let model_settings = settings.model.clone();
+    let (model, gpu) = spawn_blocking(move || {
+        let compute = model_dir::open_device(&model_settings)?;
+        let model = model_dir::open_on(&model_settings, &compute, progress)?;
+        anyhow::Ok((model, compute.pci_bus_id()))
+    })
+    .await??;
     let loading = started.elapsed();
-    let identity = tokio::task::spawn_blocking(move || ModelIdentity::of_dir(&dir))
-        .await?
-        .context("cannot compute the digest of the model")?;
+    health.set_loading(|| "computing the digest of the model".to_owned());
+    let identity = spawn_blocking(move || ModelIdentity::of_dir(&dir)).await?;
+    let identity = identity.context("cannot compute the digest of the model")?;
     tracing::info!(name = identity.name, revision = identity.revision, digest = identity.digest, "model loaded");
     telemetry.instruments().model_loaded(&identity.name, loading);
+    if let Some(pci_bus_id) = gpu {
+        observe_gpu(&pci_bus_id, telemetry);
+    }
     check_slot_tokens(model.processor(), settings.engine.slot_tokens)?;
-    let engine = Arc::new(model_dir::start_engine(model, settings.engine.options())?);
-    let (events, telemetry) = (Events::none(), WorkerTelemetry::from(telemetry));
-    let parts = WorkerParts { settings: for_worker, engine, model: identity, events, telemetry };
-    worker::worker::run(parts, shutdown).await?;
-    Ok(())
+    health.set_loading(|| "starting the engine".to_owned());
+    let options = settings.engine.options();
+    let engine = spawn_blocking(move || model_dir::start_engine(model, options)).await??;
+    Ok((Arc::new(engine), identity))
+}
+
+/// Registers the readings of an NVIDIA GPU. A machine without NVML has none.
+fn observe_gpu(pci_bus_id: &str, telemetry: &Telemetry) {
+    match NvidiaGpu::open(pci_bus_id) {
+        Ok(gpu) => telemetry.instruments().observe_gpus(move || gpu.reading()),
+        Err(error) => tracing::debug!("there are no metrics of the GPU: {error}"),
+    }
 }
 
 /// Checks the tokens of a slot: an error if they are too few for every task, a warning if they are too few for a task with
 /// the default options of jobs.
-fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
+pub(crate) fn check_slot_tokens(processor: &Processor, slot_tokens: usize) -> anyhow::Result<()> {
     let shortest = |max_new_tokens: usize| {
         let needed = [Task::BriefCaption, Task::DetailedCaption].map(|task| {
             let options = GenerationOptions { max_new_tokens, ..GenerationOptions::default() };

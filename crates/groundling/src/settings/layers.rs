@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::Path;
 
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
@@ -13,77 +12,14 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::error::{Origin, SettingsError};
+
 /// Separates the parts of a variable's name.
 pub(super) const SEPARATOR: &str = "__";
 /// Begins the names of all variables.
 pub(super) const PREFIX: &str = "GROUNDLING__";
 
-/// An invalid value and its origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SettingsError {
-    origin: Option<String>,
-    /// The names of the sections and the key, outermost first.
-    key: Vec<String>,
-    problem: String,
-}
-
-impl SettingsError {
-    fn new(problem: impl fmt::Display) -> Self {
-        Self { origin: None, key: Vec::new(), problem: problem.to_string() }
-    }
-
-    fn at(mut self, origin: &Origin) -> Self {
-        self.origin.get_or_insert_with(|| origin.to_string());
-        self
-    }
-
-    fn within(mut self, name: &str) -> Self {
-        self.key.insert(0, name.to_owned());
-        self
-    }
-}
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key.join("."))?;
-        }
-        f.write_str(&self.problem)
-    }
-}
-
-impl std::error::Error for SettingsError {}
-
-impl de::Error for SettingsError {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message)
-    }
-
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format_args!("unknown setting {field:?}, expected one of {}", expected.join(", ")))
-    }
-}
-
-/// The origin of a value.
 #[derive(Debug, Clone)]
-enum Origin {
-    File { path: String, line: usize },
-    Variable(String),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { path, line } => write!(f, "{path} line {line}"),
-            Self::Variable(name) => f.write_str(name),
-        }
-    }
-}
-
-#[derive(Debug)]
 enum Value {
     Boolean(bool),
     Integer(i64),
@@ -96,21 +32,65 @@ enum Value {
 }
 
 /// A value and its origin. All settings together are a value, a table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layered {
     value: Value,
     origin: Origin,
+    /// The origin of its key; that of the value if it has none.
+    key_origin: Origin,
 }
 
 impl Layered {
     /// Parses a TOML file.
+    ///
+    /// # Errors
+    /// The first problem.
     pub(super) fn from_toml(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let (read, problems) = Self::from_toml_with_problems(path, text);
+        problems.into_iter().next().map_or(Ok(read), Err)
+    }
+
+    /// Parses a TOML file as far as possible, and returns all problems.
+    pub(super) fn from_toml_with_problems(path: &Path, text: &str) -> (Self, Vec<SettingsError>) {
         let file = TomlFile { path: path.display().to_string(), text };
-        let table = DeTable::parse(text).map_err(|error| {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let invalid = |error: toml::de::Error| {
             let at = error.span().map_or(0, |span| span.start);
-            SettingsError::new(error.message()).at(&file.origin(at))
-        })?;
-        Ok(Self { origin: file.origin(0), value: file.table(table.into_inner())? })
+            SettingsError::syntax(error.message()).at(&file.origin(at))
+        };
+        let mut problems: Vec<_> = errors.into_iter().map(invalid).collect();
+        let value = file.table(table.into_inner(), &[], &mut problems);
+        let origin = file.origin(0);
+        (Self { key_origin: origin.clone(), origin, value }, problems)
+    }
+
+    /// Removes a setting or a section; `false` if there is none with this path.
+    pub(super) fn remove(&mut self, path: &[String]) -> bool {
+        let [parents @ .., last] = path else { return false };
+        let mut place = self;
+        for part in parents {
+            let Value::Table(table) = &mut place.value else { return false };
+            let Some(inner) = table.get_mut(part) else { return false };
+            place = inner;
+        }
+        let Value::Table(table) = &mut place.value else { return false };
+        table.remove(last).is_some()
+    }
+
+    /// The origin of the setting with this path, or of the innermost section of it that is there.
+    pub(super) fn origin_of<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> &Origin {
+        let mut place = self;
+        for part in path {
+            match &place.value {
+                Value::Table(table) if table.contains_key(part) => place = &table[part],
+                _ => break,
+            }
+        }
+        &place.key_origin
+    }
+
+    fn of(value: Value, origin: &Origin) -> Self {
+        Self { value, origin: origin.clone(), key_origin: origin.clone() }
     }
 
     /// Overrides values by the variables `GROUNDLING__SECTION__KEY`. Empty variables count as unset.
@@ -128,7 +108,7 @@ impl Layered {
             let key = name[PREFIX.len()..].to_lowercase();
             let mut place = &mut *self;
             for part in key.split(SEPARATOR) {
-                let empty = || Self { value: Value::Table(BTreeMap::new()), origin: origin.clone() };
+                let empty = || Self::of(Value::Table(BTreeMap::new()), &origin);
                 let Value::Table(table) = &mut place.value else {
                     let problem =
                         format!("{} sets a section of this key to a plain value: remove one of the two", place.origin);
@@ -136,7 +116,7 @@ impl Layered {
                 };
                 place = table.entry(part.to_owned()).or_insert_with(empty);
             }
-            *place = Self { value: Value::Untyped(text), origin };
+            *place = Self::of(Value::Untyped(text), &origin);
         }
         Ok(())
     }
@@ -149,40 +129,58 @@ struct TomlFile<'a> {
 
 impl TomlFile<'_> {
     fn origin(&self, at: usize) -> Origin {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        Origin::File { path: self.path.clone(), line: 1 + before.iter().filter(|byte| **byte == b'\n').count() }
+        let before = &self.text[..self.text.floor_char_boundary(at)];
+        let (line, column) = match before.rsplit_once('\n') {
+            Some((lines, rest)) => (2 + lines.matches('\n').count(), rest),
+            None => (1, before),
+        };
+        Origin::File { path: self.path.clone(), line, column: 1 + column.chars().count() }
     }
 
-    fn table(&self, table: DeTable<'_>) -> Result<Value, SettingsError> {
-        let entries = table.into_iter().map(|(key, value)| {
+    /// Adds the problems of values to `problems` and leaves these values out. `path` is that of the table.
+    fn table(&self, table: DeTable<'_>, path: &[String], problems: &mut Vec<SettingsError>) -> Value {
+        let mut entries = BTreeMap::new();
+        for (key, value) in table {
+            let key_origin = self.origin(key.span().start);
             let key = key.into_inner().into_owned();
-            self.value(value).map_err(|error| error.within(&key)).map(|value| (key, value))
-        });
-        Ok(Value::Table(entries.collect::<Result<_, _>>()?))
+            let path = [path, std::slice::from_ref(&key)].concat();
+            if let Some(value) = self.value(value, &path, problems) {
+                entries.insert(key, Layered { key_origin, ..value });
+            }
+        }
+        Value::Table(entries)
     }
 
-    fn value(&self, value: Spanned<DeValue<'_>>) -> Result<Layered, SettingsError> {
+    fn value(
+        &self,
+        value: Spanned<DeValue<'_>>,
+        path: &[String],
+        problems: &mut Vec<SettingsError>,
+    ) -> Option<Layered> {
         let origin = self.origin(value.span().start);
+        let mut refuse = |problem| {
+            let error = SettingsError::new(problem).at(&origin);
+            problems.push(path.iter().rev().fold(error, |error, part| error.within(part)));
+            None
+        };
         let value = match value.into_inner() {
             DeValue::Boolean(value) => Value::Boolean(value),
             DeValue::String(text) => Value::Text(text.into_owned()),
             DeValue::Array(items) => {
-                Value::List(items.into_iter().map(|item| self.value(item)).collect::<Result<_, _>>()?)
+                Value::List(items.into_iter().filter_map(|item| self.value(item, path, problems)).collect())
             }
-            DeValue::Table(table) => self.table(table)?,
+            DeValue::Table(table) => self.table(table, path, problems),
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::Integer(number),
-                Err(_) => return Err(SettingsError::new("the number is too large").at(&origin)),
+                Err(_) => return refuse("the number is too large"),
             },
             DeValue::Float(number) => match number.as_str().parse() {
                 Ok(number) => Value::Float(number),
-                Err(_) => return Err(SettingsError::new("the number cannot be read").at(&origin)),
+                Err(_) => return refuse("the number cannot be read"),
             },
-            DeValue::Datetime(_) => {
-                return Err(SettingsError::new("no setting takes a date; put strings in quotes").at(&origin));
-            }
+            DeValue::Datetime(_) => return refuse("no setting takes a date; put strings in quotes"),
         };
-        Ok(Layered { value, origin })
+        Some(Layered::of(value, &origin))
     }
 }
 
@@ -268,7 +266,7 @@ impl<'de> Deserializer<'de> for Layered {
         let value = match self.value {
             Value::Untyped(text) => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-                let entry = |entry: &str| Self { value: Value::Untyped(entry.to_owned()), origin: origin.clone() };
+                let entry = |entry: &str| Self::of(Value::Untyped(entry.to_owned()), &origin);
                 Value::List(entries.map(entry).collect())
             }
             value => value,
@@ -330,7 +328,7 @@ impl<'de> MapAccess<'de> for Entries {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, SettingsError> {
         let Some((key, value)) = self.entries.next() else { return Ok(None) };
         let name: StrDeserializer<'_, SettingsError> = key.as_str().into_deserializer();
-        let read = seed.deserialize(name).map_err(|error| error.at(&value.origin))?;
+        let read = seed.deserialize(name).map_err(|error: SettingsError| error.at(&value.key_origin).about(&key))?;
         self.value = Some((key, value));
         Ok(Some(read))
     }

@@ -152,6 +152,24 @@ pub(crate) fn markdown() -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// What kind of value a setting takes, and an example as TOML; `None` if there is no such setting.
+pub(crate) fn example(name: &str) -> anyhow::Result<Option<(&'static str, String)>> {
+    let Some((section, key)) = name.rsplit_once('.') else { return Ok(None) };
+    let found = sections()?.into_iter().find(|found| found.name == section);
+    let Some(key) = found.and_then(|found| found.keys.into_iter().find(|found| found.name == key)) else {
+        return Ok(None);
+    };
+    let usual = match key.kind {
+        "duration" => "\"30s\"",
+        "integer" => "8",
+        "number" => "0.5",
+        "boolean" => "true",
+        "list of strings" => "[\"bucket\"]",
+        _ => "\"text\"",
+    };
+    Ok(Some((key.kind, key.default.filter(|default| default != "[]").unwrap_or_else(|| usual.to_owned()))))
+}
+
 /// All sections, in the order of their fields.
 fn sections() -> anyhow::Result<Vec<Section>> {
     let schema = schema();

@@ -99,6 +99,14 @@ impl Device {
         Ok(self.driver.name()?)
     }
 
+    /// The GPU's PCI bus id, for example `0000:65:00.0`; `None` on the host.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] if the query fails.
+    pub fn pci_bus_id(&self) -> Result<Option<String>, CudaError> {
+        Ok(self.driver.pci_bus_id()?)
+    }
+
     /// Free and total bytes of the GPU's memory.
     ///
     /// # Errors

@@ -83,6 +83,11 @@ pub trait Backend: Send {
         Ok(())
     }
 
+    /// Whether the device is a GPU.
+    fn is_gpu(&self) -> bool {
+        false
+    }
+
     /// Used memory of the device in bytes; `None` for the CPU, where the operating system reports it.
     fn used_bytes(&self) -> Option<u64> {
         None

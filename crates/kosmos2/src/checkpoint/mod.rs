@@ -10,6 +10,7 @@ mod header;
 mod identity;
 mod location;
 mod pickle;
+mod progress;
 pub mod random;
 mod storage;
 
@@ -21,6 +22,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use error::CheckpointError;
 pub use identity::ModelIdentity;
+pub use progress::LoadProgress;
 use storage::Storage;
 
 use crate::config::Config;
@@ -31,6 +33,7 @@ pub struct Checkpoint {
     dtype: DType,
     device: Device,
     loaded: Mutex<BTreeSet<String>>,
+    progress: LoadProgress,
 }
 
 impl Checkpoint {
@@ -40,13 +43,28 @@ impl Checkpoint {
     /// [`CheckpointError`] if there are no weights, or a file is unreadable, truncated or malformed.
     pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, CheckpointError> {
         let storage = Storage::open(dir)?;
-        Ok(Self { storage, dtype, device: device.clone(), loaded: Mutex::default() })
+        Ok(Self { storage, dtype, device: device.clone(), loaded: Mutex::default(), progress: LoadProgress::default() })
     }
 
     /// A checkpoint of seeded random weights (see [`random`]), without files.
     pub fn random(config: &Config, seed: u64, dtype: DType, device: &Device) -> Self {
         let storage = Storage::Random { seed, shapes: random::tensors(config).into_iter().collect() };
-        Self { storage, dtype, device: device.clone(), loaded: Mutex::default() }
+        Self { storage, dtype, device: device.clone(), loaded: Mutex::default(), progress: LoadProgress::default() }
+    }
+
+    /// The same checkpoint, which reports the bytes of the tensors that it reads.
+    #[must_use]
+    pub fn with_progress(self, progress: LoadProgress) -> Self {
+        progress.start(self.storage.total_bytes());
+        Self { progress, ..self }
+    }
+
+    /// Checks that every tensor of a model with this configuration is there, without reading one.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] for the first tensor that is missing or does not have the expected shape.
+    pub fn check(&self, config: &Config) -> Result<(), CheckpointError> {
+        random::tensors(config).iter().try_for_each(|(name, shape)| self.storage.check(name, shape))
     }
 
     /// The scope of all tensors.
@@ -79,6 +97,7 @@ impl Checkpoint {
 
     fn load(&self, name: String, shape: &[usize]) -> Result<Tensor, CheckpointError> {
         let tensor = self.storage.load(&name, shape, self.dtype, &self.device)?;
+        self.progress.add(self.storage.bytes_of(&name));
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         Ok(tensor)
     }

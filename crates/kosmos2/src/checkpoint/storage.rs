@@ -69,6 +69,39 @@ impl Storage {
         }
     }
 
+    /// The stored size of a tensor; 0 for random weights, which are computed.
+    pub(super) fn bytes_of(&self, name: &str) -> u64 {
+        match self {
+            Self::Files { locations, .. } => locations.get(name).map_or(0, |location| location.bytes.len() as u64),
+            Self::Random { .. } => 0,
+        }
+    }
+
+    /// The stored size of all tensors.
+    pub(super) fn total_bytes(&self) -> u64 {
+        match self {
+            Self::Files { locations, .. } => locations.values().map(|location| location.bytes.len() as u64).sum(),
+            Self::Random { .. } => 0,
+        }
+    }
+
+    /// Checks that a tensor is there with this shape, without reading it.
+    pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+        let (file, found) = match self {
+            Self::Files { origin, shards, locations } => match locations.get(name) {
+                Some(location) => (shards[location.shard].file.as_str(), Some(&location.shape)),
+                None => (origin.as_str(), None),
+            },
+            Self::Random { shapes, .. } => ("random weights", shapes.get(name)),
+        };
+        let (file, tensor, expected) = (file.to_owned(), name.to_owned(), expected.to_vec());
+        match found {
+            Some(found) if *found == expected => Ok(()),
+            Some(found) => Err(CheckpointError::Shape { file, tensor, expected, found: found.clone() }),
+            None => Err(CheckpointError::MissingTensor { file, tensor, expected }),
+        }
+    }
+
     pub(super) fn load(
         &self,
         name: &str,

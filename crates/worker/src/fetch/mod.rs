@@ -1,5 +1,6 @@
 //! Reads the bytes of pictures: [`s3`] for jobs, [`http`] for addresses on the command line.
 
+pub mod bucket_probe;
 mod client;
 mod encoding;
 pub mod environment;

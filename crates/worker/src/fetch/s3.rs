@@ -25,12 +25,12 @@ use crate::slow_reads::{SlowReadAborted, SlowReadPermit};
 /// An S3 store with the buckets and prefixes that may be read. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ObjectStore {
-    client: Client,
+    pub(super) client: Client,
     allow: Vec<String>,
     max_bytes: u64,
     size_estimate: Arc<SizeEstimate>,
     operation_timeout: Duration,
-    requester_pays: bool,
+    pub(super) requester_pays: bool,
 }
 
 /// The result of a read with a limit on its bytes.
@@ -317,7 +317,7 @@ fn bare_etag(etag: &str) -> &str {
 }
 
 /// The error for a failed request.
-fn request_error(error: SdkError<GetObjectError>, name: &str, requester_pays: bool) -> FetchError {
+pub(super) fn request_error(error: SdkError<GetObjectError>, name: &str, requester_pays: bool) -> FetchError {
     match error.raw_response() {
         Some(response) if !response.status().is_success() => {
             let region = response.headers().get("x-amz-bucket-region").map(str::to_owned);

@@ -4,6 +4,7 @@
 
 mod given_up;
 mod log;
+mod paced;
 mod yes;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use worker::settings::{NatsSettings, StreamSettings};
 
 pub(crate) use given_up::{ends_as_a_failure, given_up};
 pub(crate) use log::{Log, watch_log};
+pub(crate) use paced::Paced;
 pub(crate) use yes::{Held, Running, Yes, annotated, bitmap, job, parts, settings, submit};
 
 /// Longer than any step on a busy machine.

@@ -1,5 +1,6 @@
 //! `groundling bench`: measures the model's throughput by stage, and compares it with what the machine allows.
 
+mod collector;
 mod continuous;
 mod floor;
 mod measure;

@@ -12,9 +12,11 @@ use kosmos2::compute::Compute;
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
 use serde::Serialize;
 use wire::v1::{self, ImageJob};
+use worker::WorkerTelemetry;
 use worker::events::JobEvent;
 use worker::model_job::ModelJob;
 
+use super::collector::Collector;
 use super::measure::Spread;
 use crate::args::{BenchArgs, Format};
 use crate::commands::servers::{Servers, brief_caption};
@@ -38,6 +40,12 @@ struct Report {
     engine_images_per_s: f64,
     worker_images_per_s: f64,
     worker_share: f64,
+    /// The worker while it exports telemetry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    telemetry_images_per_s: Option<f64>,
+    /// The part of the worker's rate that remains with telemetry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    telemetry_share: Option<f64>,
     job_stages: Stages,
 }
 
@@ -99,16 +107,22 @@ pub(super) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
             args.through_worker.iter().map(|file| pixels(&engine, file)).collect::<anyhow::Result<Vec<_>>>()?;
         let count = args.pictures.unwrap_or(4 * batch);
         let run = Run { servers: &servers, engine, identity: &identity, pictures: &pictures, pixels, count, batch };
-        let (mut of_engine, mut of_worker) = (Vec::new(), Vec::new());
+        let (mut of_engine, mut of_worker, mut with_telemetry) = (Vec::new(), Vec::new(), Vec::new());
         // Alternated, so that other load on the machine affects both.
         for number in 0..args.warmup + args.repeat {
-            let (engine, worker) = (run.engine(args.new_tokens).await?, run.worker(number, args.new_tokens).await?);
+            let engine = run.engine(args.new_tokens).await?;
+            let worker = run.worker(number, args.new_tokens, WorkerTelemetry::off()).await?;
+            let observed = match args.with_telemetry {
+                true => Some(run.worker_with_telemetry(number, args.new_tokens).await?),
+                false => None,
+            };
             if number >= args.warmup {
                 of_engine.push(engine);
                 of_worker.push(worker);
+                with_telemetry.extend(observed);
             }
         }
-        print(&report(&compute, args.new_tokens, &run, &of_engine, &of_worker), args.format)?;
+        print(&report(&compute, args.new_tokens, &run, &of_engine, &of_worker, &with_telemetry), args.format)?;
     }
     servers.stop().await?;
     Ok(Outcome::Done)
@@ -178,14 +192,38 @@ impl Run<'_> {
         Ok(Measurement { seconds: start.elapsed().as_secs_f64(), tokens, stages: Stages::default() })
     }
 
+    /// Like [`Self::worker`], while the worker exports its telemetry.
+    async fn worker_with_telemetry(&self, number: usize, new_tokens: usize) -> anyhow::Result<Measurement> {
+        let collector = Collector::start().await?;
+        let telemetry = collector.telemetry()?;
+        let measured = self.worker(number, new_tokens, WorkerTelemetry::from(&telemetry)).await;
+        telemetry.shutdown().await;
+        let (measured, exports) = (measured?, collector.exports());
+        if exports == 0 {
+            return Err(anyhow!("the worker exported nothing, so its telemetry was not measured"));
+        }
+        tracing::info!(exports, bytes = collector.bytes(), "telemetry received");
+        Ok(measured)
+    }
+
     /// Runs jobs through a worker, timed from its start to the last annotation. The jobs are enqueued before.
-    async fn worker(&self, number: usize, new_tokens: usize) -> anyhow::Result<Measurement> {
+    async fn worker(
+        &self,
+        number: usize,
+        new_tokens: usize,
+        telemetry: WorkerTelemetry,
+    ) -> anyhow::Result<Measurement> {
+        let is_observed = telemetry.scraper.is_some();
         let jobs = (0..self.count).map(|job| {
             let picture = self.pictures[job % self.pictures.len()].clone();
             // With a new id in each run, since a worker does not repeat finished jobs.
             async move {
                 self.servers
-                    .enqueue(&format!("{}-{number}-{job}", self.batch), picture, Some(options(new_tokens)))
+                    .enqueue(
+                        &format!("{}-{number}-{is_observed}-{job}", self.batch),
+                        picture,
+                        Some(options(new_tokens)),
+                    )
                     .await
             }
         });
@@ -201,7 +239,8 @@ impl Run<'_> {
                 stderr::message!("groundling: {message}")
             }
         };
-        let failed = self.servers.work(self.engine.clone(), self.identity.clone(), self.count, count).await?;
+        let failed =
+            self.servers.work(self.engine.clone(), self.identity.clone(), self.count, telemetry, count).await?;
         if failed > 0 {
             return Err(anyhow!("{failed} of {} jobs failed", self.count));
         }
@@ -215,9 +254,11 @@ fn report(
     run: &Run,
     of_engine: &[Measurement],
     of_worker: &[Measurement],
+    with_telemetry: &[Measurement],
 ) -> Report {
     let rate =
         |runs: &[Measurement]| run.count as f64 / Spread::of(runs.iter().map(|run| run.seconds).collect()).median;
+    let observed = (!with_telemetry.is_empty()).then(|| rate(with_telemetry));
     let tokens = |runs: &[Measurement]| runs.first().map_or(0, |run| run.tokens);
     Report {
         device: compute.device_name(),
@@ -230,6 +271,8 @@ fn report(
         engine_images_per_s: rate(of_engine),
         worker_images_per_s: rate(of_worker),
         worker_share: rate(of_worker) / rate(of_engine),
+        telemetry_images_per_s: observed,
+        telemetry_share: observed.map(|observed| observed / rate(of_worker)),
         job_stages: of_worker.last().map_or_else(Stages::default, |run| run.stages),
     }
 }
@@ -247,6 +290,12 @@ fn print(report: &Report, format: Format) -> anyhow::Result<()> {
                 report.worker_images_per_s,
                 report.worker_share * 100.0
             ))?;
+            if let (Some(rate), Some(share)) = (report.telemetry_images_per_s, report.telemetry_share) {
+                stdout::write_line(format_args!(
+                    "the whole worker while it exports telemetry: {rate:.3} images/s ({:.1} % of the rate without)",
+                    share * 100.0
+                ))?;
+            }
             let Stages { intake_s, fetch_s, decode_s, queue_s, vision_s, prefill_s, generate_s, total_s } =
                 report.job_stages;
             stdout::write_line(format_args!(

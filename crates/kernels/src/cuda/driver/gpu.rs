@@ -150,6 +150,18 @@ impl Driver {
         self.stream.context().name().map_err(failed("querying the GPU's name"))
     }
 
+    /// For example `0000:65:00.0`.
+    pub(in crate::cuda) fn pci_bus_id(&self) -> Result<Option<String>, DriverError> {
+        use cudarc::driver::sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+        };
+        let attribute =
+            |attribute| self.stream.context().attribute(attribute).map_err(failed("querying the GPU's PCI bus id"));
+        let domain = attribute(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let (bus, device) = (attribute(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?, attribute(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?);
+        Ok(Some(format!("{domain:04x}:{bus:02x}:{device:02x}.0")))
+    }
+
     /// Free and total bytes.
     pub(in crate::cuda) fn memory(&self) -> Result<(usize, usize), DriverError> {
         self.stream.context().mem_get_info().map_err(failed("querying free memory"))

@@ -94,6 +94,10 @@ impl Driver {
         Ok("the host, instead of a GPU".into())
     }
 
+    pub(in crate::cuda) fn pci_bus_id(&self) -> Result<Option<String>, DriverError> {
+        Ok(None)
+    }
+
     pub(in crate::cuda) fn memory(&self) -> Result<(usize, usize), DriverError> {
         Ok((MEMORY, MEMORY))
     }

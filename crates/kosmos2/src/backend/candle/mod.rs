@@ -84,6 +84,10 @@ impl Backend for CandleBackend {
         self.logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         Ok(Logits::new(&self.logits, vocabulary))
     }
+
+    fn is_gpu(&self) -> bool {
+        !self.device.is_cpu()
+    }
 }
 
 #[cfg(feature = "candle-cuda")]

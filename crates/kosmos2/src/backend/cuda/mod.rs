@@ -145,6 +145,10 @@ impl<T: Computed, S: KvFormat<T>> Backend for CudaBackend<T, S> {
         Ok(self.device.wait()?)
     }
 
+    fn is_gpu(&self) -> bool {
+        true
+    }
+
     fn used_bytes(&self) -> Option<u64> {
         self.device.memory().ok().map(|(free, total)| (total - free) as u64)
     }

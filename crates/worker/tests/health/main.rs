@@ -1,7 +1,9 @@
 //! `/livez` and `/readyz` while the broker starts, fails and returns, and during shutdown.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod stalls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -49,15 +51,8 @@ impl Running {
         tokio::time::timeout(PATIENCE * 2, self.task).await.expect("the worker should end").unwrap().unwrap()
     }
 
-    /// Status and body; `None` if the server cannot be reached.
     async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        get(self.address, path).await
     }
 
     async fn becomes(&self, path: &str, status: u16, says: &str) {
@@ -70,6 +65,17 @@ impl Running {
     async fn is_alive(&self) {
         assert_eq!(self.get("/livez").await, Some((200, "alive\n".to_owned())));
     }
+}
+
+/// Status and body; `None` if the server cannot be reached.
+async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,46 @@
+//! The model's files and the device.
+
+use kosmos2::Kosmos2;
+use kosmos2::compute::{Compute, DeviceChoice};
+
+use super::report::Report;
+use crate::commands::worker::check_slot_tokens;
+use crate::model_dir;
+use crate::settings::Settings;
+
+/// Job slots of a worker without `worker.slots`. The engine's own number is known only once it runs.
+const CPU_SLOTS: usize = 8;
+const GPU_SLOTS: usize = 1280;
+
+/// Returns the number of job slots of a worker.
+pub(super) fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<usize> {
+    check_files(settings, report)?;
+    let device: DeviceChoice = settings.model.device.parse()?;
+    let compute = Compute::open(device, settings.model.dtype.as_deref());
+    let usual = if compute.as_ref().is_ok_and(Compute::is_gpu) { GPU_SLOTS } else { CPU_SLOTS };
+    match compute {
+        Ok(compute) => report.ok("device", compute.device_name())?,
+        Err(error) => report.problem("device", error)?,
+    }
+    Ok(settings.worker.slots.unwrap_or(usual))
+}
+
+fn check_files(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let dir = match model_dir::require(settings.model.path.as_ref()) {
+        Ok(dir) => dir,
+        Err(error) => return report.problem("model", error),
+    };
+    let processor = match Kosmos2::check_files(dir) {
+        Ok(processor) => processor,
+        Err(error) => {
+            return report.problem(
+                "model",
+                format_args!("the model cannot be opened: {error}; correct model.path or download the model again"),
+            );
+        }
+    };
+    match check_slot_tokens(&processor, settings.engine.slot_tokens) {
+        Ok(()) => report.ok("model", format_args!("{}: all files and tensors are there", dir.display())),
+        Err(error) => report.problem("model", error),
+    }
+}
