@@ -13,7 +13,7 @@
 
 mod active_jobs;
 mod advisories;
-mod annotation;
+pub mod annotation;
 pub mod attempts;
 pub mod byte_budget;
 mod circuit_breaker;
