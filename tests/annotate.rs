@@ -60,7 +60,7 @@ async fn a_drawing_replaces_neither_a_picture_nor_another_drawing() {
     let dir = folder(&names);
     let before: Vec<_> = names.iter().map(|name| fs::read(dir.path().join(name)).unwrap()).collect();
     let mut command = annotate();
-    command.args(["--format", "json", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed", "--draw"]);
+    command.args(["--format", "json-v0", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed", "--draw"]);
     // The drawings go into the directory of the pictures.
     let output = command.arg(dir.path()).arg(dir.path()).output().await.unwrap();
     assert!(output.status.success(), "{}", said(&output));
@@ -83,7 +83,7 @@ async fn drawings_mirror_the_tree_and_are_no_pictures_of_the_next_run() {
     let drawn = dir.path().join("boxes");
     for _ in 0..2 {
         let mut command = annotate();
-        command.args(["--format", "json", "--draw"]).arg(&drawn);
+        command.args(["--format", "json-v0", "--draw"]).arg(&drawn);
         let output = command.arg(dir.path()).output().await.unwrap();
         assert!(output.status.success(), "{}", said(&output));
         let drawings: Vec<_> = json_lines(&output).iter().map(|line| line["drawing"].clone()).collect();
@@ -103,7 +103,7 @@ async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
     fs::create_dir(&drawn).unwrap();
     fs::write(drawn.join("sub"), "").unwrap();
     let mut command = annotate();
-    command.args(["--format", "json", "--draw"]).arg(&drawn);
+    command.args(["--format", "json-v0", "--draw"]).arg(&drawn);
     let output = command.arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
@@ -122,7 +122,7 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
     fs::create_dir_all(dir.path().join(half("lower"))).unwrap();
     fs::rename(dir.path().join("lower"), dir.path().join(half("upper")).join("lower")).unwrap();
     let mut command = annotate();
-    command.args(["--format", "json", "no/such.jpg"]).arg(dir.path().join("empty"));
+    command.args(["--format", "json-v0", "no/such.jpg"]).arg(dir.path().join("empty"));
     let output = command.arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
@@ -168,7 +168,7 @@ async fn control_characters_of_names_do_not_reach_the_terminal() {
         results.contains(r"line\nbreak.jpg") && said.contains(r"bad\u{1b}[31m\n.png: the picture"),
         "{results}{said}"
     );
-    let output = annotate().args(["--format", "json"]).arg(dir.path()).output().await.unwrap();
+    let output = annotate().args(["--format", "json-v0"]).arg(dir.path()).output().await.unwrap();
     let lines = json_lines(&output);
     assert_eq!(lines[1]["image"].as_str().unwrap(), dir.path().join(names[1]).to_str().unwrap(), "JSON is exact");
 }

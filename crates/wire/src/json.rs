@@ -95,9 +95,7 @@ pub(crate) mod sorted {
         map.iter().collect::<BTreeMap<_, _>>().serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<HashMap<String, String>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
         HashMap::deserialize(deserializer)
     }
 }

@@ -26,13 +26,7 @@ pub fn picture_facts(facts: &PictureFacts, bytes: &[u8], object: Option<v1::Obje
 ///
 /// `width` and `height` are the size of the upright picture in pixels. Token ids and log-probabilities, which take most
 /// of the bytes, are included only `with_tokens`.
-pub fn task_result(
-    task_id: &str,
-    answer: GroundedText,
-    width: u32,
-    height: u32,
-    with_tokens: bool,
-) -> v1::TaskResult {
+pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32, with_tokens: bool) -> v1::TaskResult {
     let entities = answer.entities.iter().map(|found| entity(found, &answer.text, width, height)).collect();
     let finish_reason = match answer.finish_reason {
         FinishReason::Stop => v1::FinishReason::Stop,
