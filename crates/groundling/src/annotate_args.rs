@@ -38,7 +38,7 @@ pub(crate) enum AnnotateFormat {
     Text,
     /// One JSON object per line for each picture: the annotation or failure as workers publish it (docs/protocol.md).
     Json,
-    /// One JSON object per line for each picture and prompt, with the keys of version 0.1. Failures are only on stderr.
+    /// One JSON object per line for each picture and prompt, with the earlier keys. Failures are only on stderr.
     #[value(name = "json-v0")]
     JsonV0,
 }

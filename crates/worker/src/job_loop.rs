@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
 use crate::job::JobContext;
+use crate::job_summary::JobCounts;
 use crate::report::WorkerReport;
 use crate::settle::Settled;
 
@@ -30,6 +31,7 @@ pub(crate) async fn run_jobs(
     stop: &CancellationToken,
     shutdown_timeout: Duration,
     refused: impl Future<Output = ()>,
+    counts: &JobCounts,
 ) -> Worked {
     let mut jobs = JoinSet::new();
     let mut worked = Worked { report: WorkerReport::default(), engine_stopped: false, refused: false };
@@ -45,6 +47,7 @@ pub(crate) async fn run_jobs(
     };
     tokio::pin!(stopped, abandoned, refused);
     while is_open || !jobs.is_empty() {
+        counts.set_active(jobs.len());
         tokio::select! {
             delivery = deliveries.recv(), if is_open => match delivery {
                 Some(delivery) => {

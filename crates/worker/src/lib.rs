@@ -32,6 +32,7 @@ pub mod health_server;
 pub mod intake;
 mod job;
 mod job_loop;
+mod job_summary;
 mod job_telemetry;
 mod left_to_others;
 pub mod model_job;
