@@ -119,50 +119,84 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
-/// Kills runs at random moments until `kills` were killed. After each, the rows so far are complete and different; each
-/// time a run ends by itself, every picture has its row, and the next one starts anew.
-async fn kill(kills: usize) {
-    let (dir, home) = (many(24), tempfile::tempdir().unwrap());
-    let expected: BTreeSet<_> = (0..24).map(|n| dir.path().join(format!("{n:04}.jpg")).display().to_string()).collect();
-    let begun = Instant::now();
-    assert!(run(&mut to_out(&home.path().join("first"), dir.path())).await.status.success());
-    let whole = begun.elapsed();
-    let (mut killed, mut ended, mut with_rows) = (0, 0, 0);
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    while killed < kills {
-        // In turn a file and a directory.
-        let out = home.path().join(format!("rows{ended}{}", if ended % 2 == 0 { ".jsonl" } else { "" }));
-        let before = if out.exists() { assert_each_once(&rows(&out)).len() } else { 0 };
-        let mut child = to_out(&out, dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let moment = whole.mul_f64(0.2 + (random % 1000) as f64 / 1000.0);
-        match tokio::time::timeout(moment, child.wait()).await {
-            Err(_) => {
-                child.kill().await.unwrap();
-                killed += 1;
-                let so_far = if out.exists() { assert_each_once(&rows(&out)) } else { BTreeSet::new() };
-                assert!(so_far.len() >= before && so_far.is_subset(&expected), "rows were lost");
-                with_rows += usize::from(before < so_far.len() && so_far.len() < expected.len());
-            }
-            Ok(status) => {
-                assert!(status.unwrap().success());
-                assert_eq!(assert_each_once(&rows(&out)), expected);
-                ended += 1;
-            }
+const PICTURES: usize = 30;
+
+/// Random numbers, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        for (left, shift) in [(true, 13), (false, 7), (true, 17)] {
+            self.0 ^= if left { self.0 << shift } else { self.0 >> shift };
         }
+        self.0 % end
     }
-    let out = home.path().join(format!("rows{ended}{}", if ended % 2 == 0 { ".jsonl" } else { "" }));
-    assert!(run(&mut to_out(&out, dir.path())).await.status.success());
-    assert_eq!(assert_each_once(&rows(&out)), expected);
-    println!("{killed} killed, {with_rows} of them between the first and the last row; {ended} ended before");
-    assert!(with_rows * 5 >= kills, "too few runs were killed between rows: {with_rows} of {killed}");
+}
+
+/// Returns when there are this many rows, complete or not.
+async fn has_rows(out: &Path, count: usize) {
+    loop {
+        let files = if out.is_dir() { crate::files_below(out) } else { BTreeSet::from([out.to_path_buf()]) };
+        let texts = files.iter().filter_map(|file| fs::read(file).ok());
+        if texts.map(|text| text.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>() >= count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Kills runs at random moments until `kills` were killed: in turn after a random time and after a random number of new
+/// rows. After each, the rows so far are complete and different; each time a run ends by itself, every picture has its row,
+/// and the next one starts anew.
+async fn kill(kills: usize) {
+    let (dir, home) = (many(PICTURES), tempfile::tempdir().unwrap());
+    let name = |number: usize| dir.path().join(format!("{number:04}.jpg")).display().to_string();
+    let expected: BTreeSet<_> = (0..PICTURES).map(name).collect();
+    // In turn a file and a directory.
+    let out_of = |number: usize| home.path().join(format!("rows{number}{}", ["", ".jsonl"][number % 2]));
+    // With few slots, pictures end one after the other.
+    let command = |out: &Path| {
+        let mut command = to_out(out, dir.path());
+        command.args(["--batch", "2"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let begun = Instant::now();
+    assert!(command(&out_of(0)).status().await.unwrap().success());
+    let whole = begun.elapsed();
+    let (mut killed, mut ended, mut between) = (0, 1, 0);
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    while killed < kills {
+        let out = out_of(ended);
+        let before = if out.exists() { assert_each_once(&rows(&out)).len() } else { 0 };
+        let mut child = command(&out).spawn().unwrap();
+        let (time, new) = (whole.mul_f64(0.1 + random.below(1000) as f64 / 1000.0), 1 + random.below(8) as usize);
+        let moment =
+            async { if killed % 2 == 0 { tokio::time::sleep(time).await } else { has_rows(&out, before + new).await } };
+        let ended_itself = tokio::select! {
+            status = child.wait() => Some(status.unwrap()),
+            () = moment => None,
+        };
+        let Some(status) = ended_itself else {
+            child.kill().await.unwrap();
+            killed += 1;
+            let so_far = if out.exists() { assert_each_once(&rows(&out)) } else { BTreeSet::new() };
+            assert!(so_far.len() >= before && so_far.is_subset(&expected), "rows were lost");
+            between += usize::from(before < so_far.len() && so_far.len() < expected.len());
+            continue;
+        };
+        assert!(status.success());
+        assert_eq!(assert_each_once(&rows(&out)), expected);
+        ended += 1;
+    }
+    assert!(command(&out_of(ended)).status().await.unwrap().success());
+    assert_eq!(assert_each_once(&rows(&out_of(ended))), expected);
+    println!("{killed} killed, {between} of them between their first and their last row; {} ended before", ended - 1);
+    assert!(between * 4 >= kills, "too few runs were killed between rows: {between} of {killed}");
 }
 
 #[tokio::test]
 async fn a_run_that_is_killed_and_resumed_has_each_row_once() {
-    kill(10).await;
+    kill(8).await;
 }
 
 #[tokio::test]

@@ -16,11 +16,12 @@ use kosmos2::processor::image::DecodeOptions;
 use tokio::sync::Semaphore;
 use wire::v1;
 
-use crate::annotate_args::{AnnotateArgs, AnnotateFormat};
+use crate::annotate_args::{AnnotateArgs, AnnotateFormat, OutputArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::model_dir;
 use crate::settings::Settings;
 use crate::sources::collect::{Collector, Inputs};
+use crate::sources::input::Input;
 use crate::sources::reader::Reader;
 use crate::stderr;
 
@@ -74,47 +75,27 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     }
 
     let queries: Vec<_> = tasks.iter().map(|task| Query::generate(task.prompt.clone(), options.clone())).collect();
-    // The digest takes reading all weights, so it is computed beside loading them, and only if rows have it.
-    let has_rows = format == AnnotateFormat::Json;
-    let recipe = {
-        let tasks = tasks.into_iter().map(|task| task.task).collect();
-        let mut labels = filter.labels();
-        if args.limits.no_exif_orientation {
-            labels.push(("orientation", "ignored".to_owned()));
-        }
-        tokio::task::spawn_blocking(move || {
-            let model = if has_rows {
-                let identity = ModelIdentity::of_dir(&dir).context("cannot compute the digest of the model")?;
-                v1::ModelIdentity { name: identity.name, revision: identity.revision, digest: identity.digest }
-            } else {
-                v1::ModelIdentity::default()
-            };
-            Recipe::new(tasks, &options, labels, model)
-        })
-    };
-    let (mut recipe, mut known) = (Some(recipe), None);
-    let (mut rows, mut done) = (Rows::Stdout, DoneRows::default());
-    if let Some(out) = &args.output.out {
-        let recipe = match recipe.take() {
-            Some(recipe) => recipe.await??,
-            None => return Err(anyhow!("the recipe is missing")),
-        };
-        let names: HashSet<String> = inputs.iter().map(|input| input.source.name()).collect();
-        let keep = |row| match row {
-            Row::Annotation(row) => {
-                done.add(&recipe, *row, args.output.page.is_some());
-                true
-            }
-            // Pictures that failed are tried again.
-            Row::Failure(row) => row.job_id.is_none_or(|name| !names.contains(&name)),
-        };
-        rows = Rows::Files(RowFiles::open(out, args.output.resume, args.output.shard_rows.get(), keep)?);
-        known = Some(recipe);
+    let tasks = tasks.into_iter().map(|task| task.task).collect();
+    let mut labels = filter.labels();
+    if args.limits.no_exif_orientation {
+        labels.push(("orientation", "ignored".to_owned()));
     }
-    // A picture that is named twice has one row.
-    let mut seen = HashSet::new();
-    let is_first = |input: &crate::sources::input::Input| known.is_none() || seen.insert(input.source.clone());
-    let inputs: Vec<_> = inputs.into_iter().filter(is_first).collect();
+    // Computing the digest reads all weights. It runs beside loading them, and only if rows have the digest.
+    let has_rows = format == AnnotateFormat::Json;
+    let mut recipe = tokio::task::spawn_blocking(move || {
+        let model = if has_rows { identity(&dir)? } else { v1::ModelIdentity::default() };
+        Recipe::new(tasks, &options, labels, model)
+    });
+    let (mut inputs, mut rows, mut done) = (inputs, Rows::Stdout, DoneRows::default());
+    if let Some(out) = &args.output.out {
+        let known = recipe.await??;
+        let (files, earlier) = open_rows(out, &args.output, &known, &inputs)?;
+        (rows, done) = (Rows::Files(files), earlier);
+        recipe = tokio::spawn(std::future::ready(Ok(known)));
+        // A picture that is named twice has one row.
+        let mut seen = HashSet::new();
+        inputs.retain(|input| seen.insert(input.source.clone()));
+    }
 
     let limits = &args.limits;
     let preparer = Arc::new(Preparer {
@@ -141,11 +122,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let mut engine_options = settings.engine.options();
     options::fit_queries(&mut engine_options, model.processor(), &queries)?;
     let engine = model_dir::start_engine(model, engine_options)?;
-    let recipe = match (known, recipe) {
-        (Some(recipe), _) => recipe,
-        (None, Some(recipe)) => recipe.await??,
-        (None, None) => return Err(anyhow!("the recipe is missing")),
-    };
+    let recipe = recipe.await??;
     let drawings = args.output.draw.as_deref().map(|dir| match args.output.replace_drawings {
         true => Drawings::new(dir, &inputs),
         false => Drawings::of_new_run(dir, &inputs),
@@ -204,6 +181,28 @@ fn format(args: &AnnotateArgs) -> anyhow::Result<AnnotateFormat> {
             Err(Misuse(anyhow!("--out writes --format json only")).into())
         }
     }
+}
+
+/// Opens the files of `--out`, and reads what they have of the pictures.
+fn open_rows(out: &Path, args: &OutputArgs, recipe: &Recipe, inputs: &[Input]) -> anyhow::Result<(RowFiles, DoneRows)> {
+    let names: HashSet<String> = inputs.iter().map(|input| input.source.name()).collect();
+    let mut done = DoneRows::default();
+    let files = RowFiles::open(out, args.resume, args.shard_rows.get(), |row| match row {
+        Row::Annotation(row) => {
+            done.add(recipe, *row, args.page.is_some());
+            true
+        }
+        // Pictures that failed are tried again.
+        Row::Failure(row) => row.job_id.is_none_or(|name| !names.contains(&name)),
+    })?;
+    Ok((files, done))
+}
+
+/// The identity of the model as annotations have it.
+fn identity(dir: &Path) -> anyhow::Result<v1::ModelIdentity> {
+    let ModelIdentity { name, revision, digest } =
+        ModelIdentity::of_dir(dir).context("cannot compute the digest of the model")?;
+    Ok(v1::ModelIdentity { name, revision, digest })
 }
 
 /// The pictures that the command line names.
