@@ -2,6 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "annotate/page.rs"]
+mod page;
+#[path = "annotate/resume.rs"]
+mod resume;
+#[path = "annotate/rows.rs"]
+mod rows;
+#[path = "annotate/schema.rs"]
+mod schema;
+#[path = "annotate/sources.rs"]
+mod sources;
 mod support;
 
 use std::collections::BTreeSet;
@@ -60,7 +70,8 @@ async fn a_drawing_replaces_neither_a_picture_nor_another_drawing() {
     let dir = folder(&names);
     let before: Vec<_> = names.iter().map(|name| fs::read(dir.path().join(name)).unwrap()).collect();
     let mut command = annotate();
-    command.args(["--format", "json", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed", "--draw"]);
+    command.args(["--format", "json-v0", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed"]);
+    command.args(["--replace-drawings", "--draw"]);
     // The drawings go into the directory of the pictures.
     let output = command.arg(dir.path()).arg(dir.path()).output().await.unwrap();
     assert!(output.status.success(), "{}", said(&output));
@@ -83,7 +94,7 @@ async fn drawings_mirror_the_tree_and_are_no_pictures_of_the_next_run() {
     let drawn = dir.path().join("boxes");
     for _ in 0..2 {
         let mut command = annotate();
-        command.args(["--format", "json", "--draw"]).arg(&drawn);
+        command.args(["--format", "json-v0", "--replace-drawings", "--draw"]).arg(&drawn);
         let output = command.arg(dir.path()).output().await.unwrap();
         assert!(output.status.success(), "{}", said(&output));
         let drawings: Vec<_> = json_lines(&output).iter().map(|line| line["drawing"].clone()).collect();
@@ -103,13 +114,11 @@ async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
     fs::create_dir(&drawn).unwrap();
     fs::write(drawn.join("sub"), "").unwrap();
     let mut command = annotate();
-    command.args(["--format", "json", "--draw"]).arg(&drawn);
+    command.args(["--format", "json-v0", "--replace-drawings", "--draw"]).arg(&drawn);
     let output = command.arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
-    assert!(
-        said(&output).contains("sub: cannot create the directory") && said(&output).contains("1 of 2 pictures failed")
-    );
+    assert!(said(&output).contains("sub: cannot create the directory") && said(&output).contains("1 done, 1 failed, "));
 }
 
 #[tokio::test]
@@ -122,7 +131,7 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
     fs::create_dir_all(dir.path().join(half("lower"))).unwrap();
     fs::rename(dir.path().join("lower"), dir.path().join(half("upper")).join("lower")).unwrap();
     let mut command = annotate();
-    command.args(["--format", "json", "no/such.jpg"]).arg(dir.path().join("empty"));
+    command.args(["--format", "json-v0", "no/such.jpg"]).arg(dir.path().join("empty"));
     let output = command.arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
@@ -130,7 +139,7 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
         "dddd: directory skipped: File name too long",
         "empty: contains no pictures",
         "no/such.jpg: No such file or directory",
-        "1 of 3 pictures failed, 2 arguments or directories skipped",
+        "2 done, 1 failed, 2 arguments or directories skipped",
     ] {
         assert!(said(&output).contains(sentence), "{sentence}: {}", said(&output));
     }
@@ -168,7 +177,7 @@ async fn control_characters_of_names_do_not_reach_the_terminal() {
         results.contains(r"line\nbreak.jpg") && said.contains(r"bad\u{1b}[31m\n.png: the picture"),
         "{results}{said}"
     );
-    let output = annotate().args(["--format", "json"]).arg(dir.path()).output().await.unwrap();
+    let output = annotate().args(["--format", "json-v0"]).arg(dir.path()).output().await.unwrap();
     let lines = json_lines(&output);
     assert_eq!(lines[1]["image"].as_str().unwrap(), dir.path().join(names[1]).to_str().unwrap(), "JSON is exact");
 }

@@ -56,7 +56,7 @@ async fn results_and_exit_codes_do_not_depend_on_standard_error() {
         for log in ["trace", "off"] {
             let annotate = |images: &[&str]| {
                 let mut command = with_model();
-                command.env("RUST_LOG", log).args(["annotate", "--format", "json"]).args(images).stderr(broken());
+                command.env("RUST_LOG", log).args(["annotate", "--format", "json-v0"]).args(images).stderr(broken());
                 command
             };
             let output = run(&mut annotate(&[scene.to_str().unwrap()])).await;
@@ -91,7 +91,7 @@ async fn a_closed_standard_output_ends_every_command_in_silence() {
     for (name, mut command) in commands {
         match name {
             "annotate" => command.arg("annotate").arg(&demo().scenes_dir),
-            "annotate as JSON" => command.args(["annotate", "--format", "json"]).arg(&demo().scenes_dir),
+            "annotate as JSON" => command.args(["annotate", "--format", "json-v0"]).arg(&demo().scenes_dir),
             "demo" => command.args(["demo", "--out"]).arg(out.path()),
             "bench" => command.arg("bench").args(random),
             _ => command.args(["inspect", "prompt", "--prompt", "x"]),
@@ -109,7 +109,7 @@ async fn a_closed_standard_output_ends_every_command_in_silence() {
 
 #[tokio::test]
 async fn a_full_standard_output_is_an_error_that_says_so() {
-    for arguments in [&["annotate"][..], &["annotate", "--format", "json"]] {
+    for arguments in [&["annotate"][..], &["annotate", "--format", "json-v0"]] {
         let mut command = with_model();
         command.args(arguments).arg(&demo().scenes[0].path);
         let child = command.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();

@@ -68,7 +68,7 @@ fn assert_is_golden(line: &Value, golden: &Golden) {
 
 #[tokio::test]
 async fn annotate_answers_for_every_picture_of_a_directory_in_order() {
-    let output = run(with_model().args(["annotate", "--format", "json"]).arg(demo().scenes_dir)).await;
+    let output = run(with_model().args(["annotate", "--format", "json-v0"]).arg(demo().scenes_dir)).await;
     assert!(output.status.success(), "{}", said(&output));
     let lines = json_lines(&output);
     let expected: Vec<_> = goldens().into_iter().filter(|g| g.prompt == "<grounding> An image of").collect();
@@ -103,7 +103,7 @@ async fn annotate_takes_several_prompts_and_tasks_from_several_kinds_of_sources(
         .env("GROUNDLING__S3__PATH_STYLE", "true")
         .env("GROUNDLING__S3__ACCESS_KEY", &s3.access().access_key)
         .env("GROUNDLING__S3__SECRET_KEY", &s3.access().secret_key)
-        .args(["annotate", "--format", "json", "--prompt", "An image of"])
+        .args(["annotate", "--format", "json-v0", "--prompt", "An image of"])
         .args(["--task", "ground=a snowman", "--task", "detailed", "--task", "describe=596,891"])
         .args(&sources);
     let output = run_with_input(&mut command, &bytes).await;
@@ -144,7 +144,7 @@ async fn serve(bytes: Vec<u8>) -> String {
 #[tokio::test]
 async fn no_cleanup_prints_the_raw_text_and_reads_nothing_from_it() {
     let scene = &demo().scenes[0];
-    let output = run(with_model().args(["annotate", "--format", "json", "--no-cleanup"]).arg(&scene.path)).await;
+    let output = run(with_model().args(["annotate", "--format", "json-v0", "--no-cleanup"]).arg(&scene.path)).await;
     let line = json_lines(&output).remove(0);
     assert_eq!(line["text"], goldens()[0].markup);
     assert_eq!((&line["raw_text"], &line["entities"]), (&line["text"], &json!([])));
@@ -154,7 +154,7 @@ async fn no_cleanup_prints_the_raw_text_and_reads_nothing_from_it() {
 async fn a_text_cut_by_the_limit_says_so() {
     let scene = &demo().scenes[0];
     let mut command = with_model();
-    command.args(["annotate", "--format", "json", "--max-new-tokens", "5"]).arg(&scene.path);
+    command.args(["annotate", "--format", "json-v0", "--max-new-tokens", "5"]).arg(&scene.path);
     let line = json_lines(&run(&mut command).await).remove(0);
     assert_eq!(line["finish_reason"], "length");
     assert_eq!(line["token_ids"], json!(goldens()[0].new_ids[..5]));
@@ -164,7 +164,7 @@ async fn a_text_cut_by_the_limit_says_so() {
 async fn a_seed_fixes_what_is_drawn() {
     let draw = async |seed: &str| {
         let mut command = with_model();
-        command.args(["annotate", "--format", "json", "--temperature", "5", "--top-k", "50", "--seed", seed]);
+        command.args(["annotate", "--format", "json-v0", "--temperature", "5", "--top-k", "50", "--seed", seed]);
         json_lines(&run(command.arg(&demo().scenes[0].path)).await).remove(0)["token_ids"].clone()
     };
     let (first, again, other) = (draw("1").await, draw("1").await, draw("2").await);
@@ -178,7 +178,7 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
     let bad = dir.path().join("bad.jpg");
     std::fs::write(&bad, "no picture").unwrap();
     let mut command = with_model();
-    command.args(["annotate", "--format", "json"]).arg(&bad).arg("no/such.png").arg(&demo().scenes[0].path);
+    command.args(["annotate", "--format", "json-v0"]).arg(&bad).arg("no/such.png").arg(&demo().scenes[0].path);
     let output = run(&mut command).await;
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(json_lines(&output).len(), 1);

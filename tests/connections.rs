@@ -31,7 +31,7 @@ fn model() -> String {
 }
 
 async fn annotate(settings: &str, picture: &str) -> (Option<i32>, String, String) {
-    run(settings, &["annotate", "--model", &model(), "--format", "json", "--max-new-tokens", "2", picture]).await
+    run(settings, &["annotate", "--model", &model(), "--format", "json-v0", "--max-new-tokens", "2", picture]).await
 }
 
 /// A store with one picture and a certificate of a private authority, which is written to `ca.pem`.

@@ -5,8 +5,10 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::Duration;
 
-use support::{Pool, caption, demo, entities, goldens, raw};
+use support::{Pool, Worker, caption, demo, entities, goldens, raw};
 use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use wire::v1::FailureReason;
 
@@ -172,4 +174,50 @@ async fn a_second_sigterm_leaves_at_once_and_the_job_in_hand_goes_to_the_next_wo
     assert_eq!((annotations.len(), failures.len()), (2, 0));
     pool.queue_is_empty().await;
     assert!(next.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_a_summary_from_time_to_time_instead_of_a_line_for_each_job() {
+    const GOOD: usize = 30;
+    const MISSING: usize = 25;
+    let pool = Pool::start().await;
+    let scene = &demo().scenes[0];
+    pool.upload("a.jpg", std::fs::read(&scene.path).unwrap()).await;
+    let mut command = pool.groundling();
+    command.env("GROUNDLING__WORKER__SUMMARY_INTERVAL", "1s").args(["--log-format", "json"]).stderr(Stdio::piped());
+    let worker = Worker::start_with_stderr(command);
+    for number in 0..GOOD.max(MISSING) {
+        for (key, count) in [("a.jpg", GOOD), ("missing.jpg", MISSING)] {
+            if number < count {
+                pool.enqueue(&pool.job(&format!("{key} {number}"), key, vec![caption()])).await;
+            }
+        }
+    }
+    pool.outcomes((GOOD + MISSING) as u64).await;
+    pool.queue_is_empty().await;
+    // The last summary covers the last jobs.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let (status, log) = worker.terminate_and_read().await;
+    assert!(status.success(), "{log}");
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |words: &'static str| {
+        lines.iter().filter(move |line| line["fields"]["message"].as_str().unwrap_or_default().starts_with(words))
+    };
+    assert_eq!(with("job is done").count(), 0, "single jobs are logged at debug level");
+    let warned = with("job failed permanently").count();
+    assert!((1..=MISSING).contains(&warned), "{warned}");
+    let total = |field: &str| -> u64 {
+        with("jobs in the last ").map(|line| line["fields"][field].as_u64().unwrap_or_default()).sum()
+    };
+    assert_eq!((total("annotated"), total("failed")), (GOOD as u64, MISSING as u64), "{log}");
+    assert_eq!(total("warnings_left_out"), (MISSING - warned) as u64, "{log}");
+    let reasons: u64 = with("jobs in the last ")
+        .filter_map(|line| line["fields"]["failures"].as_str()?.strip_prefix("OBJECT_NOT_FOUND=")?.parse::<u64>().ok())
+        .sum();
+    assert_eq!(reasons, MISSING as u64, "{log}");
+    for line in with("jobs in the last ") {
+        let known = |field: &str| line["fields"][field].is_number();
+        assert!(["jobs_per_s", "active_jobs", "waiting_jobs", "waiting_retries"].into_iter().all(known), "{line}");
+        assert_eq!(line["level"], "INFO");
+    }
 }

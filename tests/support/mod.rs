@@ -212,6 +212,13 @@ impl Worker {
         tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap()
     }
 
+    /// Terminates a worker whose stderr is piped. Returns its exit status and what it has logged.
+    pub(crate) async fn terminate_and_read(mut self) -> (ExitStatus, String) {
+        assert!(self.signal().await, "the worker exited before SIGTERM");
+        let output = tokio::time::timeout(DEADLINE, self.child.wait_with_output()).await.unwrap().unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
     /// Sends SIGTERM repeatedly until the process exits, and returns its exit status.
     pub(crate) async fn terminate_until_it_ends(mut self) -> ExitStatus {
         let end = async {

@@ -1,14 +1,13 @@
 //! The command line. The doc comments are the help texts.
 #![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts, in which tags are the model's markup")]
 
-mod values;
-
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kosmos2::options::EarlyStopping;
-use kosmos2::processor::image::DecodeOptions;
-use values::{at_least_one, early_stopping, lengths, path};
+
+use crate::annotate_args::{ANNOTATE_EXAMPLES, AnnotateArgs};
+use crate::arg_values::{at_least_one, lengths, path};
+use crate::model_args::ModelArgs;
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
@@ -83,33 +82,6 @@ pub(crate) enum Command {
 /// The heading of the options that all commands have.
 const GLOBAL: &str = "Global options";
 
-const ANNOTATE_EXAMPLES: &str = "\
-Examples:
-  groundling annotate --model kosmos-2 photo.jpg
-  groundling annotate --model kosmos-2 --task detailed --task 'ground=a red car' --draw boxes pictures/
-  groundling annotate --model kosmos-2 --prompt '<grounding> Question: Who is here? Answer:' --format json photo.jpg
-  groundling annotate --model kosmos-2 --prompt '<grounding><phrase> It</phrase> is' --boxes '[[[0.1,0.2,0.5,0.9]]]' photo.jpg
-  groundling annotate s3://bucket/key.jpg https://host/picture.png - < photo.webp";
-
-/// The model and its device.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ModelArgs {
-    /// Model directory: a local Hugging Face checkpoint.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
-    pub(crate) model: Option<PathBuf>,
-    /// Device to compute on: auto, cpu, cuda or cuda:N [default: auto].
-    #[arg(long)]
-    pub(crate) device: Option<String>,
-    /// Weight format: f32, bf16, int8 or w8a8 on the CPU; bf16, f16, f32, bf16-kv8 or f16-kv8 on CUDA; or fastest
-    /// [default: f32 on the CPU, bf16 on CUDA].
-    #[arg(long)]
-    pub(crate) dtype: Option<String>,
-    /// Maximum number of sequences decoded together
-    /// [default: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA].
-    #[arg(long, value_name = "N")]
-    pub(crate) batch: Option<usize>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
@@ -123,8 +95,9 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
-    #[command(flatten)]
-    pub(crate) stores: StoreArgs,
+    /// NATS server [default: nats://127.0.0.1:4222].
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Option<String>,
 }
 
 /// The servers.
@@ -136,99 +109,6 @@ pub(crate) struct StoreArgs {
     /// S3 endpoint [default: AWS].
     #[arg(long, value_name = "URL")]
     pub(crate) s3_endpoint: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AnnotateArgs {
-    /// Pictures: files, directories (searched recursively), s3://bucket/key, http(s):// URLs, or - for stdin.
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(crate) images: Vec<String>,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Prompt in the model's markup, such as '<grounding> An image of'. Can be repeated.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) prompt: Vec<String>,
-    /// Boxes of the phrases in --prompt, as JSON.
-    ///
-    /// A list with one entry per <phrase>: null or a list of boxes. A box is two patch indices or four fractions.
-    /// Requires exactly one --prompt.
-    #[arg(long, value_name = "JSON")]
-    pub(crate) boxes: Option<String>,
-    /// Task: brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX [default: brief, if there is
-    /// no --prompt].
-    ///
-    /// BOX is x0,y0,x1,y1 as fractions of the picture, or two patch indices. Can be repeated.
-    #[arg(long, value_name = "TASK")]
-    pub(crate) task: Vec<String>,
-    /// Format of the results on stdout.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-    /// Write each picture with its boxes drawn into this directory, as PNG.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) draw: Option<PathBuf>,
-    /// Print the raw text with its markup, without parsing phrases and boxes.
-    #[arg(long)]
-    pub(crate) no_cleanup: bool,
-    /// Do not rotate pictures according to EXIF or XMP.
-    #[arg(long)]
-    pub(crate) no_exif_orientation: bool,
-    /// Maximum size of a picture file, in bytes [default: s3.max_object_bytes of the settings].
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_bytes: Option<u64>,
-    /// Maximum size of a decoded picture, in pixels.
-    #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_pixels)]
-    pub(crate) max_pixels: u64,
-    /// Maximum width and height of a picture, in pixels.
-    #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_side)]
-    pub(crate) max_side: u32,
-    /// Maximum memory for decoding one picture, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = DecodeOptions::default().max_memory)]
-    pub(crate) max_decode_bytes: u64,
-    #[command(flatten)]
-    pub(crate) generation: GenerationArgs,
-}
-
-/// Generation options.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Generation")]
-pub(crate) struct GenerationArgs {
-    /// Maximum number of tokens of an answer.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 256, value_name = "N")]
-    pub(crate) max_new_tokens: usize,
-    /// Sample at this temperature [default: greedy decoding].
-    #[arg(long, allow_negative_numbers = true, value_name = "T")]
-    pub(crate) temperature: Option<f32>,
-    /// Sample from the K most probable tokens.
-    #[arg(long, allow_negative_numbers = true, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Sample from the smallest set of tokens whose total probability is at least P (nucleus sampling).
-    #[arg(long, allow_negative_numbers = true, value_name = "P")]
-    pub(crate) top_p: Option<f32>,
-    /// Random seed for sampling.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N")]
-    pub(crate) seed: u64,
-    /// Never generate the same sequence of N tokens twice; 0 for no restriction.
-    ///
-    /// transformers 4 used 3 for the published checkpoint.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N")]
-    pub(crate) no_repeat_ngram_size: usize,
-    /// Penalize repeated tokens; 1 for no penalty.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "X")]
-    pub(crate) repetition_penalty: f32,
-    /// Beam search with N beams.
-    #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p"])]
-    pub(crate) num_beams: Option<usize>,
-    /// Beam search: a text is ranked by its total log-probability divided by its length to the power of X.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, requires = "num_beams")]
-    pub(crate) length_penalty: f32,
-    /// Beam search: when to stop, as early_stopping in transformers.
-    #[arg(long, value_parser = early_stopping(), default_value_t = EarlyStopping::default(), requires = "num_beams")]
-    pub(crate) early_stopping: EarlyStopping,
-    /// Constrain the output to well-formed markup.
-    ///
-    /// Tags are closed, and patch tokens come in pairs and in order, even if --max-new-tokens cuts the text.
-    #[arg(long)]
-    pub(crate) well_formed: bool,
 }
 
 #[derive(Debug, Args)]

@@ -21,4 +21,9 @@ pub(crate) enum Outcome {
     Done,
     /// Part of the work failed, and each failure was reported on stderr.
     PartlyFailed,
+    /// A signal ended the work before everything was done. The exit code is 128 plus its number.
+    Interrupted {
+        /// The signal's number.
+        signal: u8,
+    },
 }

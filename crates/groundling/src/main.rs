@@ -2,13 +2,17 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod annotate_args;
+mod arg_values;
 mod args;
 mod commands;
 mod exit;
 mod files;
 mod logging;
+mod model_args;
 mod model_dir;
 mod report;
+mod review_items;
 mod settings;
 mod sources;
 mod stderr;
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let (code, messages) = match ended {
         Ok(Outcome::Done) => (ExitCode::SUCCESS, Vec::new()),
         Ok(Outcome::PartlyFailed) => (ExitCode::from(1), Vec::new()),
+        Ok(Outcome::Interrupted { signal }) => (ExitCode::from(128 + signal), Vec::new()),
         Err(error) if matches!(error.downcast_ref(), Some(StdoutError::Closed)) => {
             (ExitCode::from(STDOUT_CLOSED), Vec::new())
         }

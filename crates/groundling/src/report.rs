@@ -8,11 +8,10 @@ use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
 use review::{Finish, Labelled};
 use serde::Serialize;
 
-use crate::args::Format;
 use crate::stderr::escape_control;
 use crate::stdout;
 
-/// The result of one prompt on one picture, as `annotate --format json` prints it. Scripts depend on these names.
+/// The result of one prompt on one picture, as `annotate --format json-v0` prints it. Scripts depend on these names.
 #[derive(Debug, Serialize)]
 pub(crate) struct Result<'a> {
     image: &'a str,
@@ -40,16 +39,14 @@ struct Entity<'a> {
 }
 
 impl<'a> Result<'a> {
-    /// Without `clean_up`, the text is the raw text, and there are no entities.
-    pub(crate) fn new(image: &'a str, model: &'a str, answer: &'a GroundedText, clean_up: bool) -> Self {
-        let entities = if clean_up { answer.entities.iter().map(Entity::new).collect() } else { Vec::new() };
+    pub(crate) fn new(image: &'a str, model: &'a str, answer: &'a GroundedText) -> Self {
         Self {
             image,
             prompt: &answer.prompt,
-            text: if clean_up { &answer.text } else { &answer.raw_text },
+            text: &answer.text,
             raw_text: &answer.raw_text,
             token_ids: &answer.token_ids,
-            entities,
+            entities: answer.entities.iter().map(Entity::new).collect(),
             finish_reason: finish_word(answer.finish_reason),
             model,
             drawing: None,
@@ -61,12 +58,14 @@ impl<'a> Result<'a> {
         Self { drawing: path.map(Path::to_string_lossy), ..self }
     }
 
-    /// Writes the result to stdout.
-    pub(crate) fn print(&self, format: Format) -> anyhow::Result<()> {
-        match format {
-            Format::Json => stdout::write_json(self),
-            Format::Text => Ok(stdout::write(format_args!("{}", self.to_text()))?),
-        }
+    /// Writes the result to stdout as JSON.
+    pub(crate) fn print_json(&self) -> anyhow::Result<()> {
+        stdout::write_json(self)
+    }
+
+    /// Writes the result to stdout for people.
+    pub(crate) fn print_text(&self) -> anyhow::Result<()> {
+        Ok(stdout::write(format_args!("{}", self.to_text()))?)
     }
 
     fn to_text(&self) -> String {

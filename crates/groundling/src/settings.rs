@@ -21,8 +21,9 @@ use worker::fetch::environment::environment_problems;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
 use worker::settings_validation::InvalidSettings;
 
-use crate::args::{ModelArgs, StoreArgs};
+use crate::args::StoreArgs;
 use crate::exit::Misuse;
+use crate::model_args::ModelArgs;
 use layers::Layered;
 
 /// The settings file if none is named.
@@ -149,6 +150,12 @@ impl Settings {
         if let Some(endpoint) = &flags.s3_endpoint {
             self.s3.endpoint = Some(endpoint.clone());
         }
+        self
+    }
+
+    /// Applies the flag, which overrides the setting.
+    pub(crate) fn with_s3_endpoint(mut self, endpoint: Option<&String>) -> Self {
+        self.s3.endpoint = endpoint.cloned().or(self.s3.endpoint.take());
         self
     }
 

@@ -65,7 +65,21 @@ pub struct Labelled {
     pub box_scores: Vec<Option<f32>>,
 }
 
+/// What a score is the score of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Score {
+    Box(f32),
+    Phrase(f32),
+}
+
 impl Labelled {
+    /// The score of box `index`, or if it has none, that of the phrase.
+    pub(super) fn named_score_of(&self, index: usize) -> Option<Score> {
+        let known = |score: Option<f32>| score.filter(|score| score.is_finite());
+        let own = known(self.box_scores.get(index).copied().flatten()).map(Score::Box);
+        own.or(known(self.score).map(Score::Phrase))
+    }
+
     /// The score to show for box `index`: its own, or else the phrase's.
     pub(super) fn score_of(&self, index: usize) -> Option<f32> {
         let own = self.box_scores.get(index).copied().flatten();

@@ -46,7 +46,8 @@ impl<'a> Card<'a> {
             article.card id=(card) tabindex="-1" aria-labelledby=(heading) {
                 header {
                     h2 id=(heading) { a href={ "#" (card) } { bdi.name { (Text(name)) } } }
-                    button.grow.js type="button" aria-pressed="false" title="Enlarge (e)" { "Enlarge" }
+                    button.grow.js type="button" aria-pressed="false" title="Enlarge (e)"
+                        aria-label={ "Enlarge " (Text(name)) } { "Enlarge" }
                 }
                 (self.stage())
                 div.said {
@@ -142,7 +143,7 @@ fn chip(Entity { entity, id, colour }: &Entity<'_>, text: &str) -> Markup {
             (Text(text))
             @if boxes > 1 { small title={ (boxes) " boxes" } { "×" (boxes) } }
             @if let Some(score) = entity.score.filter(|score| score.is_finite()) {
-                small title="Score of the phrase" { (format_args!("{score:.2}")) }
+                small title="Score of the phrase" { (format_args!("phrase {score:.2}")) }
             }
         }
     }
@@ -157,7 +158,14 @@ fn details(annotation: &Annotated, entities: &[Entity<'_>]) -> Markup {
             @if !entities.is_empty() {
                 div.wide {
                     table {
-                        thead { tr { th { "Phrase" } th { "Span" } th { "Score" } th { "Boxes" } } }
+                        thead {
+                            tr {
+                                th { "Phrase" }
+                                th { "Span" }
+                                th { "Phrase score" }
+                                th { "Boxes: left, top, right, bottom · box score" }
+                            }
+                        }
                         tbody { @for entity in entities { (row(entity)) } }
                     }
                 }

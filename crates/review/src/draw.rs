@@ -137,8 +137,13 @@ fn marks(texts: &[Labelled], measures: &Measures) -> Vec<Mark> {
 /// The phrase and its score on one line of at most `max` pixels. If that is too long, the phrase is cut; if almost nothing
 /// of the phrase would be left, the score is omitted instead.
 pub(super) fn words(phrase: &str, score: Option<f32>, line_height: f32, max: f64) -> String {
+    words_with(phrase, score.map(|score| format!("{score:.2}")), line_height, max)
+}
+
+/// Like [`words`], with the text of the score.
+pub(super) fn words_with(phrase: &str, score: Option<String>, line_height: f32, max: f64) -> String {
     let alone = || font::shorten(phrase, line_height, max as f32);
-    let Some(score) = score.map(|score| format!("{score:.2}")) else { return alone() };
+    let Some(score) = score else { return alone() };
     if phrase.trim().is_empty() {
         return font::shorten(&score, line_height, max as f32);
     }

@@ -2,12 +2,12 @@
 
 use maud::{Markup, Render, html};
 
-use crate::annotation::tidy_box;
-use crate::draw::words;
+use crate::annotation::{Score, tidy_box};
+use crate::draw::words_with;
 use crate::entity::Entity;
 use crate::font;
 use crate::html::Text;
-use crate::place::{LabelRequest, PlacedLabel, Rect, place};
+use crate::place::{LabelRequest, PlacedLabel, Rect, place, place_sparing};
 
 /// The size at which the grid shows pictures, in CSS pixels (`.stage` in page.css). Label sizes are derived from it.
 const STAGE: (f64, f64) = (400.0, 300.0);
@@ -30,7 +30,7 @@ pub(super) struct Layer<'a> {
 struct Frame<'a> {
     of: &'a Entity<'a>,
     rect: Rect,
-    score: Option<f32>,
+    score: Option<Score>,
     words: String,
     /// Index among the boxes of its phrase.
     nth: usize,
@@ -46,8 +46,12 @@ impl<'a> Layer<'a> {
         let framed = |of: &'a Entity<'a>, nth: usize, raw: &[f64; 4]| {
             let [x0, y0, x1, y1] = tidy_box(*raw)?;
             let rect = Rect { x: x0 * area.0, y: y0 * area.1, w: (x1 - x0) * area.0, h: (y1 - y0) * area.1 };
-            let score = of.entity.score_of(nth);
-            Some(Frame { of, rect, score, words: words(&of.entity.phrase, score, line as f32, max), nth })
+            let score = of.entity.named_score_of(nth);
+            let shown = score.map(|score| match score {
+                Score::Box(score) => format!("(box {score:.2})"),
+                Score::Phrase(score) => format!("(phrase {score:.2})"),
+            });
+            Some(Frame { of, rect, score, words: words_with(&of.entity.phrase, shown, line as f32, max), nth })
         };
         let framed =
             |of: &'a Entity<'a>| of.entity.boxes.iter().enumerate().filter_map(move |(nth, raw)| framed(of, nth, raw));
@@ -70,7 +74,9 @@ impl<'a> Layer<'a> {
                 left -= w * h;
                 left >= 0.0
             });
-        let places = place(self.area, &fitting.iter().map(|frame| request(frame)).collect::<Vec<_>>());
+        let boxes: Vec<Rect> = self.frames.iter().map(|frame| frame.rect).collect();
+        let requests: Vec<_> = fitting.iter().map(|frame| request(frame)).collect();
+        let places = place_sparing(self.area, &requests, &boxes);
         let (mut visible, mut hidden) = (Vec::new(), rest);
         for (frame, placed) in fitting.into_iter().zip(places) {
             match placed {
@@ -78,8 +84,13 @@ impl<'a> Layer<'a> {
                 None => hidden.push(frame),
             }
         }
-        // A hidden label is shown alone, so it may overlap others.
-        let alone = hidden.into_iter().filter_map(|frame| Some((frame, place(self.area, &[request(frame)]).pop()??)));
+        // A hidden label is shown alone, so it may overlap others, but it does not hide its own box if it can avoid that.
+        let alone = |frame: &Frame<'a>| {
+            let wanted = [request(frame)];
+            let beside = place_sparing(self.area, &wanted, &[frame.rect]).pop().flatten();
+            beside.or_else(|| place(self.area, &wanted).pop().flatten())
+        };
+        let alone = hidden.into_iter().filter_map(|frame| Some((frame, alone(frame)?)));
         [visible, alone.collect()]
     }
 
@@ -102,7 +113,7 @@ impl<'a> Layer<'a> {
         let Rect { x, y, w, h } = placed.label;
         let em = font::em(self.line as f32);
         html! {
-            g class={ (class) " c" (colour) } data-e=(id) aria-hidden="true" {
+            g class={ (class) " c" (colour) } data-e=(id) data-score=[frame.own_score()] aria-hidden="true" {
                 @if let Some([from, to]) = placed.leader {
                     path d={ "M" (Tenths(from.0)) " " (Tenths(from.1)) "L" (Tenths(to.0)) " " (Tenths(to.1)) } {}
                 }
@@ -117,13 +128,26 @@ impl<'a> Layer<'a> {
 }
 
 impl Frame<'_> {
+    /// The box's own score, by which the page is filtered and sorted.
+    fn own_score(&self) -> Option<String> {
+        match self.score {
+            Some(Score::Box(score)) => Some(format!("{score:.4}")),
+            Some(Score::Phrase(_)) | None => None,
+        }
+    }
+
     /// The box, with a description for screen readers.
     fn html(&self) -> Markup {
         let Entity { entity, id, colour } = self.of;
-        let score = self.score.map(|score| format!(", score {score:.2}")).unwrap_or_default();
+        let score = match self.score {
+            Some(Score::Box(score)) => format!(", box score {score:.2}"),
+            Some(Score::Phrase(score)) => format!(", phrase score {score:.2}"),
+            None => String::new(),
+        };
         let Rect { x, y, w, h } = self.rect;
         html! {
-            g.box.{ "c" (colour) } data-e=(id) tabindex="0" role="img" aria-label={ (Text(&entity.phrase)) (score) } {
+            g.box.{ "c" (colour) } data-e=(id) data-score=[self.own_score()] tabindex="0" role="img"
+                aria-label={ (Text(&entity.phrase)) (score) } {
                 @for part in ["rim", "glow", "line"] {
                     rect class=(part) x=(Tenths(x)) y=(Tenths(y)) width=(Tenths(w)) height=(Tenths(h)) {}
                 }

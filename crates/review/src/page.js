@@ -42,23 +42,60 @@
   });
 
   if (!filter) return;
+  const least = document.getElementById("least");
+  const most = document.getElementById("most");
+  const sort = document.getElementById("sort");
   const read = (card) =>
     [...card.querySelectorAll(".name, .prompt, .text, .aside")].map((node) => node.textContent).join("\n").toLowerCase();
-  let texts = null;
-  const applyFilter = () => {
-    texts = texts || cards.map(read);
-    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    cards.forEach((card, at) => {
-      card.hidden = !words.every((word) => texts[at].includes(word));
-      shown += card.hidden ? 0 : 1;
+  const scoresOf = (card) => [...card.querySelectorAll(".box[data-score]")].map((box) => Number(box.dataset.score));
+  const entries = cards.map((card, at) => ({ card, at, text: null, scores: scoresOf(card) }));
+  const number = (input, fallback) => (input.value === "" || isNaN(input.value) ? fallback : Number(input.value));
+
+  // Boxes outside the range of scores are hidden, and phrases that have no other boxes are dimmed.
+  const applyScores = (card, from, to) => {
+    const isIn = (part) => !part.dataset.score || (from <= part.dataset.score && part.dataset.score <= to);
+    card.querySelectorAll(".box, .tag").forEach((part) => part.classList.toggle("out", !isIn(part)));
+    card.querySelectorAll("mark").forEach((mark) => {
+      const boxes = [...card.querySelectorAll(`.box[data-e="${mark.dataset.e}"]`)];
+      mark.classList.toggle("out", boxes.length > 0 && boxes.every((box) => box.classList.contains("out")));
     });
-    document.getElementById("matched").textContent = words.length ? ` · ${shown} shown` : "";
+  };
+  const applyFilter = () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const [from, to] = [number(least, 0), number(most, 1)];
+    const isNarrow = from > 0 || to < 1;
+    let shown = 0;
+    entries.forEach((entry) => {
+      const { card, scores } = entry;
+      entry.text = entry.text ?? read(card);
+      const inRange = !isNarrow || scores.some((score) => from <= score && score <= to);
+      card.hidden = !inRange || !words.every((word) => entry.text.includes(word));
+      shown += card.hidden ? 0 : 1;
+      applyScores(card, from, to);
+    });
+    document.getElementById("matched").textContent = words.length || isNarrow ? ` · ${shown} shown` : "";
     document.getElementById("unmatched").hidden = shown > 0;
   };
-  filter.addEventListener("input", applyFilter);
-  // After a navigation back to the page, the browser restores the filter.
-  if (filter.value) applyFilter();
+  [filter, least, most].forEach((input) => input.addEventListener("input", applyFilter));
+
+  // Pictures without scores come last.
+  const applyOrder = () => {
+    const key = {
+      given: ({ at }) => at,
+      low: ({ scores }) => Math.min(...scores),
+      high: ({ scores }) => (scores.length ? -Math.max(...scores) : Infinity),
+    }[sort.value];
+    entries.sort((a, b) => key(a) - key(b) || a.at - b.at);
+    const unmatched = document.getElementById("unmatched");
+    entries.forEach(({ card }, place) => {
+      cards[place] = card;
+      unmatched.before(card);
+    });
+  };
+  sort.addEventListener("change", applyOrder);
+  // After a navigation back to the page, the browser restores the controls.
+  if (sort.value !== "given") applyOrder();
+  if (filter.value || least.value !== "0" || most.value !== "1") applyFilter();
 
   const step = (by) => {
     const shown = cards.filter((card) => !card.hidden);

@@ -13,7 +13,7 @@ use crate::html::Text;
 
 /// A self-contained HTML file for looking through annotations. It loads nothing, and its content security policy forbids
 /// loading anything. It can be read without JavaScript; with it, a phrase and its boxes are highlighted together, and
-/// the pictures can be filtered by text.
+/// the pictures can be filtered by text and by the scores of their boxes, and sorted by these scores.
 ///
 /// Text is always shown as text, whatever it contains. The string's size is that of the embedded pictures plus a third.
 pub fn page(page: &Page) -> String {
@@ -75,6 +75,20 @@ fn header(title: &str, items: &[PageItem]) -> Markup {
                 div.tools {
                     input.js #filter type="search" placeholder="Filter by text" aria-label="Filter by text"
                         autocomplete="off" spellcheck="false";
+                    label.js {
+                        "Box score " input #least type="number" min="0" max="1" step="0.05" value="0"
+                            aria-label="Lowest box score shown";
+                        " to " input #most type="number" min="0" max="1" step="0.05" value="1"
+                            aria-label="Highest box score shown";
+                    }
+                    label.js {
+                        "Sort "
+                        select #sort aria-label="Order of the pictures" {
+                            option value="given" { "as given" }
+                            option value="low" { "lowest box score first" }
+                            option value="high" { "highest box score first" }
+                        }
+                    }
                     label { input #boxes type="checkbox" checked; " boxes" }
                     label { input #labels type="checkbox" checked; " labels" }
                     p.keys.js {
@@ -140,7 +154,7 @@ mod tests {
             vec![entity("two foxes", (2, 11), &[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])],
         )]);
         assert!(html.contains(r#"🧊 <mark class="c0" data-e="0-0" tabindex="0">two foxes<small title="2 boxes">×2"#));
-        assert!(html.contains(r#"<g class="box c0" data-e="0-0" tabindex="0" role="img" aria-label="two foxes, score 0.50"><rect class="rim" x="0.0" y="0.0" width="150.0" height="100.0"></rect>"#));
+        assert!(html.contains(r#"<g class="box c0" data-e="0-0" data-score="0.5000" tabindex="0" role="img" aria-label="two foxes, box score 0.50"><rect class="rim" x="0.0" y="0.0" width="150.0" height="100.0"></rect>"#));
         assert_eq!((count(&html, r#"<g class="box c0""#), count(&html, r#"<g class="tag c0""#)), (2, 2));
         assert!(html.contains(".c0{--c:#") && !html.contains(".c1{--c:#"));
     }
@@ -212,6 +226,32 @@ mod tests {
         assert_eq!((count(&html, "<svg "), count(&html, "type=\"radio\""), count(&html, " checked>")), (2, 2, 3));
         assert!(html.contains(".layer:nth-of-type(2){display:block}"));
         assert!(html.contains(r#"<mark class="c1" data-e="0-1""#) && html.contains(r#"<mark class="c1" data-e="1-0""#));
+    }
+
+    #[test]
+    fn scores_of_phrases_and_of_boxes_are_named() {
+        let mut fox = entity("a fox", (0, 5), &[[0.1, 0.1, 0.9, 0.9], [0.2, 0.2, 0.3, 0.3]]);
+        fox.box_scores = vec![Some(0.25), None];
+        let html = shown(vec![item("a fox", vec![fox])]);
+        assert!(html.contains("<small title=\"Score of the phrase\">phrase 0.75</small>"));
+        assert!(html.contains(">a fox (box 0.25)</text>") && html.contains(">a fox (phrase 0.75)</text>"));
+        assert!(html.contains("aria-label=\"a fox, box score 0.25\"") && html.contains("a fox, phrase score 0.75"));
+        assert!(html.contains("<th>Phrase score</th>") && html.contains("box score</th>"));
+        // Only the box's own score counts for the filter and the order: once for the box and once for its label.
+        assert_eq!(count(&html, "data-score=\"0.2500\""), 2);
+        assert_eq!(count(&html, "data-score="), 2);
+    }
+
+    #[test]
+    fn controls_have_names_and_targets_of_24_pixels_and_hints_are_shown_at_every_width() {
+        let html = shown(vec![item("a fox", Vec::new())]);
+        assert!(html.contains("aria-label=\"Enlarge a.jpg\">Enlarge</button>"));
+        for control in ["filter", "least", "most", "sort"] {
+            let start = html.find(&format!("id=\"{control}\"")).unwrap();
+            assert!(html[start..start + 200].contains("aria-label=\""), "{control}");
+        }
+        assert!(STYLE.contains("button, input, select, summary, .tools label, label.prompt { min-height: 24px }"));
+        assert!(!STYLE.contains(".keys { display: none }"));
     }
 
     #[test]

@@ -36,12 +36,26 @@ const MAX_COVERED: f64 = 0.4;
 /// Places labels in the given order: earlier ones get better positions. `None` for a label that does not fit: there is no
 /// free position of its size in the `area` (width, height), or more than 64 labels are placed already.
 pub(super) fn place(area: (f64, f64), requests: &[LabelRequest]) -> Vec<Option<PlacedLabel>> {
-    let mut search = Search { area, requests, taken: Vec::new(), unplaceable: Vec::new() };
+    place_sparing(area, requests, &[])
+}
+
+/// Like [`place`], but a label that would hide one of these boxes does not fit either: it covers more than a tenth of a box
+/// that is smaller than six labels.
+pub(super) fn place_sparing(area: (f64, f64), requests: &[LabelRequest], boxes: &[Rect]) -> Vec<Option<PlacedLabel>> {
+    let mut search = Search { area, requests, boxes, taken: Vec::new(), unplaceable: Vec::new() };
     requests.iter().map(|request| search.add(request)).collect()
 }
 
+/// A box that is smaller than this many labels is hidden by a label on it.
+const SMALL_BOX: f64 = 6.0;
+
+/// The largest fraction of a small box that a label may cover.
+const MAX_HIDDEN: f64 = 0.1;
+
 struct Search<'a> {
     area: (f64, f64),
+    /// The boxes that must not be hidden.
+    boxes: &'a [Rect],
     requests: &'a [LabelRequest],
     taken: Vec<Rect>,
     /// Sizes that did not fit. Free space only shrinks, so they never will.
@@ -113,7 +127,13 @@ impl Search<'_> {
     fn is_free(&self, label: &Rect) -> bool {
         let inside =
             label.x >= 0.0 && label.y >= 0.0 && label.x + label.w <= self.area.0 && label.y + label.h <= self.area.1;
-        inside && self.taken.iter().all(|taken| !overlap(label, taken))
+        inside && self.taken.iter().all(|taken| !overlap(label, taken)) && !self.hides_a_box(label)
+    }
+
+    fn hides_a_box(&self, label: &Rect) -> bool {
+        let is_small = |target: &&Rect| target.w * target.h < SMALL_BOX * label.w * label.h;
+        let mut small = self.boxes.iter().filter(is_small);
+        small.any(|target| common(label, target) > MAX_HIDDEN * target.w * target.h)
     }
 }
 
@@ -240,6 +260,27 @@ mod tests {
         }
         // Both branches must have been seen, or the test shows nothing.
         assert!(placed_count > 1000 && dropped > 100, "{placed_count} placed, {dropped} left out");
+    }
+
+    #[test]
+    fn no_label_hides_a_small_box_if_that_is_asked() {
+        let mut random = StdRng::seed_from_u64(8);
+        let (mut placed_count, mut hidden) = (0, 0);
+        for _ in 0..300 {
+            let area = (400.0, 300.0);
+            let mut side = |max: i32| f64::from(random.random_range(6..max));
+            let boxes: Vec<Rect> = (0..20).map(|_| rect(side(360), side(260), side(40), side(40))).collect();
+            let wanted: Vec<_> = boxes.iter().map(|&target| LabelRequest { target, size: (60.0, 14.0) }).collect();
+            let covered = |label: &Rect, target: &Rect| common(label, target) / (target.w * target.h);
+            for placed in place_sparing(area, &wanted, &boxes).into_iter().flatten() {
+                assert!(boxes.iter().all(|target| covered(&placed.label, target) <= MAX_HIDDEN), "{placed:?}");
+                placed_count += 1;
+            }
+            let careless = place(area, &wanted).into_iter().flatten();
+            hidden +=
+                careless.filter(|placed| boxes.iter().any(|one| covered(&placed.label, one) > MAX_HIDDEN)).count();
+        }
+        assert!(placed_count > 1000 && hidden > 100, "{placed_count} placed, {hidden} would hide a box");
     }
 
     #[test]

@@ -37,6 +37,7 @@
 mod failure;
 pub mod identity;
 pub mod job;
+pub mod json;
 pub mod options;
 mod scan;
 pub mod subjects;

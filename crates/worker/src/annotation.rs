@@ -1,27 +1,39 @@
-//! Converts the model's answers to results in annotations.
+//! Converts the model's answers to results in annotations, for jobs and for the command line.
 
-use kosmos2::grounding::BoundingBox;
+use kosmos2::grounding::{BoundingBox, markup};
 use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
+use kosmos2::processor::image::PictureFacts;
 
+use wire::identity::sha256_hex;
 use wire::v1;
+
+/// What an annotation states about a picture. `bytes` are those of its file; `object` is the object that was read, if
+/// there is one.
+pub fn picture_facts(facts: &PictureFacts, bytes: &[u8], object: Option<v1::ObjectIdentity>) -> v1::PictureFacts {
+    v1::PictureFacts {
+        format: facts.format.as_str().to_owned(),
+        width: facts.width,
+        height: facts.height,
+        size_bytes: bytes.len() as u64,
+        sha256: sha256_hex(bytes),
+        orientation: u32::from(facts.orientation),
+        orientation_applied: facts.orientation_applied,
+        object,
+    }
+}
 
 /// The result of a task.
 ///
 /// `width` and `height` are the size of the upright picture in pixels. Token ids and log-probabilities, which take most
 /// of the bytes, are included only `with_tokens`.
-pub(crate) fn task_result(
-    task_id: &str,
-    answer: GroundedText,
-    width: u32,
-    height: u32,
-    with_tokens: bool,
-) -> v1::TaskResult {
+pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32, with_tokens: bool) -> v1::TaskResult {
     let entities = answer.entities.iter().map(|found| entity(found, &answer.text, width, height)).collect();
     let finish_reason = match answer.finish_reason {
         FinishReason::Stop => v1::FinishReason::Stop,
         FinishReason::Length => v1::FinishReason::Length,
         FinishReason::Scored => v1::FinishReason::Scored,
     };
+    let answer_text = without_prompt(&answer);
     let loss = (answer.finish_reason == FinishReason::Scored).then(|| answer.loss());
     let generated_tokens = saturating_u32(answer.token_ids.len());
     let (token_ids, logprobs) =
@@ -30,6 +42,7 @@ pub(crate) fn task_result(
         task_id: task_id.to_owned(),
         prompt: answer.prompt,
         text: answer.text,
+        answer: answer_text,
         raw_text: answer.raw_text,
         entities,
         finish_reason: finish_reason.into(),
@@ -39,6 +52,16 @@ pub(crate) fn task_result(
         logprobs,
         loss,
     }
+}
+
+/// The text without that of the prompt.
+fn without_prompt(answer: &GroundedText) -> String {
+    let prompt = markup::parse(&answer.prompt).text;
+    if let Some(rest) = answer.text.strip_prefix(&prompt) {
+        return rest.trim().to_owned();
+    }
+    // A prompt that ends within a tag has other text alone than with its answer.
+    markup::parse(answer.raw_text.strip_prefix(&answer.prompt).unwrap_or(&answer.raw_text)).text
 }
 
 fn entity(found: &ScoredEntity, text: &str, width: u32, height: u32) -> v1::Entity {
@@ -126,6 +149,23 @@ mod tests {
         assert_eq!(place.score, Some(0.75));
         assert_eq!(place.refined, Some(v1::FractionBox { x0: 0.51, y0: 0.26, x1: 0.99, y1: 0.13 }));
         assert_eq!(result.finish_reason(), v1::FinishReason::Length);
+    }
+
+    #[test]
+    fn the_answer_is_the_text_without_the_prompt() {
+        let of = |prompt: &str, raw_text: &str| {
+            let text = markup::parse(raw_text).text;
+            let answer = GroundedText { prompt: prompt.into(), raw_text: raw_text.into(), text, ..answer() };
+            task_result("t", answer, 1, 1, false).answer
+        };
+        let fox = "<phrase> a fox</phrase><object><patch_index_0001><patch_index_0040></object>";
+        let of_fox = |prompt: &str, end: &str| of(prompt, &format!("{prompt}{fox}{end}"));
+        assert_eq!(of_fox("<grounding> An image of", " at home."), "a fox at home.");
+        assert_eq!(of("<grounding> Question: Who? Answer:", "<grounding> Question: Who? Answer: Nobody"), "Nobody");
+        assert_eq!(of(&format!("<grounding>{fox} is"), &format!("<grounding>{fox} is red")), "red");
+        assert_eq!(of("<phrase> a fox</phrase>", fox), "", "the box is all of the answer");
+        assert_eq!(of("", fox), "a fox");
+        assert_eq!(of("<grounding> A <phr", "<grounding> A <phrase> fox</phrase>"), "fox");
     }
 
     #[test]

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
 use kosmos2::options::GroundedText;
-use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
+use kosmos2::processor::image::{ImageError, PixelValues};
 use telemetry::attributes::Stage;
 use tokio_util::sync::CancellationToken;
-use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
+use wire::identity::{PictureOrigin, annotation_id};
 use wire::job::{CheckedJob, Source};
 use wire::proto_duration;
 use wire::subjects::dataset_token;
 use wire::v1::{self, Outcome, outcome};
 
-use crate::annotation::task_result;
+use crate::annotation::{picture_facts, task_result};
 use crate::byte_budget::{ByteBudget, Reservation};
 use crate::circuit_breaker::CircuitBreakers;
 use crate::decoding::DecodePool;
@@ -246,19 +246,6 @@ impl JobContext {
             worker: Some(self.settler.worker.clone()),
             finished_at: Some(SystemTime::now().into()),
         }
-    }
-}
-
-fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectIdentity>) -> v1::PictureFacts {
-    v1::PictureFacts {
-        format: facts.format.as_str().to_owned(),
-        width: facts.width,
-        height: facts.height,
-        size_bytes: bytes.len() as u64,
-        sha256: sha256_hex(bytes),
-        orientation: u32::from(facts.orientation),
-        orientation_applied: facts.orientation_applied,
-        object,
     }
 }
 

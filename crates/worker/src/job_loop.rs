@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Delivery;
 use crate::engine_watch::EngineStall;
 use crate::job::JobContext;
+use crate::job_summary::JobCounts;
 use crate::report::WorkerReport;
 use crate::settle::Settled;
 
@@ -34,6 +35,7 @@ pub(crate) async fn run_jobs(
     shutdown_timeout: Duration,
     refused: impl Future<Output = ()>,
     stalled: impl Future<Output = EngineStall>,
+    counts: &JobCounts,
 ) -> Worked {
     let mut jobs = JoinSet::new();
     let mut worked = Worked { report: WorkerReport::default(), engine_stopped: false, stall: None, refused: false };
@@ -49,6 +51,7 @@ pub(crate) async fn run_jobs(
     };
     tokio::pin!(stopped, abandoned, refused, stalled);
     while is_open || !jobs.is_empty() {
+        counts.set_active(jobs.len());
         tokio::select! {
             delivery = deliveries.recv(), if is_open => match delivery {
                 Some(delivery) => {

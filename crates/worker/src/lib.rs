@@ -13,7 +13,7 @@
 
 mod active_jobs;
 mod advisories;
-mod annotation;
+pub mod annotation;
 pub mod attempts;
 pub mod byte_budget;
 mod circuit_breaker;
@@ -33,6 +33,7 @@ pub mod health_server;
 pub mod intake;
 mod job;
 mod job_loop;
+mod job_summary;
 mod job_telemetry;
 mod left_to_others;
 pub mod model_job;

@@ -134,6 +134,11 @@ pub struct WorkerSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
+    /// Time between the log lines that sum up the jobs: annotated, failed by reason, requeued, active and waiting. Default:
+    /// `"1m"`; `"0s"` for none. Single jobs are logged at debug level.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub summary_interval: Duration,
     /// Maximum number of pixels of a picture. Default: 178956970, as in Pillow. Larger pictures become failures.
     pub max_picture_pixels: u64,
     /// Maximum width and height of a picture in pixels. Default: 65535, the limit of JPEG and GIF.
@@ -191,6 +196,7 @@ impl Default for WorkerSettings {
             // Long enough for a rollout of changed settings.
             release_own_limits_for: Duration::from_secs(2 * 60),
             shutdown_timeout: Duration::from_secs(5 * 60),
+            summary_interval: Duration::from_secs(60),
             // Pillow's limit against decompression bombs.
             max_picture_pixels: 178_956_970,
             // The maximum of JPEG and GIF.

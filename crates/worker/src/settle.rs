@@ -19,6 +19,7 @@ use crate::delivery_info::DeliveryInfo;
 use crate::events::{Events, JobEvent, Step};
 use crate::failure::failure_outcome;
 use crate::faults::{Fault, Policy, STREAM_UNAVAILABLE_BACKOFF, jitter};
+use crate::job_summary::JobCounts;
 use crate::left_to_others::LeftToOthers;
 use crate::outcome_publisher::OutcomePublisher;
 use crate::outcomes::Claim;
@@ -52,6 +53,7 @@ pub(crate) struct Settler {
     pub(crate) left_to_others: LeftToOthers,
     pub(crate) worker: v1::WorkerIdentity,
     pub(crate) events: Events,
+    pub(crate) counts: JobCounts,
     /// `worker.max_deliveries`.
     pub(crate) max_attempts: u64,
     pub(crate) max_retry_delay: Duration,
@@ -124,7 +126,8 @@ impl Settler {
         self.events.step(Step::AnnotationPublished);
         let duplicate = receipt.duplicate();
         let object = annotation.picture.as_ref().and_then(|picture| picture.object.as_ref());
-        tracing::info!(
+        self.counts.annotated();
+        tracing::debug!(
             job_id = annotation.job_id,
             dataset = annotation.dataset,
             bucket = object.map(|object| object.bucket.as_str()),
@@ -157,15 +160,13 @@ impl Settler {
         self.events.step(Step::FailurePublished);
         let reason = failure.reason();
         let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
-        tracing::warn!(
-            job_id,
-            subject,
-            bucket,
-            key,
-            version_id,
-            reason = reason.as_str_name(),
-            "job failed permanently: {message}"
-        );
+        self.counts.failed(reason);
+        let (name, text) = (reason.as_str_name(), format!("job failed permanently: {message}"));
+        if self.counts.may_warn() {
+            tracing::warn!(job_id, subject, bucket, key, version_id, reason = name, "{text}");
+        } else {
+            tracing::debug!(job_id, subject, bucket, key, version_id, reason = name, "{text}");
+        }
         let job = SettledJob::of(&delivery);
         let is_duplicate = receipt.duplicate();
         delivery.telemetry.set_outcome(if is_duplicate {
@@ -185,7 +186,7 @@ impl Settler {
 
     /// Another worker has settled the job and the server has confirmed it.
     async fn settled_before(&self, mut delivery: Delivery, settled: v1::Settled, receipt: &PublishAck) -> Settled {
-        tracing::info!(subject = delivery.subject(), "job was already finished by another worker");
+        tracing::debug!(subject = delivery.subject(), "job was already finished by another worker");
         let job = SettledJob::of(&delivery);
         delivery.telemetry.set_outcome(JobOutcome::Duplicate);
         if let Err(error) = delivery.ack(receipt).await {
@@ -245,7 +246,9 @@ impl Settler {
         let Requeue { delay, as_retry, what, level, outcome } = how;
         delivery.telemetry.set_outcome(outcome(reason(fault)));
         let (subject, message) = (delivery.subject().to_owned(), fault.message());
-        log(&delivery, level, delay, &format!("job {what}: {message}"));
+        self.counts.requeued();
+        let is_warning = level == Level::WARN && self.counts.may_warn();
+        log(&delivery, is_warning, delay, &format!("job {what}: {message}"));
         let moved = match delivery.queue() {
             Queue::Jobs if as_retry => match self.retries.publish(&delivery, delay).await {
                 Ok(()) => true,
@@ -343,13 +346,13 @@ impl SettledJob {
 }
 
 /// Logs that a job is requeued, and why.
-fn log(delivery: &Delivery, level: Level, delay: Duration, message: &str) {
+fn log(delivery: &Delivery, is_warning: bool, delay: Duration, message: &str) {
     let (job_id, object) = (job_id_from_bytes(delivery.payload()), object_from_bytes(delivery.payload()));
     let object = object.as_ref();
     let (subject, deliveries) = (delivery.subject(), delivery.info().deliveries);
     let (bucket, key) = (object.map(|object| object.bucket.as_str()), object.map(|object| object.key.as_str()));
     let version_id = object.and_then(|object| object.version_id.as_deref());
-    if level == Level::WARN {
+    if is_warning {
         tracing::warn!(job_id, subject, bucket, key, version_id, deliveries, ?delay, "{message}");
     } else {
         tracing::debug!(job_id, subject, bucket, key, version_id, deliveries, ?delay, "{message}");

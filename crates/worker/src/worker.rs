@@ -27,6 +27,7 @@ use crate::health_server::HealthServer;
 use crate::intake::Intake;
 use crate::job::JobContext;
 use crate::job_loop::{FLUSH_TIMEOUT, Worked, run_jobs};
+use crate::job_summary::{JobCounts, log_summaries};
 use crate::left_to_others::LeftToOthers;
 use crate::outcome_publisher::OutcomePublisher;
 use crate::outcomes::Outcomes;
@@ -163,6 +164,8 @@ pub async fn run_with_health(
         worker: worker.clone(),
         events: events.clone(),
     };
+    let counts = JobCounts::default();
+    let summaries = log_summaries(counts.clone(), jobs.clone(), retries.clone(), settings.worker.summary_interval);
     let settler = Settler {
         publisher,
         attempts,
@@ -178,6 +181,7 @@ pub async fn run_with_health(
         .with_stream_states(states),
         worker,
         events: events.clone(),
+        counts: counts.clone(),
         max_attempts: settings.worker.max_deliveries,
         max_retry_delay: settings.worker.max_retry_delay,
     };
@@ -213,6 +217,7 @@ pub async fn run_with_health(
     });
     let reconciler = tokio::spawn(reconciler.run(stop.clone()));
     tokio::spawn(compactor.run(stop.clone()));
+    let summaries = tokio::spawn(summaries);
     let (sender, deliveries) = mpsc::channel(slots);
     let refusing = connection.clone();
     let intake = Intake::new(jetstream, jobs, slots, settings.worker.lease())
@@ -224,7 +229,9 @@ pub async fn run_with_health(
     drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
     let refused = refusing.credentials_refused_for(refused_timeout);
-    let worked = run_jobs(context, deliveries, &stop, settings.worker.shutdown_timeout, refused, stalled).await;
+    let shutdown_timeout = settings.worker.shutdown_timeout;
+    let worked = run_jobs(context, deliveries, &stop, shutdown_timeout, refused, stalled, &counts).await;
+    summaries.abort();
     let Worked { mut report, engine_stopped, stall, refused } = worked;
     let lost = lost_pulls(intakes);
     report.pulls_lost += match stall {

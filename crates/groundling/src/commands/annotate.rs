@@ -1,32 +1,53 @@
 //! `groundling annotate`: annotates pictures without a queue.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use broker::causes::causes;
-use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
+use engine::USUAL_SLOTS;
 use futures::{StreamExt, stream};
+use kosmos2::Query;
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::options::{BeamOptions, GenerationOptions, GroundedText, Sampling};
-use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImageProcessor, Picture, PixelValues, decode};
-use kosmos2::{Processor, Query};
+use kosmos2::processor::image::DecodeOptions;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use worker::fetch::{FetchError, FetchErrorKind};
+use wire::v1;
 
-use crate::args::{AnnotateArgs, GenerationArgs};
+use crate::annotate_args::{AnnotateArgs, AnnotateFormat, OutputArgs};
 use crate::exit::{Misuse, Outcome};
-use crate::report::{self, Result as Report};
+use crate::model_dir;
 use crate::settings::Settings;
-use crate::sources::{Input, Inputs, Reader, Source};
-use crate::{model_dir, stderr};
+use crate::sources::collect::{Collector, Inputs};
+use crate::sources::input::Input;
+use crate::sources::reader::Reader;
+use crate::stderr;
 
+mod done_rows;
 mod drawings;
+mod failure;
+mod filter;
+mod interrupt;
+mod options;
+mod page_writer;
+mod prepare;
+mod progress;
 mod prompts;
+mod recipe;
+mod results;
+mod row_files;
 
+use done_rows::DoneRows;
 use drawings::Drawings;
+use filter::Filter;
+use interrupt::Interrupt;
+use prepare::{Preparer, annotate};
+use progress::{Counts, Progress};
+use recipe::Recipe;
+use results::{Results, Rows};
+use row_files::{Row, RowFiles};
 
 /// Number of pictures that are read and decoded in addition to those in the engine.
 const READ_AHEAD: usize = 4;
@@ -35,205 +56,171 @@ const READ_AHEAD: usize = 4;
 const PREFETCH: usize = USUAL_SLOTS + READ_AHEAD;
 
 pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
-    let prompts = prompts::prompts(&args).map_err(Misuse)?;
-    let options = generation_options(&args.generation)?;
-    let queries: Vec<_> = prompts.into_iter().map(|prompt| Query::generate(prompt, options.clone())).collect();
-    let mut inputs = Inputs::default();
-    for argument in &args.images {
-        inputs.add(argument, args.draw.as_deref()).map_err(Misuse)?;
+    let started = Instant::now();
+    let interrupt = Interrupt::listen()?;
+    let tasks = prompts::tasks(&args).map_err(Misuse)?;
+    let options = options::generation_options(&args.generation)?;
+    let filter = Filter::new(&args.output).map_err(Misuse)?;
+    let format = format(&args)?;
+    let settings = Settings::load(settings)?.with_model(&args.model).with_s3_endpoint(args.s3_endpoint.as_ref());
+    let dir = model_dir::require(settings.model.path.as_ref())?.to_path_buf();
+    let model_name = ModelIdentity::name_of(&dir)?;
+    let images = model_dir::images(&dir)?;
+    let reader = Reader::new(&settings.s3, args.limits.max_bytes);
+
+    let Some(inputs) = interrupt.or(collect(&args, &reader)).await else { return Ok(interrupted(&interrupt)) };
+    let Inputs { found: inputs, problems, notes, not_pictures } = inputs?;
+    for message in notes.iter().chain(&problems) {
+        stderr::message!("groundling: {message}");
     }
-    let Inputs { found: inputs, problems } = inputs;
-    for problem in &problems {
-        stderr::message!("groundling: {problem}");
+
+    let queries: Vec<_> = tasks.iter().map(|task| Query::generate(task.prompt.clone(), options.clone())).collect();
+    let tasks = tasks.into_iter().map(|task| task.task).collect();
+    let mut labels = filter.labels();
+    if args.limits.no_exif_orientation {
+        labels.push(("orientation", "ignored".to_owned()));
     }
-    let settings = Settings::load(settings)?.with_model(&args.model);
-    let dir = model_dir::require(settings.model.path.as_ref())?;
-    let model_name = ModelIdentity::name_of(dir)?;
-    let decoding = DecodeOptions {
-        apply_orientation: !args.no_exif_orientation,
-        max_pixels: args.max_pixels,
-        max_side: args.max_side,
-        max_memory: args.max_decode_bytes,
-        ..DecodeOptions::default()
-    };
+    // Computing the digest reads all weights. It runs beside loading them, and only if rows have the digest.
+    let has_rows = format == AnnotateFormat::Json;
+    let mut recipe = tokio::task::spawn_blocking(move || {
+        let model = if has_rows { identity(&dir)? } else { v1::ModelIdentity::default() };
+        Recipe::new(tasks, &options, labels, model)
+    });
+    let (mut inputs, mut rows, mut done) = (inputs, Rows::Stdout, DoneRows::default());
+    if let Some(out) = &args.output.out {
+        let known = recipe.await??;
+        let (files, earlier) = open_rows(out, &args.output, &known, &inputs)?;
+        (rows, done) = (Rows::Files(files), earlier);
+        recipe = tokio::spawn(std::future::ready(Ok(known)));
+        // A picture that is named twice has one row.
+        let mut seen = HashSet::new();
+        inputs.retain(|input| seen.insert(input.source.clone()));
+    }
+
+    let limits = &args.limits;
     let preparer = Arc::new(Preparer {
-        reader: Reader::new(&settings.s3, args.max_bytes),
-        decoding,
-        images: model_dir::images(dir)?,
-        keep_pictures: args.draw.is_some(),
+        reader,
+        decoding: DecodeOptions {
+            apply_orientation: !limits.no_exif_orientation,
+            max_pixels: limits.max_pixels,
+            max_side: limits.max_side,
+            max_memory: limits.max_decode_bytes,
+            ..DecodeOptions::default()
+        },
+        images,
+        keep_pictures: args.output.draw.is_some(),
+        with_page: args.output.page.is_some(),
+        done,
         decoders: Semaphore::new(available_parallelism().map_or(1, usize::from)),
     });
     // Loading a model leaves most processors idle.
-    let prefetched: Vec<_> = inputs.iter().take(PREFETCH).map(|input| preparer.start(input.source.clone())).collect();
-    let model = model_dir::open(&settings.model)?;
-    let mut options = settings.engine.options();
-    fit_queries(&mut options, model.processor(), &queries)?;
-    let engine = model_dir::start_engine(model, options)?;
-    let mut drawings = args.draw.as_deref().map(|dir| Drawings::new(dir, &inputs)).transpose()?;
+    let prefetched: Vec<_> = inputs.iter().take(PREFETCH).map(|input| preparer.start(input.clone())).collect();
+    let model_settings = settings.model.clone();
+    let load = tokio::task::spawn_blocking(move || model_dir::open(&model_settings));
+    let Some(model) = interrupt.or(load).await else { return Ok(interrupted(&interrupt)) };
+    let model = model.context("loading the model panicked")??;
+    let mut engine_options = settings.engine.options();
+    options::fit_queries(&mut engine_options, model.processor(), &queries)?;
+    let engine = model_dir::start_engine(model, engine_options)?;
+    let recipe = recipe.await??;
+    let drawings = args.output.draw.as_deref().map(|dir| match args.output.replace_drawings {
+        true => Drawings::new(dir, &inputs),
+        false => Drawings::of_new_run(dir, &inputs),
+    });
+    let mut results = Results::new(recipe, filter, format, model_name, rows, drawings.transpose()?, &args.output);
 
+    let counts = Counts { not_pictures, problems: problems.len(), ..Counts::default() };
+    let mut progress = Progress::new(inputs.len(), counts, Duration::from_secs(args.output.progress));
     let prefetched = prefetched.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-    let work = |(input, prepared): (&Input, Option<_>)| {
-        let prepared = prepared.unwrap_or_else(|| preparer.start(input.source.clone()));
-        annotate(&engine, prepared, &queries)
+    let work = |(input, prepared): (_, Option<_>)| {
+        let (engine, queries) = (&engine, &queries);
+        let prepared = prepared.unwrap_or_else(|| preparer.start(Clone::clone(input)));
+        async move { (input, annotate(engine, prepared, queries).await) }
     };
     let concurrent = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
-    let mut results = stream::iter(inputs.iter().zip(prefetched)).map(work).buffered(concurrent);
-    let mut failed = 0;
-    for input in &inputs {
-        let Some(result) = results.next().await else { break };
-        let name = input.source.name();
-        let mut failures = Vec::new();
-        match result {
-            Err(error) => failures.push(error),
-            Ok((picture, answers)) => {
-                for (index, answer) in answers.iter().enumerate() {
-                    let prompt = (answers.len() > 1).then_some(index + 1);
-                    let drawing = drawings.as_mut().zip(picture.as_ref()).map(|(drawings, picture)| {
-                        let drawn = review::draw(&picture.rgb, &report::labelled(answer));
-                        drawings.write(&input.mirror, prompt, &drawn)
-                    });
-                    let drawing = drawing.and_then(|written| written.map_err(|error| failures.push(error)).ok());
-                    let report = Report::new(&name, &model_name, answer, !args.no_cleanup);
-                    report.with_drawing(drawing.as_deref()).print(args.format)?;
-                }
+    let started_ones = stream::iter(inputs.iter().zip(prefetched)).take_until(interrupt.clone().arrived());
+    let mut ended = pin!(started_ones.map(work).buffered(concurrent));
+    loop {
+        let next = tokio::select! {
+            next = ended.next() => next,
+            () = progress.line_due() => {
+                progress::write(format_args!("{}", progress.line()));
+                continue;
             }
+        };
+        let Some((input, ended)) = next else { break };
+        results.add(input, ended, &mut progress)?;
+    }
+    for message in results.finish()? {
+        progress.message(&message);
+    }
+    let counts = progress.counts();
+    progress::write(format_args!("{}", progress.finish(started.elapsed())));
+    let ended = counts.done + counts.failed + counts.present + counts.not_pictures - not_pictures;
+    if let Some(signal) = interrupt.signal().filter(|_| ended < inputs.len()) {
+        let left = inputs.len() - ended;
+        match &args.output.out {
+            Some(_) => {
+                progress::write(format_args!("{left} pictures left; to continue, run the same command with --resume"));
+            }
+            None => progress::write(format_args!("{left} pictures left; a run with --out can be continued")),
         }
-        failed += usize::from(!failures.is_empty());
-        for error in failures {
-            stderr::message!("groundling: {}", failure_message(&name, &error));
-        }
+        return Ok(Outcome::Interrupted { signal });
     }
-    if failed == 0 && problems.is_empty() {
-        return Ok(Outcome::Done);
-    }
-    stderr::message!("groundling: {}", summary(failed, inputs.len(), problems.len()));
-    Ok(Outcome::PartlyFailed)
+    let is_whole = counts.failed == 0 && problems.is_empty();
+    Ok(if is_whole { Outcome::Done } else { Outcome::PartlyFailed })
 }
 
-/// The error prefixed with the picture's name, unless it begins with that, and the option that raises an exceeded limit.
-fn failure_message(name: &str, error: &anyhow::Error) -> String {
-    let text = causes(error.as_ref());
-    let named = if text.starts_with(name) { text } else { format!("{name}: {text}") };
-    match raised_by(error) {
-        Some(option) => format!("{named}; raise {option} to allow it"),
-        None => named,
-    }
-}
-
-/// The option that raises the limit that a picture exceeded.
-fn raised_by(error: &anyhow::Error) -> Option<&'static str> {
-    if let Some(error) = error.downcast_ref::<FetchError>() {
-        return (error.kind() == FetchErrorKind::TooLarge).then_some("--max-bytes");
-    }
-    Some(match error.downcast_ref::<ImageError>()?.exceeded_limit()? {
-        DecodeLimit::Pixels => "--max-pixels",
-        DecodeLimit::Side => "--max-side",
-        DecodeLimit::Memory => "--max-decode-bytes",
-    })
-}
-
-/// The numbers of failed and skipped pictures.
-fn summary(failed: usize, pictures: usize, skipped: usize) -> String {
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let mut summary = format!("{failed} of {pictures} picture{} failed", plural(pictures));
-    if skipped > 0 {
-        let directories = if skipped == 1 { "directory" } else { "directories" };
-        summary += &format!(", {skipped} argument{} or {directories} skipped", plural(skipped));
-    }
-    summary
-}
-
-/// The picture if `--draw` needs it, and the answers.
-type Annotated = (Option<Picture>, Vec<GroundedText>);
-
-/// The picture if `--draw` needs it, and the model's input.
-type Prepared = (Option<Picture>, PixelValues);
-
-async fn annotate(
-    engine: &Engine,
-    prepared: JoinHandle<anyhow::Result<Prepared>>,
-    queries: &[Query],
-) -> anyhow::Result<Annotated> {
-    let (picture, pixels) = prepared.await.context("the decoder panicked")??;
-    let response = engine.submit(Request { pixels, queries: queries.to_vec() }).await?;
-    Ok((picture, response.texts))
-}
-
-/// Reads and decodes pictures.
-struct Preparer {
-    reader: Reader,
-    decoding: DecodeOptions,
-    images: ImageProcessor,
-    /// Whether decoded pictures are kept, for `--draw`.
-    keep_pictures: bool,
-    /// Limits the pictures decoded at once to the number of processors: each takes memory.
-    decoders: Semaphore,
-}
-
-impl Preparer {
-    /// Starts to read and decode a picture.
-    fn start(self: &Arc<Self>, source: Source) -> JoinHandle<anyhow::Result<Prepared>> {
-        let own = Arc::clone(self);
-        tokio::spawn(async move {
-            // Files are read only once they can be decoded, so that fewer of them are in memory.
-            let is_file = matches!(source, Source::File(_));
-            let fetched = if is_file { None } else { Some(own.reader.read(&source).await?) };
-            let _permit = own.decoders.acquire().await?;
-            let bytes = match fetched {
-                Some(bytes) => bytes,
-                None => own.reader.read(&source).await?,
-            };
-            let images = Arc::clone(&own);
-            let prepare = move || {
-                let picture = decode(&bytes, &images.decoding)?;
-                let pixels = images.images.pixel_values(&picture);
-                anyhow::Ok((images.keep_pictures.then_some(picture), pixels))
-            };
-            tokio::task::spawn_blocking(prepare).await.context("the decoder panicked")?
-        })
-    }
-}
-
-/// Raises the engine's slots and their tokens to what the queries take.
-///
-/// # Errors
-/// A query is not valid: it would fail for every picture.
-fn fit_queries(engine: &mut EngineOptions, processor: &Processor, queries: &[Query]) -> anyhow::Result<()> {
-    for query in queries {
-        let prepared = processor.encode(query).map_err(|error| Misuse(error.into()))?;
-        let decoding = processor.decoding(&prepared).map_err(|error| Misuse(error.into()))?;
-        engine.slot_tokens = engine.slot_tokens.max(decoding.max_tokens());
-        if decoding.slots() > engine.slots.unwrap_or(USUAL_SLOTS) {
-            engine.slots = Some(decoding.slots());
+/// The format of the results.
+fn format(args: &AnnotateArgs) -> anyhow::Result<AnnotateFormat> {
+    match (args.output.format, &args.output.out) {
+        (None, None) => Ok(AnnotateFormat::Text),
+        (None | Some(AnnotateFormat::Json), Some(_)) => Ok(AnnotateFormat::Json),
+        (Some(format), None) => Ok(format),
+        (Some(AnnotateFormat::Text | AnnotateFormat::JsonV0), Some(_)) => {
+            Err(Misuse(anyhow!("--out writes --format json only")).into())
         }
     }
-    Ok(())
 }
 
-fn generation_options(args: &GenerationArgs) -> anyhow::Result<GenerationOptions> {
-    let options = GenerationOptions {
-        max_new_tokens: args.max_new_tokens,
-        no_repeat_ngram_size: args.no_repeat_ngram_size,
-        repetition_penalty: args.repetition_penalty,
-        sampling: sampling(args),
-        well_formed: args.well_formed,
-    };
-    options.check().map_err(|error| Misuse(anyhow!("--{}", error.to_string().replacen('_', "-", 3))))?;
-    Ok(options)
+/// Opens the files of `--out`, and reads what they have of the pictures.
+fn open_rows(out: &Path, args: &OutputArgs, recipe: &Recipe, inputs: &[Input]) -> anyhow::Result<(RowFiles, DoneRows)> {
+    let names: HashSet<String> = inputs.iter().map(|input| input.source.name()).collect();
+    let mut done = DoneRows::default();
+    let files = RowFiles::open(out, args.resume, args.shard_rows.get(), |row| match row {
+        Row::Annotation(row) => {
+            done.add(recipe, *row, args.page.is_some());
+            true
+        }
+        // Pictures that failed are tried again.
+        Row::Failure(row) => row.job_id.is_none_or(|name| !names.contains(&name)),
+    })?;
+    Ok((files, done))
 }
 
-fn sampling(args: &GenerationArgs) -> Sampling {
-    if let Some(num_beams) = args.num_beams {
-        let GenerationArgs { length_penalty, early_stopping, .. } = *args;
-        return Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
+/// The identity of the model as annotations have it.
+fn identity(dir: &Path) -> anyhow::Result<v1::ModelIdentity> {
+    let ModelIdentity { name, revision, digest } =
+        ModelIdentity::of_dir(dir).context("cannot compute the digest of the model")?;
+    Ok(v1::ModelIdentity { name, revision, digest })
+}
+
+/// The pictures that the command line names.
+async fn collect(args: &AnnotateArgs, reader: &Reader) -> anyhow::Result<Inputs> {
+    let except: Vec<&Path> =
+        [&args.output.draw, &args.output.out].into_iter().flatten().map(|dir| dir.as_path()).collect();
+    let mut collector = Collector::new(reader, &except, args.follow_links);
+    for argument in &args.images {
+        collector.add(argument).await.map_err(Misuse)?;
     }
-    if args.temperature.is_none() && args.top_k.is_none() && args.top_p.is_none() {
-        return Sampling::Greedy;
+    if let Some(list) = &args.files_from {
+        collector.add_list(list).await.map_err(Misuse)?;
     }
-    Sampling::Random {
-        temperature: args.temperature.unwrap_or(1.0),
-        top_k: args.top_k,
-        top_p: args.top_p.unwrap_or(1.0),
-        seed: args.seed,
-    }
+    Ok(collector.finish())
+}
+
+/// The end of a run that was interrupted before its first picture.
+fn interrupted(interrupt: &Interrupt) -> Outcome {
+    progress::write(format_args!("interrupted before the first picture"));
+    Outcome::Interrupted { signal: interrupt.signal().unwrap_or(0) }
 }

@@ -5,13 +5,14 @@ use std::path::Path;
 use broker::connection;
 use broker::setup::{self, SetupReport};
 
-use crate::args::SetupArgs;
+use crate::args::{SetupArgs, StoreArgs};
 use crate::exit::Outcome;
 use crate::settings::Settings;
 use crate::{stderr, stdout};
 
 pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
-    let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
+    let flags = StoreArgs { nats_url: args.nats_url, s3_endpoint: None };
+    let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
     let connection = connection::open(&nats, "groundling setup").await?;
     let report = setup::setup(connection.broker(&nats), &streams).await?;
     let SetupReport { created, found, missing, differences, errors } = &report;

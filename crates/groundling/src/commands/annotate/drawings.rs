@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,9 +10,12 @@ use image::RgbImage;
 use image::codecs::png::PngEncoder;
 
 use crate::files;
-use crate::sources::{Input, Source};
+use crate::sources::input::{Input, Source};
 
-/// The directory of `--draw`. Its tree mirrors that of the pictures: `sub/a.jpg` becomes `sub/a.jpg.png`.
+/// The directories of runs begin with this; a number follows.
+const RUN: &str = "run-";
+
+/// The directory of the drawings: one of this run in the directory of `--draw`. Its tree mirrors that of the pictures: `sub/a.jpg` becomes `sub/a.jpg.png`.
 pub(super) struct Drawings {
     dir: PathBuf,
     /// Files that must not be replaced: the pictures, and the drawings so far.
@@ -20,6 +23,30 @@ pub(super) struct Drawings {
 }
 
 impl Drawings {
+    /// Creates the directory `dir/run-N` for the drawings, with a number above those of all earlier runs.
+    pub(super) fn of_new_run(dir: &Path, inputs: &[Input]) -> anyhow::Result<Self> {
+        let create = || {
+            std::fs::create_dir_all(dir)?;
+            let mut last = 0;
+            for entry in std::fs::read_dir(dir)? {
+                let name = entry?.file_name();
+                let number = name.to_str().and_then(|name| name.strip_prefix(RUN)?.parse::<u64>().ok());
+                last = last.max(number.unwrap_or(0));
+            }
+            loop {
+                last = last.saturating_add(1);
+                let run = dir.join(format!("{RUN}{last}"));
+                match std::fs::create_dir(&run) {
+                    // Another run may have started.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    created => return created.map(|()| run),
+                }
+            }
+        };
+        let run = create().with_context(|| format!("{}: cannot create the directory", dir.display()))?;
+        Self::new(&run, inputs)
+    }
+
     /// Creates the directory.
     pub(super) fn new(dir: &Path, inputs: &[Input]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create the directory", dir.display()))?;
@@ -28,6 +55,11 @@ impl Drawings {
             _ => None,
         });
         Ok(Self { dir: dir.into(), taken: files.collect() })
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Writes a drawing, with the number of the prompt if there are several, and returns the file's path.
@@ -65,7 +97,7 @@ mod tests {
     use super::*;
 
     fn file(path: PathBuf, mirror: &str) -> Input {
-        Input { source: Source::File(path), mirror: mirror.into() }
+        Input { mirror: mirror.into(), ..Input::named(Source::File(path)) }
     }
 
     #[test]
@@ -94,7 +126,19 @@ mod tests {
     }
 
     #[test]
-    fn a_later_run_replaces_the_drawings_of_an_earlier_one() {
+    fn each_run_has_a_directory_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["run-7", "run-x", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        for number in 8..10 {
+            let drawings = Drawings::of_new_run(dir.path(), &[]).unwrap();
+            assert_eq!(drawings.dir(), dir.path().join(format!("run-{number}")));
+        }
+    }
+
+    #[test]
+    fn a_later_run_in_the_same_directory_replaces_the_drawings_of_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         for side in [1, 2] {
             let mut drawings = Drawings::new(dir.path(), &[]).unwrap();

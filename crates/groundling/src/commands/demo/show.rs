@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use image::codecs::png::PngEncoder;
 use kosmos2::processor::image::{DecodeOptions, decode};
-use review::{Annotated, Labelled, Page, PageItem, Picture, draw, page};
+use review::{Labelled, Page, PageItem, Picture, draw, page};
 use sandbox::DemoData;
 use serde_json::json;
-use wire::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
+use wire::v1::{ImageAnnotation, TaskResult};
 
 use crate::args::Format;
 use crate::files;
-use crate::report::{entity_line, finish};
+use crate::report::entity_line;
+use crate::review_items::{annotated, labelled};
 use crate::stderr::escape_control;
 use crate::stdout;
 
@@ -68,27 +69,4 @@ pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path
     let page = page(&Page { title: "Groundling demo".into(), items });
     files::replace(&path, |file| Ok(file.write_all(page.as_bytes())?))?;
     Ok(path)
-}
-
-fn annotated(name: &str, result: &TaskResult) -> Annotated {
-    Annotated {
-        name: name.into(),
-        prompt: result.prompt.clone(),
-        text: result.text.clone(),
-        raw_text: result.raw_text.clone(),
-        finish_reason: finish(result.finish_reason() == FinishReason::Length),
-        entities: labelled(result),
-    }
-}
-
-fn labelled(result: &TaskResult) -> Vec<Labelled> {
-    let corners = |b: &FractionBox| [b.x0, b.y0, b.x1, b.y1];
-    let labelled = |entity: &wire::v1::Entity| Labelled {
-        phrase: entity.phrase.clone(),
-        boxes: entity.boxes.iter().filter_map(|b| b.fractions.as_ref()).map(corners).collect(),
-        span: entity.span.as_ref().map_or((0, 0), |span| (span.start.into(), span.end.into())),
-        score: entity.score,
-        box_scores: entity.boxes.iter().map(|b| b.score).collect(),
-    };
-    result.entities.iter().map(labelled).collect()
 }

@@ -7,7 +7,7 @@ use worker::settings::S3Settings;
 
 use super::report::Report;
 use crate::exit::Misuse;
-use crate::sources::Source;
+use crate::sources::input::Source;
 
 pub(super) async fn check(settings: &S3Settings, object: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
     let store = match ObjectStore::open(settings).await {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use kosmos2::options::EarlyStopping;
 
-pub(super) fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
+pub(crate) fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
     let help = |value| match value {
         EarlyStopping::Yes => "As soon as there are as many finished texts as beams",
         EarlyStopping::No => {
@@ -17,17 +17,17 @@ pub(super) fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
     PossibleValuesParser::new(values).try_map(|name| name.parse::<EarlyStopping>())
 }
 
-pub(super) fn lengths(text: &str) -> Result<(usize, usize), String> {
+pub(crate) fn lengths(text: &str) -> Result<(usize, usize), String> {
     let bounds = text.split_once('-').and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
     bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected a range such as 8-128".into())
 }
 
 /// A path that may be empty, which counts as unset: deployment templates write `VARIABLE=` for a missing value.
-pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected an integer of at least 1".into()),
         Ok(number) => Ok(number),
