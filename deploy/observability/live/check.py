@@ -15,7 +15,7 @@ import time
 
 import nats_metrics
 import static_checks
-from pool import DEMO, ROOT, Pool, get, job, wait_until
+from pool import DEMO, ROOT, Pool, job, wait_until
 from prometheus import Prometheus
 
 FOLDER = ROOT / "deploy/observability"

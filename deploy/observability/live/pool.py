@@ -121,9 +121,8 @@ class Pool:
         self.health_port, self.collector_port = free_ports(3)[:2]
         self._settings = self.home / "groundling.toml"
         self._settings.write_text(self._settings_text())
-        setup = subprocess.run(
-            [self._program, "--settings", self._settings, "setup"], capture_output=True, text=True, env=self._environment()
-        )
+        command = [self._program, "--settings", self._settings, "setup"]
+        setup = subprocess.run(command, capture_output=True, text=True, env=self._environment())
         if setup.returncode != 0:
             raise RuntimeError(f"groundling setup: {setup.stderr}")
         self.nats = Nats(self._nats_port)
@@ -188,7 +187,7 @@ class Pool:
             *["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.home / 's3.json'}", f"-bucket={BUCKET}"],
             *["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
             f"-filer.localSocket={self.home / 'filer.sock'}",
-            *[f"-{flag}={port}" for flag, port in zip(flags, ports)],
+            *[f"-{flag}={port}" for flag, port in zip(flags, ports, strict=True)],
         ]
         self.store = self.start("store", command, cwd=self.home)
         health = f"http://127.0.0.1:{self.s3_port}/healthz"
