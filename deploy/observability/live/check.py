@@ -15,7 +15,7 @@ import time
 
 import nats_metrics
 import static_checks
-from pool import DEMO, ROOT, Pool, get, job, wait_until
+from pool import DEMO, ROOT, Pool, job, wait_until
 from prometheus import Prometheus
 
 FOLDER = ROOT / "deploy/observability"
@@ -70,17 +70,17 @@ def run_jobs(pool):
     """Jobs that succeed, fail and are retried: the store freezes, and then the annotations stream is full."""
     jobs = Jobs(pool)
     jobs.submit_failing()
-    for _ in range(16):
+    for _ in range(6):
         jobs.submit()
     jobs.wait()
     # A rate needs an increase between two scrapes, and a series begins with its first value.
     jobs.submit_failing()
-    for _ in range(8):
+    for _ in range(4):
         jobs.submit()
     jobs.wait()
 
     pool.store.signal(signal.SIGSTOP)
-    for _ in range(12):
+    for _ in range(8):
         jobs.submit()
     time.sleep(5)
     pool.store.signal(signal.SIGCONT)

@@ -19,8 +19,13 @@ BUCKET = "pictures"
 KEYS = ("test", "test-secret")
 
 
+class ProcessEnded(Exception):
+    """A child process that should run has ended."""
+
+
 def wait_until(what, limit, condition):
-    """Waits until `condition()` is true, or raises `TimeoutError` after `limit` seconds."""
+    """Waits until `condition()` is true, or raises `TimeoutError` after `limit` seconds. Errors of connections count as
+    not yet true."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         try:
@@ -71,9 +76,9 @@ class Process:
             self._child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **options)
 
     def check(self):
-        """Raises `RuntimeError` if the process has ended."""
+        """Raises `ProcessEnded` if the process has ended."""
         if self._child.poll() is not None:
-            raise RuntimeError(f"{self.name} ended with {self._child.returncode}: {self.log.read_text()[-2000:]}")
+            raise ProcessEnded(f"{self.name} ended with {self._child.returncode}: {self.log.read_text()[-2000:]}")
         return True
 
     def signal(self, number):
@@ -95,7 +100,8 @@ class Pool:
     """The servers and one worker. Everything lies in `home`."""
 
     def __init__(self, program, rig, home):
-        self.home, self._program, self._rig, self._processes = home, program, rig, []
+        self.home, self._program, self._rig = home, program, rig
+        self._processes, self._store_ports = [], []
         try:
             self._start_servers()
         except BaseException:
@@ -104,13 +110,19 @@ class Pool:
 
     def _start_servers(self):
         self._start_nats()
-        self._start_store()
+        for attempt in range(3):
+            try:
+                self._start_store()
+                break
+            except ProcessEnded:
+                # Another program may have taken one of the ports.
+                if attempt == 2:
+                    raise
         self.health_port, self.collector_port = free_ports(3)[:2]
         self._settings = self.home / "groundling.toml"
         self._settings.write_text(self._settings_text())
-        setup = subprocess.run(
-            [self._program, "--settings", self._settings, "setup"], capture_output=True, text=True, env=self._environment()
-        )
+        command = [self._program, "--settings", self._settings, "setup"]
+        setup = subprocess.run(command, capture_output=True, text=True, env=self._environment())
         if setup.returncode != 0:
             raise RuntimeError(f"groundling setup: {setup.stderr}")
         self.nats = Nats(self._nats_port)
@@ -118,6 +130,10 @@ class Pool:
     def stop(self):
         for process in reversed(self._processes):
             process.stop()
+        # SeaweedFS leaves its sockets there.
+        for port in self._store_ports:
+            for socket_file in glob.glob(f"/tmp/seaweedfs-*-{port}.sock"):
+                os.unlink(socket_file)
 
     def start(self, name, command, **options):
         """Starts a process that `stop` ends."""
@@ -165,12 +181,13 @@ class Pool:
         ports = free_ports(10)
         flags = [flag for name in names for flag in (f"{name}.port", f"{name}.port.grpc")]
         self.s3_port, self._filer_port = ports[0], ports[6]
+        self._store_ports += ports
         command = [
             *[self._rig / "weed", f"-logdir={self.home}", "-logtostderr=true", "mini", f"-dir={self.home / 'store'}"],
             *["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.home / 's3.json'}", f"-bucket={BUCKET}"],
             *["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
             f"-filer.localSocket={self.home / 'filer.sock'}",
-            *[f"-{flag}={port}" for flag, port in zip(flags, ports)],
+            *[f"-{flag}={port}" for flag, port in zip(flags, ports, strict=True)],
         ]
         self.store = self.start("store", command, cwd=self.home)
         health = f"http://127.0.0.1:{self.s3_port}/healthz"

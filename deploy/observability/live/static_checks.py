@@ -6,12 +6,15 @@ from pool import ROOT
 
 # What the dashboard and the alerts may use besides the workers' metrics and those of prometheus-nats-exporter.
 OF_PROMETHEUS = {"up"}
-NAME = re.compile(r"\b((?:groundling|messaging|gen_ai|hw|jetstream)[a-z0-9_]*|groundling:[a-z0-9_:]+|up)\b(?=[{\[ )]|$)")
+NAME = re.compile(
+    r"\b((?:groundling|messaging|gen_ai|hw|jetstream)[a-z0-9_]*|groundling:[a-z0-9_:]+|up)\b(?=[{\[ )\n]|$)"
+)
 
 
 def worker_metrics():
     """The names in a scrape of all instruments, from docs/metrics.md."""
-    table = re.findall(r"^\| \[`[^`]+`\]\([^)]*\) \| `([a-z0-9_]+)` \| (\w+)", (ROOT / "docs/metrics.md").read_text(), re.M)
+    documentation = (ROOT / "docs/metrics.md").read_text()
+    table = re.findall(r"^\| \[`[^`]+`\]\([^)]*\) \| `([a-z0-9_]+)` \| (\w+)", documentation, re.M)
     names = set()
     for name, kind in table:
         names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
@@ -72,7 +75,8 @@ def check_alerts(alerts, tests, runbook, known):
     problems = []
     names = set(re.findall(r"^ +- alert: (\w+)$", alerts, re.M))
     recorded = set(re.findall(r"^ +- record: (\S+)$", alerts, re.M))
-    code = "\n".join(line for line in alerts.splitlines() if not re.match(r"\s*(#|summary|description|runbook|- record)", line))
+    text = re.compile(r"\s*(#|summary|description|runbook|- record)")
+    code = "\n".join(line for line in alerts.splitlines() if not text.match(line))
     for name in sorted(metrics_of(code) - known - recorded):
         problems.append(f"alerts.yaml uses the unknown metric {name}")
     fires = set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n", tests))
