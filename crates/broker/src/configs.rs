@@ -24,6 +24,8 @@ const ADVISORY_ACK_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Config; 7] {
     let common = stream::Config {
         storage: StorageType::File,
+        // A full stream refuses messages and discards none, also if it gets its bound later.
+        discard: DiscardPolicy::New,
         num_replicas: settings.replicas,
         duplicate_window: settings.duplicate_window,
         ..stream::Config::default()
@@ -37,8 +39,6 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
             description: Some("Groundling: jobs".to_owned()),
             subjects: vec![JOBS_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            // A full stream refuses submissions; no job is discarded.
-            discard: DiscardPolicy::New,
             max_message_size: i32::try_from(max_job).unwrap_or(i32::MAX),
             ..common.clone()
         },
@@ -88,7 +88,6 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
             description: Some("Groundling: jobs that wait for their next attempt, used by workers only".to_owned()),
             subjects: vec![RETRIES_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
-            discard: DiscardPolicy::New,
             ..common.clone()
         },
         stream::Config {

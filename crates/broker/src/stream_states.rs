@@ -75,6 +75,17 @@ impl StreamStates {
 
     /// A sentence for each stream that refuses messages; `None` if there is none.
     pub fn refusal_summary(&self) -> Option<String> {
+        let state = self.unexpired();
+        let sentences: Vec<String> = state.refusals.iter().map(|(stream, it)| sentence(stream, &it.reason)).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+
+    /// The names of the streams that refuse messages.
+    pub fn refusing(&self) -> Vec<String> {
+        self.unexpired().refusals.keys().cloned().collect()
+    }
+
+    fn unexpired(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         state.refusals.retain(|stream, refusal| {
             let is_active = refusal.last.elapsed() < self.expiry;
@@ -86,8 +97,7 @@ impl StreamStates {
             }
             is_active
         });
-        let sentences: Vec<String> = state.refusals.iter().map(|(stream, it)| sentence(stream, &it.reason)).collect();
-        (!sentences.is_empty()).then(|| sentences.join("; "))
+        state
     }
 
     /// Records that the stream has stored a message.

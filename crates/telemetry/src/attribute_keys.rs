@@ -57,6 +57,12 @@ pub(crate) const TOKEN_TYPE_ANSWER: &str = "answer";
 /// How reading an object ended.
 pub const READ_RESULT: Key =
     Key { name: "result", help: "how the read ended", values: Values::OneOf(ReadResult::WORDS) };
+/// A stream.
+pub const STREAM: Key = Key {
+    name: "stream",
+    help: "the stream",
+    values: Values::Described("names of streams, of `streams` in the settings"),
+};
 /// What a connection goes to.
 pub const SERVER: Key = Key { name: "server", help: "what it is connected to", values: Values::OneOf(Server::WORDS) };
 /// What is exported.

@@ -51,6 +51,19 @@ impl JobOutcome {
     pub const WORDS: &'static [&'static str] =
         &["annotated", "duplicate", "failed", "retried", "parked", "released", "left_to_others"];
 
+    /// The outcomes without a reason.
+    pub fn without_reason() -> impl Iterator<Item = Self> {
+        [Self::Annotated, Self::Duplicate].into_iter()
+    }
+
+    /// Failures and retries with each reason that they can have.
+    pub fn failed_and_retried() -> impl Iterator<Item = Self> {
+        // The numbers of the enum in `proto/` have no gaps.
+        let reasons = (1..).map_while(|number| FailureReason::try_from(number).ok());
+        let failed = reasons.map(|reason| Self::Failed(reason.into()));
+        failed.chain(Reason::ALL.iter().copied().map(Self::Retried))
+    }
+
     /// Its value as an attribute.
     pub const fn word(self) -> &'static str {
         match self {

@@ -125,7 +125,11 @@ impl Instruments {
         jobs_in_hand.add(0, &[]);
         pulls_lost.add(0, &[]);
         if !options.dataset_label {
-            jobs.add(0, &[word(OUTCOME, JobOutcome::Annotated.word())]);
+            for outcome in JobOutcome::without_reason().chain(JobOutcome::failed_and_retried()) {
+                let reason = outcome.reason().map(|reason| word(REASON, reason.word()));
+                let attributes: Vec<_> = [word(OUTCOME, outcome.word())].into_iter().chain(reason).collect();
+                jobs.add(0, &attributes);
+            }
         }
     }
 
@@ -143,9 +147,10 @@ impl Instruments {
         ActiveJob(self.clone())
     }
 
-    /// A delivery was settled, `processing` after it was received. `age`: the time since the job's submission.
+    /// A delivery from `from` was settled, `processing` after it was received. `age`: the time since the job's submission.
     pub fn job_settled(
         &self,
+        from: Destination,
         outcome: JobOutcome,
         dataset: &str,
         deliveries: u64,
@@ -164,7 +169,7 @@ impl Instruments {
         let mut attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, OPERATION_PROCESS),
-            word(DESTINATION, Destination::Jobs.word()),
+            word(DESTINATION, from.word()),
             self.consumer_group(),
         ];
         attributes.extend(error.map(|error| word(MESSAGING_ERROR, error.word())));

@@ -98,6 +98,7 @@ pub struct JobSpan {
     submitter: Context,
     log_span: tracing::Span,
     dataset: String,
+    from: Destination,
     deliveries: u64,
     published: SystemTime,
     received: Instant,
@@ -151,6 +152,7 @@ impl JobSpans {
             submitter,
             log_span,
             dataset: job.dataset.to_owned(),
+            from: job.from,
             deliveries: job.deliveries,
             published: job.published,
             received: job.received,
@@ -292,7 +294,7 @@ impl JobSpan {
         }
         let age = self.published.elapsed().unwrap_or_default();
         let (instruments, processing) = (&self.spans.instruments, self.received.elapsed());
-        instruments.job_settled(outcome, &self.dataset, self.deliveries, age, processing);
+        instruments.job_settled(self.from, outcome, &self.dataset, self.deliveries, age, processing);
         let span = self.context.span();
         if self.spans.tracer.is_none() || !span.is_recording() {
             return;

@@ -9,15 +9,15 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 
 use crate::attribute_keys::{
     EXPORT_RESULT, EXPORT_RESULT_FAILED, EXPORT_RESULT_OK, EXPORT_SIGNAL, GPU, HW_ERROR_CORRECTED, HW_ERROR_TYPE,
-    HW_ERROR_UNCORRECTED, HW_ID, HW_TYPE, SERVER, TOKEN_TYPE, TOKEN_TYPE_ANSWER, TOKEN_TYPE_PROMPT,
+    HW_ERROR_UNCORRECTED, HW_ID, HW_TYPE, SERVER, STREAM, TOKEN_TYPE, TOKEN_TYPE_ANSWER, TOKEN_TYPE_PROMPT,
 };
 use crate::attributes::Server;
 use crate::export_state::ExportState;
 use crate::instruments::{Instruments, word};
 use crate::table::{
     BYTES_IN_FLIGHT, CONNECTIONS, ENGINE_KV_TOKENS, ENGINE_LAST_STEP_AGE, ENGINE_QUEUE_SIZE, ENGINE_SLOTS_LIMIT,
-    ENGINE_SLOTS_USED, ENGINE_STEPS, ENGINE_TOKENS, GPU_MEMORY_USAGE, HW_ENERGY, HW_ERRORS, InstrumentInfo,
-    TELEMETRY_EXPORTS,
+    ENGINE_SLOTS_USED, ENGINE_STEPS, ENGINE_TOKENS, GPU_MEMORY_USAGE, HW_ENERGY, HW_ERRORS, InstrumentInfo, READY,
+    STREAMS_REFUSING, TELEMETRY_EXPORTS,
 };
 
 /// The engine's current state.
@@ -42,12 +42,16 @@ pub struct EngineReading {
 }
 
 /// The worker's current state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerReading {
     /// Bytes of encoded pictures in memory.
     pub bytes_in_flight: u64,
     /// Connections to the NATS server that are up.
     pub nats_connections: u64,
+    /// Whether the worker is ready.
+    pub is_ready: bool,
+    /// The streams that refuse messages.
+    pub refusing_streams: Vec<String>,
 }
 
 /// A GPU's current state. `None` for what its driver does not report.
@@ -91,6 +95,17 @@ impl Instruments {
     /// Registers the callback that reads the worker's state.
     pub fn observe_worker(&self, read: impl Fn() -> WorkerReading + Clone + Send + Sync + 'static) {
         integer_gauge(self.meter(), &BYTES_IN_FLIGHT, read.clone(), |reading| reading.bytes_in_flight);
+        integer_gauge(self.meter(), &READY, read.clone(), |reading| reading.is_ready.into());
+        let read_streams = read.clone();
+        let streams = self.meter().u64_observable_gauge(STREAMS_REFUSING.name).with_unit(STREAMS_REFUSING.unit);
+        streams
+            .with_description(STREAMS_REFUSING.help)
+            .with_callback(move |observer| {
+                for stream in read_streams().refusing_streams {
+                    observer.observe(1, &[KeyValue::new(STREAM.name, stream)]);
+                }
+            })
+            .build();
         let connections = self.meter().u64_observable_gauge(CONNECTIONS.name).with_unit(CONNECTIONS.unit);
         connections
             .with_description(CONNECTIONS.help)

@@ -6,7 +6,7 @@
 use crate::attribute_keys::{
     BATCH_PASS, CONSUMER_GROUP, DATASET, DESTINATION, EXPORT_RESULT, EXPORT_SIGNAL, GEN_AI_ERROR, GEN_AI_MODEL,
     GEN_AI_OPERATION, GEN_AI_PROVIDER, HW_ERROR_TYPE, HW_ID, HW_TYPE, Key, MESSAGING_ERROR, MESSAGING_OPERATION,
-    MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON, SERVER, STAGE, TOKEN_TYPE,
+    MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON, SERVER, STAGE, STREAM, TOKEN_TYPE,
 };
 
 /// The definition of an instrument.
@@ -100,9 +100,9 @@ instruments! {
     JOB_STAGE_DURATION = Histogram "groundling.job.stage.duration", "s", DURATION_BUCKETS, [STAGE],
         "Time that one stage of a job took.";
     JOB_AGE = Histogram "groundling.job.age", "s", DURATION_BUCKETS, [OUTCOME, DATASET],
-        "Time from a job's submission to its outcome.";
+        "Time from a job's submission to its outcome, for deliveries that ended the job.";
     JOB_DELIVERIES = Histogram "groundling.job.deliveries", "{delivery}", DELIVERY_BUCKETS, [OUTCOME],
-        "Deliveries of a job until its outcome.";
+        "Deliveries of a job until its outcome, for deliveries that ended the job.";
     ENGINE_BATCH_SIZE = Histogram "groundling.engine.batch.size", "{item}", BATCH_BUCKETS, [BATCH_PASS],
         "Sequences in a step of the decoder, or pictures in a pass of the vision tower.";
     ENGINE_SLOTS_USED = Gauge "groundling.engine.slots.used", "{slot}", &[], [],
@@ -123,6 +123,10 @@ instruments! {
         "Bytes of encoded pictures in memory, of at most worker.max_bytes_in_flight.";
     S3_GET_DURATION = Histogram "groundling.s3.get.duration", "s", DURATION_BUCKETS, [READ_RESULT],
         "Time that reading one object took, retries included.";
+    READY = Gauge "groundling.ready", "{worker}", &[], [],
+        "1 while the worker is ready, as /readyz answers it; 0 otherwise.";
+    STREAMS_REFUSING = Gauge "groundling.streams.refusing", "{stream}", &[], [STREAM],
+        "1 for each stream that refuses this worker's messages, for example because it is full.";
     CONNECTIONS = Gauge "groundling.connections", "{connection}", &[], [SERVER],
         "Connections that are up.";
     PULLS_LOST = Counter "groundling.pulls.lost", "{request}", &[], [],

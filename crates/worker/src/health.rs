@@ -38,13 +38,23 @@ struct State {
     stall: OnceLock<EngineStall>,
 }
 
-/// Tells whether the connection to NATS is up, without keeping it open. Clones share it.
+/// Reads the health without keeping the connection and the engine alive. Clones share it.
 #[derive(Clone)]
-pub(crate) struct ConnectionState(Weak<State>);
+pub(crate) struct HealthReader(Weak<State>);
 
-impl ConnectionState {
-    pub(crate) fn is_up(&self) -> bool {
+impl HealthReader {
+    pub(crate) fn is_connected(&self) -> bool {
         self.0.upgrade().is_some_and(|state| state.connection.get().is_some_and(Connection::is_connected))
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.upgrade().is_some_and(|state| Health(state).ready().is_ok())
+    }
+
+    /// The names of the streams that refuse messages.
+    pub(crate) fn refusing_streams(&self) -> Vec<String> {
+        let state = self.0.upgrade();
+        state.and_then(|state| state.streams.get().map(StreamStates::refusing)).unwrap_or_default()
     }
 }
 
@@ -151,8 +161,8 @@ impl Health {
         Ok(())
     }
 
-    pub(crate) fn connection_state(&self) -> ConnectionState {
-        ConnectionState(Arc::downgrade(&self.0))
+    pub(crate) fn reader(&self) -> HealthReader {
+        HealthReader(Arc::downgrade(&self.0))
     }
 
     /// Records that the worker's threads run.

@@ -112,7 +112,7 @@ pub async fn run_with_health(
     health.set_engine(Arc::clone(&engine));
     health.set_stream_states(states.clone());
     let budget = ByteBudget::new(settings.worker.max_bytes_in_flight);
-    telemetry.observe(&engine, budget.clone(), health.connection_state());
+    telemetry.observe(&engine, budget.clone(), health.reader());
     // Cancelled by the caller, and by the worker itself if its engine stops.
     let stop = shutdown.child_token();
     let opened = tokio::select! {

@@ -8,7 +8,7 @@ use telemetry::readings::{EngineReading, WorkerReading};
 use telemetry::{Instruments, JobSpans, Scraper, Telemetry};
 
 use crate::byte_budget::ByteBudget;
-use crate::health::ConnectionState;
+use crate::health::HealthReader;
 
 /// The telemetry of a worker. Clones share it.
 #[derive(Clone)]
@@ -30,11 +30,13 @@ impl WorkerTelemetry {
     }
 
     /// Registers the readings of the worker and of its engine.
-    pub(crate) fn observe(&self, engine: &Arc<dyn Annotator>, budget: ByteBudget, connection: ConnectionState) {
+    pub(crate) fn observe(&self, engine: &Arc<dyn Annotator>, budget: ByteBudget, health: HealthReader) {
         let instruments = self.instruments();
         instruments.observe_worker(move || WorkerReading {
             bytes_in_flight: budget.used(),
-            nats_connections: u64::from(connection.is_up()),
+            nats_connections: u64::from(health.is_connected()),
+            is_ready: health.is_ready(),
+            refusing_streams: health.refusing_streams(),
         });
         if engine.snapshot().is_none() {
             return;

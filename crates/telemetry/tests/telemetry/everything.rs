@@ -68,7 +68,7 @@ pub(crate) fn record(telemetry: &Telemetry) {
         do_job(telemetry.jobs(), received(), outcome);
     }
     for reason in Reason::ALL {
-        instruments.job_settled(JobOutcome::Retried(*reason), "cats", 2, second, second);
+        instruments.job_settled(Destination::Retries, JobOutcome::Retried(*reason), "cats", 2, second, second);
     }
     for result in ReadResult::ALL {
         instruments.object_read(*result, second);
@@ -89,7 +89,12 @@ pub(crate) fn record(telemetry: &Telemetry) {
         answer_tokens: 300,
         kv_tokens: 400,
     });
-    instruments.observe_worker(|| WorkerReading { bytes_in_flight: 1 << 20, nats_connections: 1 });
+    instruments.observe_worker(|| WorkerReading {
+        bytes_in_flight: 1 << 20,
+        nats_connections: 1,
+        is_ready: false,
+        refusing_streams: vec!["GROUNDLING_ANNOTATIONS".to_owned()],
+    });
     instruments.observe_gpus(|| {
         vec![GpuReading {
             number: 0,
