@@ -17,6 +17,11 @@ class Files(unittest.TestCase):
         result = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
+    def test_the_chart_has_the_version_of_the_program(self):
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        version = re.search('^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+        self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
+
     def test_workflows_give_each_job_only_the_permissions_that_it_needs(self):
         for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
             workflow = yaml.safe_load(file.read_text())
