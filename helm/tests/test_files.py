@@ -29,6 +29,12 @@ class Files(unittest.TestCase):
             for name, job in workflow["jobs"].items():
                 self.assertIn("timeout-minutes", job, f"{file.name} {name}")
 
+    def test_workflows_use_actions_by_commit(self):
+        for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
+            for line in file.read_text().splitlines():
+                if "uses:" in line:
+                    self.assertRegex(line, r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", file.name)
+
     def test_alert_rules_use_metrics_that_exist(self):
         text = (CHART / "files/alerts.yaml").read_text()
         of_the_repository = ROOT / "deploy/observability/alerts.yaml"
