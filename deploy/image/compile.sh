@@ -7,5 +7,6 @@ target=${CARGO_TARGET_DIR:-target}/release
 
 cargo auditable build --release --locked --package groundling "$@"
 rm -rf "$target/licences"
-cargo metadata --locked --format-version 1 --filter-platform "$(uname -m)-unknown-linux-gnu" "$@" |
+cargo metadata --locked --format-version 1 --manifest-path crates/groundling/Cargo.toml \
+    --filter-platform "$(uname -m)-unknown-linux-gnu" "$@" |
     python3 deploy/image/licences.py groundling "$target/licences"

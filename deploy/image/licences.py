@@ -2,7 +2,9 @@
 """Collects the licences of the crates that a program is built from: `cargo metadata | licences.py ROOT OUT`.
 
 Reads the output of `cargo metadata --locked --format-version 1 --filter-platform TARGET`. ROOT is the package of the
-program. OUT gets a directory for each crate with the files of its licence, and `crates.tsv`: name, version, licence."""
+program. OUT gets a directory for each crate with the files of its licence, and `crates.tsv`: name, version, licence. A few
+crates are published without such files; their directory says what the manifest has. The texts of Apache-2.0 and MIT are in
+LICENSE and THIRD-PARTY.md of this repository, which the image has too."""
 
 import json
 import pathlib
@@ -37,6 +39,15 @@ def licence_files(package):
     return sorted(files)
 
 
+def described(package):
+    """What the manifest says of a crate without files of its licence."""
+    authors = ", ".join(package.get("authors") or ["not named"])
+    return (
+        "This crate is published without a licence file. Its manifest says:\n"
+        f"licence: {package['license']}\nauthors: {authors}\nrepository: {package.get('repository')}\n"
+    )
+
+
 def main(root, out):
     metadata = json.load(sys.stdin)
     ids = built_from(metadata, root)
@@ -50,10 +61,13 @@ def main(root, out):
         if not package.get("license") and not package.get("license_file"):
             sys.exit(f"licences.py: {package['name']} {package['version']} names no licence")
         lines.append(f"{package['name']}\t{package['version']}\t{package.get('license') or package['license_file']}\n")
-        for file in licence_files(package):
-            directory = out / f"{package['name']}-{package['version']}"
-            directory.mkdir(exist_ok=True)
+        directory = out / f"{package['name']}-{package['version']}"
+        directory.mkdir()
+        files = licence_files(package)
+        for file in files:
             shutil.copyfile(file, directory / file.name)
+        if not files:
+            (directory / "manifest.txt").write_text(described(package))
     (out / "crates.tsv").write_text("".join(lines))
     print(f"licences of {len(lines)} crates in {out}")
 

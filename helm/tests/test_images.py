@@ -80,6 +80,7 @@ class Licences(unittest.TestCase):
                 (directory / file).write_text(f"{file} of {name}\n")
             source = None if name == "groundling" else "registry"
             package = {"id": name, "name": name, "version": "1.0.0", "license": licence, "license_file": None}
+            package |= {"authors": ["A. Author"], "repository": f"https://code.example/{name}"}
             described.append({**package, "source": source, "manifest_path": str(directory / "Cargo.toml")})
         nodes = [
             {"id": name, "deps": [{"pkg": to, "dep_kinds": [{"kind": kind}]} for to, kind in edges.get(name, [])]}
@@ -96,16 +97,21 @@ class Licences(unittest.TestCase):
                 "groundling": ("Apache-2.0", ["LICENSE"]),
                 "linked": ("MIT", ["LICENSE-MIT", "src.rs", "NOTICE.txt"]),
                 "builder": ("ISC", ["COPYING"]),
+                "bare": ("MIT", []),
                 "tester": ("MIT", ["LICENSE"]),
                 "unrelated": ("MIT", ["LICENSE"]),
             }
-            edges = {"groundling": [("linked", None), ("tester", "dev")], "linked": [("builder", "build")]}
+            edges = {"groundling": [("linked", None), ("tester", "dev")], "linked": [("builder", "build"), ("bare", None)]}
             result = self.collect(work, packages, edges)
             self.assertEqual(result.returncode, 0, result.stderr)
             files = {str(path.relative_to(work / "out")) for path in (work / "out").rglob("*") if path.is_file()}
-            expected = {"crates.tsv", "builder-1.0.0/COPYING", "linked-1.0.0/LICENSE-MIT", "linked-1.0.0/NOTICE.txt"}
+            expected = {"crates.tsv", "builder-1.0.0/COPYING", "bare-1.0.0/manifest.txt"}
+            expected |= {"linked-1.0.0/LICENSE-MIT", "linked-1.0.0/NOTICE.txt"}
             self.assertEqual(files, expected)
-            self.assertEqual((work / "out/crates.tsv").read_text(), "builder\t1.0.0\tISC\nlinked\t1.0.0\tMIT\n")
+            lines = ["bare\t1.0.0\tMIT\n", "builder\t1.0.0\tISC\n", "linked\t1.0.0\tMIT\n"]
+            self.assertEqual((work / "out/crates.tsv").read_text(), "".join(lines))
+            said = (work / "out/bare-1.0.0/manifest.txt").read_text()
+            self.assertIn("licence: MIT\nauthors: A. Author\nrepository: https://code.example/bare\n", said)
 
     def test_a_crate_without_a_licence_is_named(self):
         with tempfile.TemporaryDirectory() as temporary:

@@ -45,6 +45,20 @@ class Settings(unittest.TestCase):
         for fault in ('[s3]\nallow = ["a"]\nregions = "x"\n', '[s3]\nallow = []\n', '[worker]\nslots = "5"\n'):
             self.assertIsNotNone(settings_problem(fault), fault)
 
+    def test_the_program_knows_the_variables_that_the_pods_set(self):
+        names = {
+            variable["name"]
+            for case in CASES
+            for _, spec in pods(case)
+            for found in spec["containers"]
+            for variable in found["env"]
+            if variable["name"].startswith("GROUNDLING__")
+        }
+        self.assertGreater(len(names), 5)
+        for name in sorted(names | {"GROUNDLING__NATS__PASWORD"}):
+            result = program("worker", "--model", "/none", "--device", "cpu", **{name: "x"})
+            self.assertEqual("unknown setting" in result.stderr, name == "GROUNDLING__NATS__PASWORD", result.stderr)
+
     def test_the_program_has_the_commands_and_flags_that_the_pods_use(self):
         commands = {tuple(found["args"]) for case in CASES for _, spec in pods(case) for found in spec["containers"]}
         self.assertEqual({command[0] for command in commands}, {"worker", "setup", "scaler"})

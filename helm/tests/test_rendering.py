@@ -1,10 +1,12 @@
 """The chart as helm renders it."""
 
 import pathlib
+import re
+import shlex
 import tempfile
 import unittest
 
-from chart import CASES, CHART, GOLDEN, HELMS, helm, rendered
+from chart import CASES, CHART, GOLDEN, HELMS, ROOT, helm, rendered, template
 
 
 class Rendering(unittest.TestCase):
@@ -59,6 +61,25 @@ class Rendering(unittest.TestCase):
                 with self.subTest(case=name, text=text):
                     self.assertIn(text, notes)
             self.assertNotIn("<no value>", notes)
+
+    def test_the_commands_and_values_of_the_documentation_render(self):
+        text = (ROOT / "docs/deployment.md").read_text()
+        commands = re.search("```sh\n(.*?)```", text, re.DOTALL)[1].replace("\\\n", " ").splitlines()
+        [install] = [command for command in commands if command.startswith("helm install ")]
+        # The chart is named relative to the root of the repository.
+        result = helm("helm4", "template", *shlex.split(install)[2:], cwd=ROOT)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn('path = "hf://microsoft/kosmos-2-patch14-224@COMMIT"', result.stdout)
+        [minimal] = [case for case in CASES if case.stem == "minimal"]
+        blocks = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
+        self.assertEqual(len(blocks), 2)
+        for block in blocks:
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(block)
+                file.flush()
+                result = template("helm4", minimal, "--values", file.name)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertIn("kind: ScaledObject", result.stdout)
 
 
 if __name__ == "__main__":
