@@ -74,8 +74,8 @@ pub(crate) fn problems(
     let invalid: Vec<String> = errors.iter().map(|error| error.path().join(".")).collect();
     let mut found = Vec::new();
     for error in errors {
-        let origin = error.origin.clone().unwrap_or_else(|| layers.origin_of([]).clone());
-        found.push(FoundProblem::new(&origin, with_fix(&error)?));
+        let origin = error.origin.as_deref().unwrap_or_else(|| layers.origin_of([]));
+        found.push(FoundProblem::new(origin, with_fix(&error)?));
     }
     for sentence in settings.problems().into_iter().chain(device_problem(&settings)) {
         let name = setting_of(&sentence);
