@@ -105,7 +105,6 @@ mod tests {
     fn a_gpu_tells_its_memory_errors_and_energy() {
         let gpu = NvidiaGpu::open(&std::env::var("GROUNDLING_TEST_GPU").unwrap()).unwrap();
         let [reading] = gpu.reading()[..] else { panic!("one reading") };
-        println!("{reading:?}");
         assert!(reading.memory_used.is_some_and(|bytes| bytes > 0));
         assert!(reading.energy_joules.is_some_and(|joules| joules > 0.0));
         assert!(reading.uncorrected_errors.is_some());
