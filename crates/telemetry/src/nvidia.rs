@@ -100,4 +100,13 @@ mod tests {
         let error = NvidiaGpu::open("ffff:ff:1f.7").err().unwrap();
         assert!(error.starts_with("the GPU ffff:ff:1f.7 cannot be read"), "{error}");
     }
+    #[test]
+    #[ignore = "needs an NVIDIA GPU, whose PCI bus id is in GROUNDLING_TEST_GPU"]
+    fn a_gpu_tells_its_memory_errors_and_energy() {
+        let gpu = NvidiaGpu::open(&std::env::var("GROUNDLING_TEST_GPU").unwrap()).unwrap();
+        let [reading] = gpu.reading()[..] else { panic!("one reading") };
+        assert!(reading.memory_used.is_some_and(|bytes| bytes > 0));
+        assert!(reading.energy_joules.is_some_and(|joules| joules > 0.0));
+        assert!(reading.uncorrected_errors.is_some());
+    }
 }

@@ -70,17 +70,21 @@ pub(crate) fn problems(
             break Settings::default();
         }
     };
+    let is_incomplete = errors.iter().any(|error| error.kind == Kind::Syntax);
     let invalid: Vec<String> = errors.iter().map(|error| error.path().join(".")).collect();
     let mut found = Vec::new();
     for error in errors {
-        let origin = error.origin.clone().unwrap_or_else(|| layers.origin_of([]).clone());
-        found.push(FoundProblem::new(&origin, with_fix(&error)?));
+        let origin = error.origin.as_deref().unwrap_or_else(|| layers.origin_of([]));
+        found.push(FoundProblem::new(origin, with_fix(&error)?));
     }
     for sentence in settings.problems().into_iter().chain(device_problem(&settings)) {
         let name = setting_of(&sentence);
-        // A setting that was left out above has its default here.
-        if !invalid.iter().any(|invalid| invalid == name) {
-            found.push(FoundProblem::new(layers.origin_of(name.split('.')), sentence));
+        let origin = layers.origin_of(name.split('.'));
+        // A setting that was left out above has its default here, and one that is missing may be behind a syntax error.
+        let is_left_out = invalid.iter().any(|invalid| invalid == name);
+        let may_be_hidden = is_incomplete && origin == layers.origin_of([]);
+        if !is_left_out && !may_be_hidden {
+            found.push(FoundProblem::new(origin, sentence));
         }
     }
     found.sort_by_key(|problem| (problem.line.is_none(), problem.line, problem.column));
@@ -112,12 +116,16 @@ fn with_fix(error: &SettingsError) -> anyhow::Result<String> {
                 None => format!("{prefix}unknown setting {unknown:?}; remove it, or write one of {}", known.join(", ")),
             }
         }
-        _ => match reference::example(&name)? {
-            Some((kind, example)) => {
-                format!("{prefix}{}; write {} {kind}, for example {example}", error.problem, article(kind))
+        _ => {
+            // What serde expected is the name of a Rust type.
+            let invalid = error.problem.strip_prefix("invalid ").and_then(|rest| rest.rsplit_once(", expected "));
+            match (invalid, reference::example(&name)?) {
+                (Some((invalid, _)), Some((kind, example))) => {
+                    format!("{prefix}invalid {invalid}; write {} {kind}, for example {example}", article(kind))
+                }
+                _ => format!("{prefix}{}", error.problem),
             }
-            None => format!("{prefix}{}", error.problem),
-        },
+        }
     })
 }
 
@@ -200,6 +208,9 @@ replicas = 2
         let found = check("[s3]\nallow = [\"*\"]\n[worker]\nslots = \nmax_deliveries = 0\n");
         assert!(found.iter().any(|problem| problem.starts_with("g.toml:4:") && problem.contains("TOML")), "{found:?}");
         assert!(found.iter().any(|problem| problem.starts_with("g.toml:5:1: worker.max_deliveries")), "{found:?}");
+        // The section of s3.allow may be there.
+        let found = check("[s3\nallow = [\"*\"]\n[worker]\nmax_deliveries = 0\n");
+        assert!(found.len() == 2 && found[1].starts_with("g.toml:4:1: worker.max_deliveries"), "{found:?}");
     }
 
     #[test]

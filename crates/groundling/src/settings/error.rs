@@ -36,7 +36,8 @@ pub(super) enum Kind {
 /// An invalid value and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SettingsError {
-    pub(super) origin: Option<Origin>,
+    /// Boxed, because it is large.
+    pub(super) origin: Option<Box<Origin>>,
     /// The names of the sections and the key, outermost first. Without the key if that is unknown.
     pub(super) key: Vec<String>,
     pub(super) problem: String,
@@ -55,7 +56,7 @@ impl SettingsError {
     }
 
     pub(super) fn at(mut self, origin: &Origin) -> Self {
-        self.origin.get_or_insert_with(|| origin.clone());
+        self.origin.get_or_insert_with(|| Box::new(origin.clone()));
         self
     }
 

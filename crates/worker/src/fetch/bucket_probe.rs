@@ -35,14 +35,26 @@ impl ObjectStore {
             .await;
         let Err(error) = answer else { return Ok(BucketAccess::Readable) };
         if error.code() == Some("NoSuchBucket") {
-            let sentence = format!("the bucket {bucket} does not exist: correct s3.allow, or create the bucket");
-            return Err(FetchError::new(FetchErrorKind::NotFound, sentence));
+            return Err(no_bucket(bucket));
         }
         let error = request_error(error, &format!("s3://{bucket}/{key}"), self.requester_pays);
         match error.kind() {
+            // Some stores say the same of an object in a bucket that does not exist.
+            FetchErrorKind::NotFound if self.is_missing(bucket).await => Err(no_bucket(bucket)),
             FetchErrorKind::NotFound => Ok(BucketAccess::Readable),
             FetchErrorKind::Denied => Ok(BucketAccess::Denied),
             _ => Err(error),
         }
     }
+    /// Whether the store says that there is no such bucket. The access key may not be allowed to ask.
+    async fn is_missing(&self, bucket: &str) -> bool {
+        let answer = self.client.head_bucket().bucket(bucket).send().await;
+        let status = answer.err().and_then(|error| error.raw_response().map(|response| response.status().as_u16()));
+        status == Some(404)
+    }
+}
+
+fn no_bucket(bucket: &str) -> FetchError {
+    let sentence = format!("the bucket {bucket} does not exist: correct s3.allow, or create the bucket");
+    FetchError::new(FetchErrorKind::NotFound, sentence)
 }

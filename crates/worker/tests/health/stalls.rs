@@ -116,6 +116,7 @@ async fn outages_of_store_and_broker_leave_a_worker_alive() {
     let mut settings = settings(&bench);
     // No one listens there.
     settings.s3.endpoint = Some("http://127.0.0.1:9".into());
+    settings.s3.attempts = 1;
     let (sender, mut events) = mpsc::channel(100);
     let engine = Arc::new(Paced::new(1, Duration::ZERO, STALL));
     let parts = WorkerParts { engine, events: Events::to(sender), ..parts(settings) };
