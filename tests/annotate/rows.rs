@@ -58,7 +58,7 @@ async fn a_worker_publishes_the_answer_too() {
     let (annotations, _) = pool.outcomes(1).await;
     let result = &annotations[0].results[0];
     assert_eq!(format!("An image of {}", result.answer), result.text);
-    let row = serde_json::to_value(&annotations[0]).unwrap();
+    let row: Value = serde_json::from_str(&serde_json::to_string(&annotations[0]).unwrap()).unwrap();
     let problems = Schema::read().problems(&row);
     assert!(problems.is_empty(), "{problems:?}");
     // The same picture on the command line.

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
-    Annotate(AnnotateArgs),
+    Annotate(Box<AnnotateArgs>),
     /// Run the whole pipeline on this machine: a NATS server, an S3 store, a worker and 48 pictures.
     Demo(DemoArgs),
     /// Measure the model's throughput and the time of each stage on this machine.

@@ -76,7 +76,7 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
     match arguments.command {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
-        Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
+        Command::Annotate(given) => commands::annotate::run(*given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),

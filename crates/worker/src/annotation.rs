@@ -57,11 +57,22 @@ pub fn task_result(task_id: &str, answer: GroundedText, width: u32, height: u32,
 /// The text without that of the prompt.
 fn without_prompt(answer: &GroundedText) -> String {
     let prompt = markup::parse(&answer.prompt).text;
-    if let Some(rest) = answer.text.strip_prefix(&prompt) {
+    if let Some(rest) = after_prefix(&answer.text, &prompt) {
         return rest.trim().to_owned();
     }
     // A prompt that ends within a tag has other text alone than with its answer.
     markup::parse(answer.raw_text.strip_prefix(&answer.prompt).unwrap_or(&answer.raw_text)).text
+}
+
+/// The rest of a text behind a prefix. Blanks do not count: a prompt has some around its boxes that the text lacks.
+fn after_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let mut rest = text.chars();
+    for wanted in prefix.chars().filter(|character| !character.is_whitespace()) {
+        if rest.find(|character| !character.is_whitespace()) != Some(wanted) {
+            return None;
+        }
+    }
+    Some(rest.as_str())
 }
 
 fn entity(found: &ScoredEntity, text: &str, width: u32, height: u32) -> v1::Entity {
@@ -165,6 +176,9 @@ mod tests {
         assert_eq!(of(&format!("<grounding>{fox} is"), &format!("<grounding>{fox} is red")), "red");
         assert_eq!(of("<phrase> a fox</phrase>", fox), "", "the box is all of the answer");
         assert_eq!(of("", fox), "a fox");
+        let spaced = "<phrase> It</phrase><object> <patch_index_0001> <patch_index_0040> </object> is";
+        let raw = format!("<phrase> It</phrase><object><patch_index_0001><patch_index_0040></object> is{fox}");
+        assert_eq!(of(spaced, &raw), "a fox");
         assert_eq!(of("<grounding> A <phr", "<grounding> A <phrase> fox</phrase>"), "fox");
     }
 
