@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import nats
 import pytest
 import servers
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
-
-import nats
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = Path(os.environ.get("GROUNDLING_DEMO_DATA", ROOT / "crates/sandbox/demo"))
@@ -112,7 +112,7 @@ class Pool:
 
     def upload(self, key: str, content: bytes) -> None:
         """Stores an object, without the S3 protocol."""
-        request = urllib.request.Request(f"{self.filer}/buckets/{BUCKET}/{key}", data=content, method="PUT")
+        request = urllib.request.Request(f"{self.filer}/buckets/{BUCKET}/{quote(key)}", data=content, method="PUT")
         with urllib.request.urlopen(request, timeout=10):
             pass
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import servers
-from groundling import BeamSearch, EarlyStopping, GenerationOptions, InvalidJobError, Job, S3Object, tasks
+
+from groundling import BeamSearch, EarlyStopping, GenerationOptions, InvalidJobError, Job, Picture, S3Object, tasks
 from groundling.jobs import message_id
 
 PICTURE = S3Object("imgs", "a/b.jpg")
@@ -39,9 +40,7 @@ def test_every_kind_of_task_has_the_bytes_that_other_clients_write() -> None:
             tasks.ReferringExpressionGeneration(
                 [tasks.Patches(0, 1023), tasks.Fractions(0.1, 0.2, 0.5, 0.9)], task_id="describe"
             ),
-            tasks.Raw(
-                "<grounding><phrase>a cat</phrase> and <phrase>a dog</phrase>", [[cat], []], task_id="raw"
-            ),
+            tasks.Raw("<grounding><phrase>a cat</phrase> and <phrase>a dog</phrase>", [[cat], []], task_id="raw"),
             tasks.TextScoring(
                 "<phrase> a cat</phrase>",
                 prompt="<grounding> An image of",
@@ -98,9 +97,11 @@ def test_the_same_job_has_the_same_ids_and_any_other_has_others() -> None:
 def test_pictures_are_objects_files_or_bytes(tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(b"picture")
-    for picture in (file, str(file), b"picture"):
+    local: list[Picture] = [file, str(file), b"picture"]
+    for picture in local:
         assert Job("cats", picture, TASKS).to_message().inline == b"picture"
-    for picture in ("s3://imgs/a/b%20c?d.jpg", S3Object("imgs", "a/b%20c?d.jpg")):
+    stored: list[Picture] = ["s3://imgs/a/b%20c?d.jpg", S3Object("imgs", "a/b%20c?d.jpg")]
+    for picture in stored:
         message = Job("cats", picture, TASKS).to_message()
         # Nothing in a key is decoded.
         assert (message.s3.bucket, message.s3.key) == ("imgs", "a/b%20c?d.jpg")

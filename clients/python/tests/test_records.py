@@ -11,11 +11,12 @@ import numpy
 import pytest
 import supervision
 from google.protobuf.json_format import ParseDict
+from test_jobs import stored
+
 from groundling import Annotation, Failure, Origin
 from groundling.frames import boxes_frame, failures_frame, texts_frame
 from groundling.tracing import read_context
 from groundling.v1 import annotation_pb2, failure_pb2
-from test_jobs import stored
 
 ORIGIN = Origin(7, datetime(2026, 1, 2, tzinfo=timezone.utc), "id", {})
 
@@ -35,7 +36,7 @@ def test_an_annotation_has_the_fields_of_its_message() -> None:
     with pytest.raises(KeyError):
         read.boxes("other")
     [box] = read.boxes()
-    assert (box.task_id, box.phrase, box.score, box.phrase_score) == ("brief", "a fox", 0.5, 0.25)
+    assert (box.task_id, box.phrase, box.score, box.phrase_score) == ("brief", "a fox", 0.25, 0.5)
     assert (box.x0, box.y0, box.x1, box.y1) == (44.0, 57.0, 116.0, 111.0)
     assert box.refined == pytest.approx((0.17 * 256, 0.3 * 192, 0.45 * 256, 0.58 * 192))
 
@@ -83,11 +84,12 @@ def test_supervision_gets_pixels_phrases_and_scores() -> None:
     assert isinstance(detections, supervision.Detections)
     numpy.testing.assert_allclose(detections.xyxy, [[44, 57, 116, 111], [1, 2, 9, 8], [0, 0, 4, 4]])
     assert detections.confidence is not None and detections.class_id is not None
-    assert detections.confidence[0] == 0.5 and math.isnan(detections.confidence[1])
+    assert detections.confidence[0] == 0.25 and math.isnan(detections.confidence[1])
     assert detections.class_id.tolist() == [0, 0, 1]
-    assert list(detections["class_name"]) == ["a fox", "a fox", "a tower"]
-    assert list(detections["task_id"]) == ["brief", "find", "find"]
-    assert len(detections[detections.confidence > 0.4]) == 2
+    assert list(detections.data["class_name"]) == ["a fox", "a fox", "a tower"]
+    assert list(detections.data["task_id"]) == ["brief", "find", "find"]
+    certain = detections[detections.confidence > 0.2]
+    assert isinstance(certain, supervision.Detections) and len(certain) == 2
 
     assert len(read.to_supervision("find")) == 2
     refined = read.to_supervision("brief", refined=True)
@@ -101,11 +103,11 @@ def test_pandas_gets_a_row_for_each_box_result_and_failure() -> None:
     read.message.results.add(task_id="empty", text="nothing")
     boxes = boxes_frame([read])
     assert boxes[["annotation_id", "key", "phrase", "x1", "score"]].to_dict("records") == [
-        {"annotation_id": read.annotation_id, "key": "a/b.jpg", "phrase": "a fox", "x1": 116.0, "score": 0.5}
+        {"annotation_id": read.annotation_id, "key": "a/b.jpg", "phrase": "a fox", "x1": 116.0, "score": 0.25}
     ]
     texts = texts_frame([read])
     assert texts["text"].tolist() == ["An image of a fox.", "nothing"]
-    assert texts["finish_reason"].tolist() == ["STOP", "UNSPECIFIED"]
+    assert texts["finish_reason"].tolist() == ["LENGTH", "UNSPECIFIED"]
     assert texts["entities"].tolist() == [1, 0]
     failure = Failure(failure_pb2.JobFailure.FromString(stored("FAILURE")), ORIGIN)
     assert failures_frame([failure])[["reason", "deliveries"]].to_dict("records") == [

@@ -11,16 +11,19 @@ from datetime import datetime, timezone
 import pytest
 import servers
 from conftest import streams
+from nats.js import JetStreamContext
+from opentelemetry import trace
+
 from groundling import (
     BlockingClient,
     Client,
-    ConnectionClosedError,
     ConnectError,
+    ConnectionClosedError,
     InvalidJobError,
     Job,
     JobTooLargeError,
-    ReadError,
     ReaderConflictError,
+    ReadError,
     ReadTimeoutError,
     StreamFullError,
     StreamNotFoundError,
@@ -30,8 +33,6 @@ from groundling import (
     tasks,
 )
 from groundling.v1 import annotation_pb2, failure_pb2, job_pb2
-from nats.js import JetStreamContext
-from opentelemetry import trace
 
 CAPTION = [tasks.BriefCaption()]
 PICTURE = "s3://pictures/a.jpg"

@@ -9,8 +9,9 @@
 """
 
 from groundling import tasks
+from groundling._submission import Submission
 from groundling.blocking import BlockingClient, BlockingReader
-from groundling.client import Client, Page, Submission
+from groundling.client import Client, Page
 from groundling.errors import (
     ConnectError,
     ConnectionClosedError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -64,6 +65,7 @@ class Connection:
         self._inbox_denied: PermissionDeniedError | None = None
         self._connected = asyncio.Event()
         self._rejected = asyncio.Event()
+        self._closing = False
         self._last_error: Exception | None = None
         #: How often the connection was lost. Requests sent before that may get no response.
         self.losses = 0
@@ -116,7 +118,9 @@ class Connection:
                     connection._connected.set()
                     return connection
                 raise ConnectError(f"cannot connect to NATS: {error}") from error
-            what = "the server rejected the credentials" if rejected.done() else f"no connection in {connect_timeout:g} s"
+            what = (
+                "the server rejected the credentials" if rejected.done() else f"no connection in {connect_timeout:g} s"
+            )
             reason = connection._last_error
             raise ConnectError(f"cannot connect to NATS: {what}{f': {_plain(reason)}' if reason else ''}") from reason
         finally:
@@ -133,11 +137,10 @@ class Connection:
 
     async def close(self) -> None:
         """Sends what is buffered and closes the connection."""
+        self._closing = True
         if self._nats.is_connected:
-            try:
+            with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
                 await self._nats.flush(timeout=5)
-            except (nats.errors.Error, asyncio.TimeoutError, OSError):
-                pass
         await self._nats.close()
 
     def check_open(self) -> None:
@@ -151,11 +154,13 @@ class Connection:
     async def wait_connected(self, timeout: float) -> None:
         """Waits while the connection is being reestablished. Raises `RequestTimeoutError` after `timeout` seconds."""
         self.check_open()
+        if self._connected.is_set():
+            return
         try:
             await asyncio.wait_for(self._connected.wait(), timeout)
         except asyncio.TimeoutError as error:
             reason = f": {_plain(self._last_error)}" if self._last_error else ""
-            raise RequestTimeoutError(f"no connection to NATS for {timeout:.0f} s{reason}") from error
+            raise RequestTimeoutError(f"no connection to NATS for {timeout:.3g} s{reason}") from error
 
     async def request(
         self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout: float | None = None
@@ -182,7 +187,7 @@ class Connection:
             raise ConnectionClosedError("the connection to NATS is closed") from error
         except (asyncio.TimeoutError, nats.errors.OutboundBufferLimitError) as error:
             reason = "" if self._connected.is_set() else " (not connected)"
-            raise RequestTimeoutError(f"no response on {subject} in {timeout:.0f} s{reason}") from error
+            raise RequestTimeoutError(f"no response on {subject} in {timeout:.3g} s{reason}") from error
         finally:
             request.cancel()
             denied.cancel()
@@ -255,7 +260,7 @@ class Connection:
                 watcher.set_result(None)
 
     async def _on_disconnected(self) -> None:
-        if self._connected.is_set():
+        if self._connected.is_set() and not self._closing:
             log.warning("the connection to NATS was lost and is being reestablished")
         self._connected.clear()
         self.losses += 1

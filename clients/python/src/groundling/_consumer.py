@@ -16,7 +16,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from groundling._connection import (
-    ApiError,
     Connection,
     ConsumerNotFoundError,
     NoRespondersError,
@@ -24,8 +23,8 @@ from groundling._connection import (
 )
 from groundling.errors import (
     PermissionDeniedError,
-    ReadError,
     ReaderConflictError,
+    ReadError,
     ReadTimeoutError,
     RequestTimeoutError,
 )
@@ -60,8 +59,8 @@ class Selection:
 class Consumer:
     """The messages of a selection.
 
-    With a durable name, the server keeps the position: messages are to be acknowledged, and processes with the same name
-    share them. Without one, each message is delivered once, and the position ends with the process.
+    With a durable name, the server keeps the position: messages are to be acknowledged, and processes with the same
+    name share them. Without one, each message is delivered once, and the position ends with the process.
     """
 
     def __init__(
@@ -87,6 +86,8 @@ class Consumer:
         self._consumer_sequence = 0
         self._stream_sequence: int | None = None
         self._lost = False
+        # Whether nothing came for a while.
+        self._idle = False
         #: Delivered and not yet taken by `next`.
         self.buffer: deque[Msg] = deque()
         #: The number of messages after the last delivered one.
@@ -108,7 +109,8 @@ class Consumer:
             if deadline is not None and time.monotonic() >= deadline:
                 raise ReadTimeoutError(f"no message of {self._selection.stream} in {timeout:g} s")
             try:
-                if await self._ready() and not follow and self.remaining == 0 and await self._at_end(held):
+                await self._ready()
+                if not follow and (self.remaining == 0 or self._idle) and await self._at_end(held):
                     return None
             except (RequestTimeoutError, NoRespondersError) as error:
                 # The server is restarting or its cluster has no leader.
@@ -133,16 +135,14 @@ class Consumer:
         except Exception as error:  # The server removes it after `_INACTIVE_THRESHOLD`.
             log.debug("the consumer %s was not removed: %s", self._name, error)
 
-    async def _ready(self) -> bool:
-        """Opens the consumer and requests messages where necessary. Whether there is a request."""
+    async def _ready(self) -> None:
+        """Opens the consumer and requests messages where necessary."""
         if self._losses != self._connection.losses or (self._outstanding and self._silent()):
             self._losses = self._connection.losses
             self._outstanding = 0
             self._lost = True
             await self._connection.wait_connected(_REQUEST_EXPIRES)
-        if not self._opened:
-            await self._open()
-        elif self._lost and self._durable is None:
+        if not self._opened or (self._lost and self._durable is None):
             await self._open()
         elif self._lost:
             await self._check_durable()
@@ -157,7 +157,6 @@ class Consumer:
                 "idle_heartbeat": int(_HEARTBEAT * _NANOS),
             }
             await self._connection.publish(self._next_operation, f"{self._inbox}.{self._requests}", body)
-        return True
 
     async def _open(self) -> None:
         if self._durable is None:
@@ -185,7 +184,11 @@ class Consumer:
         else:
             config["filter_subjects"] = list(subjects)
         if self._durable is not None:
-            config |= {"durable_name": self._durable, "ack_policy": "explicit", "ack_wait": int(self._ack_wait * _NANOS)}
+            config |= {
+                "durable_name": self._durable,
+                "ack_policy": "explicit",
+                "ack_wait": int(self._ack_wait * _NANOS),
+            }
         else:
             # A new name for each, so that messages for the last one cannot be mistaken.
             self._name = f"groundling-read-{secrets.token_hex(8)}"
@@ -213,7 +216,9 @@ class Consumer:
                 f" not {', '.join(self._selection.subjects)}; use another name or delete it"
             )
         if config.get("ack_policy") != "explicit" or config.get("deliver_subject"):
-            raise ReaderConflictError(f"the consumer {self._name!r} exists and is not a durable reader; use another name")
+            raise ReaderConflictError(
+                f"the consumer {self._name!r} exists and is not a durable reader; use another name"
+            )
 
     async def _check_durable(self) -> None:
         try:
@@ -232,7 +237,9 @@ class Consumer:
         except ConsumerNotFoundError:
             self._lost = True
             return False
-        if self.buffer or info["num_pending"] > 0:
+        # Others may have taken what came after the last message.
+        self.remaining = info["num_pending"]
+        if self.buffer or self.remaining > 0:
             return False
         if self._durable is None:
             self._lost = info["delivered"]["consumer_seq"] > self._consumer_sequence
@@ -243,16 +250,17 @@ class Consumer:
         return time.monotonic() - self._heard > _SILENCE
 
     async def _wait(self, deadline: float | None, follow: bool) -> None:
-        timeout = _SILENCE if follow or self.remaining > 0 else _END_POLL
+        timeout = _SILENCE if follow else _END_POLL
         if deadline is not None:
             timeout = min(timeout, seconds_left(deadline))
         self._wake.clear()
+        self._idle = False
         if self.buffer or self._lost or self._denied or self._outstanding == 0:
             return
         try:
             await asyncio.wait_for(self._wake.wait(), timeout)
         except asyncio.TimeoutError:
-            pass
+            self._idle = True
 
     @property
     def _next_operation(self) -> str:

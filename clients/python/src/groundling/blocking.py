@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mappin
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from groundling._consumer import Start
-from groundling.client import Client, Page, Submission
+from groundling._submission import Submission
+from groundling.client import Client, Page
 from groundling.jobs import Job, Picture
 from groundling.reader import Reader, Record
 from groundling.records import Annotation, Failure

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import os
 import re
 import ssl
-import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from nats.aio.msg import Msg
 
-from groundling._connection import ApiError, Connection, NoRespondersError, raise_api_error, seconds_left
+from groundling._connection import Connection
 from groundling._consumer import Consumer, Selection, Start
-from groundling.errors import (
-    InvalidJobError,
-    JobTooLargeError,
-    RequestTimeoutError,
-    StreamFullError,
-    StreamNotFoundError,
-    SubmitError,
-    SubmitTimeoutError,
-)
+from groundling._submission import JOBS, EncodedJob, Submission, publish
+from groundling.errors import InvalidJobError
 from groundling.jobs import Job, Picture, check_dataset, message_id
 from groundling.reader import Reader, Record
 from groundling.records import Annotation, Failure, Origin
@@ -36,39 +26,12 @@ from groundling.tasks import Task
 from groundling.tracing import current_context, read_context
 from groundling.v1 import annotation_pb2, failure_pb2, job_pb2
 
-log = logging.getLogger("groundling")
-
-_JOBS = "groundling.jobs."
 _ANNOTATIONS = "groundling.annotations."
 _FAILED = "groundling.failed."
 _DURABLE_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
-#: Room for headers and the protocol in a message of the server's `max_payload`.
-_HEADER_BYTES = 4096
-#: One attempt to publish a job, before it is sent again with the same id.
-_ATTEMPT_TIMEOUT = 5.0
-#: For this long, a missing stream may be one whose leader is not elected yet.
-_ELECTION = 5.0
-_FULL_DELAYS = (0.1, 2.0)
-# Error codes of the server.
-_MESSAGE_TOO_LARGE = 10054
-_STORE_FAILED = 10077
-_OUT_OF_STORAGE = (10002, 10023, 10028, 10047)
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome", Annotation, Failure)
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A job that the jobs stream has acknowledged. It ends as one annotation or one failure."""
-
-    dataset: str
-    job_id: str
-    #: The sequence in the jobs stream.
-    sequence: int
-    #: Whether the stream had the same job already, within its duplicate window (30 minutes by default), and dropped this
-    #: one. Also true if an earlier attempt of the same call was stored without an acknowledgement.
-    duplicate: bool
 
 
 @dataclass(frozen=True)
@@ -184,9 +147,7 @@ class Client:
         `PermissionDeniedError`, `ConnectionClosedError`, and `OSError` if a local picture cannot be read.
         """
         job = Job(dataset, picture, tasks, labels or {}, job_id, options)
-        return await self.submit_job(
-            job, trace_context=trace_context, timeout=timeout, wait_while_full=wait_while_full
-        )
+        return await self.submit_job(job, trace_context=trace_context, timeout=timeout, wait_while_full=wait_while_full)
 
     async def submit_job(
         self,
@@ -198,11 +159,17 @@ class Client:
     ) -> Submission:
         """Submits a job like `submit`."""
         headers = current_context() if trace_context is None else dict(trace_context)
-        # Reads the picture, which may be a file.
-        message = await asyncio.to_thread(job.to_message)
-        encoded = message.SerializeToString(deterministic=True)
-        return await self._publish(
-            message.dataset, message.job_id, encoded, message_id(message), headers, timeout, wait_while_full
+        # Reading a file would block the event loop.
+        message = await asyncio.to_thread(job.to_message) if job.is_local_file else job.to_message()
+        content = message.SerializeToString(deterministic=True)
+        encoded = EncodedJob(message.dataset, message.job_id, content, message_id(message))
+        return await publish(
+            self._connection,
+            self._jobs_stream,
+            encoded,
+            trace_context=headers,
+            timeout=timeout,
+            wait_while_full=wait_while_full,
         )
 
     @overload
@@ -266,19 +233,24 @@ class Client:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def resubmit(self, failure: Failure, *, timeout: float = 30.0, wait_while_full: float = 0.0) -> Submission:
-        """Submits the job of a failure again, as a new job. A second call for the same failure is dropped as a duplicate.
+        """Submits the job of a failure again, as a new job. A second call for the same failure is a duplicate.
 
         Raises `InvalidJobError` if the failure does not contain the job, and otherwise as `submit` does.
         """
         message = failure.message
-        if message.job_omitted or not message.subject.startswith(_JOBS):
+        if message.job_omitted or not message.subject.startswith(JOBS):
             raise InvalidJobError("the failure does not contain the job; submit it from its source")
-        dataset = message.subject.removeprefix(_JOBS)
+        dataset = message.subject.removeprefix(JOBS)
         # Line breaks are not possible in headers.
         name = message.job_id if message.job_id.isprintable() and message.job_id.strip() else message.job_sha256
-        new_id = f"{name}#{message.stream_sequence}"
-        return await self._publish(
-            dataset, message.job_id, message.job, new_id, current_context(), timeout, wait_while_full
+        encoded = EncodedJob(dataset, message.job_id, message.job, f"{name}#{message.stream_sequence}")
+        return await publish(
+            self._connection,
+            self._jobs_stream,
+            encoded,
+            trace_context=current_context(),
+            timeout=timeout,
+            wait_while_full=wait_while_full,
         )
 
     # Reading
@@ -317,9 +289,7 @@ class Client:
         """
         subjects = [f"{_ANNOTATIONS}{'*' if dataset is None else check_dataset(dataset)}"]
         selection = Selection(self._annotations_stream, subjects, start)
-        return self._reader(
-            selection, _annotation, durable, follow, timeout, auto_ack, ack_wait, batch, remember_ids
-        )
+        return self._reader(selection, _annotation, durable, follow, timeout, auto_ack, ack_wait, batch, remember_ids)
 
     def failures(
         self,
@@ -387,77 +357,6 @@ class Client:
         self._readers.add(reader)
         return reader
 
-    async def _publish(
-        self,
-        dataset: str,
-        job_id: str,
-        encoded: bytes,
-        message_id: str,
-        trace_context: Mapping[str, str],
-        timeout: float,
-        wait_while_full: float,
-    ) -> Submission:
-        subject = f"{_JOBS}{dataset}"
-        headers = {**trace_context, "Nats-Msg-Id": message_id, "Nats-Expected-Stream": self._jobs_stream}
-        # The server closes the connection of a client that sends more.
-        if len(encoded) + _HEADER_BYTES > self._connection.max_payload:
-            raise _too_large(job_id, len(encoded))
-        begun = time.monotonic()
-        deadline = begun + timeout
-        delay, longest_delay = _FULL_DELAYS
-        while True:
-            try:
-                await self._connection.wait_connected(seconds_left(deadline))
-                attempt = max(0.001, min(_ATTEMPT_TIMEOUT, seconds_left(deadline)))
-                response = json.loads(
-                    await self._connection.request(subject, encoded, headers=headers, timeout=attempt)
-                )
-            except RequestTimeoutError as error:
-                if time.monotonic() < deadline:
-                    continue
-                raise SubmitTimeoutError(
-                    f"job {job_id!r} was not acknowledged in {timeout:.0f} s and may or may not be stored: {error}"
-                ) from error
-            except NoRespondersError as error:
-                if time.monotonic() < min(deadline, begun + _ELECTION):
-                    await asyncio.sleep(0.2)
-                    continue
-                raise StreamNotFoundError(
-                    f"no stream accepts {subject}; an administrator creates it with `groundling setup`"
-                ) from error
-            if "error" not in response:
-                duplicate = bool(response.get("duplicate", False))
-                return Submission(dataset, job_id, int(response["seq"]), duplicate)
-            refusal = _refusal(job_id, len(encoded), response["error"])
-            if not isinstance(refusal, StreamFullError) or time.monotonic() + delay > begun + wait_while_full:
-                raise refusal
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, longest_delay)
-            # The stream responds, so only the next attempts count.
-            deadline = time.monotonic() + timeout
-
-
-def _refusal(job_id: str, size: int, error: Mapping[str, Any]) -> Exception:
-    code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
-    if code == _MESSAGE_TOO_LARGE:
-        return _too_large(job_id, size)
-    if code in _OUT_OF_STORAGE or (code == _STORE_FAILED and description.startswith("maximum")):
-        return StreamFullError(f"the jobs stream is full and refused job {job_id!r} ({description}); submit it later")
-    try:
-        raise_api_error(error)
-    except ApiError as refused:
-        return SubmitError(f"the jobs stream refused job {job_id!r}: {refused}")
-    except StreamNotFoundError as missing:
-        return missing
-    return SubmitError(f"the jobs stream refused job {job_id!r}")
-
-
-def _too_large(job_id: str, size: int) -> JobTooLargeError:
-    return JobTooLargeError(
-        f"job {job_id!r} has {size} bytes, more than the jobs stream accepts in a message;"
-        " upload the picture to the S3 store and submit its s3:// address"
-    )
-
 
 def _annotation(message: Msg) -> tuple[str, Annotation]:
     decoded = annotation_pb2.ImageAnnotation.FromString(message.data)
@@ -471,9 +370,13 @@ def _failure(message: Msg) -> tuple[str, Failure]:
 
 
 def _origin(message: Msg) -> Origin:
-    metadata, headers = message.metadata, message.headers
+    headers = message.headers
+    # nats-py rounds times. Newer servers put a domain and an account before the stream.
+    tokens = message.reply.split(".")
+    nanoseconds = int(tokens[7] if len(tokens) == 9 else tokens[9])
+    published = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
     message_id = (headers or {}).get("Nats-Msg-Id", "")
-    return Origin(metadata.sequence.stream, metadata.timestamp, message_id, read_context(headers))
+    return Origin(message.metadata.sequence.stream, published, message_id, read_context(headers))
 
 
 async def _page(reader: Reader[Outcome], after: int, limit: int) -> Page[Outcome]:

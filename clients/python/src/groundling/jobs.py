@@ -71,6 +71,13 @@ class Job:
     #: How tokens are chosen, and when generation ends. `None`: the defaults.
     options: job_pb2.GenerationOptions | None = None
 
+    @property
+    def is_local_file(self) -> bool:
+        """Whether `to_message` reads a file."""
+        if isinstance(self.picture, str):
+            return "://" not in self.picture
+        return not isinstance(self.picture, S3Object | bytes)
+
     def to_message(self) -> job_pb2.ImageJob:
         """The protobuf message. Reads the picture if it is a local file.
 
@@ -125,7 +132,9 @@ def _set_picture(message: job_pb2.ImageJob, picture: Picture) -> None:
             message.s3.etag = picture.etag
         return
     if isinstance(picture, str) and "://" in picture:
-        raise InvalidJobError(f"{picture!r}: workers read s3:// addresses only; download the picture and submit its bytes")
+        raise InvalidJobError(
+            f"{picture!r}: workers read s3:// addresses only; download the picture and submit its bytes"
+        )
     message.inline = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
 
 

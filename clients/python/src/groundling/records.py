@@ -25,7 +25,7 @@ class Origin:
 
     #: The sequence in the stream.
     sequence: int
-    #: When the stream stored the message, by the server's clock.
+    #: When the stream stored the message, by the server's clock, in whole microseconds.
     published: datetime
     #: The `Nats-Msg-Id`. Empty if there is none.
     message_id: str
@@ -213,7 +213,7 @@ def to_dict(message: Message) -> dict[str, Any]:
     return converted
 
 
-def _convert_integers(fields: Iterable[FieldDescriptor], converted: dict[str, Any]) -> None:
+def _convert_integers(fields: Iterable[Any], converted: dict[str, Any]) -> None:
     for field in fields:
         if field.name not in converted:
             continue

@@ -6,9 +6,9 @@ Every task has an optional `task_id`, which its result carries. Without one, it 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from groundling.v1 import job_pb2
 
@@ -44,106 +44,91 @@ class Patches:
 PromptBox = Fractions | Patches
 
 
-class Task(Protocol):
+@dataclass(frozen=True)
+class Task(ABC):
     """A task of a job: one of the classes of this module."""
 
-    @property
-    def task_id(self) -> str | None:
-        """The submitter's id for the task, unique within the job: 1 to 128 bytes."""
+    #: The submitter's id for the task, unique within the job: 1 to 128 bytes.
+    task_id: str | None = field(default=None, kw_only=True)
 
+    @abstractmethod
     def to_message(self) -> job_pb2.Task:
         """The protobuf message, without the id."""
 
 
 @dataclass(frozen=True)
-class BriefCaption:
+class BriefCaption(Task):
     """Describe the picture in one sentence, with boxes for its phrases."""
 
-    task_id: str | None = field(default=None, kw_only=True)
-
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         return job_pb2.Task(brief_caption=job_pb2.BriefCaption())
 
 
 @dataclass(frozen=True)
-class DetailedCaption:
+class DetailedCaption(Task):
     """Describe the picture in detail, with boxes for the phrases."""
 
-    task_id: str | None = field(default=None, kw_only=True)
-
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         return job_pb2.Task(detailed_caption=job_pb2.DetailedCaption())
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Task):
     """Answer a question about the picture, for example "What is the cat doing?"."""
 
     question: str
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         return job_pb2.Task(question=job_pb2.Question(question=self.question))
 
 
 @dataclass(frozen=True)
-class PhraseGrounding:
+class PhraseGrounding(Task):
     """Find everything in the picture that a phrase names, for example "a cat"."""
 
     phrase: str
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         return job_pb2.Task(phrase_grounding=job_pb2.PhraseGrounding(phrase=self.phrase))
 
 
 @dataclass(frozen=True)
-class ReferringExpressionComprehension:
+class ReferringExpressionComprehension(Task):
     """Find the object that an expression describes, for example "the cat next to the window"."""
 
     expression: str
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         kind = job_pb2.ReferringExpressionComprehension(expression=self.expression)
         return job_pb2.Task(referring_expression_comprehension=kind)
 
 
 @dataclass(frozen=True)
-class ReferringExpressionGeneration:
+class ReferringExpressionGeneration(Task):
     """Describe the region in the boxes."""
 
     boxes: Sequence[PromptBox]
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         kind = job_pb2.ReferringExpressionGeneration(boxes=[box.to_message() for box in self.boxes])
         return job_pb2.Task(referring_expression_generation=kind)
 
 
 @dataclass(frozen=True)
-class Raw:
+class Raw(Task):
     """Continue a prompt in the model's markup, for example `<grounding> An image of`. Workers can be configured to
     refuse it."""
 
     text: str
     #: The boxes of each `<phrase>…</phrase>` in the text. Either empty or one entry for each phrase.
     phrase_boxes: Sequence[Sequence[PromptBox]] = ()
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         return job_pb2.Task(raw=_raw(self.text, self.phrase_boxes))
 
 
 @dataclass(frozen=True)
-class TextScoring:
+class TextScoring(Task):
     """Compute the probability of a given text in the model's markup. Workers can be configured to refuse it."""
 
     text: str
@@ -153,10 +138,8 @@ class TextScoring:
     phrase_boxes: Sequence[Sequence[PromptBox]] = ()
     #: Whether the end token after the text is scored too.
     with_end: bool = False
-    task_id: str | None = field(default=None, kw_only=True)
 
     def to_message(self) -> job_pb2.Task:
-        """The protobuf message, without the id."""
         text = _raw(self.text, self.phrase_boxes)
         kind = job_pb2.TextScoring(prompt=self.prompt, text=text, with_end=self.with_end)
         return job_pb2.Task(text_scoring=kind)

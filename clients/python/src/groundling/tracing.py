@@ -15,7 +15,7 @@ _READ_NAMES = {
 
 
 def current_context() -> dict[str, str]:
-    """The headers of OpenTelemetry's current span. Empty without a span, or if the program does not use OpenTelemetry."""
+    """The headers of OpenTelemetry's current span. Empty without one, or if the program does not use OpenTelemetry."""
     if "opentelemetry" not in sys.modules:
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
