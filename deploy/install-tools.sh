@@ -4,12 +4,13 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client]
+usage: deploy/install-tools.sh [--lint] [--client] [--python]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
+  --python    also download the wheels that clients/python/check.sh installs, into .rig/python
 
 Tools that are present in the pinned version are not installed again. GROUNDLING_RIG sets another directory than .rig.
 TEXT
@@ -22,10 +23,12 @@ die() {
 
 lint=no
 client=no
+python=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
+    --python) python=yes ;;
     -h | --help)
         usage
         exit 0
@@ -122,6 +125,26 @@ python_client() {
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not install protoc"
 }
 
+python_wheels() {
+    local requirements=$here/python-requirements.txt oldest=$here/python-oldest-requirements.txt
+    if complete "$rig/python" "$requirements" && cmp -s "$oldest" "$rig/python/oldest-requirements.txt"; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
+        die "the wheels are pinned for Python 3.11 to 3.13, python3 is $(python3 -V)"
+    echo "install-tools: downloading the wheels of the Python client" >&2
+    find_pip
+    for requirements in "$oldest" "$requirements"; do
+        PIP_DISABLE_PIP_VERSION_CHECK=1 "${pip[@]}" download --quiet --no-deps --only-binary :all: --require-hashes \
+            --dest "$new/python" -r "$requirements" || die "pip could not download $requirements; see its output above"
+    done
+    cp "$oldest" "$new/python/oldest-requirements.txt"
+    cp "$requirements" "$new/python/requirements.txt"
+    rm -rf "${rig:?}/python"
+    mv "$new/python" "$rig/python"
+}
+
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
+[ "$python" = no ] || python_wheels
