@@ -16,7 +16,8 @@ export GROUNDLING_PROGRAM=${GROUNDLING_PROGRAM:-${CARGO_TARGET_DIR:-$root/target
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INDEX=1 PIP_FIND_LINKS=$rig/python
-export PYTHONDONTWRITEBYTECODE=1
+# Only what is imported is compiled.
+export PIP_NO_COMPILE=1 PYTHONPYCACHEPREFIX=$work/compiled
 # Without pip, venv works even if ensurepip is not installed; pip runs from its wheel.
 python3 -m venv --without-pip "$work/venv"
 python=$work/venv/bin/python
@@ -27,7 +28,7 @@ mkdir "$work/source"
 cp -r "$root"/clients/python/{pyproject.toml,README.md,src} "$work/source"
 "${pip[@]}" wheel --quiet --no-deps --wheel-dir "$work" "$work/source"
 wheel=$(echo "$work"/groundling-*.whl)
-"${pip[@]}" install --quiet "$wheel[opentelemetry,pandas,supervision]" mypy pandas-stubs pytest types-protobuf
+"${pip[@]}" install --quiet "${wheel}[opentelemetry,pandas,supervision]" mypy pandas-stubs pytest types-protobuf
 "${pip[@]}" install --quiet --no-deps --target "$work/oldest" -r "$root/deploy/python-oldest-requirements.txt"
 
 cd "$root/clients/python"

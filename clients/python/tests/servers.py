@@ -63,8 +63,8 @@ class NatsServer:
             f'ports_file_dir: "{self.folder}"\n'
             f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: always }}\n{self.configuration}\n'
         )
-        log = (self.folder / "nats.log").open("ab")
-        process = subprocess.Popen([RIG / "bin/nats-server", "-c", configuration], stdout=log, stderr=log)
+        with (self.folder / "nats.log").open("ab") as log:
+            process = subprocess.Popen([RIG / "bin/nats-server", "-c", configuration], stdout=log, stderr=log)
         self._process = process
         ports_file = self.folder / f"nats-server_{process.pid}.ports"
 
@@ -142,11 +142,11 @@ def pool(folder: Path) -> Iterator[Pool]:
             "GROUNDLING__S3__ALLOW": BUCKET,
             "GROUNDLING_MODEL": str(DEMO / "kosmos-2-emoji"),
         }
-        log = (folder / "worker.log").open("wb")
         environment = _environment(nats) | worker
-        processes.append(
-            subprocess.Popen([groundling(), "worker"], env=environment, cwd=folder, stdout=log, stderr=log)
-        )
+        with (folder / "worker.log").open("wb") as log:
+            processes.append(
+                subprocess.Popen([groundling(), "worker"], env=environment, cwd=folder, stdout=log, stderr=log)
+            )
         yield started
     finally:
         for process in reversed(processes):
@@ -166,29 +166,26 @@ def _environment(nats: NatsServer) -> dict[str, str]:
 
 
 def _start_store(folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-    log = (folder / "store.log").open("wb")
-    return subprocess.Popen(
-        [
-            RIG / "bin/weed",
-            f"-logdir={folder}",
-            "-logtostderr=true",
-            "mini",
-            f"-dir={folder / 'objects'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            f"-s3.config={folder / 's3.json'}",
-            f"-bucket={BUCKET}",
-            f"-filer.localSocket={folder / 'filer.sock'}",
-            "-master.telemetry=false",
-            "-admin.ui=false",
-            "-webdav=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            *(f"-{name}={port}" for name, port in ports.items()),
-        ],
-        stdout=log,
-        stderr=log,
-    )
+    command = [
+        RIG / "bin/weed",
+        f"-logdir={folder}",
+        "-logtostderr=true",
+        "mini",
+        f"-dir={folder / 'objects'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-s3.config={folder / 's3.json'}",
+        f"-bucket={BUCKET}",
+        f"-filer.localSocket={folder / 'filer.sock'}",
+        "-master.telemetry=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+    with (folder / "store.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def _free_ports() -> dict[str, int]:

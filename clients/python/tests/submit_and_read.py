@@ -10,9 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from groundling import Client, tasks
-
 import nats
+from groundling import Client, tasks
 
 TIMEOUT = 120.0
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
 
+import nats
 import pytest
 import servers
 from conftest import streams
@@ -447,8 +448,6 @@ def test_the_blocking_client_submits_and_reads(server: servers.NatsServer) -> No
         assert [type(each) for each in mixed] == [InvalidJobError]
 
         async def publish() -> None:
-            import nats
-
             connection = await nats.connect(server.url)
             await annotate(connection.jetstream(), *"abc")
             await connection.close()
