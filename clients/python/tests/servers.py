@@ -167,7 +167,7 @@ def _environment(nats: NatsServer) -> dict[str, str]:
 
 def _start_store(folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
     command = [
-        RIG / "bin/weed",
+        str(RIG / "bin/weed"),
         f"-logdir={folder}",
         "-logtostderr=true",
         "mini",

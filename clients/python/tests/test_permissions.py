@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ READER = [
     "$JS.API.STREAM.NAMES",
 ]
 SUBMITTER = ["groundling.jobs.cats"]
-# `CONSUMER.*` includes neither subject.
+NO_ACKS = [subject for subject in READER if "$JS.ACK" not in subject]
 NO_PULLS = [subject for subject in READER if "MSG.NEXT" not in subject]
 
 
@@ -46,6 +47,7 @@ def secured(tmp_path: Path) -> Iterator[servers.NatsServer]:
         '{ user: "admin", password: "secret" }',
         user("submitter", SUBMITTER),
         user("reader", READER),
+        user("no-acks", NO_ACKS),
         user("no-pulls", NO_PULLS),
         user("no-inbox", [">"], subscribe="elsewhere.>"),
         user("own-inbox", READER, subscribe="reader.inbox.>"),
@@ -97,6 +99,17 @@ async def test_a_missing_permission_is_named_at_once(secured: servers.NatsServer
                 with pytest.raises(PermissionDeniedError, match=r'subscribe to "_inbox'):
                     await client.submit("cats", PICTURE, CAPTION)
     assert time.monotonic() - begun < 5
+
+
+async def test_a_durable_reader_that_may_not_acknowledge_ends(secured: servers.NatsServer) -> None:
+    async with streams(secured) as jetstream, await connect(secured, "no-acks") as client:
+        for annotation_id in "abc":
+            message = annotation_pb2.ImageAnnotation(annotation_id=annotation_id)
+            await jetstream.publish("groundling.annotations.cats", message.SerializeToString())
+        assert len([each async for each in client.annotations("cats", follow=False)]) == 3
+        with pytest.raises(PermissionDeniedError, match=r"\$JS\.ACK"):
+            async for _ in client.annotations("cats", durable="index"):
+                await asyncio.sleep(0.1)
 
 
 async def test_rejected_credentials_are_an_error_at_once(secured: servers.NatsServer) -> None:

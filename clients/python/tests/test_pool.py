@@ -63,6 +63,8 @@ async def test_a_failure_is_read_and_resubmitted_once_its_cause_is_removed(pool:
         assert "late.jpg" in failure.text
         assert failure.job is not None and failure.job.tasks[0].task_id == "caption"
         assert len(failure.failure_id) == 64
+        every = [each.failure_id async for each in client.failures(None, follow=False)]
+        assert failure.failure_id in every
 
         pool.upload("late.jpg", (servers.DEMO / "scenes" / SCENE).read_bytes())
         # With its old id the stream drops it.

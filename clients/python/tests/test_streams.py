@@ -415,6 +415,18 @@ async def test_a_submission_waits_for_the_server_and_is_stored_once(server: serv
         assert (await jetstream.stream_info("GROUNDLING_JOBS")).state.messages == 1
 
 
+async def test_the_timeout_of_a_reader_holds_without_a_server(server: servers.NatsServer) -> None:
+    async with streams(server), await Client.connect(server.url) as client:
+        reader = client.annotations("cats", timeout=0.5)
+        with pytest.raises(ReadTimeoutError):
+            await reader.__anext__()
+        server.kill()
+        begun = time.monotonic()
+        with pytest.raises(ReadTimeoutError):
+            await reader.__anext__()
+        assert time.monotonic() - begun < 10
+
+
 async def test_a_server_that_does_not_respond_is_an_error(server: servers.NatsServer) -> None:
     server.kill()
     begun = time.monotonic()
@@ -462,6 +474,15 @@ def test_the_blocking_client_submits_and_reads(server: servers.NatsServer) -> No
             next(failures)
     with pytest.raises(ConnectError):
         BlockingClient.connect("nats://127.0.0.1:1", connect_timeout=0.5)
+
+
+def test_the_blocking_client_can_be_closed_without_a_server(server: servers.NatsServer) -> None:
+    with BlockingClient.connect(server.url) as client:
+        server.kill()
+        with pytest.raises(SubmitTimeoutError):
+            client.submit("cats", PICTURE, CAPTION, timeout=0.5)
+        with client.annotations("cats", timeout=0.5) as reader, pytest.raises(ReadTimeoutError):
+            next(reader)
 
 
 async def test_the_blocking_client_works_inside_a_running_event_loop(server: servers.NatsServer) -> None:

@@ -33,6 +33,8 @@ log = logging.getLogger("groundling")
 # nats-py passes the server's errors on in lower case.
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REJECTED = ("authorization violation", "authentication", "authorization failed", "user authentication")
+# What nats-py raises while a connection breaks, beside `TimeoutError` (an `OSError` from Python 3.11 on).
+_LOST = (ConnectionError, nats.errors.OutboundBufferLimitError, nats.errors.StaleConnectionError)
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 
@@ -67,6 +69,8 @@ class Connection:
         self._rejected = asyncio.Event()
         self._closing = False
         self._last_error: Exception | None = None
+        #: Set if the server refused an acknowledgement.
+        self.ack_denied: PermissionDeniedError | None = None
         #: How often the connection was lost. Requests sent before that may get no response.
         self.losses = 0
 
@@ -128,7 +132,7 @@ class Connection:
             if not connection._connected.is_set():
                 connecting.cancel()
                 await asyncio.wait({connecting})
-                await connection._nats.close()
+                await connection._close_nats()
 
     @property
     def max_payload(self) -> int:
@@ -141,7 +145,14 @@ class Connection:
         if self._nats.is_connected:
             with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
                 await self._nats.flush(timeout=5)
-        await self._nats.close()
+        await self._close_nats()
+
+    async def _close_nats(self) -> None:
+        try:
+            await self._nats.close()
+        except ConnectionError as error:
+            # nats-py tries to send what is buffered also if the connection is lost.
+            log.debug("NATS: %s", _plain(error))
 
     def check_open(self) -> None:
         """Raises `ConnectionClosedError` if the connection is closed for good."""
@@ -185,7 +196,9 @@ class Connection:
             raise NoRespondersError(f"nothing responds on {subject}") from error
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
             raise ConnectionClosedError("the connection to NATS is closed") from error
-        except (asyncio.TimeoutError, nats.errors.OutboundBufferLimitError) as error:
+        except _LOST as error:
+            raise RequestTimeoutError(f"the connection to NATS was lost: {_plain(error)}") from error
+        except asyncio.TimeoutError as error:
             reason = "" if self._connected.is_set() else " (not connected)"
             raise RequestTimeoutError(f"no response on {subject} in {timeout:.3g} s{reason}") from error
         finally:
@@ -211,8 +224,14 @@ class Connection:
         return f"{self._api_prefix}.{operation}"
 
     async def publish(self, operation: str, reply: str, body: Mapping[str, Any]) -> None:
-        """A request to the JetStream API whose responses are delivered to the subject `reply`."""
-        await self._nats.publish(self.api_subject(operation), json.dumps(body).encode(), reply=reply)
+        """A request to the JetStream API whose responses are delivered to the subject `reply`.
+
+        Raises `RequestTimeoutError` if the connection was lost.
+        """
+        try:
+            await self._nats.publish(self.api_subject(operation), json.dumps(body).encode(), reply=reply)
+        except _LOST as error:
+            raise RequestTimeoutError(f"the connection to NATS was lost: {_plain(error)}") from error
 
     def watch(self, operation: str, denied: Callable[[], None]) -> asyncio.Future[None]:
         """Calls `denied` if the server refuses a message to a subject of the API. `unwatch` ends it."""
@@ -237,7 +256,10 @@ class Connection:
         async def callback(message: Msg) -> None:
             receive(message)
 
-        return await self._nats.subscribe(subject, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0)
+        try:
+            return await self._nats.subscribe(subject, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0)
+        except _LOST as error:
+            raise RequestTimeoutError(f"the connection to NATS was lost: {_plain(error)}") from error
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error).lower()
@@ -249,7 +271,10 @@ class Connection:
             log.debug("NATS: %s", _plain(error))
             return
         operation, subject = violation.groups()
+        log.debug("NATS: %s", _plain(error))
         if operation == "publish":
+            if subject.startswith("$js.ack."):
+                self.ack_denied = PermissionDeniedError("$JS.ACK.>")
             watchers = self._watchers.get(subject, set())
         else:
             # Without its inbox, no request of this connection gets a response.
@@ -268,7 +293,7 @@ class Connection:
     async def _on_reconnected(self) -> None:
         log.info("reconnected to NATS")
         # The permissions may have changed.
-        self._inbox_denied = None
+        self._inbox_denied = self.ack_denied = None
         self._last_error = None
         self._connected.set()
 

@@ -101,6 +101,8 @@ class Consumer:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if self._durable is not None and self._connection.ack_denied is not None:
+                raise self._connection.ack_denied
             if self.buffer:
                 return self.buffer.popleft()
             self._connection.check_open()
@@ -109,7 +111,9 @@ class Consumer:
             if deadline is not None and time.monotonic() >= deadline:
                 raise ReadTimeoutError(f"no message of {self._selection.stream} in {timeout:g} s")
             try:
-                await self._ready()
+                await self._ready(
+                    _REQUEST_EXPIRES if deadline is None else min(_REQUEST_EXPIRES, seconds_left(deadline))
+                )
                 if not follow and (self.remaining == 0 or self._idle) and await self._at_end(held):
                     return None
             except (RequestTimeoutError, NoRespondersError) as error:
@@ -135,13 +139,13 @@ class Consumer:
         except Exception as error:  # The server removes it after `_INACTIVE_THRESHOLD`.
             log.debug("the consumer %s was not removed: %s", self._name, error)
 
-    async def _ready(self) -> None:
-        """Opens the consumer and requests messages where necessary."""
+    async def _ready(self, timeout: float) -> None:
+        """Opens the consumer and requests messages where necessary. Waits for a lost connection for `timeout` s."""
         if self._losses != self._connection.losses or (self._outstanding and self._silent()):
             self._losses = self._connection.losses
             self._outstanding = 0
             self._lost = True
-            await self._connection.wait_connected(_REQUEST_EXPIRES)
+            await self._connection.wait_connected(timeout)
         if not self._opened or (self._lost and self._durable is None):
             await self._open()
         elif self._lost:
@@ -225,6 +229,8 @@ class Consumer:
             await self._connection.api(f"CONSUMER.INFO.{self._selection.stream}.{self._name}")
         except ConsumerNotFoundError as error:
             raise ReadError(f"the durable reader {self._name!r} was deleted") from error
+        # A server that refuses every request must not be asked without a pause.
+        await asyncio.sleep(_RETRY_DELAY)
 
     def _resume(self) -> dict[str, Any]:
         assert self._stream_sequence is not None

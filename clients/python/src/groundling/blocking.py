@@ -42,7 +42,8 @@ class _LoopThread:
             raise
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """Cancels what still runs and ends the thread."""
+        self.run(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -263,6 +264,13 @@ class BlockingClient:
     def failures_page(self, dataset: str | None, *, after: int = 0, limit: int = 100) -> Page[Failure]:
         """Like `Client.failures_page`."""
         return self._thread.run(self._client.failures_page(dataset, after=after, limit=limit))
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next(items: AsyncIterator[Value]) -> Value:

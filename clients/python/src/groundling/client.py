@@ -281,7 +281,7 @@ class Client:
         - `ack_wait`: after this many seconds without a sign of life, an annotation of a durable reader is delivered to
           another process. Used only when the reader is created.
         - `batch`: how many annotations are requested at once.
-        - `remember_ids`: how many of the last ids are remembered to skip repeated annotations, about 150 bytes each.
+        - `remember_ids`: how many of the last ids are remembered to skip repeated annotations, about 100 bytes each.
           `None`: all.
 
         Raises, while it is iterated over: `StreamNotFoundError`, `PermissionDeniedError`, `ReaderConflictError`,

@@ -99,7 +99,7 @@ class Reader(Generic[Record]):
                 raise UndecodableMessageError(message.subject, sequence) from error
             if record_id and record_id in self._seen:
                 if self._durable:
-                    await message.ack()
+                    await _acknowledge(message)
                 continue
             if self._durable:
                 self._held[sequence] = (message, record_id)
@@ -129,7 +129,7 @@ class Reader(Generic[Record]):
         for message in self._unacknowledged() if self._durable else []:
             try:
                 await message.nak()
-            except nats.errors.Error as error:  # It is delivered again after `ack_wait`.
+            except (nats.errors.Error, ConnectionError) as error:  # It is delivered again after `ack_wait`.
                 log.debug("a message was not handed back: %s", error)
         self._held.clear()
         await self._consumer.close()
@@ -139,12 +139,19 @@ class Reader(Generic[Record]):
         if held is None:
             return
         message, record_id = held
-        # An acknowledgement that is lost leads to another delivery, which is skipped.
-        await message.ack()
+        await _acknowledge(message)
         self._seen.add(record_id)
 
     def _unacknowledged(self) -> list[Msg]:
         return [*(held for held, _ in self._held.values()), *self._consumer.buffer]
+
+
+async def _acknowledge(message: Msg) -> None:
+    try:
+        await message.ack()
+    except (nats.errors.Error, ConnectionError) as error:
+        # It is delivered again, and skipped then.
+        log.debug("an acknowledgement was not sent: %s", error)
 
 
 async def _report_progress(reader: weakref.ref[Reader[Record]], interval: float) -> None:
@@ -158,7 +165,7 @@ async def _report_progress(reader: weakref.ref[Reader[Record]], interval: float)
         for message in alive._unacknowledged():
             try:
                 await message.in_progress()
-            except nats.errors.Error as error:
+            except (nats.errors.Error, ConnectionError) as error:
                 log.debug("progress was not reported: %s", error)
         del alive
 
