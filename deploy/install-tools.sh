@@ -5,12 +5,13 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--client] [--python] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
+  --python    also download the wheels that clients/python/check.sh installs, into .rig/python
   --helm      also install the tools of helm/test.sh: helm 3 and 4 and hadolint into .rig/bin, and a Python with
               kubernetes-validate, .rig/helm/bin/python
   --prometheus  also install the tools of deploy/observability/test.sh: prometheus, promtool and docker-compose, into
@@ -27,12 +28,14 @@ die() {
 
 lint=no
 client=no
+python=no
 helm=no
 prometheus=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
+    --python) python=yes ;;
     --helm) helm=yes ;;
     --prometheus) prometheus=yes ;;
     -h | --help)
@@ -187,9 +190,27 @@ prometheus_and_promtool() {
     done
 }
 
+python_wheels() {
+    local requirements=$here/python-requirements.txt oldest=$here/python-oldest-requirements.txt
+    if complete "$rig/python" "$requirements" && cmp -s "$oldest" "$rig/python/oldest-requirements.txt"; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
+        die "the wheels are pinned for Python 3.11 to 3.13, python3 is $(python3 -V)"
+    echo "install-tools: downloading the wheels of the Python client" >&2
+    for requirements in "$oldest" "$requirements"; do
+        pip_run download "$requirements" --dest "$new/python"
+    done
+    cp "$oldest" "$new/python/oldest-requirements.txt"
+    cp "$requirements" "$new/python/requirements.txt"
+    rm -rf "${rig:?}/python"
+    mv "$new/python" "$rig/python"
+}
+
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
+[ "$python" = no ] || python_wheels
 [ "$helm" = no ] || helm_tools
 [ "$prometheus" = no ] || {
     tools compose docker-compose

@@ -1,4 +1,4 @@
-//! A client in Python that has the .proto files and nothing else of the project.
+//! The Python client, with the program's own worker.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,26 +14,19 @@ use tokio::process::Command;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_them() {
+async fn the_python_client_submits_jobs_and_reads_what_came_of_them() {
     let pool = Pool::start().await;
     let worker = pool.worker();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python");
     // `deploy/install-tools.sh --client` installs Python beside the servers.
     let servers = SearchPaths::from_environment().executable("weed").unwrap();
     let client = servers.ancestors().nth(2).unwrap().join("client/bin");
-    let modules = tempfile::tempdir().unwrap();
-    let protos = ["job", "annotation", "failure"].map(|name| format!("groundling/v1/{name}.proto"));
-    let made = Command::new(client.join("protoc"))
-        .current_dir(root.join("proto"))
-        .arg(format!("--python_out={}", modules.path().display()))
-        .args(protos)
-        .status();
-    assert!(made.await.unwrap().success());
 
     let golden = |prompt: &str| goldens().into_iter().find(|g| g.file == "0000.jpg" && g.prompt == prompt).unwrap();
     let output = Command::new(client.join("python"))
-        .arg(root.join("tests/client/submit_and_read.py"))
-        .args([pool.nats.client_url(), modules.path().to_str().unwrap()])
+        .env("PYTHONPATH", package.join("src"))
+        .arg(package.join("tests/submit_and_read.py"))
+        .arg(pool.nats.client_url())
         .arg(demo().scenes_dir.join("0000.jpg"))
         .arg(format!("00-{TRACE}-b7ad6b7169203331-01"))
         .output()

@@ -1,0 +1,1 @@
+"""The messages of Groundling, generated from proto/groundling/v1."""
