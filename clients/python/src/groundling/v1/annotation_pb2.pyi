@@ -97,10 +97,11 @@ class ModelIdentity(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("task_id", "prompt", "text", "raw_text", "entities", "finish_reason", "prompt_tokens", "generated_tokens", "token_ids", "logprobs", "loss")
+    __slots__ = ("task_id", "prompt", "text", "answer", "raw_text", "entities", "finish_reason", "prompt_tokens", "generated_tokens", "token_ids", "logprobs", "loss")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     RAW_TEXT_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +113,7 @@ class TaskResult(_message.Message):
     task_id: str
     prompt: str
     text: str
+    answer: str
     raw_text: str
     entities: _containers.RepeatedCompositeFieldContainer[Entity]
     finish_reason: FinishReason
@@ -120,7 +122,7 @@ class TaskResult(_message.Message):
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     loss: float
-    def __init__(self, task_id: _Optional[str] = ..., prompt: _Optional[str] = ..., text: _Optional[str] = ..., raw_text: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., loss: _Optional[float] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., prompt: _Optional[str] = ..., text: _Optional[str] = ..., answer: _Optional[str] = ..., raw_text: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Entity(_message.Message):
     __slots__ = ("phrase", "span", "byte_span", "boxes", "score")
