@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD};
 
 /// One sentence for each setting of a stream that differs.
 pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
@@ -20,6 +20,12 @@ pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config
     if wanted.allow_message_ttl && !found.allow_message_ttl {
         differences.found.push(format!(
             "{} has no allow_msg_ttl, so outcomes of finished jobs stay whole until their max_age: set it to true",
+            differences.of
+        ));
+    }
+    if wanted.allow_atomic_publish && !found.allow_atomic_publish {
+        differences.found.push(format!(
+            "{} has no allow_atomic, so `groundling enqueue` cannot feed it: run `groundling setup --migrate`",
             differences.of
         ));
     }
@@ -60,9 +66,13 @@ pub(crate) fn consumer_differences(
         &found.max_ack_pending,
     );
     differences.unless_equal("greatest number of deliveries", &wanted.max_deliver, &found.max_deliver);
-    let takes_all = ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&found.filter_subject.as_str());
-    if !takes_all || !found.filter_subjects.is_empty() {
-        differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
+    let (wanted_filter, found_filter) = (wanted.filter_subject.as_str(), found.filter_subject.as_str());
+    // Two ways to say the same.
+    let is_equivalent = [(JOBS_FILTER, JOBS_WILDCARD), ("", RETRIES_WILDCARD)].contains(&(wanted_filter, found_filter));
+    if !found.filter_subjects.is_empty() {
+        differences.unless_equal("subject filters", &vec![wanted_filter.to_owned()], &found.filter_subjects);
+    } else if !is_equivalent {
+        differences.unless_equal("subject filter", &wanted_filter, &found_filter);
     }
     differences.found
 }

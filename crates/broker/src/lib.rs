@@ -3,6 +3,7 @@
 //! - [`connection`]: authentication, TLS, reconnection, and leaving a server that is about to end;
 //! - [`settings`]: settings of the connection and of the streams;
 //! - [`setup`]: creating streams and consumers, and comparing existing ones with the settings;
+//! - [`migration`]: changing the streams of an earlier version into those of this one;
 //! - [`stream_rules`]: settings of streams with which jobs could be lost;
 //! - [`publish`]: publishing annotations and failures with retries;
 //! - [`read`]: reading a range of a stream, each message once;
@@ -17,6 +18,7 @@ pub mod backoff;
 pub mod causes;
 pub mod connection;
 mod differences;
+pub mod migration;
 pub mod publish;
 pub mod read;
 pub mod refusals;

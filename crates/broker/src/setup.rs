@@ -8,8 +8,8 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use wire::subjects::{
-    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, RETRIES_WILDCARD,
-    max_deliveries_subject,
+    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, JOBS_WILDCARD,
+    OUTCOMES_WILDCARD, RETRIES_WILDCARD, max_deliveries_subject,
 };
 
 pub use crate::api::{Broker, SetupError};
@@ -73,6 +73,7 @@ async fn go_through(broker: &Broker, settings: &StreamSettings, make: bool) -> R
     for mut wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
         // Older servers cannot be asked for it.
         wanted.allow_message_ttl &= broker.jetstream.client().is_server_compatible(2, 11, 0);
+        wanted.allow_atomic_publish &= broker.jetstream.client().is_server_compatible(2, 12, 0);
         let found = find_stream(broker, &wanted.name).await?;
         looked_at.push((wanted, found));
     }
@@ -167,11 +168,13 @@ fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [stream::Con
         stream::Config {
             name: settings.jobs.clone(),
             description: Some("Groundling: pictures to annotate".to_owned()),
-            subjects: vec![JOBS_WILDCARD.to_owned()],
+            subjects: vec![JOBS_WILDCARD.to_owned(), CURSORS_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
             // When the stream is full, submitters are refused; no job vanishes.
             discard: DiscardPolicy::New,
             max_message_size: i32::try_from(max_job).unwrap_or(i32::MAX),
+            // `groundling enqueue` stores jobs and its cursor together.
+            allow_atomic_publish: true,
             ..common.clone()
         },
         stream::Config {
@@ -260,13 +263,20 @@ fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
         // the queue until its advisory is read.
         max_deliver: settings.max_deliver,
         max_ack_pending: settings.max_ack_pending,
+        // Cursors are in the same stream.
+        filter_subject: JOBS_FILTER.to_owned(),
         ..pull::Config::default()
     }
 }
 
 /// Retries have an end of their own, so the server never gives one up; and they wait for longer than they are in hand.
 fn wanted_retries_consumer(settings: &StreamSettings) -> pull::Config {
-    pull::Config { max_deliver: -1, max_ack_pending: RETRIES_MAX_ACK_PENDING, ..wanted_consumer(settings) }
+    pull::Config {
+        max_deliver: -1,
+        max_ack_pending: RETRIES_MAX_ACK_PENDING,
+        filter_subject: String::new(),
+        ..wanted_consumer(settings)
+    }
 }
 
 async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Stream>, SetupError> {

@@ -7,6 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kosmos2::processor::image::DecodeOptions;
 
+use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
+
 /// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
 #[derive(Debug, Parser)]
 #[command(
@@ -48,6 +50,9 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
     /// Create the streams and the consumer, or check that they are as the settings say.
     Setup(SetupArgs),
+    /// Put an archive into the queue: a job for each picture, each exactly once, however often this is killed.
+    #[command(after_help = ENQUEUE_EXAMPLES)]
+    Enqueue(EnqueueArgs),
     /// Annotate pictures here and now, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(AnnotateArgs),
@@ -98,6 +103,10 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
+    /// Change the stream of jobs of an earlier version, and its consumer, into what this version needs. The changes are
+    /// printed first.
+    #[arg(long)]
+    pub(crate) migrate: bool,
     #[command(flatten)]
     pub(crate) stores: StoreArgs,
 }

@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod enqueue_args;
 mod files;
 mod logging;
 mod model_dir;
@@ -82,6 +83,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     match arguments.command {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref()).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
+        Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,

@@ -20,6 +20,10 @@ pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
 /// Every job subject: what the jobs stream listens to.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
+/// What consumers of the jobs stream take of it: all jobs, and no cursors.
+pub const JOBS_FILTER: &str = "groundling.jobs.>";
+/// Every cursor subject. Cursors are in the jobs stream, so that jobs and cursor are stored in one atomic batch.
+pub const CURSORS_WILDCARD: &str = "groundling.cursor.*.*";
 /// Every annotation subject.
 pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
 /// Every failure subject.
@@ -32,6 +36,7 @@ pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
 pub const RETRIES_WILDCARD: &str = "groundling.retries.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
+const CURSOR_PREFIX: &str = "groundling.cursor.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
 const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
@@ -75,6 +80,11 @@ impl Dataset {
         format!("{JOBS_PREFIX}{}", self.0)
     }
 
+    /// Where the position in this dataset's source is stored: `name` is a lane's number, `plan` or `feeder`.
+    pub fn cursor_subject(&self, name: &str) -> String {
+        format!("{CURSOR_PREFIX}{}.{name}", self.0)
+    }
+
     /// Where this dataset's annotations are published.
     pub fn annotations_subject(&self) -> String {
         format!("{ANNOTATIONS_PREFIX}{}", self.0)
@@ -113,6 +123,11 @@ impl fmt::Display for Dataset {
 /// The last token of a job's subject, unchecked; `None` where the subject is no job's.
 pub fn dataset_token(job_subject: &str) -> Option<&str> {
     job_subject.strip_prefix(JOBS_PREFIX).filter(|token| !token.is_empty())
+}
+
+/// Whether a subject is a cursor's.
+pub fn is_cursor(subject: &str) -> bool {
+    subject.starts_with(CURSOR_PREFIX)
 }
 
 /// Where the failure of a job goes that came in on `job_subject`.
@@ -174,9 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dataset_names_its_three_subjects() {
+    fn a_dataset_names_its_subjects() {
         let dataset: Dataset = "holiday-2024".parse().unwrap();
         assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
+        assert_eq!(dataset.cursor_subject("3"), "groundling.cursor.holiday-2024.3");
         assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
         assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
     }

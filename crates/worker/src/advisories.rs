@@ -23,7 +23,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use wire::Message as _;
-use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, is_cursor};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::delivery::DeliveryFacts;
@@ -116,17 +116,21 @@ impl MaxDeliveriesReconciler {
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // One of several consumers leaves the rest to the others.
         let takes_all = config.filter_subjects.is_empty()
-            && ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
+            && ["", JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
         let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
         if !takes_all || state.messages == 0 || done < state.first_sequence {
             return Ok(Forgotten::default());
         }
-        let first_look = before.last_sequence < state.first_sequence;
+        // Cursors of `groundling enqueue` are in the stream of jobs too, and stay there.
+        let Some(first) = first_taken(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
+            return Ok(Forgotten::default());
+        };
+        let first_look = before.last_sequence < first;
         let before = if first_look { Forgotten { looks: 0, last_sequence: done } } else { before };
-        let last = before.last_sequence.min(state.first_sequence.saturating_add(MOST_AT_ONCE));
+        let last = before.last_sequence.min(first.saturating_add(MOST_AT_ONCE));
         if !first_look {
-            for sequence in state.first_sequence..=last {
+            for sequence in first..=last {
                 let fault = |last_error| Fault::NotDelivered { last_error };
                 self.take_off(&stream, sequence, None, before.looks >= LOOKS, fault).await?;
             }
@@ -191,7 +195,7 @@ impl MaxDeliveriesReconciler {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if said_at.is_some_and(|said_at| message.time > said_at) {
+        if said_at.is_some_and(|said_at| message.time > said_at) || is_cursor(&message.subject) {
             return Ok(());
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;
@@ -235,6 +239,19 @@ impl MaxDeliveriesReconciler {
             self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         }
         Ok(())
+    }
+}
+
+/// The sequence of the first message that a consumer with this filter takes; `None` if there is none.
+async fn first_taken(stream: &Stream, filter: &str) -> Result<Option<u64>, async_nats::Error> {
+    let first = stream.cached_info().state.first_sequence;
+    if filter.is_empty() {
+        return Ok(Some(first));
+    }
+    match stream.get_first_raw_message_by_subject(filter, first).await {
+        Ok(message) => Ok(Some(message.sequence)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

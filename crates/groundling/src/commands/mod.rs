@@ -3,6 +3,7 @@
 pub(crate) mod annotate;
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod enqueue;
 pub(crate) mod inspect;
 mod servers;
 pub(crate) mod setup;
