@@ -4,16 +4,19 @@
 mod common;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use archive::feed::{Counts, Cursor, FeedError, Progress};
 use archive::filter::Filter;
 use async_nats::jetstream::stream::Config;
 use broker::migration::Migration;
+use broker::settings::StreamSettings;
 use broker::setup;
-use common::{Bench, SyntheticStore, feed, open, source};
+use common::{Bench, SyntheticStore, feed, open, source, target};
 use futures::StreamExt;
+use sandbox::{NatsOptions, NatsServer};
 use wire::subjects::JOBS_FILTER;
 
 fn once(keys: impl IntoIterator<Item = String>) -> HashMap<String, u32> {
@@ -84,13 +87,17 @@ async fn no_more_jobs_wait_than_allowed_and_the_source_is_read_to_its_end() {
         let (feed, progress) = (Arc::clone(&feed), Arc::clone(&progress));
         async move { feed.run(&target, &progress).await }
     });
+    while progress.snapshot().lanes_waiting == 0 {
+        assert!(!feeding.is_finished());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let mut found = HashMap::new();
     while !feeding.is_finished() || found.len() < 12_000 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         let waiting = bench.count("groundling.jobs.bounded").await;
         assert!(waiting <= 3000, "{waiting} jobs wait");
         if found.is_empty() {
-            assert!(waiting > 1000 && progress.snapshot().lanes_waiting > 0, "{waiting} {:?}", progress.snapshot());
+            assert!(waiting > 1000, "{waiting} {:?}", progress.snapshot());
         }
         for (key, times) in bench.drain().await {
             *found.entry(key).or_insert(0) += times;
@@ -238,6 +245,34 @@ async fn a_feeder_goes_on_when_the_server_is_killed_and_comes_back() {
     bench.server.restart().await.unwrap();
     assert_eq!(feeding.await.unwrap().unwrap().total.jobs, 40_000);
     assert_eq!(bench.drain().await, once(store.keys()));
+}
+
+#[tokio::test]
+async fn a_feeder_needs_no_more_than_its_permissions() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/feeder-permissions.conf");
+    let permissions = std::fs::read_to_string(file).unwrap();
+    let users = "{ user: admin, password: a }, { user: feeder, password: f, permissions: $GROUNDLING_FEEDER }";
+    let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
+    let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
+    let errors: Arc<Mutex<Vec<String>>> = Arc::default();
+    let connect = async |user: &str, password: &str| {
+        let errors = Arc::clone(&errors);
+        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+        let options = options.event_callback(move |event| {
+            if let async_nats::Event::ServerError(error) = event {
+                errors.lock().unwrap().push(error.to_string());
+            }
+            std::future::ready(())
+        });
+        async_nats::jetstream::new(options.connect(server.client_url()).await.unwrap())
+    };
+    let streams = StreamSettings::default();
+    assert!(setup::setup(&connect("admin", "a").await, &streams).await.unwrap().is_ready());
+    let store = SyntheticStore::start(3000, Duration::ZERO).await;
+    let feed = feed("permitted", vec![source(&store.endpoint, "s3://archive/").await], 4);
+    let target = target(&connect("feeder", "f").await, &streams, "feeder");
+    assert_eq!(feed.run(&target, &Progress::default()).await.unwrap().total.jobs, 3000);
+    assert_eq!(*errors.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use wire::subjects::Dataset;
 use super::batch::{self, BatchError, Guarded};
 use super::error::FeedError;
 use super::plan::{Cursor, FeederRecord, Plan};
+use crate::object::Position;
 
 /// How long a request is repeated while it fails in a way that passes.
 const PATIENCE: u32 = 60;
@@ -100,7 +101,8 @@ impl Cursors {
         loop {
             let last = self.last::<Cursor>(&name).await?;
             let last = last.unwrap_or(Stored { value: Cursor::default(), sequence: 0 });
-            if last.value.feeder == *feeder {
+            // Nobody moves a cursor at the end any more.
+            if last.value.feeder == *feeder || last.value.position == Position::End {
                 return Ok(last);
             }
             self.refuse_later(&last.value, feeder)?;

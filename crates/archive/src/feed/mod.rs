@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use wire::subjects::CURSORS_WILDCARD;
 
 pub use error::FeedError;
@@ -107,7 +107,7 @@ impl Feed {
         }
         progress.has_lanes(plan.lanes.len());
         let feeder = cursors.register(&target.feeder).await?;
-        let claims = (0..plan.lanes.len()).map(|lane| cursors.claim(lane, &feeder));
+        let claims: Vec<_> = (0..plan.lanes.len()).map(|lane| cursors.claim(lane, &feeder).boxed()).collect();
         let claimed: Vec<Stored<Cursor>> =
             stream::iter(claims).buffered(self.lanes_at_once.max(1)).try_collect().await?;
         let mut earlier = Counts::default();
@@ -119,21 +119,21 @@ impl Feed {
         let watermark =
             Watermark::new(stream, self.recipe.dataset.jobs_subject(), target.max_waiting.max(LEAST_WAITING));
         let feeding = Feeding { recipe: &self.recipe, cursors: &cursors, watermark, unique, progress };
-        let open = plan.lanes.iter().zip(claimed).enumerate().filter_map(|(index, ((source, lane), cursor))| {
+        let mut runs = Vec::new();
+        for (index, ((source, lane), cursor)) in plan.lanes.iter().zip(claimed).enumerate() {
             if cursor.value.position == Position::End {
                 progress.lane_done();
-                return None;
+                continue;
             }
-            Some((index, self.sources.get(*source)?, lane, cursor))
-        });
-        let runs = open.map(|(index, source, lane, cursor)| {
+            let Some(source) = self.sources.get(*source) else { continue };
             let (feeding, selection) = (&feeding, selection.clone());
-            async move {
+            let run = async move {
                 // Read only when it is this lane's turn.
                 let pages = source.pages(lane, cursor.value.position.clone(), selection);
                 feeding.run(index, cursor, pages).await
-            }
-        });
+            };
+            runs.push(run.boxed());
+        }
         let mut stored = Counts::default();
         let mut ends = stream::iter(runs).buffer_unordered(self.lanes_at_once.max(1));
         while let Some(counts) = ends.try_next().await? {
@@ -160,9 +160,13 @@ impl Feed {
     async fn learn(&self, plan: &Plan, claimed: &[Stored<Cursor>], selection: &Selection) -> Result<Unique, FeedError> {
         let unique = Unique::default();
         let lanes = plan.lanes.iter().zip(claimed);
-        let readings = lanes.filter_map(|((source, lane), cursor)| {
-            Some(unique.learn(self.sources.get(*source)?, lane, &cursor.value.position, selection))
-        });
+        // Collected, because a future with a borrowing iterator in it cannot be moved to another thread.
+        let readings: Vec<_> = lanes
+            .filter_map(|((source, lane), cursor)| {
+                let source = self.sources.get(*source)?;
+                Some(unique.learn(source, lane, &cursor.value.position, selection).boxed())
+            })
+            .collect();
         let mut ends = stream::iter(readings).buffer_unordered(self.lanes_at_once.max(1));
         while ends.try_next().await?.is_some() {}
         drop(ends);

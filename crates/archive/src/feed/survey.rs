@@ -65,11 +65,16 @@ impl Feed {
         selection: &Selection,
         mut each: impl FnMut(Page),
     ) -> Result<(), FeedError> {
-        let open = lanes.iter().filter_map(|(source, lane)| Some((self.sources.get(*source)?, lane)));
-        let runs = open.map(|(source, lane)| {
-            let pages = source.pages(lane, Position::Start, selection.clone());
-            Box::pin(stream::unfold(pages, |mut pages| async move { Some((pages.recv().await?, pages)) }))
-        });
+        let mut runs = Vec::new();
+        for (source, lane) in lanes {
+            let Some(source) = self.sources.get(*source) else { continue };
+            // Read only when it is this lane's turn.
+            let pages = stream::once(async move { source.pages(lane, Position::Start, selection.clone()) });
+            let pages = pages.flat_map(|pages| {
+                stream::unfold(pages, |mut pages| async move { Some((pages.recv().await?, pages)) }).boxed()
+            });
+            runs.push(pages.boxed());
+        }
         let mut pages = std::pin::pin!(stream::iter(runs).flatten_unordered(self.lanes_at_once.max(1)));
         while let Some(page) = pages.try_next().await? {
             each(page);

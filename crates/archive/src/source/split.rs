@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::error::SourceError;
 use super::store::Store;
@@ -15,13 +15,19 @@ use super::store::Store;
 /// Keys asked for to tell a large node from a small one.
 const SAMPLE: usize = 1000;
 /// Requests at once.
-const AT_ONCE: usize = 96;
+const AT_ONCE: usize = 192;
 /// How often nodes are divided.
 const ROUNDS: usize = 12;
-/// Ranges for each lane that is read at once: their sizes differ, and a lane that ends early takes the next one.
+/// Large nodes for each lane that is read at once, if there are as many: their sizes differ, and a lane that ends early
+/// takes the next one.
+const LARGE_PER_LANE: usize = 2;
+/// Most ranges for each lane that is read at once.
 const RANGES_PER_LANE: usize = 4;
+/// Nodes up to which every printable character is tried as the next one of their keys, and not only those that their
+/// sample shows.
+const FEW: usize = 2;
 /// Weight of a large node, in pages; its true size is not known.
-const LARGE: usize = 4 * SAMPLE;
+const LARGE: usize = 4;
 
 /// The keys that begin with a prefix.
 #[derive(Debug, Clone)]
@@ -31,29 +37,30 @@ struct Node {
     last: String,
     keys: usize,
     is_large: bool,
+    /// The characters of the sampled keys after the prefix.
+    alphabet: BTreeSet<char>,
 }
 
 /// The keys, in order, that end one range and begin the next; none where the prefix is small, or `lanes` is 1.
 pub(crate) async fn split(store: &Store, bucket: &str, prefix: &str, lanes: usize) -> Result<Vec<String>, SourceError> {
-    let tree = Tree { store, bucket };
-    let mut alphabet = BTreeSet::new();
-    let Some(root) = tree.node(prefix.to_owned(), &mut alphabet).await?.filter(|root| root.is_large && lanes > 1)
-    else {
+    if lanes <= 1 {
         return Ok(Vec::new());
-    };
-    let (mut nodes, wanted) = (vec![root], lanes * RANGES_PER_LANE);
+    }
+    let tree = Tree { store, bucket };
+    let Some(root) = tree.node(prefix.to_owned()).await? else { return Ok(Vec::new()) };
+    let mut nodes = vec![root];
     for _ in 0..ROUNDS {
         let large = nodes.iter().filter(|node| node.is_large).count();
-        if large >= wanted {
+        if large == 0 || large >= lanes * LARGE_PER_LANE {
             break;
         }
-        let divided = tree.divide(&nodes, nodes.len() >= lanes, &mut alphabet).await?;
+        let divided = tree.divide(&nodes).await?;
         if divided.len() == nodes.len() && divided.iter().zip(&nodes).all(|(new, old)| new.prefix == old.prefix) {
             break;
         }
         nodes = divided;
     }
-    Ok(boundaries(&nodes, wanted))
+    Ok(boundaries(&nodes, lanes * RANGES_PER_LANE))
 }
 
 struct Tree<'a> {
@@ -62,48 +69,34 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    async fn sample(&self, prefix: String) -> Result<Option<(Node, BTreeSet<char>)>, SourceError> {
+    /// Nothing where no key begins with the prefix.
+    async fn node(&self, prefix: String) -> Result<Option<Node>, SourceError> {
         let listed = self.store.list(self.bucket, &prefix, None, SAMPLE).await?;
         let (Some(first), Some(last)) = (listed.objects.first(), listed.objects.last()) else { return Ok(None) };
         let tails = listed.objects.iter().filter_map(|object| object.key.get(prefix.len()..));
         let alphabet = tails.flat_map(str::chars).collect();
         let (first, last) = (first.key.clone(), last.key.clone());
-        Ok(Some((Node { prefix, first, last, keys: listed.objects.len(), is_large: listed.more }, alphabet)))
+        Ok(Some(Node { prefix, first, last, keys: listed.objects.len(), is_large: listed.more, alphabet }))
     }
 
-    async fn node(&self, prefix: String, alphabet: &mut BTreeSet<char>) -> Result<Option<Node>, SourceError> {
-        let sampled = self.sample(prefix).await?;
-        Ok(sampled.map(|(node, characters)| {
-            alphabet.extend(characters);
-            node
-        }))
-    }
-
-    /// Replaces each large node by those of the next character of its keys. Characters that no sample has shown are
-    /// looked for only while there are few nodes.
-    async fn divide(
-        &self,
-        nodes: &[Node],
-        by_alphabet: bool,
-        alphabet: &mut BTreeSet<char>,
-    ) -> Result<Vec<Node>, SourceError> {
-        let stems = self.stems(nodes).await?;
-        let candidates: BTreeSet<char> =
-            if by_alphabet { alphabet.clone() } else { alphabet.iter().copied().chain(' '..='~').collect() };
-        let asked: Vec<(usize, String)> = stems
-            .iter()
-            .enumerate()
-            .filter_map(|(index, stem)| Some((index, stem.as_ref()?)))
-            .flat_map(|(index, stem)| candidates.iter().map(move |next| (index, format!("{stem}{next}"))))
-            .collect();
-        let requests = asked
-            .into_iter()
-            .map(|(index, prefix)| async move { Ok::<_, SourceError>((index, self.sample(prefix).await?)) });
+    /// Replaces each large node by those of the next character of its keys.
+    async fn divide(&self, nodes: &[Node]) -> Result<Vec<Node>, SourceError> {
+        let (stems, is_few) = (self.stems(nodes).await?, nodes.len() <= FEW);
+        // Collected, because a future with a borrowing iterator in it cannot be moved to another thread.
+        let mut requests = Vec::new();
+        for (index, (node, stem)) in nodes.iter().zip(&stems).enumerate() {
+            let Some(stem) = stem else { continue };
+            let printable = (' '..='~').filter(|_| is_few);
+            let candidates: BTreeSet<char> = node.alphabet.iter().copied().chain(printable).collect();
+            for next in candidates {
+                let prefix = format!("{stem}{next}");
+                requests.push(async move { Ok::<_, SourceError>((index, self.node(prefix).await?)) }.boxed());
+            }
+        }
         let mut answers = stream::iter(requests).buffered(AT_ONCE);
         let mut children: Vec<Vec<Node>> = vec![Vec::new(); nodes.len()];
-        while let Some((index, sampled)) = answers.try_next().await? {
-            if let (Some((node, characters)), Some(of)) = (sampled, children.get_mut(index)) {
-                alphabet.extend(characters);
+        while let Some((index, node)) = answers.try_next().await? {
+            if let (Some(node), Some(of)) = (node, children.get_mut(index)) {
                 of.push(node);
             }
         }
@@ -131,10 +124,16 @@ impl Tree<'_> {
                 }
             }
         }
-        let requests = asked.into_iter().map(|(index, end, prefix, after)| async move {
-            let listed = self.store.list(self.bucket, &prefix, Some(&after), 1).await?;
-            Ok::<_, SourceError>((index, end, listed.objects.is_empty()))
-        });
+        let requests: Vec<_> = asked
+            .into_iter()
+            .map(|(index, end, prefix, after)| {
+                let request = async move {
+                    let listed = self.store.list(self.bucket, &prefix, Some(&after), 1).await?;
+                    Ok::<_, SourceError>((index, end, listed.objects.is_empty()))
+                };
+                request.boxed()
+            })
+            .collect();
         let mut answers = stream::iter(requests).buffered(AT_ONCE);
         let mut ends: Vec<usize> = nodes.iter().map(|node| node.prefix.len()).collect();
         while let Some((index, end, nothing_behind)) = answers.try_next().await? {
@@ -149,7 +148,9 @@ impl Tree<'_> {
 
 /// Joins neighbouring nodes to at most `wanted` ranges of about the same weight.
 fn boundaries(nodes: &[Node], wanted: usize) -> Vec<String> {
-    let weight = |node: &Node| if node.is_large { LARGE } else { node.keys };
+    // Stores can answer with fewer keys than they are asked for.
+    let page = nodes.iter().map(|node| node.keys).max().unwrap_or(0);
+    let weight = |node: &Node| if node.is_large { LARGE * page } else { node.keys };
     let each = nodes.iter().map(weight).sum::<usize>().div_ceil(wanted.max(1));
     let (mut boundaries, mut joined) = (Vec::new(), 0);
     for node in nodes {
@@ -172,7 +173,7 @@ mod tests {
     fn neighbours_are_joined_to_ranges_of_about_the_same_weight() {
         let node = |prefix: &str, keys, is_large| {
             let (prefix, first, last) = (prefix.to_owned(), String::new(), String::new());
-            Node { prefix, first, last, keys, is_large }
+            Node { prefix, first, last, keys, is_large, alphabet: BTreeSet::new() }
         };
         let nodes = [
             node("a", 10, false),

@@ -40,15 +40,21 @@ struct State {
     count: u64,
     /// Before each answer to a listing.
     delay: Duration,
+    /// Most keys of an answer, whatever is asked for.
+    page: u64,
     listings: AtomicU64,
     objects: Mutex<HashMap<String, Bytes>>,
 }
 
 impl SyntheticStore {
     pub(crate) async fn start(count: u64, delay: Duration) -> Self {
+        Self::start_with(count, delay, 1000).await
+    }
+
+    pub(crate) async fn start_with(count: u64, delay: Duration, page: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(State { count, delay, listings: AtomicU64::new(0), objects: Mutex::default() });
+        let state = Arc::new(State { count, delay, page, listings: AtomicU64::new(0), objects: Mutex::default() });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { endpoint, state, accepting }
     }
@@ -122,7 +128,8 @@ impl State {
             return Response::builder().status(404).body(Full::default()).unwrap();
         };
         let range = request.headers().get("range").map(|range| range.to_str().unwrap().to_owned());
-        let offset = range.map(|range| range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap());
+        let offset: Option<usize> =
+            range.map(|range| range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap());
         let (status, body) = match offset {
             None => (200, object.clone()),
             Some(offset) if offset < object.len() => (206, object.slice(offset..)),
@@ -138,7 +145,7 @@ impl State {
     fn list(&self, query: &HashMap<String, String>) -> String {
         let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let (prefix, after) = (text("prefix"), text("start-after"));
-        let most: u64 = text("max-keys").parse().unwrap();
+        let most = text("max-keys").parse::<u64>().unwrap().min(self.page);
         let first_not_below = |bound: &str| partition(self.count, |i| synthetic_key(i, self.count).as_str() < bound);
         let first_above = |bound: &str| partition(self.count, |i| synthetic_key(i, self.count).as_str() <= bound);
         let mut first = first_not_below(prefix);
