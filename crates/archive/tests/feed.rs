@@ -25,10 +25,10 @@ fn once(keys: impl IntoIterator<Item = String>) -> HashMap<String, u32> {
 
 #[tokio::test]
 async fn each_object_becomes_a_job_and_a_second_run_adds_none() {
-    let (bench, store) = (Bench::ready().await, SyntheticStore::start(20_000, Duration::ZERO).await);
-    let feed = feed("all", vec![source(&store.endpoint, "s3://archive/").await], 8);
+    let (bench, store) = (Bench::ready().await, SyntheticStore::start(12_000, Duration::ZERO).await);
+    let feed = feed("all", vec![source(&store.endpoint, "s3://archive/").await], 4);
     let summary = feed.run(&bench.target(), &Progress::default()).await.unwrap();
-    assert_eq!((summary.total.seen, summary.total.jobs, summary.stored), (20_000, 20_000, summary.total));
+    assert_eq!((summary.total.seen, summary.total.jobs, summary.stored), (12_000, 12_000, summary.total));
     let progress = Progress::default();
     let again = feed.run(&bench.target(), &progress).await.unwrap();
     assert_eq!((again.total, again.stored), (summary.total, Counts::default()));
@@ -109,8 +109,8 @@ async fn no_more_jobs_wait_than_allowed_and_the_source_is_read_to_its_end() {
 
 #[tokio::test]
 async fn a_second_feeder_takes_over_and_the_first_is_told() {
-    let (bench, store) = (Bench::ready().await, SyntheticStore::start(60_000, Duration::from_millis(50)).await);
-    let feed = Arc::new(feed("two", vec![source(&store.endpoint, "s3://archive/").await], 8));
+    let (bench, store) = (Bench::ready().await, SyntheticStore::start(30_000, Duration::from_millis(100)).await);
+    let feed = Arc::new(feed("two", vec![source(&store.endpoint, "s3://archive/").await], 4));
     let start = |name: &str| {
         let (feed, mut target) = (Arc::clone(&feed), bench.target());
         target.feeder = name.to_owned();
@@ -127,15 +127,15 @@ async fn a_second_feeder_takes_over_and_the_first_is_told() {
         error.to_string().starts_with("another feeder (host two process 2) has taken over the dataset two"),
         "{error}"
     );
-    assert_eq!(second.total.jobs, 60_000);
-    assert!(second.stored.jobs < 60_000);
+    assert_eq!(second.total.jobs, 30_000);
+    assert!(second.stored.jobs < 30_000);
     assert_eq!(bench.drain().await, once(store.keys()));
 }
 
 #[tokio::test]
 async fn feeders_that_start_together_leave_one() {
-    let (bench, store) = (Bench::ready().await, SyntheticStore::start(30_000, Duration::from_millis(20)).await);
-    let feed = Arc::new(feed("race", vec![source(&store.endpoint, "s3://archive/").await], 8));
+    let (bench, store) = (Bench::ready().await, SyntheticStore::start(16_000, Duration::from_millis(50)).await);
+    let feed = Arc::new(feed("race", vec![source(&store.endpoint, "s3://archive/").await], 4));
     let feeders = (0..4).map(|i| {
         let (feed, mut target) = (Arc::clone(&feed), bench.target());
         target.feeder = format!("feeder {i}");
@@ -233,8 +233,8 @@ async fn a_feeder_waits_while_the_stream_is_full_and_then_goes_on() {
 
 #[tokio::test]
 async fn a_feeder_goes_on_when_the_server_is_killed_and_comes_back() {
-    let (mut bench, store) = (Bench::ready().await, SyntheticStore::start(40_000, Duration::from_millis(30)).await);
-    let feed = feed("restart", vec![source(&store.endpoint, "s3://archive/").await], 8);
+    let (mut bench, store) = (Bench::ready().await, SyntheticStore::start(20_000, Duration::from_millis(100)).await);
+    let feed = feed("restart", vec![source(&store.endpoint, "s3://archive/").await], 4);
     let mut target = bench.target();
     target.timeout = Duration::from_secs(3);
     let feeding = tokio::spawn(async move { feed.run(&target, &Progress::default()).await });
@@ -243,7 +243,7 @@ async fn a_feeder_goes_on_when_the_server_is_killed_and_comes_back() {
     }
     bench.server.kill();
     bench.server.restart().await.unwrap();
-    assert_eq!(feeding.await.unwrap().unwrap().total.jobs, 40_000);
+    assert_eq!(feeding.await.unwrap().unwrap().total.jobs, 20_000);
     assert_eq!(bench.drain().await, once(store.keys()));
 }
 

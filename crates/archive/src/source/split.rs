@@ -20,9 +20,9 @@ const AT_ONCE: usize = 192;
 const ROUNDS: usize = 12;
 /// Large nodes for each lane that is read at once, if there are as many: their sizes differ, and a lane that ends early
 /// takes the next one.
-const LARGE_PER_LANE: usize = 2;
+const LARGE_PER_LANE: usize = 8;
 /// Most ranges for each lane that is read at once.
-const RANGES_PER_LANE: usize = 4;
+const RANGES_PER_LANE: usize = 8;
 /// Nodes up to which every printable character is tried as the next one of their keys, and not only those that their
 /// sample shows.
 const FEW: usize = 2;
