@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for SECONDS, one after the other, and prints executions and findings as a table.
+# Runs each fuzz target for SECONDS, one after the other, and prints a table of executions and findings.
 #   fuzz/run.sh SECONDS [TARGET...]
-# FUZZ_PROGRAMS names a folder of programs built before; nothing is built then.
+# FUZZ_PROGRAMS: absolute path of a directory with built targets; if it is set, nothing is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -20,7 +20,7 @@ if [[ -z $programs ]]; then
     programs=target/$(rustc -vV | sed -n 's/^host: //p')/release
 fi
 
-# A run ends at its first finding; the next goes on from what was learnt, for the time left.
+# libFuzzer exits at its first finding; it is restarted with its corpus for the remaining time.
 fuzz() { # TARGET LOG
     local target=$1 log=$2 end=$((SECONDS + seconds)) runs=0
     while ((SECONDS < end && runs < 20)); do
@@ -31,7 +31,7 @@ fuzz() { # TARGET LOG
     return 0
 }
 
-# rav1d leaks 48 bytes with every AVIF picture, which would end each run with a finding.
+# rav1d leaks 48 bytes per AVIF picture, which would be reported as a finding in every run.
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
 total_findings=0
 rows=()
@@ -39,7 +39,7 @@ for target in "${targets[@]}"; do
     mkdir -p "work/$target" "artifacts/$target"
     log=artifacts/$target.log
     : >"$log"
-    # Findings are told apart by the files of this run.
+    # Findings of this run are the files newer than this one.
     stamp=$(mktemp)
     started=$SECONDS
     fuzz "$target" "$log"

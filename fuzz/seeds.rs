@@ -1,6 +1,6 @@
-//! Writes the first inputs of every target: `cargo run --manifest-path fuzz/Cargo.toml --bin seeds`.
+//! Writes the initial corpus of every target: `cargo run --manifest-path fuzz/Cargo.toml --bin seeds`.
 //!
-//! Small ones only, the same at every run.
+//! It consists of small inputs and is the same in every run.
 
 use std::fs;
 use std::io;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use wire::v1::{self, image_job, task};
 
-/// Larger files slow the fuzzer down more than they show it.
-const LARGEST: usize = 2_600;
+/// Maximum size of a picture in bytes. Larger files slow the fuzzer down without covering more code.
+const MAX_PICTURE_BYTES: usize = 2_600;
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -35,13 +35,13 @@ fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> io::Result<()> {
 }
 
 fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {
-    for picture in hostile::pictures::refused().iter().filter(|picture| picture.bytes.len() <= LARGEST) {
-        // Cuts the fuzzer makes itself.
+    for picture in hostile::pictures::refused().iter().filter(|picture| picture.bytes.len() <= MAX_PICTURE_BYTES) {
+        // The fuzzer truncates inputs itself.
         if !picture.name.contains(" cut to ") {
             write(folder, &picture.name, &picture.bytes)?;
         }
     }
-    for (name, bytes) in hostile::pictures::costly().iter().filter(|(_, bytes)| bytes.len() <= LARGEST) {
+    for (name, bytes) in hostile::pictures::costly().iter().filter(|(_, bytes)| bytes.len() <= MAX_PICTURE_BYTES) {
         write(folder, name, bytes)?;
     }
     for name in [
@@ -91,7 +91,7 @@ fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {
 fn jobs(folder: &Path) -> io::Result<()> {
     let named = |task_id: &str, kind| v1::Task { task_id: task_id.into(), kind: Some(kind) };
     let text = |text: &str| text.to_owned();
-    let place = v1::PromptBox::default();
+    let prompt_box = v1::PromptBox::default();
     let kinds = [
         ("brief", task::Kind::BriefCaption(v1::BriefCaption {})),
         ("detailed", task::Kind::DetailedCaption(v1::DetailedCaption {})),
@@ -100,7 +100,7 @@ fn jobs(folder: &Path) -> io::Result<()> {
             "raw",
             task::Kind::Raw(v1::RawPrompt {
                 text: text("<grounding><phrase> a</phrase>"),
-                phrase_boxes: vec![v1::PhraseBoxes { boxes: vec![place] }],
+                phrase_boxes: vec![v1::PhraseBoxes { boxes: vec![prompt_box] }],
             }),
         ),
     ];
@@ -127,10 +127,10 @@ fn jobs(folder: &Path) -> io::Result<()> {
 }
 
 fn texts(raw: &Path, prompts: &Path) -> io::Result<()> {
-    // An index beyond every number: it once made an infinite box.
-    let beyond = format!("<phrase>a</phrase><object><patch_index_0000><patch_index_{}></object>", "9".repeat(320));
+    // A patch index too large for any number type, which once resulted in an infinite box.
+    let huge_index = format!("<phrase>a</phrase><object><patch_index_0000><patch_index_{}></object>", "9".repeat(320));
     let texts = [
-        &*beyond,
+        &*huge_index,
         "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself.",
         "<phrase> a</phrase><object><patch_index_0000><patch_index_1023></delimiter_of_multi_objects/><patch_index_0001><patch_index_0002></object>",
         "<phrase> a<phrase> b</phrase></object><object><patch_index_9999><patch_index_0000></object>",
@@ -140,7 +140,7 @@ fn texts(raw: &Path, prompts: &Path) -> io::Result<()> {
     ];
     for (number, text) in texts.iter().enumerate() {
         write(raw, &format!("text {number}"), text)?;
-        // As the fuzzer reads its input: the choice, then the text.
+        // In the layout that `arbitrary` reads: the variant, then the text.
         write(prompts, &format!("raw {number}"), [&[0, 0, 0, 0xc0], text.as_bytes(), &[0; 8]].concat())?;
         write(prompts, &format!("words {number}"), [&[0, 0, 0, 0x10], text.as_bytes(), &[1; 8]].concat())?;
     }

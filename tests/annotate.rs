@@ -1,4 +1,4 @@
-//! `groundling annotate` on folders: nothing is lost, overwritten or invented.
+//! `groundling annotate` on directories: nothing is lost, overwritten or added.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -28,7 +28,7 @@ fn json_lines(output: &Output) -> Vec<Value> {
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A folder with the demo's pictures under these names.
+/// A directory with pictures of the demo under these names.
 fn folder(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, scene) in names.iter().zip(demo().scenes) {
@@ -61,7 +61,7 @@ async fn a_drawing_replaces_neither_a_picture_nor_another_drawing() {
     let before: Vec<_> = names.iter().map(|name| fs::read(dir.path().join(name)).unwrap()).collect();
     let mut command = annotate();
     command.args(["--format", "json", "--max-new-tokens", "4", "--task", "brief", "--task", "detailed", "--draw"]);
-    // Into the folder of the pictures itself.
+    // The drawings go into the directory of the pictures.
     let output = command.arg(dir.path()).arg(dir.path()).output().await.unwrap();
     assert!(output.status.success(), "{}", said(&output));
     for (name, before) in names.iter().zip(before) {
@@ -99,7 +99,7 @@ async fn drawings_mirror_the_tree_and_are_no_pictures_of_the_next_run() {
 async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
     let dir = folder(&["a.jpg", "sub/a.jpg"]);
     let drawn = dir.path().join("boxes");
-    // Where the folder of drawings should be, there is a file.
+    // A file has the name of a directory of drawings.
     fs::create_dir(&drawn).unwrap();
     fs::write(drawn.join("sub"), "").unwrap();
     let mut command = annotate();
@@ -107,7 +107,9 @@ async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
     let output = command.arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
-    assert!(said(&output).contains("sub: cannot be created") && said(&output).contains("1 of 2 pictures failed"));
+    assert!(
+        said(&output).contains("sub: cannot create the directory") && said(&output).contains("1 of 2 pictures failed")
+    );
 }
 
 #[tokio::test]
@@ -125,10 +127,10 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
     for sentence in [
-        "dddd: cannot be searched, skipped: File name too long",
-        "empty: holds no picture",
+        "dddd: directory skipped: File name too long",
+        "empty: contains no pictures",
         "no/such.jpg: No such file or directory",
-        "1 of 3 pictures failed, 2 arguments or folders skipped",
+        "1 of 3 pictures failed, 2 arguments or directories skipped",
     ] {
         assert!(said(&output).contains(sentence), "{sentence}: {}", said(&output));
     }
@@ -145,7 +147,7 @@ async fn the_advice_about_a_limit_names_an_option_that_raises_it() {
     ] {
         let output = annotate().args([option, too_low]).arg(dir.path()).output().await.unwrap();
         assert_eq!(output.status.code(), Some(1), "{option}: {}", said(&output));
-        assert!(said(&output).contains(&format!("raise {option} if it is to be read")), "{option}: {}", said(&output));
+        assert!(said(&output).contains(&format!("raise {option} to allow it")), "{option}: {}", said(&output));
         let output = annotate().args([option, enough]).arg(dir.path()).output().await.unwrap();
         assert!(output.status.success(), "{option}: {}", said(&output));
     }

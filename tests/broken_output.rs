@@ -13,23 +13,23 @@ use support::{DEADLINE, Pool, Worker, caption, demo, groundling};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// As a shell reports a program that SIGPIPE has ended.
+/// The status that a shell reports for a program killed by SIGPIPE.
 const STDOUT_CLOSED: i32 = 141;
-/// What a program ends with that has panicked.
+/// The exit code of a program that panicked.
 const PANICKED: i32 = 101;
 
-/// The writing end of a pipe whose reader has gone.
+/// The writing end of a pipe whose reader is closed.
 fn closed() -> Stdio {
     let (_, writer) = std::io::pipe().unwrap();
     writer.into()
 }
 
-/// A disk without room.
+/// A full disk.
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-/// A name and what makes it, for standard error or standard output.
+/// A name, and a function that opens it as standard output or standard error.
 type Broken = (&'static str, fn() -> Stdio);
 const BROKEN: [Broken; 2] = [("closed", closed), ("full", full)];
 
@@ -120,14 +120,14 @@ async fn a_full_standard_output_is_an_error_that_says_so() {
     }
 }
 
-/// How a worker's standard error is treated.
+/// What happens to a worker's standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Log {
     ClosedAtStart,
     Full,
-    /// The reader reads the first line and leaves.
+    /// The reader reads the first lines, then closes it.
     ClosedAtWork,
-    /// The reader reads nothing, and the pipe is soon full.
+    /// The reader reads nothing, so the pipe soon becomes full.
     Stalled,
 }
 
@@ -148,7 +148,7 @@ fn start(mut command: Command, log: Log) -> (Worker, Option<PipeReader>) {
             Some(reader)
         }
     };
-    (Worker::start_as_it_is(command), reader)
+    (Worker::start_with_stderr(command), reader)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +193,7 @@ async fn a_worker_that_waits_for_its_broker_ends_on_sigterm_whatever_becomes_of_
         if log == Log::ClosedAtWork {
             reader = None;
         }
-        // Several tries to connect, each with its log line.
+        // Time for several attempts to connect, each with a log line.
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(worker.is_running(), "{log:?}");
         assert_eq!(worker.terminate().await.code(), Some(0), "{log:?}");

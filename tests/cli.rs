@@ -1,4 +1,4 @@
-//! The command line's contract: what goes in, what comes out, and the exit codes.
+//! The command line's contract: arguments, output and exit codes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,7 +31,7 @@ async fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // A pipe holds less than some inputs, so writing must not wait for the end of reading.
+    // Some inputs are larger than the capacity of a pipe, so they are written while the output is read.
     let writing = tokio::spawn(async move { stdin.write_all(&input).await });
     let output = child.wait_with_output().await.unwrap();
     writing.await.unwrap().unwrap();
@@ -118,7 +118,7 @@ async fn annotate_takes_several_prompts_and_tasks_from_several_kinds_of_sources(
             assert_eq!(line["image"], *source);
             assert_is_golden(line, &golden);
         }
-        // The box stood in the prompt, so only the text is new.
+        // The box is part of the prompt, so it has no score.
         assert_eq!(answers[3]["text"], "It is a fire.");
         assert_eq!(answers[3]["entities"][0]["score"], Value::Null);
         assert_eq!(answers[3]["entities"][0]["box_scores"], json!([null]));
@@ -183,7 +183,7 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(json_lines(&output).len(), 1);
     let said = said(&output);
-    assert!(said.contains("bad.jpg: the picture is of no known format") && said.contains("no/such.png: "), "{said}");
+    assert!(said.contains("bad.jpg: the picture has an unknown format") && said.contains("no/such.png: "), "{said}");
     let mut command = with_model();
     command.args(["annotate", "--max-bytes", "1000"]).arg(&demo().scenes[0].path);
     let output = run(&mut command).await;
@@ -207,7 +207,7 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0.5, 0.5, 2.0, 2.0]]]", &scene], "0 to 1"),
         (&["annotate", "--prompt", "", &scene], "--prompt is empty"),
         (&["annotate", "--prompt", "<patch_index_5000>", &scene], "<patch_index_1023>"),
-        (&["annotate", "--boxes", "[]", &scene], "--boxes belongs to one --prompt"),
+        (&["annotate", "--boxes", "[]", &scene], "--boxes requires exactly one --prompt"),
         (&["annotate", "--task", "ground=a</phrase>b", &scene], "would act as markup"),
         (&["annotate", "--temperature", "-1", &scene], "temperature"),
         (&["annotate", "--device", "gpu", &scene], "expected auto, cpu, cuda"),
@@ -234,13 +234,13 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
 async fn a_worker_that_could_do_no_job_does_not_start() {
     let cases = [
         ("GROUNDLING__ENGINE__SLOT_TOKENS", "66", "engine.slot_tokens is 66, but the shortest task"),
+        ("GROUNDLING__NATS__URL", "ws://127.0.0.1:4222", "nats.url: \"ws://127.0.0.1:4222\" is a WebSocket address"),
         (
-            "GROUNDLING__NATS__URL",
-            "ws://127.0.0.1:4222",
-            "nats.url: \"ws://127.0.0.1:4222\" is an address for WebSockets",
+            "AWS_USE_DUALSTACK_ENDPOINT",
+            "true",
+            "s3.endpoint is set, but the environment variable AWS_USE_DUALSTACK_ENDPOINT",
         ),
-        ("AWS_USE_DUALSTACK_ENDPOINT", "true", "s3.endpoint is set, and the environment's AWS_USE_DUALSTACK_ENDPOINT"),
-        ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, and the environment's AWS_USE_FIPS_ENDPOINT"),
+        ("AWS_USE_FIPS_ENDPOINT", "true", "s3.endpoint is set, but the environment variable AWS_USE_FIPS_ENDPOINT"),
     ];
     for (name, value, sentence) in cases {
         let mut command = with_model();
@@ -348,6 +348,27 @@ async fn demo_shows_every_scene_and_ends_by_itself() {
     let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
     assert!(captions.iter().all(|golden| page.contains(&golden.file)));
     assert!(!page.contains("src=\"http") && !page.contains("href=\"http"));
+}
+
+#[tokio::test]
+async fn settings_prints_a_schema_and_a_file_of_defaults_that_the_worker_reads() {
+    let output = run(groundling().args(["settings", "--schema"])).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["properties"]["nats"]["$ref"], "#/$defs/NatsSettings");
+    assert_eq!(schema["$defs"]["NatsSettings"]["properties"]["request_timeout"]["default"], "15s");
+    let output = run(groundling().args(["settings", "--defaults"])).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("defaults.toml");
+    std::fs::write(&file, &output.stdout).unwrap();
+    // Nothing is wrong with the file but that a worker needs to know what it may read.
+    let output = run(with_model().arg("worker").arg("--settings").arg(&file)).await;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).starts_with("groundling: s3.allow "), "{}", said(&output));
+    for wrong in [&["settings"][..], &["settings", "--schema", "--defaults"]] {
+        assert_eq!(run(groundling().args(wrong)).await.status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The wire as others see it: a Python program that has the .proto files and nothing else of the project.
+//! A client in Python that has the .proto files and nothing else of the project.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use sandbox::rig::Places;
+use sandbox::rig::SearchPaths;
 use support::{Pool, demo, goldens};
 use tokio::process::Command;
 
@@ -15,8 +15,8 @@ async fn a_client_without_the_projects_code_submits_jobs_and_reads_what_came_of_
     let pool = Pool::start().await;
     let worker = pool.worker();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // `deploy/install-tools.sh --client` puts the Python beside the servers.
-    let servers = Places::from_environment().executable("weed").unwrap();
+    // `deploy/install-tools.sh --client` installs Python beside the servers.
+    let servers = SearchPaths::from_environment().executable("weed").unwrap();
     let client = servers.ancestors().nth(2).unwrap().join("client/bin");
     let modules = tempfile::tempdir().unwrap();
     let protos = ["job", "annotation", "failure"].map(|name| format!("groundling/v1/{name}.proto"));

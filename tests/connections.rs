@@ -1,4 +1,5 @@
-//! What the commands say of servers that they cannot use: the cause, once, with the path or the permission that it is about.
+//! Errors of the commands for servers that they cannot use: each cause appears once, with the path or permission that it is
+//! about.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Runs a command with these settings: its exit code, its result, and what it says.
+/// Runs a command with these settings. Returns its exit code, stdout and stderr.
 async fn run(settings: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("groundling.toml");
@@ -33,7 +34,7 @@ async fn annotate(settings: &str, picture: &str) -> (Option<i32>, String, String
     run(settings, &["annotate", "--model", &model(), "--format", "json", "--max-new-tokens", "2", picture]).await
 }
 
-/// A store with a certificate of an authority of its own, whose file is `ca.pem`; it has one picture.
+/// A store with one picture and a certificate of a private authority, which is written to `ca.pem`.
 async fn https_store(dir: &Path) -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -57,7 +58,7 @@ async fn https_store(dir: &Path) -> String {
     let picture = std::fs::read(&demo().scenes[0].path).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A stranger to the authority goes away here.
+            // A client that does not trust the authority disconnects here.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut request = [0; 8192];
             let _ = stream.read(&mut request).await;
@@ -81,7 +82,7 @@ async fn annotate_reads_a_store_whose_authority_the_settings_name() {
     assert_eq!(code, Some(0), "{said}");
     assert!(result.contains("\"image\":\"s3://b/k\""), "{result}");
     let (code, _, said) = annotate(&settings(None), "s3://b/k").await;
-    assert_eq!(code, Some(1), "a stranger is not trusted: {said}");
+    assert_eq!(code, Some(1), "an unknown authority is not trusted: {said}");
     let (code, _, said) = annotate(&settings(Some("gone.pem")), "s3://b/k").await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("gone.pem") && said.contains("s3.ca_file"), "{said}");
@@ -114,7 +115,7 @@ async fn setup_names_what_keeps_it_from_the_streams() {
         let extra_config = extra_config.to_owned();
         let options = NatsOptions { extra_config, without_jetstream, ..Default::default() };
         let server = NatsServer::start(&options).await.unwrap();
-        // Who waits for the time-out waits for ever.
+        // A command that waited for the timeout would not return.
         let settings = format!(
             "[nats]\nurl = {:?}\nuser = \"u\"\npassword = \"p\"\nrequest_timeout = \"1h\"\n",
             server.client_url()
@@ -127,6 +128,12 @@ async fn setup_names_what_keeps_it_from_the_streams() {
     let (code, _, said) = run("[nats]\nurl = \"nats://127.0.0.1:9\"\n", &["setup"]).await;
     assert_eq!(code, Some(1));
     assert_eq!(said.matches("refused").count(), 1, "{said}");
+    let extra_config = "authorization { user: u, password: p }".to_owned();
+    let server = NatsServer::start(&NatsOptions { extra_config, ..Default::default() }).await.unwrap();
+    let (code, _, said) = run(&format!("[nats]\nurl = {:?}\n", server.client_url()), &["setup"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(said.matches("authorization violation").count(), 1, "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
     let (code, _, said) = run("[nats]\njetstream_domain = \"a\"\napi_prefix = \"b\"\n", &["setup"]).await;
     assert_eq!(code, Some(2));
     assert!(said.contains("nats.jetstream_domain and nats.api_prefix exclude each other"), "{said}");

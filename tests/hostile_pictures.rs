@@ -1,4 +1,4 @@
-//! Bad pictures by the hundred through one worker, good ones in between: real NATS, a real S3 store, the real program.
+//! Hundreds of bad pictures, with good ones in between, through one worker with real NATS and a real S3 store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -17,7 +17,7 @@ const MIB: u64 = 1 << 20;
 const LARGEST_OBJECT: u64 = 4 * MIB;
 const IN_FLIGHT: u64 = 32 * MIB;
 const DECODING: u64 = 256 * MIB;
-/// For what no setting counts: the allocator's own waste on each thread, connections, logs.
+/// For memory that no setting limits: fragmentation in the allocator's per-thread arenas, connections, logs.
 const MARGIN: u64 = 64 * MIB;
 const GOOD: usize = 24;
 
@@ -45,8 +45,8 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
     let mut worker = start(&pool);
     good(0, 4).await;
     pool.outcomes(4).await;
-    // The model, the program and what every annotation needs.
-    let at_work = peak(&worker);
+    // The program, the model, and the buffers that every annotation needs.
+    let baseline = peak(&worker);
 
     let mut sent = 4;
     for (number, name) in bad.iter().map(|picture| &picture.name).chain(costly.iter().map(|(name, _)| name)).enumerate()
@@ -61,15 +61,15 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
     let (annotations, failures) = pool.outcomes((GOOD + bad.len() + costly.len()) as u64).await;
     pool.queue_is_empty().await;
     assert!(worker.try_wait().unwrap().is_none(), "the worker has ended");
-    let (peak, cap) = (peak(&worker), at_work + IN_FLIGHT + DECODING + MARGIN);
+    let (peak, cap) = (peak(&worker), baseline + IN_FLIGHT + DECODING + MARGIN);
     println!(
-        "{} bad and {} costly pictures: {} failures; peak {} MiB of at most {} = {} at work + {} in flight + {} decoding + {} margin",
+        "{} bad and {} costly pictures: {} failures; peak {} MiB of at most {} = {} baseline + {} in flight + {} decoding + {} margin",
         bad.len(),
         costly.len(),
         failures.len(),
         peak / MIB,
         cap / MIB,
-        at_work / MIB,
+        baseline / MIB,
         IN_FLIGHT / MIB,
         DECODING / MIB,
         MARGIN / MIB
@@ -77,7 +77,7 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
     assert!(peak <= cap, "{peak} bytes of at most {cap}");
 
     let found: BTreeMap<_, _> = failures.iter().map(|f| (f.job_id(), (f.reason(), f.message.as_str()))).collect();
-    assert_eq!(found.len(), failures.len(), "one dead letter each");
+    assert_eq!(found.len(), failures.len(), "a job has more than one failure");
     for picture in &bad {
         let (reason, message) = found[picture.name.as_str()];
         assert_eq!(reason, reason_of(picture.fault), "{}: {message}", picture.name);
@@ -85,9 +85,9 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
     }
     for (number, golden) in scenes.iter().enumerate() {
         let id = format!("good {number}");
-        let mut of_it = annotations.iter().filter(|annotation| annotation.job_id == id);
-        assert_eq!(of_it.next().unwrap().results[0].raw_text, golden.markup, "{id}");
-        assert!(of_it.next().is_none());
+        let mut matching = annotations.iter().filter(|annotation| annotation.job_id == id);
+        assert_eq!(matching.next().unwrap().results[0].raw_text, golden.markup, "{id}");
+        assert!(matching.next().is_none());
     }
     let id = worker.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
@@ -112,13 +112,13 @@ fn key(name: &str) -> String {
 
 fn reason_of(fault: PictureFault) -> FailureReason {
     match fault {
-        PictureFault::Unknown => FailureReason::UnsupportedPicture,
+        PictureFault::Unsupported => FailureReason::UnsupportedPicture,
         PictureFault::Damaged => FailureReason::UndecodablePicture,
-        PictureFault::TooMuch => FailureReason::PictureTooLarge,
+        PictureFault::OverLimit => FailureReason::PictureTooLarge,
     }
 }
 
-/// The most memory that the worker ever had resident, in bytes.
+/// Peak resident memory of the worker in bytes.
 fn peak(worker: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id().unwrap())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

@@ -1,4 +1,4 @@
-//! A NATS server of a cluster that says that it will end, and the real program with jobs in hand on it.
+//! A NATS server of a cluster in lame duck mode, and the real program with active jobs on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,18 +18,18 @@ use wire::Message;
 use wire::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM, JOBS_STREAM};
 use wire::v1::{ImageAnnotation, ImageJob, image_job};
 
-/// The server begins to close connections only after this minute: who leaves sooner has left by itself.
+/// The server closes connections only after this minute: a worker that leaves sooner has left on its own.
 const LAME_DUCK: &str = "lame_duck_grace_period: \"60s\"\nlame_duck_duration: \"90s\"\n";
-/// Jobs before the server says that it will end, after that, and after it has ended.
+/// Jobs submitted before lame duck mode, during it, and after the server has ended.
 const JOBS: [usize; 3] = [40, 20, 10];
 
-/// The program, told where the cluster's servers are. Its pictures come with their jobs.
+/// The program with the addresses of the cluster. Pictures are inline in the jobs.
 fn program(cluster: &NatsCluster, health: SocketAddr) -> Command {
     let urls: Vec<&str> = cluster.nodes.iter().map(NatsServer::client_url).collect();
     let mut command = groundling();
     command
         .env("GROUNDLING__NATS__URL", urls.join(","))
-        // What is lost with a connection is said again after this time.
+        // Requests that are lost with a connection are repeated after this time.
         .env("GROUNDLING__NATS__REQUEST_TIMEOUT", "3s")
         .env("GROUNDLING__STREAMS__REPLICAS", "3")
         .env("GROUNDLING__S3__ANONYMOUS", "true")
@@ -40,19 +40,19 @@ fn program(cluster: &NatsCluster, health: SocketAddr) -> Command {
     command
 }
 
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = check().await {
             return found;
         }
-        assert!(start.elapsed() < DEADLINE, "did not come true: {what}");
+        assert!(start.elapsed() < DEADLINE, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The server that the worker is connected to.
-async fn home(cluster: &NatsCluster) -> Option<usize> {
+/// The index of the server that the worker is connected to.
+async fn worker_node(cluster: &NatsCluster) -> Option<usize> {
     for (node, server) in cluster.nodes.iter().enumerate() {
         let names = server.client_names().await.unwrap_or_default();
         if names.iter().any(|name| name.starts_with("groundling worker")) {
@@ -63,14 +63,14 @@ async fn home(cluster: &NatsCluster) -> Option<usize> {
 }
 
 async fn is_ready(health: SocketAddr) -> bool {
-    let ask = async || {
+    let request = async || {
         let mut stream = TcpStream::connect(health).await.ok()?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        Some(answer.starts_with("HTTP/1.1 200 "))
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        Some(response.starts_with("HTTP/1.1 200 "))
     };
-    ask().await.unwrap_or(false)
+    request().await.unwrap_or(false)
 }
 
 async fn enqueue(jetstream: &jetstream::Context, numbers: std::ops::Range<usize>) {
@@ -85,7 +85,7 @@ async fn enqueue(jetstream: &jetstream::Context, numbers: std::ops::Range<usize>
             ..ImageJob::default()
         };
         let subject = DATASET.parse::<Dataset>().unwrap().jobs_subject();
-        // A stream without a leader acknowledges nothing; under its id a job can be submitted again.
+        // A stream without a leader does not acknowledge; the message id makes it safe to submit again.
         eventually("a job is taken", async || {
             let message = PublishMessage::build().payload(job.encode_to_vec().into()).message_id(&job.job_id);
             jetstream.send_publish(subject.clone(), message).await.ok()?.await.ok()
@@ -94,7 +94,7 @@ async fn enqueue(jetstream: &jetstream::Context, numbers: std::ops::Range<usize>
     }
 }
 
-/// How many messages a stream holds; nothing while it has no leader.
+/// The number of messages in a stream; `None` while it has no leader.
 async fn count(jetstream: &jetstream::Context, stream: &str) -> Option<u64> {
     Some(jetstream.get_stream(stream).await.ok()?.cached_info().state.messages)
 }
@@ -116,7 +116,7 @@ async fn a_worker_leaves_a_server_that_will_end_and_every_job_ends_as_one_annota
         is_ready(health).await.then_some(())
     })
     .await;
-    let first = home(&cluster).await.unwrap();
+    let first = worker_node(&cluster).await.unwrap();
     let others = cluster.nodes.iter().enumerate().filter(|(node, _)| *node != first);
     let others: Vec<async_nats::ServerAddr> = others.map(|(_, node)| node.client_url().parse().unwrap()).collect();
     let jetstream = jetstream::new(async_nats::connect(others).await.unwrap());
@@ -125,16 +125,21 @@ async fn a_worker_leaves_a_server_that_will_end_and_every_job_ends_as_one_annota
     enqueue(&jetstream, 0..before).await;
     eventually("jobs run", async || count(&jetstream, ANNOTATIONS_STREAM).await.filter(|count| *count > 0)).await;
     cluster.nodes[first].lame_duck();
-    let told = Instant::now();
+    let announced = Instant::now();
     enqueue(&jetstream, before..before + meanwhile).await;
-    let second =
-        eventually("the worker is elsewhere", async || home(&cluster).await.filter(|node| *node != first)).await;
-    println!("moved from n{first} to n{second} after {:?}", told.elapsed());
-    assert!(told.elapsed() < Duration::from_secs(55), "the worker left only when its connection was closed");
+    let second = eventually("the worker is connected to another server", async || {
+        worker_node(&cluster).await.filter(|node| *node != first)
+    })
+    .await;
+    println!("moved from n{first} to n{second} after {:?}", announced.elapsed());
+    assert!(announced.elapsed() < Duration::from_secs(55), "the worker left only when its connection was closed");
     let done = eventually("annotations are counted", async || count(&jetstream, ANNOTATIONS_STREAM).await).await;
-    assert!(done < (before + meanwhile) as u64, "all jobs had ended before the worker moved, so nothing was shown");
+    assert!(
+        done < (before + meanwhile) as u64,
+        "all jobs had ended before the worker moved, so the test shows nothing"
+    );
     eventually("the worker is ready again", async || is_ready(health).await.then_some(())).await;
-    assert_eq!(home(&cluster).await, Some(second));
+    assert_eq!(worker_node(&cluster).await, Some(second));
     cluster.nodes[first].kill();
 
     let all = before + meanwhile + after;
@@ -146,7 +151,7 @@ async fn a_worker_leaves_a_server_that_will_end_and_every_job_ends_as_one_annota
     .await;
     assert!(worker.is_running() && is_ready(health).await);
     assert!(worker.terminate().await.success());
-    // By now what the worker had still to say is said.
+    // The worker has published everything by now.
     assert_eq!(messages(&jetstream, FAILED_STREAM).await, 0);
     let count = messages(&jetstream, ANNOTATIONS_STREAM).await;
     let annotations: Vec<ImageAnnotation> = read(&jetstream, ANNOTATIONS_STREAM, count).await;

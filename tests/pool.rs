@@ -1,4 +1,4 @@
-//! Jobs through the whole pool: real NATS, a real S3 store, the real program.
+//! Jobs through a whole pool: a real NATS server, a real S3 store, the real program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -126,7 +126,7 @@ async fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest_to_the_next_worker
     assert!(first.terminate().await.success());
     let (done, left) = (pool.messages(ANNOTATIONS_STREAM).await, pool.messages(JOBS_STREAM).await);
     assert_eq!(done + left, jobs, "each job is either annotated or in the queue");
-    assert!(left > 0, "the worker had finished before it was told to stop, so nothing was shown");
+    assert!(left > 0, "the worker had finished before SIGTERM, so the test shows nothing");
 
     let second = pool.worker();
     let (annotations, failures) = pool.outcomes(jobs).await;
@@ -156,7 +156,7 @@ async fn a_second_sigterm_leaves_at_once_and_the_job_in_hand_goes_to_the_next_wo
     for n in 0..2 {
         pool.enqueue(&pool.job(&format!("job-{n}"), "scene", vec![caption()])).await;
     }
-    // Full after the first annotation, so that the second job stays in hand for as long as the worker may wait.
+    // Full after the first annotation, so that the second job stays active until the worker is stopped.
     let stream = pool.jetstream.get_stream(ANNOTATIONS_STREAM).await.unwrap();
     let mut config = stream.cached_info().config.clone();
     (config.max_messages, config.discard) = (1, async_nats::jetstream::stream::DiscardPolicy::New);

@@ -1,4 +1,4 @@
-//! Compiles `proto/` without needing protoc on the machine.
+//! Compiles `proto/`, without protoc.
 
 use std::error::Error;
 use std::path::Path;
@@ -13,7 +13,7 @@ const FILES: [&str; 6] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Asked now and not at the build of this script, which caches may carry from one checkout to another.
+    // Read at run time, because a cached build script may come from another checkout.
     let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     for file in FILES {
         println!("cargo::rerun-if-changed={}", root.join(file).display());

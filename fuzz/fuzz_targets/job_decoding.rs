@@ -1,4 +1,4 @@
-//! Bytes from the queue to a job that can be worked on, or every reason why not.
+//! Decodes bytes of a jobs stream message to a job, or to a list of its problems.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

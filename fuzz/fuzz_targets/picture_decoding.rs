@@ -1,4 +1,4 @@
-//! Bytes of any kind to a picture, or to one of the reasons why not.
+//! Decodes arbitrary bytes to a picture, or to an error.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         ..DecodeOptions::default()
     };
     let Ok(picture) = decode(bytes, &options) else { return };
-    let header = Header::read(bytes, &options).expect("what was decoded has a header");
+    let header = Header::read(bytes, &options).expect("the header of a decoded picture is valid");
     let (width, height) = picture.rgb.dimensions();
     assert_eq!(u64::from(width) * u64::from(height), u64::from(header.width) * u64::from(header.height));
     assert!(picture.rgb.as_raw().len() as u64 <= header.memory);

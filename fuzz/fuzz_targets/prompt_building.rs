@@ -1,4 +1,4 @@
-//! Tasks and boxes to token ids, with the tokenizer of the published model.
+//! Builds token ids from tasks and boxes, with the tokenizer of the published model.
 #![no_main]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use kosmos2::processor::prompt::{EncodeOptions, Prompt, PromptBox, Task, TextPro
 use kosmos2::processor::tokenizer::KosmosTokenizer;
 use libfuzzer_sys::fuzz_target;
 
-/// Embeddings of a picture in the published model.
+/// Image tokens per picture in the published model.
 const IMAGE_TOKENS: usize = 64;
 
 static PROCESSOR: LazyLock<TextProcessor> = LazyLock::new(|| {
@@ -24,58 +24,58 @@ static PROCESSOR: LazyLock<TextProcessor> = LazyLock::new(|| {
 });
 
 #[derive(Debug, Arbitrary)]
-enum Place {
+enum InputBox {
     Patches(i64, i64),
     Fractions([f64; 4]),
 }
 
 #[derive(Debug, Arbitrary)]
-enum Asked {
+enum InputTask {
     Question(String),
     Phrase(String),
     Expression(String),
-    Boxes(Vec<Place>),
-    Raw(String, Option<Vec<Vec<Place>>>),
+    Boxes(Vec<InputBox>),
+    Raw(String, Option<Vec<Vec<InputBox>>>),
     Json(String, String),
 }
 
 #[derive(Debug, Arbitrary)]
 struct Input {
-    asked: Asked,
-    behind: Option<String>,
+    task: InputTask,
+    suffix: Option<String>,
     image: bool,
     add_eos: bool,
     add_special_tokens: bool,
 }
 
-fn places(places: Vec<Place>) -> Vec<PromptBox> {
-    let place = |place| match place {
-        Place::Patches(a, b) => PromptBox::Patches(a, b),
-        Place::Fractions(corners) => PromptBox::Fractions(corners),
+fn prompt_boxes(boxes: Vec<InputBox>) -> Vec<PromptBox> {
+    let prompt_box = |input| match input {
+        InputBox::Patches(a, b) => PromptBox::Patches(a, b),
+        InputBox::Fractions(corners) => PromptBox::Fractions(corners),
     };
-    places.into_iter().map(place).collect()
+    boxes.into_iter().map(prompt_box).collect()
 }
 
 fuzz_target!(|input: Input| {
-    let is_worded = matches!(input.asked, Asked::Question(_) | Asked::Phrase(_) | Asked::Expression(_));
-    let task = match input.asked {
-        Asked::Question(text) => Task::Question(text),
-        Asked::Phrase(text) => Task::PhraseGrounding(text),
-        Asked::Expression(text) => Task::ReferringExpressionComprehension(text),
-        Asked::Boxes(boxes) => Task::ReferringExpressionGeneration(places(boxes)),
-        Asked::Raw(text, boxes) => {
-            Task::Raw(Prompt { text, boxes: boxes.map(|boxes| boxes.into_iter().map(places).collect()) })
+    let is_text = matches!(input.task, InputTask::Question(_) | InputTask::Phrase(_) | InputTask::Expression(_));
+    let task = match input.task {
+        InputTask::Question(text) => Task::Question(text),
+        InputTask::Phrase(text) => Task::PhraseGrounding(text),
+        InputTask::Expression(text) => Task::ReferringExpressionComprehension(text),
+        InputTask::Boxes(boxes) => Task::ReferringExpressionGeneration(prompt_boxes(boxes)),
+        InputTask::Raw(text, boxes) => {
+            Task::Raw(Prompt { text, boxes: boxes.map(|boxes| boxes.into_iter().map(prompt_boxes).collect()) })
         }
-        Asked::Json(text, boxes) => match Prompt::from_json(text, Some(&boxes)) {
+        InputTask::Json(text, boxes) => match Prompt::from_json(text, Some(&boxes)) {
             Ok(prompt) => Task::Raw(prompt),
             Err(_) => return,
         },
     };
     let Ok(mut prompt) = task.prompt() else { return };
-    if let Some(behind) = input.behind {
-        prompt = prompt.followed_by(&Prompt::new(behind));
-    } else if is_worded {
-        // Words cannot break out of their place.
+    if let Some(suffix) = input.suffix {
+        prompt = prompt.followed_by(&Prompt::new(suffix));
+    } else if is_text {
+        // Text cannot inject markup.
         assert_eq!(prompt.text.matches("<grounding>").count(), 1);
         assert!(!prompt.text.contains("</image>") && !prompt.text.contains("<object>"));
     }

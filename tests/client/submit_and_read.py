@@ -1,9 +1,9 @@
-"""A client that shares no code with the project: it knows the .proto files and NATS.
+"""A client that shares no code with the project: it needs only the .proto files and NATS.
 
     python submit_and_read.py NATS_URL MODULES PICTURE
 
-MODULES is the folder of the Python modules that protoc made of proto/. Submits one job with the picture inline and
-another that no worker can do, and prints what came of each as JSON.
+MODULES is the folder of the Python modules that protoc generated from proto/. Submits a job with the picture inline and
+a message that is not a job, and prints the annotation and the failure as JSON.
 """
 import asyncio
 import json

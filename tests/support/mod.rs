@@ -17,14 +17,13 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
 pub(crate) const DATASET: &str = "scenes";
-/// Far beyond what one step of anything here takes, on a machine with much else to do too; reached only when something
-/// is lost.
+/// Much longer than any step takes, also on a busy machine: it is reached only if something is lost.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Phrase, code-point span and boxes.
 pub(crate) type GoldenEntity = (String, (i64, i64), Vec<[f64; 4]>);
 
-/// One line of the demo's goldens.
+/// One entry of the demo's goldens.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Golden {
     pub(crate) file: String,
@@ -43,7 +42,7 @@ pub(crate) fn goldens() -> Vec<Golden> {
     serde_json::from_slice(&std::fs::read(demo().scenes_dir.join("goldens.json")).unwrap()).unwrap()
 }
 
-/// The program that the tests are about, deaf to the settings of whoever runs them.
+/// The program under test, without the settings of the caller's environment.
 pub(crate) fn groundling() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_groundling"));
     command.env_remove("GROUNDLING_MODEL").env_remove("GROUNDLING_SETTINGS").env_remove("RUST_LOG");
@@ -51,7 +50,7 @@ pub(crate) fn groundling() -> Command {
     command
 }
 
-/// Streams, bucket and clients.
+/// A NATS server, an S3 store, and clients of both.
 pub(crate) struct Pool {
     pub(crate) nats: NatsServer,
     pub(crate) jetstream: jetstream::Context,
@@ -60,7 +59,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts the servers and lets `groundling setup` make the streams.
+    /// Starts the servers and creates the streams with `groundling setup`.
     pub(crate) async fn start() -> Self {
         let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let store = SeaweedFs::start().await.unwrap();
@@ -84,7 +83,7 @@ impl Pool {
         self.store.read_only()
     }
 
-    /// The program, told by environment variables where this pool's servers are. Its key may only read.
+    /// The program with the settings for this pool's servers in its environment. Its key can only read.
     pub(crate) fn groundling(&self) -> Command {
         let access = self.bucket();
         let mut command = groundling();
@@ -95,13 +94,13 @@ impl Pool {
             .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
             .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
             .env("GROUNDLING__S3__ALLOW", &access.bucket)
-            // No other worker has other settings.
+            // There is no worker with other settings.
             .env("GROUNDLING__WORKER__RELEASE_OWN_LIMITS_FOR", "0s")
             .env("GROUNDLING_MODEL", demo().model_dir);
         command
     }
 
-    /// A worker of its own process.
+    /// Starts a worker process.
     pub(crate) fn worker(&self) -> Worker {
         Worker::start(self.groundling())
     }
@@ -132,7 +131,7 @@ impl Pool {
         self.jetstream.publish(subject, bytes.into()).await.unwrap().await.unwrap();
     }
 
-    /// Waits until the streams of annotations and failures hold `count` messages together, and gives them all.
+    /// Waits until the annotations and failed streams have `count` messages together, and returns all of them.
     pub(crate) async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
         let (mut last, mut since) = (0, Instant::now());
         loop {
@@ -140,19 +139,19 @@ impl Pool {
             if done + failed >= count {
                 return (self.read(ANNOTATIONS_STREAM, done).await, self.read(FAILED_STREAM, failed).await);
             }
-            // How long all of them take is the machine's affair; that none comes any more is not.
+            // The total time depends on the machine, so only a time without progress is an error.
             if done + failed > last {
                 (last, since) = (done + failed, Instant::now());
             }
             assert!(
                 since.elapsed() < DEADLINE,
-                "{done} annotations and {failed} failures of {count}, and no more for {DEADLINE:?}"
+                "no progress for {DEADLINE:?}: {done} annotations and {failed} failures of {count}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Waits until no job is left in the queue: an acknowledged job is removed.
+    /// Waits until the jobs stream is empty: acknowledged jobs are removed.
     pub(crate) async fn queue_is_empty(&self) {
         let start = Instant::now();
         while self.messages(JOBS_STREAM).await > 0 {
@@ -170,7 +169,7 @@ impl Pool {
     }
 }
 
-/// How many messages a stream holds.
+/// The number of messages in a stream.
 pub(crate) async fn messages(jetstream: &jetstream::Context, stream: &str) -> u64 {
     jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
 }
@@ -185,35 +184,35 @@ pub(crate) async fn read<M: Message + Default>(jetstream: &jetstream::Context, s
     tokio::time::timeout(DEADLINE, read).await.unwrap()
 }
 
-/// A `groundling worker`.
+/// A `groundling worker` process.
 pub(crate) struct Worker {
     child: Child,
 }
 
 impl Worker {
-    /// Starts one by a `groundling` that knows its servers.
+    /// Starts a worker with inherited stderr. The command has the settings.
     pub(crate) fn start(mut groundling: Command) -> Self {
         groundling.stderr(Stdio::inherit());
-        Self::start_as_it_is(groundling)
+        Self::start_with_stderr(groundling)
     }
 
-    /// Starts one whose standard error has been chosen.
-    pub(crate) fn start_as_it_is(mut groundling: Command) -> Self {
+    /// Starts a worker with the command's own stderr.
+    pub(crate) fn start_with_stderr(mut groundling: Command) -> Self {
         Self { child: groundling.arg("worker").spawn().unwrap() }
     }
 
-    /// Whether the process lives.
+    /// Whether the process is running.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// SIGTERM, and what the process ended with.
+    /// Terminates the process (SIGTERM) and waits for its exit status.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        assert!(self.signal().await, "the worker ended before it was told to");
+        assert!(self.signal().await, "the worker exited before SIGTERM");
         tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap()
     }
 
-    /// SIGTERM again and again, and what the process ended with.
+    /// Sends SIGTERM repeatedly until the process exits, and returns its exit status.
     pub(crate) async fn terminate_until_it_ends(mut self) -> ExitStatus {
         let end = async {
             loop {
@@ -242,7 +241,7 @@ pub(crate) fn raw(task_id: &str, text: &str) -> v1::Task {
     v1::Task { task_id: task_id.into(), kind: Some(v1::task::Kind::Raw(raw)) }
 }
 
-/// A result's entities in the goldens' form.
+/// A result's entities in the format of the goldens.
 pub(crate) fn entities(result: &v1::TaskResult) -> Vec<GoldenEntity> {
     let corners = |b: &v1::GroundedBox| {
         let b = b.fractions.as_ref().unwrap();

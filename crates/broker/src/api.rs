@@ -1,4 +1,4 @@
-//! JetStream as `groundling setup` and a starting worker ask it, and why it does not answer.
+//! Requests to the JetStream API, with retries and an error for each way in which they fail.
 
 use std::time::{Duration, Instant};
 
@@ -10,204 +10,204 @@ use async_nats::jetstream::stream::{self, ConsumerErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use crate::causes::causes;
-use crate::refusals::{Refusals, Refused};
+use crate::permissions::{PermissionViolation, PermissionViolations};
 
-/// How long no answer is waited out: a fresh cluster is healthy before it can make streams.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long a request is retried: a new cluster reports itself healthy before it can create streams.
+const RETRY_FOR: Duration = Duration::from_secs(5);
+/// Delay between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// JetStream, and what the server says that the user may not ask of it.
+/// A JetStream context that also knows which permissions the server has denied.
 #[derive(Debug, Clone)]
 pub struct Broker {
     pub(crate) jetstream: Context,
-    refusals: Refusals,
+    violations: PermissionViolations,
     api: String,
 }
 
 impl From<&Context> for Broker {
-    /// Without word of refusals: what is not permitted then only times out.
+    /// Without knowledge of permission violations: a request without permission times out.
     fn from(jetstream: &Context) -> Self {
-        Self { jetstream: jetstream.clone(), refusals: Refusals::default(), api: "$JS.API".to_owned() }
+        Self { jetstream: jetstream.clone(), violations: PermissionViolations::default(), api: "$JS.API".to_owned() }
     }
 }
 
-/// Why streams and consumers could not be looked at or made.
+/// Why streams and consumers could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A stream cannot be made because another one listens to its subjects.
+    /// A stream cannot be created because another stream has its subjects.
     #[error(
-        "the stream {name} cannot be made: another stream listens to {subject} already; remove that stream, or name it in the settings"
+        "the stream {name} cannot be created: another stream already has the subject {subject}; remove that stream, or name it in the settings"
     )]
     SubjectTaken {
-        /// The stream to be made.
+        /// The stream to be created.
         name: String,
-        /// Its subject.
+        /// Its subjects, separated by commas.
         subject: String,
     },
-    /// The user may not ask.
-    #[error("{refused}, which is needed for {what}: add it to the user's permissions")]
+    /// The NATS user lacks a permission.
+    #[error("{violation}, which is needed for {what}: add it to the user's permissions")]
     NotPermitted {
-        /// What was to be looked at or made.
+        /// The stream or consumer that was to be read or created.
         what: String,
-        /// The permission that is missing.
-        refused: Refused,
+        /// The missing permission.
+        violation: PermissionViolation,
     },
-    /// The user's account has no JetStream.
+    /// JetStream is not enabled for the user's account.
     #[error("JetStream is not enabled for this NATS account: enable it for the account, or use a user of another one")]
     NotEnabled,
-    /// Nobody listens to requests.
+    /// Nothing is subscribed to the requests.
     #[error(
-        "JetStream does not answer at {api}: run the NATS server with JetStream, and check nats.jetstream_domain and nats.api_prefix where its requests have another prefix"
+        "JetStream does not answer at {api}: run the NATS server with JetStream, and check nats.jetstream_domain and nats.api_prefix if its API has another prefix"
     )]
     Absent {
-        /// The prefix of requests.
+        /// The prefix of the requests.
         api: String,
     },
-    /// The stream reserves more storage than there is.
+    /// The stream reserves more storage than is available.
     #[error(
-        "the stream {name} cannot be made with the {bytes} bytes that it reserves ({said}): lower streams.*_max_bytes, or raise the storage limit of the NATS account or max_file_store of the server"
+        "the stream {name} cannot be created because it reserves {bytes} bytes ({reason}): lower streams.*_max_bytes, or raise the storage limit of the NATS account or max_file_store of the server"
     )]
     NoStorage {
-        /// The stream to be made.
+        /// The stream to be created.
         name: String,
-        /// What it reserves, one copy.
+        /// The bytes that it reserves for one replica.
         bytes: i64,
-        /// What the server said.
-        said: String,
+        /// The server's error.
+        reason: String,
     },
-    /// JetStream answers with an error, or not in time.
-    #[error("JetStream did not let {what} be looked at or made: {said}")]
+    /// JetStream answered with another error, or did not answer in time.
+    #[error("JetStream failed the request for {what}: {reason}")]
     Refused {
-        /// What was to be done.
+        /// The stream or consumer that was to be read or created.
         what: String,
-        /// What the server said.
-        said: String,
-        /// Whether it may pass by itself: no answer in time, a cluster without a leader.
-        may_pass: bool,
+        /// The server's error.
+        reason: String,
+        /// Whether the error is temporary: a timeout, or a cluster without a leader.
+        is_temporary: bool,
     },
 }
 
 impl SetupError {
-    /// Whether the same may go well later, if only because somebody changes the server: a worker waits for that.
-    pub fn may_pass(&self) -> bool {
+    /// Whether the same request may succeed later, if only because somebody changes the server. A worker waits for that.
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::SubjectTaken { .. } | Self::NoStorage { .. } => false,
             Self::NotPermitted { .. } | Self::NotEnabled | Self::Absent { .. } => true,
-            Self::Refused { may_pass, .. } => *may_pass,
+            Self::Refused { is_temporary, .. } => *is_temporary,
         }
     }
 }
 
-/// How a request failed, whatever its kind.
-pub(crate) enum Failure {
+/// What is common to the errors of all requests.
+pub(crate) enum ApiErrorKind {
     /// There is no such stream or consumer.
     NotFound,
-    /// Nobody listens to the request.
+    /// Nothing is subscribed to the request's subject.
     NoResponders,
     /// There was no answer in time.
     TimedOut,
-    /// An answer of JetStream's own.
-    Said(jetstream::Error),
+    /// JetStream answered with an error.
+    JetStream(jetstream::Error),
     /// Anything else.
     Other,
 }
 
-/// An error of the NATS client that a request can end with.
-pub(crate) trait RequestFailure: std::error::Error + 'static {
-    fn failure(&self) -> Failure;
+/// An error of the NATS client for a request to JetStream.
+pub(crate) trait ApiError: std::error::Error + 'static {
+    fn api_error_kind(&self) -> ApiErrorKind;
 }
 
-impl RequestFailure for stream::ConsumerError {
-    fn failure(&self) -> Failure {
+impl ApiError for stream::ConsumerError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            ConsumerErrorKind::TimedOut => Failure::TimedOut,
-            ConsumerErrorKind::Request => of_request(self),
-            ConsumerErrorKind::JetStream(said) => Failure::of(said),
-            _ => Failure::Other,
+            ConsumerErrorKind::TimedOut => ApiErrorKind::TimedOut,
+            ConsumerErrorKind::Request => request_error_kind(self),
+            ConsumerErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            _ => ApiErrorKind::Other,
         }
     }
 }
 
-impl RequestFailure for jetstream::context::GetStreamError {
-    fn failure(&self) -> Failure {
+impl ApiError for jetstream::context::GetStreamError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            GetStreamErrorKind::Request => of_request(self),
-            GetStreamErrorKind::JetStream(said) => Failure::of(said),
-            GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => Failure::Other,
+            GetStreamErrorKind::Request => request_error_kind(self),
+            GetStreamErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => ApiErrorKind::Other,
         }
     }
 }
 
-impl RequestFailure for jetstream::context::CreateStreamError {
-    fn failure(&self) -> Failure {
+impl ApiError for jetstream::context::CreateStreamError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            CreateStreamErrorKind::TimedOut => Failure::TimedOut,
-            CreateStreamErrorKind::JetStreamUnavailable => Failure::NoResponders,
-            CreateStreamErrorKind::JetStream(said) => Failure::of(said),
-            _ => Failure::Other,
+            CreateStreamErrorKind::TimedOut => ApiErrorKind::TimedOut,
+            CreateStreamErrorKind::JetStreamUnavailable => ApiErrorKind::NoResponders,
+            CreateStreamErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            _ => ApiErrorKind::Other,
         }
     }
 }
 
-impl RequestFailure for jetstream::context::AccountError {
-    fn failure(&self) -> Failure {
+impl ApiError for jetstream::context::AccountError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            AccountErrorKind::TimedOut => Failure::TimedOut,
-            AccountErrorKind::JetStreamUnavailable => Failure::NoResponders,
-            AccountErrorKind::JetStream(said) => Failure::of(said),
-            AccountErrorKind::Other => Failure::Other,
+            AccountErrorKind::TimedOut => ApiErrorKind::TimedOut,
+            AccountErrorKind::JetStreamUnavailable => ApiErrorKind::NoResponders,
+            AccountErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            AccountErrorKind::Other => ApiErrorKind::Other,
         }
     }
 }
 
-impl RequestFailure for jetstream::context::ConsumerInfoError {
-    fn failure(&self) -> Failure {
+impl ApiError for jetstream::context::ConsumerInfoError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Failure::NotFound,
-            ConsumerInfoErrorKind::TimedOut | ConsumerInfoErrorKind::Offline => Failure::TimedOut,
-            ConsumerInfoErrorKind::NoResponders => Failure::NoResponders,
-            ConsumerInfoErrorKind::Request => of_request(self),
-            ConsumerInfoErrorKind::JetStream(said) => Failure::of(said),
-            ConsumerInfoErrorKind::InvalidName => Failure::Other,
+            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => ApiErrorKind::NotFound,
+            ConsumerInfoErrorKind::TimedOut | ConsumerInfoErrorKind::Offline => ApiErrorKind::TimedOut,
+            ConsumerInfoErrorKind::NoResponders => ApiErrorKind::NoResponders,
+            ConsumerInfoErrorKind::Request => request_error_kind(self),
+            ConsumerInfoErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            ConsumerInfoErrorKind::InvalidName => ApiErrorKind::Other,
         }
     }
 }
 
-impl RequestFailure for stream::ConsumerCreateStrictError {
-    fn failure(&self) -> Failure {
+impl ApiError for stream::ConsumerCreateStrictError {
+    fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
-            stream::ConsumerCreateStrictErrorKind::TimedOut => Failure::TimedOut,
-            stream::ConsumerCreateStrictErrorKind::Request => of_request(self),
-            stream::ConsumerCreateStrictErrorKind::JetStream(said) => Failure::of(said),
-            _ => Failure::Other,
+            stream::ConsumerCreateStrictErrorKind::TimedOut => ApiErrorKind::TimedOut,
+            stream::ConsumerCreateStrictErrorKind::Request => request_error_kind(self),
+            stream::ConsumerCreateStrictErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            _ => ApiErrorKind::Other,
         }
     }
 }
 
-/// What the request within an error ended with.
-fn of_request(error: &(dyn std::error::Error + 'static)) -> Failure {
+/// The kind of the request error that is the source of `error`.
+fn request_error_kind(error: &(dyn std::error::Error + 'static)) -> ApiErrorKind {
     let request = error.source().and_then(|source| source.downcast_ref::<RequestError>());
     match request.map(RequestError::kind) {
-        Some(RequestErrorKind::NoResponders) => Failure::NoResponders,
-        Some(RequestErrorKind::TimedOut) | None => Failure::TimedOut,
-        Some(_) => Failure::Other,
+        Some(RequestErrorKind::NoResponders) => ApiErrorKind::NoResponders,
+        Some(RequestErrorKind::TimedOut) | None => ApiErrorKind::TimedOut,
+        Some(_) => ApiErrorKind::Other,
     }
 }
 
-impl Failure {
-    fn of(said: jetstream::Error) -> Self {
-        match said.error_code() {
+impl ApiErrorKind {
+    fn of(error: jetstream::Error) -> Self {
+        match error.error_code() {
             ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Self::NotFound,
-            _ => Self::Said(said),
+            _ => Self::JetStream(error),
         }
     }
 }
 
-/// Whether JetStream says this for a while only: it has no leader yet, or is being started.
-fn passes(said: &jetstream::Error) -> bool {
+/// Whether the error is temporary: the cluster has no leader yet, or is starting.
+fn is_temporary(error: &jetstream::Error) -> bool {
     matches!(
-        said.error_code(),
+        error.error_code(),
         ErrorCode::CLUSTER_NOT_AVAILABLE
             | ErrorCode::CLUSTER_NOT_ACTIVE
             | ErrorCode::CLUSTER_NOT_LEADER
@@ -219,65 +219,68 @@ fn passes(said: &jetstream::Error) -> bool {
 }
 
 impl Broker {
-    /// JetStream at this prefix of requests, with word of what is refused.
-    pub(crate) fn new(jetstream: Context, refusals: Refusals, api: String) -> Self {
-        Self { jetstream, refusals, api }
+    /// JetStream with this prefix of requests, and the permission violations of its connection.
+    pub(crate) fn new(jetstream: Context, violations: PermissionViolations, api: String) -> Self {
+        Self { jetstream, violations, api }
     }
 
-    /// Asks about a stream, again while nobody listens to the request; `None` where it, or the consumer, is not there.
-    pub(crate) async fn ask<T, E: RequestFailure, F: Future<Output = Result<T, E>>>(
+    /// Sends a request about a stream, with retries; `None` if the stream or the consumer does not exist. `what` names
+    /// the stream or consumer in errors.
+    pub(crate) async fn request<T, E: ApiError, F: Future<Output = Result<T, E>>>(
         &self,
         what: &str,
         stream: &str,
         request: impl Fn() -> F,
     ) -> Result<Option<T>, SetupError> {
         let stream = stream.to_owned();
-        self.ask_unless(what, move |refused| refused.concerns_stream(&stream), request).await
+        self.retry(what, move |violation| violation.is_about_stream(&stream), request).await
     }
 
-    /// Asks what the account may use and does.
+    /// The account's limits and usage.
     pub(crate) async fn account(&self) -> Result<Account, SetupError> {
         let what = "the account's limits";
-        let found = self.ask_unless(what, Refused::concerns_account, || self.jetstream.query_account()).await?;
-        // Only streams and consumers can be absent.
+        let found = self.retry(what, PermissionViolation::is_about_account, || self.jetstream.query_account()).await?;
+        // Only streams and consumers can be missing.
         found.ok_or(SetupError::NotEnabled)
     }
 
-    async fn ask_unless<T, E: RequestFailure, F: Future<Output = Result<T, E>>>(
+    async fn retry<T, E: ApiError, F: Future<Output = Result<T, E>>>(
         &self,
         what: &str,
-        concerns: impl Fn(&Refused) -> bool + Clone + Send + 'static,
+        is_relevant: impl Fn(&PermissionViolation) -> bool + Clone + Send + 'static,
         request: impl Fn() -> F,
     ) -> Result<Option<T>, SetupError> {
-        let (started, mut tries) = (Instant::now(), 0);
+        let (started, mut attempts) = (Instant::now(), 0);
         loop {
-            tries += 1;
-            let answer = self.refusals.unless_refused(concerns.clone(), request()).await;
+            attempts += 1;
+            let answer = self.violations.or_violation(is_relevant.clone(), request()).await;
             let error = match answer {
                 Ok(Ok(found)) => return Ok(Some(found)),
                 Ok(Err(error)) => error,
-                Err(refused) => return Err(SetupError::NotPermitted { what: what.to_owned(), refused }),
+                Err(violation) => return Err(SetupError::NotPermitted { what: what.to_owned(), violation }),
             };
-            let may_pass = match error.failure() {
-                Failure::NotFound => return Ok(None),
-                Failure::NoResponders if started.elapsed() < PATIENCE => None,
-                Failure::TimedOut if tries == 1 => None,
-                Failure::Said(said) if passes(&said) && started.elapsed() < PATIENCE => None,
-                Failure::NoResponders => return Err(SetupError::Absent { api: self.api.clone() }),
-                Failure::Said(said) if is_not_enabled(&said) => return Err(SetupError::NotEnabled),
-                Failure::Said(said) => Some(passes(&said)),
-                Failure::TimedOut => Some(true),
-                Failure::Other => Some(false),
+            let has_time = started.elapsed() < RETRY_FOR;
+            // `None` for a retry.
+            let error_is_temporary = match error.api_error_kind() {
+                ApiErrorKind::NotFound => return Ok(None),
+                ApiErrorKind::NoResponders if has_time => None,
+                ApiErrorKind::TimedOut if attempts == 1 => None,
+                ApiErrorKind::JetStream(error) if is_temporary(&error) && has_time => None,
+                ApiErrorKind::NoResponders => return Err(SetupError::Absent { api: self.api.clone() }),
+                ApiErrorKind::JetStream(error) if is_not_enabled(&error) => return Err(SetupError::NotEnabled),
+                ApiErrorKind::JetStream(error) => Some(is_temporary(&error)),
+                ApiErrorKind::TimedOut => Some(true),
+                ApiErrorKind::Other => Some(false),
             };
-            let Some(may_pass) = may_pass else {
-                tokio::time::sleep(PAUSE).await;
+            let Some(is_temporary) = error_is_temporary else {
+                tokio::time::sleep(RETRY_DELAY).await;
                 continue;
             };
-            return Err(SetupError::Refused { what: what.to_owned(), said: causes(&error), may_pass });
+            return Err(SetupError::Refused { what: what.to_owned(), reason: causes(&error), is_temporary });
         }
     }
 }
 
-fn is_not_enabled(said: &jetstream::Error) -> bool {
-    matches!(said.error_code(), ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT)
+fn is_not_enabled(error: &jetstream::Error) -> bool {
+    matches!(error.error_code(), ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT)
 }

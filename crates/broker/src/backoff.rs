@@ -1,8 +1,8 @@
-//! Delays between tries that grow, for everything that is tried again.
+//! Exponential backoff, for everything that is retried.
 
 use std::time::Duration;
 
-/// Exponential backoff: a first delay that doubles with each failure, up to a longest one.
+/// A first delay that doubles with each failure, up to a maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The delay after the first failure.
@@ -12,12 +12,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From these delays.
+    /// A backoff with these delays.
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest }
     }
 
-    /// From delays in seconds.
+    /// A backoff with delays in seconds.
     pub const fn seconds(first: u64, longest: u64) -> Self {
         Self::new(Duration::from_secs(first), Duration::from_secs(longest))
     }
@@ -38,7 +38,7 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// Before the first failure.
+    /// A backoff without failures.
     pub fn of(backoff: Backoff) -> Self {
         Self { backoff, failures: 0 }
     }
@@ -49,7 +49,7 @@ impl Delays {
         self.backoff.delay(self.failures)
     }
 
-    /// A success: the next failure is the first one again.
+    /// Resets the count after a success: the next failure counts as the first.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

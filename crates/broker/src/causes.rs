@@ -1,22 +1,32 @@
-//! An error's causes in one line, each once.
+//! An error with its causes in one line.
 
 use std::error::Error;
 
-/// The error and its sources, outermost first. Wrapping errors often repeat what they wrap: a text that stands within
-/// another one is left out.
+/// The error and its sources, outermost first, separated by colons.
+///
+/// Many errors repeat their source in their own text. Each cause appears once: the source's text is cut from the end of
+/// the error's, and a text that is contained in another one is left out.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
+        next = error.source();
+        let text = own_text(error);
         if !text.is_empty() && !texts.iter().any(|known| known.contains(&text)) {
-            // A cause that repeats its wrapper, and says more.
+            // A source that repeats its wrapper and adds to it.
             texts.retain(|known| !text.contains(known.as_str()));
             texts.push(text);
         }
-        next = error.source();
     }
     texts.join(": ")
+}
+
+/// The error's text without that of its source.
+fn own_text(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let source = error.source().map(ToString::to_string).unwrap_or_default();
+    let own = text.strip_suffix(&source).and_then(|text| text.strip_suffix(": "));
+    own.map(str::to_owned).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -41,6 +51,8 @@ mod tests {
             (&["dispatch failure", "io error", "refused"][..], "dispatch failure: io error: refused"),
             (&["IO error: refused (os error 111)", "refused (os error 111)"], "IO error: refused (os error 111)"),
             (&["NoSuchKey", "NoSuchKey: not there", "NoSuchKey: not there"], "NoSuchKey: not there"),
+            (&["violation: nats: violation", "nats: violation"], "nats: violation"),
+            (&["a: b: c", "b: c", "c"], "a: b: c"),
             (&["a", "", "b"], "a: b"),
         ] {
             assert_eq!(causes(&chain(texts)), line);

@@ -1,4 +1,4 @@
-//! The connection to NATS, by the settings.
+//! The connection to NATS.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -15,44 +15,43 @@ use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use crate::api::Broker;
 use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
-use crate::refusals::Refusals;
+use crate::permissions::PermissionViolations;
 use crate::settings::NatsSettings;
 
-/// Wait before the first connection is tried again.
+/// Delays between the attempts to make the first connection.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-/// How long a move to another server is waited for.
-const MOVE: Duration = Duration::from_secs(3);
-/// How often the client is asked whether it is connected while it is not: it tells of a connection a moment before it
-/// says the same when asked.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait for the connection to another server.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the client's state is polled while it is not connected: its event comes a moment before its state changes.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why there is no connection, in one sentence with all causes. They are not sources too: whoever prints an error with
-/// its sources would repeat them.
+/// Why a connection cannot be made. The text includes all causes, so they are not sources of the error as well: they
+/// would be printed twice.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The file with user and seed cannot be used.
+    /// The credentials file cannot be used.
     #[error("the NATS credentials file {path} cannot be used: {cause}")]
     Credentials {
         /// The file.
         path: String,
-        /// What was wrong with it.
+        /// What is wrong with it.
         cause: std::io::Error,
     },
-    /// A file of the TLS settings cannot be read, or holds something else.
+    /// A file of the TLS settings cannot be read, or does not have the expected contents.
     #[error("the file {path} of nats.tls cannot be used: {cause}")]
     TlsFile {
         /// The file.
         path: String,
-        /// What was wrong with it.
+        /// What is wrong with it.
         cause: std::io::Error,
     },
-    /// The server does not answer, or does not let this client in.
+    /// The server does not answer, or rejects the client.
     #[error(
         "no connection to NATS at {url}: {}; check nats.url and the credentials, and that the server runs",
         causes(cause)
     )]
     Connect {
-        /// The addresses tried.
+        /// The addresses that were tried.
         url: String,
         /// What went wrong.
         cause: async_nats::ConnectError,
@@ -60,12 +59,12 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
-    /// Whether the same may go well later: nobody answers, or a name is not known yet. A server that does not let this
-    /// client in, or whose certificate is not trusted, goes on like that.
-    pub fn may_pass(&self) -> bool {
+    /// Whether another attempt may succeed: no server answered, or a name could not be resolved. Rejected credentials and
+    /// untrusted certificates are permanent.
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Connect { cause, .. } => match cause.kind() {
-                ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => !is_of_tls(cause),
+                ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => !is_tls_error(cause),
                 _ => false,
             },
             Self::Credentials { .. } | Self::TlsFile { .. } => false,
@@ -73,21 +72,21 @@ impl ConnectionError {
     }
 }
 
-/// Whether this is what the client says of a connection that a server refused for its credentials: it tells the kind of
-/// error alone, and only in words.
-fn is_refusal(why: &str) -> bool {
+/// Whether a client error means that a server rejected the credentials. The client's event has only the text of the
+/// error's kind.
+fn is_rejection(error: &str) -> bool {
     [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
         .iter()
-        .any(|kind| kind.to_string() == why)
+        .any(|kind| kind.to_string() == error)
 }
 
-/// Whether encryption is what failed: a refused certificate only shows when the first bytes are read.
-fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+/// Whether TLS failed: a rejected certificate shows as an I/O error when the first bytes are read.
+fn is_tls_error(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An error within an input/output error is not among its sources.
-        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || within.is_some_and(|within| is_of_tls(within)) {
+        // The error inside an I/O error is not one of its sources.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls_error(inner)) {
             return true;
         }
         next = error.source();
@@ -95,41 +94,41 @@ fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// A connection that knows when its server is about to end, and how often it was made anew.
+/// A connection that also knows whether its server is about to shut down (lame duck mode), which permissions it denied,
+/// and how often the connection was made.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// The connection itself.
+    /// The NATS client.
     pub client: Client,
-    told: Told,
-    /// Read by pull requests, written by a move to another server.
-    pulling: Arc<RwLock<()>>,
+    events: Events,
+    /// Read by pull requests, written while moving to another server.
+    pulls: Arc<RwLock<()>>,
 }
 
-/// What the client has told of a connection.
+/// What the client's events said about the connection.
 #[derive(Debug, Clone, Default)]
-struct Told {
-    /// Set while the server has said that it will end.
-    lame: Arc<watch::Sender<bool>>,
-    /// Touched whenever the connection is made or lost.
+struct Events {
+    /// Whether the server has announced its shutdown.
+    lame_duck: Arc<watch::Sender<bool>>,
+    /// Notified when the connection is made or lost.
     changed: Arc<watch::Sender<()>>,
-    /// What the server does not permit.
-    refusals: Refusals,
-    /// Since when no server has let this client in, if that is why there is no connection.
-    refused: Arc<watch::Sender<Option<Instant>>>,
+    violations: PermissionViolations,
+    /// Since when servers have rejected the credentials, if that is why there is no connection.
+    rejected_since: Arc<watch::Sender<Option<Instant>>>,
 }
 
-impl Told {
-    fn hear(&self, event: &Event) {
+impl Events {
+    fn record(&self, event: &Event) {
         match event {
-            Event::LameDuckMode => drop(self.lame.send_replace(true)),
+            Event::LameDuckMode => drop(self.lame_duck.send_replace(true)),
             Event::Connected => {
-                self.lame.send_replace(false);
-                self.refusals.forget();
-                self.refused.send_replace(None);
+                self.lame_duck.send_replace(false);
+                self.violations.clear();
+                self.rejected_since.send_replace(None);
                 self.changed.send_replace(());
             }
-            Event::ClientError(ClientError::Other(why)) if is_refusal(why) => {
-                self.refused.send_modify(|since| {
+            Event::ClientError(ClientError::Other(error)) if is_rejection(error) => {
+                self.rejected_since.send_modify(|since| {
                     since.get_or_insert_with(Instant::now);
                 });
             }
@@ -140,156 +139,172 @@ impl Told {
 }
 
 impl Connection {
-    /// JetStream on this connection, for `setup` and for a start: it says what the user may not do.
+    /// JetStream on this connection, for [`setup`](crate::setup::setup): a denied request fails with the missing
+    /// permission.
     pub fn broker(&self, settings: &NatsSettings) -> Broker {
-        Broker::new(jetstream(&self.client, settings), self.told.refusals.clone(), settings.api_subject())
+        Broker::new(jetstream(&self.client, settings), self.events.violations.clone(), settings.api_subject())
     }
 
-    /// What the server does not permit.
-    pub fn refusals(&self) -> &Refusals {
-        &self.told.refusals
+    /// The permissions that the server denied.
+    pub fn permission_violations(&self) -> &PermissionViolations {
+        &self.events.violations
     }
 
-    /// Whether it stands, as far as is known: a server that falls silent is noticed by pings.
-    pub fn is_up(&self) -> bool {
+    /// Whether the client is connected. A server that stops responding is detected by pings.
+    pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
-    /// Which connection it is, counted from 1. What a server was asked on an earlier one it has forgotten.
+    /// The number of the current connection, counted from 1. The server forgets the requests of earlier ones.
     pub fn number(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Waits until it stands, and tells which one it is.
-    pub async fn up(&self) -> u64 {
-        let mut changed = self.told.changed.subscribe();
-        while !self.is_up() {
-            // Fails only without a sender, and this is one; a word that is lost costs no more than this.
-            drop(tokio::time::timeout(ASK_AGAIN, changed.changed()).await);
+    /// Waits until the client is connected, and returns the number of the connection.
+    pub async fn wait_until_up(&self) -> u64 {
+        let mut changed = self.events.changed.subscribe();
+        while !self.is_connected() {
+            // `changed` fails only without a sender, which `self` holds. A missed event costs one interval.
+            drop(tokio::time::timeout(POLL_INTERVAL, changed.changed()).await);
         }
         self.number()
     }
 
-    /// Waits until it is another one than that of this number.
-    pub async fn made_anew(&self, number: u64) {
-        drop(self.told.changed.subscribe().wait_for(|()| self.number() != number).await);
+    /// Waits until the current connection is not the one with this number.
+    pub async fn reconnected(&self, number: u64) {
+        drop(self.events.changed.subscribe().wait_for(|()| self.number() != number).await);
     }
 
-    /// Waits until servers have refused this client's credentials for this long, without a connection in between. Zero
-    /// stands for no end.
-    pub fn refused_for(&self, longest: Duration) -> impl Future<Output = ()> + use<> {
-        let mut refused = self.told.refused.subscribe();
+    /// Waits until servers have rejected the credentials for this long without a successful connection in between. Zero
+    /// waits forever.
+    pub fn credentials_refused_for(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
+        let mut rejected_since = self.events.rejected_since.subscribe();
         async move {
             loop {
-                let since = *refused.borrow_and_update();
-                let over = since.filter(|_| !longest.is_zero()).and_then(|since| since.checked_add(longest));
+                let since = *rejected_since.borrow_and_update();
+                let deadline = since.filter(|_| !limit.is_zero()).and_then(|since| since.checked_add(limit));
                 let changed = async {
-                    if refused.changed().await.is_err() {
-                        // The connection is closed for good.
+                    if rejected_since.changed().await.is_err() {
+                        // The client is gone.
                         std::future::pending().await
                     }
                 };
-                match over {
+                match deadline {
                     None => changed.await,
-                    Some(over) => tokio::select! {
+                    Some(deadline) => tokio::select! {
                         () = changed => {}
-                        () = tokio::time::sleep_until(over.into()) => return,
+                        () = tokio::time::sleep_until(deadline.into()) => return,
                     },
                 }
             }
         }
     }
 
-    /// Waits until the server says that it is about to end.
-    pub async fn is_told_to_leave(&self) {
-        // Fails only without a sender, and this is one.
-        drop(self.told.lame.subscribe().wait_for(|lame| *lame).await);
+    /// Waits until the server announces its shutdown (lame duck mode).
+    pub async fn lame_duck_announced(&self) {
+        // Fails only without a sender, which `self` holds.
+        drop(self.events.lame_duck.subscribe().wait_for(|lame_duck| *lame_duck).await);
     }
 
-    /// Held while jobs may be on their way, so that no intake leaves the connection under the other.
-    pub async fn pulling(&self) -> RwLockReadGuard<'_, ()> {
-        self.pulling.read().await
+    /// Held while jobs may be on their way to this client, so that no intake closes the connection during a pull of the
+    /// other.
+    pub async fn pull_guard(&self) -> RwLockReadGuard<'_, ()> {
+        self.pulls.read().await
     }
 
-    /// Connects to another server of the cluster if this one has said that it will end. To be called while nothing is
-    /// on its way that would have to be waited for again. Where there is no other server, the connection stays until it
-    /// is closed, and is made anew then.
-    pub async fn move_if_told(&self) {
-        let _no_pull = self.pulling.write().await;
-        if !self.told.lame.send_replace(false) {
+    /// Connects to another server of the cluster if the current one has announced its shutdown. Waits for all
+    /// [`pull_guard`](Self::pull_guard)s, since messages on their way would be lost. Without another server, the
+    /// connection stays until the server closes it, and is then made again.
+    pub async fn leave_lame_duck_server(&self) {
+        let _no_pull = self.pulls.write().await;
+        if !self.events.lame_duck.send_replace(false) {
             return;
         }
         match self.client.server_pool().await {
             Ok(servers) if servers.len() > 1 => {
-                tracing::info!("the NATS server is about to end: connecting to another one");
-                // What was said so far still goes to this one.
+                tracing::info!("the NATS server is shutting down: connecting to another one");
+                // What was published so far still goes to this server.
                 if let Err(error) = self.client.flush().await {
-                    tracing::debug!(%error, "not all was sent to a server that ends");
+                    tracing::debug!(%error, "could not flush to the server that is shutting down");
                 }
                 let number = self.number();
                 if let Err(error) = self.client.force_reconnect().await {
-                    tracing::debug!(%error, "the connection was not made anew");
+                    tracing::debug!(%error, "could not reconnect");
                 }
-                // What is said before that can be lost with the old one.
-                drop(tokio::time::timeout(MOVE, self.made_anew(number)).await);
+                // What is published before the new connection can be lost with the old one.
+                drop(tokio::time::timeout(RECONNECT_TIMEOUT, self.reconnected(number)).await);
             }
-            _ => tracing::info!("the only known NATS server is about to end: staying until it closes the connection"),
+            _ => tracing::info!(
+                "the NATS server is shutting down and no other server is known: keeping the connection until the server closes it"
+            ),
         }
     }
 }
 
-/// As [`connect`], but waits for as long as no server answers; `waiting` is told why, at the first try that fails and
-/// whenever the reason changes.
+/// Like [`open`], but retries while no server answers. `on_error` is called for the first failed attempt, and whenever
+/// the error changes.
 ///
 /// # Errors
-/// [`ConnectionError`], where trying again is of no use.
-pub async fn connect_when_there(
+/// [`ConnectionError`], if another attempt cannot succeed ([`ConnectionError::is_temporary`]).
+pub async fn connect_with_retries(
     settings: &NatsSettings,
     name: &str,
-    mut waiting: impl FnMut(&ConnectionError),
+    mut on_error: impl FnMut(&ConnectionError),
 ) -> Result<Connection, ConnectionError> {
-    let (mut delays, mut told) = (Delays::of(RECONNECT), String::new());
+    let (mut delays, mut reported) = (Delays::of(RECONNECT), String::new());
     loop {
         let error = match open(settings, name).await {
             Ok(connection) => return Ok(connection),
-            Err(error) if !error.may_pass() => return Err(error),
+            Err(error) if !error.is_temporary() => return Err(error),
             Err(error) => error,
         };
-        let reason = error.to_string();
-        if reason != told {
-            waiting(&error);
-            told = reason;
+        let text = error.to_string();
+        if text != reported {
+            on_error(&error);
+            reported = text;
         }
         tokio::time::sleep(delays.after_failure()).await;
     }
 }
 
-/// Connects. Afterwards the connection keeps itself up: a lost one is made anew for as long as the client lives.
+/// Connects to NATS. A connection that is lost later is made again for as long as the client lives.
 ///
-/// `name` is shown by the server's own tools.
+/// `name` identifies the client in the server's monitoring.
+///
+/// ```no_run
+/// use broker::connection::{connect, jetstream};
+/// use broker::settings::NatsSettings;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = NatsSettings { url: "nats://127.0.0.1:4222".to_owned(), ..NatsSettings::default() };
+/// let client = connect(&settings, "my program").await?;
+/// let context = jetstream(&client, &settings);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`ConnectionError`]; the first connection is not tried again, so that a wrong address shows at once.
+/// [`ConnectionError`]. The first connection is not retried, so a wrong address fails at once.
 pub async fn connect(settings: &NatsSettings, name: &str) -> Result<Client, ConnectionError> {
     Ok(open(settings, name).await?.client)
 }
 
-/// As [`connect`], with all that the client tells of the connection.
+/// Like [`connect`], but returns the connection with what its events report.
 ///
 /// # Errors
-/// [`ConnectionError`].
+/// [`ConnectionError`], as for [`connect`].
 pub async fn open(settings: &NatsSettings, name: &str) -> Result<Connection, ConnectionError> {
-    let told = Told { refusals: Refusals::new(&settings.inbox_prefix), ..Told::default() };
-    let options = options(settings, name, told.clone()).await?;
+    let events = Events { violations: PermissionViolations::new(&settings.inbox_prefix), ..Events::default() };
+    let options = options(settings, name, events.clone()).await?;
     let addresses: Vec<&str> = settings.addresses().collect();
     let servers: Vec<async_nats::ServerAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     match options.connect(servers).await {
-        Ok(client) => Ok(Connection { client, told, pulling: Arc::default() }),
+        Ok(client) => Ok(Connection { client, events, pulls: Arc::default() }),
         Err(cause) => Err(ConnectionError::Connect { url: addresses.join(", "), cause }),
     }
 }
 
-/// JetStream on a connection, with the settings' patience.
+/// JetStream on a connection, with the settings' request timeout, domain and API prefix.
 pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context {
     let context = jetstream::ContextBuilder::new().timeout(settings.request_timeout);
     match (&settings.jetstream_domain, &settings.api_prefix) {
@@ -299,7 +314,7 @@ pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context
     }
 }
 
-async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<ConnectOptions, ConnectionError> {
+async fn options(settings: &NatsSettings, name: &str, events: Events) -> Result<ConnectOptions, ConnectionError> {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(settings.connect_timeout)
@@ -308,21 +323,21 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
         .custom_inbox_prefix(settings.inbox_prefix.clone())
         .require_tls(settings.tls.required)
         .event_callback(move |event| {
-            // In order and at once: a word of the last server must not be taken for one of the next.
-            told.hear(&event);
-            let refused = match &event {
-                Event::ServerError(ServerError::Other(error)) => told.refusals.hear(error),
+            // Synchronously and in order: an event of the last server must not be taken for one of the next.
+            events.record(&event);
+            let violation = match &event {
+                Event::ServerError(ServerError::Other(error)) => events.violations.record(error),
                 _ => None,
             };
             async move {
-                match (event, refused) {
-                    // Whoever waits for it says it.
-                    (_, Some((refused, true))) => tracing::debug!("{refused}"),
-                    (_, Some((refused, false))) => tracing::warn!("{refused}: add it to the user's permissions"),
+                match (event, violation) {
+                    // The request that waited for it reports it.
+                    (_, Some((violation, true))) => tracing::debug!("{violation}"),
+                    (_, Some((violation, false))) => tracing::warn!("{violation}: add it to the user's permissions"),
                     (Event::Connected, _) => tracing::info!("connected to NATS"),
-                    (Event::Draining | Event::Closed, _) => tracing::info!("the connection to NATS is being closed"),
+                    (Event::Draining | Event::Closed, _) => tracing::info!("closing the connection to NATS"),
                     (Event::Disconnected, _) => tracing::warn!("the connection to NATS is lost; connecting again"),
-                    (other, _) => tracing::warn!("NATS: {other}"),
+                    (other, _) => tracing::warn!("the NATS client reports: {other}"),
                 }
             }
         });
@@ -353,20 +368,24 @@ async fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<Conn
     Ok(options)
 }
 
-/// The path, known to be of a file with a certificate: the client itself would only say "TLS error".
+/// Returns the path after checking that the file holds a certificate: the client's own error would be "TLS error".
 async fn with_certificate(file: &Path) -> Result<PathBuf, ConnectionError> {
-    let holds = |pem: &[u8]| matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)));
-    holding(file, "it holds no certificate in PEM form", holds).await
+    let is_expected = |pem: &[u8]| matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)));
+    with_contents(file, "it holds no certificate in PEM format", is_expected).await
 }
 
-/// The path, known to be of a file with a private key.
+/// Returns the path after checking that the file holds a private key.
 async fn with_key(file: &Path) -> Result<PathBuf, ConnectionError> {
-    let holds = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
-    holding(file, "it holds no private key in PEM form", holds).await
+    let is_expected = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
+    with_contents(file, "it holds no private key in PEM format", is_expected).await
 }
 
-async fn holding(file: &Path, otherwise: &str, holds: fn(&[u8]) -> bool) -> Result<PathBuf, ConnectionError> {
+async fn with_contents(
+    file: &Path,
+    otherwise: &str,
+    is_expected: fn(&[u8]) -> bool,
+) -> Result<PathBuf, ConnectionError> {
     let unusable = |cause| ConnectionError::TlsFile { path: file.display().to_string(), cause };
     let pem = tokio::fs::read(file).await.map_err(unusable)?;
-    if holds(&pem) { Ok(file.to_owned()) } else { Err(unusable(std::io::Error::other(otherwise))) }
+    if is_expected(&pem) { Ok(file.to_owned()) } else { Err(unusable(std::io::Error::other(otherwise))) }
 }

@@ -49,12 +49,12 @@ impl Migration {
         let broker = broker.into();
         let (name, what) = (&settings.jobs, format!("stream {}", settings.jobs));
         let mut plan = Self::default();
-        let Some(found) = broker.ask(&what, name, || broker.jetstream.get_stream(name)).await? else {
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
             return Ok(plan);
         };
         let mut config = found.cached_info().config.clone();
         let consumer_what = format!("consumer {}", settings.consumer);
-        if let Some(info) = broker.ask(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
+        if let Some(info) = broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
         {
             plan.filter_consumer(&consumer_what, &settings.consumer, info.config);
         }

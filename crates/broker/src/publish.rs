@@ -1,7 +1,8 @@
-//! Putting annotations and failures into their streams, and knowing that they are there.
+//! Publishing annotations and failures, with retries.
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
@@ -15,44 +16,60 @@ use wire::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
 use crate::server_time;
-use crate::stream_states::StreamStates;
+use crate::stream_states::{StreamStates, is_full};
 
-/// Waits between the tries of one publish; the last one for as long as there is patience. The id makes tries after lost
-/// acknowledgements harmless, and what is published has cost a whole generation.
-const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(4));
-/// How long to try where nobody says.
-const DEFAULT_PATIENCE: Duration = Duration::from_secs(7);
-/// How long the look into a stream's past may go without a message.
-const LOOK_SILENCE: Duration = Duration::from_secs(15);
+/// Delays between the attempts to publish one message. The message id makes it safe to publish again after a lost
+/// acknowledgement.
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(4));
+/// How long a publisher retries unless it is given another timeout.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(7);
+/// The longest silence of the server while a stream is searched.
+const SEARCH_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Publishes annotations and failures.
+///
+/// ```no_run
+/// use broker::publish::Publisher;
+/// use wire::subjects::{ANNOTATIONS_STREAM, Dataset, FAILED_STREAM};
+///
+/// # async fn example(
+/// #     jetstream: async_nats::jetstream::Context,
+/// #     annotation: wire::v1::ImageAnnotation,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let publisher = Publisher::new(jetstream, ANNOTATIONS_STREAM, FAILED_STREAM);
+/// let subject = annotation.dataset.parse::<Dataset>()?.annotations_subject();
+/// let ack = publisher.annotation(subject, &annotation).await?;
+/// println!("sequence {}, duplicate: {}", ack.sequence(), ack.duplicate());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Publisher {
     jetstream: Context,
     annotations_stream: String,
     failed_stream: String,
-    patience: Duration,
-    stop: CancellationToken,
+    timeout: Duration,
+    no_retries: CancellationToken,
     states: StreamStates,
 }
 
-/// When to try again, and when to give up.
+/// Delays between attempts, until a deadline.
 #[derive(Debug)]
-pub struct Patience {
-    until: Instant,
+pub struct RetryDeadline {
+    deadline: Instant,
     delays: Delays,
 }
 
-impl Patience {
-    /// Tries for as long as this.
-    pub fn new(patience: Duration) -> Self {
-        Self { until: Instant::now() + patience, delays: Delays::of(TRY_AGAIN) }
+impl RetryDeadline {
+    /// Retries until `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        Self { deadline: Instant::now() + timeout, delays: Delays::of(RETRY_BACKOFF) }
     }
 
-    /// Waits before the next try; false if there is to be none.
+    /// Waits before the next attempt; `false`, at once, if it would start after the deadline.
     pub async fn pause(&mut self) -> bool {
         let delay = self.delays.after_failure();
-        if Instant::now() + delay > self.until {
+        if Instant::now() + delay > self.deadline {
             return false;
         }
         tokio::time::sleep(delay).await;
@@ -60,16 +77,16 @@ impl Patience {
     }
 }
 
-/// Proof that a stream holds a message.
+/// A stream's acknowledgement of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub struct PublishAck {
     sequence: u64,
     duplicate: bool,
 }
 
-impl Receipt {
-    /// Of a message that another delivery of the job is known to have put there.
-    pub fn earlier(sequence: u64) -> Self {
+impl PublishAck {
+    /// For a message that an earlier delivery of the job has published.
+    pub fn duplicate_of(sequence: u64) -> Self {
         Self { sequence, duplicate: true }
     }
 
@@ -78,111 +95,131 @@ impl Receipt {
         self.sequence
     }
 
-    /// Whether the stream had it before, from an earlier delivery of the job.
+    /// Whether an earlier delivery of the job had published the message.
     pub fn duplicate(&self) -> bool {
         self.duplicate
     }
 }
 
-/// Why a stream does not hold a message.
+/// Why a message was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// More bytes than the server or the stream takes.
+    /// The message is larger than the server or the stream accepts.
     #[error(
-        "a message of {bytes} bytes for {subject} is more than the NATS server or its stream takes: raise max_payload"
+        "a message of {bytes} bytes for {subject} is larger than the NATS server or its stream accepts: raise max_payload"
     )]
     TooLarge {
-        /// Where it was to go.
+        /// The subject of the message.
         subject: String,
-        /// The message's size in bytes, headers not counted.
+        /// The size of the payload in bytes.
         bytes: usize,
     },
-    /// No stream, no answer, or a refusal that may pass.
-    #[error("the stream {stream} did not take a message for {subject}: {}", causes(cause.as_ref()))]
+    /// The stream does not exist, did not answer, or refused the message for a reason that may be temporary.
+    #[error("the stream {stream} did not accept a message for {subject}: {}", causes(cause.as_ref()))]
     Unavailable {
-        /// Where it was to go.
+        /// The subject of the message.
         subject: String,
-        /// The stream that should have taken it.
+        /// The stream that the message is for.
         stream: String,
-        /// What the server or the connection said.
+        /// The error of the server or the connection.
         cause: async_nats::Error,
     },
-    /// The outcome is written down, but others may have finished the job before and its outcome be forgotten.
+    /// The outcome is recorded, but the lease is over: another worker may have finished the job, and its outcome may have
+    /// been removed since.
     #[error(
-        "the worker had the job for longer than its lease, or stood still: if the job is not finished, its outcome is published at its next delivery"
+        "the worker held the job for longer than its lease: if no other worker has finished it, its outcome is published at the next delivery"
     )]
-    Late,
+    LeaseExpired,
 }
 
 impl Publisher {
-    /// A publisher into the streams of these names.
+    /// A publisher for the streams with these names.
     pub fn new(jetstream: Context, annotations_stream: &str, failed_stream: &str) -> Self {
         let (annotations_stream, failed_stream) = (annotations_stream.to_owned(), failed_stream.to_owned());
-        let (patience, stop) = (DEFAULT_PATIENCE, CancellationToken::new());
-        Self { jetstream, annotations_stream, failed_stream, patience, stop, states: StreamStates::default() }
+        let (timeout, no_retries) = (DEFAULT_TIMEOUT, CancellationToken::new());
+        Self { jetstream, annotations_stream, failed_stream, timeout, no_retries, states: StreamStates::default() }
     }
 
-    /// The same, telling whether the streams take messages.
+    /// Records in `states` which streams accept messages.
     #[must_use]
-    pub fn watched(self, states: StreamStates) -> Self {
+    pub fn with_stream_states(self, states: StreamStates) -> Self {
         Self { states, ..self }
     }
 
-    /// The same, but from this moment on each message is tried once: its outcome is written down, so another worker can
-    /// publish it, and this one need not wait at its end.
+    /// Publishes without retries once `shutdown` is cancelled. Outcomes are recorded, so another worker can publish them.
     #[must_use]
-    pub fn once_after(self, stop: CancellationToken) -> Self {
-        Self { stop, ..self }
+    pub fn without_retries_after(self, shutdown: CancellationToken) -> Self {
+        Self { no_retries: shutdown, ..self }
     }
 
-    /// The same, trying for as long as this.
+    /// Retries each message for this long. The default is 7 s.
     #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    /// Publishes what an outcome says, under the id that it names, and waits for the stream's acknowledgement.
+    /// Publishes the annotation or failure of an outcome with the message id that it names, and waits for the stream's
+    /// acknowledgement. A settled outcome is not published again.
     ///
     /// # Errors
-    /// [`PublishError`], after some tries where trying again is of use.
-    pub async fn outcome(&self, outcome: &Outcome) -> Result<Receipt, PublishError> {
+    /// [`PublishError`], after retries if the error may be temporary.
+    pub async fn outcome(&self, outcome: &Outcome) -> Result<PublishAck, PublishError> {
+        self.outcome_with_headers(outcome, &HeaderMap::new()).await
+    }
+
+    /// Like [`Publisher::outcome`], with these headers in addition to the message id.
+    ///
+    /// # Errors
+    /// [`PublishError`], after retries if the error may be temporary.
+    pub async fn outcome_with_headers(
+        &self,
+        outcome: &Outcome,
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, PublishError> {
         let (subject, id) = (outcome.subject.clone(), outcome.message_id.clone());
         match &outcome.record {
-            Some(outcome::Record::Failure(failure)) => self.failure(subject, id, failure.clone()).await,
-            Some(outcome::Record::Annotation(annotation)) => {
-                self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
+            Some(outcome::Record::Failure(failure)) => {
+                self.publish_failure(subject, id, failure.clone(), headers).await
             }
-            // What is settled is not published again.
-            Some(outcome::Record::Settled(settled)) => Ok(Receipt::earlier(settled.sequence)),
+            Some(outcome::Record::Annotation(annotation)) => {
+                let payload = annotation.encode_to_vec().into();
+                self.publish(&self.annotations_stream, subject, id, payload, headers).await
+            }
+            Some(outcome::Record::Settled(settled)) => Ok(PublishAck::duplicate_of(settled.sequence)),
             None => {
-                let cause = "a newer version of Groundling wrote down a kind of outcome that this one does not know";
+                let cause = "the outcome was recorded by a newer version of Groundling and has a kind that this version does not know";
                 Err(PublishError::Unavailable { subject, stream: self.annotations_stream.clone(), cause: cause.into() })
             }
         }
     }
 
-    /// Looks whether the stream holds what an outcome says, among all that came since `age` ago: for outcomes so old
-    /// that the stream may have forgotten their ids.
+    /// Searches the stream for the message of an outcome, among those published within `age`. For outcomes that are older
+    /// than the stream's duplicate window.
     ///
     /// # Errors
-    /// [`PublishError::Unavailable`].
-    pub async fn holds(&self, outcome: &Outcome, age: Duration) -> Result<Option<Receipt>, PublishError> {
+    /// [`PublishError::Unavailable`] if the stream cannot be read.
+    pub async fn find_published(&self, outcome: &Outcome, age: Duration) -> Result<Option<PublishAck>, PublishError> {
         let stream = match &outcome.record {
             Some(outcome::Record::Failure(_)) => &self.failed_stream,
             _ => &self.annotations_stream,
         };
-        self.look(stream, outcome, age).await.map_err(|cause| PublishError::Unavailable {
+        self.search(stream, outcome, age).await.map_err(|cause| PublishError::Unavailable {
             subject: outcome.subject.clone(),
             stream: stream.clone(),
             cause,
         })
     }
 
-    async fn look(&self, stream: &str, outcome: &Outcome, age: Duration) -> Result<Option<Receipt>, async_nats::Error> {
-        // A minute for clocks of a cluster's servers that differ.
+    async fn search(
+        &self,
+        stream: &str,
+        outcome: &Outcome,
+        age: Duration,
+    ) -> Result<Option<PublishAck>, async_nats::Error> {
+        // The clocks of a cluster's servers may differ: one minute more.
         let since = server_time::now(&self.jetstream, stream).await? - age.saturating_add(Duration::from_secs(60));
         let config = pull::OrderedConfig {
-            // With a name, permissions can be given for the stream alone.
+            // A named consumer's requests have the stream in their subject, so permissions can be limited to the stream.
             name: Some(format!("groundling-look-{}", uuid::Uuid::new_v4().simple())),
             filter_subject: outcome.subject.clone(),
             headers_only: true,
@@ -191,41 +228,53 @@ impl Publisher {
         };
         let stream: Stream<()> = self.jetstream.get_stream_no_info(stream).await?;
         let consumer = stream.create_consumer(config).await?;
-        let mut left = consumer.cached_info().num_pending;
+        let mut pending = consumer.cached_info().num_pending;
         let mut messages = consumer.messages().await?;
-        while left > 0 {
-            let message = tokio::time::timeout(LOOK_SILENCE, messages.next()).await?.ok_or("the stream ended")??;
-            let facts = message.info()?;
+        while pending > 0 {
+            let message =
+                tokio::time::timeout(SEARCH_IDLE_TIMEOUT, messages.next()).await?.ok_or("the consumer ended")??;
+            let info = message.info()?;
             let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
             if id.is_some_and(|id| id.as_str() == outcome.message_id) {
-                return Ok(Some(Receipt { sequence: facts.stream_sequence, duplicate: true }));
+                return Ok(Some(PublishAck { sequence: info.stream_sequence, duplicate: true }));
             }
-            left = facts.pending;
+            pending = info.pending;
         }
         Ok(None)
     }
 
-    /// Publishes an annotation under its own id and waits for the stream's acknowledgement.
+    /// Publishes an annotation with its id as the message id, and waits for the stream's acknowledgement.
     ///
     /// # Errors
-    /// [`PublishError`], after some tries where trying again is of use.
-    pub async fn annotation(&self, subject: String, annotation: &ImageAnnotation) -> Result<Receipt, PublishError> {
+    /// [`PublishError`], after retries if the error may be temporary.
+    pub async fn annotation(&self, subject: String, annotation: &ImageAnnotation) -> Result<PublishAck, PublishError> {
         let id = annotation.annotation_id.clone();
-        self.publish(&self.annotations_stream, subject, id, annotation.encode_to_vec().into()).await
+        let payload = annotation.encode_to_vec().into();
+        self.publish(&self.annotations_stream, subject, id, payload, &HeaderMap::new()).await
     }
 
-    /// Publishes a failure under `id` and waits for the stream's acknowledgement. If it is too large with the job's
-    /// bytes in it, it goes without them, as `job_omitted` says.
+    /// Publishes a failure with `id` as the message id, and waits for the stream's acknowledgement. If it is too large with
+    /// the job's bytes, it is published without them and with `job_omitted` set.
     ///
     /// # Errors
-    /// [`PublishError`], after some tries where trying again is of use.
-    pub async fn failure(&self, subject: String, id: String, failure: JobFailure) -> Result<Receipt, PublishError> {
+    /// [`PublishError`], after retries if the error may be temporary.
+    pub async fn failure(&self, subject: String, id: String, failure: JobFailure) -> Result<PublishAck, PublishError> {
+        self.publish_failure(subject, id, failure, &HeaderMap::new()).await
+    }
+
+    async fn publish_failure(
+        &self,
+        subject: String,
+        id: String,
+        failure: JobFailure,
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, PublishError> {
         let whole = failure.encode_to_vec().into();
-        match self.publish(&self.failed_stream, subject.clone(), id.clone(), whole).await {
+        match self.publish(&self.failed_stream, subject.clone(), id.clone(), whole, headers).await {
             Err(error @ PublishError::TooLarge { .. }) => match failure.without_job() {
                 Some(lean) => {
-                    tracing::warn!(subject, "a failure is published without its job, which is too large");
-                    self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into()).await
+                    tracing::warn!(subject, "publishing a failure without the bytes of its job, which are too large");
+                    self.publish(&self.failed_stream, subject, id, lean.encode_to_vec().into(), headers).await
                 }
                 None => Err(error),
             },
@@ -239,28 +288,29 @@ impl Publisher {
         subject: String,
         id: String,
         payload: Bytes,
-    ) -> Result<Receipt, PublishError> {
-        let mut patience = Patience::new(self.patience);
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, PublishError> {
+        let mut retries = RetryDeadline::after(self.timeout);
         loop {
-            let error = match self.publish_once(stream, &subject, &id, payload.clone()).await {
-                Ok(receipt) => {
+            let error = match self.publish_once(stream, &subject, &id, payload.clone(), headers).await {
+                Ok(ack) => {
                     // A duplicate is acknowledged without being stored.
-                    if !receipt.duplicate {
-                        self.states.took(stream);
+                    if !ack.duplicate {
+                        self.states.record_success(stream);
                     }
-                    return Ok(receipt);
+                    return Ok(ack);
                 }
                 Err(error) => error,
             };
-            self.states.refused(&self.jetstream, stream, &error).await;
+            self.states.record_error(&self.jetstream, stream, &error).await;
             if too_large(&error) {
                 return Err(PublishError::TooLarge { subject, bytes: payload.len() });
             }
-            tracing::debug!(%error, subject, "not published yet");
+            tracing::debug!(%error, subject, "publish failed");
             let again = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => false,
-                again = patience.pause() => again,
+                () = self.no_retries.cancelled() => false,
+                again = retries.pause() => again,
             };
             if !again {
                 return Err(PublishError::Unavailable { subject, stream: stream.to_owned(), cause: error.into() });
@@ -274,21 +324,28 @@ impl Publisher {
         subject: &str,
         id: &str,
         payload: Bytes,
-    ) -> Result<Receipt, async_nats::jetstream::context::PublishError> {
-        // Without the stream's name a message could end in any stream that listens to the subject.
-        let message = PublishMessage::build().payload(payload).message_id(id).expected_stream(stream);
+        headers: &HeaderMap,
+    ) -> Result<PublishAck, async_nats::jetstream::context::PublishError> {
+        // Without the stream's name, any stream with this subject would accept the message.
+        let message = PublishMessage::build().payload(payload).headers(headers.clone());
+        let message = message.message_id(id).expected_stream(stream);
         let ack = self.jetstream.send_publish(subject.to_owned(), message).await?.await?;
-        Ok(Receipt { sequence: ack.sequence, duplicate: ack.duplicate })
+        Ok(PublishAck { sequence: ack.sequence, duplicate: ack.duplicate })
     }
 }
 
-/// Whether the server or the stream refused a message for its size.
+/// Whether the server or the stream refused a message because of its size.
 pub fn too_large(error: &async_nats::jetstream::context::PublishError) -> bool {
     if error.kind() == PublishErrorKind::MaxPayloadExceeded {
         return true;
     }
     let source = std::error::Error::source(error);
     let refused = source.and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-    // `expected_stream` and sizes are refused under the same kind; the code tells them apart.
+    // The error kind is the same for a wrong `expected_stream`; the code is not.
     refused.is_some_and(|refused| refused.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+}
+
+/// Whether a stream refused a message because it, its account or its server is full.
+pub fn stream_full(error: &async_nats::jetstream::context::PublishError) -> bool {
+    is_full(error)
 }

@@ -1,21 +1,23 @@
-//! Texts that must not be shown.
+//! Strings that are never printed.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A text that never prints: neither as `Debug` nor when settings are written out again.
+/// A string that is hidden in `Debug` output and when it is serialized.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret in.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// The secret itself, for the one place that needs it.
+    /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -33,20 +35,34 @@ impl Serialize for Secret {
     }
 }
 
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "writeOnly": true})
+    }
+}
+
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(SecretVisitor)
     }
 }
 
-/// Refuses what a settings file writes without quotes; the usual error would print the value.
+/// Rejects values without quotes. Serde's own error would print the value.
 struct SecretVisitor;
 
 impl Visitor<'_> for SecretVisitor {
     type Value = Secret;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
+        f.write_str("a string")
     }
 
     fn visit_str<E: de::Error>(self, secret: &str) -> Result<Secret, E> {

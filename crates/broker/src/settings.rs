@@ -1,137 +1,162 @@
-//! Settings of the connection to NATS, and of streams and consumers. The comment on each field is its documentation for
+//! Settings of the NATS connection, and of streams and consumers. The comment on each field is its documentation for
 //! users.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::duration_text::DurationText;
 pub use crate::secret::Secret;
 
-/// How to reach the NATS server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The connection to the NATS server.
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsSettings {
-    /// Address of the server, `nats://host:4222` or `tls://host:4222`; several of one cluster, separated by commas.
+    /// Address of the server: `nats://host:4222` or `tls://host:4222`. Several addresses of one cluster are separated by
+    /// commas. Default: `nats://127.0.0.1:4222`. It must not contain a user or password, because addresses are logged.
     pub url: String,
-    /// User name. Needs `password`.
+    /// User name, if the server asks for user and password. Needs `password`. Default: none.
     pub user: Option<String>,
-    /// Password of `user`.
+    /// Password of `user`. Default: none.
     pub password: Option<Secret>,
-    /// Token, where the server asks for one in place of user and password.
+    /// Token, if the server asks for one. Default: none.
     pub token: Option<Secret>,
-    /// Seed of an nkey, beginning with `SU`.
+    /// Seed of an nkey, which begins with `SU`, if the server asks for one. Default: none.
     pub nkey: Option<Secret>,
-    /// File with a user's JWT and seed, as `nsc` writes it.
+    /// File with a user's JWT and seed, as `nsc` writes it. Default: none.
     pub credentials_file: Option<PathBuf>,
-    /// First token of the subjects on which answers come to this client; the server's permissions may want one of its
-    /// own.
+    /// Prefix of the subjects on which this client receives responses. Default: `_INBOX`. Change it if the server's
+    /// permissions give each user a prefix of its own.
     pub inbox_prefix: String,
-    /// JetStream domain of the streams, where they are not in that of the server connected to: a leaf node's clients name
-    /// the domain of the hub. Excludes `api_prefix`.
+    /// JetStream domain of the streams. Default: that of the server connected to. Set it on clients of a leaf node whose
+    /// streams are on the hub. Excludes `api_prefix`.
     pub jetstream_domain: Option<String>,
-    /// Prefix of JetStream's requests in place of `$JS.API`, where another account's JetStream is imported under one.
-    /// Excludes `jetstream_domain`.
+    /// Prefix of requests to JetStream. Default: `$JS.API`. Set it if JetStream is imported from another account with
+    /// another prefix. Excludes `jetstream_domain`.
     pub api_prefix: Option<String>,
-    /// Transport encryption.
+    /// TLS settings.
     pub tls: NatsTls,
-    /// How long connecting to one server may take.
+    /// Timeout for connecting to one server. Default: 5 s. Raise it for servers that are far away.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the server may refuse the credentials of a worker that it had let in, before the worker ends: its next
-    /// start reads them anew. `"0s"`: for ever.
+    /// How long the server may reject the credentials of a worker that was connected before the worker exits. A restart
+    /// reads the credentials again. Default: 5 min; `"0s"`: forever. Raise it if credentials are replaced more slowly.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub refused_timeout: Duration,
-    /// How long to wait for the server's answer to one request: an acknowledgement, a stream's facts.
+    /// Timeout for the server's response to one request, such as the acknowledgement of a message. Default: 15 s, since a
+    /// cluster that has lost its leader can take several seconds to elect another.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub request_timeout: Duration,
-    /// How often to ask a silent server for a sign of life. After two unanswered ones the connection is made anew.
+    /// Interval of pings to the server. After two unanswered pings the client reconnects. Default: 10 s. Lower it to
+    /// detect broken connections sooner.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ping_interval: Duration,
 }
 
-/// Transport encryption of the connection to NATS.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// TLS on the connection to NATS.
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsTls {
-    /// Refuse to talk without encryption.
+    /// Connect only with TLS. Default: false, which uses TLS if the server or a `tls://` address asks for it.
     pub required: bool,
-    /// Begin with the TLS handshake, for servers set to `handshake_first`.
+    /// Start with the TLS handshake. Default: false. Set it for servers with `handshake_first`.
     pub first: bool,
-    /// PEM file with the authority to trust, in addition to the system's.
+    /// PEM file with a certificate authority to trust in addition to the system's. Default: none. Set it if a private
+    /// authority has signed the server's certificate.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with this client's certificate. Needs `key_file`.
+    /// PEM file with the client's certificate, if the server asks for one. Needs `key_file`. Default: none.
     pub certificate_file: Option<PathBuf>,
-    /// PEM file with the key of `certificate_file`.
+    /// PEM file with the private key of `certificate_file`. Default: none.
     pub key_file: Option<PathBuf>,
 }
 
-/// Streams and consumer. `groundling setup` creates them by these settings, the worker uses them by their names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Streams and consumers. `groundling setup` creates them with these settings; workers find them by their names.
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamSettings {
-    /// Name of the stream of jobs.
+    /// Name of the jobs stream. Default: `GROUNDLING_JOBS`.
     pub jobs: String,
-    /// Name of the stream of annotations.
+    /// Name of the annotations stream. Default: `GROUNDLING_ANNOTATIONS`.
     pub annotations: String,
-    /// Name of the stream of failures.
+    /// Name of the failed stream, which holds the failures. Default: `GROUNDLING_FAILED`.
     pub failed: String,
-    /// Name of the stream of outcomes: what becomes of each job, written down before it is published.
+    /// Name of the outcomes stream: how each job ends, recorded before it is published. Used by workers only. Default:
+    /// `GROUNDLING_OUTCOMES`.
     pub outcomes: String,
-    /// Name of the stream of attempts: those at redelivered jobs, and those that failed. Between workers only.
+    /// Name of the attempts stream: attempts that failed or have not ended. Used by workers only. Default:
+    /// `GROUNDLING_ATTEMPTS`.
     pub attempts: String,
-    /// Name of the stream of retries: jobs that wait for their next attempt. Between workers only.
+    /// Name of the retries stream: jobs that wait for their next attempt. Used by workers only. Default:
+    /// `GROUNDLING_RETRIES`.
     pub retries: String,
-    /// Name of the stream of the server's word that it gave up handing out a job.
+    /// Name of the advisories stream: the server's notices about jobs that reached `max_deliver`. Used by workers only.
+    /// Default: `GROUNDLING_ADVISORIES`.
     pub advisories: String,
-    /// Name of the durable consumer on the stream of jobs, shared by all workers. Those on the streams of retries and of
-    /// advisories have the same.
+    /// Name of the durable consumer of the jobs stream, which all workers share. The consumers of the retries and
+    /// advisories streams have the same name. Default: `groundling-workers`.
     pub consumer: String,
-    /// Copies of each message in a cluster: 1, 3 or 5.
+    /// Replicas of each stream in a cluster: 1, 3 or 5. Default: 1. Use 3 in a cluster, so that no message is lost with a
+    /// server.
     pub replicas: usize,
-    /// Time within which the streams of annotations and failures drop a second message with the same id. Also for jobs.
+    /// Time within which a stream drops a message whose `Nats-Msg-Id` it already has: a job that is submitted twice, an
+    /// annotation or failure that is published twice. Default: 30 min, which is longer than any way by which a job is
+    /// delivered again after its annotation was published.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub duplicate_window: Duration,
-    /// How long annotations are kept. `"0s"` keeps them for ever.
+    /// How long annotations are kept. Default: `"0s"`, which keeps them forever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub annotations_max_age: Duration,
-    /// How long failures are kept. `"0s"` keeps them for ever.
+    /// How long failures are kept. Default: `"0s"`, which keeps them forever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub failed_max_age: Duration,
-    /// How long outcomes are kept: as long as a job may come back after it was done (all workers stopped, the server
-    /// down) and still not be annotated a second time or in another way. Once the end of a job is confirmed, the worker
-    /// replaces its outcome by a record of a few bytes that is kept for `duplicate_window`, where the NATS server can do
-    /// that (2.11 and later, `allow_msg_ttl`).
+    /// How long outcomes are kept. Default: 6 h. A job that is delivered again within this time after it was done is not
+    /// annotated a second time, so raise it if all workers or the server may be down for longer. Once a job is
+    /// acknowledged, its outcome is replaced by a record of a few bytes that is kept for `duplicate_window`, if the NATS
+    /// server supports that (2.11 and later, `allow_msg_ttl`).
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub outcomes_max_age: Duration,
-    /// Most bytes of waiting jobs. The stream refuses submissions beyond it, so that waiting jobs cannot use the storage
-    /// that finishing them needs; 200 bytes for a job that names an S3 object. Left out: a share of the account's storage
-    /// limit, or 1 GiB where the account has none ([`crate::stream_sizes`]). Like the other bounds, it is reserved in the
-    /// account when `groundling setup` creates the stream, and a stream that exists is only compared with a bound that is
-    /// set here.
+    /// Maximum bytes of waiting jobs; a job that names an S3 object takes about 200. A full stream refuses submissions, so
+    /// that waiting jobs cannot use the storage needed to finish them. Default: a share of the account's storage limit, or
+    /// 1 GiB if the account has none. `groundling setup` reserves the bytes of all bounds in the account when it creates
+    /// the streams. An existing stream is compared only with a bound that is set here.
     pub jobs_max_bytes: Option<u64>,
-    /// Most bytes of annotations; workers wait while the stream is full. Left out: a share of the account's storage limit,
-    /// or no bound where the account has none.
+    /// Maximum bytes of annotations, of 1 to 1.5 KB each for captions. Workers wait while the stream is full. Default: a
+    /// share of the account's storage limit, or no bound if the account has none.
     pub annotations_max_bytes: Option<u64>,
-    /// Most bytes of failures. Left out: as for annotations.
+    /// Maximum bytes of failures, which contain their jobs. Workers wait while the stream is full. Default: as for
+    /// `annotations_max_bytes`.
     pub failed_max_bytes: Option<u64>,
-    /// Most bytes of outcomes; workers wait while the stream is full. Left out: as for annotations.
+    /// Maximum bytes of outcomes. Workers wait while the stream is full. Default: as for `annotations_max_bytes`.
     pub outcomes_max_bytes: Option<u64>,
-    /// Most bytes of attempts. Left out: as for annotations.
+    /// Maximum bytes of attempts. Workers wait while the stream is full. Default: as for `annotations_max_bytes`.
     pub attempts_max_bytes: Option<u64>,
-    /// Most bytes of jobs that wait for their next attempt: those beyond it wait in the stream of jobs. Left out: as for
-    /// annotations.
+    /// Maximum bytes of jobs that wait for their next attempt. While the stream is full, they wait in the jobs stream.
+    /// Default: as for `annotations_max_bytes`.
     pub retries_max_bytes: Option<u64>,
-    /// Time after which a job without a sign of life goes to another worker. Workers give signs three times as often.
+    /// Time without an acknowledgement after which the server delivers a job again, to another worker. Workers send a
+    /// progress acknowledgement three times as often. Default: 60 s; at least 3 s. Lower it to recover sooner from
+    /// crashed workers, raise it for slow networks.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub ack_wait: Duration,
-    /// Most jobs of the stream of jobs that are delivered and not acknowledged, all workers together: those in hand
-    /// (for each worker `worker.slots` and `worker.max_slow_reads`), and those that workers released with a delay, for
-    /// example because a stream was full. Jobs whose attempt failed do not count: they wait in the stream of retries.
+    /// Maximum number of delivered and unacknowledged jobs of the jobs stream, for all workers together: active jobs
+    /// (`worker.slots` and `worker.max_slow_reads` of each worker), and jobs that were released with a delay, for example
+    /// because a stream was full. Default: 10000. Raise it if the sum over all workers is larger. Jobs in the retries
+    /// stream do not count.
     pub max_ack_pending: i64,
-    /// How often the server itself delivers a job; -1 for no limit. The server also counts deliveries that workers
-    /// released unharmed (shutdown, a full stream), so that a limit can end healthy jobs: such a job becomes a failure
-    /// with its last known error. `worker.max_deliveries` ends jobs that fail or crash workers.
+    /// Maximum deliveries of a job by the server; -1 for no maximum. Default: -1. The server also counts released
+    /// deliveries (shutdown, a full stream), so a maximum can end healthy jobs; they become failures with their last
+    /// known error. `worker.max_deliveries` is the limit for jobs that fail or crash workers.
     pub max_deliver: i64,
 }
 
@@ -150,7 +175,7 @@ impl Default for NatsSettings {
             tls: NatsTls::default(),
             connect_timeout: Duration::from_secs(5),
             refused_timeout: Duration::from_secs(5 * 60),
-            // A cluster that lost its leader was seen to answer again after 6.5 s.
+            // A cluster that lost its leader took 6.5 s to answer again.
             request_timeout: Duration::from_secs(15),
             ping_interval: Duration::from_secs(10),
         }
@@ -169,7 +194,7 @@ impl Default for StreamSettings {
             advisories: wire::subjects::ADVISORIES_STREAM.to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
-            // Longer than every way a job can come back after its annotation was published.
+            // Longer than any way by which a job is delivered again after its annotation was published.
             duplicate_window: Duration::from_secs(30 * 60),
             annotations_max_age: Duration::ZERO,
             failed_max_age: Duration::ZERO,

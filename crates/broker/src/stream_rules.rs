@@ -1,90 +1,91 @@
-//! Settings of streams and of the consumer with which the promise of [`crate`] does not hold: errors, where other
-//! differences from the settings are only told.
+//! Settings of streams and consumers with which jobs could be lost or done twice. They are errors; other differences from
+//! the settings are only reported.
 
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy};
 
-/// The shortest `ack_wait` within which a busy worker gives its signs of life in time.
+/// The shortest `ack_wait` within which a busy worker can send its progress acks in time.
 pub const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(3);
 
-/// Why the stream of jobs may lose jobs, hand out jobs that are done, or never let one go: one sentence for each reason.
+/// Settings with which a stream of jobs loses jobs, delivers finished ones, or keeps them forever: one sentence for each.
 pub fn jobs_stream_errors(config: &stream::Config) -> Vec<String> {
-    let mut errors = Errors::of(format!("stream {}", config.name));
-    errors.when(
+    let mut errors = Errors::new(format!("stream {}", config.name));
+    errors.add_if(
         config.retention != RetentionPolicy::WorkQueue,
-        format!("has the retention {:?} and not WorkQueue: done jobs would stay in it, or jobs without a consumer would be lost; make it anew with `groundling setup`", config.retention),
+        format!("has the retention {:?} instead of WorkQueue: finished jobs would stay in it, or jobs without a consumer would be lost; delete it and run `groundling setup`", config.retention),
     );
-    errors.when(
+    errors.add_if(
         config.discard == DiscardPolicy::Old && (config.max_messages > 0 || config.max_bytes > 0),
-        "is bounded and discards old messages: jobs would be lost when it is full; set its discard policy to New",
+        "has a bound and discards old messages: jobs would be lost when it is full; set its discard policy to New",
     );
-    errors.when(
+    errors.add_if(
         config.max_messages_per_subject > 0
             && !(config.discard == DiscardPolicy::New && config.discard_new_per_subject),
-        "keeps only so many messages for each subject: older jobs of a dataset would be lost; remove max_msgs_per_subject",
+        "limits the messages per subject: older jobs of a dataset would be lost; remove max_msgs_per_subject",
     );
-    errors.when(
+    errors.add_if(
         !config.max_age.is_zero(),
-        format!("has a max_age of {:?}: jobs that wait for longer would be lost; remove it", config.max_age),
+        format!("has a max_age of {:?}: jobs that wait longer would be lost; remove it", config.max_age),
     );
-    errors.when(
+    errors.add_if(
         config.mirror.is_some(),
-        "is a mirror: jobs that are done stay in its origin and come again when it is made anew; name the origin, or take a stream of its own",
+        "is a mirror: finished jobs stay in its origin and return if the mirror is created again; use the origin, or another stream",
     );
-    errors.when(config.sealed, "is sealed: no job could leave it; make it anew with `groundling setup`");
-    errors.when(
+    errors.add_if(config.sealed, "is sealed: no job could be removed from it; delete it and run `groundling setup`");
+    errors.add_if(
         config.deny_delete,
-        "denies the deletion of messages: jobs that the server gives up could not leave it; make it anew with `groundling setup`",
+        "denies the deletion of messages: jobs that reached max_deliver could not be removed from it; delete it and run `groundling setup`",
     );
     errors.found
 }
 
-/// Why the stream of outcomes may forget outcomes, or take none.
+/// Settings with which the outcomes stream loses outcomes or refuses them: one sentence for each.
 pub(crate) fn outcomes_stream_errors(config: &stream::Config) -> Vec<String> {
-    let mut errors = Errors::of(format!("stream {}", config.name));
-    errors.when(
+    let mut errors = Errors::new(format!("stream {}", config.name));
+    errors.add_if(
         config.retention != RetentionPolicy::Limits,
         format!(
-            "has the retention {:?} and not Limits: outcomes would be lost; make it anew with `groundling setup`",
+            "has the retention {:?} instead of Limits: outcomes would be lost; delete it and run `groundling setup`",
             config.retention
         ),
     );
-    errors.when(
+    errors.add_if(
         config.discard == DiscardPolicy::Old && (config.max_messages > 0 || config.max_bytes > 0),
-        "is bounded and discards old messages: outcomes would be lost when it is full; set its discard policy to New",
+        "has a bound and discards old messages: outcomes would be lost when it is full; set its discard policy to New",
     );
-    errors.when(config.mirror.is_some(), "is a mirror: outcomes could not be written to it; take a stream of its own");
-    errors.when(config.sealed, "is sealed: outcomes could not be written to it; make it anew with `groundling setup`");
+    errors.add_if(config.mirror.is_some(), "is a mirror: outcomes could not be written to it; use another stream");
+    errors
+        .add_if(config.sealed, "is sealed: outcomes could not be written to it; delete it and run `groundling setup`");
     errors.found
 }
 
-/// Why jobs cannot be taken from the consumer as the promise wants it.
+/// Settings with which a consumer loses jobs, or cannot be used by workers: one sentence for each.
 pub fn consumer_errors(config: &consumer::Config) -> Vec<String> {
-    let mut errors = Errors::of(format!("consumer {}", name_of(config)));
-    errors.when(
+    let mut errors = Errors::new(format!("consumer {}", name_of(config)));
+    errors.add_if(
         config.deliver_subject.is_some(),
-        "is a push consumer: workers pull; delete it and run `groundling setup`",
+        "is a push consumer, and workers need a pull consumer: delete it and run `groundling setup`",
     );
-    errors.when(
+    errors.add_if(
         config.ack_policy != AckPolicy::Explicit,
-        format!("has the ack policy {:?}: jobs would be taken for done before they are; delete it and run `groundling setup`", config.ack_policy),
+        format!("has the ack policy {:?} instead of Explicit: jobs would count as done before they are; delete it and run `groundling setup`", config.ack_policy),
     );
-    errors.when(
+    errors.add_if(
         config.headers_only,
-        "hands out headers only: every job would come without its content; set headers_only to false",
+        "delivers headers only: every job would arrive without its payload; set headers_only to false",
     );
     let ack_wait = ack_wait(config);
-    errors.when(
+    errors.add_if(
         ack_wait < SHORTEST_ACK_WAIT,
-        format!("has an ack_wait of {ack_wait:?} (or a backoff of that length): a busy worker could not give its signs of life in time; give it {SHORTEST_ACK_WAIT:?} or more"),
+        format!("has an ack_wait of {ack_wait:?} (or a backoff of that duration): a busy worker could not send its progress acks in time; set it to {SHORTEST_ACK_WAIT:?} or more"),
     );
     errors.found
 }
 
-/// The silence after which the server hands a job out again. With a backoff, its shortest part: which part counts
-/// depends on how often the job was handed out.
+/// The time without an acknowledgement after which the server delivers a job again. With a backoff it depends on the
+/// number of deliveries, so this is the shortest.
 pub fn ack_wait(config: &consumer::Config) -> Duration {
     config.backoff.iter().copied().min().unwrap_or(config.ack_wait)
 }
@@ -94,18 +95,18 @@ fn name_of(config: &consumer::Config) -> &str {
 }
 
 struct Errors {
-    of: String,
+    name: String,
     found: Vec<String>,
 }
 
 impl Errors {
-    fn of(of: String) -> Self {
-        Self { of, found: Vec::new() }
+    fn new(name: String) -> Self {
+        Self { name, found: Vec::new() }
     }
 
-    fn when(&mut self, is_wrong: bool, error: impl AsRef<str>) {
+    fn add_if(&mut self, is_wrong: bool, error: impl AsRef<str>) {
         if is_wrong {
-            self.found.push(format!("{} {}", self.of, error.as_ref()));
+            self.found.push(format!("{} {}", self.name, error.as_ref()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which streams refuse messages at present, and why: for the log, and for `/readyz`.
 //!
-//! Both change once for each transition, however many jobs are refused.
+//! A refusal is logged once when it begins and once when it ends, however many messages are refused.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,168 +13,180 @@ use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, Publish
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
-/// Time after which a refusal no longer counts where nobody says otherwise.
-const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Default time after which a refusal expires.
+const EXPIRY: Duration = Duration::from_secs(10 * 60);
 
-/// Why a stream takes no messages.
+/// Why a stream refuses messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refusal {
-    /// There is no such stream, or JetStream is not running.
-    NotThere,
+    /// One of the next two.
+    MissingOrDown,
+    /// The stream does not exist.
     Missing,
+    /// JetStream is not running.
     JetStreamDown,
     /// Another stream has its subjects.
-    Taken,
-    /// It holds as much as it may.
+    SubjectTaken,
+    /// The stream has reached its bound.
     Full(String),
     /// The account has no storage left.
     AccountFull,
     /// The server has no storage left.
     ServerFull,
-    /// Messages are not acknowledged on a connection that stands.
-    Silent,
-    /// Anything else that JetStream says.
-    Said(String),
+    /// The stream does not acknowledge messages, although the client is connected.
+    NoAck,
+    /// Another error of JetStream.
+    Other(String),
 }
 
 #[derive(Debug)]
-struct Refusing {
-    why: Refusal,
+struct ActiveRefusal {
+    reason: Refusal,
     last: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    refusing: BTreeMap<String, Refusing>,
-    /// Streams that did not acknowledge a message, and the number of the connection: once may be the connection's fault.
-    silent: BTreeMap<String, u64>,
+struct State {
+    refusals: BTreeMap<String, ActiveRefusal>,
+    /// Streams that did not acknowledge a message, with the number of the connection. The first time, the connection may
+    /// have been at fault.
+    no_ack: BTreeMap<String, u64>,
 }
 
-/// The streams that refuse messages. Clones share it.
+/// The streams that refuse messages. Clones share the state.
 #[derive(Debug, Clone)]
 pub struct StreamStates {
-    known: Arc<Mutex<Known>>,
-    forget_after: Duration,
+    state: Arc<Mutex<State>>,
+    expiry: Duration,
 }
 
 impl Default for StreamStates {
     fn default() -> Self {
-        Self { known: Arc::default(), forget_after: FORGET_AFTER }
+        Self { state: Arc::default(), expiry: EXPIRY }
     }
 }
 
 impl StreamStates {
-    /// A refusal counts until a message is taken, but no longer than this: another worker may have got the jobs.
+    /// Sets the time after which a refusal expires if the stream is not written to again. The default is 10 minutes.
     #[must_use]
-    pub fn forgetting_after(self, forget_after: Duration) -> Self {
-        Self { forget_after, ..self }
+    pub fn with_expiry(self, expiry: Duration) -> Self {
+        Self { expiry, ..self }
     }
 
     /// A sentence for each stream that refuses messages; `None` if there is none.
-    pub fn refusing(&self) -> Option<String> {
-        let mut known = self.known();
-        known.refusing.retain(|stream, refusing| {
-            let counts = refusing.last.elapsed() < self.forget_after;
-            if !counts {
-                tracing::info!("the stream {stream} has refused no message for {:?}", self.forget_after);
+    pub fn refusal_summary(&self) -> Option<String> {
+        let mut state = self.state();
+        state.refusals.retain(|stream, refusal| {
+            let is_active = refusal.last.elapsed() < self.expiry;
+            if !is_active {
+                tracing::info!(
+                    "the stream {stream} has not refused a message for {:?}: no longer reported as refusing",
+                    self.expiry
+                );
             }
-            counts
+            is_active
         });
-        let sentences: Vec<String> = known.refusing.iter().map(|(stream, it)| sentence(stream, &it.why)).collect();
+        let sentences: Vec<String> = state.refusals.iter().map(|(stream, it)| sentence(stream, &it.reason)).collect();
         (!sentences.is_empty()).then(|| sentences.join("; "))
     }
 
-    /// The stream has stored a message.
-    pub fn took(&self, stream: &str) {
-        let mut known = self.known();
-        known.silent.remove(stream);
-        if known.refusing.remove(stream).is_some() {
-            tracing::info!("the stream {stream} takes messages again");
+    /// Records that the stream has stored a message.
+    pub fn record_success(&self, stream: &str) {
+        let mut state = self.state();
+        state.no_ack.remove(stream);
+        if state.refusals.remove(stream).is_some() {
+            tracing::info!("the stream {stream} accepts messages again");
         }
     }
 
-    /// The stream was not written to, or could not be asked before. Errors that are not the stream's are passed over.
-    pub async fn refused(&self, jetstream: &Context, stream: &str, error: &(dyn Error + Send + Sync + 'static)) {
-        let Some(why) = Refusal::of(error) else { return };
-        if why == Refusal::Silent && !self.is_silent_again(stream, jetstream) {
+    /// Records that writing to the stream, or reading from it before that, failed. Errors that are not refusals by the
+    /// stream are ignored.
+    pub async fn record_error(&self, jetstream: &Context, stream: &str, error: &(dyn Error + Send + Sync + 'static)) {
+        let Some(reason) = Refusal::of(error) else { return };
+        if reason == Refusal::NoAck && !self.is_second_no_ack(stream, jetstream) {
             return;
         }
-        let why = match why {
-            Refusal::NotThere if !self.is_not_there(stream) => look_for(jetstream, stream).await,
-            why => Some(why),
+        let reason = match reason {
+            Refusal::MissingOrDown if !self.is_known_missing(stream) => missing_or_down(jetstream, stream).await,
+            reason => Some(reason),
         };
-        if let Some(why) = why {
-            self.note(stream, why);
+        if let Some(reason) = reason {
+            self.add(stream, reason);
         }
     }
 
-    fn note(&self, stream: &str, why: Refusal) {
-        let mut known = self.known();
+    fn add(&self, stream: &str, reason: Refusal) {
+        let mut state = self.state();
         let last = Instant::now();
-        match known.refusing.get_mut(stream) {
-            Some(refusing) if refusing.why == why || why == Refusal::NotThere => refusing.last = last,
+        match state.refusals.get_mut(stream) {
+            Some(refusal) if refusal.reason == reason || reason == Refusal::MissingOrDown => refusal.last = last,
             _ => {
-                tracing::warn!("{}", sentence(stream, &why));
-                known.refusing.insert(stream.to_owned(), Refusing { why, last });
+                tracing::warn!("{}", sentence(stream, &reason));
+                state.refusals.insert(stream.to_owned(), ActiveRefusal { reason, last });
             }
         }
     }
 
-    /// Whether it is known already that the stream is not there, and why.
-    fn is_not_there(&self, stream: &str) -> bool {
-        let known = self.known();
-        let why = known.refusing.get(stream).map(|refusing| &refusing.why);
-        matches!(why, Some(Refusal::Missing | Refusal::JetStreamDown))
+    /// Whether the stream is already recorded as missing, or JetStream as not running.
+    fn is_known_missing(&self, stream: &str) -> bool {
+        let state = self.state();
+        let reason = state.refusals.get(stream).map(|refusal| &refusal.reason);
+        matches!(reason, Some(Refusal::Missing | Refusal::JetStreamDown))
     }
 
-    /// Whether it was silent before on the same connection, which stands.
-    fn is_silent_again(&self, stream: &str, jetstream: &Context) -> bool {
+    /// Whether the stream failed to acknowledge an earlier message on the same connection, which is still up.
+    fn is_second_no_ack(&self, stream: &str, jetstream: &Context) -> bool {
         let client = jetstream.client();
         let connection = client.statistics().connects.load(Ordering::Relaxed);
-        let before = self.known().silent.insert(stream.to_owned(), connection);
+        let before = self.state().no_ack.insert(stream.to_owned(), connection);
         before == Some(connection) && client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// What is kept here is whole at every moment, so a panic elsewhere does no harm to it.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state is consistent at every moment, so a poisoned lock is safe to use.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why nobody takes messages for the stream; `None` if it is there after all.
-async fn look_for(jetstream: &Context, stream: &str) -> Option<Refusal> {
+/// Why nothing answers at the stream's subjects; `None` if the stream exists after all.
+async fn missing_or_down(jetstream: &Context, stream: &str) -> Option<Refusal> {
     let error: GetStreamError = match jetstream.get_stream(stream).await {
         Ok(_) => return None,
         Err(error) => error,
     };
     match error.kind() {
-        GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             Some(Refusal::Missing)
         }
-        GetStreamErrorKind::JetStream(said) => Some(Refusal::Said(said.to_string())),
+        GetStreamErrorKind::JetStream(error) => Some(Refusal::Other(error.to_string())),
         GetStreamErrorKind::Request => Some(Refusal::JetStreamDown),
         GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => None,
     }
 }
 
+/// Whether the error is the refusal of a stream that is full, or whose account or server is.
+pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
+    matches!(Refusal::of(error), Some(Refusal::Full(_) | Refusal::AccountFull | Refusal::ServerFull))
+}
+
 impl Refusal {
-    /// Looks through an error and its causes; `None` if the stream did not refuse anything.
+    /// The refusal in an error or one of its sources; `None` if it is not a refusal by the stream.
     fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             let refusal = if let Some(error) = error.downcast_ref::<PublishError>() {
                 match error.kind() {
-                    PublishErrorKind::StreamNotFound => Some(Self::NotThere),
-                    PublishErrorKind::TimedOut => Some(Self::Silent),
+                    PublishErrorKind::StreamNotFound => Some(Self::MissingOrDown),
+                    PublishErrorKind::TimedOut => Some(Self::NoAck),
                     _ => None,
                 }
             } else if let Some(error) = error.downcast_ref::<LastRawMessageError>() {
                 match error.kind() {
-                    LastRawMessageErrorKind::JetStream(said) => Self::said(&said),
+                    LastRawMessageErrorKind::JetStream(error) => Self::from_jetstream(&error),
                     _ => None,
                 }
             } else {
-                error.downcast_ref::<jetstream::Error>().and_then(Self::said)
+                error.downcast_ref::<jetstream::Error>().and_then(Self::from_jetstream)
             };
             if refusal.is_some() {
                 return refusal;
@@ -184,13 +196,13 @@ impl Refusal {
         None
     }
 
-    fn said(said: &jetstream::Error) -> Option<Self> {
-        let whole = said.to_string();
-        let text = whole.split(" (code ").next().unwrap_or_default();
-        match said.error_code() {
+    fn from_jetstream(error: &jetstream::Error) -> Option<Self> {
+        let full_text = error.to_string();
+        let text = full_text.split(" (code ").next().unwrap_or_default();
+        match error.error_code() {
             ErrorCode::STREAM_NOT_FOUND => Some(Self::Missing),
-            ErrorCode::STREAM_NOT_MATCH => Some(Self::Taken),
-            // Which limit it is only stands in the text.
+            ErrorCode::STREAM_NOT_MATCH => Some(Self::SubjectTaken),
+            // Only the text says which bound was reached.
             ErrorCode::STREAM_STORE_FAILED if text.contains("maximum") => Some(Self::Full(text.to_owned())),
             ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED
@@ -200,7 +212,7 @@ impl Refusal {
             | ErrorCode::STREAM_WRONG_LAST_MESSAGE_ID
             | ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
             | ErrorCode::NO_MESSAGE_FOUND => None,
-            _ => Some(Self::Said(text.to_owned())),
+            _ => Some(Self::Other(text.to_owned())),
         }
     }
 }
@@ -208,32 +220,32 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotThere | Self::Missing => f.write_str("does not exist: run `groundling setup` to create it"),
+            Self::MissingOrDown | Self::Missing => f.write_str("does not exist: run `groundling setup` to create it"),
             Self::JetStreamDown => f.write_str(
-                "takes no messages, for JetStream does not answer on its NATS server: a full disk shuts it down",
+                "accepts no messages because JetStream does not answer on its NATS server: check the server's log (a full disk shuts JetStream down)",
             ),
-            Self::Taken => f.write_str(
-                "gets no messages, for another stream listens to its subjects: remove that stream, or name it in the settings",
+            Self::SubjectTaken => f.write_str(
+                "receives no messages because another stream has its subjects: remove that stream, or name it in the settings",
             ),
             Self::Full(limit) => {
-                write!(f, "is full ({limit}): raise its limit, or remove messages that were read")
+                write!(f, "is full ({limit}): raise its bound, or remove messages that are no longer needed")
             }
             Self::AccountFull => f.write_str(
-                "takes no messages, for the storage of the NATS account is used up: raise the account's limit, or remove messages that were read",
+                "accepts no messages because the storage of the NATS account is used up: raise the account's limit, or remove messages that are no longer needed",
             ),
             Self::ServerFull => f.write_str(
-                "takes no messages, for the JetStream storage of its NATS server is used up: raise max_file_store, or remove messages that were read",
+                "accepts no messages because the JetStream storage of its NATS server is used up: raise max_file_store, or remove messages that are no longer needed",
             ),
-            Self::Silent => f.write_str(
-                "does not acknowledge messages: look for a write error (a full disk) in its NATS server's log, or a cluster without a leader",
+            Self::NoAck => f.write_str(
+                "does not acknowledge messages: check its NATS server's log for a write error (a full disk) or a cluster without a leader",
             ),
-            Self::Said(said) => write!(f, "refuses messages: {said}"),
+            Self::Other(error) => write!(f, "refuses messages: {error}"),
         }
     }
 }
 
-fn sentence(stream: &str, why: &Refusal) -> String {
-    format!("the stream {stream} {why}")
+fn sentence(stream: &str, reason: &Refusal) -> String {
+    format!("the stream {stream} {reason}")
 }
 
 #[cfg(test)]
@@ -246,7 +258,7 @@ mod tests {
     }
 
     fn of(code: u64, description: &str) -> Option<String> {
-        Refusal::of(&said(code, description)).map(|why| sentence("S", &why))
+        Refusal::of(&said(code, description)).map(|reason| sentence("S", &reason))
     }
 
     #[test]
@@ -272,16 +284,19 @@ mod tests {
     #[test]
     fn a_stream_refuses_until_it_takes_a_message_or_for_a_while() {
         let states = StreamStates::default();
-        assert_eq!(states.refusing(), None);
-        states.note("B", Refusal::AccountFull);
-        states.note("A", Refusal::Missing);
-        let told = states.refusing().unwrap();
-        assert!(told.starts_with("the stream A does not exist") && told.contains("; the stream B takes no"), "{told}");
-        states.took("A");
-        states.took("B");
-        assert_eq!(states.refusing(), None);
-        let states = states.forgetting_after(Duration::ZERO);
-        states.note("B", Refusal::AccountFull);
-        assert_eq!(states.refusing(), None);
+        assert_eq!(states.refusal_summary(), None);
+        states.add("B", Refusal::AccountFull);
+        states.add("A", Refusal::Missing);
+        let told = states.refusal_summary().unwrap();
+        assert!(
+            told.starts_with("the stream A does not exist") && told.contains("; the stream B accepts no"),
+            "{told}"
+        );
+        states.record_success("A");
+        states.record_success("B");
+        assert_eq!(states.refusal_summary(), None);
+        let states = states.with_expiry(Duration::ZERO);
+        states.add("B", Refusal::AccountFull);
+        assert_eq!(states.refusal_summary(), None);
     }
 }

@@ -4,14 +4,14 @@
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
-use broker::read::{Range, Stored, read};
+use broker::read::{Range, StoredMessage, read};
 use futures::TryStreamExt;
 use sandbox::{NatsOptions, NatsServer};
 
 const NONE: [u64; 0] = [];
 
 async fn sequences(jetstream: &Context, range: Range) -> Vec<u64> {
-    let stored: Vec<Stored> = read(jetstream, "S", range).await.unwrap().try_collect().await.unwrap();
+    let stored: Vec<StoredMessage> = read(jetstream, "S", range).await.unwrap().try_collect().await.unwrap();
     stored.into_iter().map(|stored| stored.sequence).collect()
 }
 
@@ -37,7 +37,7 @@ async fn a_range_is_read_in_order_without_what_is_gone_or_repeated() {
     stream.delete_message(300).await.unwrap();
 
     let all: Vec<u64> = (1..=299).filter(|sequence| *sequence != 7).collect();
-    let repeated = Range { without_repetitions: false, ..Range::all() };
+    let repeated = Range { deduplicate: false, ..Range::all() };
     assert_eq!(sequences(&jetstream, repeated.clone()).await, all);
     let once: Vec<u64> = all.iter().copied().filter(|sequence| *sequence <= 200 || *sequence == 207).collect();
     assert_eq!(sequences(&jetstream, Range::all()).await, once, "207 is the first with its id that is there");
@@ -47,7 +47,7 @@ async fn a_range_is_read_in_order_without_what_is_gone_or_repeated() {
     let odd = Range { subject: "s.odd".into(), sequences: 290..=u64::MAX, ..repeated };
     assert_eq!(sequences(&jetstream, odd).await, [290, 292, 294, 296, 298]);
 
-    let read: Vec<Stored> =
+    let read: Vec<StoredMessage> =
         read(&jetstream, "S", Range { sequences: 3..=3, ..Range::all() }).await.unwrap().try_collect().await.unwrap();
     assert_eq!(
         (read[0].id.as_deref(), read[0].subject.as_str(), &read[0].payload[..]),

@@ -1,33 +1,33 @@
-//! Which waiting prompts join the next step. No clocks, no channels, no tensors.
+//! Which waiting queries join the next step. Pure arithmetic: no clocks, channels or tensors.
 
-/// The batch rule: **each step takes the newest token of every running prompt and then waiting prompts, strictly in
-/// their order of arrival, as long as slots are free and the step's prompt tokens stay within the budget; the first
-/// of them is taken whatever its length.**
+/// The admission rule: **each step computes the newest token of every active query, and the prompts of waiting queries
+/// in order of arrival, as long as slots are free and the step's prompt tokens stay within the budget. The first
+/// waiting query is admitted whatever its prompt's length.**
 ///
-/// Strict order is what makes it fair: a prompt that needs several slots is not passed by smaller ones for ever, and
-/// since each running prompt ends after its own limit of tokens, everyone's turn comes.
+/// The strict order makes it fair: smaller queries never overtake one that needs several slots. Every active query ends
+/// at its token limit, so every query is admitted eventually.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Most prompt tokens of a step, so that running prompts do not wait long for a crowd of new ones.
+    /// Maximum prompt tokens of a step, which bounds the delay that new prompts cause to active queries.
     pub prompt_tokens: usize,
 }
 
-/// What a waiting prompt would take.
+/// What a waiting query needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
+pub struct PromptCost {
     /// Slots.
     pub slots: usize,
-    /// Tokens that are not computed yet.
+    /// Prompt tokens to compute, without a shared prefix.
     pub tokens: usize,
 }
 
 impl Admission {
-    /// How many of the waiting prompts, from the first on, join the next step.
-    pub fn admit(&self, free_slots: usize, waiting: impl IntoIterator<Item = Demand>) -> usize {
+    /// Returns how many of the waiting queries, counted from the first, join the next step.
+    pub fn admit(&self, free_slots: usize, waiting: impl IntoIterator<Item = PromptCost>) -> usize {
         let (mut slots, mut tokens, mut admitted) = (0, 0, 0);
-        for demand in waiting {
-            slots += demand.slots;
-            tokens += demand.tokens;
+        for cost in waiting {
+            slots += cost.slots;
+            tokens += cost.tokens;
             if slots > free_slots || (admitted > 0 && tokens > self.prompt_tokens) {
                 break;
             }
@@ -43,8 +43,8 @@ mod tests {
 
     const RULE: Admission = Admission { prompt_tokens: 100 };
 
-    fn prompts(tokens: &[usize]) -> Vec<Demand> {
-        tokens.iter().map(|&tokens| Demand { slots: 1, tokens }).collect()
+    fn prompts(tokens: &[usize]) -> Vec<PromptCost> {
+        tokens.iter().map(|&tokens| PromptCost { slots: 1, tokens }).collect()
     }
 
     #[test]
@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn a_prompt_that_must_wait_for_slots_is_not_passed_by_a_smaller_one() {
-        let wide = Demand { slots: 4, tokens: 1 };
-        let narrow = Demand { slots: 1, tokens: 1 };
+        let wide = PromptCost { slots: 4, tokens: 1 };
+        let narrow = PromptCost { slots: 1, tokens: 1 };
         assert_eq!(RULE.admit(3, [wide, narrow]), 0);
         assert_eq!(RULE.admit(4, [wide, narrow]), 1);
         assert_eq!(RULE.admit(5, [wide, narrow]), 2);
@@ -80,18 +80,18 @@ mod tests {
 
     #[test]
     fn no_prompt_waits_for_ever_behind_long_outputs() {
-        // Slots are held for a fixed number of steps by whoever is admitted; every prompt's turn comes, in order.
+        // Every admitted prompt holds its slot for a fixed number of steps; all prompts start, in order.
         let (slots, steps_each) = (3, 50);
         let mut waiting: std::collections::VecDeque<usize> = (0..40).collect();
-        let mut running: Vec<(usize, usize)> = Vec::new();
+        let mut active: Vec<(usize, usize)> = Vec::new();
         let mut started = Vec::new();
         for step in 0..40 * steps_each {
-            running.retain(|&(_, end)| end > step);
-            let demands = waiting.iter().map(|_| Demand { slots: 1, tokens: 71 });
-            let admitted = RULE.admit(slots - running.len(), demands);
+            active.retain(|&(_, end)| end > step);
+            let costs = waiting.iter().map(|_| PromptCost { slots: 1, tokens: 71 });
+            let admitted = RULE.admit(slots - active.len(), costs);
             for prompt in waiting.drain(..admitted) {
                 started.push(prompt);
-                running.push((prompt, step + steps_each));
+                active.push((prompt, step + steps_each));
             }
         }
         assert_eq!(started, (0..40).collect::<Vec<_>>());

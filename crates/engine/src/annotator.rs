@@ -1,37 +1,49 @@
-//! The engine as its users see it: a picture in, a request in, a response out.
+//! The engine's interface to its users.
 
 use std::pin::Pin;
 
 use kosmos2::processor::image::{Picture, PixelValues};
 
-use crate::{Engine, EngineError, Request, Response};
+use crate::engine::Engine;
+use crate::request::{EngineError, Request, Response};
+use crate::stats::{BatchObserver, EngineSnapshot};
 
-/// An answer under way. Dropping it cancels the request.
-pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response, EngineError>> + Send + 'a>>;
+/// The response to a submitted request. Dropping the future cancels the request.
+pub type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, EngineError>> + Send + 'a>>;
 
-/// What turns pictures and prompts into grounded texts: all that a worker knows of the thing that computes them.
+/// Turns pictures and queries into grounded texts.
 ///
-/// [`Engine`] is the one that ships. A trait, so that the tests of delivery can put something in its place that answers
-/// at once and whose answers follow from the request alone.
+/// Workers depend on this trait, not on [`Engine`], so that tests can replace the model by an implementation that
+/// responds at once and deterministically.
 pub trait Annotator: Send + Sync {
-    /// A picture as [`Request`] wants it. Costs processor time: not for an async thread.
+    /// Converts a picture to the pixel values of a [`Request`]. CPU-bound: do not call it on an async thread.
     fn preprocess(&self, picture: &Picture) -> PixelValues;
 
-    /// Queues a request and waits for its answer: one text for each prompt, in their order.
+    /// Queues a request and waits for its response, which has one text for each query, in order.
     ///
     /// # Errors
-    /// The answer is an [`EngineError`] where a prompt or an option is not valid, the model fails, or nothing computes
-    /// any more.
-    fn submit(&self, request: Request) -> Answer<'_>;
+    /// The future resolves to an [`EngineError`] if a prompt or an option is invalid, the model fails, or the engine
+    /// has stopped.
+    fn submit(&self, request: Request) -> ResponseFuture<'_>;
 
-    /// Requests that should be under way at once, those being prepared included, so that nothing computes too little.
-    fn jobs_in_hand(&self) -> usize {
+    /// Number of requests to keep in progress, including those still being prepared, so that the device is never idle.
+    fn concurrent_jobs(&self) -> usize {
         8
     }
 
-    /// Whether anything computes still. Once it does not, it never will again.
+    /// Returns `false` once the engine has stopped, which is final.
     fn is_alive(&self) -> bool {
         true
+    }
+
+    /// What the engine is doing now; `None` if that is not known.
+    fn snapshot(&self) -> Option<EngineSnapshot> {
+        None
+    }
+
+    /// Calls `observer` for each batch from now on. Only the first observer is called.
+    fn observe_batches(&self, observer: BatchObserver) {
+        drop(observer);
     }
 }
 
@@ -40,16 +52,24 @@ impl Annotator for Engine {
         self.processor().images().pixel_values(picture)
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         Box::pin(Engine::submit(self, request))
     }
 
-    fn jobs_in_hand(&self) -> usize {
-        self.jobs_in_hand
+    fn concurrent_jobs(&self) -> usize {
+        self.concurrent_jobs
     }
 
     fn is_alive(&self) -> bool {
-        // The device's thread owns the other end, and drops it however it ends.
+        // The scheduler's thread owns the receiver and drops it however it ends.
         !self.queue.is_closed()
+    }
+
+    fn snapshot(&self) -> Option<EngineSnapshot> {
+        Some(Engine::snapshot(self))
+    }
+
+    fn observe_batches(&self, observer: BatchObserver) {
+        self.stats.observe_batches(observer);
     }
 }

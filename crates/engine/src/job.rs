@@ -1,46 +1,47 @@
-//! A request on the device: what of it waits, runs and is done.
+//! A request in the scheduler, with its waiting, active and finished queries.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kosmos2::backend::ImageEmbedding;
-use kosmos2::decoding::Decoding;
+use kosmos2::decoding::{Decoding, GeneratedTokens};
 use kosmos2::processor::image::PixelValues;
-use kosmos2::sequence::GeneratedTokens;
 use kosmos2::{EncodedQuery, Processor};
 use tokio::sync::oneshot;
 
-use crate::{EngineError, Response, Timings};
+use crate::request::{EngineError, Response, Timings};
+use crate::stats::Queued;
 
 pub(crate) struct Job {
-    /// Until the picture was seen.
+    /// `None` once the picture is encoded.
     pub(crate) pixels: Option<PixelValues>,
     pub(crate) embedding: Option<Arc<ImageEmbedding>>,
-    /// Asks that have no slots yet, by index.
+    /// Queries without slots, with their indices.
     pub(crate) waiting: VecDeque<(usize, Decoding)>,
-    /// Asks that are being decoded.
-    pub(crate) running: usize,
+    /// Number of queries that hold slots.
+    pub(crate) active: usize,
     queries: Vec<EncodedQuery>,
-    decoded: Vec<Option<GeneratedTokens>>,
-    deadline: Option<Instant>,
+    generated: Vec<Option<GeneratedTokens>>,
     submitted: Instant,
-    reply: oneshot::Sender<Result<Decoded, EngineError>>,
+    /// `None` once the vision tower has started.
+    queued: Option<Queued>,
+    reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
     timings: Timings,
-    seen: Option<Instant>,
+    encoded: Option<Instant>,
     first_token: Option<Instant>,
 }
 
-/// What the device made of a request: its queries and their tokens, which whoever waits for them reads, so that the device
-/// goes on meanwhile.
-pub(crate) struct Decoded {
-    answers: Vec<(EncodedQuery, GeneratedTokens)>,
+/// The queries of a request and their tokens. The submitter turns the tokens into text, so that the scheduler does not
+/// have to.
+pub(crate) struct FinishedJob {
+    queries: Vec<(EncodedQuery, GeneratedTokens)>,
     timings: Timings,
 }
 
-impl Decoded {
-    pub(crate) fn read(self, processor: &Processor) -> Response {
-        let texts = self.answers.into_iter().map(|(query, tokens)| processor.read(&query, tokens)).collect();
+impl FinishedJob {
+    pub(crate) fn into_response(self, processor: &Processor) -> Response {
+        let texts = self.queries.into_iter().map(|(query, tokens)| processor.grounded_text(&query, tokens)).collect();
         Response { texts, timings: self.timings }
     }
 }
@@ -50,68 +51,67 @@ impl Job {
         pixels: PixelValues,
         queries: Vec<EncodedQuery>,
         decodings: Vec<Decoding>,
-        deadline: Option<Instant>,
         submitted: Instant,
-        reply: oneshot::Sender<Result<Decoded, EngineError>>,
+        queued: Queued,
+        reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
     ) -> Self {
         Self {
             pixels: Some(pixels),
             embedding: None,
             waiting: decodings.into_iter().enumerate().collect(),
-            running: 0,
-            decoded: queries.iter().map(|_| None).collect(),
+            active: 0,
+            generated: queries.iter().map(|_| None).collect(),
             queries,
-            deadline,
             submitted,
+            queued: Some(queued),
             reply,
             timings: Timings::default(),
-            seen: None,
+            encoded: None,
             first_token: None,
         }
     }
 
-    /// Whether it should leave: nobody waits for the answer, or there is no time left. `Err` tells the one who waits.
-    pub(crate) fn should_leave(&self, now: Instant) -> Option<EngineError> {
-        let late = self.deadline.is_some_and(|deadline| deadline <= now);
-        (late || self.reply.is_closed()).then_some(EngineError::DeadlinePassed)
+    /// Whether the submitter dropped its future.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.reply.is_closed()
     }
 
-    /// Its picture goes to the vision tower now.
-    pub(crate) fn work_begins(&mut self, now: Instant) {
+    pub(crate) fn vision_started(&mut self, now: Instant) {
         self.timings.queued = now - self.submitted;
+        self.queued = None;
     }
 
-    pub(crate) fn picture_is_seen(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {
+    pub(crate) fn image_encoded(&mut self, embedding: ImageEmbedding, started: Instant, now: Instant) {
         self.embedding = Some(Arc::new(embedding));
         self.pixels = None;
         self.timings.vision = now - started;
-        self.seen = Some(now);
+        self.encoded = Some(now);
     }
 
-    pub(crate) fn got_token(&mut self, now: Instant) {
+    pub(crate) fn token_generated(&mut self, now: Instant) {
         self.first_token.get_or_insert(now);
     }
 
-    pub(crate) fn ended(&mut self, query: usize, decoded: GeneratedTokens) {
-        self.running -= 1;
-        self.decoded[query] = Some(decoded);
+    pub(crate) fn query_finished(&mut self, query: usize, tokens: GeneratedTokens) {
+        self.active -= 1;
+        self.generated[query] = Some(tokens);
     }
 
-    pub(crate) fn is_done(&self) -> bool {
-        self.running == 0 && self.waiting.is_empty()
+    pub(crate) fn is_finished(&self) -> bool {
+        self.active == 0 && self.waiting.is_empty()
     }
 
     pub(crate) fn fail(self, error: EngineError) {
-        // The receiver may have gone in the meantime, which needs no answer.
+        // The submitter may have cancelled in the meantime.
         let _ = self.reply.send(Err(error));
     }
 
-    pub(crate) fn answer(mut self) {
+    pub(crate) fn respond(mut self) {
         let now = Instant::now();
         let first = self.first_token.unwrap_or(now);
-        self.timings.prefill = first - self.seen.unwrap_or(first);
+        self.timings.prefill = first - self.encoded.unwrap_or(first);
         self.timings.decode = now - first;
-        let answers = self.queries.into_iter().zip(self.decoded.into_iter().flatten()).collect();
-        let _ = self.reply.send(Ok(Decoded { answers, timings: self.timings }));
+        let queries = self.queries.into_iter().zip(self.generated.into_iter().flatten()).collect();
+        let _ = self.reply.send(Ok(FinishedJob { queries, timings: self.timings }));
     }
 }

@@ -1,54 +1,51 @@
-//! Plain data in and out.
+//! Requests, responses and errors of the engine.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kosmos2::ModelError;
 use kosmos2::options::GroundedText;
 use kosmos2::processor::image::PixelValues;
-use kosmos2::{AnnotateError, Query};
+use kosmos2::{AnnotateError, ModelError, Query};
 
-/// One picture and what is asked about it.
+/// One picture and the queries about it.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The preprocessed picture.
     pub pixels: PixelValues,
-    /// What is asked. The picture is seen once for all of it: one pass of the vision tower, and one of the decoder over
-    /// the tokens that the prompts begin with in common.
+    /// The queries. They share one pass of the vision tower, and the decoder's work on the tokens that their prompts
+    /// have in common at the start.
     pub queries: Vec<Query>,
-    /// Given up at this moment, wherever it is by then.
-    pub deadline: Option<Instant>,
 }
 
-/// What came of a [`Request`].
+/// The result of a [`Request`].
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// One answer for each query, in the request's order.
+    /// One text for each query, in the request's order.
     pub texts: Vec<GroundedText>,
-    /// Where the time went.
+    /// How long each stage took.
     pub timings: Timings,
 }
 
-/// Time that passed for one request, by stage. The device's steps serve many requests at once, so these are times
-/// waited, not shares of the device's work.
+/// Wall-clock time of a request by stage. A step of the model serves many requests at once, so these are waiting times
+/// and not shares of the device's work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// From submission to the start of work on the device.
+    /// From submission until the vision tower starts.
     pub queued: Duration,
     /// Vision tower and projection.
     pub vision: Duration,
-    /// From then until the first token of the first prompt.
+    /// From the image embedding to the first token of the first query.
     pub prefill: Duration,
-    /// From then until the last token of the last prompt.
+    /// From the first token to the last token of the last query.
     pub decode: Duration,
 }
 
-/// Why a request has no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A prompt, its boxes or an option are not valid, or the model failed on this request.
+    /// A prompt, its boxes or an option are invalid, or the model failed on this request.
     #[error(transparent)]
     Annotate(#[from] AnnotateError),
-    /// A prompt and its answer would not fit a slot: it will fail every time.
+    /// A prompt and its answer do not fit into a slot. Permanent.
     #[error(
         "the prompt and its answer could take {tokens} tokens, but a slot holds {slot_tokens}; ask for fewer new tokens, or raise engine.slot_tokens"
     )]
@@ -58,18 +55,15 @@ pub enum EngineError {
         /// Tokens of a slot.
         slot_tokens: usize,
     },
-    /// An ask needs more slots at once than there are: it will fail every time.
+    /// A query needs more slots than there are. Permanent.
     #[error("{needed} slots are needed at once, but there are {slots}; ask for fewer beams, or raise engine.slots")]
     TooWide {
-        /// Slots of the query.
+        /// Slots that the query needs.
         needed: usize,
-        /// Slots there are.
+        /// Slots of the engine.
         slots: usize,
     },
-    /// The request's deadline passed.
-    #[error("the request was not answered by its deadline")]
-    DeadlinePassed,
-    /// The model panicked on this request; the engine goes on.
+    /// The model panicked on this request. The engine keeps running.
     #[error("the model panicked: {0}")]
     Panicked(String),
     /// The engine's thread has ended.
@@ -78,8 +72,8 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the request itself is at fault, so that it would fail every time and on every worker set up alike.
-    pub fn is_the_requests_own(&self) -> bool {
+    /// Whether the request itself is invalid, so that it fails on every worker with the same settings.
+    pub fn is_invalid_request(&self) -> bool {
         match self {
             Self::TooLong { .. } | Self::TooWide { .. } | Self::Annotate(AnnotateError::Prompt(_)) => true,
             Self::Annotate(AnnotateError::Model(error)) => matches!(
@@ -89,7 +83,7 @@ impl EngineError {
                     | ModelError::Placeholders { .. }
                     | ModelError::UnknownToken { .. }
             ),
-            Self::DeadlinePassed | Self::Panicked(_) | Self::Stopped => false,
+            Self::Panicked(_) | Self::Stopped => false,
         }
     }
 }

@@ -1,22 +1,24 @@
-//! The device's thread: step after step, with whoever is there.
+//! The scheduler: the engine's thread, which admits queries into free slots and runs the steps.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kosmos2::backend::ImageEmbedding;
-use kosmos2::decoding::common_prefix;
-use kosmos2::driver::{ActiveDecoding, step};
-use kosmos2::model::Model;
-use kosmos2::{AnnotateError, ModelError, Progress};
+use kosmos2::decoding::{ActiveDecoding, Progress, common_prefix, step};
+use kosmos2::{AnnotateError, Model, ModelError};
 use tokio::sync::mpsc;
 
+use crate::admission::{Admission, PromptCost};
 use crate::job::Job;
+use crate::options::KvCapacity;
 use crate::panics::panic_message;
+use crate::request::EngineError;
 use crate::slots::FreeSlots;
-use crate::{Admission, Demand, EngineError, KvCapacity};
+use crate::stats::EngineStats;
 
-/// Jobs by their order of arrival.
+/// Jobs are numbered in order of arrival.
 type JobId = u64;
 
 pub(crate) struct Scheduler {
@@ -27,22 +29,25 @@ pub(crate) struct Scheduler {
     admission: Admission,
     jobs: BTreeMap<JobId, Job>,
     next_id: JobId,
-    running: Vec<Running>,
+    active: Vec<ActiveQuery>,
     free: FreeSlots,
+    slots: usize,
+    stats: Arc<EngineStats>,
 }
 
-/// A query in its slots.
-struct Running {
+/// A query that holds slots.
+struct ActiveQuery {
     job: JobId,
-    query: usize,
-    active: ActiveDecoding,
-    /// What the last step brought.
+    /// Index of the query in its job.
+    index: usize,
+    decoding: ActiveDecoding,
+    /// Result of the last step.
     progress: Result<Progress, EngineError>,
 }
 
-impl AsRef<ActiveDecoding> for Running {
+impl AsRef<ActiveDecoding> for ActiveQuery {
     fn as_ref(&self) -> &ActiveDecoding {
-        &self.active
+        &self.decoding
     }
 }
 
@@ -54,6 +59,7 @@ impl Scheduler {
         vision_batch: usize,
         parallel_images: usize,
         admission: Admission,
+        stats: Arc<EngineStats>,
     ) -> Self {
         Self {
             model,
@@ -63,28 +69,32 @@ impl Scheduler {
             admission,
             jobs: BTreeMap::new(),
             next_id: 0,
-            running: Vec::new(),
+            active: Vec::new(),
             free: FreeSlots::all(kv_capacity.slots),
+            slots: kv_capacity.slots,
+            stats,
         }
     }
 
-    /// Serves requests until the queue is closed and all work is done.
+    /// Serves requests until the queue is closed and all jobs are finished.
     pub(crate) fn run(mut self) {
         while self.receive() {
             self.evict_cancelled();
             self.encode_images();
             self.admit();
+            self.record_slots();
             self.step();
             self.retire_finished();
+            self.record_slots();
         }
-        tracing::debug!("the device's thread ends: no engine handle is left");
+        tracing::debug!("engine stopped: all handles dropped");
     }
 
-    /// Takes as many requests as could start now, or a few more that the device sees at no cost; the others wait in the
-    /// queue, prepared. Waits where there is nothing to do. `false` once there is none and never will be.
+    /// Receives as many requests as [`Self::image_demand`] allows; the others stay in the queue. Blocks if there are no
+    /// jobs. Returns `false` when the queue is closed and no jobs are left.
     fn receive(&mut self) -> bool {
         for _ in 0..self.image_demand() {
-            let next = if self.jobs.is_empty() { self.requests.blocking_recv() } else { self.requests.try_recv().ok() };
+            let next = if self.jobs.is_empty() { self.wait_for_request() } else { self.requests.try_recv().ok() };
             let Some(job) = next else { break };
             self.jobs.insert(self.next_id, job);
             self.next_id += 1;
@@ -92,58 +102,73 @@ impl Scheduler {
         !self.jobs.is_empty()
     }
 
-    /// Pictures that could be looked at now: as many as will find a free slot, rounded up to what the device takes side
-    /// by side, and no more than go together.
+    fn wait_for_request(&mut self) -> Option<Job> {
+        self.stats.idle();
+        let next = self.requests.blocking_recv();
+        self.stats.progressed();
+        next
+    }
+
+    fn record_slots(&self) {
+        let kv_tokens = self.active.iter().map(|query| query.decoding.decoding.cached()).sum();
+        self.stats.slots(self.slots - self.free.len(), kv_tokens);
+    }
+
+    /// Number of pictures to encode now: enough for the free slots, rounded up to what the backend encodes in parallel,
+    /// and at most one batch.
     fn image_demand(&self) -> usize {
         let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
         let startable = self.free.len().saturating_sub(waiting);
         startable.next_multiple_of(self.parallel_images).min(self.vision_batch)
     }
 
-    /// Requests that nobody waits for, or that are too late, leave their slots.
+    /// Drops cancelled jobs and releases their slots.
     fn evict_cancelled(&mut self) {
-        let now = Instant::now();
-        let leaving: Vec<_> = self.jobs.iter().filter_map(|(&id, job)| Some((id, job.should_leave(now)?))).collect();
-        for (id, error) in leaving {
-            self.fail(id, error);
+        let cancelled: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_cancelled()).map(|(&id, _)| id).collect();
+        for id in cancelled {
+            self.remove(id);
         }
-        // A request without queries needs no device.
-        let empty: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_done()).map(|(&id, _)| id).collect();
-        for id in empty {
-            self.answer(id);
+        // A request without queries needs no pass.
+        let finished: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_finished()).map(|(&id, _)| id).collect();
+        for id in finished {
+            self.respond(id);
         }
     }
 
-    /// New requests' pictures go through the vision tower, several at a time.
+    /// Runs the vision tower on the pictures of new jobs, all in one batch.
     fn encode_images(&mut self) {
-        let unseen = self.jobs.iter().filter(|(_, job)| job.embedding.is_none());
-        let ids: Vec<JobId> = unseen.map(|(&id, _)| id).collect();
+        let new_jobs = self.jobs.iter().filter(|(_, job)| job.embedding.is_none());
+        let ids: Vec<JobId> = new_jobs.map(|(&id, _)| id).collect();
         if ids.is_empty() {
             return;
         }
         let started = Instant::now();
-        self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.work_begins(started));
+        self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.vision_started(started));
         let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)?.pixels.as_ref()).collect();
-        let together = guarded(|| self.model.backend().image_embeddings(&pictures));
-        let looked: Vec<Result<ImageEmbedding, EngineError>> = match together {
-            Ok(embeddings) => embeddings.into_iter().map(Ok).collect(),
+        let batch = guarded(|| self.model.backend().image_embeddings(&pictures));
+        let results: Vec<Result<ImageEmbedding, EngineError>> = match batch {
+            Ok(embeddings) => {
+                self.stats.pictures_encoded(embeddings.len());
+                embeddings.into_iter().map(Ok).collect()
+            }
             Err(error) if pictures.len() == 1 => vec![Err(error)],
-            // One picture's fault must not be the others': each alone.
+            // Encode one by one, so that a faulty picture fails only its own request.
             Err(_) => {
                 let backend = self.model.backend();
-                let mut alone = |picture| {
-                    guarded(|| backend.image_embeddings(&[picture]))
-                        .and_then(|mut one| one.pop().ok_or(EngineError::Stopped))
+                let mut encode = |picture| {
+                    let mut one = guarded(|| backend.image_embeddings(&[picture]))?;
+                    self.stats.pictures_encoded(1);
+                    one.pop().ok_or(EngineError::Stopped)
                 };
-                pictures.into_iter().map(&mut alone).collect()
+                pictures.into_iter().map(&mut encode).collect()
             }
         };
         let now = Instant::now();
-        for (id, embedding) in ids.into_iter().zip(looked) {
-            match embedding {
+        for (id, result) in ids.into_iter().zip(results) {
+            match result {
                 Ok(embedding) => {
                     if let Some(job) = self.jobs.get_mut(&id) {
-                        job.picture_is_seen(embedding, started, now);
+                        job.image_encoded(embedding, started, now);
                     }
                 }
                 Err(error) => self.fail(id, error),
@@ -151,83 +176,83 @@ impl Scheduler {
         }
     }
 
-    /// Puts waiting queries into free slots, by the batch rule.
+    /// Moves waiting queries into free slots, by the admission rule.
     fn admit(&mut self) {
-        // Asks of one picture share its first tokens: with those that run, or with the first that is admitted here.
-        let mut demands = Vec::new();
+        // A query shares its prefix with an active query of its job, or else with the first one admitted here.
+        let mut waiting = Vec::new();
         for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some() && !job.waiting.is_empty()) {
-            let mut source =
-                self.running.iter().find(|running| running.job == id).map(|running| running.active.decoding.prompt());
+            let mut source = self.active.iter().find(|query| query.job == id).map(|q| q.decoding.decoding.prompt());
             for (_, decoding) in &job.waiting {
                 let shared = source.map_or(0, |other| common_prefix(decoding.prompt(), other));
                 source.get_or_insert(decoding.prompt());
-                demands.push((id, Demand { slots: decoding.slots(), tokens: decoding.prompt().len() - shared }));
+                waiting.push((id, PromptCost { slots: decoding.slots(), tokens: decoding.prompt().len() - shared }));
             }
         }
-        let admitted = self.admission.admit(self.free.len(), demands.iter().map(|(_, demand)| *demand));
-        for (id, demand) in demands.into_iter().take(admitted) {
-            let slots = self.free.take(demand.slots);
+        let admitted = self.admission.admit(self.free.len(), waiting.iter().map(|(_, cost)| *cost));
+        for (id, cost) in waiting.into_iter().take(admitted) {
+            let slots = self.free.take(cost.slots);
             self.start(id, slots, None);
         }
     }
 
-    /// Starts the next ask of a job in these slots. `held`: tokens whose keys and values are in the first of them.
-    fn start(&mut self, id: JobId, slots: Vec<usize>, held: Option<&[u32]>) {
-        let Some((job, (query, mut decoding))) =
+    /// Starts the next waiting query of a job in these slots. `cached` is the prompt whose keys and values are in the
+    /// first of them.
+    fn start(&mut self, id: JobId, slots: Vec<usize>, cached: Option<&[u32]>) {
+        let Some((job, (index, mut decoding))) =
             self.jobs.get_mut(&id).and_then(|job| job.waiting.pop_front().map(|next| (job, next)))
         else {
-            self.free.give_back(slots);
+            self.free.release(slots);
             return;
         };
-        job.running += 1;
+        job.active += 1;
         let image = job.embedding.clone();
-        if let Some(held) = held {
-            decoding.share_prefix(None, common_prefix(decoding.prompt(), held));
-        } else if let Some(source) = self.running.iter().find(|running| running.job == id) {
-            let columns = common_prefix(decoding.prompt(), source.active.decoding.prompt());
-            decoding.share_prefix(Some(source.active.slots[0]), columns);
+        if let Some(cached) = cached {
+            decoding.share_prefix(None, common_prefix(decoding.prompt(), cached));
+        } else if let Some(source) = self.active.iter().find(|query| query.job == id) {
+            let tokens = common_prefix(decoding.prompt(), source.decoding.decoding.prompt());
+            decoding.share_prefix(Some(source.decoding.slots[0]), tokens);
         }
-        let active = ActiveDecoding { decoding, slots, image };
-        self.running.push(Running { job: id, query, active, progress: Ok(Progress::Unfinished) });
+        let decoding = ActiveDecoding { decoding, slots, image };
+        self.active.push(ActiveQuery { job: id, index, decoding, progress: Ok(Progress::Unfinished) });
     }
 
-    /// One pass of the decoder over everyone's new tokens, then everyone's choice of the next.
+    /// Runs one step of all active queries.
     fn step(&mut self) {
-        if self.running.is_empty() {
+        if self.active.is_empty() {
             return;
         }
-        if let Err(error) = step_guarded(&mut self.model, &mut self.running) {
-            if self.running.len() == 1 {
-                self.running[0].progress = Err(error);
+        if let Err(error) = step_guarded(&mut self.model, &mut self.active, &self.stats) {
+            if self.active.len() == 1 {
+                self.active[0].progress = Err(error);
                 return;
             }
-            tracing::warn!("a step of {} prompts failed and is repeated one by one: {error}", self.running.len());
-            for one in self.running.chunks_mut(1) {
-                if let Err(error) = step_guarded(&mut self.model, one) {
+            tracing::warn!(queries = self.active.len(), %error, "step failed; repeating it for each query alone");
+            for one in self.active.chunks_mut(1) {
+                if let Err(error) = step_guarded(&mut self.model, one, &self.stats) {
                     one[0].progress = Err(error);
                 }
             }
         }
     }
 
-    /// Takes away what has ended or failed, and answers jobs of which that was the last.
+    /// Removes finished and failed queries, and responds to jobs whose last query finished.
     fn retire_finished(&mut self) {
         let now = Instant::now();
         let mut index = 0;
-        while index < self.running.len() {
-            let id = self.running[index].job;
-            match std::mem::replace(&mut self.running[index].progress, Ok(Progress::Unfinished)) {
+        while index < self.active.len() {
+            let id = self.active[index].job;
+            match std::mem::replace(&mut self.active[index].progress, Ok(Progress::Unfinished)) {
                 Ok(Progress::Unfinished) => {
                     if let Some(job) = self.jobs.get_mut(&id) {
-                        job.got_token(now);
+                        job.token_generated(now);
                     }
                     index += 1;
                 }
                 Ok(Progress::Finished) => {
-                    let ended = self.running.remove(index);
-                    self.end(ended, now);
+                    let query = self.active.remove(index);
+                    self.finish(query, now);
                 }
-                // Takes away all of the job's prompts, those before this one too: begin again.
+                // This removes all queries of the job, also earlier ones: start over.
                 Err(error) => {
                     self.fail(id, error);
                     index = 0;
@@ -236,58 +261,66 @@ impl Scheduler {
         }
     }
 
-    fn end(&mut self, ended: Running, now: Instant) {
-        let Running { job: id, query, active: ActiveDecoding { decoding, slots, .. }, .. } = ended;
-        let held = decoding.prompt().to_vec();
+    fn finish(&mut self, query: ActiveQuery, now: Instant) {
+        let ActiveQuery { job: id, index, decoding: ActiveDecoding { decoding, slots, .. }, .. } = query;
+        let cached = decoding.prompt().to_vec();
         let Some(job) = self.jobs.get_mut(&id) else {
-            self.free.give_back(slots);
+            self.free.release(slots);
             return;
         };
-        job.got_token(now);
-        job.ended(query, decoding.finish());
-        // The picture's keys and values lie in this slot: its next ask goes on in it before anyone overwrites them.
+        job.token_generated(now);
+        job.query_finished(index, decoding.finish());
+        // The slot holds the picture's keys and values: the job's next query takes it over before it is overwritten.
         let next = job.waiting.front().map(|(_, decoding)| decoding.slots());
         match next {
             Some(needed) if needed <= slots.len() => {
                 let mut slots = slots;
-                self.free.give_back(slots.split_off(needed));
-                self.start(id, slots, Some(&held));
+                self.free.release(slots.split_off(needed));
+                self.start(id, slots, Some(&cached));
             }
-            _ => self.free.give_back(slots),
+            _ => self.free.release(slots),
         }
-        if self.jobs.get(&id).is_some_and(Job::is_done) {
-            self.answer(id);
+        if self.jobs.get(&id).is_some_and(Job::is_finished) {
+            self.respond(id);
         }
     }
 
-    fn answer(&mut self, id: JobId) {
+    fn respond(&mut self, id: JobId) {
         if let Some(job) = self.jobs.remove(&id) {
-            job.answer();
+            job.respond();
         }
     }
 
     fn fail(&mut self, id: JobId, error: EngineError) {
-        let leaving = self.running.extract_if(.., |running| running.job == id);
-        for running in leaving.collect::<Vec<_>>() {
-            self.free.give_back(running.active.slots);
-        }
-        if let Some(job) = self.jobs.remove(&id) {
+        if let Some(job) = self.remove(id) {
             job.fail(error);
         }
     }
+
+    /// Removes a job and releases the slots of its active queries.
+    fn remove(&mut self, id: JobId) -> Option<Job> {
+        let removed = self.active.extract_if(.., |query| query.job == id);
+        for query in removed.collect::<Vec<_>>() {
+            self.free.release(query.decoding.slots);
+        }
+        self.jobs.remove(&id)
+    }
 }
 
-/// One step of the decoder. `Err` when the pass itself failed; what each decoding made of it is in its `progress`.
-fn step_guarded(model: &mut Model, running: &mut [Running]) -> Result<(), EngineError> {
+/// Runs one step. Returns `Err` if the pass itself failed; otherwise each query's result is in its `progress`.
+fn step_guarded(model: &mut Model, active: &mut [ActiveQuery], stats: &EngineStats) -> Result<(), EngineError> {
+    let tokens = active.iter().map(|query| query.decoding.decoding.step_tokens()).sum();
     guarded(|| {
-        step(model.backend(), running, |one, outputs| {
-            one.progress = guarded(|| one.active.decoding.accept(outputs));
+        step(model.backend(), active, |query, outputs| {
+            query.progress = guarded(|| query.decoding.decoding.accept(outputs));
         })
-    })
+    })?;
+    stats.stepped(tokens);
+    Ok(())
 }
 
-/// A panic must cost one request, not the worker. Backends keep nothing across calls that a panic could tear: a
-/// repeated step writes all it reads.
+/// Turns a panic into an error, so that it fails one request and not the worker. Unwind-safe because backends keep no
+/// state across calls that a panic could corrupt: a repeated step rewrites everything that it reads.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, EngineError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| AnnotateError::from(error).into()),

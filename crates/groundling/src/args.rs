@@ -1,28 +1,30 @@
-//! What the command line takes. The comments are the program's own help.
-#![allow(rustdoc::invalid_html_tags, reason = "the comments are shown as help, where tags are markup of prompts")]
+//! The command line. The doc comments are the help texts.
+#![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts, in which tags are the model's markup")]
 
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
 use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
 
-/// Annotates pictures with text whose phrases are tied to boxes (KOSMOS-2): by hand, or as a worker of a NATS JetStream queue over S3.
+/// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 110,
-    after_help = "Exit codes: 0 all done, 1 something failed, 2 wrong arguments or settings."
+    after_help = "Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings."
 )]
 pub(crate) struct Arguments {
-    /// Settings file; without it ./groundling.toml, if there is one. Environment variables such as
-    /// GROUNDLING__NATS__URL override the file; flags override both.
-    #[arg(long, global = true, value_name = "FILE", env = "GROUNDLING_SETTINGS", value_parser = path())]
+    /// Settings file [default: ./groundling.toml if it exists].
+    ///
+    /// Environment variables such as GROUNDLING__NATS__URL override the file; flags override both.
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "GROUNDLING_SETTINGS", value_parser = path())]
     pub(crate) settings: Option<PathBuf>,
-    /// Format of the log lines on stderr. Filter them with RUST_LOG.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    /// Format of log lines on stderr; filter them with RUST_LOG.
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,40 +32,50 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
+    /// Human-readable.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Human-readable.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Work on the queue: take jobs, fetch pictures from S3, annotate them, publish the annotations.
+    /// Take jobs from the queue, annotate their pictures and publish the annotations.
     ///
-    /// SIGTERM or Ctrl-C finishes what is in hand. The worker creates no streams: run `groundling setup` once before.
+    /// SIGTERM or Ctrl-C finishes the active jobs before exiting. The worker does not create streams: run `groundling setup`
+    /// once before.
     Worker(WorkerArgs),
-    /// Create the streams and the consumer, or check that they are as the settings say.
+    /// Create the streams and consumers that are missing, and compare existing ones with the settings.
+    ///
+    /// Existing streams and consumers are never changed.
     Setup(SetupArgs),
-    /// Put an archive into the queue: a job for each picture, each exactly once, however often this is killed.
+    /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
-    /// Annotate pictures here and now, without a queue.
+    /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(AnnotateArgs),
-    /// Show it all on one machine: a NATS server, an S3 store, 48 pictures through the queue, and a page to look at.
+    /// Run the whole pipeline on this machine: a NATS server, an S3 store, a worker and 48 pictures.
     Demo(DemoArgs),
-    /// Measure pictures per second of the model on this machine, by stage, beside what the machine could do at best.
+    /// Measure the model's throughput and the time of each stage on this machine.
     Bench(BenchArgs),
-    /// Show what the model would be fed, and how its raw text is read. Needs no weights.
+    /// Show the model's inputs, or parse its raw output, without weights.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// Print the settings and their defaults, as a settings file, a JSON schema or Markdown.
+    Settings(SettingsArgs),
 }
+
+/// The heading of the options that all commands have.
+const GLOBAL: &str = "Global options";
 
 const ANNOTATE_EXAMPLES: &str = "\
 Examples:
@@ -73,19 +85,21 @@ Examples:
   groundling annotate --model kosmos-2 --prompt '<grounding><phrase> It</phrase> is' --boxes '[[[0.1,0.2,0.5,0.9]]]' photo.jpg
   groundling annotate s3://bucket/key.jpg https://host/picture.png - < photo.webp";
 
-/// Which model, and where it computes.
+/// The model and its device.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Model directory as Hugging Face lays it out.
+    /// Model directory: a local Hugging Face checkpoint.
     #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda or cuda:N.
+    /// Device to compute on: auto, cpu, cuda or cuda:N [default: auto].
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// What to compute in: f32, bf16, int8 or w8a8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
+    /// Weight format: f32, bf16, int8 or w8a8 on the CPU; bf16, f16, f32, bf16-kv8 or f16-kv8 on CUDA; or fastest
+    /// [default: f32 on the CPU, bf16 on CUDA].
     #[arg(long)]
     pub(crate) dtype: Option<String>,
-    /// Prompts decoded at once. Left out: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA.
+    /// Maximum number of sequences decoded together
+    /// [default: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA].
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
 }
@@ -96,8 +110,8 @@ pub(crate) struct WorkerArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) stores: StoreArgs,
-    /// Jobs in hand at once.
-    #[arg(long)]
+    /// Maximum concurrent jobs [default: 8 on the CPU, about 1300 on CUDA].
+    #[arg(long, value_name = "N")]
     pub(crate) slots: Option<usize>,
 }
 
@@ -111,234 +125,265 @@ pub(crate) struct SetupArgs {
     pub(crate) stores: StoreArgs,
 }
 
-/// Where jobs and pictures come from.
+/// The servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
-    /// NATS server, such as nats://127.0.0.1:4222.
+    /// NATS server [default: nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
-    /// S3 endpoint; left out: AWS.
+    /// S3 endpoint [default: AWS].
     #[arg(long, value_name = "URL")]
     pub(crate) s3_endpoint: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct AnnotateArgs {
-    /// Pictures: files, directories (searched for pictures), s3://bucket/key, http(s)://… or - for standard input.
+    /// Pictures: files, directories (searched recursively), s3://bucket/key, http(s):// URLs, or - for stdin.
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Prompt as the model takes it, such as '<grounding> An image of'. Can be given several times.
+    /// Prompt in the model's markup, such as '<grounding> An image of'. Can be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Vec<String>,
-    /// Boxes for the one --prompt: a JSON list with an entry for each <phrase>, null or a list of boxes, a box being
-    /// two patch indices or four fractions.
+    /// Boxes of the phrases in --prompt, as JSON.
+    ///
+    /// A list with one entry per <phrase>: null or a list of boxes. A box is two patch indices or four fractions.
+    /// Requires exactly one --prompt.
     #[arg(long, value_name = "JSON")]
     pub(crate) boxes: Option<String>,
-    /// brief | detailed | question=TEXT | ground=PHRASE | find=EXPRESSION | describe=BOX, where a BOX is x0,y0,x1,y1 in
-    /// fractions or two patch indices. Can be given several times. Without task and prompt: brief.
+    /// Task: brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX [default: brief, if there is
+    /// no --prompt].
+    ///
+    /// BOX is x0,y0,x1,y1 as fractions of the picture, or two patch indices. Can be repeated.
     #[arg(long, value_name = "TASK")]
     pub(crate) task: Vec<String>,
-    /// How results are written to stdout.
+    /// Format of the results on stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
-    /// Write each picture with its boxes into this directory, as PNG.
+    /// Write each picture with its boxes drawn into this directory, as PNG.
     #[arg(long, value_name = "DIR")]
     pub(crate) draw: Option<PathBuf>,
-    /// Print the raw text with its tags, and read no phrases or boxes from it.
+    /// Print the raw text with its markup, without parsing phrases and boxes.
     #[arg(long)]
     pub(crate) no_cleanup: bool,
-    /// Leave pictures as they are stored, instead of rotating them according to EXIF or XMP.
+    /// Do not rotate pictures according to EXIF or XMP.
     #[arg(long)]
     pub(crate) no_exif_orientation: bool,
-    /// Largest picture file to read, in bytes [default: s3.max_object_bytes of the settings]
+    /// Maximum size of a picture file, in bytes [default: s3.max_object_bytes of the settings].
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_bytes: Option<u64>,
-    /// Largest picture to decode, in pixels.
+    /// Maximum size of a decoded picture, in pixels.
     #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_pixels)]
     pub(crate) max_pixels: u64,
-    /// Longest side of a picture to decode, in pixels.
+    /// Maximum width and height of a picture, in pixels.
     #[arg(long, value_name = "N", default_value_t = DecodeOptions::default().max_side)]
     pub(crate) max_side: u32,
-    /// Most memory for decoding one picture, in bytes.
+    /// Maximum memory for decoding one picture, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = DecodeOptions::default().max_memory)]
     pub(crate) max_decode_bytes: u64,
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
 }
 
-/// How text is generated.
+/// Generation options.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Generation")]
 pub(crate) struct GenerationArgs {
-    /// Most tokens for each answer.
+    /// Maximum number of tokens of an answer.
     #[arg(long, allow_negative_numbers = true, default_value_t = 256, value_name = "N")]
     pub(crate) max_new_tokens: usize,
-    /// Draw tokens at this temperature, instead of taking the best one.
+    /// Sample at this temperature [default: greedy decoding].
     #[arg(long, allow_negative_numbers = true, value_name = "T")]
     pub(crate) temperature: Option<f32>,
-    /// Draw among the K best tokens only.
+    /// Sample from the K most probable tokens.
     #[arg(long, allow_negative_numbers = true, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Draw among the fewest best tokens that together reach this probability.
+    /// Sample from the smallest set of tokens whose total probability is at least P (nucleus sampling).
     #[arg(long, allow_negative_numbers = true, value_name = "P")]
     pub(crate) top_p: Option<f32>,
-    /// Seed of the draws.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
+    /// Random seed for sampling.
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,
-    /// Never repeat a sequence of N tokens; 0 allows it. transformers 4 used 3 for the published checkpoint.
+    /// Never generate the same sequence of N tokens twice; 0 for no restriction.
+    ///
+    /// transformers 4 used 3 for the published checkpoint.
     #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N")]
     pub(crate) no_repeat_ngram_size: usize,
-    /// Weaken tokens that were there before; 1 does nothing.
+    /// Penalize repeated tokens; 1 for no penalty.
     #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "X")]
     pub(crate) repetition_penalty: f32,
-    /// Follow N texts side by side and answer with the best, instead of taking the best token each time.
+    /// Beam search with N beams.
     #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p"])]
     pub(crate) num_beams: Option<usize>,
-    /// With --num-beams: texts are compared by their summed log-probability over their length to this power.
+    /// Beam search: a text is ranked by its total log-probability divided by its length to the power of X.
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, requires = "num_beams")]
     pub(crate) length_penalty: f32,
-    /// With --num-beams: when to stop looking for better texts, as transformers means it.
-    #[arg(long, value_enum, default_value_t = EarlyStopping::No, requires = "num_beams")]
+    /// Beam search: when to stop, as early_stopping in transformers.
+    #[arg(long, value_parser = early_stopping(), default_value_t = EarlyStopping::default(), requires = "num_beams")]
     pub(crate) early_stopping: EarlyStopping,
-    /// Keep the markup well formed, texts cut by the limit included: tags closed, corners in pairs and in order.
+    /// Constrain the output to well-formed markup.
+    ///
+    /// Tags are closed, and patch tokens come in pairs and in order, even if --max-new-tokens cuts the text.
     #[arg(long)]
     pub(crate) well_formed: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum EarlyStopping {
-    /// As soon as there are as many ended texts as beams.
-    Yes,
-    /// When the best open text is no better at its present length than the worst ended one.
-    No,
-    /// When it is no better even at the most favourable length.
-    Never,
+fn early_stopping() -> impl TypedValueParser<Value = EarlyStopping> {
+    let help = |value| match value {
+        EarlyStopping::Yes => "As soon as there are as many finished texts as beams",
+        EarlyStopping::No => {
+            "When the best unfinished text, at its current length, ranks no higher than the worst finished one"
+        }
+        EarlyStopping::Never => "When the best unfinished text would rank no higher even at the most favourable length",
+    };
+    let values = EarlyStopping::NAMES.map(|(name, value)| PossibleValue::new(name).help(help(value)));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<EarlyStopping>())
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Where the pictures with boxes and the page go.
+    /// Directory for the pictures with boxes and the HTML page.
     #[arg(long, value_name = "DIR", default_value = "demo-output")]
     pub(crate) out: PathBuf,
-    /// How the annotations are shown on stdout.
+    /// Format of the annotations on stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Model directory; only its configuration and weights are read.
+    /// Model directory: a local Hugging Face checkpoint. Only its configuration and weights are read.
     #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
-    /// Take random weights instead, of the size that this config.json (or the one in this directory) gives.
+    /// Use random weights instead of a model, for this config.json or the one in this directory.
     #[arg(long, value_name = "CONFIG")]
     pub(crate) random: Option<PathBuf>,
-    /// Pictures together, each with one prompt; several sizes with commas between them.
+    /// Batch size: pictures processed together, each with one prompt. Several sizes can be separated by commas.
     #[arg(long, value_name = "B", value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
     pub(crate) batch: Vec<usize>,
-    /// Tokens generated for each, exactly.
+    /// Number of tokens generated for each picture.
     #[arg(long, value_name = "K", default_value = "64", value_parser = at_least_one)]
     pub(crate) new_tokens: usize,
-    /// Generate a number of tokens between these for each picture instead, drawn evenly and always the same, and let the
-    /// next picture join as one ends: --batch are then decoded at once.
+    /// Measure continuous batching, with MIN to MAX tokens generated for each picture.
+    ///
+    /// The next picture starts as soon as one is finished, so that --batch pictures are decoded at a time. The lengths
+    /// are uniformly distributed, and the same in every run.
     #[arg(long, value_name = "MIN-MAX", value_parser = lengths)]
     pub(crate) lengths: Option<(usize, usize)>,
-    /// Send these pictures, again and again, through a whole worker with a NATS server and an S3 store on this machine, and
-    /// through its engine alone: --batch are then decoded at once. Needs --model.
+    /// Measure a whole worker on these pictures, and its engine alone. Requires --model.
+    ///
+    /// Starts a NATS server and an S3 store on this machine. The pictures are repeated as often as needed, and --batch of
+    /// them are decoded at a time.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "model", conflicts_with_all = ["random", "lengths"])]
     pub(crate) through_worker: Vec<PathBuf>,
-    /// With --lengths or --through-worker, pictures of a run; left out, four times as many as are decoded at once.
+    /// Pictures per run, with --lengths or --through-worker [default: 4 times --batch].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) pictures: Option<usize>,
-    /// What to compute in: f32, bf16, int8 or w8a8 on the CPU; bf16, f16 or f32 on CUDA; or fastest.
+    /// Weight format: f32, bf16, int8 or w8a8 on the CPU; bf16, f16, f32, bf16-kv8 or f16-kv8 on CUDA; or fastest
+    /// [default: f32 on the CPU, bf16 on CUDA].
     #[arg(long)]
     pub(crate) dtype: Option<String>,
-    /// Where to compute: auto, cpu, cuda or cuda:N.
+    /// Device to compute on: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// Runs that count; figures are their medians.
+    /// Measured runs; the results are their medians.
     #[arg(long, value_name = "R", default_value = "3", value_parser = at_least_one)]
     pub(crate) repeat: usize,
-    /// Runs before them that do not.
+    /// Unmeasured runs before the measured ones.
     #[arg(long, value_name = "W", default_value_t = 1)]
     pub(crate) warmup: usize,
-    /// What an hour of this machine costs: adds the cost of 1000 pictures, in the same currency.
+    /// Price of this machine per hour; adds the cost of 1000 pictures, in the same currency.
     #[arg(long, value_name = "PRICE")]
     pub(crate) price_per_hour: Option<f64>,
-    /// How the figures are written: a table, or a JSON object for each batch size.
+    /// Format of the results: a table, or one JSON object per batch size.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
 fn lengths(text: &str) -> Result<(usize, usize), String> {
     let bounds = text.split_once('-').and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
-    bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected two numbers like 8-128".into())
+    bounds.filter(|&(min, max)| 1 <= min && min <= max).ok_or_else(|| "expected a range such as 8-128".into())
 }
 
-/// A path that may be empty: templates write `VARIABLE=` for a value that is not set, and it counts as unset.
+/// A path that may be empty, which counts as unset: deployment templates write `VARIABLE=` for a missing value.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(0) | Err(_) => Err("expected an integer of at least 1".into()),
         Ok(number) => Ok(number),
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Inspect {
-    /// A prompt as token ids and masks, in JSON.
+    /// Print a prompt as token ids and masks, in JSON.
     Prompt(InspectPrompt),
-    /// A picture as the pixel values f32 [1, 3, 224, 224] of a safetensors file.
+    /// Write the pixel values of a picture, f32 [1, 3, 224, 224], to a safetensors file.
     Image(InspectImage),
-    /// Raw generations, one a line on stdin, as text and entities, one JSON line each.
+    /// Parse raw model output from stdin, one text per line, and print text and entities as JSON lines.
     Text(InspectText),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectPrompt {
-    /// Model directory; only its tokenizer and configuration are read.
+    /// Model directory: a local Hugging Face checkpoint. Only its tokenizer and configuration are read.
     #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
-    /// The prompt.
+    /// Prompt in the model's markup.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// An entry for each <phrase>: null or a list of boxes, a box being two patch indices or four fractions.
+    /// Boxes of the phrases, as JSON.
+    ///
+    /// A list with one entry per <phrase>: null or a list of boxes. A box is two patch indices or four fractions.
     #[arg(long, value_name = "JSON")]
     pub(crate) boxes: Option<String>,
-    /// The prompt alone, without a picture.
+    /// Omit the image tokens.
     #[arg(long)]
     pub(crate) no_image: bool,
-    /// Put </s> behind it.
+    /// Append </s>.
     #[arg(long)]
     pub(crate) add_eos: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectImage {
-    /// Model directory; only its image processor's configuration is read.
+    /// Model directory: a local Hugging Face checkpoint. Only its image processor's configuration is read.
     #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
-    /// The picture.
+    /// Picture file.
     pub(crate) file: PathBuf,
-    /// Where the tensor `pixel_values` goes.
+    /// Output file, with one tensor `pixel_values`.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Leave the picture as it is stored, instead of rotating it according to EXIF or XMP.
+    /// Do not rotate the picture according to EXIF or XMP.
     #[arg(long)]
     pub(crate) no_exif_orientation: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectText {
-    /// Keep the tags and read no entities, as the reference does with cleanup_and_extract=False.
+    /// Keep the markup and parse no entities, like cleanup_and_extract=False in transformers.
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Not needed; taken so that all of `inspect` can be called alike.
+    /// Ignored; accepted so that all `inspect` commands take the same options.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) model: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SettingsArgs {
+    /// Print the JSON schema of the settings file.
+    #[arg(long)]
+    pub(crate) schema: bool,
+    /// Print a settings file in TOML with every key at its default.
+    #[arg(long)]
+    pub(crate) defaults: bool,
+    /// Print the reference of all settings in Markdown.
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }

@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Atomic replacement of files.
 
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
@@ -7,18 +7,18 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// Writes a file by `write` under a temporary name beside `path`, and then renames it. What was there before is
-/// replaced, and stays as it was where writing fails.
+/// Writes a temporary file in the directory of `path` and renames it to `path`. If writing fails, an existing file is left
+/// unchanged.
 ///
 /// # Errors
-/// Those of `write`, and of the file system; each names the path.
+/// The errors of `write` and of the file system, with the path as context.
 pub(crate) fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let attempt = || {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The process's umask applies, as for any new file.
+        // Temporary files are private by default; these are created like any other, with the umask applied.
         let mut options = tempfile::Builder::new();
         options.prefix(".groundling-").suffix(".tmp").permissions(Permissions::from_mode(0o666));
         let temporary = options.tempfile_in(dir)?;

@@ -1,41 +1,54 @@
-//! Log lines: which are written, and how. They go to standard error by [`LogWriter`].
+//! Log lines: filter and format. [`LogWriter`] writes them to standard error.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Debug};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
+use telemetry::LogLayer;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Arguments, Command, LogFormat};
 use crate::stderr::{self, LogWriter, escape_control};
 
-/// The variable that filters log lines, as in most Rust programs.
+/// The variable with the filter, as in most Rust programs.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// Starts logging to standard error and sends panics there as well.
-pub(crate) fn start(arguments: &Arguments) {
-    // Only the worker runs unwatched; elsewhere information would stand between a person and the result.
-    let default = if matches!(arguments.command, Command::Worker(_)) { "info" } else { "warn" };
+/// The worker's filter. async-nats also logs the events of the connection and why it cannot connect, which the worker
+/// logs itself.
+const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
+
+/// The filter of the other commands, whose users wait for the results.
+const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
+
+/// Starts logging to standard error and sends panics there as well. Returns the layer that exports log lines, once
+/// telemetry is started with it.
+pub(crate) fn start(arguments: &Arguments) -> LogLayer {
+    let default = if matches!(arguments.command, Command::Worker(_)) { WORKER_FILTER } else { DEFAULT_FILTER };
     let (filter, problem) = filter(std::env::var(FILTER_VARIABLE).ok().as_deref(), default);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter).log_internal_errors(false);
+    let exported = LogLayer::default();
     match arguments.log_format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
-            log.with_ansi(std::io::stderr().is_terminal()).fmt_fields(fields).init();
+            let log = log.with_ansi(std::io::stderr().is_terminal()).fmt_fields(fields).finish();
+            log.with(exported.clone()).init();
         }
-        LogFormat::Json => log.json().with_ansi(false).init(),
+        LogFormat::Json => log.json().with_ansi(false).finish().with(exported.clone()).init(),
     }
     std::panic::set_hook(Box::new(log_panic));
     if let Some(problem) = problem {
-        tracing::warn!("{FILTER_VARIABLE} is ignored, the level is {default}: {problem}");
+        tracing::warn!("{FILTER_VARIABLE} is invalid, using the default filter {default:?}: {problem}");
     }
+    exported
 }
 
-/// The filter that the variable asks for; the default, and what is wrong, where it cannot be read. Empty counts as unset.
+/// The filter in the variable; if that is invalid, the default and the problem. An empty variable counts as unset.
 fn filter(variable: Option<&str>, default: &str) -> (EnvFilter, Option<String>) {
     match variable.filter(|text| !text.trim().is_empty()).map(EnvFilter::try_new) {
         None => (EnvFilter::new(default), None),
@@ -44,7 +57,7 @@ fn filter(variable: Option<&str>, default: &str) -> (EnvFilter, Option<String>) 
     }
 }
 
-/// The standard hook would write to standard error itself, and wait there for a reader that stalls.
+/// Logs a panic. The standard hook would write to standard error directly, and block if its reader does not read.
 fn log_panic(panic: &PanicHookInfo) {
     let message = panic.payload_as_str().unwrap_or("(no message)");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -56,12 +69,12 @@ fn log_panic(panic: &PanicHookInfo) {
         tracing::error!(location, thread, "panicked: {message}");
     }
     if thread == "main" {
-        // This thread's panic ends the program.
+        // A panic of this thread ends the program.
         stderr::finish(&[]);
     }
 }
 
-/// Writes one field as `name=value`, or the message alone, with control characters escaped: a line break in an object's
+/// Writes one field as `name=value`, or only the message, with control characters escaped: a line break in an object's
 /// key must not look like the next log line.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
     let value = escape_control(&format!("{value:?}"));

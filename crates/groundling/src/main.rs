@@ -1,10 +1,11 @@
-//! `groundling`: annotates image archives with grounded text.
+//! `groundling`: annotates pictures with grounded text.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
 mod commands;
 mod enqueue_args;
+mod exit;
 mod files;
 mod logging;
 mod model_dir;
@@ -19,40 +20,21 @@ use std::process::ExitCode;
 use args::{Arguments, Command};
 use broker::causes::causes;
 use clap::Parser;
+use exit::{Misuse, Outcome};
 use stdout::StdoutError;
-use worker::settings_check::SettingsProblems;
+use telemetry::LogLayer;
+use worker::settings_validation::InvalidSettings;
 
-/// As a shell reports a program that SIGPIPE has ended, which is what most programs do when their reader leaves.
+/// The status that a shell reports for a program killed by SIGPIPE, as most programs are when their reader exits.
 const STDOUT_CLOSED: u8 = 128 + 13;
-
-/// Something was asked for that cannot be done as asked: arguments or settings. The exit code is 2, as for clap's own errors.
-#[derive(Debug)]
-struct Misuse(anyhow::Error);
-
-impl std::fmt::Display for Misuse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&causes(self.0.as_ref()))
-    }
-}
-
-impl std::error::Error for Misuse {}
-
-/// What a command came to, short of an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// All of it was done.
-    Done,
-    /// Part of it failed, and each failure has been told on stderr.
-    PartlyFailed,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::start(&arguments);
+    let logs = logging::start(&arguments);
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
-            let ended = runtime.block_on(run(arguments));
-            // What is left on other threads nobody waits for any more: a decoder that does not stop, above all.
+            let ended = runtime.block_on(run(arguments, logs));
+            // Does not wait for blocking threads: a decoder may run for a long time.
             runtime.shutdown_background();
             ended
         },
@@ -69,24 +51,25 @@ fn main() -> ExitCode {
     code
 }
 
-/// An error as messages for the user, one for each problem that was found in the settings.
+/// An error as messages for the user: one for each problem with the settings, or a single one.
 fn messages(error: &anyhow::Error) -> Vec<String> {
-    let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<SettingsProblems>());
+    let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<InvalidSettings>());
     match problems {
         Some(problems) => problems.0.iter().map(|problem| format!("groundling: {problem}")).collect(),
         None => vec![format!("groundling: {}", causes(error.as_ref()))],
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
     let settings = &arguments.settings;
     match arguments.command {
-        Command::Worker(given) => commands::worker::run(given, settings.as_deref()).await,
+        Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,
         Command::Inspect(given) => commands::inspect::run(given),
+        Command::Settings(given) => commands::settings::run(&given),
     }
 }

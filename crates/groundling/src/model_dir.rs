@@ -1,26 +1,30 @@
-//! Which model to open, and opening it.
+//! Opens the model and starts the engine.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::processor::image::ImageProcessor;
 
-use crate::Misuse;
+use crate::exit::Misuse;
 use crate::settings::ModelSettings;
 
-const HOW_TO_GET_ONE: &str = "no model is given: pass --model DIR or set GROUNDLING_MODEL; the published one comes by \
-    `hf download microsoft/kosmos-2-patch14-224 --local-dir kosmos-2`, and a small one for trying out lies in \
+const NO_MODEL: &str = "no model given: pass --model DIR, set GROUNDLING_MODEL, or set model.path in the settings file; get the published model with \
+    `hf download microsoft/kosmos-2-patch14-224 --local-dir kosmos-2`, or use the small one for tests in \
     crates/sandbox/demo/kosmos-2-emoji";
 
-/// The directory given, or the sentence on how to get one.
+/// The given directory.
+///
+/// # Errors
+/// If none is given: how to get a model.
 pub(crate) fn require(given: Option<&PathBuf>) -> anyhow::Result<&Path> {
     let given = given.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty());
-    given.ok_or_else(|| Misuse(anyhow!(HOW_TO_GET_ONE)).into())
+    given.ok_or_else(|| Misuse(anyhow!(NO_MODEL)).into())
 }
 
-/// The image processor of a model directory.
+/// The image processor of a model directory, which needs no weights.
 pub(crate) fn images(dir: &Path) -> anyhow::Result<ImageProcessor> {
     ImageProcessor::from_dir(dir).context("the model cannot be opened")
 }
@@ -32,4 +36,10 @@ pub(crate) fn open(settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
     let device: DeviceChoice = settings.device.parse().map_err(misuse)?;
     let compute = Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?;
     Kosmos2::open(dir, &compute).context("the model cannot be opened")
+}
+
+/// Starts the engine on its own thread, which ends when the last handle is dropped.
+pub(crate) fn start_engine(model: Kosmos2, options: EngineOptions) -> anyhow::Result<Engine> {
+    let (engine, _thread) = Engine::start(model, options)?;
+    Ok(engine)
 }

@@ -1,4 +1,4 @@
-//! Results as the command line prints them.
+//! Results as `annotate` and `demo` print them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::args::Format;
 use crate::stderr::escape_control;
 use crate::stdout;
 
-/// One picture × prompt, as `annotate --format json` prints it. Scripts hold the program to these names.
+/// The result of one prompt on one picture, as `annotate --format json` prints it. Scripts depend on these names.
 #[derive(Debug, Serialize)]
 pub(crate) struct Result<'a> {
     image: &'a str,
@@ -23,7 +23,7 @@ pub(crate) struct Result<'a> {
     entities: Vec<Entity<'a>>,
     finish_reason: &'static str,
     model: &'a str,
-    /// The file of `--draw`.
+    /// The file that `--draw` wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     drawing: Option<Cow<'a, str>>,
 }
@@ -40,7 +40,7 @@ struct Entity<'a> {
 }
 
 impl<'a> Result<'a> {
-    /// Without clean-up the text is the raw text, and no entities are read from it.
+    /// Without `clean_up`, the text is the raw text, and there are no entities.
     pub(crate) fn new(image: &'a str, model: &'a str, answer: &'a GroundedText, clean_up: bool) -> Self {
         let entities = if clean_up { answer.entities.iter().map(Entity::new).collect() } else { Vec::new() };
         Self {
@@ -56,7 +56,7 @@ impl<'a> Result<'a> {
         }
     }
 
-    /// With the path of the picture that was drawn.
+    /// Adds the path of the drawing.
     pub(crate) fn with_drawing(self, path: Option<&'a Path>) -> Self {
         Self { drawing: path.map(Path::to_string_lossy), ..self }
     }
@@ -65,23 +65,20 @@ impl<'a> Result<'a> {
     pub(crate) fn print(&self, format: Format) -> anyhow::Result<()> {
         match format {
             Format::Json => stdout::write_json(self),
-            Format::Text => Ok(stdout::write(format_args!("{}", self.for_people()))?),
+            Format::Text => Ok(stdout::write(format_args!("{}", self.to_text()))?),
         }
     }
 
-    fn for_people(&self) -> String {
-        let cut = if self.finish_reason == "length" { " […cut by --max-new-tokens]" } else { "" };
+    fn to_text(&self) -> String {
+        let cut = if self.finish_reason == "length" { " … [cut by --max-new-tokens]" } else { "" };
         let [image, prompt, text] = [self.image, self.prompt, self.text].map(escape_control);
         let mut lines = format!("{image}  {prompt}\n  {text}{cut}\n");
         for entity in &self.entities {
-            let _ = write!(lines, "    {}{}", escape_control(entity.phrase), percent(entity.score));
-            for (corners, score) in entity.boxes.iter().zip(entity.box_scores) {
-                let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
-            }
-            lines.push('\n');
+            let line = entity_line(entity.phrase, entity.score, &entity.boxes, entity.box_scores);
+            let _ = writeln!(lines, "    {line}");
         }
         if let Some(drawing) = &self.drawing {
-            let _ = writeln!(lines, "    drawn: {}", escape_control(drawing));
+            let _ = writeln!(lines, "    drawing: {}", escape_control(drawing));
         }
         lines
     }
@@ -100,14 +97,17 @@ impl<'a> Entity<'a> {
     }
 }
 
-/// `[left top right bottom]`, three decimals: finer than a cell of the grid.
-pub(crate) fn box_text([x0, y0, x1, y1]: &[f64; 4]) -> String {
-    format!("[{x0:.3} {y0:.3} {x1:.3} {y1:.3}]")
-}
-
-/// ` 97%`, or nothing where no score is known.
-pub(crate) fn percent(score: Option<f32>) -> String {
-    score.map(|score| format!(" {:.0}%", score * 100.0)).unwrap_or_default()
+/// A phrase with its scores and boxes: `a fox: phrase 1.00, box 0.87 [0.250 0.125 0.750 0.875]`. A box is left, top, right
+/// and bottom; unknown scores are omitted.
+pub(crate) fn entity_line(phrase: &str, score: Option<f32>, boxes: &[[f64; 4]], box_scores: &[Option<f32>]) -> String {
+    let name = escape_control(phrase);
+    let score = score.map(|score| format!("phrase {score:.2}"));
+    let boxes = boxes.iter().enumerate().map(|(index, [x0, y0, x1, y1])| {
+        let score = box_scores.get(index).copied().flatten().map(|score| format!(" {score:.2}")).unwrap_or_default();
+        format!("box{score} [{x0:.3} {y0:.3} {x1:.3} {y1:.3}]")
+    });
+    let details = score.into_iter().chain(boxes).collect::<Vec<_>>().join(", ");
+    if details.is_empty() { name } else { format!("{name}: {details}") }
 }
 
 fn corners(entity: &ScoredEntity) -> Vec<[f64; 4]> {
@@ -122,7 +122,7 @@ fn finish_word(reason: FinishReason) -> &'static str {
     }
 }
 
-/// Entities as the review draws them.
+/// The entities in the form that `review` draws.
 pub(crate) fn labelled(answer: &GroundedText) -> Vec<Labelled> {
     let labelled = |entity: &ScoredEntity| Labelled {
         phrase: entity.phrase.clone(),
@@ -134,7 +134,20 @@ pub(crate) fn labelled(answer: &GroundedText) -> Vec<Labelled> {
     answer.entities.iter().map(labelled).collect()
 }
 
-/// The end of a text as the review shows it.
+/// Why a text ended, in the form that `review` shows.
 pub(crate) fn finish(cut: bool) -> Finish {
     if cut { Finish::Length } else { Finish::Stop }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_named_and_unknown_ones_left_out() {
+        let corners = [0.25, 0.125, 0.75, 0.875];
+        let line = entity_line("a fox", Some(0.999), &[corners, corners], &[Some(0.87)]);
+        assert_eq!(line, "a fox: phrase 1.00, box 0.87 [0.250 0.125 0.750 0.875], box [0.250 0.125 0.750 0.875]");
+        assert_eq!(entity_line("a\nfox", None, &[], &[]), "a\\nfox");
+    }
 }

@@ -1,6 +1,7 @@
 //! Settings: groundling.toml, then `GROUNDLING__SECTION__KEY`, then flags; later sources override earlier ones.
 
 mod layers;
+pub(crate) mod reference;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -8,19 +9,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use engine::EngineOptions;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use telemetry::TelemetrySettings;
 use worker::fetch::environment::environment_problems;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
-use worker::settings_check::SettingsProblems;
+use worker::settings_validation::InvalidSettings;
 
-use crate::Misuse;
 use crate::args::{ModelArgs, StoreArgs};
+use crate::exit::Misuse;
 use layers::Layered;
 
 const DEFAULT_FILE: &str = "groundling.toml";
 
-/// Everything that can be set.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// All settings.
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     pub(crate) model: ModelSettings,
@@ -29,18 +32,19 @@ pub(crate) struct Settings {
     pub(crate) streams: StreamSettings,
     pub(crate) s3: S3Settings,
     pub(crate) worker: WorkerSettings,
+    pub(crate) telemetry: TelemetrySettings,
 }
 
-/// Which model, and where it computes.
-#[derive(Debug, Clone, Deserialize)]
+/// The model and its device.
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ModelSettings {
-    /// Model directory.
+    /// Model directory: a local Hugging Face checkpoint. `GROUNDLING_MODEL` sets it, too.
     pub(crate) path: Option<PathBuf>,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// Device to compute on: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it is available.
     pub(crate) device: String,
-    /// `f32`, `bf16`, `int8` or `w8a8` on the CPU, `bf16`, `f16` or `f32` on CUDA, or `fastest`; left out: f32 on the
-    /// CPU, bf16 on CUDA.
+    /// Weight format: `f32`, `bf16`, `int8` or `w8a8` on the CPU; `bf16`, `f16`, `f32`, `bf16-kv8` or `f16-kv8` on
+    /// CUDA; or `fastest`. If unset: `f32` on the CPU, `bf16` on CUDA.
     pub(crate) dtype: Option<String>,
 }
 
@@ -50,19 +54,19 @@ impl Default for ModelSettings {
     }
 }
 
-/// How prompts share the device.
-#[derive(Debug, Clone, Deserialize)]
+/// Continuous batching.
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EngineSettings {
-    /// Prompts decoded at once; left out: as many as fit the device's memory, up to 16 on
-    /// the CPU and 1024 on CUDA.
+    /// Maximum number of sequences decoded together. If unset: as many as fit the device's memory, up to 16 on the CPU and
+    /// 1024 on CUDA.
     pub(crate) slots: Option<usize>,
-    /// Tokens that each of them has room for: picture, prompt and answer.
+    /// Maximum tokens per slot: image, prompt and answer.
     pub(crate) slot_tokens: usize,
-    /// Pictures that go through the vision tower together; left out: 8 on the CPU, 64 on CUDA.
+    /// Maximum number of pictures that go through the vision tower together. If unset: 8 on the CPU, 64 on CUDA.
     pub(crate) vision_batch: Option<usize>,
-    /// Most prompt tokens of a step; more wait for the next one, so that running prompts do not wait long.
-    /// Left out: 1024 on the CPU, 8192 on CUDA.
+    /// Maximum prompt tokens per step. Further prompts wait for the next step, so that a step does not delay the running
+    /// sequences for long. If unset: 1024 on the CPU, 8192 on CUDA.
     pub(crate) prompt_tokens: Option<usize>,
 }
 
@@ -82,24 +86,27 @@ impl EngineSettings {
 
 impl Settings {
     /// Reads the file and the environment.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a value in the file or the environment is not valid.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         Self::read(file, std::env::vars_os()).map_err(|error| Misuse(error).into())
     }
 
     fn read(file: Option<&Path>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Self> {
-        // An empty name is what templates make of a missing one.
+        // Deployment templates write an empty name for a missing one.
         let named = file.filter(|file| !file.as_os_str().is_empty());
         let file = named.unwrap_or(Path::new(DEFAULT_FILE));
         let text = match std::fs::read_to_string(file) {
             Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => String::new(),
-            text => text.with_context(|| format!("the settings file {} cannot be read", file.display()))?,
+            text => text.with_context(|| format!("cannot read the settings file {}", file.display()))?,
         };
         let mut layers = Layered::from_toml(file, &text)?;
         layers.overlay(variables)?;
         Ok(Self::deserialize(layers)?)
     }
 
-    /// Lets flags go before.
+    /// Applies flags, which override the settings.
     pub(crate) fn with_model(mut self, flags: &ModelArgs) -> Self {
         let model = &mut self.model;
         model.path = flags.model.clone().filter(|path| !path.as_os_str().is_empty()).or(model.path.take());
@@ -109,7 +116,7 @@ impl Settings {
         self
     }
 
-    /// Lets flags go before.
+    /// Applies flags, which override the settings.
     pub(crate) fn with_stores(mut self, flags: &StoreArgs) -> Self {
         if let Some(url) = &flags.nats_url {
             self.nats.url.clone_from(url);
@@ -120,7 +127,10 @@ impl Settings {
         self
     }
 
-    /// The worker's part, checked: every problem is told at once.
+    /// The validated settings of the worker.
+    ///
+    /// # Errors
+    /// All problems at once.
     pub(crate) fn for_worker(&self) -> anyhow::Result<worker::settings::Settings> {
         let settings = worker::settings::Settings {
             nats: self.nats.clone(),
@@ -128,21 +138,28 @@ impl Settings {
             s3: self.s3.clone(),
             worker: self.worker.clone(),
         };
-        settings.validate().map_err(|problems| Misuse(problems.into()))?;
+        let of_worker = settings.validate().err().map_or_else(Vec::new, |InvalidSettings(problems)| problems);
+        let problems = [of_worker, self.telemetry.problems()].concat();
+        if !problems.is_empty() {
+            return Err(Misuse(InvalidSettings(problems).into()).into());
+        }
         let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
         if !problems.is_empty() {
-            return Err(Misuse(SettingsProblems(problems).into()).into());
+            return Err(Misuse(InvalidSettings(problems).into()).into());
         }
         Ok(settings)
     }
 
-    /// What `setup` needs, checked alike; it reads no pictures, so nothing about S3 has to be set.
+    /// The validated settings of `setup`, which needs no S3 store.
+    ///
+    /// # Errors
+    /// All problems at once.
     pub(crate) fn for_setup(self) -> anyhow::Result<(NatsSettings, StreamSettings)> {
         let problems = [self.nats.problems(), self.streams.problems()].concat();
         if problems.is_empty() {
             Ok((self.nats, self.streams))
         } else {
-            Err(Misuse(SettingsProblems(problems).into()).into())
+            Err(Misuse(InvalidSettings(problems).into()).into())
         }
     }
 }
@@ -304,6 +321,26 @@ mod tests {
         let (_dir, path) = file("[nats]\nurl = \"\"\n[streams]\nreplicas = 2\n");
         let problems = Settings::read(Some(&path), environment(&[])).unwrap().for_setup().unwrap_err().to_string();
         assert!(problems.contains("nats.url") && problems.contains("streams.replicas"), "{problems}");
+    }
+
+    #[test]
+    fn problems_of_the_worker_and_of_telemetry_are_reported_at_once() {
+        let (_dir, path) = file("[telemetry]\nendpoint = \"collector\"\n");
+        let error = Settings::read(Some(&path), environment(&[])).unwrap().for_worker().unwrap_err().to_string();
+        assert!(error.contains("s3.allow") && error.contains("telemetry.endpoint"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_telemetry_are_read_from_variables_whatever_their_type() {
+        let (_dir, empty) = file("");
+        let variables = [
+            ("GROUNDLING__TELEMETRY__HEADERS__AUTHORIZATION", "123"),
+            ("GROUNDLING__TELEMETRY__PROTOCOL", "grpc"),
+            ("GROUNDLING__TELEMETRY__SAMPLE_RATIO", "1"),
+        ];
+        let telemetry = Settings::read(Some(&empty), environment(&variables)).unwrap().telemetry;
+        assert_eq!(telemetry.headers["authorization"].expose(), "123");
+        assert_eq!((telemetry.protocol, telemetry.sample_ratio), (telemetry::settings::Protocol::Grpc, 1.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Pictures named on the command line: files, directories, standard input, S3 objects and web addresses.
+//! Pictures named on the command line: files, directories, standard input, S3 objects and URLs.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,13 +12,13 @@ use worker::fetch::http::WebReader;
 use worker::fetch::s3::ObjectStore;
 use worker::settings::S3Settings;
 
-/// File endings that a directory is searched for.
-const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
+/// Extensions of the files that a search of a directory finds.
+const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
 
-/// Longest part of a path of files made from pictures, in bytes: most file systems allow 255, and an ending follows.
-const LONGEST_NAME: usize = 200;
+/// Maximum length of a component of an output path, in bytes: most file systems allow 255, and a suffix is appended.
+const MAX_NAME: usize = 200;
 
-/// Where a picture is read from.
+/// The location of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     File(PathBuf),
@@ -27,28 +27,28 @@ pub(crate) enum Source {
     Web(String),
 }
 
-/// A picture to be annotated.
+/// A picture to annotate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Input {
     pub(crate) source: Source,
-    /// The path of files made from it, relative to their folder: where it was found below the folder that was named.
+    /// The path of output files for it, relative to the output directory: mirrors the tree of the directory searched.
     pub(crate) mirror: PathBuf,
 }
 
-/// What the arguments of the command line name.
+/// The pictures that the command line names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inputs {
-    /// The pictures, in the order of the arguments; those of a directory in order of path.
+    /// The pictures, in the order of the arguments; those of a directory sorted by path.
     pub(crate) found: Vec<Input>,
-    /// What could not be searched, or holds no picture, and why.
+    /// Directories that could not be read or contain no pictures, and why.
     pub(crate) problems: Vec<String>,
 }
 
 impl Inputs {
-    /// Adds what an argument names: one picture, or those below a directory, but not below `except`.
+    /// Adds the picture that an argument names, or all pictures below a directory, except those below `except`.
     ///
     /// # Errors
-    /// The argument cannot name a picture.
+    /// See [`Source::from_argument`].
     pub(crate) fn add(&mut self, argument: &str, except: Option<&Path>) -> anyhow::Result<()> {
         let source = Source::from_argument(argument)?;
         match &source {
@@ -58,16 +58,17 @@ impl Inputs {
         Ok(())
     }
 
-    /// Adds files with a picture's ending below a directory. Links to directories are not followed, so it always ends.
+    /// Adds the files below a directory that have the extension of a picture. Symbolic links to directories are not
+    /// followed, so there are no cycles.
     fn search(&mut self, root: &Path, except: Option<&Path>) {
         let except = except.and_then(|dir| dir.canonicalize().ok());
-        let is_excepted = |dir: &Path| dir.canonicalize().ok().is_some_and(|dir| Some(dir) == except);
+        let is_excluded = |dir: &Path| dir.canonicalize().ok().is_some_and(|dir| Some(dir) == except);
         let (before, mut files, mut open) = (self.problems.len(), Vec::new(), VecDeque::from([root.to_path_buf()]));
         while let Some(dir) = open.pop_front() {
             let entries = match fs::read_dir(&dir) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    self.problems.push(format!("{}: cannot be searched, skipped: {error}", dir.display()));
+                    self.problems.push(format!("{}: directory skipped: {error}", dir.display()));
                     continue;
                 }
             };
@@ -75,22 +76,21 @@ impl Inputs {
                 let read = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
                 match read {
                     Ok((path, kind)) if kind.is_dir() => {
-                        if !is_excepted(&path) {
+                        if !is_excluded(&path) {
                             open.push_back(path);
                         }
                     }
-                    Ok((path, _)) if has_picture_ending(&path) && path.is_file() => files.push(path),
+                    Ok((path, _)) if has_picture_extension(&path) && path.is_file() => files.push(path),
                     Ok(_) => {}
                     Err(error) => {
-                        self.problems.push(format!("{}: an entry cannot be read, skipped: {error}", dir.display()));
+                        self.problems.push(format!("{}: directory entry skipped: {error}", dir.display()));
                     }
                 }
             }
         }
         if files.is_empty() && self.problems.len() == before {
-            let endings = ENDINGS.join(", ");
-            self.problems
-                .push(format!("{}: holds no picture; files ending in {endings} are looked for", root.display()));
+            let extensions = EXTENSIONS.join(", ");
+            self.problems.push(format!("{}: contains no pictures (files ending in {extensions})", root.display()));
         }
         files.sort();
         self.found.extend(files.into_iter().map(|path| {
@@ -101,17 +101,17 @@ impl Inputs {
 }
 
 impl Source {
-    /// Reads an argument. A directory is a file here.
+    /// Parses an argument. Directories are not told apart from files.
     ///
     /// # Errors
-    /// An S3 address without bucket or key.
+    /// An S3 address without a bucket or key.
     pub(crate) fn from_argument(argument: &str) -> anyhow::Result<Self> {
         if argument == "-" {
             return Ok(Self::StandardInput);
         }
         if let Some(rest) = argument.strip_prefix("s3://") {
             let parts = rest.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty());
-            let (bucket, key) = parts.ok_or_else(|| anyhow!("{argument}: an S3 picture is written s3://bucket/key"))?;
+            let (bucket, key) = parts.ok_or_else(|| anyhow!("{argument}: expected s3://bucket/key"))?;
             return Ok(Self::Object { bucket: bucket.into(), key: key.into() });
         }
         if argument.starts_with("http://") || argument.starts_with("https://") {
@@ -120,7 +120,7 @@ impl Source {
         Ok(Self::File(argument.into()))
     }
 
-    /// What results call it.
+    /// Its name in results.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -130,8 +130,8 @@ impl Source {
         }
     }
 
-    /// The relative path of files made from a picture that was named by itself: a relative path as it was typed, the
-    /// name of a file elsewhere, bucket and key, host and path.
+    /// The relative path of output files for a picture that an argument names: a relative path as given; for an absolute
+    /// path or one with `..`, the file name; bucket and key; host and path.
     fn mirror(&self) -> PathBuf {
         match self {
             Self::StandardInput => "stdin".into(),
@@ -148,12 +148,13 @@ impl Source {
     }
 }
 
-/// The path without `.`, `..` and root, each part cut and cleaned so that it can be a file's name with an ending behind.
+/// The path without `.`, `..` and root. Each component is shortened and its control characters are replaced, so that it
+/// can be a file name with a suffix.
 fn relative(path: &Path) -> PathBuf {
     let part = |part: Component<'_>| match part {
         Component::Normal(name) => {
             let name = name.to_string_lossy().replace(char::is_control, "_");
-            Some(name[..name.floor_char_boundary(LONGEST_NAME)].to_owned())
+            Some(name[..name.floor_char_boundary(MAX_NAME)].to_owned())
         }
         _ => None,
     };
@@ -161,15 +162,15 @@ fn relative(path: &Path) -> PathBuf {
     if relative.as_os_str().is_empty() { "picture".into() } else { relative }
 }
 
-fn has_picture_ending(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+fn has_picture_extension(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
 
-/// Reads sources, each up to a number of bytes.
+/// Reads pictures of limited size from their sources.
 pub(crate) struct Reader {
     s3: S3Settings,
-    /// Both made when first needed: they read certificates and look for credentials.
+    /// Both are created when first needed: they read certificates and look for credentials.
     store: OnceCell<ObjectStore>,
     web: OnceCell<WebReader>,
     max_bytes: u64,
@@ -178,7 +179,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(s3: &S3Settings, max_bytes: Option<u64>) -> Self {
         let max_bytes = max_bytes.unwrap_or(s3.max_object_bytes);
-        // The allow-list guards against jobs of others; these addresses were typed by whoever holds the keys.
+        // The allow list restricts other people's jobs; here the owner of the credentials names the objects.
         let s3 = S3Settings { allow: vec!["*".into()], max_object_bytes: max_bytes, ..s3.clone() };
         Self { s3, store: OnceCell::new(), web: OnceCell::new(), max_bytes }
     }
@@ -193,8 +194,8 @@ impl Reader {
                 Ok(store.read(&object).await?.bytes)
             }
             Source::Web(address) => {
-                let made = || async { WebReader::new(limit, self.s3.operation_timeout) };
-                Ok(self.web.get_or_try_init(made).await?.read(address).await?)
+                let create = || async { WebReader::new(limit, self.s3.operation_timeout) };
+                Ok(self.web.get_or_try_init(create).await?.read(address).await?)
             }
             Source::StandardInput => {
                 let read = move || read_bounded(&mut std::io::stdin().lock(), limit);
@@ -213,7 +214,7 @@ fn read_bounded(from: &mut dyn Read, limit: u64) -> anyhow::Result<Bytes> {
     let mut bytes = Vec::new();
     from.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        bail!("has more than {limit} bytes; raise --max-bytes if it is to be read");
+        bail!("has more than {limit} bytes; raise --max-bytes to allow it");
     }
     Ok(bytes.into())
 }
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(mirror("https://host/"), "host");
         assert_eq!(mirror("s3://b/../../k//x\n.jpg"), "b/k/x_.jpg");
         assert_eq!(mirror("s3://b//etc/passwd"), "b/etc/passwd");
-        assert_eq!(mirror(&format!("s3://b/{}", "ä".repeat(300))).len(), 2 + LONGEST_NAME);
+        assert_eq!(mirror(&format!("s3://b/{}", "ä".repeat(300))).len(), 2 + MAX_NAME);
         assert_eq!(mirror("-"), "stdin");
         assert_eq!(mirror(".."), "picture");
     }
@@ -259,7 +260,7 @@ mod tests {
             inputs
         };
         let Inputs { found, problems } = read(None);
-        assert!(found.is_empty() && problems[0].contains("holds no picture"), "{problems:?}");
+        assert!(found.is_empty() && problems[0].contains("contains no pictures"), "{problems:?}");
         fs::create_dir(dir.path().join("b")).unwrap();
         for name in ["c.PNG", "a.jpg", "b/d.webp", "e.tif", "f.TIFF", "g.avif", "notes.txt"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -286,7 +287,7 @@ mod tests {
         inputs.add(dir.path().to_str().unwrap(), None).unwrap();
         assert_eq!(inputs.found.len(), 2);
         assert_eq!(inputs.problems.len(), 1);
-        assert!(inputs.problems[0].contains("cannot be searched, skipped"), "{:?}", inputs.problems);
+        assert!(inputs.problems[0].contains("directory skipped"), "{:?}", inputs.problems);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Lines for standard error: log lines and messages, written by a thread of their own.
+//! Writes log lines and messages to standard error, on a separate thread.
 //!
-//! A closed pipe, a full disk or a reader that stalls must not fail, block or end the program. Log lines are dropped
-//! when they cannot be written, and counted; a warning gives their number as soon as a line can be written again.
+//! A closed pipe, a full disk or a reader that does not read must not fail, block or end the program. Log lines that
+//! cannot be written are dropped and counted; a warning reports their number as soon as a line can be written again.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait for the thread. What comes beyond them while the reader stalls is dropped.
+/// Capacity of the queue to the thread. Further log lines are dropped while the reader does not read.
 const QUEUED_LINES: usize = 4096;
-/// How long the end of the program waits for the lines that are left.
+/// How long the end of the program waits for queued lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long one line waits for a descriptor that another process has made non-blocking.
+/// How long writing a line is retried while a pipe that another process made non-blocking is full.
 const FULL_PIPE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a full queue or a full non-blocking pipe is tried again.
+/// How often a full queue or a full non-blocking pipe is retried.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lines lost since the start.
+/// Lines dropped since the start.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 enum Message {
     Line(Vec<u8>),
-    /// Everything sent before has been handled when this sender is dropped.
+    /// Dropped once everything sent before has been handled.
     Flush(#[expect(dead_code, reason = "its drop is the signal")] SyncSender<()>),
 }
 
-/// Writes a message for the user, such as `groundling: photo.jpg: not found`. Waits while the reader is slow.
+/// Writes a message for the user, such as `groundling: photo.jpg: not found`. Blocks while the queue is full.
 macro_rules! message {
     ($($argument:tt)*) => { $crate::stderr::write_message(format_args!($($argument)*)) };
 }
 pub(crate) use message;
 
-/// Writes one line, see [`message!`]. Control characters are escaped: a file's name must not act on the terminal or look
+/// Writes one line, see [`message!`]. Control characters are escaped: a file name must not control the terminal or look
 /// like another line.
 pub(crate) fn write_message(text: Arguments<'_>) {
     if let Some(queue) = queue() {
-        // Fails only if the thread has ended, and then no line can be written any more.
+        // Fails only if the thread has ended; then nothing can be written.
         let _ = queue.send(Message::Line(message_line(text)));
     }
 }
 
-/// Writes the last messages and waits up to a second for all lines to be written.
+/// Writes the last messages, and waits at most [`FLUSH_TIMEOUT`] until all lines are written.
 pub(crate) fn finish(messages: &[String]) {
     let Some(queue) = queue() else { return };
     let deadline = Instant::now() + FLUSH_TIMEOUT;
@@ -58,7 +58,7 @@ pub(crate) fn finish(messages: &[String]) {
     }
 }
 
-/// Where log lines go: one call of `write` for each event.
+/// The writer of log lines: one call of `write` for each event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogWriter;
 
@@ -68,7 +68,7 @@ impl Write for LogWriter {
         if !sent {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
-        // The caller would write its own complaint to standard error.
+        // For an error, the caller would print a message of its own to standard error.
         Ok(line.len())
     }
 
@@ -85,8 +85,8 @@ impl MakeWriter<'_> for LogWriter {
     }
 }
 
-/// The text with control characters escaped, as in a Rust string literal: `\n`, `\u{1b}`. The same for characters that
-/// change the direction of text or end a line without being control characters.
+/// The text with control characters escaped as in a Rust string literal: `\n`, `\u{1b}`. Line separators and characters
+/// that change the direction of text are escaped as well.
 pub(crate) fn escape_control(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -144,8 +144,8 @@ fn write_lines(messages: &Receiver<Message>, mut stderr: impl Write) {
         }
         let lost = LOST.load(Ordering::Relaxed);
         if lost > reported {
-            // Comes back to this thread as a line, in the format of the log.
-            tracing::warn!(lines = lost - reported, "log lines were lost: standard error was full or closed");
+            // This line passes through the queue like any other.
+            tracing::warn!(lines = lost - reported, "log lines were lost: standard error was full, closed or not read");
             reported = lost;
         }
     }

@@ -1,17 +1,17 @@
-//! Results for standard output.
+//! Writes results to standard output.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
 
-/// Standard output does not take results.
+/// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StdoutError {
-    /// The reader has closed its end, as `head` does.
+    /// The reader closed its end, as `head` does.
     #[error("standard output was closed")]
     Closed,
-    /// Any other fault, such as a full disk.
+    /// Any other error, such as a full disk.
     #[error("standard output cannot be written: {0}")]
     Failed(io::Error),
 }
@@ -22,15 +22,15 @@ impl From<io::Error> for StdoutError {
     }
 }
 
-/// Writes a text as it is.
+/// Writes a text unchanged.
 pub(crate) fn write(text: Arguments<'_>) -> Result<(), StdoutError> {
     let mut out = io::stdout().lock();
     out.write_fmt(text)?;
-    // A line is flushed by its end; what has none must not be lost in silence at the end of the program.
+    // Only complete lines are flushed automatically, and errors at the end of the program would go unnoticed.
     Ok(out.flush()?)
 }
 
-/// Writes a text and the end of a line.
+/// Writes a text and a line break.
 pub(crate) fn write_line(text: Arguments<'_>) -> Result<(), StdoutError> {
     write(format_args!("{text}\n"))
 }

@@ -1,4 +1,4 @@
-//! Input made to hurt, the same at every run: what the tests throw at decoders and workers, and seeds for the fuzzers.
+//! Malformed and hostile inputs for tests of decoders and workers, and seeds for fuzz targets. The same in every run.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -7,7 +7,7 @@ mod random;
 
 pub use random::Random;
 
-/// What the model's tokenizer takes for a token with a meaning of its own, of the patch indices only one.
+/// The special tokens of the model's tokenizer, with one of its patch tokens.
 pub const TAGS: [&str; 16] = [
     "<s>",
     "</s>",

@@ -1,14 +1,14 @@
-//! Rates of the matrix products and of attention beside candle's, on this machine: `cargo run --release -p kernels
-//! --example rates`. A first argument picks the rows (comma-separated), a second the repeats, a third an implementation
-//! other than the best.
+//! Measures the matrix products and attention on this machine, next to candle's matrix products: `cargo run --release -p
+//! kernels --example rates [ROWS] [REPEATS] [IMPLEMENTATION]`, where ROWS are comma-separated numbers of rows and
+//! IMPLEMENTATION is the best one by default.
 //!
-//! With `RAYON_NUM_THREADS=1` it counts the process's CPU time in place of the clock's, so that other programs on the
-//! machine disturb it less; with more threads that would count their waiting too.
+//! With `RAYON_NUM_THREADS=1` it measures CPU time instead of wall time, so that other programs on the machine disturb it
+//! less. With more threads CPU time would include their waiting.
 
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
     Attention, Context, Epilogue, Implementation, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention,
-    attention_in_integers, available, implementation, linear, rates, with_implementation,
+    attention_i16, available, implementation, linear, rates, with_implementation,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
@@ -41,7 +41,7 @@ fn main() -> candle_core::Result<()> {
     match available().into_iter().find(|implementation| implementation.name() == name) {
         Some(implementation) => with_implementation(implementation, || report(&rows, repeats)),
         None => candle_core::bail!(
-            "this CPU has {:?}, not {name:?}",
+            "this CPU supports {:?}, not {name:?}",
             available().into_iter().map(Implementation::name).collect::<Vec<_>>()
         ),
     }
@@ -57,7 +57,7 @@ fn report(rows: &[usize], repeats: usize) -> candle_core::Result<()> {
         rates::fma_gflops(WeightFormat::W8A8, threads),
         rates::read_gb_per_s(threads),
     );
-    println!("\nMatrix products, GFLOP/s (in brackets GB/s of weights)");
+    println!("\nMatrix products, GFLOP/s (in parentheses: GB/s of weights)");
     println!(
         "{:>14} {:>4} {:>16} {:>16} {:>16} {:>16} {:>16}",
         "[out x in]", "rows", "candle f32", "f32", "bf16", "int8", "w8a8"
@@ -70,17 +70,17 @@ fn report(rows: &[usize], repeats: usize) -> candle_core::Result<()> {
     Ok(())
 }
 
-/// Values that are neither zero nor denormal, nor all alike.
+/// Values that are not zero, denormal or all equal.
 fn data(count: usize) -> Vec<f32> {
     (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-/// Seconds since some moment.
+/// Seconds of CPU time or wall time; see above.
 fn now() -> f64 {
-    let alone = rayon::current_num_threads() == 1;
-    let clock = if alone { libc::CLOCK_PROCESS_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
+    let single_threaded = rayon::current_num_threads() == 1;
+    let clock = if single_threaded { libc::CLOCK_PROCESS_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one timespec to where the pointer leads.
+    // SAFETY: the call writes one timespec to the pointer, which is valid.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
@@ -90,7 +90,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Medians in seconds of each piece of work, run in alternation; a sample of short work is many calls.
+/// The median time of each piece of work in seconds. They run in alternation, and a sample of short work is many calls.
 fn medians(repeats: usize, work: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
     let mut calls = Vec::new();
     for work in work.iter_mut() {
@@ -154,15 +154,15 @@ fn attentions(repeats: usize) {
             (0..jobs).map(|_| (data(queries * width), data(keys * width), data(keys * width))).collect();
         let mut outs = vec![vec![0.0; queries * width]; jobs];
         let mut scratch = Scratch::new();
-        // What is causal reads a cache, as the decoder does.
+        // Causal attention reads a cache, as in the decoder.
         let mut caches = Vec::new();
         for (_, keys_of, values) in inputs.iter().filter(|_| causal) {
             let mut cache = KeyValueCache::new(keys, heads, dim);
             let rows = keys_of.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
-            rows.for_each(|(place, (key, value))| cache.write(place, key, value));
+            rows.for_each(|(position, (key, value))| cache.write(position, key, value));
             caches.push(cache);
         }
-        let mut run = |in_integers: bool| {
+        let mut run = |i16: bool| {
             let mut list: Vec<Attention<'_>> = outs
                 .iter_mut()
                 .zip(&inputs)
@@ -179,17 +179,17 @@ fn attentions(repeats: usize) {
                     out,
                 })
                 .collect();
-            if in_integers {
-                list.into_iter().for_each(|job| attention_in_integers(job, heads, dim, &mut scratch));
+            if i16 {
+                list.into_iter().for_each(|job| attention_i16(job, heads, dim, &mut scratch));
             } else {
                 attention(&mut list, heads, dim, &mut scratch);
             }
         };
-        let seen: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();
-        let flops = (4 * jobs * seen * width) as f64;
-        let kinds = if causal { &["f32"][..] } else { &["f32", "integers"][..] };
+        let visible: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();
+        let flops = (4 * jobs * visible * width) as f64;
+        let kinds = if causal { &["f32"][..] } else { &["f32", "i16"][..] };
         for kind in kinds {
-            let time = medians(repeats, &mut [Box::new(|| run(*kind == "integers"))])[0];
+            let time = medians(repeats, &mut [Box::new(|| run(*kind == "i16"))])[0];
             println!("{name:>20} {kind:>8} {:>10.1} GFLOP/s {:>10.1} us", flops / time / 1e9, time * 1e6);
         }
     }

@@ -9,8 +9,8 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 /// A file mapped read-only into memory.
 ///
-/// Weight files are written once and replaced by rename, never changed in place. A file that another program
-/// truncates while it is mapped ends this process with SIGBUS at the next read beyond its new end.
+/// Weight files are expected to be replaced by renaming, never modified in place. If another program truncates the file
+/// while it is mapped, reading beyond the new end kills this process with SIGBUS.
 #[derive(Debug)]
 pub struct MappedFile {
     map: Mmap,
@@ -20,10 +20,10 @@ impl MappedFile {
     /// Maps the whole file.
     ///
     /// # Errors
-    /// Whatever opening or mapping the file reports.
+    /// An I/O error if the file cannot be opened or mapped.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the map is private to this value and only ever read; see the type's note on files changed underneath.
+        // SAFETY: the map is private to this value and is only read; the type's documentation covers modified files.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }
@@ -33,13 +33,14 @@ impl MappedFile {
         &self.map
     }
 
-    /// Takes the pages of a byte range out of this process's resident memory; a later read fetches them from the file again.
+    /// Removes the pages of a byte range from this process's resident memory; a later access reads them from the file again.
     ///
-    /// Keeps the peak at one copy of the weights while they are converted. Only advice: a failure costs memory, not correctness.
+    /// This keeps the peak at one copy of the weights while they are converted. It is only advice: a failure costs memory,
+    /// not correctness.
     pub fn release(&self, range: Range<usize>) {
         let end = range.end.min(self.map.len());
         if range.start < end {
-            // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same bytes.
+            // SAFETY: the map is read-only and backed by a file, so the pages are read again with the same bytes.
             let _ =
                 unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, end - range.start) };
         }

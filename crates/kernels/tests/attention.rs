@@ -1,4 +1,4 @@
-//! Attention against candle's plain operations, and against itself.
+//! Attention compared with candle's plain operations, and between batches, caches and implementations.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use candle_core::{D, Device, Tensor};
 use common::{bits, each_implementation, largest_error, normal, tensor, values};
 use kernels::cpu::{
-    Attention, Context, Implementation, KeyValueCache, Scratch, attention, attention_in_integers, available,
+    Attention, Context, Implementation, KeyValueCache, Scratch, attention, attention_i16, available,
     with_implementation,
 };
 
@@ -29,9 +29,9 @@ impl Case {
         self.with_job(data, |job| attention(&mut [job], self.heads, self.dim, &mut Scratch::new()))
     }
 
-    /// With products of integers.
-    fn run_in_integers(&self, data: &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
-        self.with_job(data, |job| attention_in_integers(job, self.heads, self.dim, &mut Scratch::new()))
+    /// With products of 16-bit integers.
+    fn run_i16(&self, data: &(Vec<f32>, Vec<f32>, Vec<f32>)) -> Vec<f32> {
+        self.with_job(data, |job| attention_i16(job, self.heads, self.dim, &mut Scratch::new()))
     }
 
     fn with_job(&self, (q, k, v): &(Vec<f32>, Vec<f32>, Vec<f32>), run: impl FnOnce(Attention<'_>)) -> Vec<f32> {
@@ -99,7 +99,7 @@ fn a_query_alone_equals_the_query_in_its_prompt_bit_for_bit() {
         let width = heads * dim;
         let data = whole.data(77);
         each_implementation(|implementation| {
-            let together = bits(&whole.run(&data));
+            let in_prompt = bits(&whole.run(&data));
             for (start, count) in [(0, 1), (1, 1), (40, 1), (70, 1), (0, 7), (30, 20), (64, 7)] {
                 let keys = start + count;
                 let part = Case { queries: count, keys, causal_offset: Some(start), ..whole };
@@ -110,7 +110,7 @@ fn a_query_alone_equals_the_query_in_its_prompt_bit_for_bit() {
                 );
                 let alone = bits(&part.run(&part_data));
                 assert!(
-                    alone == together[start * width..keys * width],
+                    alone == in_prompt[start * width..keys * width],
                     "{implementation:?} {start}+{count} {heads}x{dim}"
                 );
             }
@@ -151,7 +151,7 @@ fn strides_skip_what_lies_between_rows() {
     let case = Case { queries: 20, keys: 20, heads: 2, dim: 32, causal_offset: Some(0) };
     let data = case.data(5);
     let width = 64;
-    // Queries, keys and values side by side, as one fused projection leaves them.
+    // Queries, keys and values interleaved, as a fused projection writes them.
     let mut fused = vec![f32::NAN; 20 * 3 * width];
     for token in 0..20 {
         for (part, source) in [&data.0, &data.1, &data.2].into_iter().enumerate() {
@@ -171,7 +171,7 @@ fn strides_skip_what_lies_between_rows() {
     assert_eq!(bits(&out), bits(&case.run(&data)));
 }
 
-/// The queries' result over what a cache holds.
+/// The result of the queries over the cache.
 fn run_in_cache(case: &Case, queries: &[f32], cache: &KeyValueCache) -> Vec<f32> {
     let width = case.heads * case.dim;
     let mut out = vec![f32::NAN; case.queries * width];
@@ -187,10 +187,10 @@ fn run_in_cache(case: &Case, queries: &[f32], cache: &KeyValueCache) -> Vec<f32>
     out
 }
 
-fn write(cache: &mut KeyValueCache, places: std::ops::Range<usize>, keys: &[f32], values: &[f32]) {
-    let width = keys.len() / places.len();
-    for (place, (key, value)) in places.zip(keys.chunks(width).zip(values.chunks(width))) {
-        cache.write(place, key, value);
+fn write(cache: &mut KeyValueCache, positions: std::ops::Range<usize>, keys: &[f32], values: &[f32]) {
+    let width = keys.len() / positions.len();
+    for (position, (key, value)) in positions.zip(keys.chunks(width).zip(values.chunks(width))) {
+        cache.write(position, key, value);
     }
 }
 
@@ -202,9 +202,9 @@ fn a_cache_gives_the_bits_that_rows_give() {
         let case = Case { queries, keys, heads, dim, causal_offset: Some(keys - queries) };
         let data = case.data(keys as u64);
         let mut cache = KeyValueCache::new(keys, heads, dim);
-        // What another sequence left behind must not matter.
-        let left = vec![1e30; keys * heads * dim];
-        write(&mut cache, 0..keys, &left, &left);
+        // Leftovers of another sequence must not matter.
+        let leftovers = vec![1e30; keys * heads * dim];
+        write(&mut cache, 0..keys, &leftovers, &leftovers);
         write(&mut cache, 0..keys, &data.1, &data.2);
         each_implementation(|implementation| {
             let found = bits(&run_in_cache(&case, &data.0, &cache));
@@ -218,16 +218,16 @@ fn copied_places_are_the_others_and_the_rest_stays() {
     let case = Case { queries: 1, keys: 50, heads: 2, dim: 32, causal_offset: None };
     let (mine, other) = (case.data(1), case.data(2));
     let width = 64;
-    for places in [0..50, 0..16, 16..48, 5..9, 0..37, 31..50, 7..7] {
+    for positions in [0..50, 0..16, 16..48, 5..9, 0..37, 31..50, 7..7] {
         let (mut cache, mut source) = (KeyValueCache::new(50, 2, 32), KeyValueCache::new(50, 2, 32));
         write(&mut source, 0..50, &other.1, &other.2);
         write(&mut cache, 0..50, &mine.1, &mine.2);
-        cache.copy_from(&source, places.clone());
+        cache.copy_from(&source, positions.clone());
         let mut expected = mine.clone();
-        let range = places.start * width..places.end * width;
+        let range = positions.start * width..positions.end * width;
         expected.1[range.clone()].copy_from_slice(&other.1[range.clone()]);
         expected.2[range.clone()].copy_from_slice(&other.2[range]);
-        assert_eq!(bits(&run_in_cache(&case, &mine.0, &cache)), bits(&case.run(&expected)), "{places:?}");
+        assert_eq!(bits(&run_in_cache(&case, &mine.0, &cache)), bits(&case.run(&expected)), "{positions:?}");
     }
 }
 
@@ -237,7 +237,7 @@ fn large_scores_do_not_overflow() {
     let (q, k, v) = case.data(6);
     let data = (q.iter().map(|x| x * 100.0).collect(), k.iter().map(|x| x * 100.0).collect(), v);
     let error = largest_error(&case.run(&data), &case.reference(&data));
-    // Scores of some 10^5 carry an error of 10^-2 into the exponent on both sides.
+    // Scores of about 10^5 have an error of 10^-2 in the exponent on both sides.
     assert!(error < 0.05, "{error:e}");
 }
 
@@ -259,14 +259,14 @@ fn integers_give_what_floats_give_within_their_rounding() {
     for (index, (queries, keys, heads, dim)) in ALL_SEEN.into_iter().enumerate() {
         let case = Case { queries, keys, heads, dim, causal_offset: None };
         let (q, k, v) = case.data(300 + 10 * index as u64);
-        // From a softmax that is nearly even to one that falls on a single key.
+        // From a nearly uniform softmax to one that is concentrated on a single key.
         for sharpness in [0.01, 1.0, 6.0] {
             let data = (q.iter().map(|x| x * sharpness).collect(), k.clone(), v.clone());
             let reference = case.reference(&data);
             each_implementation(|implementation| {
-                let error = largest_error(&case.run_in_integers(&data), &reference);
-                // Values err by some 3e-4 of their deviation, at worst by several times that, scores by 1e-4 of up to
-                // sharpness * 10, and weights that are nearly even by less than a step of keys / 522,000 each.
+                let error = largest_error(&case.run_i16(&data), &reference);
+                // The error of values is about 3e-4 of their standard deviation, at worst several times that; of scores
+                // 1e-4 of up to sharpness * 10; and of nearly uniform weights less than a step of keys / 522,000 each.
                 let tolerance = 3e-3 * f64::from(sharpness.max(1.0)) + keys as f64 / 522_000.0;
                 assert!(error < tolerance, "{implementation:?} case {index}, sharpness {sharpness}: {error:e}");
             });
@@ -283,14 +283,14 @@ fn integers_have_the_same_bits_alone_and_on_implementations_with_fused_arithmeti
         let mut fused = available();
         fused.retain(|&implementation| implementation != Implementation::Portable);
         let results: Vec<_> =
-            fused.iter().map(|&which| with_implementation(which, || bits(&case.run_in_integers(&data)))).collect();
+            fused.iter().map(|&which| with_implementation(which, || bits(&case.run_i16(&data)))).collect();
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{queries}x{keys}x{heads}x{dim} over {fused:?}");
         each_implementation(|implementation| {
-            let together = bits(&case.run_in_integers(&data));
+            let in_batch = bits(&case.run_i16(&data));
             for (row, query) in data.0.chunks(width).enumerate().step_by(7) {
                 let alone = Case { queries: 1, ..case };
-                let found = bits(&alone.run_in_integers(&(query.to_vec(), data.1.clone(), data.2.clone())));
-                assert!(found == together[row * width..][..width], "{implementation:?} query {row} of {queries}");
+                let found = bits(&alone.run_i16(&(query.to_vec(), data.1.clone(), data.2.clone())));
+                assert!(found == in_batch[row * width..][..width], "{implementation:?} query {row} of {queries}");
             }
         });
     }
@@ -298,17 +298,17 @@ fn integers_have_the_same_bits_alone_and_on_implementations_with_fused_arithmeti
 
 #[test]
 fn sums_of_integers_do_not_overflow() {
-    // As large as they get: every value at the end of its range and of one sign, every weight the same.
+    // The largest possible sums: every value is at the end of its range and of one sign, and all weights are equal.
     let case = Case { queries: 8, keys: 4096, heads: 1, dim: 2, causal_offset: None };
     let data = (vec![1.0; 16], vec![-3.0; 2 * case.keys], vec![7.0; 2 * case.keys]);
     each_implementation(|implementation| {
-        let out = case.run_in_integers(&data);
+        let out = case.run_i16(&data);
         assert!(out.iter().all(|value| (value - 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
     });
     let case = Case { queries: 9, keys: 40, heads: 1, dim: 256, causal_offset: None };
     let data = (vec![-2.0; 9 * 256], vec![5.0; 40 * 256], vec![-7.0; 40 * 256]);
     each_implementation(|implementation| {
-        let out = case.run_in_integers(&data);
+        let out = case.run_i16(&data);
         assert!(out.iter().all(|value| (value + 7.0).abs() < 1e-3), "{implementation:?} {out:?}");
     });
 }
@@ -321,16 +321,16 @@ fn what_is_not_a_number_shows_in_the_result_of_integers() {
         for poison in [f32::NAN, f32::INFINITY] {
             let mut data = (q.clone(), k.clone(), v.clone());
             data.0[3 * 32 + 5] = poison;
-            let out = case.run_in_integers(&data);
+            let out = case.run_i16(&data);
             assert!(out[3 * 32..4 * 32].iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
             assert!(out[..3 * 32].iter().all(|value| value.is_finite()), "{implementation:?} {poison}");
             let mut data = (q.clone(), k.clone(), v.clone());
             data.1[17 * 32] = poison;
-            let out = case.run_in_integers(&data);
+            let out = case.run_i16(&data);
             assert!(out.iter().all(|value| value.is_nan()), "{implementation:?} {poison}");
             let mut data = (q.clone(), k.clone(), v.clone());
             data.2[39 * 32 + 31] = poison;
-            let out = case.run_in_integers(&data);
+            let out = case.run_i16(&data);
             let shows = out.iter().enumerate().all(|(at, value)| value.is_nan() == (at % 32 == 31));
             assert!(shows, "{implementation:?} {poison}");
         }
@@ -349,11 +349,11 @@ fn integers_are_not_for_causal_attention() {
         causal_offset: Some(0),
         out: &mut out,
     };
-    attention_in_integers(job, 1, 64, &mut Scratch::new());
+    attention_i16(job, 1, 64, &mut Scratch::new());
 }
 
 #[test]
-#[should_panic(expected = "there must be 9 keys")]
+#[should_panic(expected = "keys must hold 9 rows")]
 fn keys_that_are_not_there_are_refused() {
     let (q, k) = (vec![0.0; 64], vec![0.0; 8 * 64]);
     let mut out = vec![0.0; 64];

@@ -1,4 +1,4 @@
-//! Matrix products against candle's, and against themselves.
+//! Matrix products compared with candle's, and between batches, threads and implementations.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -8,7 +8,7 @@ use kernels::cpu::{
     Epilogue, Implementation, PackedWeights, Scratch, WeightFormat, available, linear, with_implementation,
 };
 
-/// (rows, inputs, outputs): the models' widths, and remainders of every kind.
+/// (rows, inputs, outputs): the widths of the models, and remainders of every kind.
 const SHAPES: [(usize, usize, usize); 13] = [
     (1, 1, 1),
     (1, 7, 17),
@@ -39,7 +39,7 @@ fn unpacked(weights: &PackedWeights) -> Vec<f32> {
     rows
 }
 
-/// Rows as multiples of 1/254 of what each 128 inputs span together with zero.
+/// Rounds each group of 128 inputs to multiples of 1/254 of its range, which includes zero.
 fn rounded_to_bytes(x: &[f32], inputs: usize) -> Vec<f32> {
     let mut rounded = x.to_vec();
     for group in rounded.chunks_mut(inputs).flat_map(|row| row.chunks_mut(128)) {
@@ -60,8 +60,8 @@ fn products_equal_candles_over_the_weights_as_stored() {
             let multiply = |x: &[f32]| values(&tensor(x, &[rows, inputs]).matmul(&stored.t().unwrap()).unwrap());
             let (reference, of_bytes) = (multiply(&x), multiply(&rounded_to_bytes(&x, inputs)));
             each_implementation(|implementation| {
-                // f32 sums of up to 2048 products; int8's activations are rounded to 1/65,278 of the largest in a group,
-                // which makes 2.5e-5 on average and some five times that at worst.
+                // Sums of up to 2048 products in f32. Activations of int8 are rounded to 1/65,278 of the largest in a
+                // group: an error of 2.5e-5 on average and about five times that at worst.
                 let tolerance = if format == WeightFormat::Int8 { 2e-4 } else { 1e-5 };
                 let reference = if format == WeightFormat::W8A8 { &of_bytes } else { &reference };
                 let error = largest_error(&product(&x, &weights), reference);
@@ -109,14 +109,14 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn integer_products_have_the_same_bits_on_every_implementation() {
-    // From one row to several chunks of tiles; an odd number of panels; whole groups, halves and remainders.
+    // From one row tile to several chunks of them; an odd number of panels; whole groups, halves and remainders.
     let shapes = [(9, 1000, 100), (16, 192, 48), (77, 588, 130), (400, 1100, 170)];
     let formats = [WeightFormat::Int8, WeightFormat::W8A8];
     for ((rows, inputs, outputs), format) in shapes.into_iter().flat_map(|shape| formats.map(|format| (shape, format)))
     {
         let weights = PackedWeights::pack(&normal(6, outputs * inputs), outputs, inputs, format);
         let mut x = normal(5, rows * inputs);
-        // Rounded to the ends of what there is, and a group of zeros.
+        // Values that are rounded to both ends of the range, and a group of zeros.
         x[..3].copy_from_slice(&[-1e6, 1e6, -1e6]);
         x[inputs..inputs + 128].fill(0.0);
         let portable = with_implementation(Implementation::Portable, || bits(&product(&x, &weights)));
@@ -210,7 +210,7 @@ fn int8_weights_lie_within_half_a_step() {
             assert!(ours.iter().zip(group).all(|(a, b)| (a - b).abs() <= step * 0.5001));
         }
     }
-    // Panels, room behind the last of them, scales.
+    // Panels, padding after the last of them, scales.
     assert_eq!(weights.bytes(), 32 * 300 + 16 * 128 + 32 * 3 * 4);
 }
 
@@ -219,7 +219,7 @@ fn int8_products_err_by_the_weights_rounding_alone() {
     let (rows, inputs, outputs) = (16, 2048, 256);
     let dense = normal(14, outputs * inputs);
     let plain = normal(15, rows * inputs);
-    // Activations as transformers have them: a few inputs a hundred times the others.
+    // Activations as in transformers: a few inputs are a hundred times as large as the others.
     let mut spiked = plain.clone();
     spiked.chunks_mut(inputs).for_each(|row| [5, 700, 1411].iter().for_each(|&spike| row[spike] *= 100.0));
     for (name, x) in [("normal", plain), ("with outliers", spiked)] {
@@ -231,7 +231,7 @@ fn int8_products_err_by_the_weights_rounding_alone() {
         let bf16 = product(&x, &PackedWeights::pack(&dense, outputs, inputs, WeightFormat::Bf16));
         let (all, activations) = (mean_error(&ours, &reference), mean_error(&ours, &exact));
         println!(
-            "{name}: int8 {all:.2e}, of it by activations {activations:.2e}; w8a8 {:.2e}; bf16 {:.2e}",
+            "{name}: int8 {all:.2e}, of which activations {activations:.2e}; w8a8 {:.2e}; bf16 {:.2e}",
             mean_error(&w8a8, &reference),
             mean_error(&bf16, &reference)
         );

@@ -1,4 +1,4 @@
-//! The filters of rows and columns against the same sums one by one.
+//! The filters of rows and columns compared with plain sums.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -34,7 +34,7 @@ fn rows_are_filtered_as_by_plain_sums() {
             .map(|_| {
                 let first = rng.random_range(0..width);
                 let count = rng.random_range(1..=width - first);
-                // Of both signs, so that sums leave the range of a byte on both sides.
+                // Of both signs, so that sums exceed the range of a byte on both sides.
                 let largest = (1 << 23) / (count as i32).max(4);
                 (first, (0..count).map(|_| rng.random_range(-largest / 2..=largest)).collect())
             })

@@ -1,4 +1,4 @@
-//! Norms, activations and reductions against candle's operations and f64.
+//! Norms, activation functions and reductions compared with candle's operations and with f64.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -10,7 +10,7 @@ use kernels::cpu::{
     log_sum_exp,
 };
 
-/// Applies an epilogue to single values: one input, one weight of 1.
+/// Applies an epilogue to single values, with one input and one weight of 1.
 fn activation(epilogue: Epilogue, x: &[f32]) -> Vec<f32> {
     let one = PackedWeights::pack(&[1.0], 1, 1, WeightFormat::F32);
     let mut out = vec![f32::NAN; x.len()];

@@ -1,7 +1,9 @@
-//! How far the reduced weight formats of the CPU, or the formats of CUDA, agree with f32 on the CPU:
+//! Compares the reduced number formats of the CPU, or the formats of CUDA, with f32 on the CPU.
+//!
 //! `cargo run --release -p kosmos2 --example agreement -- MODEL_DIR SCENES_DIR` answers the prompts of SCENES_DIR's
-//! goldens.json and compares tokens and boxes, also with the reference's own; with `--random CONFIG_DIR` it compares the
-//! logits of a checkpoint with random weights of that size behind one prompt. `--device cuda` at the end: CUDA's formats.
+//! goldens.json and compares tokens and boxes with those of f32 and of the reference. With `--random CONFIG_DIR` it
+//! compares the logits after one prompt, for random weights of that configuration. `--device cuda` at the end compares
+//! CUDA's formats.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
 
 use std::path::Path;
@@ -10,10 +12,9 @@ use kernels::cpu::{WeightFormat, argmax};
 use kosmos2::backend::{ImagePlaces, Segment};
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::model::Model;
 use kosmos2::options::{GenerationOptions, GroundedText};
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
-use kosmos2::{Kosmos2, Query};
+use kosmos2::{Kosmos2, Model, Query};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -47,7 +48,7 @@ fn goldens(scenes: &Path) -> Vec<Golden> {
         .expect("a list of prompts")
 }
 
-/// What the decoder gets of each scene, and its answers.
+/// The image embeddings of all scenes, and the answers.
 fn answers(model: &Path, scenes: &Path, compute: &Compute) -> (Vec<Vec<f32>>, Vec<GroundedText>) {
     let goldens = goldens(scenes);
     let mut model = Kosmos2::open(model, compute).expect("a model");
@@ -72,7 +73,7 @@ fn texts(model: &Path, scenes: &Path, computes: impl Iterator<Item = (String, Co
     for (name, compute) in computes {
         let (embeddings, found) = answers(model, scenes, &compute);
         let error = relative_error(exact_embeddings.iter().zip(&embeddings));
-        println!("{name}: relative error of what the decoder gets of the pictures {error:.5}");
+        println!("{name}: relative error of the image embeddings {error:.5}");
         let same = exact.iter().zip(&found).filter(|(a, b)| a.token_ids == b.token_ids).count();
         let tokens: usize = exact.iter().map(|text| text.token_ids.len()).sum();
         let agreeing: usize = exact
@@ -82,8 +83,8 @@ fn texts(model: &Path, scenes: &Path, computes: impl Iterator<Item = (String, Co
             .sum();
         let (mut overlap, mut boxes) = (0.0, 0);
         for (a, b) in exact.iter().zip(&found) {
-            let places = |text: &GroundedText| text.entities.iter().flat_map(|e| e.boxes.clone()).collect::<Vec<_>>();
-            let (a, b) = (places(a), places(b));
+            let boxes_of = |text: &GroundedText| text.entities.iter().flat_map(|e| e.boxes.clone()).collect::<Vec<_>>();
+            let (a, b) = (boxes_of(a), boxes_of(b));
             boxes += a.len();
             overlap += a.iter().zip(&b).map(|(a, b)| a.intersection_over_union(b)).sum::<f64>();
         }
@@ -103,7 +104,7 @@ fn texts(model: &Path, scenes: &Path, computes: impl Iterator<Item = (String, Co
     }
 }
 
-/// Logits behind every token of one prompt of 71 tokens, random weights of the configuration's size.
+/// Compares the logits after every token of a prompt, for random weights of this configuration.
 fn logits(config_dir: &Path, computes: impl Iterator<Item = (String, Compute)>) {
     let config = Config::from_dir(config_dir).expect("config.json");
     let exact = random_logits(&config, &Compute::Cpu(WeightFormat::F32));
@@ -112,13 +113,13 @@ fn logits(config_dir: &Path, computes: impl Iterator<Item = (String, Compute)>) 
         let error = relative_error(exact.iter().zip(&found));
         let best = exact.iter().zip(&found).filter(|(exact, found)| argmax(exact) == argmax(found)).count();
         println!(
-            "{name}: relative error of the logits {error:.5}, the best token is the same behind {best} of {} tokens",
+            "{name}: relative error of the logits {error:.5}, the best token is the same after {best} of {} tokens",
             exact.len()
         );
     }
 }
 
-/// The root mean square of all differences, relative to that of the exact values about each list's mean.
+/// The root mean square of the differences, relative to the standard deviation of the exact values.
 fn relative_error<'a>(pairs: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) -> f64 {
     let (mut squares, mut errors) = (0.0, 0.0);
     for (exact, found) in pairs {
@@ -139,9 +140,17 @@ fn random_logits(config: &Config, compute: &Compute) -> Vec<Vec<f32>> {
     let vocabulary = config.text_config.vocab_size as u32;
     let tokens: Vec<u32> = (0..queries as u32 + 7).map(|at| (at * 911 + 5) % vocabulary).collect();
     let mask: Vec<u8> = (0..tokens.len()).map(|at| u8::from((2..2 + queries).contains(&at))).collect();
-    backend.reserve(1, tokens.len()).expect("room");
+    backend.reserve(1, tokens.len()).expect("memory for a slot");
     let image = Some(ImagePlaces { embedding: &embedding, mask: &mask });
     let logits = 0..tokens.len();
-    let segment = Segment { slot: 0, cached: 0, copy: None, tokens: &tokens, seen: 0, image, logits: logits.clone() };
+    let segment = Segment {
+        slot: 0,
+        cached: 0,
+        copy: None,
+        tokens: &tokens,
+        preceding_non_pad: 0,
+        image,
+        logits: logits.clone(),
+    };
     backend.forward(&[segment]).expect("logits").rows(logits).into_iter().map(<[f32]>::to_vec).collect()
 }

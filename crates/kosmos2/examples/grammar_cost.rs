@@ -1,7 +1,7 @@
-//! What well-formed decoding costs a token: `cargo run --release -p kosmos2 --example grammar_cost -- MODEL_DIR`.
+//! The cost of well-formed decoding per token: `cargo run --release -p kosmos2 --example grammar_cost -- MODEL_DIR`.
 //!
-//! Only the directory's tokenizer.json is read. A row pays for `allows` and `advance` at each token, and for `mask` at
-//! those only that it would not have chosen itself.
+//! Only tokenizer.json is read. Every token costs `allows` and `advance`; `mask` is needed only for tokens that would
+//! not be allowed.
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
 
 use std::hint::black_box;
@@ -28,7 +28,7 @@ fn main() {
         ("phrase", "<grounding><phrase> It"),
         ("first corner", &PAIR[..8]),
         ("second corner", &PAIR[..pairs - 18]),
-        ("behind a pair", PAIR),
+        ("after a pair", PAIR),
     ] {
         let prompt = encode(prompt);
         let state = grammar.start(&prompt, 60);

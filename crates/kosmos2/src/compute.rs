@@ -1,4 +1,4 @@
-//! Where the model computes and in which number format.
+//! The device that computes the model, and the number format.
 
 use std::str::FromStr;
 
@@ -9,44 +9,42 @@ use kernels::cpu::WeightFormat;
 /// Why a device or number format cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
-    /// Not a device's name.
+    /// The device's name is unknown.
     #[error("device {0:?} is not known; expected auto, cpu, cuda or cuda:N")]
     UnknownDevice(String),
-    /// Not a format's name.
+    /// The format's name is unknown.
     #[error("dtype {0:?} is not known; expected f32, bf16, f16, int8, w8a8, bf16-kv8, f16-kv8 or fastest")]
     UnknownFormat(String),
-    /// A format that the CPU does not compute in.
-    #[error("dtype {0} is not served on the CPU; leave it out or ask for f32, bf16, int8 or w8a8")]
+    /// The CPU does not support the format.
+    #[error("dtype {0} is not supported on the CPU; leave it out or use f32, bf16, int8 or w8a8")]
     CpuFormat(String),
-    /// A format that CUDA does not compute in.
-    #[error("dtype {0} is not served on CUDA; leave it out or ask for bf16, f16, f32, bf16-kv8 or f16-kv8")]
+    /// CUDA does not support the format.
+    #[error("dtype {0} is not supported on CUDA; leave it out or use bf16, f16, f32, bf16-kv8 or f16-kv8")]
     CudaFormat(String),
     /// This program was built without CUDA.
-    #[error(
-        "device cuda was asked for, but this program was built without it; build with --features cuda or ask for cpu"
-    )]
+    #[error("device cuda was requested, but this program was built without it; build with --features cuda or use cpu")]
     NoCuda,
-    /// The device does not answer.
+    /// The device is not usable.
     #[error("device cuda:{ordinal} cannot be used: {reason}")]
     Device {
-        /// Which device.
+        /// Number of the device.
         ordinal: usize,
-        /// What the driver or candle says.
+        /// The error of the driver or of candle.
         reason: String,
     },
 }
 
-/// The device asked for.
+/// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first CUDA device where the program was built for one and it answers, else the CPU.
+    /// The first CUDA device if the program supports CUDA and the device is usable, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
     /// A CUDA device by its number.
     Cuda(usize),
-    /// The same, computed on by candle's own operations, where the program was built with them: to compare with.
+    /// A CUDA device with candle's own kernels, for comparisons. Needs the feature `candle-cuda`.
     CandleCuda(usize),
 }
 
@@ -67,18 +65,18 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// What a card keeps weights and computes products in, and how it keeps keys and values.
+/// Number format of the CUDA backend: of weights and matrix products, and of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CudaFormat {
-    /// f32 throughout.
+    /// f32.
     F32,
-    /// bf16, keys and values too.
+    /// bf16.
     Bf16,
-    /// f16, keys and values too.
+    /// f16.
     F16,
-    /// bf16; keys and values in 8 bits, with a scale for each token and head.
+    /// bf16, with keys and values in 8 bits and a scale for each token and head.
     Bf16Kv8,
-    /// f16; keys and values likewise.
+    /// f16, with keys and values in 8 bits and a scale for each token and head.
     F16Kv8,
 }
 
@@ -100,12 +98,12 @@ impl CudaFormat {
         })
     }
 
-    /// Its name, as [`Compute::open`] takes it.
+    /// The name that [`Compute::open`] takes.
     pub fn name(self) -> &'static str {
         Self::ALL.into_iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
     }
 
-    /// What weights are kept and products computed in.
+    /// The format of weights and matrix products.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -114,49 +112,49 @@ impl CudaFormat {
         }
     }
 
-    /// Whether keys and values are kept in 8 bits.
-    pub fn has_small_cache(self) -> bool {
+    /// Whether keys and values are stored in 8 bits.
+    pub fn has_8_bit_cache(self) -> bool {
         matches!(self, Self::Bf16Kv8 | Self::F16Kv8)
     }
 }
 
-/// A device and the number format to compute in.
+/// An open device and its number format.
 #[derive(Debug, Clone)]
 pub enum Compute {
-    /// The CPU's own kernels; activations are f32, weights are kept in this format.
+    /// The kernels for CPUs. Activations are f32, weights are stored in this format.
     Cpu(WeightFormat),
-    /// Kernels for NVIDIA cards around cuBLAS's products.
+    /// The kernels for NVIDIA GPUs, with cuBLAS for matrix products.
     #[cfg(feature = "cuda-api")]
     Cuda {
-        /// The card.
+        /// The GPU.
         device: std::sync::Arc<kernels::cuda::Device>,
-        /// Weights, products, keys and values.
+        /// Format of weights, products, keys and values.
         format: CudaFormat,
     },
-    /// candle's tensors, all in one dtype: what the kernels of either device are held against.
+    /// The plain candle implementation, in one dtype. The kernels of both devices are tested against it.
     Candle {
-        /// Where.
+        /// The device.
         device: Device,
-        /// f32, bf16 or f16; f32 on the CPU.
+        /// f32, bf16 or f16; on the CPU f32.
         dtype: DType,
     },
 }
 
 impl Compute {
-    /// Opens the device. `format` is `f32`, `bf16`, `int8` or `w8a8` on the CPU, `bf16`, `f16`, `f32`, `bf16-kv8` or
-    /// `f16-kv8` on CUDA; `fastest` is w8a8 on CPUs that multiply bytes, int8 on others and bf16 on CUDA. Left out, the
-    /// CPU computes in f32 and CUDA in bf16.
+    /// Opens a device. `format` is `f32`, `bf16`, `int8` or `w8a8` on the CPU, and `bf16`, `f16`, `f32`, `bf16-kv8` or
+    /// `f16-kv8` on CUDA. `fastest` is w8a8 on CPUs with instructions for 8-bit products, int8 on other CPUs and bf16
+    /// on CUDA. The default is f32 on the CPU and bf16 on CUDA.
     ///
     /// # Errors
-    /// [`ComputeError`] when the device cannot be used or does not serve the format.
+    /// [`ComputeError`] if a name is unknown, the device is not usable or does not support the format.
     pub fn open(device: DeviceChoice, format: Option<&str>) -> Result<Self, ComputeError> {
         match device {
             DeviceChoice::Cpu => Self::on_cpu(format),
-            DeviceChoice::Auto => match on_card(0, format) {
+            DeviceChoice::Auto => match on_cuda(0, format) {
                 Err(ComputeError::NoCuda | ComputeError::Device { .. }) => Self::on_cpu(format),
-                on_card => on_card,
+                on_cuda => on_cuda,
             },
-            DeviceChoice::Cuda(ordinal) => on_card(ordinal, format),
+            DeviceChoice::Cuda(ordinal) => on_cuda(ordinal, format),
             DeviceChoice::CandleCuda(_) if !candle_core::utils::cuda_is_available() => Err(ComputeError::NoCuda),
             DeviceChoice::CandleCuda(ordinal) => {
                 let failed = |source: candle_core::Error| ComputeError::Device { ordinal, reason: source.to_string() };
@@ -180,7 +178,7 @@ impl Compute {
         }))
     }
 
-    /// The device's kind: `cpu`, `cuda` or `candle-cuda`.
+    /// The kind of device: `cpu`, `cuda` or `candle-cuda`.
     pub fn device_name(&self) -> &'static str {
         match self {
             #[cfg(feature = "cuda-api")]
@@ -190,7 +188,7 @@ impl Compute {
         }
     }
 
-    /// The format's name, as [`Self::open`] takes it.
+    /// The format's name that [`Self::open`] takes.
     pub fn format_name(&self) -> &'static str {
         match self {
             Self::Cpu(WeightFormat::F32) => "f32",
@@ -205,14 +203,14 @@ impl Compute {
 }
 
 #[cfg(feature = "cuda-api")]
-fn on_card(ordinal: usize, format: Option<&str>) -> Result<Compute, ComputeError> {
+fn on_cuda(ordinal: usize, format: Option<&str>) -> Result<Compute, ComputeError> {
     let failed = |error: kernels::cuda::CudaError| ComputeError::Device { ordinal, reason: error.to_string() };
     let device = std::sync::Arc::new(kernels::cuda::Device::open(ordinal).map_err(failed)?);
     Ok(Compute::Cuda { device, format: CudaFormat::named(format)? })
 }
 
 #[cfg(not(feature = "cuda-api"))]
-fn on_card(_: usize, _: Option<&str>) -> Result<Compute, ComputeError> {
+fn on_cuda(_: usize, _: Option<&str>) -> Result<Compute, ComputeError> {
     Err(ComputeError::NoCuda)
 }
 
@@ -233,17 +231,17 @@ mod tests {
     fn the_cpu_computes_in_the_formats_its_kernels_have() {
         let formats = ["f32", "bf16", "int8", "w8a8"].map(|name| (Some(name), name));
         let fastest = if kernels::cpu::multiplies_bytes() { "w8a8" } else { "int8" };
-        for (asked, name) in formats.into_iter().chain([(None, "f32"), (Some("fastest"), fastest)]) {
-            let compute = Compute::open(DeviceChoice::Cpu, asked).unwrap();
+        for (format, name) in formats.into_iter().chain([(None, "f32"), (Some("fastest"), fastest)]) {
+            let compute = Compute::open(DeviceChoice::Cpu, format).unwrap();
             assert_eq!((compute.device_name(), compute.format_name()), ("cpu", name));
         }
         let error = Compute::open(DeviceChoice::Cpu, Some("f16")).unwrap_err().to_string();
-        assert_eq!(error, "dtype f16 is not served on the CPU; leave it out or ask for f32, bf16, int8 or w8a8");
+        assert_eq!(error, "dtype f16 is not supported on the CPU; leave it out or use f32, bf16, int8 or w8a8");
         assert!(
             Compute::open(DeviceChoice::Cpu, Some("bf16-kv8"))
                 .unwrap_err()
                 .to_string()
-                .contains("not served on the CPU")
+                .contains("not supported on the CPU")
         );
         assert!(Compute::open(DeviceChoice::Cpu, Some("fp8")).unwrap_err().to_string().contains("expected f32, bf16"));
     }
@@ -253,11 +251,11 @@ mod tests {
         for (name, format) in CudaFormat::ALL {
             assert_eq!((CudaFormat::named(Some(name)).unwrap(), format.name()), (format, name));
         }
-        for either in [None, Some("fastest")] {
-            assert_eq!(CudaFormat::named(either).unwrap(), CudaFormat::Bf16);
+        for name in [None, Some("fastest")] {
+            assert_eq!(CudaFormat::named(name).unwrap(), CudaFormat::Bf16);
         }
-        for of_the_cpu in ["int8", "w8a8"] {
-            assert!(CudaFormat::named(Some(of_the_cpu)).unwrap_err().to_string().contains("not served on CUDA"));
+        for cpu_format in ["int8", "w8a8"] {
+            assert!(CudaFormat::named(Some(cpu_format)).unwrap_err().to_string().contains("not supported on CUDA"));
         }
         assert!(CudaFormat::named(Some("kv8")).unwrap_err().to_string().contains("is not known"));
     }

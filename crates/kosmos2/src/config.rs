@@ -1,7 +1,7 @@
 //! `config.json` as Hugging Face writes it for KOSMOS-2.
 //!
-//! Keys that are absent take the values `Kosmos2Config` of transformers gives them, which are those of
-//! `microsoft/kosmos-2-patch14-224`. Training-only keys (dropout, initialisation) are ignored.
+//! Missing keys have the defaults of transformers' `Kosmos2Config`, which are the values of
+//! `microsoft/kosmos-2-patch14-224`. Keys that concern only training (dropout, initialization) are ignored.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::small_file;
 
-/// Why a configuration cannot be used. Each message names the file, what was found and what is expected.
+/// Why a configuration is unusable. Each message names the file, what was found and what is expected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -17,18 +17,18 @@ pub enum ConfigError {
     Read {
         /// Path of the file.
         file: String,
-        /// What the system says.
+        /// The I/O error.
         cause: std::io::Error,
     },
-    /// The file is not JSON, or a value has the wrong kind.
+    /// The file is not JSON, or a value has the wrong type.
     #[error("{file}: is not a KOSMOS-2 configuration: {cause}")]
     Parse {
         /// Path of the file.
         file: String,
-        /// What and where, as the JSON reader says it.
+        /// The JSON error.
         cause: serde_json::Error,
     },
-    /// A value this implementation does not serve.
+    /// A value is invalid or not supported.
     #[error("{file}: {key} is {found}, but {expected} is expected")]
     Value {
         /// Path of the file.
@@ -37,12 +37,12 @@ pub enum ConfigError {
         key: &'static str,
         /// The value found.
         found: String,
-        /// What would be right.
+        /// The expected value.
         expected: String,
     },
 }
 
-/// The whole model.
+/// The configuration of a model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     /// `kosmos-2`.
@@ -53,11 +53,11 @@ pub struct Config {
     /// The vision tower.
     #[serde(default)]
     pub vision_config: VisionConfig,
-    /// Image embeddings a picture becomes, which is also the number of placeholders in a prompt.
+    /// Rows of an image embedding, which is also the number of image placeholders in a prompt.
     #[serde(default = "default_latent_queries")]
     pub latent_query_num: usize,
     /// Whether the output head is the token embedding.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub tie_word_embeddings: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Config {
 pub struct TextConfig {
     /// Rows of the token embedding.
     pub vocab_size: usize,
-    /// Positions of the sinusoid table made in advance; longer sequences extend it.
+    /// Not used: the position table grows with the sequences.
     pub max_position_embeddings: usize,
     /// Width.
     pub embed_dim: usize,
@@ -77,13 +77,13 @@ pub struct TextConfig {
     pub ffn_dim: usize,
     /// Attention heads.
     pub attention_heads: usize,
-    /// Only `gelu` (exact, erf) is served.
+    /// Only `gelu` (exact, erf) is supported.
     pub activation_function: String,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
     /// Multiply the embeddings by sqrt(`embed_dim`).
     pub scale_embedding: bool,
-    /// `<pad>`: its position row is zero.
+    /// `<pad>`, whose position embedding is zero.
     pub pad_token_id: u32,
     /// `<s>`.
     pub bos_token_id: u32,
@@ -103,13 +103,13 @@ pub struct VisionConfig {
     pub num_hidden_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
-    /// Colour planes; 3.
+    /// Colour channels; only 3 is supported.
     pub num_channels: usize,
     /// Side of the square picture in pixels.
     pub image_size: usize,
     /// Side of a square patch in pixels.
     pub patch_size: usize,
-    /// Only `quick_gelu` is served.
+    /// Only `quick_gelu` is supported.
     pub hidden_act: String,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
@@ -162,8 +162,8 @@ impl Default for Config {
     }
 }
 
-/// What of `generation_config.json` counts: the ids that end a text. As in transformers 5, its other defaults
-/// (`no_repeat_ngram_size` among them) do not; they are asked for with each generation.
+/// The part of `generation_config.json` that is used: the ids that end a text. As in transformers 5, its other defaults
+/// (such as `no_repeat_ngram_size`) are ignored; [`GenerationOptions`](crate::options::GenerationOptions) has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct GenerationConfig {
     eos_token_id: Option<OneOrMore>,
@@ -177,14 +177,14 @@ enum OneOrMore {
 }
 
 impl GenerationConfig {
-    /// Reads the file of a model directory; without one nothing is set.
+    /// Reads the file of a model directory. A missing file is an empty configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] when the file is there and cannot be read.
+    /// [`ConfigError`] if the file cannot be read or is invalid.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("generation_config.json");
         let file = path.display().to_string();
-        match small_file::read(&path, small_file::CONFIG) {
+        match small_file::read(&path, small_file::MAX_CONFIG) {
             Ok(bytes) => Self::parse(&bytes, file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(cause) => Err(ConfigError::Read { file, cause }),
@@ -197,8 +197,8 @@ impl GenerationConfig {
             Err(cause) => return Err(ConfigError::Parse { file, cause }),
         };
         let found = config.end_tokens().len();
-        if found > MOST_END_TOKENS {
-            let (found, expected) = (format!("a list of {found}"), format!("at most {MOST_END_TOKENS} ids"));
+        if found > MAX_END_TOKENS {
+            let (found, expected) = (format!("a list of {found}"), format!("at most {MAX_END_TOKENS} ids"));
             return Err(ConfigError::Value { file, key: "eos_token_id", found, expected });
         }
         Ok(config)
@@ -216,19 +216,19 @@ impl GenerationConfig {
 
 const MODEL_TYPE: &str = "kosmos-2";
 
-/// Every token of the vocabulary is looked up among them.
-const MOST_END_TOKENS: usize = 64;
+/// Maximum number of end tokens, since every token is compared with them.
+const MAX_END_TOKENS: usize = 64;
 
 fn default_latent_queries() -> usize {
     64
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
 impl VisionConfig {
-    /// Patches of a picture.
+    /// Number of patches of a picture.
     pub fn patches(&self) -> usize {
         let side = self.image_size / self.patch_size;
         side * side
@@ -239,42 +239,42 @@ impl Config {
     /// Reads and checks `config.json` of a model directory.
     ///
     /// # Errors
-    /// [`ConfigError`] when the file is missing, is not a KOSMOS-2 configuration or asks for what is not served.
+    /// [`ConfigError`] if the file is missing, is not a KOSMOS-2 configuration or has unsupported values.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
         let file = path.display().to_string();
-        let bytes = small_file::read(&path, small_file::CONFIG)
+        let bytes = small_file::read(&path, small_file::MAX_CONFIG)
             .map_err(|cause| ConfigError::Read { file: file.clone(), cause })?;
         Self::parse(&bytes, file)
     }
 
     fn parse(bytes: &[u8], file: String) -> Result<Self, ConfigError> {
-        // The model type first: another model's config fails on its name, not on some key it lacks.
+        // The model type first, so that another model's file is refused by its type and not for a missing key.
         #[derive(Deserialize)]
-        struct Kind {
+        struct ModelType {
             model_type: Option<String>,
         }
         let parse_error = |cause| ConfigError::Parse { file: file.clone(), cause };
-        let kind: Kind = serde_json::from_slice(bytes).map_err(parse_error)?;
-        if kind.model_type.as_deref() != Some(MODEL_TYPE) {
+        let found: ModelType = serde_json::from_slice(bytes).map_err(parse_error)?;
+        if found.model_type.as_deref() != Some(MODEL_TYPE) {
             return Err(ConfigError::Value {
                 file,
                 key: "model_type",
-                found: kind.model_type.map_or("absent".into(), |name| format!("\"{name}\"")),
+                found: found.model_type.map_or("absent".into(), |name| format!("\"{name}\"")),
                 expected: format!("\"{MODEL_TYPE}\""),
             });
         }
         let config: Self = serde_json::from_slice(bytes).map_err(parse_error)?;
         config.check_numbers(&file)?;
-        config.check(&file)?;
+        config.check_values(&file)?;
         Ok(config)
     }
 
-    /// Numbers within reason, so that no product of two of them overflows and nothing is made by a number alone that
-    /// the weights would refuse.
+    /// Checks upper bounds, so that no product of two numbers overflows, and no large memory is allocated for a number
+    /// that the weights do not match.
     fn check_numbers(&self, file: &str) -> Result<(), ConfigError> {
         let (text, vision) = (&self.text_config, &self.vision_config);
-        for (key, found, most) in [
+        for (key, found, max) in [
             ("text_config.vocab_size", text.vocab_size, 1 << 22),
             ("text_config.max_position_embeddings", text.max_position_embeddings, 1 << 24),
             ("text_config.embed_dim", text.embed_dim, 1 << 16),
@@ -289,8 +289,8 @@ impl Config {
             ("vision_config.patch_size", vision.patch_size, 1 << 13),
             ("latent_query_num", self.latent_query_num, 1 << 12),
         ] {
-            if !(1..=most).contains(&found) {
-                let (found, expected) = (found.to_string(), format!("a number from 1 to {most}"));
+            if !(1..=max).contains(&found) {
+                let (found, expected) = (found.to_string(), format!("a number from 1 to {max}"));
                 return Err(ConfigError::Value { file: file.into(), key, found, expected });
             }
         }
@@ -298,7 +298,7 @@ impl Config {
             ("text_config.layer_norm_eps", text.layer_norm_eps),
             ("vision_config.layer_norm_eps", vision.layer_norm_eps),
         ] {
-            // In f32, as it is computed with.
+            // Computations use it in f32.
             if !(f64::from(f32::MIN_POSITIVE)..=1.0).contains(&found) {
                 let (found, expected) = (found.to_string(), "a number above 0 and at most 1".into());
                 return Err(ConfigError::Value { file: file.into(), key, found, expected });
@@ -307,7 +307,7 @@ impl Config {
         Ok(())
     }
 
-    fn check(&self, file: &str) -> Result<(), ConfigError> {
+    fn check_values(&self, file: &str) -> Result<(), ConfigError> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         let value = |key, found: String, expected: &str| {
             Err(ConfigError::Value { file: file.into(), key, found, expected: expected.into() })
@@ -332,7 +332,7 @@ impl Config {
                 return value(key, heads.to_string(), &format!("a divisor of the width {width}"));
             }
         }
-        // Half the columns are sines and half cosines, over a divisor of half the width minus one.
+        // The frequencies of the positions divide by half the width minus one.
         if text.embed_dim < 4 || !text.embed_dim.is_multiple_of(2) {
             return value("text_config.embed_dim", text.embed_dim.to_string(), "an even number of at least 4");
         }

@@ -1,4 +1,4 @@
-//! A loaded model: its configuration and the backend that computes it.
+//! A loaded model: its configuration and its backend.
 
 use std::path::Path;
 
@@ -18,15 +18,15 @@ use crate::config::{Config, ConfigError, GenerationConfig};
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its config.json or generation_config.json.
+    /// config.json or generation_config.json is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its weights.
+    /// The weights are unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
 
-/// A loaded KOSMOS-2.
+/// A loaded KOSMOS-2 model without its processors.
 pub struct Model {
     config: Config,
     end_tokens: Vec<u32>,
@@ -36,16 +36,19 @@ pub struct Model {
 impl Model {
     /// Loads the configuration and the weights of a model directory.
     ///
-    /// Tensors that the model does not know are named in a warning and passed over.
+    /// Unknown tensors of the checkpoint are ignored with a warning.
     ///
     /// # Errors
-    /// [`LoadError`], naming the file and the tensor.
+    /// [`LoadError`], which names the file and the tensor.
     pub fn load(dir: &Path, compute: &Compute) -> Result<Self, LoadError> {
         let (config, end_tokens) = Self::read_config(dir)?;
         Self::load_weights(dir, config, end_tokens, compute)
     }
 
-    /// The configuration, and the ids that end a text.
+    /// Reads the configuration and the ids that end a text.
+    ///
+    /// # Errors
+    /// [`LoadError::Config`].
     pub(crate) fn read_config(dir: &Path) -> Result<(Config, Vec<u32>), LoadError> {
         let config = Config::from_dir(dir)?;
         let mut end_tokens = GenerationConfig::from_dir(dir)?.end_tokens().to_vec();
@@ -55,56 +58,86 @@ impl Model {
         Ok((config, end_tokens))
     }
 
-    /// The rest of [`Self::load`].
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// [`LoadError::Checkpoint`].
     pub(crate) fn load_weights(
         dir: &Path,
         config: Config,
         end_tokens: Vec<u32>,
         compute: &Compute,
     ) -> Result<Self, LoadError> {
-        let (dtype, device) = checkpoint_place(compute);
+        let (dtype, device) = checkpoint_target(compute);
         let checkpoint = Checkpoint::open(dir, dtype, &device)?;
         let backend = load_backend(&checkpoint, &config, compute)?;
-        let surplus = checkpoint.surplus();
-        if !surplus.is_empty() {
-            tracing::warn!(dir = %dir.display(), tensors = surplus.join(", "), "the checkpoint holds tensors that KOSMOS-2 does not have; they are ignored");
+        let unused = checkpoint.unused();
+        if !unused.is_empty() {
+            tracing::warn!(dir = %dir.display(), tensors = unused.join(", "), "ignoring unknown tensors of the checkpoint");
         }
         Ok(Self { config, end_tokens, backend })
     }
 
-    /// A model of this configuration with seeded random weights, made without any file: for benchmarks and planning.
+    /// Creates a model with seeded random weights, without files. For benchmarks and capacity planning.
+    ///
+    /// ```
+    /// use kosmos2::Model;
+    /// use kosmos2::compute::{Compute, DeviceChoice};
+    /// use kosmos2::config::{Config, TextConfig, VisionConfig};
+    /// use kosmos2::processor::image::PixelValues;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let text_config =
+    ///     TextConfig { vocab_size: 100, embed_dim: 32, layers: 1, ffn_dim: 64, attention_heads: 2, ..Default::default() };
+    /// let vision_config = VisionConfig {
+    ///     hidden_size: 32,
+    ///     intermediate_size: 64,
+    ///     num_hidden_layers: 1,
+    ///     num_attention_heads: 2,
+    ///     image_size: 28,
+    ///     ..VisionConfig::default()
+    /// };
+    /// let config = Config { text_config, vision_config, latent_query_num: 4, ..Config::default() };
+    /// let mut model = Model::random(config, 7, &Compute::open(DeviceChoice::Cpu, None)?)?;
+    ///
+    /// let pixels = PixelValues::new(vec![0.5; 3 * 28 * 28], 28).ok_or("three planes of 28 × 28 values")?;
+    /// let embedding = model.backend().image_embeddings(&[&pixels])?.remove(0);
+    /// assert_eq!((embedding.rows(), embedding.row(0).len()), (4, 32));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`LoadError`] when the device has no room for it.
+    /// [`LoadError`] if the device has not enough memory.
     pub fn random(config: Config, seed: u64, compute: &Compute) -> Result<Self, LoadError> {
-        let (dtype, device) = checkpoint_place(compute);
+        let (dtype, device) = checkpoint_target(compute);
         let checkpoint = Checkpoint::random(&config, seed, dtype, &device);
         let backend = load_backend(&checkpoint, &config, compute)?;
         Ok(Self { end_tokens: vec![config.text_config.eos_token_id], config, backend })
     }
 
-    /// The configuration loaded.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Ids that end a text.
+    /// The ids that end a text.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
     }
 
-    /// What computes.
+    /// The backend.
     pub fn backend(&mut self) -> &mut dyn Backend {
         &mut *self.backend
     }
 }
 
-/// In which dtype and where tensors are read: the CPU's kernels pack them from f32 themselves.
-fn checkpoint_place(compute: &Compute) -> (DType, Device) {
+/// The dtype and device that tensors are loaded to. The CPU's kernels pack them from f32.
+fn checkpoint_target(compute: &Compute) -> (DType, Device) {
     match compute {
         Compute::Cpu(_) => (DType::F32, Device::Cpu),
         Compute::Candle { device, dtype } => (*dtype, device.clone()),
-        // Each tensor goes to the card as it is read.
+        // The backend uploads each tensor itself.
         #[cfg(feature = "cuda-api")]
         Compute::Cuda { format, .. } => (format.dtype(), Device::Cpu),
     }

@@ -1,4 +1,5 @@
-//! Bad pictures by the hundred: each is refused for the right reason, none ends the process or makes it large.
+//! Hundreds of bad pictures: each is refused for the expected reason, and none crashes the process or takes much
+//! memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +11,7 @@ use std::time::Instant;
 use hostile::pictures::{PictureFault, costly, flipped, refused};
 use kosmos2::processor::image::{DecodeOptions, Header, ImageError, PictureFormat, decode};
 
-/// What a worker with little memory allows.
+/// The limits of a worker with little memory.
 fn strict() -> DecodeOptions {
     DecodeOptions { max_pixels: 16_000_000, max_memory: 256 << 20, ..DecodeOptions::default() }
 }
@@ -18,18 +19,18 @@ fn strict() -> DecodeOptions {
 fn fault_of(error: &ImageError) -> Option<PictureFault> {
     match error {
         ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
-            Some(PictureFault::Unknown)
+            Some(PictureFault::Unsupported)
         }
         ImageError::Empty | ImageError::Undecodable { .. } => Some(PictureFault::Damaged),
         ImageError::TimedOut => None,
-        _ => Some(PictureFault::TooMuch),
+        _ => Some(PictureFault::OverLimit),
     }
 }
 
-/// Memory is the process's own: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Makes tests run one at a time, because they measure the memory of the process.
+fn exclusive() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
@@ -38,8 +39,8 @@ fn every_bad_picture_is_refused_for_its_reason_within_little_memory() {
     let names: HashSet<&str> = all.iter().map(|picture| picture.name.as_str()).collect();
     assert_eq!(names.len(), all.len());
     assert!(all.len() >= 300, "{}", all.len());
-    let _alone = alone();
-    let before = forget_peak();
+    let _guard = exclusive();
+    let before = reset_peak();
     let mut wrong = Vec::new();
     for picture in &all {
         for options in [strict(), DecodeOptions::default()] {
@@ -53,15 +54,15 @@ fn every_bad_picture_is_refused_for_its_reason_within_little_memory() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
     let taken = peak().saturating_sub(before);
     println!("{} bad pictures refused; peak memory {} MiB", all.len(), taken >> 20);
-    // The files themselves, and what a decoder holds before it finds the fault: about 30 MiB. A decoder that trusted
-    // one of these headers would take hundreds.
+    // The files and what decoders allocate before they find the fault take about 30 MiB. A decoder that trusted one of
+    // these headers would take hundreds of MiB.
     assert!(taken < 128 << 20, "{taken} bytes");
 }
 
 #[test]
 fn pictures_made_to_cost_much_cost_no_more_than_their_headers_were_let_through_with() {
-    let (_alone, all) = (alone(), costly());
-    let before = forget_peak();
+    let (_guard, all) = (exclusive(), costly());
+    let before = reset_peak();
     for (name, bytes) in all {
         let decoded = catch_unwind(|| decode(&bytes, &strict()).map(|picture| picture.facts));
         let decoded = decoded.unwrap_or_else(|_| panic!("{name}: the decoder panicked"));
@@ -73,22 +74,22 @@ fn pictures_made_to_cost_much_cost_no_more_than_their_headers_were_let_through_w
     }
     let taken = peak().saturating_sub(before);
     println!("peak memory {} MiB", taken >> 20);
-    // Here some are decoded to their end, 4000 by 4000 pixels among them.
+    // Some of these are decoded completely, including some of 4000×4000 pixels.
     assert!(taken < 256 << 20, "{taken} bytes");
 }
 
 #[test]
 fn a_figure_in_an_error_is_one_that_the_headers_give() {
-    let _alone = alone();
-    let mut figures = 0;
+    let _guard = exclusive();
+    let mut compared = 0;
     for picture in refused() {
         if let Err(error @ ImageError::TooMuchMemory { .. }) = decode(&picture.bytes, &strict()) {
             assert_eq!(Header::read(&picture.bytes, &strict()).err(), Some(error), "{}", picture.name);
-            figures += 1;
+            compared += 1;
         }
     }
-    assert!(figures > 0);
-    // Metadata are not counted to their end, so there is no figure to tell.
+    assert!(compared > 0);
+    // Metadata is not decompressed to its end, so that its size is not known.
     let (_, bytes) = costly().into_iter().find(|(name, _)| name == "png with xmp of 1 GiB").unwrap();
     let error = decode(&bytes, &strict()).unwrap_err();
     assert_eq!(error, ImageError::TooMuchMetadata { format: PictureFormat::Png });
@@ -97,32 +98,32 @@ fn a_figure_in_an_error_is_one_that_the_headers_give() {
 
 #[test]
 fn flipped_bits_never_end_the_process() {
-    let (_alone, mut panicked) = (alone(), Vec::new());
+    let (_guard, mut panicked) = (exclusive(), Vec::new());
     for (name, bytes) in flipped(4, 60) {
         if catch_unwind(|| decode(&bytes, &strict()).map(|picture| picture.facts)).is_err() {
             panicked.push(name);
         }
     }
-    // Panics of other authors' decoders are caught where pictures are decoded; they are to be known all the same.
+    // Callers catch panics of third-party decoders, but none is known.
     assert!(panicked.is_empty(), "{panicked:?}");
 }
 
 #[test]
 fn a_picture_whose_time_is_over_is_given_up_in_every_format() {
-    let _alone = alone();
-    for base in hostile::pictures::WHOLE {
+    let _guard = exclusive();
+    for picture in hostile::pictures::VALID {
         let options = DecodeOptions { deadline: Some(Instant::now()), ..strict() };
-        assert_eq!(decode(base.bytes, &options).err(), Some(ImageError::TimedOut), "{}", base.name);
+        assert_eq!(decode(picture.bytes, &options).err(), Some(ImageError::TimedOut), "{}", picture.name);
     }
 }
 
-/// Lets the peak begin anew with what is resident now, of which earlier tests left some. Returns that.
-fn forget_peak() -> u64 {
+/// Resets the peak to the memory that is resident now, and returns it.
+fn reset_peak() -> u64 {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     peak()
 }
 
-/// The most memory that this process had resident, in bytes.
+/// Peak resident memory of this process in bytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

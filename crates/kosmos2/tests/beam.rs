@@ -1,5 +1,5 @@
-//! Beam searches over a really trained small checkpoint against the reference's.
-//! The goldens are made by tests/fixtures/make_search_fixtures.py.
+//! Beam searches of a small trained checkpoint give the reference's texts. The goldens are made by
+//! tests/fixtures/make_search_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -8,13 +8,9 @@ use std::sync::Arc;
 
 use common::decoding::{demo_model, scene_pixels};
 use common::{fixtures, json};
-use kosmos2::beam_search::Hypothesis;
-use kosmos2::beam_slots::BeamSlots;
-use kosmos2::decoding::Decoding;
+use kosmos2::decoding::{BeamSlots, Decoding, Hypothesis, TokenRoles, run_to_end};
 use kosmos2::options::{BeamOptions, EarlyStopping, FinishReason, GenerationOptions, Sampling};
 use kosmos2::processor::prompt::EncodeOptions;
-use kosmos2::run_to_end;
-use kosmos2::sequence::TokenRoles;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,7 +26,7 @@ struct Case {
     file: String,
     prompt: String,
     options: GoldenOptions,
-    /// The least change of a score that would have changed a decision of the reference's search.
+    /// The smallest change of a score that would change a decision of the reference's search.
     margin: f32,
     sequences: Vec<Sequence>,
 }
@@ -78,7 +74,7 @@ fn near(found: &[f32], expected: &[f32]) -> bool {
     found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| (f - e).abs() < TOLERANCE)
 }
 
-/// Why what was found is not what the reference found.
+/// How the found texts differ from the reference's.
 fn difference(found: &[Hypothesis], case: &Case) -> Option<String> {
     for (place, golden) in case.sequences.iter().enumerate() {
         let Some(found) = found.get(place) else {
@@ -126,7 +122,7 @@ fn every_search_finds_the_references_texts_and_scores_whatever_runs_beside_it() 
             let beams = BeamSlots::new(&prompt, &options, beam, &roles, None).unwrap();
             (Decoding::from(beams), Some(Arc::clone(&embedding)))
         };
-        // All searches about a picture run side by side.
+        // All searches of a picture run in one batch.
         let searches: Vec<_> = scene.iter().map(start).collect();
         let searches = run_to_end(model.model().backend(), searches).unwrap();
         for (case, search) in scene.iter().zip(searches) {
@@ -136,7 +132,7 @@ fn every_search_finds_the_references_texts_and_scores_whatever_runs_beside_it() 
             let name = format!("{} {:?} {:?}", case.file, case.prompt, case.options);
             match difference(&found, case) {
                 None => (identical, texts) = (identical + 1, texts + case.sequences.len()),
-                // Another arithmetic may rightly choose otherwise only where the reference itself hesitated.
+                // Different rounding may change a decision only if the reference's margin is small.
                 Some(difference) if case.margin < 1e-3 => near_ties.push(format!("{name}: {difference}")),
                 Some(difference) => panic!("{name}, margin {}: {difference}", case.margin),
             }

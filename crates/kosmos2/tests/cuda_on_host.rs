@@ -1,4 +1,4 @@
-//! The CUDA backend with the host in a card's place, held against the CPU's: everything but the card and its libraries.
+//! The CUDA backend, with kernels compiled for the host, gives the results of the CPU backend.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use common::decoding::{demo, demo_model, scene_pixels};
 use kernels::cuda::Device;
 use kosmos2::compute::{Compute, CudaFormat};
-use kosmos2::decoding::common_prefix;
+use kosmos2::decoding::{common_prefix, run_to_end};
 use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::Prompt;
-use kosmos2::{Kosmos2, Query, run_to_end};
+use kosmos2::{Kosmos2, Query};
 use serde::Deserialize;
 
 const SCENE: &str = "0000.jpg";
@@ -53,19 +53,19 @@ fn assert_alike(found: &[GroundedText], expected: &[GroundedText]) {
         for (a, b) in found.entities.iter().zip(&expected.entities) {
             assert_eq!((&a.phrase, &a.boxes), (&b.phrase, &b.boxes));
             for (a, b) in a.refined_boxes.iter().flatten().zip(b.refined_boxes.iter().flatten()) {
-                let apart = [a.x0 - b.x0, a.y0 - b.y0, a.x1 - b.x1, a.y1 - b.y1].map(f64::abs);
-                assert!(apart.into_iter().all(|apart| apart < 1e-3), "refined boxes {a:?} and {b:?}");
+                let difference = [a.x0 - b.x0, a.y0 - b.y0, a.x1 - b.x1, a.y1 - b.y1].map(f64::abs);
+                assert!(difference.into_iter().all(|difference| difference < 1e-3), "refined boxes {a:?} and {b:?}");
             }
         }
     }
 }
 
 #[test]
-fn every_kind_of_ask_is_answered_as_on_the_cpu() {
+fn every_kind_of_query_is_answered_as_on_the_cpu() {
     let (mut cpu, mut cuda) = (demo_model(), on_cuda(CudaFormat::F32));
     let picture = scene_pixels(&cpu, SCENE);
     let goldens = goldens();
-    // Eight rows decode in a recorded step of eight, then fewer as they end; two of them under the grammar, cut short.
+    // Eight sequences decode in a recorded pass of eight, then fewer as they finish.
     let mut queries: Vec<_> =
         goldens.iter().map(|golden| Query::generate(golden.prompt.as_str(), greedy(160))).collect();
     let found = answers(&mut cuda, &picture, &queries);

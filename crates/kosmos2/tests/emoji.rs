@@ -1,4 +1,4 @@
-//! A really trained small checkpoint: 48 scenes, eight prompts each, token for token.
+//! A small trained checkpoint gives the reference's tokens for 48 scenes with eight prompts each.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -40,7 +40,7 @@ fn every_scene_and_prompt_gives_the_references_tokens_text_and_boxes() {
         let queries: Vec<_> = scene.iter().map(|g| Query::generate(g.prompt.as_str(), options.clone())).collect();
         for (found, golden) in model.annotate(&picture, &queries).unwrap().iter().zip(scene) {
             if found.token_ids != golden.new_ids {
-                // Another arithmetic may rightly choose another token only where the reference itself hesitated.
+                // Different rounding may change a token only if the reference's margin is small.
                 assert!(golden.margin < 1e-3, "{} {:?}: margin {}", golden.file, golden.prompt, golden.margin);
                 near_ties.push(&golden.file);
                 continue;
@@ -80,7 +80,7 @@ fn smaller_formats_keep_the_references_texts() {
             same += found.iter().zip(scene).filter(|(found, golden)| found.token_ids == golden.new_ids).count();
         }
         println!("{format}: {same} of {} identical", goldens.len());
-        // As measured 384, 383 and 379; a mistake in a kernel costs many.
+        // Measured: 384, 383 and 379. A mistake in a kernel would change many more.
         assert!(same >= 373, "{format}: {same} of {}", goldens.len());
     }
 }

@@ -1,5 +1,5 @@
-//! The published size, 1.66 billion parameters, with random weights: loads, generates, and keeps to its memory bound.
-//! Alone in its file, since it measures its own process.
+//! A model of the published size (1.66 billion parameters) with random weights loads and generates within its memory
+//! bound. The only test in this file, since it measures its process.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -19,7 +19,7 @@ fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
     let config = Config::from_dir(dir.path()).unwrap();
     let parameters: usize = random::tensors(&config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     assert_eq!(parameters, 1_664_485_376);
-    // Stored in half the width it computes in, so that loading has to convert every tensor.
+    // Stored as bf16 and computed in f32, so that loading converts every tensor.
     random::write_weights(dir.path(), &config, 1, DType::BF16).unwrap();
 
     let mut model = Kosmos2::open(dir.path(), &Compute::open(DeviceChoice::Cpu, None).unwrap()).unwrap();
@@ -38,7 +38,7 @@ fn the_full_size_model_generates_within_its_weights_and_a_gibibyte() {
     assert!(peak <= bound, "peak {peak} bytes is over {bound}");
 }
 
-/// The most memory this process ever had resident, mapped files included.
+/// Peak resident memory of this process, including mapped files.
 fn peak_resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

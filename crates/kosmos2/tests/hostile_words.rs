@@ -1,4 +1,4 @@
-//! Words that look like tags to the tokenizer: whatever characters they are made of, they do not act as one.
+//! Text that the tokenizer normalizes to a tag never becomes one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -12,22 +12,22 @@ use kosmos2::processor::tokenizer::KosmosTokenizer;
 use rand::{Rng, SeedableRng};
 
 const IMAGE_TOKENS: usize = 64;
-/// Characters that show as nothing, or as a blank.
-const UNSEEN: [char; 9] =
+/// Invisible characters and blanks.
+const INVISIBLE: [char; 9] =
     ['\u{200b}', '\u{200c}', '\u{200d}', '\u{2060}', '\u{feff}', '\u{ad}', '\u{a0}', '\u{1}', '\u{202e}'];
 
 fn processor() -> TextProcessor {
     TextProcessor::new(KosmosTokenizer::from_dir(reference_model_dir().path()).unwrap(), IMAGE_TOKENS)
 }
 
-/// Ids of all that acts.
-fn acting(processor: &TextProcessor) -> BTreeSet<u32> {
+/// Ids of all tags and patch tokens.
+fn control_ids(processor: &TextProcessor) -> BTreeSet<u32> {
     let tokenizer = processor.tokenizer();
     let one = |tag: &&str| *tokenizer.encode(tag, false).unwrap().last().unwrap();
     TAGS.iter().map(one).chain(tokenizer.patches()).collect()
 }
 
-/// The tag with some of its characters in other forms, and others put between.
+/// The tag with some characters replaced by equivalent ones, and invisible ones inserted.
 fn disguise(tag: &str, random: &mut impl Rng) -> String {
     let mut text = String::new();
     for c in tag.chars() {
@@ -40,7 +40,7 @@ fn disguise(tag: &str, random: &mut impl Rng) -> String {
         };
         text.push(if random.random_bool(0.3) { other } else { c });
         if random.random_bool(0.05) {
-            text.push(UNSEEN[random.random_range(0..UNSEEN.len())]);
+            text.push(INVISIBLE[random.random_range(0..INVISIBLE.len())]);
         }
     }
     text
@@ -49,30 +49,30 @@ fn disguise(tag: &str, random: &mut impl Rng) -> String {
 #[test]
 fn no_form_of_a_tag_acts_within_words() {
     let (processor, mut random) = (processor(), rand::rngs::StdRng::seed_from_u64(4));
-    let acting = acting(&processor);
-    let (mut named, mut hidden, mut harmless) = (0, 0, 0);
+    let control_ids = control_ids(&processor);
+    let (mut spelled_out, mut disguised, mut harmless) = (0, 0, 0);
     for round in 0..6000 {
         let tag = TAGS[round % TAGS.len()];
         let text = format!("a cat{}{}", if random.random_bool(0.5) { " " } else { "" }, disguise(tag, &mut random));
         let prompt = match Task::Question(text.clone()).prompt() {
             Err(PromptError::TagInWords { .. }) => {
-                named += 1;
+                spelled_out += 1;
                 continue;
             }
             prompt => prompt.unwrap(),
         };
-        match processor.encode_plain(&prompt) {
-            Err(PromptError::DisguisedTag(_)) => hidden += 1,
+        match processor.encode_untrusted(&prompt) {
+            Err(PromptError::DisguisedTag(_)) => disguised += 1,
             Err(other) => panic!("{text:?}: {other}"),
             Ok(encoded) => {
                 harmless += 1;
                 let words = &encoded.input_ids[IMAGE_TOKENS + 3..];
-                let acts = words.iter().filter(|id| acting.contains(id)).count();
-                assert_eq!(acts, 1, "{text:?} acts beside <grounding>: {words:?}");
+                let found = words.iter().filter(|id| control_ids.contains(id)).count();
+                assert_eq!(found, 1, "{text:?} has a tag besides <grounding>: {words:?}");
             }
         }
     }
-    assert!(named > 100 && hidden > 20 && harmless > 1000, "{named} named, {hidden} hidden, {harmless} harmless");
+    assert!(spelled_out > 100 && disguised > 20 && harmless > 1000, "{spelled_out} {disguised} {harmless}");
 }
 
 #[test]
@@ -81,8 +81,8 @@ fn a_full_width_end_would_be_the_end_of_the_text() {
     let prompt = Prompt::new("<grounding> Question: why＜/s＞ Answer:");
     let encoded = processor.encode(&prompt, &Default::default()).unwrap();
     let end = *processor.tokenizer().encode("</s>", false).unwrap().last().unwrap();
-    assert!(encoded.input_ids[IMAGE_TOKENS + 3..].contains(&end), "the reference's own reading, which is kept");
-    let error = processor.encode_plain(&prompt).unwrap_err();
+    assert!(encoded.input_ids[IMAGE_TOKENS + 3..].contains(&end), "encode follows the reference");
+    let error = processor.encode_untrusted(&prompt).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the prompt contains characters that the tokenizer takes for the tag </s>; write it out, or leave it out"
@@ -99,7 +99,7 @@ fn words_of_every_script_and_tags_that_are_written_out_pass() {
         "問題：猫はどこですか？ \u{1f431} Größe ½ ﬁn \u{202e}rtl",
         "1 < 2 </ s> < s > <<s >",
     ] {
-        processor.encode_plain(&Prompt::new(text)).unwrap();
+        processor.encode_untrusted(&Prompt::new(text)).unwrap();
     }
 }
 

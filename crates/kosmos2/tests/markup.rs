@@ -1,4 +1,4 @@
-//! Raw text to clean text, spans and boxes against the reference's, malformed text included.
+//! Markup is parsed as by the reference, including malformed text.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -24,12 +24,12 @@ struct Case {
     entities: Vec<Entity>,
 }
 
-fn entities(read: &markup::Grounded) -> Vec<Entity> {
+fn entities(parsed: &markup::ParsedText) -> Vec<Entity> {
     let corners = |e: &markup::Entity| e.boxes.iter().map(|b| [b.x0, b.y0, b.x1, b.y1]).collect();
-    read.entities.iter().map(|e| (e.phrase.clone(), e.span, corners(e))).collect()
+    parsed.entities.iter().map(|e| (e.phrase.clone(), e.span, corners(e))).collect()
 }
 
-/// The reference's own cases, and random mixtures of tags, blanks and scripts (make_text_fixtures.py).
+/// Cases of the reference's tests, and random mixtures of tags, blanks and scripts (make_text_fixtures.py).
 #[test]
 fn every_case_is_read_as_the_reference_reads_it() {
     for (file, least) in [("post.json", 60), ("mixtures.json", 400)] {
@@ -38,9 +38,9 @@ fn every_case_is_read_as_the_reference_reads_it() {
         for case in &goldens.cases {
             let raw = markup::caption(&case.text);
             assert_eq!(raw, case.raw, "{:?}", case.text);
-            let read = markup::read(raw);
-            assert_eq!(read.text, case.caption, "{:?}", case.text);
-            assert_eq!(entities(&read), case.entities, "{:?}", case.text);
+            let parsed = markup::parse(raw);
+            assert_eq!(parsed.text, case.caption, "{:?}", case.text);
+            assert_eq!(entities(&parsed), case.entities, "{:?}", case.text);
         }
         println!("{file}: {} cases", goldens.cases.len());
     }
@@ -57,8 +57,8 @@ fn every_demo_text_is_read_as_the_reference_reads_it() {
     let goldens: Vec<Golden> = json(fixtures().join("../../crates/sandbox/demo/scenes/goldens.json"));
     assert_eq!(goldens.len(), 384);
     for golden in goldens {
-        let read = markup::read(&golden.markup);
-        assert_eq!((&read.text, entities(&read)), (&golden.text, golden.entities));
+        let parsed = markup::parse(&golden.markup);
+        assert_eq!((&parsed.text, entities(&parsed)), (&golden.text, golden.entities));
     }
 }
 
@@ -89,7 +89,7 @@ fn sources_point_at_what_was_read() {
     for _ in 0..50_000 {
         let raw: String =
             (0..random.random_range(0..14)).map(|_| pieces[random.random_range(0..pieces.len())]).collect();
-        for entity in markup::read(&raw).entities {
+        for entity in markup::parse(&raw).entities {
             found += 1;
             assert_eq!(entity.boxes.len(), entity.box_sources.len());
             if let Some(source) = entity.phrase_source {

@@ -1,5 +1,5 @@
-//! The tensors of a small random checkpoint against the reference's, in f32 on the CPU.
-//! The goldens are made by tests/fixtures/make_model_fixtures.py.
+//! A small random checkpoint gives the reference's tensors and tokens, in f32 on the CPU. The goldens are made by
+//! tests/fixtures/make_model_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -8,18 +8,15 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use common::fixtures;
+use kosmos2::Model;
 use kosmos2::backend::{ImageEmbedding, ImagePlaces, Segment};
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::decoding::Decoding;
-use kosmos2::model::Model;
+use kosmos2::decoding::{Decoding, GeneratedTokens, Sampler, Sequence, TokenRoles, run_to_end};
 use kosmos2::options::{FinishReason, GenerationOptions};
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, PixelValues, decode};
 use kosmos2::processor::prompt::EncodedPrompt;
-use kosmos2::run_to_end;
-use kosmos2::sampling::Sampler;
-use kosmos2::sequence::{GeneratedTokens, Sequence, TokenRoles};
 use serde::Deserialize;
 
 const TOLERANCE: f32 = 1e-4;
@@ -58,7 +55,7 @@ struct Fixture {
     dir: tempfile::TempDir,
 }
 
-/// The kernels, and candle's plain operations that they are held against.
+/// The CPU's kernels and the plain candle implementation.
 fn backends() -> [Compute; 2] {
     [Compute::open(DeviceChoice::Cpu, None).unwrap(), Compute::Candle { device: Device::Cpu, dtype: DType::F32 }]
 }
@@ -100,7 +97,7 @@ impl Fixture {
         model.backend().image_embeddings(&[&self.pictures[i]]).unwrap().remove(0)
     }
 
-    /// The rows of these indices decoded together.
+    /// Decodes the golden rows with these indices in one batch.
     fn generate(&self, model: &mut Model, rows: &[(usize, GenerationOptions)]) -> Vec<GeneratedTokens> {
         let patches = 64_013..65_037;
         let roles = Arc::new(TokenRoles { pad: 1, end: model.end_tokens().to_vec(), patches });
@@ -121,7 +118,7 @@ fn steps(count: usize) -> GenerationOptions {
     GenerationOptions { max_new_tokens: count, ..GenerationOptions::default() }
 }
 
-fn most_apart(a: &Tensor, b: &Tensor) -> f32 {
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
@@ -136,9 +133,9 @@ fn image_embeddings_and_logits_are_the_references() {
             let embedding = fixture.embedding(&mut model, i);
             let found =
                 Tensor::new(embedding.as_slice(), &Device::Cpu).unwrap().reshape(golden("image_embeds").shape());
-            let apart = most_apart(&found.unwrap(), golden("image_embeds"));
-            println!("{compute:?} {}: image embeddings differ by at most {apart:e}", row.picture);
-            assert!(apart <= TOLERANCE);
+            let difference = largest_difference(&found.unwrap(), golden("image_embeds"));
+            println!("{compute:?} {}: image embeddings differ by at most {difference:e}", row.picture);
+            assert!(difference <= TOLERANCE);
 
             let prompt = fixture.prompt(i);
             let tokens = &prompt.input_ids;
@@ -149,18 +146,18 @@ fn image_embeddings_and_logits_are_the_references() {
                 cached: 0,
                 copy: None,
                 tokens,
-                seen: 0,
+                preceding_non_pad: 0,
                 image: Some(ImagePlaces { embedding: &embedding, mask }),
                 logits: 0..tokens.len(),
             };
             let logits = model.backend().forward(&[segment]).unwrap().rows(0..tokens.len()).concat();
             let logits = Tensor::from_vec(logits, (tokens.len(), ()), &Device::Cpu).unwrap();
             let chosen = logits.index_select(&golden("logits_columns").to_dtype(DType::U32).unwrap(), 1).unwrap();
-            let apart = most_apart(&chosen, golden("logits"));
-            println!("{compute:?} {}: logits differ by at most {apart:e}", row.picture);
-            assert!(apart <= TOLERANCE);
-            let apart = most_apart(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
-            assert!(apart <= TOLERANCE, "log-sum-exp differs by {apart:e}");
+            let difference = largest_difference(&chosen, golden("logits"));
+            println!("{compute:?} {}: logits differ by at most {difference:e}", row.picture);
+            assert!(difference <= TOLERANCE);
+            let difference = largest_difference(&logits.log_sum_exp(1).unwrap(), golden("logsumexp"));
+            assert!(difference <= TOLERANCE, "log-sum-exp differs by {difference:e}");
         }
     }
 }
@@ -176,9 +173,10 @@ fn greedy_tokens_and_their_log_probabilities_are_the_references() {
                 let found = fixture.generate(&mut model, &[(i, options)]).remove(0);
                 assert_eq!(found.token_ids, golden.tokens, "{} with ngram {ngram}", row.picture);
                 assert_eq!(found.finish_reason, FinishReason::Length);
-                let apart = found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                println!("{compute:?} {}: log-probabilities differ by at most {apart:e}", row.picture);
-                assert!(apart <= TOLERANCE);
+                let difference =
+                    found.logprobs.iter().zip(&golden.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                println!("{compute:?} {}: log-probabilities differ by at most {difference:e}", row.picture);
+                assert!(difference <= TOLERANCE);
             }
         }
     }
@@ -186,7 +184,7 @@ fn greedy_tokens_and_their_log_probabilities_are_the_references() {
 
 #[test]
 fn a_row_in_a_batch_equals_the_row_alone() {
-    // The reference's batch is padded on the left; here rows of unequal lengths run without padding.
+    // The reference pads its batch on the left; here rows of different lengths run without padding.
     let fixture = Fixture::new();
     for compute in backends() {
         let mut model = fixture.load(&compute);
@@ -198,10 +196,11 @@ fn a_row_in_a_batch_equals_the_row_alone() {
         for (row, batched) in rows.into_iter().zip(&together) {
             let alone = &fixture.generate(&mut model, &[row])[0];
             assert_eq!(alone.token_ids, batched.token_ids);
-            let apart = alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let difference =
+                alone.logprobs.iter().zip(&batched.logprobs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             match compute {
-                Compute::Cpu(_) => assert_eq!(apart, 0.0, "the kernels compute each row by the same operations"),
-                _ => assert!(apart <= TOLERANCE, "they differ by {apart:e}"),
+                Compute::Cpu(_) => assert_eq!(difference, 0.0, "the kernels compute each row by the same operations"),
+                _ => assert!(difference <= TOLERANCE, "they differ by {difference:e}"),
             }
         }
     }
@@ -221,8 +220,7 @@ fn rows_end_at_their_own_lengths_and_leave_the_others_as_they_were() {
 
 #[test]
 fn the_end_token_stops_its_row_alone() {
-    // The same weights with another id named the end: the rows stop where the reference's did, whose ended rows are
-    // filled up with `<pad>`.
+    // The same weights with another end token: rows stop where the reference's do, which are then padded with `<pad>`.
     let fixture = Fixture::new();
     let file = fixture.dir.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -239,5 +237,5 @@ fn the_end_token_stops_its_row_alone() {
         assert_eq!(found.finish_reason == FinishReason::Stop, end.is_some());
         stops += usize::from(end.is_some());
     }
-    assert!(stops > 0, "no row stopped, so nothing was shown");
+    assert!(stops > 0, "no row stopped");
 }

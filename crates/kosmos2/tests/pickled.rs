@@ -1,4 +1,4 @@
-//! `pytorch_model.bin` as torch writes it; `make_pickle_fixture.py` made the file.
+//! `pytorch_model.bin` as torch writes it. The file is made by `make_pickle_fixture.py`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -33,7 +33,7 @@ fn every_kind_of_tensor_has_the_values_that_torch_gave_it() {
     assert_eq!(values("tied.rows_2_to_4", &[2, 4]), counted(20)[8..16]);
     assert_eq!(values("expanded_ones", &[2, 3]), [1.0; 6]);
     assert_eq!(values("scalar_7", &[]), [7.0]);
-    assert_eq!(checkpoint.surplus(), [] as [&str; 0], "what is left is a known leftover or no tensor");
+    assert_eq!(checkpoint.unused(), [] as [&str; 0], "all others are known to be unused, or not tensors");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let error = |name: &str, shape: &[usize]| checkpoint.root().get(shape, name).unwrap_err().to_string();
     let missing = error("epoch", &[1]);
     assert!(missing.contains("pytorch_model.bin: tensor epoch of shape [1]") && missing.contains("is missing"));
-    assert!(error("plain", &[4, 3]).contains("has shape [3, 4], but config.json asks for [4, 3]"));
+    assert!(error("plain", &[4, 3]).contains("has shape [3, 4], but config.json requires [4, 3]"));
     assert!(
         error("embeddings.position_ids", &[7]).contains("is stored as LongStorage, but f32, f16 or bf16 is expected")
     );

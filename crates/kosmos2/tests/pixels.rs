@@ -1,5 +1,6 @@
-//! Pictures of many kinds, lossy ones too, byte for byte against Pillow and the reference's conversion:
-//! `images/expected`, made by make_image_fixtures.py, and `images/kinds`, made by make_picture_kinds.py.
+//! Compares decoded pictures byte for byte with Pillow and the reference's conversion, lossy formats too.
+//!
+//! make_image_fixtures.py makes `images/expected`, make_picture_kinds.py makes `images/kinds`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -51,7 +52,7 @@ fn every_picture_comes_out_as_pillows() {
     assert!(compared >= 78 && turned >= 7);
 }
 
-/// SHA-256 of a picture's square in hexadecimal: as stored and, where it differs, upright.
+/// SHA-256 of a picture's resized square in hexadecimal: as stored and, if it differs, upright.
 #[derive(serde::Deserialize)]
 struct Expected {
     stored: String,
@@ -66,7 +67,7 @@ fn kinds_that_writers_disagree_on_come_out_as_pillows() {
 
 #[test]
 fn tiff_of_all_kinds_comes_out_as_pillows() {
-    // Pillow turns a TIFF as it opens it: none has another look as it is stored.
+    // Pillow rotates a TIFF when it loads the pixels, so that none has different pixels as stored.
     assert_eq!(compare_kinds("images/tiff"), (147, 0));
 }
 
@@ -75,7 +76,8 @@ fn avif_of_all_kinds_comes_out_as_pillows() {
     assert_eq!(compare_kinds("images/avif"), (56, 10));
 }
 
-/// Compares the pictures of a folder with its expected.json; how many there are, and how many have two looks.
+/// Compares the pictures of a folder with its expected.json. Returns how many there are, and how many of them are
+/// rotated by their metadata.
 fn compare_kinds(folder: &str) -> (usize, usize) {
     let processor = processor();
     let folder = fixtures().join(folder);
@@ -106,17 +108,18 @@ fn kinds_that_are_not_read_are_named() {
         patched[at] = new;
         patched
     };
-    // The frame header's marker is at 90, its precision at 93; depth and compression of a BMP are at 28 and 30.
+    // JPEG: the frame header's marker is at offset 90, its precision at 93. BMP: bits per pixel are at 28, compression
+    // at 30.
     for (bytes, kind) in [
         (patched(&gray, 90, 0xc3), "lossless JPEG"),
         (patched(&gray, 90, 0xcb), "lossless JPEG"),
         (patched(&gray, 90, 0xc5), "hierarchical JPEG"),
-        (patched(&gray, 93, 12), "JPEG of 12 bits a sample"),
-        (patched(&bmp, 14, 16), "a BMP header of 16 bytes"),
-        (patched(&bmp, 28, 2), "BMP of 2 bits a pixel"),
-        (patched(&bmp, 30, 1), "run-length encoded BMP of 24 bits a pixel"),
-        (patched(&bmp, 30, 4), "JPEG within BMP"),
-        (patched(&bmp, 30, 5), "PNG within BMP"),
+        (patched(&gray, 93, 12), "JPEG with 12 bits per sample"),
+        (patched(&bmp, 14, 16), "BMP with a header of 16 bytes"),
+        (patched(&bmp, 28, 2), "BMP with 2 bits per pixel"),
+        (patched(&bmp, 30, 1), "run-length encoded BMP with 24 bits per pixel"),
+        (patched(&bmp, 30, 4), "BMP that contains a JPEG"),
+        (patched(&bmp, 30, 5), "BMP that contains a PNG"),
         (patched(&bmp, 30, 3), "BMP with these colour masks"),
     ] {
         let error = decode(&bytes, &DecodeOptions::default()).unwrap_err();
@@ -133,7 +136,7 @@ fn formats_that_are_not_read_are_named() {
         encoder.finish().unwrap()
     };
     let boxes = |brand: &[u8; 4]| [b"\0\0\0\x18ftyp", &brand[..], b"\0\0\0\0mif1miaf"].concat();
-    // One field of one value: the tag of its version makes a DNG.
+    // A TIFF with one field, DNGVersion.
     let dng = b"II*\0\x08\0\0\0\x01\0\x12\xc6\x01\0\x04\0\0\0\x01\x04\0\0\0\0\0\0".to_vec();
     let drawing = b"<?xml version='1.0'?>\n<!-- a drawing -->\n<svg xmlns='http://www.w3.org/2000/svg'/>";
     for (bytes, name) in [
@@ -160,7 +163,7 @@ fn formats_that_are_not_read_are_named() {
     ] {
         let error = decode(&bytes, &DecodeOptions::default()).unwrap_err();
         assert_eq!(error, ImageError::UnsupportedFormat { name });
-        let sentence = format!("the picture is {name}, which is not read; convert it to JPEG, PNG");
+        let sentence = format!("the picture is {name}, which is not supported; convert it to JPEG, PNG");
         assert!(error.to_string().starts_with(&sentence), "{error}");
     }
 }
@@ -193,7 +196,7 @@ fn facts_tell_the_size_as_shown_and_the_orientation() {
     assert_eq!((turned.format, turned.width, turned.height), (PictureFormat::Jpeg, 150, 260));
     assert_eq!((turned.orientation, turned.orientation_applied), (6, true));
     assert_eq!((plain.width, plain.height, plain.orientation, plain.orientation_applied), (260, 150, 6, false));
-    // Pillow turns a TIFF as it opens it, so that nobody gets it as it is stored.
+    // A TIFF is rotated even without apply_orientation, as in Pillow.
     let bytes = fs::read(fixtures().join("images/tiff/orientation_6.tif")).unwrap();
     let tiff = decode(&bytes, &DecodeOptions { apply_orientation: false, ..DecodeOptions::default() }).unwrap().facts;
     assert_eq!((tiff.width, tiff.height, tiff.orientation, tiff.orientation_applied), (29, 37, 6, true));
@@ -218,7 +221,7 @@ fn what_is_no_whole_picture_is_an_error() {
     ] {
         let whole = fs::read(fixtures().join("images").join(name)).unwrap();
         for percent in [1, 10, 50, 90] {
-            // Of an animated file only the first frame must be there.
+            // Only the first frame of an animated file is needed.
             let cut = if name == "animated.gif" { whole.len() * percent / 400 } else { whole.len() * percent / 100 };
             let error = read(&whole[..cut]).err();
             assert!(
@@ -236,7 +239,7 @@ fn what_is_no_whole_picture_is_an_error() {
     }
 }
 
-/// A sequence header says that colours are described, and then their three numbers, from any bit on.
+/// Replaces the three code points of the colour description in an AV1 sequence header, which may start at any bit.
 fn with_described_colours(avif: &[u8], was: [u8; 3], now: [u8; 3]) -> Vec<u8> {
     let pattern = |colours: [u8; 3]| colours.into_iter().fold(1u64, |bits, number| bits << 8 | u64::from(number));
     let mut changed = avif.to_vec();
@@ -244,7 +247,7 @@ fn with_described_colours(avif: &[u8], was: [u8; 3], now: [u8; 3]) -> Vec<u8> {
         let window = avif[at..at + 5].iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
         for shift in 0..8 {
             let (mask, from) = (0x1ff_ffff << shift, pattern(was) << shift);
-            // Not the container's, whose numbers have two bytes each.
+            // The container's code points do not match, because they have two bytes each.
             if window & mask == from {
                 let new = window & !mask | pattern(now) << shift;
                 changed[at..at + 5].copy_from_slice(&new.to_be_bytes()[3..]);
@@ -252,7 +255,7 @@ fn with_described_colours(avif: &[u8], was: [u8; 3], now: [u8; 3]) -> Vec<u8> {
             }
         }
     }
-    panic!("no colours are described");
+    panic!("the file has no colour description");
 }
 
 #[test]
@@ -269,7 +272,7 @@ fn colours_of_an_avif_stream_are_read_also_where_their_numbers_are_reserved() {
     ] {
         let whole = fs::read(fixtures().join(format!("images/avif/{name}.avif"))).unwrap();
         let pixels = read(&whole).unwrap();
-        // Without the container's word, the stream's counts.
+        // Without the container's colour description, the stream's is used.
         let at = whole.windows(4).position(|window| window == b"nclx").unwrap();
         let mut bare = whole.clone();
         bare[at..at + 4].copy_from_slice(b"none");
@@ -280,7 +283,7 @@ fn colours_of_an_avif_stream_are_read_also_where_their_numbers_are_reserved() {
         for reserved in (0..=255).step_by(3) {
             let odd = with_described_colours(&whole, colours, [reserved, colours[1], reserved]);
             assert_eq!(read(&odd).unwrap(), pixels, "{name}: {reserved}");
-            // Some can be read, the others are refused by their number.
+            // The file is decoded or refused, depending on the code points; it must not panic.
             drop(read(&with_described_colours(&bare, colours, [reserved, colours[1], reserved])));
         }
     }
@@ -327,7 +330,7 @@ fn a_header_that_claims_too_many_pixels_is_refused_at_once() {
     assert!(start.elapsed().as_secs() < 5);
 }
 
-/// PNG's checksum, bit by bit.
+/// The CRC of PNG chunks, bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })

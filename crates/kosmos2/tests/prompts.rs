@@ -1,4 +1,4 @@
-//! Prompts, masks and tokens against the reference's.
+//! Prompts are encoded as by the reference.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -20,7 +20,7 @@ fn processor() -> TextProcessor {
     TextProcessor::new(tokenizer(), 64)
 }
 
-/// The goldens mark a box as `{"box": […]}`, since Python tells tuples from lists; here it is a list of numbers.
+/// The goldens have boxes as `{"box": […]}`, for Python's tuples; here they are lists of numbers.
 fn plain_boxes(value: &Value) -> Value {
     match value {
         Value::Object(tuple) => tuple["box"].clone(),
@@ -29,7 +29,7 @@ fn plain_boxes(value: &Value) -> Value {
     }
 }
 
-/// A golden's text and boxes, or the lists of a batch.
+/// The prompt of a golden, or the prompts of a batch.
 fn prompts(case: &Value) -> Vec<Result<Prompt, PromptError>> {
     let one = |text: &Value, boxes: &Value| {
         let boxes = (!boxes.is_null()).then(|| plain_boxes(boxes).to_string());
@@ -116,7 +116,7 @@ fn every_tokenizer_case_encodes_and_decodes_as_the_references() {
 fn decoding_with_offsets_gives_the_same_text_and_whole_ranges() {
     let tokenizer = tokenizer();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(5);
-    // Blanks, punctuation and short forms, which the clean-up joins, come often.
+    // Blanks, punctuation and contractions, which the clean-up changes, are frequent.
     let joined = tokenizer.encode("a . b ? c ! d , e ' f n't 'm 's 've 're ▁ .", false).unwrap();
     for _ in 0..3000 {
         let length = random.random_range(0..24);

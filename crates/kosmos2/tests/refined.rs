@@ -1,4 +1,4 @@
-//! Whether boxes finer than the grid lie closer to the truth, on the demo's scenes.
+//! Refined boxes are more accurate than those of the grid, on the demo's scenes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -51,15 +51,15 @@ fn refined_boxes_lie_closer_to_the_truth_than_those_of_the_grid() {
             for entity in &text.entities {
                 for (coarse, fine) in entity.boxes.iter().zip(&entity.refined_boxes) {
                     let fine = fine.as_ref().expect("a generated box is refined");
-                    // The thing that the box is about: a phrase such as "two dogs" names several.
-                    let near = |to: &BoundingBox| {
+                    // The closest object, since a phrase such as "two dogs" names several.
+                    let best_overlap = |to: &BoundingBox| {
                         let (width, height) = (scene.width, scene.height);
                         let fractions = scene.objects.iter().map(|Object { corners: [x0, y0, x1, y1], .. }| {
                             BoundingBox { x0: x0 / width, y0: y0 / height, x1: x1 / width, y1: y1 / height }
                         });
                         fractions.map(|truth| to.intersection_over_union(&truth)).fold(0.0, f64::max)
                     };
-                    let (a, b) = (near(coarse), near(fine));
+                    let (a, b) = (best_overlap(coarse), best_overlap(fine));
                     (grid, refined, boxes) = (grid + a, refined + b, boxes + 1);
                     (better, worse) = (better + usize::from(b > a), worse + usize::from(b < a));
                 }

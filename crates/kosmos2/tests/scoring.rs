@@ -1,5 +1,5 @@
-//! Log-probabilities and training losses of given texts against the reference's.
-//! The goldens are made by tests/fixtures/make_search_fixtures.py.
+//! Scored texts have the reference's log-probabilities and training losses. The goldens are made by
+//! tests/fixtures/make_search_fixtures.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -13,13 +13,10 @@ use kosmos2::backend::ImageEmbedding;
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::decoding::Decoding;
-use kosmos2::model::Model;
+use kosmos2::decoding::{Decoding, TeacherForcing, TokenRoles, run_to_end};
 use kosmos2::processor::image::{DecodeOptions, ImageProcessor, decode};
 use kosmos2::processor::prompt::EncodedPrompt;
-use kosmos2::sequence::TokenRoles;
-use kosmos2::teacher_forcing::TeacherForcing;
-use kosmos2::{Query, run_to_end};
+use kosmos2::{Model, Query};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -37,9 +34,9 @@ struct Goldens {
 struct Case {
     file: String,
     kind: String,
-    /// All ids after `</image>`.
+    /// The ids after `</image>`.
     text_ids: Vec<u32>,
-    /// How many of the whole row belong to the prompt.
+    /// Number of prompt tokens, image placeholders included.
     prompt_tokens: usize,
     logprobs: Vec<f32>,
     loss_text: f32,
@@ -50,7 +47,7 @@ fn loss(logprobs: &[f32]) -> f32 {
     -logprobs.iter().sum::<f32>() / logprobs.len() as f32
 }
 
-/// Scores the text and holds it to the golden; gives the loss of what follows the prompt.
+/// Scores the text, compares it with the golden, and returns the loss without the prompt.
 fn check(model: &mut Model, embedding: &Arc<ImageEmbedding>, image_tags: (u32, u32), case: &Case) -> f32 {
     let mut input_ids = vec![0, image_tags.0];
     input_ids.extend(4..68);
@@ -63,8 +60,8 @@ fn check(model: &mut Model, embedding: &Arc<ImageEmbedding>, image_tags: (u32, u
         input_ids,
     };
     let roles = Arc::new(TokenRoles { pad: 1, end: model.end_tokens().to_vec(), patches: 0..0 });
-    let mut score = |given| {
-        let scoring = Decoding::Scoring(TeacherForcing::new(&whole, given, &roles).unwrap());
+    let mut score = |prompt_len| {
+        let scoring = Decoding::Scoring(TeacherForcing::new(&whole, prompt_len, &roles).unwrap());
         let mut finished = run_to_end(model.backend(), [(scoring, Some(Arc::clone(embedding)))]).unwrap();
         finished.remove(0).finish()
     };
@@ -73,7 +70,7 @@ fn check(model: &mut Model, embedding: &Arc<ImageEmbedding>, image_tags: (u32, u
     assert_eq!(all.token_ids, case.text_ids);
     assert_eq!(all.logprobs.len(), case.logprobs.len());
     for (found, expected) in all.logprobs.iter().zip(&case.logprobs) {
-        // A wrong token's log-probability is large, and its error grows with the logits it comes from.
+        // The error of a large log-probability is proportional to it.
         assert!((found - expected).abs() < TOLERANCE * expected.abs().max(1.0), "{name}: {found} and not {expected}");
     }
     let (text, whole) = (loss(&score(case.prompt_tokens).logprobs), loss(&all.logprobs));
@@ -94,7 +91,7 @@ fn every_given_text_has_the_references_log_probabilities_and_losses() {
             .map(|case| (case.kind.as_str(), check(kosmos.model(), &embedding, (3104, 3105), case)))
             .collect();
         let loss = |kind| losses.iter().find(|(k, _)| *k == kind).unwrap().1;
-        // What scoring is for: labels that are wrong stand out.
+        // Wrong labels have a larger loss.
         for (right, wrong) in [
             ("generated", "generated, wrong box"),
             ("encoded", "encoded, wrong box"),

@@ -1,4 +1,4 @@
-//! Random weights write any token after any other: what the grammar makes of that.
+//! Under the grammar, a model with random weights generates only well-formed markup.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -13,7 +13,7 @@ use kosmos2::options::{GenerationOptions, Sampling};
 use kosmos2::processor::image::PixelValues;
 use kosmos2::{Kosmos2, Query};
 
-/// Where a text can go wrong: in the open, inside a phrase, behind one, before and between a box's corners.
+/// Prompts that end in text, in a phrase, after a phrase, and before the first and the second patch of a box.
 const PROMPTS: [&str; 5] = [
     "<grounding> An image of",
     "<grounding><phrase> It",

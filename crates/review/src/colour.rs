@@ -1,11 +1,11 @@
-//! One colour a phrase.
+//! One colour for each phrase.
 
 use std::collections::HashMap;
 
 /// Red, green, blue.
 pub(super) type Rgb = [u8; 3];
 
-/// Twelve hues of differing lightness, chosen in OKLCH and ordered so that neighbours in the list are far apart.
+/// Twelve hues of different lightness, chosen in OKLCH; neighbours in the list are far apart.
 const PALETTE: [Rgb; 12] = [
     [0xdd, 0x14, 0x2c],
     [0x5b, 0xcc, 0xfe],
@@ -21,7 +21,7 @@ const PALETTE: [Rgb; 12] = [
     [0xbc, 0xb3, 0xfa],
 ];
 
-/// Colour `index`: the palette first, then hues stepped by the golden angle, which never come round to the same place.
+/// Colour `index`: from the palette first, then hues a golden angle apart, which never repeat.
 pub(super) fn colour(index: usize) -> Rgb {
     if let Some(known) = PALETTE.get(index) {
         return *known;
@@ -38,19 +38,20 @@ pub(super) fn colour(index: usize) -> Rgb {
     [channel(0.0), channel(8.0), channel(4.0)]
 }
 
-/// Black or white, whichever reads better on `ground` (never under 4.5 to 1, the WCAG's bound for text).
+/// The text colour for `ground`: black or white, whichever has more contrast. It is always at least 4.5:1, the minimum
+/// of WCAG for text.
 pub(super) fn ink(ground: Rgb) -> Rgb {
     let dark = contrast(ground, [0; 3]);
     if dark >= contrast(ground, [255; 3]) { [0; 3] } else { [255; 3] }
 }
 
-/// The WCAG's contrast ratio, 1 to 21.
+/// The contrast ratio as WCAG defines it, from 1 to 21.
 fn contrast(a: Rgb, b: Rgb) -> f64 {
     let (a, b) = (luminance(a), luminance(b));
     (a.max(b) + 0.05) / (a.min(b) + 0.05)
 }
 
-/// Relative luminance of an sRGB colour, 0 to 1.
+/// Relative luminance of an sRGB colour, from 0 to 1.
 fn luminance(colour: Rgb) -> f64 {
     let [r, g, b] = colour.map(|channel| {
         let c = f64::from(channel) / 255.0;
@@ -59,12 +60,12 @@ fn luminance(colour: Rgb) -> f64 {
     0.2126 * r + 0.7152 * g + 0.0722 * b
 }
 
-/// Hands out colour numbers: the same phrase gets the same number, a new phrase the next.
+/// Assigns colour numbers: the same phrase gets the same number, a new phrase the next one.
 #[derive(Default)]
 pub(super) struct Assigned<'a>(HashMap<&'a str, usize>);
 
 impl<'a> Assigned<'a> {
-    /// The number of `phrase`, without regard to white space around it.
+    /// The number of `phrase`; white space around it is ignored.
     pub(super) fn number(&mut self, phrase: &'a str) -> usize {
         let next = self.0.len();
         *self.0.entry(phrase.trim()).or_insert(next)
@@ -73,8 +74,9 @@ impl<'a> Assigned<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     #[test]
     fn the_first_hundred_colours_differ_and_carry_readable_text() {

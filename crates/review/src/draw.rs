@@ -1,39 +1,40 @@
 //! Boxes and phrases drawn into a picture.
 
-use crate::colour::{self, Assigned};
-use crate::font::{self, blend};
-use crate::place::{Placed, Rect, Wanted, place};
-use crate::{Labelled, tidy_box};
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
 
-/// Pictures whose longer side is shorter than this are enlarged: below, a label takes the room of what it names.
-const LEAST_SIDE: u32 = 640;
+use crate::annotation::{Labelled, tidy_box};
+use crate::colour::{self, Assigned};
+use crate::font::{self, blend};
+use crate::place::{LabelRequest, PlacedLabel, Rect, place};
 
-/// Characters of a cut phrase that make it worth to be shown with its score.
-const LEAST_LEFT: usize = 5;
+/// Pictures whose longer side is below this, in pixels, are enlarged: labels would cover what they name.
+const MIN_SIDE: u32 = 640;
+
+/// A phrase cut to this many characters or fewer is shown without its score, which leaves it more space.
+const MIN_CUT_LENGTH: usize = 5;
 
 /// Draws the boxes of `texts` with their phrases and scores.
 ///
-/// Each phrase has one colour, the same for all of its boxes. Lines and letters grow with the picture, so that they look
-/// alike on a screen whatever its size. A picture with a longer side under 640 pixels is first enlarged by the whole
-/// number that lifts it there, since labels would not be legible otherwise: the result is then larger than `picture`.
+/// All boxes of a phrase have the same colour. Line widths and text sizes are proportional to the picture. A picture
+/// whose longer side is below 640 pixels is first enlarged by the smallest integer factor that reaches 640, because
+/// labels would not be legible otherwise: the result is then larger than `picture`.
 ///
-/// Labels do not cover each other and do not leave the picture. A long phrase ends in "…"; a label that has no room left
-/// at all is left out, its box stays. Boxes reversed or reaching outside are mended, those with a coordinate that is no
-/// number are not drawn. An empty picture comes back as it is.
+/// Labels neither overlap nor extend beyond the picture. A phrase that is too long ends in "…"; a label for which there
+/// is no space is omitted, its box is still drawn. Reversed corners are swapped, corners outside the picture are clamped,
+/// and boxes with a NaN are not drawn. An empty picture is returned unchanged.
 pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
     let (w, h) = picture.dimensions();
     if w == 0 || h == 0 {
         return picture.clone();
     }
-    let factor = LEAST_SIDE.div_ceil(w.max(h));
+    let factor = MIN_SIDE.div_ceil(w.max(h));
     let mut canvas =
         if factor > 1 { resize(picture, w * factor, h * factor, FilterType::CatmullRom) } else { picture.clone() };
     let measures = Measures::of(&canvas);
     let marks = marks(texts, &measures);
 
-    // The largest box first, so that one inside another stays visible.
+    // The largest box first, so that boxes inside it stay visible.
     let mut by_size: Vec<&Mark> = marks.iter().collect();
     by_size.sort_by(|a, b| (b.frame.w * b.frame.h).total_cmp(&(a.frame.w * a.frame.h)));
     for mark in by_size {
@@ -41,11 +42,11 @@ pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
     }
 
     let named: Vec<&Mark> = marks.iter().filter(|mark| !mark.words.is_empty()).collect();
-    let wanted: Vec<Wanted> =
-        named.iter().map(|mark| Wanted { target: mark.frame, size: measures.label(&mark.words) }).collect();
-    let labels: Vec<(&Mark, Placed)> = named
+    let requests: Vec<LabelRequest> =
+        named.iter().map(|mark| LabelRequest { target: mark.frame, size: measures.label(&mark.words) }).collect();
+    let labels: Vec<(&Mark, PlacedLabel)> = named
         .into_iter()
-        .zip(place(measures.area, &wanted))
+        .zip(place(measures.area, &requests))
         .filter_map(|(mark, placed)| Some((mark, placed?)))
         .collect();
     for (mark, placed) in &labels {
@@ -59,7 +60,7 @@ pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
     canvas
 }
 
-/// Sizes in pixels that depend on the picture's.
+/// Sizes in pixels, derived from the picture's.
 struct Measures {
     area: (f64, f64),
     line: f64,
@@ -71,7 +72,7 @@ struct Measures {
 impl Measures {
     fn of(picture: &RgbImage) -> Self {
         let area = (f64::from(picture.width()), f64::from(picture.height()));
-        // The geometric mean of the sides: a panorama gets neither hairlines nor giant letters.
+        // The geometric mean of the sides, so that a panorama gets neither hairlines nor huge text.
         let side = (area.0 * area.1).sqrt();
         let text = (side * 0.023).round().max(17.0);
         Self {
@@ -83,18 +84,18 @@ impl Measures {
         }
     }
 
-    /// The longest that a label's words may be: half the picture, within 11 to 24 times the letters' height.
-    fn most_words(&self) -> f64 {
+    /// The longest text of a label, in pixels: half the picture's width, but 11 to 24 times the text height.
+    fn max_text_width(&self) -> f64 {
         let text = f64::from(self.text);
         (self.area.0 * 0.5).clamp(text * 11.0, text * 24.0).min(self.area.0 - 2.0 * self.pad)
     }
 
-    /// Width and height of the label that holds `words`, in whole pixels.
+    /// Width and height of the label with the text `words`, in pixels.
     fn label(&self, words: &str) -> (f64, f64) {
         (f64::from(font::width(words, self.text)).ceil() + 2.0 * self.pad, f64::from(self.text) + self.pad)
     }
 
-    /// A box in whole pixels, moved and widened so that its frame can be seen.
+    /// A box in whole pixels, widened and moved so that its frame is visible.
     fn frame(&self, [x0, y0, x1, y1]: [f64; 4]) -> Rect {
         let axis = |from: f64, to: f64, length: f64| {
             let least = (2.0 * self.line + 2.0).min(length);
@@ -115,40 +116,39 @@ struct Mark {
     words: String,
 }
 
-/// All boxes. The first box of every phrase comes before any second one: where labels run out of room, each phrase
-/// should be named once.
+/// All boxes. The first box of every phrase precedes any second box, so that each phrase is named once where there is
+/// not enough space for all labels.
 fn marks(texts: &[Labelled], measures: &Measures) -> Vec<Mark> {
     let mut assigned = Assigned::default();
     let numbers: Vec<usize> = texts.iter().map(|text| assigned.number(&text.phrase)).collect();
-    let most = texts.iter().map(|text| text.boxes.len()).max().unwrap_or(0);
-    (0..most)
+    let max_boxes = texts.iter().map(|text| text.boxes.len()).max().unwrap_or(0);
+    (0..max_boxes)
         .flat_map(|nth| {
             texts.iter().zip(&numbers).filter_map(move |(text, number)| Some((nth, text, number, text.boxes.get(nth)?)))
         })
         .filter_map(|(nth, text, number, one)| {
             let frame = measures.frame(tidy_box(*one)?);
-            let words = words(&text.phrase, text.score_of(nth), measures.text, measures.most_words());
+            let words = words(&text.phrase, text.score_of(nth), measures.text, measures.max_text_width());
             Some(Mark { frame, colour: Rgb(colour::colour(*number)), words })
         })
         .collect()
 }
 
-/// The phrase and its score on one line at most `most` pixels long. The phrase is cut rather than the score, but where
-/// next to nothing of it would be left, it stands alone.
-pub(super) fn words(phrase: &str, score: Option<f32>, line_height: f32, most: f64) -> String {
-    let alone = || font::shorten(phrase, line_height, most as f32);
+/// The phrase and its score on one line of at most `max` pixels. If that is too long, the phrase is cut; if almost nothing
+/// of the phrase would be left, the score is omitted instead.
+pub(super) fn words(phrase: &str, score: Option<f32>, line_height: f32, max: f64) -> String {
+    let alone = || font::shorten(phrase, line_height, max as f32);
     let Some(score) = score.map(|score| format!("{score:.2}")) else { return alone() };
     if phrase.trim().is_empty() {
-        return font::shorten(&score, line_height, most as f32);
+        return font::shorten(&score, line_height, max as f32);
     }
     let tail = format!(" {score}");
-    let short = font::shorten(phrase, line_height, most as f32 - font::width(&tail, line_height));
-    let telling = !short.ends_with('…') || short.chars().count() > LEAST_LEFT;
-    if telling && !short.is_empty() { short + &tail } else { alone() }
+    let short = font::shorten(phrase, line_height, max as f32 - font::width(&tail, line_height));
+    let is_legible = !short.ends_with('…') || short.chars().count() > MIN_CUT_LENGTH;
+    if is_legible && !short.is_empty() { short + &tail } else { alone() }
 }
 
-/// A frame in the mark's colour inside the box's edges, between a dark and a light rim: one of them shows on any ground,
-/// the frame's own colour included.
+/// Draws the frame inside the box's edges, between a dark and a light line: one of the two contrasts with any background.
 fn draw_frame(canvas: &mut RgbImage, mark: &Mark, measures: &Measures) {
     ring(canvas, grown(&mark.frame, measures.halo), measures.halo, Rgb([0; 3]), 0.6);
     ring(canvas, grown(&mark.frame, -measures.line), measures.halo, Rgb([255; 3]), 0.6);
@@ -160,28 +160,28 @@ fn grown(rect: &Rect, by: f64) -> Rect {
     Rect { x: rect.x - by, y: rect.y - by, w: rect.w + 2.0 * by, h: rect.h + 2.0 * by }
 }
 
-/// The strip of width `thick` along the inside of `rect`'s edges; each pixel is painted once.
-fn ring(canvas: &mut RgbImage, rect: Rect, thick: f64, colour: Rgb<u8>, share: f32) {
+/// Paints a strip of width `thick` along the inside of the edges of `rect`, each pixel once.
+fn ring(canvas: &mut RgbImage, rect: Rect, thick: f64, colour: Rgb<u8>, alpha: f32) {
     let Rect { x, y, w, h } = rect;
     if w <= 0.0 || h <= 0.0 {
         return;
     }
     let (across, down) = (thick.min(w / 2.0), thick.min(h / 2.0));
-    fill(canvas, Rect { h: down, ..rect }, colour, share);
-    fill(canvas, Rect { y: y + h - down, h: down, ..rect }, colour, share);
+    fill(canvas, Rect { h: down, ..rect }, colour, alpha);
+    fill(canvas, Rect { y: y + h - down, h: down, ..rect }, colour, alpha);
     let sides = Rect { y: y + down, w: across, h: h - 2.0 * down, x };
-    fill(canvas, sides, colour, share);
-    fill(canvas, Rect { x: x + w - across, ..sides }, colour, share);
+    fill(canvas, sides, colour, alpha);
+    fill(canvas, Rect { x: x + w - across, ..sides }, colour, alpha);
 }
 
-/// Fills what of `rect` lies in the picture.
-fn fill(canvas: &mut RgbImage, rect: Rect, colour: Rgb<u8>, share: f32) {
-    let pixel = |at: f64, most: u32| at.round().clamp(0.0, f64::from(most)) as u32;
+/// Fills the part of `rect` inside the picture.
+fn fill(canvas: &mut RgbImage, rect: Rect, colour: Rgb<u8>, alpha: f32) {
+    let pixel = |at: f64, end: u32| at.round().clamp(0.0, f64::from(end)) as u32;
     let (w, h) = canvas.dimensions();
     for y in pixel(rect.y, h)..pixel(rect.y + rect.h, h) {
         for x in pixel(rect.x, w)..pixel(rect.x + rect.w, w) {
             let under = canvas.get_pixel_mut(x, y);
-            *under = blend(*under, colour, share);
+            *under = blend(*under, colour, alpha);
         }
     }
 }
@@ -202,7 +202,7 @@ fn draw_leader(canvas: &mut RgbImage, [from, to]: [(f64, f64); 2], colour: Rgb<u
 fn draw_label(canvas: &mut RgbImage, label: &Rect, mark: &Mark, measures: &Measures) {
     fill(canvas, *label, mark.colour, 1.0);
     let at = ((label.x + measures.pad) as f32, (label.y + measures.pad / 2.0).floor() as f32);
-    font::set(canvas, &mark.words, measures.text, at, Rgb(colour::ink(mark.colour.0)));
+    font::draw(canvas, &mark.words, measures.text, at, Rgb(colour::ink(mark.colour.0)));
 }
 
 #[cfg(test)]

@@ -1,21 +1,22 @@
-//! Text in pictures: measuring, shortening and setting one line in the embedded font.
+//! Text in pictures: measures, shortens and draws a line in the embedded font.
+
+use std::sync::LazyLock;
 
 use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use image::{Rgb, RgbImage};
-use std::sync::LazyLock;
 
-#[expect(clippy::expect_used, reason = "the font is part of the program; a test reads it")]
+#[expect(clippy::expect_used, reason = "the font is part of the program, and tests load it")]
 static FACE: LazyLock<FontRef<'static>> = LazyLock::new(|| {
-    FontRef::try_from_slice(include_bytes!("../fonts/DejaVuSans-subset.ttf")).expect("the embedded font is whole")
+    FontRef::try_from_slice(include_bytes!("../fonts/DejaVuSans-subset.ttf")).expect("the embedded font is valid")
 });
 
-/// The font's em as a fraction of the line height that all sizes here are given in.
+/// The font size (em) that gives this line height.
 pub(super) fn em(line_height: f32) -> f32 {
     let units = FACE.units_per_em().unwrap_or(FACE.height_unscaled());
     line_height * units / FACE.height_unscaled()
 }
 
-/// Length of `text` in pixels when set at `line_height` pixels.
+/// Width of `text` in pixels at a line height of `line_height` pixels.
 pub(super) fn width(text: &str, line_height: f32) -> f32 {
     let mut pen = Pen::new(line_height);
     for c in text.chars() {
@@ -24,8 +25,8 @@ pub(super) fn width(text: &str, line_height: f32) -> f32 {
     pen.x
 }
 
-/// One line of `text` at most `max` pixels long: runs of white space become one space, and what is too long ends in "…".
-/// Empty where not even "…" has room.
+/// `text` as one line of at most `max` pixels: runs of white space become one space, and a text that is too long ends in
+/// "…". Empty if there is no space even for "…".
 pub(super) fn shorten(text: &str, line_height: f32, max: f32) -> String {
     let room = max - width("…", line_height);
     let (mut pen, mut line, mut cut) = (Pen::new(line_height), String::new(), 0);
@@ -47,7 +48,7 @@ pub(super) fn shorten(text: &str, line_height: f32, max: f32) -> String {
     line
 }
 
-/// The characters of `text` with its outer white space gone and inner runs of white space as one space.
+/// The characters of `text`, trimmed, with each run of white space as one space.
 fn one_line(text: &str) -> impl Iterator<Item = char> {
     let mut gap = false;
     text.trim().chars().filter_map(move |c| {
@@ -57,9 +58,9 @@ fn one_line(text: &str) -> impl Iterator<Item = char> {
     })
 }
 
-/// Sets `text` with the top left corner of its line at `(x, y)`. What falls outside of the picture is lost; characters
-/// that the font lacks appear as an empty box.
-pub(super) fn set(picture: &mut RgbImage, text: &str, line_height: f32, (x, y): (f32, f32), ink: Rgb<u8>) {
+/// Draws `text` with the top left corner of its line at `(x, y)`. Parts outside the picture are clipped; characters that
+/// the font lacks appear as an empty box.
+pub(super) fn draw(picture: &mut RgbImage, text: &str, line_height: f32, (x, y): (f32, f32), ink: Rgb<u8>) {
     let mut pen = Pen::new(line_height);
     let baseline = y + FACE.as_scaled(line_height).ascent();
     for c in text.chars() {
@@ -77,14 +78,14 @@ pub(super) fn set(picture: &mut RgbImage, text: &str, line_height: f32, (x, y): 
     }
 }
 
-/// `over` laid on `under`, `share` of it in 0 to 1.
-pub(super) fn blend(under: Rgb<u8>, over: Rgb<u8>, share: f32) -> Rgb<u8> {
-    let share = share.clamp(0.0, 1.0);
-    let mix = |u: u8, o: u8| (f32::from(u) * (1.0 - share) + f32::from(o) * share).round() as u8;
+/// `over` blended over `under` with opacity `alpha`, from 0 to 1.
+pub(super) fn blend(under: Rgb<u8>, over: Rgb<u8>, alpha: f32) -> Rgb<u8> {
+    let alpha = alpha.clamp(0.0, 1.0);
+    let mix = |u: u8, o: u8| (f32::from(u) * (1.0 - alpha) + f32::from(o) * alpha).round() as u8;
     Rgb([0, 1, 2].map(|i| mix(under.0[i], over.0[i])))
 }
 
-/// Walks along a line, character by character.
+/// The position on a line, advanced character by character.
 struct Pen {
     scale: PxScale,
     x: f32,
@@ -96,7 +97,7 @@ impl Pen {
         Self { scale: PxScale::from(line_height), x: 0.0, last: None }
     }
 
-    /// The glyph of `c` at its place on the line; the pen moves past it.
+    /// The glyph of `c` at the current position; moves past it.
     fn advance(&mut self, c: char) -> Glyph {
         let font = FACE.as_scaled(self.scale);
         let id = font.glyph_id(c);
@@ -115,7 +116,7 @@ mod tests {
 
     fn inked(text: &str) -> usize {
         let mut picture = RgbImage::new(400, 40);
-        set(&mut picture, text, 24.0, (4.0, 4.0), Rgb([255; 3]));
+        draw(&mut picture, text, 24.0, (4.0, 4.0), Rgb([255; 3]));
         picture.pixels().filter(|p| p.0[0] > 0).count()
     }
 
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn text_over_the_rim_is_cut_off() {
         let mut picture = RgbImage::new(10, 10);
-        set(&mut picture, "overlong Ж", 30.0, (-20.0, -15.0), Rgb([255; 3]));
-        set(&mut RgbImage::new(0, 0), "x", 30.0, (0.0, 0.0), Rgb([255; 3]));
+        draw(&mut picture, "overlong Ж", 30.0, (-20.0, -15.0), Rgb([255; 3]));
+        draw(&mut RgbImage::new(0, 0), "x", 30.0, (0.0, 0.0), Rgb([255; 3]));
     }
 }

@@ -1,40 +1,35 @@
-//! Text that is safe inside HTML.
+//! Text from outside for HTML templates.
 
-use std::fmt::{Display, Formatter, Result, Write};
+use maud::Render;
 
-/// Shows text so that it is only text in an HTML element or a quoted attribute. Characters that HTML does not allow become
-/// U+FFFD.
+/// Text whose control characters, which HTML does not allow, are replaced by U+FFFD. The template escapes the rest.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
-impl Display for Text<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                '\n' | '\t' => f.write_char(c)?,
-                c if c.is_control() => f.write_char('\u{fffd}')?,
-                c => f.write_char(c)?,
-            }
+impl Render for Text<'_> {
+    fn render_to(&self, buffer: &mut String) {
+        if self.0.contains(is_forbidden) {
+            self.0.replace(is_forbidden, "\u{fffd}").render_to(buffer);
+        } else {
+            self.0.render_to(buffer);
         }
-        Ok(())
     }
+}
+
+fn is_forbidden(c: char) -> bool {
+    c.is_control() && c != '\n' && c != '\t'
 }
 
 #[cfg(test)]
 mod tests {
+    use maud::html;
+
     use super::*;
 
     #[test]
     fn nothing_in_text_can_end_an_element_or_an_attribute() {
         let hostile = "<script>alert(\"1\")</script>&amp;' onload='x\u{0}\r\n";
-        let shown = Text(hostile).to_string();
-        assert_eq!(
-            shown,
-            "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;amp;&#39; onload=&#39;x\u{fffd}\u{fffd}\n"
-        );
+        let escaped = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;amp;' onload='x\u{fffd}\u{fffd}\n";
+        let shown = html! { p title=(Text(hostile)) { (Text(hostile)) } };
+        assert_eq!(shown.into_string(), format!("<p title=\"{escaped}\">{escaped}</p>"));
     }
 }

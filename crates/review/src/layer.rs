@@ -1,22 +1,24 @@
-//! The boxes and labels that lie over a picture of the page, as SVG.
+//! The boxes and labels over a picture of the page, as SVG.
 
-use crate::card::Entity;
+use maud::{Markup, Render, html};
+
+use crate::annotation::tidy_box;
 use crate::draw::words;
+use crate::entity::Entity;
+use crate::font;
 use crate::html::Text;
-use crate::place::{Placed, Rect, Wanted, place};
-use crate::{font, tidy_box};
-use std::fmt::{Display, Formatter, Result};
+use crate::place::{LabelRequest, PlacedLabel, Rect, place};
 
-/// The frame that pictures of the grid appear in, in CSS pixels (`.stage` in page.css): sizes the labels.
+/// The size at which the grid shows pictures, in CSS pixels (`.stage` in page.css). Label sizes are derived from it.
 const STAGE: (f64, f64) = (400.0, 300.0);
 
-/// Line height of a label in CSS pixels, where the picture has the size above.
+/// A label's line height in CSS pixels at that size.
 const LINE: f64 = 14.0;
 
-/// The share of the picture that labels may cover. The others appear when their box or phrase is pointed at.
+/// The fraction of the picture that visible labels may cover. The others appear when their box or phrase is hovered.
 const COVERED: f64 = 0.25;
 
-/// What one annotation puts over its picture, in units of the picture's pixels.
+/// The boxes and labels of one annotation, in pixels of the picture.
 pub(super) struct Layer<'a> {
     frames: Vec<Frame<'a>>,
     area: (f64, f64),
@@ -30,7 +32,7 @@ struct Frame<'a> {
     rect: Rect,
     score: Option<f32>,
     words: String,
-    /// Among the boxes of its phrase.
+    /// Index among the boxes of its phrase.
     nth: usize,
 }
 
@@ -40,12 +42,12 @@ impl<'a> Layer<'a> {
         let area = (f64::from(size.0), f64::from(size.1));
         let line = LINE / (STAGE.0 / area.0).min(STAGE.1 / area.1);
         let pad = line * 0.25;
-        let most = (area.0 * 0.6).max(line * 8.0).min(area.0 - 2.0 * pad);
+        let max = (area.0 * 0.6).max(line * 8.0).min(area.0 - 2.0 * pad);
         let framed = |of: &'a Entity<'a>, nth: usize, raw: &[f64; 4]| {
             let [x0, y0, x1, y1] = tidy_box(*raw)?;
             let rect = Rect { x: x0 * area.0, y: y0 * area.1, w: (x1 - x0) * area.0, h: (y1 - y0) * area.1 };
             let score = of.entity.score_of(nth);
-            Some(Frame { of, rect, score, words: words(&of.entity.phrase, score, line as f32, most), nth })
+            Some(Frame { of, rect, score, words: words(&of.entity.phrase, score, line as f32, max), nth })
         };
         let framed =
             |of: &'a Entity<'a>| of.entity.boxes.iter().enumerate().filter_map(move |(nth, raw)| framed(of, nth, raw));
@@ -55,91 +57,100 @@ impl<'a> Layer<'a> {
         Self { frames, area, line, pad }
     }
 
-    /// The labels that are always seen, then those that wait.
-    fn labels(&self) -> [Vec<(&Frame<'a>, Placed)>; 2] {
-        let wanted = |frame: &Frame<'a>| {
+    /// The labels that are always visible, then those that are hidden until hovered.
+    fn labels(&self) -> [Vec<(&Frame<'a>, PlacedLabel)>; 2] {
+        let request = |frame: &Frame<'a>| {
             let length = f64::from(font::width(&frame.words, self.line as f32));
-            Wanted { target: frame.rect, size: (length + 2.0 * self.pad, self.line * 1.2) }
+            LabelRequest { target: frame.rect, size: (length + 2.0 * self.pad, self.line * 1.2) }
         };
         let mut left = COVERED * self.area.0 * self.area.1;
-        let (now, later): (Vec<&Frame<'a>>, Vec<_>) =
+        let (fitting, rest): (Vec<&Frame<'a>>, Vec<_>) =
             self.frames.iter().filter(|frame| !frame.words.is_empty()).partition(|frame| {
-                let (w, h) = wanted(frame).size;
+                let (w, h) = request(frame).size;
                 left -= w * h;
                 left >= 0.0
             });
-        let places = place(self.area, &now.iter().map(|frame| wanted(frame)).collect::<Vec<_>>());
-        let (mut seen, mut waiting) = (Vec::new(), later);
-        for (frame, placed) in now.into_iter().zip(places) {
+        let places = place(self.area, &fitting.iter().map(|frame| request(frame)).collect::<Vec<_>>());
+        let (mut visible, mut hidden) = (Vec::new(), rest);
+        for (frame, placed) in fitting.into_iter().zip(places) {
             match placed {
-                Some(placed) => seen.push((frame, placed)),
-                None => waiting.push(frame),
+                Some(placed) => visible.push((frame, placed)),
+                None => hidden.push(frame),
             }
         }
-        // One that waits is seen alone, so it need not keep clear of the others.
-        let alone = waiting.into_iter().filter_map(|frame| Some((frame, place(self.area, &[wanted(frame)]).pop()??)));
-        [seen, alone.collect()]
+        // A hidden label is shown alone, so it may overlap others.
+        let alone = hidden.into_iter().filter_map(|frame| Some((frame, place(self.area, &[request(frame)]).pop()??)));
+        [visible, alone.collect()]
     }
 
-    /// One box. It is named for those who cannot see it.
-    fn frame(f: &mut Formatter<'_>, frame: &Frame<'_>) -> Result {
-        let Entity { entity, id, colour } = frame.of;
-        let score = frame.score.map(|score| format!(", score {score:.2}")).unwrap_or_default();
-        let Rect { x, y, w, h } = frame.rect;
-        let shape = format!(r#"x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}""#);
-        writeln!(
-            f,
-            r#"<g class="box c{colour}" data-e="{id}" tabindex="0" role="img" aria-label="{}{score}"><rect class="rim" {shape}/><rect class="glow" {shape}/><rect class="line" {shape}/></g>"#,
-            Text(&entity.phrase)
-        )
-    }
-
-    /// One label. Its text is stretched to the length measured here, whatever font the reader's browser has.
-    fn label(&self, f: &mut Formatter<'_>, frame: &Frame<'_>, placed: &Placed, class: &str) -> Result {
-        let Entity { id, colour, .. } = frame.of;
-        write!(f, r#"<g class="{class} c{colour}" data-e="{id}" aria-hidden="true">"#)?;
-        if let Some([from, to]) = placed.leader {
-            write!(f, r#"<path d="M{:.1} {:.1}L{:.1} {:.1}"/>"#, from.0, from.1, to.0, to.1)?;
+    /// The boxes and labels.
+    pub(super) fn html(&self) -> Markup {
+        // The largest box first: smaller ones inside it can still be pointed at.
+        let mut by_size: Vec<&Frame<'_>> = self.frames.iter().collect();
+        by_size.sort_by(|a, b| (b.rect.w * b.rect.h).total_cmp(&(a.rect.w * a.rect.h)));
+        let [visible, hidden] = self.labels();
+        html! {
+            @for frame in by_size { (frame.html()) }
+            @for (frame, placed) in &visible { (self.label(frame, placed, "tag")) }
+            @for (frame, placed) in &hidden { (self.label(frame, placed, "tag waits")) }
         }
+    }
+
+    /// One label. Its text is stretched to the length measured here, whatever font the browser has.
+    fn label(&self, frame: &Frame<'_>, placed: &PlacedLabel, class: &str) -> Markup {
+        let Entity { id, colour, .. } = frame.of;
         let Rect { x, y, w, h } = placed.label;
         let em = font::em(self.line as f32);
-        let corner = corner(&placed.label, &frame.rect);
-        let (tx, ty, length) = (x + self.pad, y + h * 0.76, w - 2.0 * self.pad);
-        writeln!(
-            f,
-            r#"<g class="{corner}"><rect x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}"/><text x="{tx:.1}" y="{ty:.1}" font-size="{em:.1}" textLength="{length:.1}" lengthAdjust="spacingAndGlyphs">{}</text></g></g>"#,
-            Text(&frame.words)
-        )
+        html! {
+            g class={ (class) " c" (colour) } data-e=(id) aria-hidden="true" {
+                @if let Some([from, to]) = placed.leader {
+                    path d={ "M" (Tenths(from.0)) " " (Tenths(from.1)) "L" (Tenths(to.0)) " " (Tenths(to.1)) } {}
+                }
+                g class=(corner(&placed.label, &frame.rect)) {
+                    rect x=(Tenths(x)) y=(Tenths(y)) width=(Tenths(w)) height=(Tenths(h)) {}
+                    text x=(Tenths(x + self.pad)) y=(Tenths(y + h * 0.76)) font-size=(Tenths(em.into()))
+                        textLength=(Tenths(w - 2.0 * self.pad)) lengthAdjust="spacingAndGlyphs" { (Text(&frame.words)) }
+                }
+            }
+        }
     }
 }
 
-/// The corner by which a label holds on to its box: in an enlarged picture labels shrink towards it (page.css).
+impl Frame<'_> {
+    /// The box, with a description for screen readers.
+    fn html(&self) -> Markup {
+        let Entity { entity, id, colour } = self.of;
+        let score = self.score.map(|score| format!(", score {score:.2}")).unwrap_or_default();
+        let Rect { x, y, w, h } = self.rect;
+        html! {
+            g.box.{ "c" (colour) } data-e=(id) tabindex="0" role="img" aria-label={ (Text(&entity.phrase)) (score) } {
+                @for part in ["rim", "glow", "line"] {
+                    rect class=(part) x=(Tenths(x)) y=(Tenths(y)) width=(Tenths(w)) height=(Tenths(h)) {}
+                }
+            }
+        }
+    }
+}
+
+/// A coordinate with one decimal.
+struct Tenths(f64);
+
+impl Render for Tenths {
+    fn render_to(&self, buffer: &mut String) {
+        format_args!("{:.1}", self.0).render_to(buffer);
+    }
+}
+
+/// The corner that a label shares with its box: labels of an enlarged picture shrink towards it (page.css).
 fn corner(label: &Rect, target: &Rect) -> &'static str {
-    // The edges are compared with a thousandth of slack: they come from sums.
-    let slack = label.h * 1e-3;
-    let above = label.y + label.h <= target.y + slack;
-    let rightward = label.x + slack >= target.x;
+    // The edges are sums of floats, so they are compared with a tolerance.
+    let tolerance = label.h * 1e-3;
+    let above = label.y + label.h <= target.y + tolerance;
+    let rightward = label.x + tolerance >= target.x;
     match (above, rightward) {
         (true, true) => "sw",
         (true, false) => "se",
         (false, true) => "nw",
         (false, false) => "ne",
-    }
-}
-
-impl Display for Layer<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        // The largest box first: a smaller one inside it can still be pointed at.
-        let mut by_size: Vec<&Frame<'_>> = self.frames.iter().collect();
-        by_size.sort_by(|a, b| (b.rect.w * b.rect.h).total_cmp(&(a.rect.w * a.rect.h)));
-        for frame in by_size {
-            Self::frame(f, frame)?;
-        }
-        for (labels, class) in self.labels().iter().zip(["tag", "tag waits"]) {
-            for (frame, placed) in labels {
-                self.label(f, frame, placed, class)?;
-            }
-        }
-        Ok(())
     }
 }

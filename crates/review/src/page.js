@@ -5,17 +5,17 @@
   const cards = [...document.querySelectorAll(".card")];
   const filter = document.getElementById("filter");
 
-  // A phrase and its boxes light up together, wherever the pointer or the keyboard's focus is on one of them.
-  let lit = null;
-  const light = (part) => {
+  // A phrase and its boxes are highlighted together when one of them is hovered or focused.
+  let active = null;
+  const highlight = (part) => {
     const card = part && part.closest(".card");
     const key = part && part.dataset.e;
-    if (lit && lit.card === card && lit.key === key) return;
-    if (lit) {
-      lit.parts.forEach((one) => one.classList.remove("on"));
-      lit.stage.classList.remove("hot");
+    if (active && active.card === card && active.key === key) return;
+    if (active) {
+      active.parts.forEach((one) => one.classList.remove("on"));
+      active.stage.classList.remove("hot");
     }
-    lit = null;
+    active = null;
     if (!part) return;
     const reading = part.closest(".reading");
     const choice = reading && reading.querySelector(".prompt input");
@@ -24,12 +24,12 @@
     const stage = card.querySelector(".stage");
     parts.forEach((one) => one.classList.add("on"));
     if (parts.some((one) => one.closest(".stage"))) stage.classList.add("hot");
-    lit = { card, key, parts, stage };
+    active = { card, key, parts, stage };
   };
   const partOf = (node) => (node instanceof Element ? node.closest("[data-e]") : null);
-  document.addEventListener("pointerover", (event) => light(partOf(event.target) || partOf(document.activeElement)));
-  document.addEventListener("focusin", (event) => light(partOf(event.target)));
-  document.addEventListener("focusout", () => light(null));
+  document.addEventListener("pointerover", (event) => highlight(partOf(event.target) || partOf(document.activeElement)));
+  document.addEventListener("focusin", (event) => highlight(partOf(event.target)));
+  document.addEventListener("focusout", () => highlight(null));
 
   const enlarge = (card) => {
     const large = card.classList.toggle("large");
@@ -45,7 +45,7 @@
   const read = (card) =>
     [...card.querySelectorAll(".name, .prompt, .text, .aside")].map((node) => node.textContent).join("\n").toLowerCase();
   let texts = null;
-  const sift = () => {
+  const applyFilter = () => {
     texts = texts || cards.map(read);
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -56,9 +56,9 @@
     document.getElementById("matched").textContent = words.length ? ` · ${shown} shown` : "";
     document.getElementById("unmatched").hidden = shown > 0;
   };
-  filter.addEventListener("input", sift);
-  // A browser that goes back to the page keeps what was typed.
-  if (filter.value) sift();
+  filter.addEventListener("input", applyFilter);
+  // After a navigation back to the page, the browser restores the filter.
+  if (filter.value) applyFilter();
 
   const step = (by) => {
     const shown = cards.filter((card) => !card.hidden);
@@ -73,7 +73,7 @@
     if (event.target === filter) {
       if (event.key === "Escape") {
         filter.value = "";
-        sift();
+        applyFilter();
         filter.blur();
       }
       return;

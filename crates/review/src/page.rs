@@ -1,127 +1,119 @@
 //! The review page: one HTML file that needs nothing else.
 
-use crate::card::Card;
-use crate::html::Text;
-use crate::{Annotated, Picture, colour};
+use std::fmt::Write;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
-use std::fmt::{Display, Formatter, Result, Write};
 
-/// What a page shows.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Page {
-    /// Heading of the page and of its window.
-    pub title: String,
-    /// The pictures, in the order to be shown in.
-    pub items: Vec<PageItem>,
-}
+use crate::annotation::{Page, PageItem};
+use crate::card::Card;
+use crate::colour;
+use crate::html::Text;
 
-/// A picture and everything that was said about it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PageItem {
-    /// The picture; without one the boxes are shown on an empty ground.
-    pub picture: Option<Picture>,
-    /// One for each prompt. The first one's name and text are the picture's heading and its description for readers who
-    /// do not see it.
-    pub annotations: Vec<Annotated>,
-}
-
-/// One self-contained HTML file to look through annotations with: no request leaves it, and the policy it carries forbids
-/// any. It can be read without JavaScript; with it, phrases and boxes light each other up, and there is a filter.
+/// A self-contained HTML file for looking through annotations. It loads nothing, and its content security policy forbids
+/// loading anything. It can be read without JavaScript; with it, a phrase and its boxes are highlighted together, and
+/// the pictures can be filtered by text.
 ///
-/// All text is shown as text, whatever it contains. The string has the size of the pictures and a third more.
+/// Text is always shown as text, whatever it contains. The string's size is that of the embedded pictures plus a third.
 pub fn page(page: &Page) -> String {
-    Document(page).to_string()
+    let Page { title, items } = page;
+    let cards: Vec<Card<'_>> = items.iter().zip(1..).map(|(item, number)| Card::new(item, number)).collect();
+    let style = style(&cards);
+    // Only this style and this script run: text that slipped past the escaping could still do nothing.
+    let policy = format!(
+        "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'",
+        hash(&style),
+        hash(SCRIPT)
+    );
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(policy);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="referrer" content="no-referrer";
+                // Without it a browser requests an icon from the page's server.
+                link rel="icon" href="data:,";
+                title { (Text(title)) }
+                style { (PreEscaped(style)) }
+            }
+            body {
+                (header(title, items))
+                main {
+                    @for card in &cards { (card.html()) }
+                    @if items.is_empty() { p.empty { "There are no annotations to show." } }
+                    p.empty #unmatched hidden { "No picture matches the filter." }
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    document.into_string()
 }
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-struct Document<'a>(&'a Page);
-
-impl Display for Document<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Page { title, items } = self.0;
-        let cards: Vec<Card<'_>> = items.iter().zip(1..).map(|(item, number)| Card::new(item, number)).collect();
-        let style = style(&cards)?;
-        writeln!(f, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
-        // Only this very style and script run, so text that slipped past the escaping still could do nothing.
-        let (style_hash, script_hash) = (hash(&style), hash(SCRIPT));
-        writeln!(
-            f,
-            r#"<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src '{style_hash}'; script-src '{script_hash}'; base-uri 'none'; form-action 'none'">"#
-        )?;
-        writeln!(f, r#"<meta name="viewport" content="width=device-width, initial-scale=1">"#)?;
-        writeln!(f, r#"<meta name="color-scheme" content="light dark">"#)?;
-        writeln!(f, r#"<meta name="referrer" content="no-referrer">"#)?;
-        // Without it a browser queries the page's server for an icon.
-        writeln!(f, r#"<link rel="icon" href="data:,">"#)?;
-        writeln!(f, "<title>{}</title>\n<style>{style}</style>\n</head>\n<body>", Text(title))?;
-        head(f, title, items)?;
-        writeln!(f, "<main>")?;
-        for card in &cards {
-            write!(f, "{card}")?;
-        }
-        if items.is_empty() {
-            writeln!(f, r#"<p class="empty">There are no annotations to show.</p>"#)?;
-        }
-        writeln!(f, r#"<p class="empty" id="unmatched" hidden>No picture matches the filter.</p>"#)?;
-        writeln!(f, "</main>\n<script>{SCRIPT}</script>\n</body>\n</html>")
-    }
-}
-
-fn head(f: &mut Formatter<'_>, title: &str, items: &[PageItem]) -> Result {
+/// The bar at the top: title, counts, filter and switches.
+fn header(title: &str, items: &[PageItem]) -> Markup {
     let annotations = || items.iter().flat_map(|item| &item.annotations);
     let phrases: usize = annotations().map(|one| one.entities.len()).sum();
     let counted = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-    writeln!(f, r#"<header class="top"><h1 dir="auto">{}</h1>"#, Text(title))?;
-    writeln!(
-        f,
-        r#"<p class="counts">{} · {} · {}<span id="matched" role="status"></span></p>"#,
-        counted(items.len(), "picture", "pictures"),
-        counted(annotations().count(), "text", "texts"),
-        counted(phrases, "grounded phrase", "grounded phrases"),
-    )?;
-    if !items.is_empty() {
-        writeln!(
-            f,
-            r#"<div class="tools"><input class="js" id="filter" type="search" placeholder="Filter by text" aria-label="Filter by text" autocomplete="off" spellcheck="false">"#
-        )?;
-        writeln!(f, r#"<label><input type="checkbox" id="boxes" checked> boxes</label>"#)?;
-        writeln!(f, r#"<label><input type="checkbox" id="labels" checked> labels</label>"#)?;
-        writeln!(
-            f,
-            r#"<p class="keys js"><kbd>/</kbd> filter <kbd>j</kbd><kbd>k</kbd> next, previous <kbd>e</kbd> enlarge <kbd>Tab</kbd> phrases</p></div>"#
-        )?;
+    html! {
+        header.top {
+            h1 dir="auto" { (Text(title)) }
+            p.counts {
+                (counted(items.len(), "picture", "pictures")) " · "
+                (counted(annotations().count(), "text", "texts")) " · "
+                (counted(phrases, "grounded phrase", "grounded phrases"))
+                span #matched role="status" {}
+            }
+            @if !items.is_empty() {
+                div.tools {
+                    input.js #filter type="search" placeholder="Filter by text" aria-label="Filter by text"
+                        autocomplete="off" spellcheck="false";
+                    label { input #boxes type="checkbox" checked; " boxes" }
+                    label { input #labels type="checkbox" checked; " labels" }
+                    p.keys.js {
+                        kbd { "/" } " filter " kbd { "j" } kbd { "k" } " next, previous "
+                        kbd { "e" } " enlarge " kbd { "Tab" } " phrases"
+                    }
+                }
+            }
+        }
     }
-    writeln!(f, "</header>")
 }
 
-/// The style sheet with the rules that depend on the content: colours, and which layer of boxes is chosen.
-fn style(cards: &[Card<'_>]) -> std::result::Result<String, std::fmt::Error> {
+/// The style sheet with the rules that depend on the content: colours, and which layer of boxes is shown.
+fn style(cards: &[Card<'_>]) -> String {
     let mut style = STYLE.to_owned();
     let hex = |[r, g, b]: colour::Rgb| format!("#{r:02x}{g:02x}{b:02x}");
     for number in 0..cards.iter().map(Card::colours).max().unwrap_or(0) {
         let ground = colour::colour(number);
-        writeln!(style, ".c{number}{{--c:{};--ink:{}}}", hex(ground), hex(colour::ink(ground)))?;
+        let _ = writeln!(style, ".c{number}{{--c:{};--ink:{}}}", hex(ground), hex(colour::ink(ground)));
     }
     for nth in 2..=cards.iter().map(|card| card.item.annotations.len()).max().unwrap_or(0) {
         let chosen = format!(".card:has(.reading:nth-of-type({nth}) .prompt input:checked) .layer");
-        writeln!(style, "{chosen}{{display:none}}{chosen}:nth-of-type({nth}){{display:block}}")?;
+        let _ = writeln!(style, "{chosen}{{display:none}}{chosen}:nth-of-type({nth}){{display:block}}");
     }
-    Ok(style)
+    style
 }
 
-/// A content's hash as a policy names it.
+/// A content's hash as a content security policy writes it.
 fn hash(content: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Finish, Labelled};
     use image::{Rgb, RgbImage};
+
+    use super::*;
+    use crate::annotation::{Annotated, Finish, Labelled};
+    use crate::picture::Picture;
 
     fn entity(phrase: &str, span: (i64, i64), boxes: &[[f64; 4]]) -> Labelled {
         Labelled { phrase: phrase.into(), span, boxes: boxes.to_vec(), score: Some(0.75), box_scores: vec![Some(0.5)] }
@@ -148,7 +140,7 @@ mod tests {
             vec![entity("two foxes", (2, 11), &[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])],
         )]);
         assert!(html.contains(r#"🧊 <mark class="c0" data-e="0-0" tabindex="0">two foxes<small title="2 boxes">×2"#));
-        assert!(html.contains(r#"<g class="box c0" data-e="0-0" tabindex="0" role="img" aria-label="two foxes, score 0.50"><rect class="rim" x="0.0" y="0.0" width="150.0" height="100.0"/>"#));
+        assert!(html.contains(r#"<g class="box c0" data-e="0-0" tabindex="0" role="img" aria-label="two foxes, score 0.50"><rect class="rim" x="0.0" y="0.0" width="150.0" height="100.0"></rect>"#));
         assert_eq!((count(&html, r#"<g class="box c0""#), count(&html, r#"<g class="tag c0""#)), (2, 2));
         assert!(html.contains(".c0{--c:#") && !html.contains(".c1{--c:#"));
     }
@@ -184,8 +176,13 @@ mod tests {
         let html = page(&Page { title: hostile.into(), items: vec![one] });
         assert_eq!((count(&html, "<script>"), count(&html, "</script>"), count(&html, "</title>")), (1, 1, 1));
         assert_eq!(count(&html, "<img "), 1);
-        // Every quote of the text is escaped, so it cannot leave an attribute.
-        assert!(!html.contains("\"' onload") && html.contains("&quot;&#39; onload=alert(1)"));
+        // Attributes stand in double quotes, and those of the text are escaped, so it cannot leave one.
+        assert!(!html.contains("\"' onload") && html.contains("&quot;' onload=alert(1)"));
+        // Heading, prompt, text, raw text and the table's phrases, each twice; the title, twice; the alternative text;
+        // boxes and labels.
+        for escaped in ["&lt;script&gt;alert(1)&lt;/script&gt;", "&lt;img src=x onerror=alert(1)&gt;"] {
+            assert!(count(&html, escaped) >= 15, "{} times {escaped}", count(&html, escaped));
+        }
     }
 
     #[test]
@@ -199,9 +196,9 @@ mod tests {
         one.annotations.push(Annotated::default());
         one.picture = None;
         let html = shown(vec![one, PageItem::default()]);
-        assert!(html.contains(">n<small") && html.contains("Without a place in the text: <mark"));
-        assert!(html.contains("cut off") && html.contains("The picture is not at hand."));
-        assert!(html.contains("No text.") && html.contains("Nothing was said about this picture."));
+        assert!(html.contains(">n<small") && html.contains("Not located in the text: <mark"));
+        assert!(html.contains("cut off") && html.contains("The picture is not available."));
+        assert!(html.contains("No text.") && html.contains("This picture has no annotations."));
         assert_eq!(count(&html, "<mark "), 6);
         assert_eq!(count(&html, "aria-label=\"naß"), 6 * 3, "all boxes but the one without numbers");
     }

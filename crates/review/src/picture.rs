@@ -1,45 +1,49 @@
-//! Pictures as they travel inside the page.
+//! Pictures encoded for the page.
 
-use base64::{display::Base64Display, engine::general_purpose::STANDARD};
+use std::fmt::{Debug, Formatter};
+use std::io::Cursor;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::imageops::{FilterType, resize};
 use image::{ImageError, ImageReader, Limits, RgbImage};
-use std::fmt::{Debug, Display, Formatter};
-use std::io::Cursor;
+use maud::Render;
 
-/// The longest side of an embedded picture in pixels.
+/// The longest side of an embedded picture, in pixels.
 const LONGEST: u32 = 1000;
 
-/// Up to this longest side a picture is kept exactly: JPEG's blocks would show where it is enlarged.
+/// Pictures up to this longest side, in pixels, are embedded without loss: when they are enlarged, the blocks of JPEG
+/// would be visible.
 const EXACT: u32 = 256;
 
-/// JPEG quality of 100; 85 is where its traces stop to be seen at the size of a page.
+/// JPEG quality, from 1 to 100. At 85, artefacts are not visible at the size of the page.
 const QUALITY: u8 = 85;
 
-/// Memory that reading one picture may take, in bytes: enough for 100 megapixels.
-const MOST_MEMORY: u64 = 512 * 1024 * 1024;
+/// Most memory for decoding one picture, in bytes: enough for 100 megapixels.
+const MAX_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// Why a picture cannot be put into a page.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    /// The bytes are no picture of a known format, or a broken one, or one that takes over 512 MiB to read.
-    #[error("the picture cannot be read: {0}; give a whole BMP, GIF, JPEG, PNG or WebP file")]
-    Unreadable(#[source] ImageError),
+    /// The format is unknown, the file is damaged, or decoding it takes over 512 MiB.
+    #[error("the picture cannot be read: {0}; expected an intact BMP, GIF, JPEG, PNG or WebP file")]
+    Unreadable(ImageError),
     /// The picture has no pixels.
-    #[error("the picture is {width}x{height} pixels; give one that has pixels")]
+    #[error("the picture is empty: {width}x{height} pixels")]
     Empty {
-        /// Pixels across.
+        /// Width in pixels.
         width: u32,
-        /// Pixels down.
+        /// Height in pixels.
         height: u32,
     },
     /// The encoder failed.
     #[error("the picture cannot be encoded for the page: {0}")]
-    Unwritable(#[source] ImageError),
+    Unwritable(ImageError),
 }
 
-/// A picture ready for the page: at most 1000 pixels on its longer side, and newly encoded, so that neither metadata
-/// (where it was taken) nor anything but its first frame goes along. A hundred kilobytes or so.
+/// A picture encoded for the page: at most 1000 pixels on its longer side, without metadata such as the place where it
+/// was taken, and only its first frame. About 100 kB.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     media_type: &'static str,
@@ -49,19 +53,25 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// From the bytes of a picture file.
+    /// Decodes a picture file.
     ///
-    /// The pixels are taken as stored, without regard to an EXIF orientation, as the boxes are fractions of these.
+    /// The pixels are taken as stored: an EXIF orientation is ignored. Boxes are fractions of these pixels.
+    ///
+    /// # Errors
+    /// [`PictureError`]: the file cannot be decoded, or the picture cannot be encoded.
     pub fn read(file: &[u8]) -> Result<Self, PictureError> {
         let mut reader = ImageReader::new(Cursor::new(file));
         let mut limits = Limits::default();
-        limits.max_alloc = Some(MOST_MEMORY);
+        limits.max_alloc = Some(MAX_MEMORY);
         reader.limits(limits);
         let reader = reader.with_guessed_format().map_err(|error| PictureError::Unreadable(error.into()))?;
         Self::new(&reader.decode().map_err(PictureError::Unreadable)?.to_rgb8())
     }
 
-    /// From pixels.
+    /// Encodes pixels.
+    ///
+    /// # Errors
+    /// [`PictureError`]: there are no pixels, or the encoder fails.
     pub fn new(pixels: &RgbImage) -> Result<Self, PictureError> {
         let (width, height) = pixels.dimensions();
         if width == 0 || height == 0 {
@@ -88,13 +98,13 @@ impl Picture {
         Ok(Self { media_type, bytes, width: pixels.width(), height: pixels.height() })
     }
 
-    /// Width and height in pixels as embedded.
+    /// Width and height of the embedded picture, in pixels.
     pub fn size(&self) -> (u32, u32) {
         (self.width, self.height)
     }
 
-    /// The picture as a `data:` address, which needs no escaping in HTML.
-    pub(super) fn address(&self) -> impl Display {
+    /// The picture as a `data:` URL.
+    pub(super) fn address(&self) -> impl Render {
         Address(self)
     }
 }
@@ -107,10 +117,13 @@ impl Debug for Picture {
 
 struct Address<'a>(&'a Picture);
 
-impl Display for Address<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+impl Render for Address<'_> {
+    fn render_to(&self, buffer: &mut String) {
         let Picture { media_type, bytes, .. } = self.0;
-        write!(f, "data:{media_type};base64,{}", Base64Display::new(bytes, &STANDARD))
+        for part in ["data:", media_type, ";base64,"] {
+            buffer.push_str(part);
+        }
+        STANDARD.encode_string(bytes, buffer);
     }
 }
 
@@ -127,7 +140,7 @@ mod tests {
         let noise = RgbImage::from_fn(97, 61, |x, y| Rgb([(x * 37 + y) as u8, (y * 91) as u8, (x ^ y) as u8]));
         let kept = Picture::new(&noise).unwrap();
         assert_eq!(image::load_from_memory(&kept.bytes).unwrap().to_rgb8(), noise);
-        assert!(kept.address().to_string().starts_with("data:image/png;base64,iVBOR"));
+        assert!(kept.address().render().into_string().starts_with("data:image/png;base64,iVBOR"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Where labels go: near their box, inside the picture, never one over another.
+//! Placement of labels: near their box, inside the picture, without overlaps.
 
-/// An upright rectangle: left, top, width and height in the picture's units.
+/// An axis-aligned rectangle: left, top, width and height, in pixels of the picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rect {
     pub(super) x: f64,
@@ -9,115 +9,116 @@ pub(super) struct Rect {
     pub(super) h: f64,
 }
 
-/// A label to be placed.
+/// A label to place.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Wanted {
-    /// The box that the label is of.
+pub(super) struct LabelRequest {
+    /// The label's box.
     pub(super) target: Rect,
     /// The label's width and height.
     pub(super) size: (f64, f64),
 }
 
-/// A label's place.
+/// A label and its position.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Placed {
+pub(super) struct PlacedLabel {
     pub(super) label: Rect,
-    /// Ends of a line from the label to its box, where the two do not touch.
+    /// Ends of a line from the label to its box, if the two do not touch.
     pub(super) leader: Option<[(f64, f64); 2]>,
 }
 
-/// Above this many placed labels no free place is searched any more: the search takes the cube of their number, and so
-/// many labels say nothing to the eye.
-const SEARCHED: usize = 64;
+/// With more placed labels than this, only the positions next to the box are tried: the search over all positions takes
+/// time in the cube of their number, and so many labels are not readable anyway.
+const MAX_SEARCHED: usize = 64;
 
-/// A label may hide at most this share of a box that is not its own, as long as there is another place.
-const HIDES: f64 = 0.4;
+/// The largest fraction of another box that a label next to its own box may cover.
+const MAX_COVERED: f64 = 0.4;
 
-/// Places labels in the order given: earlier ones get the better places. `None` for a label without room: there is then
-/// no free place of its size anywhere in the `area` (width, height), or over 64 labels are placed already.
-pub(super) fn place(area: (f64, f64), wanted: &[Wanted]) -> Vec<Option<Placed>> {
-    let mut search = Search { area, wanted, taken: Vec::new(), hopeless: Vec::new() };
-    wanted.iter().map(|one| search.add(one)).collect()
+/// Places labels in the given order: earlier ones get better positions. `None` for a label that does not fit: there is no
+/// free position of its size in the `area` (width, height), or more than 64 labels are placed already.
+pub(super) fn place(area: (f64, f64), requests: &[LabelRequest]) -> Vec<Option<PlacedLabel>> {
+    let mut search = Search { area, requests, taken: Vec::new(), unplaceable: Vec::new() };
+    requests.iter().map(|request| search.add(request)).collect()
 }
 
 struct Search<'a> {
     area: (f64, f64),
-    wanted: &'a [Wanted],
+    requests: &'a [LabelRequest],
     taken: Vec<Rect>,
-    /// Sizes for which there is no room; room only shrinks.
-    hopeless: Vec<(f64, f64)>,
+    /// Sizes that did not fit. Free space only shrinks, so they never will.
+    unplaceable: Vec<(f64, f64)>,
 }
 
 impl Search<'_> {
-    fn add(&mut self, one: &Wanted) -> Option<Placed> {
-        let label = self.beside(one).or_else(|| self.anywhere(one))?;
+    fn add(&mut self, request: &LabelRequest) -> Option<PlacedLabel> {
+        let label = self.beside(request).or_else(|| self.anywhere(request))?;
         self.taken.push(label);
-        let [from, to] = nearest_points(&label, &one.target);
+        let [from, to] = nearest_points(&label, &request.target);
         let leader = (distance(from, to) > 0.0).then_some([from, to]);
-        Some(Placed { label, leader })
+        Some(PlacedLabel { label, leader })
     }
 
-    /// Touching the box: above, inside at the top where that hides little, below, right, left.
-    fn beside(&self, one: &Wanted) -> Option<Rect> {
-        let (Rect { x, y, w, h }, (lw, lh)) = (one.target, one.size);
-        let roomy = lw <= w && lh * 4.0 <= h;
-        let inside = roomy.then_some([(x, y), (x + w - lw, y)]);
+    /// The first free position that touches the box: above it, at the top inside it if that covers little, below it, right
+    /// of it, left of it.
+    fn beside(&self, request: &LabelRequest) -> Option<Rect> {
+        let (Rect { x, y, w, h }, (lw, lh)) = (request.target, request.size);
+        let is_large = lw <= w && lh * 4.0 <= h;
+        let inside = is_large.then_some([(x, y), (x + w - lw, y)]);
         let above = [(x, y - lh), (x + w - lw, y - lh)];
         let around = [(x, y + h), (x + w - lw, y + h), (x + w, y), (x - lw, y)];
         let spots = above.into_iter().chain(inside.into_iter().flatten()).chain(around);
         spots
-            // A box at the rim still has its label right above, moved in sideways.
+            // Above and below a box at the picture's side, the label is shifted into the picture.
             .map(
                 |(lx, ly)| if ly + lh <= y || ly >= y + h { (lx.min(self.area.0 - lw).max(0.0), ly) } else { (lx, ly) },
             )
             .map(|(x, y)| Rect { x, y, w: lw, h: lh })
-            .find(|label| self.free(label) && !self.hides(label, one))
+            .find(|label| self.is_free(label) && !self.covers_others(label, request))
     }
 
-    /// The nearest free place. If there is one at all, then one that cannot slide further left or up for the picture's
-    /// rim or a label; so it suffices to try the places made of those edges, with some more to be near the box.
-    fn anywhere(&mut self, one: &Wanted) -> Option<Rect> {
-        let (w, h) = one.size;
-        let lost = |size: &(f64, f64)| size.0 <= w && size.1 <= h;
-        if self.taken.len() > SEARCHED || self.hopeless.iter().any(lost) {
+    /// The free position with the lowest cost. If any position is free, so is one that the picture's edges or other labels
+    /// keep from moving further left or up; so it is enough to try these edges, and those of the box to stay near it.
+    fn anywhere(&mut self, request: &LabelRequest) -> Option<Rect> {
+        let (w, h) = request.size;
+        let is_smaller = |size: &(f64, f64)| size.0 <= w && size.1 <= h;
+        if self.taken.len() > MAX_SEARCHED || self.unplaceable.iter().any(is_smaller) {
             return None;
         }
-        let target = &one.target;
-        let xs = stops(self.area.0, w, (target.x, target.w), self.taken.iter().map(|t| (t.x, t.w)));
-        let ys = stops(self.area.1, h, (target.y, target.h), self.taken.iter().map(|t| (t.y, t.h)));
+        let target = &request.target;
+        let xs = candidates(self.area.0, w, (target.x, target.w), self.taken.iter().map(|t| (t.x, t.w)));
+        let ys = candidates(self.area.1, h, (target.y, target.h), self.taken.iter().map(|t| (t.y, t.h)));
         let places = xs.iter().flat_map(|&x| ys.iter().map(move |&y| Rect { x, y, w, h }));
         let best = places
-            .filter(|label| self.free(label))
+            .filter(|label| self.is_free(label))
             .map(|label| (self.cost(&label, target), label))
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, label)| label);
         if best.is_none() {
-            self.hopeless.push(one.size);
+            self.unplaceable.push(request.size);
         }
         best
     }
 
-    /// Distance to the box, and what is hidden of any box as the length of a strip of the label's height.
+    /// The distance to the box, plus the covered area of all boxes as the length of a strip of the label's height.
     fn cost(&self, label: &Rect, target: &Rect) -> f64 {
         let [from, to] = nearest_points(label, target);
-        let hidden: f64 = self.wanted.iter().map(|other| common(label, &other.target)).sum();
-        distance(from, to) + hidden / label.h
+        let covered: f64 = self.requests.iter().map(|other| common(label, &other.target)).sum();
+        distance(from, to) + covered / label.h
     }
 
-    fn hides(&self, label: &Rect, one: &Wanted) -> bool {
-        let others = self.wanted.iter().filter(|other| other.target != one.target);
-        others.map(|other| &other.target).any(|target| common(label, target) > HIDES * target.w * target.h)
+    fn covers_others(&self, label: &Rect, request: &LabelRequest) -> bool {
+        let others = self.requests.iter().filter(|other| other.target != request.target);
+        others.map(|other| &other.target).any(|target| common(label, target) > MAX_COVERED * target.w * target.h)
     }
 
-    fn free(&self, label: &Rect) -> bool {
+    fn is_free(&self, label: &Rect) -> bool {
         let inside =
             label.x >= 0.0 && label.y >= 0.0 && label.x + label.w <= self.area.0 && label.y + label.h <= self.area.1;
         inside && self.taken.iter().all(|taken| !overlap(label, taken))
     }
 }
 
-/// Starts worth trying on one axis for something `size` long in `0..length`.
-fn stops(length: f64, size: f64, target: (f64, f64), taken: impl Iterator<Item = (f64, f64)>) -> Vec<f64> {
+/// Positions to try on one axis for a label of length `size` in `0..length`.
+fn candidates(length: f64, size: f64, target: (f64, f64), taken: impl Iterator<Item = (f64, f64)>) -> Vec<f64> {
     let last = length - size;
     let near = [target.0, target.0 - size, target.0 + target.1, target.0 + target.1 - size];
     let beside = taken.flat_map(|(start, extent)| [start + extent, start - size]);
@@ -128,19 +129,19 @@ fn stops(length: f64, size: f64, target: (f64, f64), taken: impl Iterator<Item =
     all
 }
 
-/// Whether two rectangles share area; touching is not sharing.
+/// Whether two rectangles overlap. Rectangles that only touch do not.
 pub(super) fn overlap(a: &Rect, b: &Rect) -> bool {
     a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h
 }
 
-/// The area that two rectangles share.
+/// The area of two rectangles' intersection.
 fn common(a: &Rect, b: &Rect) -> f64 {
     let across = (a.x + a.w).min(b.x + b.w) - a.x.max(b.x);
     let down = (a.y + a.h).min(b.y + b.h) - a.y.max(b.y);
     across.max(0.0) * down.max(0.0)
 }
 
-/// The points of `a` and `b` that are nearest to each other; the same point where they touch.
+/// The points of `a` and `b` that are nearest to each other; the same point if they touch.
 fn nearest_points(a: &Rect, b: &Rect) -> [(f64, f64); 2] {
     let axis = |a0: f64, a1: f64, b0: f64, b1: f64| {
         let (low, high) = (a0.max(b0), a1.min(b1));
@@ -164,15 +165,16 @@ fn distance(a: (f64, f64), b: (f64, f64)) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
 
     fn rect(x: f64, y: f64, w: f64, h: f64) -> Rect {
         Rect { x, y, w, h }
     }
 
     fn one(area: (f64, f64), target: Rect) -> Option<Rect> {
-        place(area, &[Wanted { target, size: (30.0, 10.0) }])[0].map(|placed| placed.label)
+        place(area, &[LabelRequest { target, size: (30.0, 10.0) }])[0].map(|placed| placed.label)
     }
 
     #[test]
@@ -189,14 +191,14 @@ mod tests {
 
     #[test]
     fn a_label_far_from_its_box_has_a_line_to_it() {
-        let crowd = Wanted { target: rect(40.0, 40.0, 20.0, 20.0), size: (60.0, 20.0) };
+        let crowd = LabelRequest { target: rect(40.0, 40.0, 20.0, 20.0), size: (60.0, 20.0) };
         let placed = place((100.0, 100.0), &[crowd; 5]);
         assert!(placed.iter().all(Option::is_some));
         let [from, to] = placed.iter().find_map(|p| p.and_then(|p| p.leader)).expect("five do not all fit around");
         assert!(distance(from, to) > 0.0 && (40.0..=60.0).contains(&to.0) && (40.0..=60.0).contains(&to.1));
     }
 
-    /// Whether a label of `size` has room, found by trying every whole place: all sizes in the test are whole numbers.
+    /// Whether a label of `size` fits, found by trying every whole position: all sizes in the test are whole numbers.
     fn room(area: (f64, f64), size: (f64, f64), taken: &[Rect]) -> bool {
         (0..=(area.0 - size.0) as i64).any(|x| {
             (0..=(area.1 - size.1) as i64).any(|y| {
@@ -213,17 +215,17 @@ mod tests {
         for _ in 0..400 {
             let (w, h) = (random.random_range(30..400), random.random_range(20..300));
             let area = (f64::from(w), f64::from(h));
-            let wanted: Vec<Wanted> = (0..random.random_range(0..=30))
+            let wanted: Vec<LabelRequest> = (0..random.random_range(0..=30))
                 .map(|_| {
                     let (x, y) = (random.random_range(0..w), random.random_range(0..h));
                     let target = [x, y, random.random_range(1..=w - x), random.random_range(1..=h - y)].map(f64::from);
                     let size = (f64::from(random.random_range(8..160)), f64::from(random.random_range(8..24)));
-                    Wanted { target: rect(target[0], target[1], target[2], target[3]), size }
+                    LabelRequest { target: rect(target[0], target[1], target[2], target[3]), size }
                 })
                 .collect();
             let mut taken: Vec<Rect> = Vec::new();
             for (one, placed) in wanted.iter().zip(place(area, &wanted)) {
-                let Some(Placed { label, .. }) = placed else {
+                let Some(PlacedLabel { label, .. }) = placed else {
                     dropped += 1;
                     let fits = one.size.0 <= area.0 && one.size.1 <= area.1;
                     assert!(!fits || !room(area, one.size, &taken), "{one:?} had room in {area:?}");
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn hundreds_of_labels_end_in_time() {
-        let crowd = Wanted { target: rect(400.0, 400.0, 200.0, 200.0), size: (60.0, 20.0) };
+        let crowd = LabelRequest { target: rect(400.0, 400.0, 200.0, 200.0), size: (60.0, 20.0) };
         assert_eq!(place((4000.0, 4000.0), &[crowd; 1000]).len(), 1000);
     }
 }

@@ -1,62 +1,63 @@
-//! A text cut at the spans of its phrases.
+//! Splits a text at the spans of its phrases.
 
-/// A part of the text; `of` is the number of the phrase it belongs to.
+/// A part of the text; `of` is the index of the phrase that it belongs to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) text: &'a str,
     pub(super) of: Option<usize>,
 }
 
-/// Cuts `text` at `spans`, starts and ends in Unicode code points. The pieces joined are the whole text. Also returns the
-/// numbers of the spans that got no piece: those that name no part of the text, and those that cross an earlier one.
+/// Splits `text` at `spans`, which are starts and ends in Unicode code points. The pieces concatenated are the whole text.
+/// Also returns the indices of the spans without a piece: those outside the text, and those that overlap an earlier one.
 pub(super) fn cut<'a>(text: &'a str, spans: &[(i64, i64)]) -> (Vec<Piece<'a>>, Vec<usize>) {
     // Byte offset of each code point, and of the end.
     let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
     let offset = |point: i64| offsets.get(usize::try_from(point).ok()?).copied();
-    let mut sound: Vec<(usize, usize, usize)> = Vec::new();
+    let mut valid: Vec<(usize, usize, usize)> = Vec::new();
     for (number, &(start, end)) in spans.iter().enumerate() {
         if let (Some(from), Some(to)) = (offset(start), offset(end))
             && from < to
         {
-            sound.push((from, to, number));
+            valid.push((from, to, number));
         }
     }
-    sound.sort_unstable();
+    valid.sort_unstable();
     let mut pieces = Vec::new();
-    let mut homeless: Vec<usize> = (0..spans.len()).collect();
+    let mut unplaced: Vec<usize> = (0..spans.len()).collect();
     let mut done = 0;
-    for (from, to, number) in sound {
+    for (from, to, number) in valid {
         if from < done {
             continue;
         }
         pieces.push(Piece { text: &text[done..from], of: None });
         pieces.push(Piece { text: &text[from..to], of: Some(number) });
-        homeless.retain(|other| *other != number);
+        unplaced.retain(|other| *other != number);
         done = to;
     }
     pieces.push(Piece { text: &text[done..], of: None });
     pieces.retain(|piece| !piece.text.is_empty());
-    (pieces, homeless)
+    (pieces, unplaced)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
 
     #[test]
     fn spans_count_code_points() {
-        let (pieces, homeless) = cut("Ein 🧊 Schneemännchen, naß", &[(6, 20), (4, 5)]);
+        let (pieces, unplaced) = cut("Ein 🧊 Schneemännchen, naß", &[(6, 20), (4, 5)]);
         let shown: Vec<_> = pieces.iter().map(|p| (p.text, p.of)).collect();
         assert_eq!(shown, [("Ein ", None), ("🧊", Some(1)), (" ", None), ("Schneemännchen", Some(0)), (", naß", None)]);
-        assert!(homeless.is_empty());
+        assert!(unplaced.is_empty());
     }
 
     #[test]
     fn spans_that_name_no_part_get_no_piece() {
         let odd = [(-3, 2), (2, 1), (1, 1), (0, 6), (5, 5), (i64::MIN, i64::MAX), (0, 2), (1, 3), (0, 2), (4, 5)];
-        let (pieces, homeless) = cut("abcde", &odd);
-        assert_eq!(homeless, [0, 1, 2, 3, 4, 5, 7, 8]);
+        let (pieces, unplaced) = cut("abcde", &odd);
+        assert_eq!(unplaced, [0, 1, 2, 3, 4, 5, 7, 8]);
         assert_eq!(pieces.iter().filter_map(|p| p.of).collect::<Vec<_>>(), [6, 9]);
         assert_eq!(cut("", &[(0, 0), (0, 1)]), (vec![], vec![0, 1]));
     }
@@ -69,9 +70,9 @@ mod tests {
             let spans: Vec<(i64, i64)> = (0..random.random_range(0..6))
                 .map(|_| (random.random_range(-4..30), random.random_range(-4..30)))
                 .collect();
-            let (pieces, homeless) = cut(text, &spans);
+            let (pieces, unplaced) = cut(text, &spans);
             assert_eq!(pieces.iter().map(|p| p.text).collect::<String>(), text);
-            let mut all: Vec<usize> = pieces.iter().filter_map(|p| p.of).chain(homeless).collect();
+            let mut all: Vec<usize> = pieces.iter().filter_map(|p| p.of).chain(unplaced).collect();
             all.sort_unstable();
             assert_eq!(all, (0..spans.len()).collect::<Vec<_>>());
         }

@@ -1,4 +1,4 @@
-/* Preloaded into a test's process: the time of day is shifted by SANDBOX_CLOCK_SHIFT seconds. Other clocks stay right. */
+/* Preloaded into a test's process: shifts the time of day by SANDBOX_CLOCK_SHIFT seconds. Other clocks are not changed. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/syscall.h>

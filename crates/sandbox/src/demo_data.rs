@@ -1,53 +1,63 @@
-//! Finds the demo model and its pictures.
+//! Locates the demo model and its pictures.
 
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::SandboxError;
-use crate::rig::Places;
+use crate::error::SandboxError;
+use crate::rig::SearchPaths;
 
-/// The demo model and the pictures it knows something about.
+/// The demo model and its pictures.
 #[derive(Clone, Debug)]
 pub struct DemoData {
     /// The checkpoint `kosmos-2-emoji`.
     pub model_dir: PathBuf,
-    /// The folder of the pictures; `truth.json` and `goldens.json` lie in it too.
+    /// The folder of the pictures, with `truth.json` and `goldens.json`.
     pub scenes_dir: PathBuf,
-    /// The pictures, in the order of their names.
+    /// The pictures, ordered by name.
     pub scenes: Vec<Scene>,
 }
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scene {
-    /// Its name within the folder, such as `0000.jpg`.
+    /// The file name, such as `0000.jpg`.
     pub file_name: String,
-    /// Where it lies.
+    /// The path of the file.
     pub path: PathBuf,
 }
 
 impl DemoData {
-    /// The data in the folder that `GROUNDLING_DEMO_DATA` names, else that of the checkout around the current folder
-    /// or the program.
+    /// Locates the data in the folder `GROUNDLING_DEMO_DATA`, or in the checkout that contains the current folder or the
+    /// program.
+    ///
+    /// # Errors
+    /// [`SandboxError::MissingDemoData`], or an I/O error.
     pub fn locate() -> Result<Self, SandboxError> {
-        Self::locate_in(env::var_os("GROUNDLING_DEMO_DATA"), &Places::from_environment())
+        Self::locate_in(env::var_os("GROUNDLING_DEMO_DATA"), &SearchPaths::from_environment())
     }
 
-    /// As [`DemoData::locate`], with the environment given.
-    pub fn locate_in(named: Option<OsString>, places: &Places) -> Result<Self, SandboxError> {
+    /// Like [`DemoData::locate`], with a given environment.
+    ///
+    /// # Errors
+    /// As for [`DemoData::locate`].
+    pub fn locate_in(named: Option<OsString>, search_paths: &SearchPaths) -> Result<Self, SandboxError> {
         let found = match &named {
             Some(folder) => Self::open(Path::new(folder))?,
             None => {
-                let mut opened = places.above().map(|folder| Self::open(&folder.join("crates/sandbox/demo")));
+                let mut opened =
+                    search_paths.with_ancestors().map(|folder| Self::open(&folder.join("crates/sandbox/demo")));
                 opened.find_map(Result::transpose).transpose()?
             }
         };
         found.ok_or_else(|| SandboxError::MissingDemoData {
             searched: match named {
                 Some(folder) => format!("{} (GROUNDLING_DEMO_DATA)", Path::new(&folder).display()),
-                None => "crates/sandbox/demo above the current folder and the program's".into(),
+                None => {
+                    "crates/sandbox/demo of the current folder, of the program's folder and of the folders above them"
+                        .into()
+                }
             },
         })
     }
@@ -81,8 +91,8 @@ mod tests {
 
     #[test]
     fn the_checkouts_own_data_is_found_and_complete() {
-        let places = Places { starts: vec![env!("CARGO_MANIFEST_DIR").into()], ..Places::default() };
-        let data = DemoData::locate_in(None, &places).unwrap();
+        let search_paths = SearchPaths { starts: vec![env!("CARGO_MANIFEST_DIR").into()], ..SearchPaths::default() };
+        let data = DemoData::locate_in(None, &search_paths).unwrap();
         assert!(data.model_dir.join("model.safetensors").is_file());
         assert!(data.scenes_dir.join("goldens.json").is_file());
         assert_eq!(data.scenes.len(), 48);
@@ -93,8 +103,8 @@ mod tests {
 
     #[test]
     fn every_picture_has_its_truth() {
-        let places = Places { starts: vec![env!("CARGO_MANIFEST_DIR").into()], ..Places::default() };
-        let data = DemoData::locate_in(None, &places).unwrap();
+        let search_paths = SearchPaths { starts: vec![env!("CARGO_MANIFEST_DIR").into()], ..SearchPaths::default() };
+        let data = DemoData::locate_in(None, &search_paths).unwrap();
         let truth = fs::read(data.scenes_dir.join("truth.json")).unwrap();
         let truth: serde_json::Value = serde_json::from_slice(&truth).unwrap();
         let told: Vec<_> = truth["scenes"].as_array().unwrap().iter().map(|s| s["file"].as_str().unwrap()).collect();
@@ -105,7 +115,7 @@ mod tests {
     #[test]
     fn missing_data_is_one_sentence_with_the_mend() {
         for named in [None, Some("/nowhere".into())] {
-            let error = DemoData::locate_in(named, &Places::default()).unwrap_err().to_string();
+            let error = DemoData::locate_in(named, &SearchPaths::default()).unwrap_err().to_string();
             assert!(error.contains("set GROUNDLING_DEMO_DATA"), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }

@@ -1,4 +1,4 @@
-//! An S3 store inside this process, over a plain folder: light enough for the demo.
+//! An S3 store in this process that serves a folder.
 
 use std::fs;
 use std::path::Path;
@@ -11,11 +11,12 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{S3Access, SandboxError};
+use crate::error::SandboxError;
+use crate::s3_access::S3Access;
 
-/// A store on 127.0.0.1 whose buckets are the folders in `dir`. It ends with this value; the files stay.
+/// A store on 127.0.0.1 whose buckets are the folders in a directory. It stops when this value is dropped; the files stay.
 ///
-/// Versions of objects and the conditions of a GET (`If-Match`) are beyond it: see [`SeaweedFs`](crate::SeaweedFs).
+/// It supports neither object versions nor conditional requests (`If-Match`). [`SeaweedFs`](crate::SeaweedFs) does.
 #[derive(Debug)]
 pub struct EmbeddedS3 {
     access: S3Access,
@@ -23,7 +24,10 @@ pub struct EmbeddedS3 {
 }
 
 impl EmbeddedS3 {
-    /// Serves `dir`, which is created if need be, with one bucket in it.
+    /// Serves `dir` with one bucket. Both are created if they do not exist.
+    ///
+    /// # Errors
+    /// If the directory cannot be created, or no port is free.
     pub async fn start(dir: &Path) -> Result<Self, SandboxError> {
         fs::create_dir_all(dir.join(crate::s3_access::BUCKET))
             .map_err(SandboxError::io(format!("create a bucket in {}", dir.display())))?;
@@ -31,17 +35,17 @@ impl EmbeddedS3 {
             .map_err(|error| SandboxError::Store { dir: dir.into(), reason: format!("{error:?}") })?;
         let listener =
             TcpListener::bind(("127.0.0.1", 0)).await.map_err(SandboxError::io("bind a port for the S3 store"))?;
-        let address = listener.local_addr().map_err(SandboxError::io("ask for the port of the S3 store"))?;
+        let address = listener.local_addr().map_err(SandboxError::io("get the port of the S3 store"))?;
 
         let access = S3Access::with_new_keys(format!("http://{address}"));
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(access.access_key.clone(), access.secret_key.clone()));
         let server = tokio::spawn(serve(listener, service.build()));
-        tracing::debug!(endpoint = access.endpoint, "S3 store is ready");
+        tracing::debug!(endpoint = access.endpoint, "S3 store ready");
         Ok(Self { access, server })
     }
 
-    /// Where the store answers: `http://127.0.0.1:PORT`.
+    /// The address of the store: `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> &str {
         &self.access.endpoint
     }
@@ -51,10 +55,10 @@ impl EmbeddedS3 {
         &self.access
     }
 
-    /// Ends the store with all its connections and waits for that.
+    /// Stops the store and closes its connections.
     pub async fn stop(mut self) {
         self.server.abort();
-        // The abort is the expected end.
+        // It ends with the error of the abort.
         let _ = (&mut self.server).await;
     }
 }
@@ -67,15 +71,15 @@ impl Drop for EmbeddedS3 {
 
 async fn serve(listener: TcpListener, service: S3Service) {
     let http = auto::Builder::new(TokioExecutor::new());
-    // Connections belong to this task: when it is aborted, they end.
+    // Dropped, and so closed, with this task.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
-                    // Otherwise the end of each answer waits some 40 ms for the client's delayed acknowledgement.
+                    // Otherwise the end of each response waits about 40 ms for the client's delayed ACK.
                     if let Err(error) = socket.set_nodelay(true) {
-                        tracing::debug!(%error, "S3 connection keeps small packets back");
+                        tracing::debug!(%error, "could not set TCP_NODELAY on an S3 connection");
                     }
                     let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
                     connections.spawn(async move {
@@ -84,9 +88,9 @@ async fn serve(listener: TcpListener, service: S3Service) {
                         }
                     });
                 }
-                // Out of file handles, most likely: at once again would only spin.
+                // Out of file descriptors, most likely: an immediate retry would spin.
                 Err(error) => {
-                    tracing::warn!(%error, "S3 store could not accept a connection");
+                    tracing::warn!(%error, "S3 store failed to accept a connection");
                     tokio::time::sleep(crate::process::POLL).await;
                 }
             },

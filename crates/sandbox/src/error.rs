@@ -1,55 +1,55 @@
-//! What can go wrong before a server answers.
+//! Errors of the sandbox.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a server or the demo data is not to be had.
+/// Why a server could not be started, or the demo data not be located.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
     /// The pinned tools are not installed.
     #[error("{name} was not found in {searched}; run ./deploy/install-tools.sh in the checkout of Groundling")]
     MissingExecutable {
-        /// The program that was looked for.
+        /// The program.
         name: String,
-        /// The places that were looked at.
+        /// The folders that were searched.
         searched: String,
     },
-    /// The demo model or its pictures are not where they were looked for.
+    /// The demo model or its pictures were not found.
     #[error(
         "the demo data (kosmos-2-emoji and scenes) was not found in {searched}; set GROUNDLING_DEMO_DATA to the folder \
          crates/sandbox/demo of a checkout of Groundling"
     )]
     MissingDemoData {
-        /// The places that were looked at.
+        /// The folders that were searched.
         searched: String,
     },
-    /// The operating system refused something.
+    /// An operation of the operating system failed.
     #[error("could not {what}: {cause}")]
     Io {
-        /// What was attempted, as a verb and its object.
+        /// The operation, as a verb with its object.
         what: String,
-        /// The system's answer.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// The program ended before it was ready.
-    #[error("{name} ended with {status} before it was ready; the end of its log:\n{log}")]
+    /// The program exited before it was ready.
+    #[error("{name} exited with {status} before it was ready; the end of its log:\n{log}")]
     EndedEarly {
         /// The program.
         name: &'static str,
         /// Its exit status.
         status: String,
-        /// The last lines it wrote.
+        /// The end of its log.
         log: String,
     },
-    /// The program runs but did not answer in time.
+    /// The program did not become ready in time.
     #[error("{name} was not ready after {} s; the end of its log:\n{log}", waited.as_secs())]
     NotReady {
         /// The program.
         name: &'static str,
-        /// How long it was waited for.
+        /// The timeout.
         waited: Duration,
-        /// The last lines it wrote.
+        /// The end of its log.
         log: String,
     },
     /// The folder of the embedded store cannot be served.
@@ -57,7 +57,7 @@ pub enum SandboxError {
     Store {
         /// The folder.
         dir: PathBuf,
-        /// What the store says.
+        /// The error of the store.
         reason: String,
     },
 }

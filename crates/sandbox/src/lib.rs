@@ -1,7 +1,7 @@
-//! Real servers on free loopback ports, and the demo data: what `groundling demo` and the end-to-end tests stand on.
+//! Real servers on free loopback ports, and the demo data, for `groundling demo` and the end-to-end tests.
 //!
-//! Every server keeps its data in a folder of its own, logs to a file whose end goes into start-up errors, and is
-//! gone when its value is dropped or this process dies.
+//! Every server keeps its data in a folder of its own and logs to a file, whose end is part of start-up errors. It stops
+//! when its value is dropped or this process ends.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 

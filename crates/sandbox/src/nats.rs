@@ -8,25 +8,26 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::error::SandboxError;
+use crate::http_probe;
 use crate::process::ServerProcess;
-use crate::rig::Places;
-use crate::{SandboxError, http_probe};
+use crate::rig::SearchPaths;
 
 const NAME: &str = "nats-server";
-/// A start takes some 50 ms; the limit is for machines that are busy with builds.
+/// A start takes about 50 ms, and longer on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// Attempts to get the old ports back at a restart: a client that dials a closed loopback port may for a moment be
-/// given that very port as its own.
+/// Attempts to bind the old ports at a restart: a client that dials a closed loopback port can be assigned that port as
+/// its own for a moment.
 const RESTART_ATTEMPTS: u32 = 5;
 
-/// How the server is to run.
+/// Options of a server.
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
-    /// Where JetStream keeps its files. Without it they go with the server.
+    /// The directory of JetStream's files. By default a temporary one, which is deleted with the server.
     pub data_dir: Option<PathBuf>,
-    /// Write every message through to the disk before it is acknowledged.
+    /// Sync every message to the disk before it is acknowledged.
     pub sync_always: bool,
-    /// The domain of its JetStream, where it is to have one.
+    /// The JetStream domain, if any.
     pub domain: Option<String>,
     /// Run without JetStream.
     pub without_jetstream: bool,
@@ -37,19 +38,19 @@ pub struct NatsOptions {
 /// A running NATS server on 127.0.0.1.
 #[derive(Debug)]
 pub struct NatsServer {
-    // Before the folder, so that a drop ends the process first.
+    // Before the folder, so that the process is dropped first.
     process: Option<ServerProcess>,
     options: NatsOptions,
     executable: PathBuf,
     ports: Ports,
     client_url: String,
     monitoring_url: String,
-    /// Where it says that it can be used.
+    /// The path that responds with 200 when the server is ready.
     ready_path: &'static str,
     home: TempDir,
 }
 
-/// -1 lets the server choose; it writes its choice to a file, so no other program can take a port in between.
+/// -1 lets the server choose a port and write it to a file, so that no other program can take it in between.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     client: i32,
@@ -57,9 +58,12 @@ struct Ports {
 }
 
 impl NatsServer {
-    /// Starts a server and waits until it, and its JetStream, answer.
+    /// Starts a server and waits until it is ready, with JetStream unless that is disabled.
+    ///
+    /// # Errors
+    /// [`SandboxError`] if `nats-server` is not installed or does not become ready.
     pub async fn start(options: &NatsOptions) -> Result<Self, SandboxError> {
-        let executable = Places::from_environment().executable(NAME)?;
+        let executable = SearchPaths::from_environment().executable(NAME)?;
         let home = TempDir::with_prefix("groundling-nats-").map_err(SandboxError::io("create a folder for NATS"))?;
         let config = config_text(options, home.path())?;
         fs::write(home.path().join("nats.conf"), config).map_err(SandboxError::io("write the NATS configuration"))?;
@@ -78,42 +82,45 @@ impl NatsServer {
             home,
         };
         server.launch().await?;
-        tracing::debug!(url = server.client_url, "NATS server is ready");
+        tracing::debug!(url = server.client_url, "NATS server ready");
         Ok(server)
     }
 
-    /// Where clients connect: `nats://127.0.0.1:PORT`.
+    /// The address for clients: `nats://127.0.0.1:PORT`.
     pub fn client_url(&self) -> &str {
         &self.client_url
     }
 
-    /// Where `/healthz`, `/jsz` and the like answer: `http://127.0.0.1:PORT`.
+    /// The address of the monitoring endpoints (`/healthz`, `/jsz`): `http://127.0.0.1:PORT`.
     pub fn monitoring_url(&self) -> &str {
         &self.monitoring_url
     }
 
-    /// The process, for signals of a test's own; nothing while the server is down.
+    /// The process id; `None` while the server is down.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(ServerProcess::id)
     }
 
-    /// SIGKILL, as a crash would be: nothing is flushed, no client is told.
+    /// Kills the server (SIGKILL), as in a crash.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Tells the server to end by and by: it takes no more connections, hands over what it leads, tells its clients, and
-    /// closes their connections after a while. (SIGUSR2, as `nats-server --signal ldm`.)
+    /// Puts the server into lame duck mode: it accepts no more connections, transfers its leaderships, notifies its clients,
+    /// and closes their connections after a while. (SIGUSR2, like `nats-server --signal ldm`.)
     pub fn lame_duck(&self) {
         if let Some(process) = &self.process {
             process.signal(Signal::USR2);
         }
     }
 
-    /// Has the running server read another configuration, as far as it can without a restart: users and their passwords
-    /// above all. (SIGHUP, as `nats-server --signal reload`.)
+    /// Reloads the running server with other options. It applies what does not need a restart, such as users and their
+    /// passwords. (SIGHUP, like `nats-server --signal reload`.)
+    ///
+    /// # Errors
+    /// If the configuration file cannot be written.
     pub fn reload(&self, options: &NatsOptions) -> Result<(), SandboxError> {
         let config = config_text(options, self.home.path())?;
         fs::write(self.home.path().join("nats.conf"), config)
@@ -124,35 +131,35 @@ impl NatsServer {
         Ok(())
     }
 
-    /// The options that it was started with: what [`NatsServer::reload`] goes back to.
+    /// The options that the server was started with.
     pub fn options(&self) -> &NatsOptions {
         &self.options
     }
 
-    /// When it read its configuration last, in its own words, which change with every reload; nothing where it does not
-    /// answer.
+    /// When the server last loaded its configuration, as it reports it. Changes with every reload. `None` if it does not
+    /// respond.
     pub async fn config_load_time(&self) -> Option<String> {
         let body = http_probe::body(port_of(&self.monitoring_url)?, "/varz").await?;
-        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        Some(told.get("config_load_time")?.as_str()?.to_owned())
+        let response: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        Some(response.get("config_load_time")?.as_str()?.to_owned())
     }
 
-    /// The names that its clients gave themselves; nothing where it does not answer.
+    /// The names of the connected clients; `None` if the server does not respond.
     pub async fn client_names(&self) -> Option<Vec<String>> {
         let body = http_probe::body(port_of(&self.monitoring_url)?, "/connz?limit=1024").await?;
-        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        let names = told.get("connections")?.as_array()?.iter();
+        let response: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        let names = response.get("connections")?.as_array()?.iter();
         Some(names.filter_map(|connection| Some(connection.get("name")?.as_str()?.to_owned())).collect())
     }
 
-    /// The number of leaf nodes that are connected to it; nothing where it does not answer.
+    /// The number of connected leaf nodes; `None` if the server does not respond.
     pub async fn leaf_count(&self) -> Option<u64> {
         let body = http_probe::body(port_of(&self.monitoring_url)?, "/leafz").await?;
-        let told: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        told.get("leafnodes")?.as_u64()
+        let response: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        response.get("leafnodes")?.as_u64()
     }
 
-    /// Whether it calls itself healthy in everything: the copies of streams that it keeps are as new as the others.
+    /// Whether the server reports itself healthy, with up-to-date replicas of its streams.
     pub async fn is_healthy(&self) -> bool {
         match port_of(&self.monitoring_url) {
             Some(port) => http_probe::status(port, "GET", "/healthz", "").await == Some(200),
@@ -160,14 +167,17 @@ impl NatsServer {
         }
     }
 
-    /// Starts the server again on the same store and the same ports, after stopping it if it still runs.
+    /// Restarts the server with the same store and ports. Stops it first if it is running.
+    ///
+    /// # Errors
+    /// [`SandboxError`] if it does not become ready.
     pub async fn restart(&mut self) -> Result<(), SandboxError> {
         self.stop().await?;
         let mut attempt = 1;
         loop {
             match self.launch().await {
                 Err(SandboxError::EndedEarly { log, .. }) if attempt < RESTART_ATTEMPTS => {
-                    tracing::debug!(attempt, log, "NATS server did not come back");
+                    tracing::debug!(attempt, log, "NATS server did not restart");
                     attempt += 1;
                 }
                 ended => return ended,
@@ -175,7 +185,10 @@ impl NatsServer {
         }
     }
 
-    /// SIGTERM, then SIGKILL when that takes too long. The store stays until this value is dropped.
+    /// Stops the server (SIGTERM, and SIGKILL if that takes too long). The store stays until this value is dropped.
+    ///
+    /// # Errors
+    /// If waiting for the process fails.
     pub async fn stop(&mut self) -> Result<(), SandboxError> {
         match self.process.take() {
             Some(process) => process.stop().await,
@@ -214,11 +227,11 @@ impl NatsServer {
 
 fn config_text(options: &NatsOptions, home: &Path) -> Result<String, SandboxError> {
     let store = match &options.data_dir {
-        // The server runs in its own folder, so a relative name would mean another place to it.
+        // The server runs in its own folder, so the path must be absolute.
         Some(dir) => std::path::absolute(dir).map_err(SandboxError::io(format!("resolve {}", dir.display())))?,
         None => home.to_path_buf(),
     };
-    // A JSON string is a valid string of the configuration language, whatever the path contains.
+    // A JSON string is also a valid string of the configuration language.
     let store = serde_json::Value::from(store.to_string_lossy().as_ref());
     if options.without_jetstream {
         return Ok(format!("{}\n", options.extra_config));
@@ -228,7 +241,7 @@ fn config_text(options: &NatsOptions, home: &Path) -> Result<String, SandboxErro
     Ok(format!("jetstream {{\n  store_dir: {store}{sync}{domain}\n}}\n{}\n", options.extra_config))
 }
 
-/// The addresses that the server wrote to its ports file; nothing while that is absent or half written.
+/// The addresses in the ports file that the server writes; `None` while it is missing or incomplete.
 fn read_urls(home: &Path, file_end: &str) -> Option<(String, String)> {
     let entry =
         fs::read_dir(home).ok()?.flatten().find(|entry| entry.file_name().to_string_lossy().ends_with(file_end))?;

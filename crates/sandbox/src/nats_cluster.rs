@@ -1,35 +1,38 @@
-//! Several NATS servers as one cluster.
+//! A cluster of NATS servers.
 
 use std::net::TcpListener;
 
 use futures::future::try_join_all;
 
-use crate::{NatsOptions, NatsServer, SandboxError};
+use crate::error::SandboxError;
+use crate::nats::{NatsOptions, NatsServer};
 
-/// The ports between servers are chosen before they are bound, so another program may come first.
+/// The ports of routes are chosen before they are bound, so another program may take one.
 const START_ATTEMPTS: u32 = 4;
 
-/// Running servers of one cluster on 127.0.0.1, named `n0`, `n1` and so on.
+/// A running cluster on 127.0.0.1. Its servers are named `n0`, `n1` and so on.
 #[derive(Debug)]
 pub struct NatsCluster {
-    /// The servers, in the order of their names. Each may be killed and restarted on its own.
+    /// The servers, ordered by name. Each can be killed and restarted on its own.
     pub nodes: Vec<NatsServer>,
 }
 
-/// How one server of a cluster is reached by the others, and reaches them.
+/// The routes of one server of a cluster.
 #[derive(Debug, Clone)]
 pub struct NodeRoutes {
-    /// The port it listens on for the others.
+    /// The port on which it listens for the others.
     pub listen: u16,
-    /// The address that it gives away for that, where it is another one.
+    /// The address that it advertises for that, if it is different.
     pub advertise: Option<String>,
-    /// The addresses, host and port, at which it dials the others. Its own may be among them.
+    /// The addresses (host and port) of the others. Its own may be among them.
     pub dial: Vec<String>,
 }
 
 impl NatsCluster {
-    /// Starts a server for each of `routes`; otherwise as [`NatsCluster::start`]. What listens at a port that was free a
-    /// moment ago shows as [`SandboxError::EndedEarly`].
+    /// Starts a server for each entry of `routes` and waits until JetStream is ready on each.
+    ///
+    /// # Errors
+    /// [`SandboxError::EndedEarly`] if a port is in use, and the errors of [`NatsServer::start`].
     pub async fn start_routed(routes: Vec<NodeRoutes>, options: &NatsOptions) -> Result<Self, SandboxError> {
         let nodes = routes.into_iter().enumerate().map(|(i, node)| {
             let advertise = node.advertise.map(|address| format!("  advertise: \"{address}\"\n")).unwrap_or_default();
@@ -40,16 +43,19 @@ impl NatsCluster {
                 dial.join(", "),
                 options.extra_config
             );
-            // Each in a folder of its own.
+            // Each server has a folder of its own.
             let options = NatsOptions { data_dir: None, extra_config, ..options.clone() };
             async move { NatsServer::start(&options).await }
         });
-        // All at once: JetStream answers only when most of them are there.
+        // Concurrently: JetStream is ready only when most servers run.
         Ok(Self { nodes: try_join_all(nodes).await? })
     }
 
-    /// Starts `size` servers and waits until JetStream answers on each. The cluster's own leader may not be settled
-    /// then: the first streams may need another try.
+    /// Starts `size` servers and waits until JetStream is ready on each. The cluster may have no leader yet, so creating the
+    /// first streams may need retries.
+    ///
+    /// # Errors
+    /// As for [`NatsServer::start`].
     pub async fn start(size: usize, options: &NatsOptions) -> Result<Self, SandboxError> {
         let mut attempt = 1;
         loop {
@@ -68,10 +74,10 @@ impl NatsCluster {
     }
 }
 
-/// Free ports of the loopback interface, all held until all are known.
+/// Distinct free ports of the loopback interface.
 ///
 /// # Errors
-/// When the system has none.
+/// If there are not enough.
 pub fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
     let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()

@@ -1,20 +1,22 @@
-//! A NATS server, the hub, and a leaf node that is connected to it.
+//! A NATS server with a leaf node.
 
 use std::time::{Duration, Instant};
 
-use crate::{NatsOptions, NatsServer, SandboxError, free_ports};
+use crate::error::SandboxError;
+use crate::nats::{NatsOptions, NatsServer};
+use crate::nats_cluster::free_ports;
 
-/// The hub's port for leaf nodes is chosen before it is bound, so another program may come first.
+/// The port for leaf nodes is chosen before it is bound, so another program may take it.
 const START_ATTEMPTS: u32 = 4;
 /// How long the leaf node may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A hub with JetStream in the domain `hub`, and a leaf node.
+/// A hub with JetStream in the domain `hub`, and a leaf node connected to it.
 #[derive(Debug)]
 pub struct NatsLeaf {
-    /// Where the leaf node is connected.
+    /// The hub.
     pub hub: NatsServer,
-    /// The leaf node, with clients of its own.
+    /// The leaf node.
     pub leaf: NatsServer,
 }
 
@@ -22,8 +24,10 @@ impl NatsLeaf {
     /// The domain of the hub's JetStream.
     pub const HUB_DOMAIN: &str = "hub";
 
-    /// Starts both and waits until the leaf node is connected. The leaf node runs as `leaf` says; the remote is added to
-    /// its configuration.
+    /// Starts both and waits until the leaf node is connected. `leaf` has the options of the leaf node, without the remote.
+    ///
+    /// # Errors
+    /// As for [`NatsServer::start`].
     pub async fn start(leaf: &NatsOptions) -> Result<Self, SandboxError> {
         let mut attempt = 1;
         loop {

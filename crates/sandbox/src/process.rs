@@ -1,4 +1,4 @@
-//! A child process that never outlives its owner.
+//! A child process that ends with its owner.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::SandboxError;
+use crate::error::SandboxError;
 
-/// How often a state that gives no signal is looked at.
+/// Interval for polling.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
-/// How long `stop` waits after SIGTERM: SeaweedFS needs about 2 s to close its volumes.
+/// How long `stop` waits after SIGTERM. SeaweedFS needs about 2 s to close its volumes.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// How long a drop may hold up its thread before SIGKILL; the NATS server needs some 15 ms.
+/// How long a drop waits before SIGKILL. The NATS server needs about 15 ms.
 const DROP_GRACE: Duration = Duration::from_millis(500);
-/// How much of the log goes into an error.
+/// Bytes of the log in an error.
 const LOG_TAIL_BYTES: u64 = 4096;
 
 /// A running server, its watchdog and its log.
@@ -25,15 +25,15 @@ const LOG_TAIL_BYTES: u64 = 4096;
 pub(crate) struct ServerProcess {
     name: &'static str,
     child: Child,
-    /// Reads a pipe that only this process can close: when it dies, however that happens, the watchdog kills the
-    /// server. (The kernel's own parent-death signal can be asked for only in unsafe code.)
+    /// Reads a pipe that is closed when this process ends in any way, and then kills the server. (The parent-death signal
+    /// of the kernel would need unsafe code.)
     watchdog: Child,
     log: PathBuf,
 }
 
 impl ServerProcess {
-    /// Starts `command` in a process group of its own, so that Ctrl-C reaches only this process, which then stops
-    /// its servers in order.
+    /// Starts `command` in a process group of its own, so that Ctrl-C reaches only this process, which then stops its
+    /// servers in order.
     pub(crate) fn spawn(name: &'static str, command: &mut Command, home: &Path) -> Result<Self, SandboxError> {
         let log = home.join(format!("{name}.log"));
         let out = File::options()
@@ -43,7 +43,7 @@ impl ServerProcess {
             .map_err(SandboxError::io(format!("open the log {}", log.display())))?;
         let err = out.try_clone().map_err(SandboxError::io(format!("open the log {} twice", log.display())))?;
         let mut child = command
-            // Credentials and settings of the caller's environment must not change what the server does.
+            // The caller's environment must not influence the server.
             .env_clear()
             .env("HOME", home)
             .env("TMPDIR", home)
@@ -56,9 +56,9 @@ impl ServerProcess {
             .map_err(SandboxError::io(format!("start {name}")))?;
         match watch(child.id()) {
             Ok(watchdog) => Ok(Self { name, child, watchdog, log }),
-            Err(source) => {
+            Err(cause) => {
                 kill_and_reap(&mut child);
-                Err(SandboxError::Io { what: format!("start the watchdog of {name}"), cause: source })
+                Err(SandboxError::Io { what: format!("start the watchdog of {name}"), cause })
             }
         }
     }
@@ -67,12 +67,12 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// The last lines of the log, for error texts.
+    /// The end of the log, for errors.
     pub(crate) fn log_tail(&self) -> String {
         tail(&self.log).unwrap_or_else(|error| format!("(the log {} cannot be read: {error})", self.log.display()))
     }
 
-    /// Asks `ready` again and again until it has an answer, the process ends, or `limit` has passed.
+    /// Polls `ready` until it returns a value, the process exits, or `limit` has passed.
     pub(crate) async fn wait_until<T, F>(&mut self, limit: Duration, mut ready: F) -> Result<T, SandboxError>
     where
         F: AsyncFnMut() -> Option<T>,
@@ -86,8 +86,8 @@ impl ServerProcess {
                     log: self.log_tail(),
                 });
             }
-            if let Some(answer) = ready().await {
-                return Ok(answer);
+            if let Some(value) = ready().await {
+                return Ok(value);
             }
             if start.elapsed() > limit {
                 return Err(SandboxError::NotReady { name: self.name, waited: limit, log: self.log_tail() });
@@ -96,18 +96,18 @@ impl ServerProcess {
         }
     }
 
-    /// SIGKILL, and the end of the process is waited for.
+    /// Kills the process (SIGKILL) and waits for it.
     pub(crate) fn kill(mut self) {
         kill_and_reap(&mut self.child);
     }
 
-    /// SIGTERM, then SIGKILL when the process takes too long.
+    /// Stops the process (SIGTERM, and SIGKILL if that takes too long).
     pub(crate) async fn stop(mut self) -> Result<(), SandboxError> {
         self.terminate();
         let deadline = Instant::now() + STOP_GRACE;
         while self.exit_status()?.is_none() {
             if Instant::now() > deadline {
-                tracing::warn!(server = self.name, "did not end after SIGTERM and is killed");
+                tracing::warn!(server = self.name, "did not exit after SIGTERM; killing it");
                 kill_and_reap(&mut self.child);
                 break;
             }
@@ -117,7 +117,7 @@ impl ServerProcess {
     }
 
     fn exit_status(&mut self) -> Result<Option<ExitStatus>, SandboxError> {
-        self.child.try_wait().map_err(SandboxError::io(format!("ask for the state of {}", self.name)))
+        self.child.try_wait().map_err(SandboxError::io(format!("get the state of {}", self.name)))
     }
 
     fn terminate(&self) {
@@ -125,7 +125,7 @@ impl ServerProcess {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // Fails only for a process that has ended; there is nobody to tell then.
+        // Fails only for a process that has exited.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, signal);
         }
@@ -134,7 +134,7 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // The watchdog goes first: once the server was waited for, its number may become that of another process.
+        // The watchdog first: once the server has been waited for, its process id may belong to another process.
         kill_and_reap(&mut self.watchdog);
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
@@ -162,9 +162,9 @@ fn watch(pid: u32) -> std::io::Result<Child> {
 }
 
 fn kill_and_reap(child: &mut Child) {
-    // Both fail only for a process that has ended.
+    // Both fail only for a process that has exited.
     let _ = child.kill();
-    // `wait` closes the pipe of a child that has one, so the order matters: killed first, then waited for.
+    // Kill first: `wait` closes the pipe of the watchdog, which would then kill the server.
     let _ = child.wait();
 }
 

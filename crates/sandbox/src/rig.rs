@@ -1,25 +1,25 @@
-//! Finds the executables that `deploy/install-tools.sh` installs.
+//! Locates the executables that `deploy/install-tools.sh` installs.
 
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::SandboxError;
+use crate::error::SandboxError;
 
-/// Where tools and demo data are looked for; a value, so that a search can be made without touching the environment.
+/// Where tools and demo data are searched. Tests can set it without changing the environment.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
-    /// The folder with `bin/`, from `GROUNDLING_RIG`; nothing else is searched when it is given.
+pub struct SearchPaths {
+    /// The folder with `bin/`, from `GROUNDLING_RIG`. If set, nothing else is searched for tools.
     pub rig: Option<OsString>,
-    /// Folders that are searched together with all that contain them.
+    /// Folders that are searched together with all folders above them.
     pub starts: Vec<PathBuf>,
-    /// The search path for programs that a machine may have of its own.
+    /// `PATH`, for programs that are installed on the machine.
     pub path: Option<OsString>,
 }
 
-impl Places {
-    /// What this process was started with: `GROUNDLING_RIG`, the current folder, the program's own folder and `PATH`.
+impl SearchPaths {
+    /// From the environment of this process: `GROUNDLING_RIG`, the current folder, the program's folder and `PATH`.
     pub fn from_environment() -> Self {
         let program = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
         Self {
@@ -29,11 +29,14 @@ impl Places {
         }
     }
 
-    /// The executable `name`. Only `nats-server` is also taken from `PATH`: a `weed` there may be any version,
-    /// and its options differ between versions.
+    /// Locates an executable. Only `nats-server` is also searched in `PATH`: a `weed` there may be any version, and its
+    /// options differ between versions.
+    ///
+    /// # Errors
+    /// [`SandboxError::MissingExecutable`].
     pub fn executable(&self, name: &str) -> Result<PathBuf, SandboxError> {
         let found = self.find(name)?;
-        // Servers run in folders of their own, where a relative path would mean another place.
+        // Servers run in folders of their own, so the path must be absolute.
         std::path::absolute(&found).map_err(SandboxError::io(format!("resolve {}", found.display())))
     }
 
@@ -47,19 +50,20 @@ impl Places {
             };
         }
         let path = self.path.as_ref().filter(|_| name == "nats-server");
-        let mut searched = String::from(".rig/bin of the current folder, of the program's folder and of those above");
+        let mut searched =
+            String::from(".rig/bin of the current folder, of the program's folder and of the folders above them");
         if path.is_some() {
             searched.push_str(", or PATH");
         }
-        self.above()
+        self.with_ancestors()
             .map(|folder| folder.join(".rig/bin").join(name))
             .chain(path.into_iter().flat_map(env::split_paths).map(|folder| folder.join(name)))
             .find(|candidate| is_executable(candidate))
             .ok_or_else(|| missing(name, searched))
     }
 
-    /// The starting folders, each followed by those that contain it.
-    pub(crate) fn above(&self) -> impl Iterator<Item = &Path> {
+    /// The starting folders, each followed by the folders above it.
+    pub(crate) fn with_ancestors(&self) -> impl Iterator<Item = &Path> {
         self.starts.iter().flat_map(|start| start.ancestors())
     }
 }
@@ -89,8 +93,8 @@ mod tests {
     fn a_tool_is_found_above_the_current_folder() {
         let root = tempfile::tempdir().unwrap();
         let weed = put_executable(&root.path().join(".rig/bin"), "weed");
-        let places = Places { starts: vec![root.path().join("crates/worker")], ..Places::default() };
-        assert_eq!(places.executable("weed").unwrap(), weed);
+        let search_paths = SearchPaths { starts: vec![root.path().join("crates/worker")], ..SearchPaths::default() };
+        assert_eq!(search_paths.executable("weed").unwrap(), weed);
     }
 
     #[test]
@@ -98,14 +102,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         put_executable(&root.path().join(".rig/bin"), "weed");
         let named = root.path().join("other");
-        let places = Places {
+        let search_paths = SearchPaths {
             rig: Some(named.clone().into()),
             starts: vec![root.path().into()],
             path: Some(root.path().join(".rig/bin").into()),
         };
-        assert!(places.executable("weed").is_err());
+        assert!(search_paths.executable("weed").is_err());
         let weed = put_executable(&named.join("bin"), "weed");
-        assert_eq!(places.executable("weed").unwrap(), weed);
+        assert_eq!(search_paths.executable("weed").unwrap(), weed);
     }
 
     #[test]
@@ -113,22 +117,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let nats = put_executable(root.path(), "nats-server");
         put_executable(root.path(), "weed");
-        let places = Places { path: Some(root.path().into()), ..Places::default() };
-        assert_eq!(places.executable("nats-server").unwrap(), nats);
-        assert!(places.executable("weed").is_err());
+        let search_paths = SearchPaths { path: Some(root.path().into()), ..SearchPaths::default() };
+        assert_eq!(search_paths.executable("nats-server").unwrap(), nats);
+        assert!(search_paths.executable("weed").is_err());
     }
 
     #[test]
     fn a_file_that_cannot_be_run_is_passed_over() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("nats-server"), "").unwrap();
-        let places = Places { path: Some(root.path().into()), ..Places::default() };
-        assert!(places.executable("nats-server").is_err());
+        let search_paths = SearchPaths { path: Some(root.path().into()), ..SearchPaths::default() };
+        assert!(search_paths.executable("nats-server").is_err());
     }
 
     #[test]
     fn a_missing_tool_is_one_sentence_with_the_mend() {
-        let error = Places::default().executable("nats-server").unwrap_err().to_string();
+        let error = SearchPaths::default().executable("nats-server").unwrap_err().to_string();
         assert!(error.starts_with("nats-server was not found in "), "{error}");
         assert!(error.contains("run ./deploy/install-tools.sh"), "{error}");
         assert!(!error.contains('\n'), "{error}");

@@ -1,20 +1,20 @@
-//! What a client needs to reach a store.
+//! Address and credentials of a store.
 
 use std::fmt;
 
-/// The bucket that both stores start with.
+/// The bucket that both stores create at the start.
 pub(crate) const BUCKET: &str = "pictures";
-/// Neither store has regions, but signatures name one.
+/// The stores have no regions, but signatures contain one.
 pub(crate) const REGION: &str = "us-east-1";
 
-/// An S3 endpoint, a bucket on it, and keys to sign with. Requests must be path-style.
+/// An S3 endpoint, a bucket and keys. Requests must be path-style.
 #[derive(Clone, PartialEq, Eq)]
 pub struct S3Access {
     /// `http://127.0.0.1:PORT`.
     pub endpoint: String,
-    /// The region that signatures name.
+    /// The region for signatures.
     pub region: String,
-    /// A bucket that exists.
+    /// An existing bucket.
     pub bucket: String,
     /// The access key.
     pub access_key: String,
@@ -23,7 +23,7 @@ pub struct S3Access {
 }
 
 impl S3Access {
-    /// Fresh keys: other users of the machine can reach a loopback port too.
+    /// Generates keys, because other users of the machine can connect to a loopback port.
     pub(crate) fn with_new_keys(endpoint: String) -> Self {
         Self {
             endpoint,

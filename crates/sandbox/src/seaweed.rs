@@ -1,4 +1,4 @@
-//! SeaweedFS as an S3 store: versions, conditional requests and permissions, as the embedded store has none of them.
+//! SeaweedFS as an S3 store, with versions, conditional requests and permissions, which the embedded store lacks.
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,16 +10,18 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::error::SandboxError;
+use crate::http_probe;
 use crate::process::ServerProcess;
-use crate::rig::Places;
-use crate::{S3Access, SandboxError, http_probe};
+use crate::rig::SearchPaths;
+use crate::s3_access::S3Access;
 
 const NAME: &str = "weed";
-/// A start takes about 1 s; the limit is for machines that are busy with builds.
+/// A start takes about 1 s, and longer on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// The ports are chosen before the server binds them, so another program may come first.
+/// The ports are chosen before the server binds them, so another program may take one.
 const START_ATTEMPTS: u32 = 4;
-/// Every listener must be given: the gRPC ports default to 10000 above the others, which may be past the last port.
+/// The ports of all listeners. All are given, because gRPC ports default to 10000 above the others, which may exceed 65535.
 const PORT_FLAGS: [&str; 10] = [
     "s3.port",
     "s3.port.grpc",
@@ -33,25 +35,25 @@ const PORT_FLAGS: [&str; 10] = [
     "admin.port.grpc",
 ];
 
-/// Where `filer.port` stands in them.
+/// Index of `filer.port`.
 const FILER_PORT: usize = 6;
-/// Its maintenance worker dials the admin's gRPC port there, whatever `admin.port.grpc` says.
+/// The maintenance worker expects the admin's gRPC port at this offset, regardless of `admin.port.grpc`.
 const ADMIN_GRPC_OFFSET: u16 = 10_000;
 
 /// A running SeaweedFS on 127.0.0.1 with one bucket.
 #[derive(Debug)]
 pub struct SeaweedFs {
-    // Before the folder, so that a drop ends the process first.
+    // Before the folder, so that the process is dropped first.
     process: Option<ServerProcess>,
     executable: PathBuf,
     admin: S3Access,
     read_only: S3Access,
-    // After the process too: only those that nobody listens on are removed.
+    // After the process: sockets in use are not removed.
     sockets: Sockets,
     home: TempDir,
 }
 
-/// It also listens on sockets in `/tmp`, whatever the temporary folder is, and leaves some of them there.
+/// Removes the sockets that SeaweedFS leaves in `/tmp`, regardless of the temporary folder. Holds the ports in their names.
 #[derive(Debug)]
 struct Sockets(Vec<u16>);
 
@@ -60,7 +62,7 @@ impl Drop for Sockets {
         for port in &self.0 {
             for part in ["master-grpc", "volume-grpc", "filer-grpc", "admin-grpc", "s3"] {
                 let socket = format!("/tmp/seaweedfs-{part}-{port}.sock");
-                // Another store may have come by the port meanwhile; most of the names were never made.
+                // Another store may use the port by now. Most of the sockets never existed.
                 if UnixStream::connect(&socket).is_err() {
                     let _ = fs::remove_file(socket);
                 }
@@ -70,16 +72,19 @@ impl Drop for Sockets {
 }
 
 impl SeaweedFs {
-    /// Starts a store in a folder of its own and waits until its bucket answers.
+    /// Starts a store in a folder of its own and waits until its bucket is writable.
+    ///
+    /// # Errors
+    /// [`SandboxError`] if `weed` is not installed or does not become ready.
     pub async fn start() -> Result<Self, SandboxError> {
-        let executable = Places::from_environment().executable(NAME)?;
+        let executable = SearchPaths::from_environment().executable(NAME)?;
         let mut attempt = 1;
         loop {
             match Self::launch(&executable).await {
                 Err(SandboxError::EndedEarly { log, .. } | SandboxError::NotReady { log, .. })
                     if attempt < START_ATTEMPTS && (is_port_taken(&log) || is_socket_lost(&log)) =>
                 {
-                    tracing::debug!(attempt, "a port for SeaweedFS was taken, or a socket of it");
+                    tracing::debug!(attempt, "a port or socket of SeaweedFS was taken");
                     attempt += 1;
                 }
                 ended => return ended,
@@ -87,12 +92,12 @@ impl SeaweedFs {
         }
     }
 
-    /// Where the store answers: `http://127.0.0.1:PORT`.
+    /// The address of the store: `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> &str {
         &self.admin.endpoint
     }
 
-    /// An identity that may do anything.
+    /// An identity with all permissions.
     pub fn admin(&self) -> &S3Access {
         &self.admin
     }
@@ -102,7 +107,10 @@ impl SeaweedFs {
         &self.read_only
     }
 
-    /// SIGTERM, then SIGKILL when that takes too long.
+    /// Stops the store (SIGTERM, and SIGKILL if that takes too long).
+    ///
+    /// # Errors
+    /// If waiting for the process fails.
     pub async fn stop(&mut self) -> Result<(), SandboxError> {
         match self.process.take() {
             Some(process) => process.stop().await,
@@ -110,15 +118,18 @@ impl SeaweedFs {
         }
     }
 
-    /// SIGKILL, as a crash would be.
+    /// Kills the store (SIGKILL), as in a crash.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Starts the store again on the same files and ports, after stopping it if it still runs, and waits until its bucket
-    /// answers.
+    /// Restarts the store with the same files and ports, and waits until its bucket is writable. Stops it first if it is
+    /// running.
+    ///
+    /// # Errors
+    /// [`SandboxError`] if it does not become ready.
     pub async fn restart(&mut self) -> Result<(), SandboxError> {
         self.stop().await?;
         self.process = Some(launch(&self.executable, self.home.path(), &self.sockets.0).await?);
@@ -146,8 +157,7 @@ async fn launch(executable: &Path, home: &Path, ports: &[u16]) -> Result<ServerP
     Ok(process)
 }
 
-/// The S3 side answers before there is a bucket, and before there is a volume to write to. Both show at the filer,
-/// below S3 and its keys.
+/// Whether the bucket exists and is writable. The S3 endpoint responds before that, so the filer is asked.
 async fn is_ready(s3_port: u16, filer_port: u16) -> bool {
     let bucket = format!("/buckets/{}/", crate::s3_access::BUCKET);
     http_probe::status(s3_port, "GET", "/healthz", "").await == Some(200)
@@ -157,7 +167,7 @@ async fn is_ready(s3_port: u16, filer_port: u16) -> bool {
 
 /// Free ports in the order of [`PORT_FLAGS`].
 fn free_ports() -> std::io::Result<Vec<u16>> {
-    // All are held until all are known, or the system would hand out one twice.
+    // All are held until all are chosen, or the system could assign one twice.
     let mut held = Vec::new();
     let mut bind = |port: u16| {
         held.push(TcpListener::bind(("127.0.0.1", port))?);
@@ -181,29 +191,29 @@ fn command(executable: &Path, home: &Path, ports: &[u16]) -> Command {
         .arg(format!("-logdir={}", home.display()))
         .args(["-logtostderr=true", "mini"])
         .arg(format!("-dir={}", home.join("data").display()))
-        // Without these it listens on every address, under the machine's own one.
+        // Otherwise it listens on all addresses.
         .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
         .arg(format!("-s3.config={}", home.join("s3.json").display()))
         .arg(format!("-bucket={}", crate::s3_access::BUCKET))
         .arg(format!("-filer.localSocket={}", home.join("filer.sock").display()))
-        // It reports to its makers unless told not to.
+        // Telemetry is on by default.
         .arg("-master.telemetry=false")
         .args(["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
         .args(PORT_FLAGS.iter().zip(ports).map(|(flag, port)| format!("-{flag}={port}")));
     command
 }
 
-/// Its own check before it binds, or the system's answer when another program came between the two.
+/// Whether a port was in use, according to its own check or the error of the system.
 fn is_port_taken(log: &str) -> bool {
     log.contains("is not available on") || log.contains("address already in use")
 }
 
-/// Another store that tried the same port has removed the socket, as each does when it starts.
+/// Whether a socket is missing: another store that tried the same port removes it at its start.
 fn is_socket_lost(log: &str) -> bool {
     log.contains(".sock: connect: no such file or directory")
 }
 
-/// Without identities anyone may do anything.
+/// The configuration of the identities. Without any, everyone has all permissions.
 fn identities(admin: &S3Access, read_only: &S3Access) -> serde_json::Value {
     let identity = |name: &str, access: &S3Access, actions: serde_json::Value| {
         json!({

@@ -1,4 +1,4 @@
-//! The NATS server as the demo and the end-to-end tests use it.
+//! The NATS server of the sandbox.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 use std::io::{BufRead, BufReader};
@@ -109,7 +109,7 @@ async fn the_configuration_can_be_extended() {
 async fn a_server_that_cannot_start_says_why() {
     let options = NatsOptions { extra_config: "no_such_setting: 1".into(), ..NatsOptions::default() };
     let error = NatsServer::start(&options).await.unwrap_err().to_string();
-    assert!(error.starts_with("nats-server ended with "), "{error}");
+    assert!(error.starts_with("nats-server exited with "), "{error}");
     assert!(error.contains("no_such_setting"), "{error}");
 }
 
@@ -123,23 +123,23 @@ async fn a_dropped_server_is_gone() {
     assert!(async_nats::connect(url).await.is_err());
 }
 
-/// The parent of the next test: it starts a server, tells its number and stays until it is killed.
+/// The parent process of the next test: starts a server, prints its process id, and runs until it is killed.
 #[tokio::test]
 #[ignore = "run by a_server_ends_when_its_parent_is_killed"]
 async fn parent() {
     let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
     println!("\nserver {}", server.process_id().unwrap());
-    // Ends by itself only when the test that started it is gone.
+    // Returns only if the test that started it has ended.
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
 #[tokio::test]
 async fn a_server_ends_when_its_parent_is_killed() {
-    // What a killed process leaves behind goes with this folder.
-    let leavings = tempfile::tempdir().unwrap();
+    // For the files of the killed process.
+    let temporary = tempfile::tempdir().unwrap();
     let mut parent = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["parent", "--exact", "--ignored", "--nocapture"])
-        .env("TMPDIR", leavings.path())
+        .env("TMPDIR", temporary.path())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -150,7 +150,7 @@ async fn a_server_ends_when_its_parent_is_killed() {
         .find_map(|line| line.strip_prefix("server ").and_then(|number| number.parse().ok()))
         .unwrap();
     let status = format!("/proc/{server}/stat");
-    // A process that nobody waits for stays listed as Z.
+    // A process that has ended and was not waited for is listed as Z.
     let runs = || std::fs::read_to_string(&status).is_ok_and(|line| !line.contains(") Z "));
     assert!(runs());
     parent.kill().unwrap();

@@ -1,4 +1,4 @@
-//! Both stores, read and written with the client that the worker uses.
+//! Both stores, with the S3 client that the worker uses.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 use aws_sdk_s3::Client;
@@ -65,7 +65,7 @@ async fn the_embedded_store_serves_the_folder_to_those_with_keys() {
 async fn seaweed_keeps_what_the_admin_puts_and_lets_the_reader_only_read() {
     let mut store = SeaweedFs::start().await.unwrap();
     let (admin, reader) = (store.admin().clone(), store.read_only().clone());
-    // At once, without another try: a started store is one that can be written to.
+    // Without retries: a started store accepts writes.
     put(&admin, "scenes/0001.png").await.unwrap();
     assert_eq!(get(&admin, "scenes/0001.png").await.unwrap(), PICTURE);
     assert_eq!(get(&reader, "scenes/0001.png").await.unwrap(), PICTURE);

@@ -1,4 +1,4 @@
-//! The faults of processes, servers, connections and of those who operate them: which come, and making them.
+//! The faults of a run: of processes, servers and connections, and mistakes and actions of operators.
 
 mod server;
 mod stream;
@@ -15,20 +15,20 @@ use rand_chacha::ChaCha8Rng;
 use sandbox::SeaweedFs;
 use worker::Step;
 
-use crate::broker::Broker;
 use crate::plan::PlannedJob;
 use crate::pool::Pool;
 use crate::proxy::{Break, Mode};
 use crate::s3_proxy::{S3Fault, S3Proxy};
+use crate::servers::Servers;
 use crate::streams;
 use crate::submit::publish_until_accepted;
 
-/// Longer than the runs' `ack_wait` of 3 s: a worker that stands still for this long has lost its jobs to others.
+/// Longer than the `ack_wait` of 3 s: the jobs of a worker that is stopped for this long are delivered to others.
 const FREEZE: Duration = Duration::from_secs(5);
-/// Longer than two unanswered pings, so that clients notice.
+/// Longer than two unanswered pings, so that clients reconnect.
 const BLACK_HOLE: Duration = Duration::from_secs(6);
 const THROTTLE: Duration = Duration::from_secs(3);
-/// Long enough for a cluster to notice, and for some answers to be lost.
+/// Long enough for a cluster to elect other leaders, and for some responses to be lost.
 const DOWN: Duration = Duration::from_millis(700);
 
 /// One fault.
@@ -36,50 +36,49 @@ const DOWN: Duration = Duration::from_millis(700);
 pub enum Fault {
     /// SIGKILL to a worker.
     Kill,
-    /// SIGKILL to a worker; the one in its place aborts at a step of a job.
+    /// SIGKILL to a worker; its replacement aborts at a step of a job.
     AbortAt(Step),
-    /// SIGSTOP to a worker, SIGCONT after its leases are over.
+    /// SIGSTOP to a worker, and SIGCONT after its leases have expired.
     Freeze,
     /// SIGTERM to a worker.
     Terminate,
-    /// Connections to a server break.
+    /// Connections to a server are broken.
     Break(Break),
     /// Connections to a server misbehave for a while.
     Mode(Mode),
-    /// SIGKILL to a server, and a new start; `true`: to the one that leads a stream.
+    /// SIGKILL to a server, and a restart; `true` for the leader of a stream.
     Crash(bool),
-    /// SIGTERM to a server, and a new start.
+    /// SIGTERM to a server, and a restart.
     Restart,
-    /// The server of a cluster, or each in turn, is told to end by and by, stopped and started again once the workers
-    /// have left it; the next one only when it has all that the others have.
+    /// A server of a cluster goes into lame duck mode and is restarted once the workers have left it.
     Roll {
-        /// Each in turn: a rolling restart.
+        /// Each server in turn, after the one before has caught up: a rolling restart.
         all: bool,
     },
-    /// Connections between the servers of a cluster break.
+    /// Connections between the servers of a cluster are broken.
     BreakRoutes(Break),
-    /// A server of a cluster and the others do not hear each other for a while.
+    /// A server of a cluster is partitioned from the others for a while.
     Isolate,
-    /// SIGKILL to the S3 store, and a new start.
+    /// SIGKILL to the S3 store, and a restart.
     CrashStore,
-    /// Several workers, or all, are told to end by SIGTERM and started again, more often than a job may be tried.
+    /// Several or all workers are restarted with SIGTERM, more often than `worker.max_deliveries`.
     RestartWorkers,
-    /// A worker's clock is wrong by up to an hour from then on.
+    /// A worker's clock is wrong by up to an hour.
     SkewClock,
-    /// A stream that workers publish to takes nothing more for a while.
+    /// A stream that workers publish to is full for a while.
     FillStream,
-    /// The account has used up its storage for a while.
+    /// The storage of the account is used up for a while.
     ExhaustStorage,
     /// A consumer is deleted and created again with the same settings.
     RecreateConsumer,
     /// A consumer's `ack_wait` is raised, and lowered again.
     ChangeConsumer,
-    /// Jobs of another dataset come, of which half or all have objects that meet this fault for ever.
+    /// Jobs of another dataset are submitted; half or all of their objects always have this fault.
     Poison(S3Fault),
 }
 
 impl Fault {
-    /// The faults that can be asked for by name, for a run that makes no others.
+    /// The names of faults for `--only`.
     pub const NAMED: [(&str, Self); 24] = [
         ("kill", Self::Kill),
         ("freeze", Self::Freeze),
@@ -107,7 +106,7 @@ impl Fault {
         ("unavailable", Self::Poison(S3Fault::Unavailable)),
     ];
 
-    /// What objects of the poisoned dataset meet, if it is about them.
+    /// The fault of objects in the poisoned dataset, if this is [`Fault::Poison`].
     pub fn poison(self) -> Option<S3Fault> {
         match self {
             Self::Poison(fault) => Some(fault),
@@ -115,37 +114,37 @@ impl Fault {
         }
     }
 
-    /// Whether it takes more than one server.
+    /// Whether the fault needs a cluster.
     pub fn needs_cluster(self) -> bool {
         matches!(self, Self::Roll { .. } | Self::BreakRoutes(_) | Self::Isolate)
     }
 }
 
-/// What faults are made to.
+/// The targets of faults.
 #[derive(Debug)]
 pub struct Targets<'a> {
     /// The workers.
     pub pool: &'a mut Pool,
     /// The NATS servers.
-    pub broker: &'a mut Broker,
+    pub servers: &'a mut Servers,
     /// The S3 store.
     pub store: &'a mut SeaweedFs,
-    /// The proxy before it.
+    /// The proxy in front of it.
     pub s3: &'a S3Proxy,
-    /// A connection past all proxies.
+    /// A connection that bypasses the proxies.
     pub jetstream: &'a jetstream::Context,
-    /// Jobs of the poisoned dataset, a block for each [`Fault::Poison`] that is still to come.
+    /// Jobs of the poisoned dataset: a block for each remaining [`Fault::Poison`].
     pub poisoned: VecDeque<Vec<PlannedJob>>,
 }
 
-/// The faults of a run: so many of all kinds, or of the only one.
+/// The sequence of `count` faults: of all kinds, or `only` one.
 pub fn sequence(count: usize, only: Option<Fault>, is_cluster: bool, random: &mut ChaCha8Rng) -> Vec<Fault> {
     (0..count).map(|number| only.unwrap_or_else(|| next(number, is_cluster, random))).collect()
 }
 
-/// The next fault. The steps at which workers abort come one after the other, so that none is left out.
+/// A random fault. The steps at which workers abort follow in turn, so that every step is covered.
 fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
-    // Servers' own faults come on top of those that a single one has too.
+    // Faults of a cluster come in addition to those of a single server.
     if is_cluster && random.random_bool(0.15) {
         return match random.random_range(0..10) {
             0 => Fault::Roll { all: true },
@@ -174,17 +173,17 @@ fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
         112..115 => Fault::ExhaustStorage,
         115..119 => Fault::RecreateConsumer,
         119..122 => Fault::ChangeConsumer,
-        _ => Fault::Poison(S3Fault::LASTING[number % S3Fault::LASTING.len()].0),
+        _ => Fault::Poison(S3Fault::PERMANENT[number % S3Fault::PERMANENT.len()].0),
     }
 }
 
-/// Makes a fault, waits until it is over, and gives details for the log.
+/// Injects a fault, waits until it is over, and returns details for the log.
 ///
 /// # Errors
-/// When a process does not start again, or something was not undone.
-pub async fn make(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
-    let Targets { pool, broker, store, s3, jetstream, poisoned } = targets;
-    let (worker, node) = (random.random_range(0..pool.size()), random.random_range(0..broker.size()));
+/// If a process does not start again, or a fault could not be undone.
+pub async fn inject(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
+    let Targets { pool, servers, store, s3, jetstream, poisoned } = targets;
+    let (worker, node) = (random.random_range(0..pool.size()), random.random_range(0..servers.size()));
     let (of_worker, of_node) = (format!("worker {worker}"), format!("server n{node}"));
     match fault {
         Fault::Kill => pool.replace(worker, None).await.map(|()| of_worker),
@@ -204,38 +203,38 @@ pub async fn make(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha8R
             Ok(of_worker)
         }
         Fault::Break(how) => {
-            broker.proxies[node].break_all(how);
+            servers.proxies[node].break_all(how);
             Ok(of_node)
         }
         Fault::Mode(mode) => {
-            broker.proxies[node].set(mode);
+            servers.proxies[node].set(mode);
             tokio::time::sleep(if mode == Mode::BlackHole { BLACK_HOLE } else { THROTTLE }).await;
-            broker.proxies[node].set(Mode::Pass);
+            servers.proxies[node].set(Mode::Pass);
             Ok(of_node)
         }
         Fault::Crash(true) => {
             let stream = streams::ALL.choose(random).unwrap_or(&streams::ALL[0]);
-            let leader = broker.leader(jetstream, stream).await;
-            broker.crash(leader, DOWN).await?;
+            let leader = servers.leader(jetstream, stream).await;
+            servers.crash(leader, DOWN).await?;
             Ok(format!("server n{leader}, leader of {stream}"))
         }
-        Fault::Crash(false) => broker.crash(node, DOWN).await.map(|()| of_node),
-        Fault::Restart => broker.restart(node).await.map(|()| of_node),
+        Fault::Crash(false) => servers.crash(node, DOWN).await.map(|()| of_node),
+        Fault::Restart => servers.restart(node).await.map(|()| of_node),
         Fault::Roll { all } => {
-            let nodes = if all { 0..broker.size() } else { node..node + 1 };
+            let nodes = if all { 0..servers.size() } else { node..node + 1 };
             for node in nodes {
-                if !broker.roll(node, jetstream).await? {
-                    bail!("workers did not leave the server n{node}, which had told them that it ends");
+                if !servers.roll(node, jetstream).await? {
+                    bail!("workers did not leave the server n{node}, which was in lame duck mode");
                 }
             }
             Ok(of_node)
         }
         Fault::BreakRoutes(how) => {
-            broker.routes.iter().for_each(|routes| routes.break_all(node, how));
+            servers.routes.iter().for_each(|routes| routes.break_all(node, how));
             Ok(of_node)
         }
         Fault::Isolate => {
-            if let Some(routes) = &broker.routes {
+            if let Some(routes) = &servers.routes {
                 routes.set(node, Mode::BlackHole);
                 tokio::time::sleep(BLACK_HOLE).await;
                 routes.set(node, Mode::Pass);
@@ -251,7 +250,7 @@ pub async fn make(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha8R
         Fault::RestartWorkers => workers::restart_many_times(pool, s3, random).await,
         Fault::SkewClock => workers::skew_clock(pool, worker, random).await,
         Fault::FillStream => stream::fill(jetstream, pool, random).await,
-        Fault::ExhaustStorage => server::exhaust_storage(broker, jetstream, pool, random).await,
+        Fault::ExhaustStorage => server::exhaust_storage(servers, jetstream, pool, random).await,
         Fault::RecreateConsumer => stream::recreate_consumer(jetstream, s3, random).await,
         Fault::ChangeConsumer => stream::change_consumer(jetstream, s3, random).await,
         Fault::Poison(_) => {

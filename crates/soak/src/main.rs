@@ -1,4 +1,4 @@
-//! `soak run` makes a run, `soak worker` is a worker of one.
+//! `soak run` starts a run, `soak worker` is a worker of a run.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -12,7 +12,7 @@ use soak::stub_worker::{self, AbortAt};
 use tracing_subscriber::EnvFilter;
 use worker::Step;
 
-/// Jobs under faults, and what became of them.
+/// Submits jobs, injects faults, and checks that every job ends exactly once.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -21,14 +21,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs servers, workers and faults; the last line of output is a JSON object with the figures.
+    /// Run servers, workers and faults. The last line of output is a JSON object with the counts.
     Run(RunArguments),
-    /// A worker with answers that follow from the job, in the place of a model.
+    /// Run a worker with a stub in place of the model.
     Worker {
-        /// The settings, as for `groundling worker`.
+        /// Settings file, as for `groundling worker`.
         #[arg(long)]
         settings: PathBuf,
-        /// Abort the process at a step of a job, after it was passed a number of times: `Fetched:3`.
+        /// Abort at a step of a job after passing it a number of times, for example `Fetched:3`.
         #[arg(long, value_parser = abort_at)]
         abort_at: Option<AbortAt>,
     },
@@ -36,31 +36,31 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArguments {
-    /// Jobs to submit.
+    /// Number of jobs to submit.
     #[arg(long, default_value_t = 1000)]
     jobs: usize,
-    /// Faults of processes, servers and connections to make.
+    /// Number of faults to inject, in addition to those of the S3 store.
     #[arg(long, default_value_t = 40)]
     faults: usize,
-    /// What everything random follows from.
+    /// Random seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// NATS servers: 1, or 3 as a cluster.
+    /// Number of NATS servers: 1, or 3 for a cluster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     nodes: u8,
-    /// Worker processes.
+    /// Number of worker processes.
     #[arg(long, default_value_t = 3)]
     workers: usize,
-    /// Run `groundling` with the small model and compare its texts with the reference's.
+    /// Run `groundling worker` with the small model, and compare its texts with the reference's.
     #[arg(long)]
     real: bool,
-    /// Make no faults but this one: kill, freeze, terminate, cut, half-close, truncate, black-hole, throttle, crash,
+    /// Inject only this fault: kill, freeze, terminate, cut, half-close, truncate, black-hole, throttle, crash,
     /// crash-leader, roll (a rolling restart), cut-routes, isolate, crash-store, restart-workers, skew-clock,
-    /// fill-stream, exhaust-storage (the account's quota), recreate-consumer, change-consumer; stall, stall-in-body,
-    /// drip, unavailable (objects of a second dataset). `roll`, `cut-routes` and `isolate` need --nodes 3.
+    /// fill-stream, exhaust-storage (of the account), recreate-consumer, change-consumer; stall, stall-in-body, drip,
+    /// unavailable (of objects in a second dataset). `roll`, `cut-routes` and `isolate` need --nodes 3.
     #[arg(long, value_parser = named_fault)]
     only: Option<Fault>,
-    /// Where logs go.
+    /// Directory for logs.
     #[arg(long, default_value = "target/soak")]
     logs: PathBuf,
 }
@@ -94,10 +94,10 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     let soak = std::env::current_exe()?;
     let groundling = run.real.then(|| soak.with_file_name("groundling"));
     if let Some(groundling) = groundling.as_ref().filter(|groundling| !groundling.is_file()) {
-        return Err(anyhow!("{} is not there: build it by cargo build -p groundling", groundling.display()));
+        return Err(anyhow!("{} does not exist: build it with `cargo build -p groundling`", groundling.display()));
     }
     if run.nodes == 1 && run.only.is_some_and(Fault::needs_cluster) {
-        return Err(anyhow!("this fault is one of clusters: add --nodes 3"));
+        return Err(anyhow!("this fault needs a cluster: add --nodes 3"));
     }
     let options = soak::Options {
         jobs: run.jobs,
@@ -110,15 +110,15 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
         soak,
         logs: std::path::absolute(run.logs)?,
     };
-    let (figures, wrong) = soak::run(&options).await?;
-    for line in &wrong {
+    let (summary, problems) = soak::run(&options).await?;
+    for line in &problems {
         write_line(std::io::stderr(), line);
     }
-    write_line(std::io::stdout(), &serde_json::to_string(&figures).context("the figures")?);
-    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    write_line(std::io::stdout(), &serde_json::to_string(&summary).context("could not encode the summary")?);
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A reader that has left must not end the run: its result is in the exit code too.
+/// Ignores errors: a closed output must not end the run, and the exit code has the result too.
 fn write_line(mut to: impl Write, line: &str) {
     let _ = writeln!(to, "{line}");
 }
@@ -127,13 +127,13 @@ fn named_fault(text: &str) -> anyhow::Result<Fault> {
     let known = Fault::NAMED.into_iter().find(|(name, _)| *name == text);
     known.map(|(_, fault)| fault).with_context(|| {
         let names: Vec<&str> = Fault::NAMED.iter().map(|(name, _)| *name).collect();
-        format!("{text} is none of {}", names.join(", "))
+        format!("{text} is not one of {}", names.join(", "))
     })
 }
 
 fn abort_at(text: &str) -> anyhow::Result<AbortAt> {
-    let (step, after) = text.split_once(':').context("give a step and a number, as in Fetched:3")?;
+    let (step, after) = text.split_once(':').context("give a step and a number, for example Fetched:3")?;
     let known = Step::ALL.into_iter().find(|known| format!("{known:?}") == step);
-    let step = known.with_context(|| format!("{step} is none of {:?}", Step::ALL))?;
+    let step = known.with_context(|| format!("{step} is not one of {:?}", Step::ALL))?;
     Ok(AbortAt { step, after: after.parse()? })
 }

@@ -1,4 +1,4 @@
-//! What is owed, and whether it was paid: exactly once, and for the right reason.
+//! Compares the output streams with the accepted jobs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,42 +12,42 @@ use wire::v1::{ImageAnnotation, JobFailure};
 
 use crate::plan::PlannedJob;
 
-/// The figures of a run: the last line of `tests/soak.sh`.
+/// The counts of a run, which `tests/soak.sh` prints as its last line.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Figures {
-    /// Jobs whose submission was acknowledged.
+pub struct Summary {
+    /// Accepted jobs: those whose submission was acknowledged.
     pub jobs: usize,
-    /// Faults of processes, servers and connections that were made; those of the store come on top.
+    /// Injected faults, without those of the S3 store.
     pub faults: usize,
-    /// Annotations in their stream.
+    /// Annotations in the annotations stream.
     pub annotations: usize,
-    /// Failures in their stream.
+    /// Failures in the failed stream.
     pub dead_letters: usize,
-    /// Jobs with neither.
+    /// Jobs with neither an annotation nor a failure.
     pub lost: usize,
-    /// Records beyond the first: ids that are in a stream again, and jobs that have more than one record.
+    /// Annotations and failures beyond the first of each job.
     pub duplicates: usize,
-    /// Jobs that were given up for a reason that is not theirs, or annotated where they should not be, or in other
-    /// words than expected.
+    /// Annotations and failures that were not expected: a failure with another reason, an annotation of a job that must
+    /// fail, or one with other texts.
     pub wrong_reason: usize,
-    /// Length of the run.
+    /// Duration of the run in seconds.
     pub seconds: f64,
 }
 
-/// Everything in the output streams.
+/// The contents of the output streams.
 #[derive(Debug, Default)]
 pub struct Records {
-    /// Annotations.
+    /// The annotations stream.
     pub annotations: Vec<ImageAnnotation>,
-    /// Failures.
+    /// The failed stream.
     pub failures: Vec<JobFailure>,
 }
 
 impl Records {
-    /// Reads both streams whole.
+    /// Reads both streams.
     ///
     /// # Errors
-    /// When a stream cannot be read.
+    /// If a stream cannot be read.
     pub async fn read(jetstream: &jetstream::Context) -> anyhow::Result<Self> {
         let (annotations, failures) =
             (records(jetstream, ANNOTATIONS_STREAM).await?, records(jetstream, FAILED_STREAM).await?);
@@ -56,20 +56,20 @@ impl Records {
 }
 
 async fn records<M: Message + Default>(jetstream: &jetstream::Context, stream: &str) -> anyhow::Result<Vec<M>> {
-    // Repetitions are what is looked for.
-    let all = Range { without_repetitions: false, ..Range::all() };
+    // Duplicates are what the oracle looks for.
+    let all = Range { deduplicate: false, ..Range::all() };
     let stored = read::read(jetstream, stream, all).await?;
     stored.map_err(anyhow::Error::from).and_then(async |stored| Ok(M::decode(stored.payload)?)).try_collect().await
 }
 
-/// Holds the records against the jobs that were accepted. What is wrong is told, each in a line.
-pub fn judge(accepted: &[PlannedJob], records: &Records) -> (Figures, Vec<String>) {
-    let mut wrong = Vec::new();
-    let mut figures = Figures {
+/// Compares the records with the accepted jobs. Returns the counts, and a line for each problem.
+pub fn compare(accepted: &[PlannedJob], records: &Records) -> (Summary, Vec<String>) {
+    let mut problems = Vec::new();
+    let mut summary = Summary {
         jobs: accepted.len(),
         annotations: records.annotations.len(),
         dead_letters: records.failures.len(),
-        ..Figures::default()
+        ..Summary::default()
     };
     let mut annotated: HashMap<&str, Vec<&ImageAnnotation>> = HashMap::new();
     let mut ids: BTreeMap<&str, usize> = BTreeMap::new();
@@ -78,7 +78,7 @@ pub fn judge(accepted: &[PlannedJob], records: &Records) -> (Figures, Vec<String
         *ids.entry(&annotation.annotation_id).or_default() += 1;
     }
     for (id, count) in ids.into_iter().filter(|(_, count)| *count > 1) {
-        wrong.push(format!("annotation {id} is in the stream {count} times"));
+        problems.push(format!("annotation {id} is in the stream {count} times"));
     }
     let mut failed: HashMap<&str, Vec<&JobFailure>> = HashMap::new();
     for failure in &records.failures {
@@ -89,27 +89,32 @@ pub fn judge(accepted: &[PlannedJob], records: &Records) -> (Figures, Vec<String
         let failures = failed.remove(job.sha256().as_str()).unwrap_or_default();
         let count = annotations.len() + failures.len();
         if count == 0 {
-            figures.lost += 1;
-            wrong.push(format!("{} is lost", job.id));
+            summary.lost += 1;
+            problems.push(format!("{} is lost", job.id));
         } else if count > 1 {
-            figures.duplicates += count - 1;
-            let (done, given_up) = (annotations.len(), failures.len());
-            wrong.push(format!("{} has {done} annotations and {given_up} failures", job.id));
+            summary.duplicates += count - 1;
+            let (annotated, failed) = (annotations.len(), failures.len());
+            problems.push(format!("{} has {annotated} annotations and {failed} failures", job.id));
         }
         let texts = |annotation: &ImageAnnotation| -> Vec<String> {
             annotation.results.iter().map(|result| result.text.clone()).collect()
         };
         for annotation in annotations {
             if job.expected.texts.as_ref() != Some(&texts(annotation)) {
-                figures.wrong_reason += 1;
-                wrong.push(format!("{} says {:?}, not {:?}", job.id, texts(annotation), job.expected));
+                summary.wrong_reason += 1;
+                problems.push(format!(
+                    "{} has the texts {:?} instead of {:?}",
+                    job.id,
+                    texts(annotation),
+                    job.expected
+                ));
             }
         }
         for failure in failures {
             if !job.expected.reasons.contains(&failure.reason()) {
-                figures.wrong_reason += 1;
-                wrong.push(format!(
-                    "{} was given up for {:?}: {}; expected {:?}",
+                summary.wrong_reason += 1;
+                problems.push(format!(
+                    "{} failed for the reason {:?}: {}; expected {:?}",
                     job.id,
                     failure.reason(),
                     failure.message,
@@ -118,8 +123,8 @@ pub fn judge(accepted: &[PlannedJob], records: &Records) -> (Figures, Vec<String
             }
         }
     }
-    // Submissions without an acknowledgement may have been taken all the same; what they lead to is nobody's debt.
-    (figures, wrong)
+    // A submission without an acknowledgement may have been stored. Its records are not checked.
+    (summary, problems)
 }
 
 #[cfg(test)]
@@ -159,16 +164,16 @@ mod tests {
                 failure("failed", FailureReason::ObjectNotFound),
             ],
         };
-        let (figures, wrong) = judge(&jobs, &records);
-        let expected = Figures {
+        let (summary, problems) = compare(&jobs, &records);
+        let expected = Summary {
             jobs: 7,
             annotations: 5,
             dead_letters: 3,
             lost: 1,
             duplicates: 2,
             wrong_reason: 2,
-            ..Figures::default()
+            ..Summary::default()
         };
-        assert_eq!(figures, expected, "{wrong:?}");
+        assert_eq!(summary, expected, "{problems:?}");
     }
 }

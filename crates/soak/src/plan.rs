@@ -1,4 +1,4 @@
-//! The jobs of a run, and what each may come to.
+//! The jobs of a run, with their expected results.
 
 use anyhow::Context;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
@@ -13,44 +13,44 @@ use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::model_job::ModelJob;
 
 use crate::s3_proxy::S3Fault;
-use crate::stub;
+use crate::stub_engine;
 
 /// The dataset of most jobs.
 pub const DATASET: &str = "soak";
-/// The dataset of those jobs of which half or all have objects that can never be read.
+/// The dataset of jobs of which half or all have objects that can never be read.
 pub const POISONED_DATASET: &str = "poisoned";
-/// Most jobs of one poisoned block. Each attempt at a stalled object costs its timeout.
+/// Maximum jobs of one poisoned block. Each attempt at a stalled object takes a full timeout.
 const BLOCK: usize = 8;
-/// Part of all jobs that may be poisoned.
-const POISONED_PART: usize = 25;
-/// Side of the made-up pictures in pixels.
+/// At most one of this many jobs is poisoned.
+const JOBS_PER_POISONED: usize = 25;
+/// Side of the generated pictures in pixels.
 const SIDE: u32 = 8;
 
 /// One job.
 #[derive(Debug, Clone)]
 pub struct PlannedJob {
-    /// Its id, also that of its message. Garbage has no id of its own in its bytes.
+    /// The job id and `Nats-Msg-Id`. The bytes of an invalid job do not contain it.
     pub id: String,
-    /// Its dataset, also that of its subject.
+    /// The dataset of the job and its subject.
     pub dataset: &'static str,
-    /// What is published.
+    /// The bytes of the message.
     pub payload: Vec<u8>,
-    /// The object to upload first: key and bytes.
+    /// The object to upload before: key and bytes.
     pub object: Option<(String, Vec<u8>)>,
-    /// What may become of it.
+    /// The results that are correct.
     pub expected: Expected,
 }
 
-/// What may become of a job.
+/// The correct results of a job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// The texts of its annotation, if it may have one.
+    /// The texts of its annotation, if an annotation is correct.
     pub texts: Option<Vec<String>>,
-    /// The reasons for which it may be given up.
+    /// The reasons with which a failure is correct.
     pub reasons: Vec<FailureReason>,
 }
 
-/// One line of the small model's goldens.
+/// One entry of the small model's goldens.
 #[derive(Debug, Deserialize)]
 struct Golden {
     file: String,
@@ -59,16 +59,16 @@ struct Golden {
 }
 
 impl PlannedJob {
-    /// What a failure record calls it by.
+    /// The digest that identifies the job in a failure.
     pub fn sha256(&self) -> String {
         sha256_hex(&self.payload)
     }
 }
 
-/// Jobs for the stub: unique pictures, some of which are missing, broken, or met by faults of the store.
+/// Jobs for the stub. Their pictures are unique; some are missing, damaged, or have faults of the store.
 ///
 /// # Errors
-/// When a picture cannot be made.
+/// If a picture cannot be encoded.
 pub fn stub_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<PlannedJob>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|i| stub_job(i, &mut random, bucket)).collect()
@@ -128,8 +128,8 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
         }
         13 => plain(format!("down/{i}"), png, fails(Reason::RetriesExhausted)),
         14..22 => {
-            let (fault, name) = S3Fault::PASSING[random.random_range(0..S3Fault::PASSING.len())];
-            // What an answer says for sure is believed at once; a lost worker may have been the only one to hear it.
+            let (fault, name) = S3Fault::TEMPORARY[random.random_range(0..S3Fault::TEMPORARY.len())];
+            // A response that is definite ends the job at once.
             let reasons = match fault {
                 S3Fault::Forbidden => vec![Reason::ObjectForbidden],
                 S3Fault::NotFound => vec![Reason::ObjectNotFound],
@@ -143,11 +143,11 @@ fn stub_job(i: usize, random: &mut ChaCha8Rng, bucket: &str) -> anyhow::Result<P
     }
 }
 
-/// Jobs of the poisoned dataset: a block for each of `faults`, of which every second or every object meets its fault for
-/// ever. They are few, of so many jobs altogether.
+/// Jobs of the poisoned dataset: a block for each of `faults`, in which every object or every second one always has the
+/// fault. `jobs` is the number of all jobs of the run, of which they are a small part.
 ///
 /// # Errors
-/// When a picture cannot be made.
+/// If a picture cannot be encoded.
 pub fn poisoned_blocks(
     faults: &[S3Fault],
     jobs: usize,
@@ -157,7 +157,7 @@ pub fn poisoned_blocks(
 ) -> anyhow::Result<Vec<Vec<PlannedJob>>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xb10c);
     let blocks = faults.len().max(1);
-    let size = (jobs / POISONED_PART / blocks).clamp(2, BLOCK).min(jobs / 2 / blocks);
+    let size = (jobs / JOBS_PER_POISONED / blocks).clamp(2, BLOCK).min(jobs / 2 / blocks);
     let mut block = |(block, &fault): (usize, &S3Fault)| {
         let every = if all || random.random_bool(0.5) { 1 } else { 2 };
         let poison = |i: usize| i.is_multiple_of(every).then_some(fault);
@@ -173,7 +173,7 @@ fn poisoned_job(
     bucket: &str,
 ) -> anyhow::Result<PlannedJob> {
     let (id, png) = (format!("poisoned-{name}"), picture(random)?);
-    let known = S3Fault::LASTING.into_iter().find(|(fault, _)| Some(*fault) == poison);
+    let known = S3Fault::PERMANENT.into_iter().find(|(fault, _)| Some(*fault) == poison);
     let (key, expected) = match known {
         Some((_, fault)) => {
             let reasons = vec![FailureReason::RetriesExhausted];
@@ -186,31 +186,31 @@ fn poisoned_job(
     Ok(PlannedJob { id, dataset: POISONED_DATASET, payload: job.encode_to_vec(), object: Some((key, png)), expected })
 }
 
-/// Fills in the texts that the stub must give.
+/// Fills in the expected texts of the stub.
 fn fill(mut expected: Expected, job: &ImageJob, bytes: &[u8]) -> anyhow::Result<Expected> {
     if let Some(texts) = &mut expected.texts {
         let options = DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() };
-        let pixels = stub::digest_of(&decode(bytes, &options).context("a picture of the plan")?);
+        let pixels = stub_engine::digest_of(&decode(bytes, &options).context("could not decode a generated picture")?);
         let ModelJob { queries, .. } = ModelJob::new(job.clone())?;
-        texts.extend(queries.iter().map(|query| stub::text(&pixels, query)));
+        texts.extend(queries.iter().map(|query| stub_engine::text(&pixels, query)));
     }
     Ok(expected)
 }
 
-/// Jobs for the small model: its scenes and prompts, with the reference's texts.
+/// Jobs for the small model: its pictures and prompts, with the reference's texts.
 ///
 /// # Errors
-/// When the demo data cannot be read.
+/// If the demo data cannot be read.
 pub fn real_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<PlannedJob>> {
     let demo = DemoData::locate()?;
-    let goldens = std::fs::read(demo.scenes_dir.join("goldens.json")).context("the goldens")?;
+    let goldens = std::fs::read(demo.scenes_dir.join("goldens.json")).context("could not read the goldens")?;
     let goldens: Vec<Golden> = serde_json::from_slice(&goldens)?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut jobs = Vec::with_capacity(count);
     for i in 0..count {
         let golden = &goldens[random.random_range(0..goldens.len())];
         let bytes = std::fs::read(demo.scenes_dir.join(&golden.file))?;
-        let (fault, name) = S3Fault::PASSING[random.random_range(0..S3Fault::PASSING.len())];
+        let (fault, name) = S3Fault::TEMPORARY[random.random_range(0..S3Fault::TEMPORARY.len())];
         let lasting = matches!(fault, S3Fault::Forbidden | S3Fault::NotFound | S3Fault::ChangedEtag);
         let key = match random.random_bool(0.1) && !lasting {
             true => format!("flaky-{name}-2/{i}"),
@@ -269,14 +269,14 @@ mod tests {
 
     #[test]
     fn half_or_all_of_a_poisoned_block_meets_its_fault_for_ever() {
-        let faults: Vec<S3Fault> = S3Fault::LASTING.iter().cycle().take(40).map(|(fault, _)| *fault).collect();
+        let faults: Vec<S3Fault> = S3Fault::PERMANENT.iter().cycle().take(40).map(|(fault, _)| *fault).collect();
         let blocks = poisoned_blocks(&faults, 10_000, false, 1, "b").unwrap();
         assert_eq!(blocks.len(), faults.len());
         let mut shares = std::collections::BTreeSet::new();
         for (block, fault) in blocks.iter().zip(faults) {
             let is_poisoned = |job: &&PlannedJob| {
                 let (key, _) = job.object.as_ref().unwrap();
-                let is_poisoned = s3_proxy::plan(key) == Some((fault, u32::MAX));
+                let is_poisoned = s3_proxy::fault_of(key) == Some((fault, u32::MAX));
                 assert_eq!(is_poisoned, job.expected.texts.is_none(), "{key}");
                 assert_eq!(is_poisoned, job.expected.reasons == [FailureReason::RetriesExhausted], "{key}");
                 is_poisoned

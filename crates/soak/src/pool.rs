@@ -10,26 +10,26 @@ use sandbox::ShiftedClock;
 use tokio::process::{Child, Command};
 use worker::Step;
 
-/// How long a worker may take from SIGTERM to its end: `shutdown_timeout`, and what a busy machine adds to it.
+/// How long a worker may take to exit after SIGTERM: `shutdown_timeout`, and more on a busy machine.
 const END_LIMIT: Duration = Duration::from_secs(90);
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How to start a worker.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The executable: this package's own, or `groundling`.
+    /// The executable: `soak`, or `groundling`.
     pub executable: PathBuf,
-    /// Whether it is `groundling`, with the small model at this place.
+    /// The directory of the small model, if the executable is `groundling`.
     pub model: Option<PathBuf>,
     /// The settings file.
     pub settings: PathBuf,
-    /// Where the workers' logs go.
+    /// The directory of the workers' logs.
     pub logs: PathBuf,
-    /// How long the streams know the ids of what they hold.
+    /// The duplicate window of the streams.
     pub duplicate_window: Duration,
 }
 
-/// Worker processes, each of which is started anew when it ends.
+/// The worker processes. One that has ended is replaced.
 #[derive(Debug)]
 pub struct Pool {
     program: Program,
@@ -42,15 +42,15 @@ pub struct Pool {
 struct Worker {
     child: Child,
     stopped: bool,
-    /// Seconds by which its clock is ahead, also of those that come in its place.
+    /// Seconds by which the clock is ahead. A replacement has the same.
     ahead: i64,
 }
 
 impl Pool {
-    /// Starts this many.
+    /// Starts `size` workers.
     ///
     /// # Errors
-    /// When the program does not start, or there is no C compiler for the clocks.
+    /// If the program does not start, or there is no C compiler for the shifted clocks.
     pub fn start(program: Program, size: usize) -> anyhow::Result<Self> {
         let mut pool = Self { program, workers: Vec::new(), started: 0, clock: ShiftedClock::build()? };
         for _ in 0..size {
@@ -60,16 +60,16 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Number of workers.
+    /// The number of workers.
     pub fn size(&self) -> usize {
         self.workers.len()
     }
 
-    /// Starts those anew that have ended by a fault.
+    /// Replaces workers that have ended.
     ///
     /// # Errors
-    /// When the program does not start.
-    pub fn keep_up(&mut self) -> anyhow::Result<()> {
+    /// If the program does not start.
+    pub fn restart_ended(&mut self) -> anyhow::Result<()> {
         for i in 0..self.workers.len() {
             if self.workers[i].child.try_wait()?.is_some() {
                 self.workers[i] = self.spawn(self.workers[i].ahead, None)?;
@@ -78,87 +78,87 @@ impl Pool {
         Ok(())
     }
 
-    /// SIGKILL to one; one that aborts at `abort_at` ("step:times") or a plain one comes in its place.
+    /// Kills a worker (SIGKILL) and starts another, which aborts at `abort_at` ("step:times") if given.
     ///
     /// # Errors
-    /// When the program does not start.
+    /// If the program does not start.
     pub async fn replace(&mut self, worker: usize, abort_at: Option<&str>) -> anyhow::Result<()> {
         self.workers[worker].child.kill().await?;
         self.workers[worker] = self.spawn(self.workers[worker].ahead, abort_at)?;
         Ok(())
     }
 
-    /// SIGKILL to one; one whose clock is so many seconds ahead, or behind, comes in its place.
+    /// Kills a worker (SIGKILL) and starts another, whose clock is this many seconds ahead.
     ///
     /// # Errors
-    /// When the program does not start.
+    /// If the program does not start.
     pub async fn replace_with_clock(&mut self, worker: usize, ahead: i64) -> anyhow::Result<()> {
         self.workers[worker].ahead = ahead;
         self.replace(worker, None).await
     }
 
-    /// Has each worker abort once it has published an annotation, with a clock that is so many seconds ahead then. No
-    /// other comes before the streams have forgotten the annotations' ids.
+    /// Replaces each worker by one whose clock is this many seconds ahead and that aborts after it has published
+    /// annotations. The next workers start only after the duplicate window of the streams.
     ///
     /// # Errors
-    /// When the program does not start.
-    pub async fn leave_for_long(&mut self, ahead: &[i64]) -> anyhow::Result<()> {
+    /// If the program does not start.
+    pub async fn replace_after_duplicate_window(&mut self, ahead: &[i64]) -> anyhow::Result<()> {
         for (worker, ahead) in (0..self.workers.len()).zip(ahead) {
             self.workers[worker].ahead = *ahead;
             self.replace(worker, Some(&format!("{:?}:2", Step::AnnotationPublished))).await?;
         }
-        // Some may find no work.
+        // A worker may find no job.
         tokio::time::sleep(Duration::from_secs(5)).await;
         for worker in &mut self.workers {
             worker.child.kill().await?;
         }
         tokio::time::sleep(self.program.duplicate_window).await;
-        self.keep_up()
+        self.restart_ended()
     }
 
-    /// SIGTERM to some, one after the other, and a new start of each once it has ended.
+    /// Terminates workers (SIGTERM), and replaces each once it has ended.
     ///
     /// # Errors
-    /// When one does not end, or the program does not start.
+    /// If one does not end, or the program does not start.
     pub async fn restart(&mut self, workers: &[usize]) -> anyhow::Result<()> {
         for &worker in workers {
             self.terminate(worker);
         }
         for &worker in workers {
-            let told = Instant::now();
-            // Not by waiting, which would close its standard input.
+            let terminated = Instant::now();
+            // Not with `wait`, which closes standard input.
             while self.workers[worker].child.try_wait()?.is_none() {
-                if told.elapsed() > END_LIMIT {
+                if terminated.elapsed() > END_LIMIT {
                     bail!("a worker did not end within {END_LIMIT:?} after SIGTERM");
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             self.workers[worker] = self.spawn(self.workers[worker].ahead, None)?;
         }
         Ok(())
     }
 
-    /// SIGTERM to one. Another comes in its place when it has ended.
+    /// Terminates a worker (SIGTERM). It is replaced when it has ended.
     pub fn terminate(&self, worker: usize) {
         self.signal(worker, Signal::TERM);
     }
 
-    /// SIGSTOP, or SIGCONT.
+    /// Stops (SIGSTOP) or continues (SIGCONT) a worker.
     pub fn stop(&mut self, worker: usize, stopped: bool) {
         self.signal(worker, if stopped { Signal::STOP } else { Signal::CONT });
         self.workers[worker].stopped = stopped;
     }
 
-    /// SIGTERM to all, and their ends waited for.
+    /// Terminates all workers (SIGTERM) and waits until they have ended.
     ///
     /// # Errors
-    /// When one cannot be waited for.
-    pub async fn end(mut self) -> anyhow::Result<()> {
+    /// If waiting for one fails.
+    pub async fn shut_down(mut self) -> anyhow::Result<()> {
         for i in 0..self.workers.len() {
             self.terminate(i);
         }
         for worker in &mut self.workers {
-            // Waiting would close its standard input, and so end it before its work is.
+            // `wait` closes standard input, at which a worker exits without finishing its jobs.
             let _open = worker.child.stdin.take();
             worker.child.wait().await?;
         }
@@ -183,7 +183,7 @@ impl Pool {
         if let (Some(abort_at), None) = (abort_at, &program.model) {
             command.args(["--abort-at", abort_at]);
         }
-        // The pipe closes when this process dies, and the worker ends with it.
+        // The pipe is closed when this process ends, and then the worker exits.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         command.env("RUST_LOG", "info,worker=debug").current_dir(&program.logs);
         if ahead != 0 {
@@ -194,15 +194,15 @@ impl Pool {
     }
 }
 
-/// How long the streams of a run know the ids of what they hold: little more than the settings below demand, so
-/// that workers also meet jobs whose ids are forgotten.
+/// The duplicate window of the streams of a run: little more than the minimum for the settings below, so that some
+/// jobs are delivered again after it.
 pub fn duplicate_window(real: bool) -> Duration {
     Duration::from_secs(if real { 180 } else { 60 })
 }
 
-/// The settings that workers of a run have: as short as they may be, so that what is lost comes back soon.
+/// The settings of the workers of a run, with short timeouts, so that lost jobs are delivered again soon.
 pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, replicas: usize, real: bool) -> String {
-    // A debug build of the model on a busy machine needs its time.
+    // A debug build of the model is slow.
     let (job_timeout, slots) = if real { ("120s", 4) } else { ("20s", 8) };
     format!(
         "[nats]\nurl = \"{nats_url}\"\nconnect_timeout = \"3s\"\nrequest_timeout = \"5s\"\nping_interval = \"2s\"\n\
@@ -222,7 +222,7 @@ pub fn settings(nats_url: &str, s3_endpoint: &str, access: &sandbox::S3Access, r
 /// Writes the settings to a file.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn write_settings(folder: &Path, text: &str) -> anyhow::Result<PathBuf> {
     let file = folder.join("groundling.toml");
     std::fs::write(&file, text)?;

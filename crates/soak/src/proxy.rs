@@ -1,7 +1,7 @@
 //! A TCP proxy that breaks the connections that go through it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,29 +11,29 @@ use tokio::task::JoinHandle;
 
 /// Pause after each chunk of a throttled connection.
 const THROTTLE_PAUSE: Duration = Duration::from_millis(40);
-/// Bytes of a chunk: small ones where they are to be slow.
+/// Bytes of a chunk, and of a throttled one.
 const FULL_CHUNK: usize = 64 * 1024;
-const SLOW_CHUNK: usize = 512;
+const THROTTLED_CHUNK: usize = 512;
 
-/// What happens to the bytes.
+/// What a proxy does with the bytes of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// They pass.
+    /// Forwards them.
     Pass,
-    /// They are swallowed while the connection stays open; new connections are accepted and lead nowhere.
+    /// Discards them and keeps the connections open.
     BlackHole,
-    /// They pass slowly.
+    /// Forwards them slowly.
     Throttle,
 }
 
-/// What happens to connections once.
+/// How connections are broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Break {
-    /// Both sides are closed.
+    /// Both directions are closed.
     Cut,
-    /// The way from client to server is closed, the other one stays.
+    /// The direction from client to server is closed; the other one stays open.
     HalfClose,
-    /// Half of the next chunk passes, then both sides are closed.
+    /// Half of the next chunk is forwarded, then both directions are closed.
     Truncate,
 }
 
@@ -47,41 +47,36 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct State {
-    target: Mutex<SocketAddr>,
+    target: SocketAddr,
     mode: watch::Sender<Mode>,
     breaks: watch::Sender<(u64, Break)>,
 }
 
 impl Proxy {
-    /// Listens on a free loopback port and leads to `target`.
+    /// Listens on a free loopback port and forwards to `target`.
     ///
     /// # Errors
-    /// When there is no port.
+    /// If there is no free port.
     pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (mode, breaks) = (watch::Sender::new(Mode::Pass), watch::Sender::new((0, Break::Cut)));
-        let state = Arc::new(State { target: Mutex::new(target), mode, breaks });
+        let state = Arc::new(State { target, mode, breaks });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Ok(Self { address, state, accepting })
     }
 
-    /// Where it listens.
+    /// The address that the proxy listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Leads new connections elsewhere.
-    pub fn lead_to(&self, target: SocketAddr) {
-        *self.state.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
-    }
-
-    /// Changes what happens to the bytes of all connections, old and new.
+    /// Sets the mode of all connections, existing and new ones.
     pub fn set(&self, mode: Mode) {
         self.state.mode.send_replace(mode);
     }
 
-    /// Breaks all connections that there are.
+    /// Breaks all existing connections.
     pub fn break_all(&self, how: Break) {
         self.state.breaks.send_modify(|(count, last)| (*count, *last) = (*count + 1, how));
     }
@@ -96,49 +91,48 @@ impl Drop for Proxy {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
-            // Out of descriptors for a moment.
+            // Out of file descriptors, most likely.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let target = *state.target.lock().unwrap_or_else(PoisonError::into_inner);
-            // A server that is away shows as a connection that closes at once.
-            if let Ok(server) = TcpStream::connect(target).await {
-                // Small messages must not wait for company.
+            // If the server is down, the client's connection is closed.
+            if let Ok(server) = TcpStream::connect(state.target).await {
+                // Do not delay small messages.
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                carry(client, server, &state).await;
+                forward(client, server, &state).await;
             }
         });
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, state: &State) {
+async fn forward(client: TcpStream, server: TcpStream, state: &State) {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let up = Way {
+    let up = Direction {
         from: from_client,
         to: to_server,
         is_up: true,
         mode: state.mode.subscribe(),
         breaks: state.breaks.subscribe(),
     };
-    let down = Way {
+    let down = Direction {
         from: from_server,
         to: to_client,
         is_up: false,
         mode: state.mode.subscribe(),
         breaks: state.breaks.subscribe(),
     };
-    // The first way that ends in a cut takes the other with it; one that was half-closed lets it go on.
-    let (up, down) = (up.carry(), down.carry());
+    // When one direction ends, so does the other, except after a half-close.
+    let (up, down) = (up.forward(), down.forward());
     tokio::pin!(up, down);
     tokio::select! {
-        half = &mut up => if half { down.await; },
+        half_closed = &mut up => if half_closed { down.await; },
         _ = &mut down => {}
     }
 }
 
-struct Way {
+struct Direction {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     is_up: bool,
@@ -146,14 +140,14 @@ struct Way {
     breaks: watch::Receiver<(u64, Break)>,
 }
 
-impl Way {
-    /// True if the other way is to go on.
-    async fn carry(mut self) -> bool {
+impl Direction {
+    /// Forwards until the connection ends; `true` if the other direction stays open.
+    async fn forward(mut self) -> bool {
         let mut chunk = vec![0; FULL_CHUNK];
-        let (mut truncate, mut swallowed) = (false, false);
+        let (mut truncate, mut has_gap) = (false, false);
         self.breaks.mark_unchanged();
         loop {
-            let size = if *self.mode.borrow() == Mode::Throttle { SLOW_CHUNK } else { FULL_CHUNK };
+            let size = if *self.mode.borrow() == Mode::Throttle { THROTTLED_CHUNK } else { FULL_CHUNK };
             let read = tokio::select! {
                 broken = self.breaks.changed() => {
                     let how = self.breaks.borrow_and_update().1;
@@ -178,11 +172,11 @@ impl Way {
             let mode = *self.mode.borrow();
             match mode {
                 Mode::BlackHole => {
-                    swallowed = true;
+                    has_gap = true;
                     continue;
                 }
-                // What would come now does not follow on what has passed.
-                _ if swallowed => return false,
+                // Bytes are missing before these.
+                _ if has_gap => return false,
                 Mode::Throttle => tokio::time::sleep(THROTTLE_PAUSE).await,
                 Mode::Pass => {}
             }

@@ -7,66 +7,61 @@ use sandbox::NodeRoutes;
 
 use crate::proxy::{Break, Mode, Proxy};
 
-/// The ways between servers: one proxy for each that dials and each that is dialled, and one before each server for
-/// those that only hear of it from a third.
+/// The routes between servers: a proxy for each pair of a dialing and a dialed server, and one in front of each server for
+/// the address that it advertises.
 #[derive(Debug)]
 pub struct Routes {
     pairs: Vec<Pair>,
-    heard_of: Vec<Proxy>,
+    advertised: Vec<Proxy>,
 }
 
 #[derive(Debug)]
 struct Pair {
-    dialling: usize,
-    dialled: usize,
+    from: usize,
+    to: usize,
     proxy: Proxy,
 }
 
 impl Routes {
-    /// Proxies before servers that will listen on `ports`.
+    /// Starts proxies in front of servers that will listen on `ports`.
     ///
     /// # Errors
-    /// When there is no port for a proxy.
+    /// If there is no free port for a proxy.
     pub async fn start(ports: &[u16]) -> anyhow::Result<Self> {
-        let (mut pairs, mut heard_of) = (Vec::new(), Vec::new());
-        for (dialled, &port) in ports.iter().enumerate() {
+        let (mut pairs, mut advertised) = (Vec::new(), Vec::new());
+        for (to, &port) in ports.iter().enumerate() {
             let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            heard_of.push(Proxy::start(target).await.context("a proxy between servers")?);
-            for dialling in (0..ports.len()).filter(|dialling| *dialling != dialled) {
-                pairs.push(Pair { dialling, dialled, proxy: Proxy::start(target).await? });
+            advertised.push(Proxy::start(target).await.context("a proxy between servers")?);
+            for from in (0..ports.len()).filter(|from| *from != to) {
+                pairs.push(Pair { from, to, proxy: Proxy::start(target).await? });
             }
         }
-        Ok(Self { pairs, heard_of })
+        Ok(Self { pairs, advertised })
     }
 
-    /// What the servers are to be told of each other.
+    /// The addresses that each server listens on, advertises and dials.
     pub fn nodes(&self, ports: &[u16]) -> Vec<NodeRoutes> {
         let node = |(node, &listen): (usize, &u16)| NodeRoutes {
             listen,
-            advertise: self.heard_of.get(node).map(|proxy| proxy.address().to_string()),
-            dial: self
-                .pairs
-                .iter()
-                .filter(|pair| pair.dialling == node)
-                .map(|p| p.proxy.address().to_string())
-                .collect(),
+            advertise: self.advertised.get(node).map(|proxy| proxy.address().to_string()),
+            dial: self.pairs.iter().filter(|pair| pair.from == node).map(|p| p.proxy.address().to_string()).collect(),
         };
         ports.iter().enumerate().map(node).collect()
     }
 
-    /// Breaks all connections that a server has to others.
+    /// Breaks all connections between a server and the others.
     pub fn break_all(&self, node: usize, how: Break) {
         self.around(node).for_each(|proxy| proxy.break_all(how));
     }
 
-    /// Changes what happens to all bytes between a server and others.
+    /// Sets the mode of all connections between a server and the others.
     pub fn set(&self, node: usize, mode: Mode) {
         self.around(node).for_each(|proxy| proxy.set(mode));
     }
 
-    /// What was heard of leads everywhere, so it goes along with every server.
+    /// The proxies of a server. An advertised address may be used by any server, so those proxies always belong to it.
     fn around(&self, node: usize) -> impl Iterator<Item = &Proxy> {
-        let pairs = self.pairs.iter().filter(move |pair| pair.dialling == node || pair.dialled == node);
-        pairs.map(|pair| &pair.proxy).chain(&self.heard_of)
+        let pairs = self.pairs.iter().filter(move |pair| pair.from == node || pair.to == node);
+        pairs.map(|pair| &pair.proxy).chain(&self.advertised)
     }
 }

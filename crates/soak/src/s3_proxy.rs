@@ -1,7 +1,8 @@
-//! A proxy before the S3 store that answers some requests wrongly, by the names of their objects.
+//! A proxy in front of the S3 store with faults that depend on the object's key.
 //!
-//! A key says what happens to it: `flaky-<fault>-<times>/…` meets the fault that often and is fine afterwards,
-//! `poisoned-<fault>/…` meets it for ever, and `down/…` is never answered but with 503. Everything else passes byte for byte, or the signatures would not hold.
+//! Requests for `flaky-<fault>-<times>/…` have the fault that many times and succeed afterwards, those for
+//! `poisoned-<fault>/…` always have it, and those for `down/…` are always answered with 503. Everything else is forwarded
+//! unchanged, so that signatures stay valid.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,23 +14,23 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Longer than the workers' patience with a silent store.
+/// Longer than the workers' `s3.read_timeout`.
 const SLOW: Duration = Duration::from_secs(3);
-/// Pauses before and within each answer of a slow store: shorter than that patience.
+/// Delays before and within each response of a slow store: shorter than that timeout.
 const SLOW_STORE: Duration = Duration::from_millis(1400);
-/// Pause after each byte of a dripping answer: a picture would take half a minute.
+/// Delay after each byte of a dripping response: a picture takes half a minute.
 const DRIP: Duration = Duration::from_millis(100);
 
-/// What goes wrong.
+/// A fault of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum S3Fault {
     /// Status 503.
     Unavailable,
-    /// A long wait before the answer.
+    /// A long delay before the response.
     Slow,
-    /// Half of the body, then the end of the connection.
+    /// Half of the body, then the connection is closed.
     Truncated,
-    /// Half of the body, announced as if it were all.
+    /// Half of the body, with a matching Content-Length.
     WrongLength,
     /// Another ETag.
     ChangedEtag,
@@ -37,17 +38,17 @@ pub enum S3Fault {
     Forbidden,
     /// Status 404.
     NotFound,
-    /// No answer, on a connection that stays open.
+    /// No response; the connection stays open.
     Stall,
-    /// The head of the answer, and then nothing.
+    /// The head of the response, then nothing.
     StallInBody,
-    /// Some bytes a second.
+    /// A few bytes per second.
     Drip,
 }
 
 impl S3Fault {
-    /// Those that pass, with the names that stand in keys.
-    pub const PASSING: [(Self, &str); 7] = [
+    /// Faults of flaky objects, with their names in keys.
+    pub const TEMPORARY: [(Self, &str); 7] = [
         (Self::Unavailable, "503"),
         (Self::Slow, "slow"),
         (Self::Truncated, "truncated"),
@@ -57,8 +58,8 @@ impl S3Fault {
         (Self::NotFound, "404"),
     ];
 
-    /// Those that make a poisoned object, with the names that stand in keys.
-    pub const LASTING: [(Self, &str); 4] = [
+    /// Faults of poisoned objects, with their names in keys.
+    pub const PERMANENT: [(Self, &str); 4] = [
         (Self::Stall, "stall"),
         (Self::StallInBody, "stall-in-body"),
         (Self::Drip, "drip"),
@@ -76,13 +77,13 @@ pub struct S3Proxy {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How often each key was asked for.
+    /// The number of requests for each key.
     counts: Mutex<HashMap<String, u32>>,
-    /// How many want the store to be slow.
+    /// The number of [`SlowStore`]s.
     slow: AtomicUsize,
 }
 
-/// The store is slow for as long as this lives.
+/// Makes the store slow until it is dropped.
 #[derive(Debug)]
 pub struct SlowStore(Arc<State>);
 
@@ -93,10 +94,10 @@ impl Drop for SlowStore {
 }
 
 impl S3Proxy {
-    /// Listens on a free loopback port, before the store at `target`.
+    /// Listens on a free loopback port and forwards to the store at `target`.
     ///
     /// # Errors
-    /// When there is no port.
+    /// If there is no free port.
     pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, state) = (listener.local_addr()?, Arc::new(State::default()));
@@ -112,21 +113,21 @@ impl S3Proxy {
         Ok(Self { address, state, accepting })
     }
 
-    /// Where it listens.
+    /// The address that the proxy listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Makes every answer take some seconds, so that jobs stay in hand for longer. None fails by that.
+    /// Delays every response by a few seconds, so that jobs stay active for longer. No request fails because of it.
     pub fn slow(&self) -> SlowStore {
         self.state.slow.fetch_add(1, Ordering::Relaxed);
         SlowStore(Arc::clone(&self.state))
     }
 
-    /// How many requests were answered wrongly so far.
+    /// The number of requests that had a fault so far.
     pub fn injected(&self) -> u64 {
         let counts = self.state.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(key, count)| u64::from((*count).min(plan(key).map_or(0, |(_, times)| times)))).sum()
+        counts.iter().map(|(key, count)| u64::from((*count).min(fault_of(key).map_or(0, |(_, times)| times)))).sum()
     }
 }
 
@@ -136,25 +137,25 @@ impl Drop for S3Proxy {
     }
 }
 
-/// What a key says of itself: the fault, and how often it is met.
-pub fn plan(key: &str) -> Option<(S3Fault, u32)> {
+/// The fault of a key, and the number of requests that have it.
+pub fn fault_of(key: &str) -> Option<(S3Fault, u32)> {
     let folder = key.split('/').next()?;
     if folder == "down" {
         return Some((S3Fault::Unavailable, u32::MAX));
     }
     if let Some(name) = folder.strip_prefix("poisoned-") {
-        let (fault, _) = S3Fault::LASTING.into_iter().find(|(_, known)| *known == name)?;
+        let (fault, _) = S3Fault::PERMANENT.into_iter().find(|(_, known)| *known == name)?;
         return Some((fault, u32::MAX));
     }
     let (name, times) = folder.strip_prefix("flaky-")?.split_once('-')?;
-    let (fault, _) = S3Fault::PASSING.into_iter().find(|(_, known)| *known == name)?;
+    let (fault, _) = S3Fault::TEMPORARY.into_iter().find(|(_, known)| *known == name)?;
     Some((fault, times.parse().ok()?))
 }
 
 impl State {
-    /// What happens to this request.
+    /// The fault of the next request for a key.
     fn next(&self, key: &str) -> Option<S3Fault> {
-        let (fault, times) = plan(key)?;
+        let (fault, times) = fault_of(key)?;
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.to_owned()).or_default();
         *count = count.saturating_add(1);
@@ -163,11 +164,11 @@ impl State {
 }
 
 async fn serve(client: TcpStream, target: SocketAddr, state: Arc<State>) {
-    // Whatever breaks here breaks the connection, as it would between machines.
+    // An error closes the connection.
     let _ = exchange(client, target, &state).await;
 }
 
-/// Requests without a body, one after the other: workers only read.
+/// Forwards requests one after the other. They have no body, because workers only read.
 async fn exchange(client: TcpStream, target: SocketAddr, state: &State) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let (mut client, mut server) = (BufReader::new(client), BufReader::new(TcpStream::connect(target).await?));
@@ -200,7 +201,7 @@ async fn exchange(client: TcpStream, target: SocketAddr, state: &State) -> std::
     }
 }
 
-/// False if the connection is to end.
+/// Sends a response; `false` if the connection must be closed.
 async fn respond(
     client: &mut BufReader<TcpStream>,
     answer: String,
@@ -209,7 +210,7 @@ async fn respond(
     pause: Option<Duration>,
 ) -> std::io::Result<bool> {
     let half = body.get(..body.len() / 2).unwrap_or_default();
-    let (answer, body, goes_on) = match fault {
+    let (answer, body, keep_alive) = match fault {
         Some(S3Fault::Slow) => {
             tokio::time::sleep(SLOW).await;
             (answer, body, true)
@@ -232,10 +233,10 @@ async fn respond(
     }
     client.write_all(rest).await?;
     client.flush().await?;
-    Ok(goes_on)
+    Ok(keep_alive)
 }
 
-/// Sends nothing more, until the client closes the connection.
+/// Sends nothing more and waits until the client closes the connection.
 async fn hold(mut client: BufReader<TcpStream>) -> std::io::Result<()> {
     let mut sent = [0; 1024];
     while client.read(&mut sent).await? > 0 {}
@@ -260,7 +261,7 @@ async fn refuse(client: &mut BufReader<TcpStream>, status: &str, code: &str) -> 
     client.flush().await
 }
 
-/// Up to the empty line, that included.
+/// Reads a head, including the empty line at its end.
 async fn head(from: &mut BufReader<TcpStream>) -> std::io::Result<String> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -271,7 +272,7 @@ async fn head(from: &mut BufReader<TcpStream>) -> std::io::Result<String> {
     Ok(head)
 }
 
-/// The key of a path-style request: what stands after the bucket.
+/// The key of a path-style request: the path after the bucket.
 fn key_of(request: &str) -> Option<&str> {
     let path = request.split(' ').nth(1)?.split('?').next()?;
     Some(path.strip_prefix('/')?.split_once('/')?.1)

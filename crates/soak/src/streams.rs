@@ -1,10 +1,10 @@
-//! The streams of a run, by what faults do to them.
+//! The streams of a run, grouped by the faults that affect them.
 
 use wire::subjects::{
     ADVISORIES_STREAM, ANNOTATIONS_STREAM, ATTEMPTS_STREAM, FAILED_STREAM, JOBS_STREAM, OUTCOMES_STREAM, RETRIES_STREAM,
 };
 
-/// All that the workers use: a cluster is whole again when the copies of each are. Servers are killed that lead one.
+/// All streams that workers use. A cluster has recovered when the replicas of all of them are current.
 pub const ALL: [&str; 7] = [
     JOBS_STREAM,
     RETRIES_STREAM,
@@ -15,11 +15,11 @@ pub const ALL: [&str; 7] = [
     ADVISORIES_STREAM,
 ];
 
-/// Those that hold jobs which have not ended: a run is over when they are empty.
+/// The streams of unfinished jobs. A run is over when they are empty.
 pub const UNFINISHED: [&str; 2] = [JOBS_STREAM, RETRIES_STREAM];
 
-/// The work queues. Their durable consumers are changed and re-created.
+/// The work queues, whose durable consumers are changed and created again.
 pub const QUEUES: [&str; 3] = [JOBS_STREAM, RETRIES_STREAM, ADVISORIES_STREAM];
 
-/// Those that workers publish to. They are made full.
+/// The streams that workers publish to. Faults fill them.
 pub const WRITTEN: [&str; 5] = [OUTCOMES_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM, ATTEMPTS_STREAM, RETRIES_STREAM];

@@ -1,4 +1,4 @@
-//! `soak worker`: the worker with the stub in the engine's place.
+//! `soak worker`: a worker with the stub engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use anyhow::{Context, anyhow};
 use kosmos2::checkpoint::ModelIdentity;
 use serde::Deserialize;
 use worker::settings::{NatsSettings, S3Settings, StreamSettings, WorkerSettings};
-use worker::{Events, Settings, Step, WorkerParts};
+use worker::{Events, Settings, Step, WorkerParts, WorkerTelemetry};
 
-use crate::stub::Stub;
+use crate::stub_engine::StubEngine;
 
-/// What the stub's annotations say of their model.
+/// The name and digest of the model in the stub's annotations.
 pub const STUB_MODEL: &str = "stub";
-/// How long the stub's device takes for a request.
-const PACE: Duration = Duration::from_millis(3);
+/// How long the stub takes for a request.
+const REQUEST_TIME: Duration = Duration::from_millis(3);
 
-/// The sections of a settings file that are the worker's.
+/// The sections of a settings file that a worker needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Sections {
@@ -28,49 +28,58 @@ struct Sections {
     worker: WorkerSettings,
 }
 
-/// A step at which the process is to abort, and how often it is let pass before.
+/// A step at which the process aborts, and how often it passes the step before that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AbortAt {
     /// The step.
     pub step: Step,
-    /// Times to pass it.
+    /// How often the step is passed before the abort.
     pub after: u32,
 }
 
-/// Works until SIGTERM, or until standard input closes: a worker must not outlive the test that started it.
+/// Runs a worker until SIGTERM, or until standard input closes: it must not outlive the test that started it.
 ///
 /// # Errors
-/// As [`worker::run`].
+/// If the settings cannot be read, and those of [`worker::run`].
 pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
     let read = toml::from_str(&text).with_context(|| settings.display().to_string());
     let Sections { nats, streams, s3, worker } = read?;
     let settings = Settings { nats, streams, s3, worker };
     let shutdown = worker::signals::shutdown_by_signals(|| {})?;
-    std::thread::spawn(leave_with_the_test);
+    std::thread::spawn(exit_when_stdin_closes);
     let events = match abort_at {
         None => Events::none(),
         Some(abort_at) => aborting(abort_at),
     };
     let model = ModelIdentity { name: STUB_MODEL.into(), revision: None, digest: STUB_MODEL.into() };
-    let parts = WorkerParts { settings, engine: Arc::new(Stub::new(PACE)), model, events };
+    let parts = WorkerParts {
+        settings,
+        engine: Arc::new(StubEngine::new(REQUEST_TIME)),
+        model,
+        events,
+        telemetry: WorkerTelemetry::off(),
+    };
     worker::run(parts, shutdown).await.map(drop).map_err(|error| anyhow!(error))
 }
 
-/// A worker started by hand on a terminal goes on until Ctrl-D.
-#[expect(clippy::disallowed_methods, reason = "the test that started this process has died; nobody waits for an order")]
-fn leave_with_the_test() {
+/// A worker that was started on a terminal runs until Ctrl-D.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test that started this process has ended, so no orderly shutdown is needed"
+)]
+fn exit_when_stdin_closes() {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     std::process::exit(3);
 }
 
 fn aborting(abort_at: AbortAt) -> Events {
-    let left = AtomicU32::new(abort_at.after);
+    let remaining = AtomicU32::new(abort_at.after);
     Events::none().with_steps(move |step| {
         if step == abort_at.step
-            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
+            && remaining.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)).is_err()
         {
-            // As SIGKILL would: nothing is unwound, nothing is flushed.
+            // Like SIGKILL: nothing is unwound or flushed.
             std::process::abort();
         }
     })

@@ -9,15 +9,15 @@ use wire::subjects::Dataset;
 
 use crate::plan::PlannedJob;
 
-/// Submissions under way at once.
+/// Maximum number of concurrent submissions.
 const CONCURRENT: usize = 16;
-/// Pause after one that was not acknowledged.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Delay after a submission that was not acknowledged.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Publishes every job until its submission is acknowledged; no more of them than are allowed by now.
+/// Publishes every job until it is acknowledged, as soon as `allowed` is larger than its index.
 ///
 /// # Errors
-/// When the connection cannot be set up at all.
+/// If the connection cannot be made.
 pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver<usize>) -> anyhow::Result<()> {
     let servers: Vec<async_nats::ServerAddr> = url.split(',').filter_map(|server| server.parse().ok()).collect();
     let client = async_nats::ConnectOptions::new()
@@ -32,7 +32,7 @@ pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver
         .try_for_each_concurrent(CONCURRENT, |(i, job)| {
             let (jetstream, mut allowed) = (&jetstream, allowed.clone());
             async move {
-                // Fails only once the run is given up.
+                // Fails only if the run has ended early.
                 let _ = allowed.wait_for(|allowed| i < *allowed).await;
                 publish_until_accepted(jetstream, job).await
             }
@@ -40,15 +40,15 @@ pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver
         .await
 }
 
-/// Publishes a job until its submission is acknowledged.
+/// Publishes a job until it is acknowledged.
 ///
 /// # Errors
-/// When its dataset cannot stand in a subject.
+/// If its dataset is not a valid name.
 pub async fn publish_until_accepted(jetstream: &jetstream::Context, job: &PlannedJob) -> anyhow::Result<()> {
     let subject = job.dataset.parse::<Dataset>()?.jobs_subject();
     while let Err(error) = publish(jetstream, &subject, job).await {
-        tracing::debug!(job = job.id, %error, "submitting again");
-        tokio::time::sleep(PAUSE).await;
+        tracing::debug!(job = job.id, %error, "submission failed; retrying");
+        tokio::time::sleep(RETRY_DELAY).await;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! A short run of the conservation test.
+//! Short soak runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::path::{Path, PathBuf};
 
 use soak::faults::Fault;
-use soak::{Figures, Options, run};
+use soak::{Options, Summary, run};
 
 fn options(name: &str, nodes: usize) -> Options {
     Options {
@@ -21,9 +21,9 @@ fn options(name: &str, nodes: usize) -> Options {
 }
 
 async fn keeps_the_promise(options: Options) {
-    let (figures, wrong) = run(&options).await.unwrap();
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let Figures { jobs, annotations, dead_letters, lost, duplicates, wrong_reason, .. } = figures;
+    let (summary, problems) = run(&options).await.unwrap();
+    assert!(problems.is_empty(), "{problems:#?}");
+    let Summary { jobs, annotations, dead_letters, lost, duplicates, wrong_reason, .. } = summary;
     assert_eq!((jobs, lost, duplicates, wrong_reason), (options.jobs, 0, 0, 0));
     assert_eq!(annotations + dead_letters, jobs);
     assert!(dead_letters > 0, "the plan has jobs that cannot be done");
@@ -51,10 +51,10 @@ async fn a_store_that_is_killed_and_comes_back_costs_no_job_its_life() {
     keeps_the_promise(Options { faults: 2, seed: 10, only, workers: 2, ..options("store", 1) }).await;
 }
 
-/// Two at a time: each run has servers and workers of its own.
+/// Two runs at a time: each has servers and workers of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_healthy_job_fails_whatever_operators_do() {
-    // With the seed 5 the first wrong clocks come after a long absence of all workers.
+    // With seed 5, the first fault replaces all workers after the duplicate window.
     let restarts_and_clocks = [("restart-workers", 1, 11), ("skew-clock", 2, 5)];
     let limits = [("fill-stream", 2, 11), ("exhaust-storage", 2, 11)];
     let consumers = [("recreate-consumer", 2, 11), ("change-consumer", 1, 11)];

@@ -1,4 +1,4 @@
-//! A worker that dies at any point of a job's way: another goes on, and the job ends exactly once.
+//! A worker that is killed at any step of a job: another worker continues, and the job ends exactly once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::os::unix::process::ExitStatusExt;
@@ -18,26 +18,25 @@ use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::Step;
 use worker::settings::StreamSettings;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The runs' own; silence for so long gives a job to another worker.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The ack wait of soak runs.
 const ACK_WAIT: Duration = Duration::from_secs(3);
 /// SIGABRT.
 const ABORTED: i32 = 6;
 
-/// What a job must be like to come by a step.
+/// The kind of job that reaches a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It ends as an annotation.
+    /// Ends as an annotation.
     Good,
-    /// It ends as a failure.
+    /// Ends as a failure.
     Bad,
-    /// Its store is away: it goes back to the queue once, and then is given up.
-    Away,
+    /// Its store is unavailable: it is retried once and then fails.
+    Unavailable,
 }
 
-/// A job that comes by the step, and the steps at which workers die that had it before. No step is left out here, or
-/// this does not compile.
-fn way(step: Step) -> (Kind, &'static [Step]) {
+/// The kind of job that reaches a step, and the steps at which earlier workers are killed. The match covers every step.
+fn path_to(step: Step) -> (Kind, &'static [Step]) {
     match step {
         Step::Received
         | Step::Fetched
@@ -46,10 +45,10 @@ fn way(step: Step) -> (Kind, &'static [Step]) {
         | Step::AnnotationClaimed
         | Step::AnnotationPublished
         | Step::Acknowledged => (Kind::Good, &[]),
-        // Nobody looks for an outcome at the first delivery.
+        // Outcomes are not looked up at the first delivery.
         Step::LookedUp => (Kind::Good, &[Step::Received]),
         Step::FailureClaimed | Step::FailurePublished | Step::Terminated => (Kind::Bad, &[]),
-        Step::RetryPublished | Step::SentBack => (Kind::Away, &[]),
+        Step::RetryPublished | Step::Requeued => (Kind::Unavailable, &[]),
     }
 }
 
@@ -65,7 +64,7 @@ fn job(kind: Kind) -> ImageJob {
     let source = match kind {
         Kind::Good => image_job::Source::Inline(bitmap.into()),
         Kind::Bad => image_job::Source::Inline(b"this is no picture".to_vec().into()),
-        Kind::Away => image_job::Source::S3(object),
+        Kind::Unavailable => image_job::Source::S3(object),
     };
     let caption = v1::Task { task_id: "t".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) };
     ImageJob {
@@ -101,8 +100,9 @@ impl Bench {
             secret_key: "SK".into(),
         };
         let text = pool::settings(server.client_url(), &access.endpoint, &access, 1, false);
-        // What can never be read is given up at the second delivery.
-        let text = if kind == Kind::Away { text.replace("max_deliveries = 12", "max_deliveries = 2") } else { text };
+        // An object that cannot be read fails at the second delivery.
+        let text =
+            if kind == Kind::Unavailable { text.replace("max_deliveries = 12", "max_deliveries = 2") } else { text };
         let settings = pool::write_settings(&folder, &text).unwrap();
         Self { server, jetstream, settings, folder }
     }
@@ -124,15 +124,15 @@ impl Bench {
         command.spawn().unwrap()
     }
 
-    /// Until a worker is connected, or none is.
-    async fn until_connected(&self, wanted: bool) {
+    /// Waits until a worker is connected, or none is.
+    async fn wait_connected(&self, wanted: bool) {
         let is_connected = async || {
             let names = self.server.client_names().await.unwrap();
             names.iter().any(|name| name.starts_with("groundling worker"))
         };
         let started = Instant::now();
         while is_connected().await != wanted {
-            assert!(started.elapsed() < PATIENCE, "a worker should be connected: {wanted}");
+            assert!(started.elapsed() < TIMEOUT, "waiting for a connected worker: {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -143,23 +143,23 @@ impl Bench {
 }
 
 async fn dies_at(step: Step) -> Result<(), String> {
-    let (kind, before) = way(step);
+    let (kind, earlier) = path_to(step);
     let bench = Bench::start(&format!("{step:?}"), kind).await;
     bench.submit(&job(kind)).await;
-    for (number, &deadly) in before.iter().chain([&step]).enumerate() {
+    for (number, &deadly) in earlier.iter().chain([&step]).enumerate() {
         let mut worker = bench.worker(number, Some(deadly));
-        // Waiting closes it, and a worker ends with whoever started it.
+        // `wait` would close standard input, at which the worker exits.
         let _pipe = worker.stdin.take();
-        let ended = tokio::time::timeout(PATIENCE, worker.wait()).await;
-        let status = ended.map_err(|_| format!("{step:?}: no job came by {deadly:?}"))?.unwrap();
+        let ended = tokio::time::timeout(TIMEOUT, worker.wait()).await;
+        let status = ended.map_err(|_| format!("{step:?}: no job reached {deadly:?}"))?.unwrap();
         if status.signal() != Some(ABORTED) {
-            return Err(format!("{step:?}: the worker ended with {status} and not at {deadly:?}"));
+            return Err(format!("{step:?}: the worker ended with {status} instead of at {deadly:?}"));
         }
     }
-    bench.until_connected(false).await;
-    let mut last = bench.worker(before.len() + 1, None);
-    // The job may be at its end already, but a worker takes signals in order only once it is up.
-    bench.until_connected(true).await;
+    bench.wait_connected(false).await;
+    let mut last = bench.worker(earlier.len() + 1, None);
+    // The job may have ended already, but a worker shuts down in order only once it is connected.
+    bench.wait_connected(true).await;
     let _pipe = last.stdin.take();
     let started = Instant::now();
     loop {
@@ -168,38 +168,38 @@ async fn dies_at(step: Step) -> Result<(), String> {
         if left == 0 && !(records.annotations.is_empty() && records.failures.is_empty()) {
             break;
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             return Err(format!("{step:?}: the job never ended: {records:?}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // An orderly end: what the worker still had to say is said by then.
+    // An orderly shutdown: the worker has published everything by then.
     let id = i32::try_from(last.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM).unwrap();
-    let status = tokio::time::timeout(PATIENCE, last.wait()).await.expect("the worker should end").unwrap();
+    let status = tokio::time::timeout(TIMEOUT, last.wait()).await.expect("the worker should end").unwrap();
     if !status.success() {
-        return Err(format!("{step:?}: the last worker ended with {status} and not in order"));
+        return Err(format!("{step:?}: the last worker ended with {status} instead of in order"));
     }
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
     let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();
     let wanted = match kind {
         Kind::Good => (1, vec![]),
         Kind::Bad => (0, vec![FailureReason::UnsupportedPicture]),
-        Kind::Away => (0, vec![FailureReason::RetriesExhausted]),
+        Kind::Unavailable => (0, vec![FailureReason::RetriesExhausted]),
     };
     if (annotations.len(), reasons.clone()) != wanted {
         return Err(format!("{step:?}: {} annotations and the failures {reasons:?}", annotations.len()));
     }
     match bench.messages(OUTCOMES_STREAM).await {
         1 => Ok(()),
-        count => Err(format!("{step:?}: {count} outcomes are written down")),
+        count => Err(format!("{step:?}: {count} outcomes are recorded")),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_at_any_step_leaves_a_job_that_ends_exactly_once() {
     let mut wrong = Vec::new();
-    // A few at a time: each has a server and workers of its own.
+    // Four at a time: each has a server and workers of its own.
     for steps in Step::ALL.chunks(4) {
         wrong.extend(join_all(steps.iter().map(|step| dies_at(*step))).await.into_iter().filter_map(Result::err));
     }

@@ -1,11 +1,11 @@
-//! Failures, the dead letters.
+//! Failures: the dead letters.
 
 use prost::bytes::Bytes;
 
 use crate::v1::JobFailure;
 
 impl JobFailure {
-    /// The same failure without the bytes of its job, for a stream that does not take it with them; `None` if it has none.
+    /// The failure without the bytes of its job, for when it is too large with them; `None` if they are already omitted.
     pub fn without_job(&self) -> Option<Self> {
         (!self.job_omitted).then(|| Self { job: Bytes::new(), job_omitted: true, ..self.clone() })
     }

@@ -1,11 +1,12 @@
-//! Names that come out the same wherever and however often the work is done.
+//! Ids of annotations, failures and resubmitted jobs. They depend only on the job, the picture and the model, so repeated
+//! work has the same id.
 //!
-//! Both ids are SHA-256 over a plain encoding, so that a client in any language can work them out:
+//! The ids of annotations and failures are the SHA-256 of an encoding that a client in any language can compute:
 //!
-//! - text and bytes: length in bytes as u64, then the bytes;
-//! - whole numbers: u64; floats: their IEEE 754 bits (f32 as u32, f64 as u64); all little-endian;
-//! - something optional: one byte 0, or one byte 1 and the value;
-//! - a list: number of entries as u64, then the entries.
+//! - a string: its length in bytes as u64, then its UTF-8 bytes;
+//! - an integer: u64; a float: its IEEE 754 bits (f32 as u32, f64 as u64); all little-endian;
+//! - an optional value: one byte 0, or one byte 1 and the value;
+//! - a list: the number of entries as u64, then the entries.
 
 use sha2::{Digest, Sha256};
 
@@ -14,23 +15,44 @@ use crate::options::{Options, Sampling};
 use crate::v1;
 use crate::v1::{prompt_box, task};
 
-/// What was read to get at the picture.
+/// Where a picture was read from.
 #[derive(Debug, Clone, Copy)]
 pub enum PictureOrigin<'a> {
-    /// An object, with the ETag and version that the store answered with.
+    /// An object, with the ETag and version that the store returned.
     Object(&'a v1::ObjectIdentity),
-    /// Bytes within the job, by their SHA-256 in lower-case hexadecimal.
+    /// Bytes in the job.
     Inline {
-        /// The digest.
+        /// SHA-256 of the bytes, in lower-case hexadecimal.
         sha256: &'a str,
     },
 }
 
-/// The id of the annotation that comes of `job` on this picture with this model: 64 lower-case hexadecimal digits.
+/// The id of the annotation of a job with this picture and this model: 64 lower-case hexadecimal digits.
 ///
-/// Covers, in this order: the text `groundling annotation 1`, dataset, job id, the picture (0, bucket, key, optional
-/// ETag, optional version; or 1 and the SHA-256), model digest, tasks (id, number of the field of `Task.kind`,
-/// parameters) and options with the defaults filled in. Labels are left out: they do not change the work.
+/// The hashed encoding has, in this order: the string `groundling annotation 1`, the dataset, the job id, the picture (0,
+/// bucket, key, optional ETag and optional version; or 1 and the SHA-256 in hexadecimal), the model digest, the tasks (id,
+/// field number in `Task.kind`, parameters), and the options with the defaults filled in. Labels are not part of it.
+/// `docs/protocol.md` has the parameters and options in detail.
+///
+/// ```
+/// use wire::identity::{PictureOrigin, annotation_id};
+/// use wire::job::CheckedJob;
+/// use wire::v1::{BriefCaption, ImageJob, ObjectIdentity, S3Object, Task, image_job::Source, task::Kind};
+///
+/// # fn main() -> Result<(), wire::job::JobError> {
+/// let job = CheckedJob::new(ImageJob {
+///     job_id: "42".into(),
+///     dataset: "holiday".into(),
+///     source: Some(Source::S3(S3Object { bucket: "b".into(), key: "k".into(), ..S3Object::default() })),
+///     tasks: vec![Task { task_id: "caption".into(), kind: Some(Kind::BriefCaption(BriefCaption {})) }],
+///     ..ImageJob::default()
+/// })?;
+/// let object = ObjectIdentity { bucket: "b".into(), key: "k".into(), etag: Some("0123".into()), version_id: None };
+/// let id = annotation_id(&job, PictureOrigin::Object(&object), "model digest");
+/// assert_eq!(id, "947cbf52b0d17faa69f24f300dcbdddcba79e7ddfb9cff460447939aea441be3");
+/// # Ok(())
+/// # }
+/// ```
 pub fn annotation_id(job: &CheckedJob, picture: PictureOrigin<'_>, model_digest: &str) -> String {
     let mut hash = Encoder::new("groundling annotation 1");
     hash.text(job.dataset.as_str());
@@ -57,11 +79,12 @@ pub fn annotation_id(job: &CheckedJob, picture: PictureOrigin<'_>, model_digest:
     hash.finish()
 }
 
-/// The id of the failure record of one message in the jobs stream: 64 lower-case hexadecimal digits.
+/// The id of the failure of one message of the jobs stream: 64 lower-case hexadecimal digits.
 ///
-/// Covers the text `groundling failure 1`, the stream's name, the message's sequence in it, the time it was published
-/// (nanoseconds since 1970, the stream may have been made anew since) and the SHA-256 of its bytes in hexadecimal. The
-/// reason is left out: a message fails once, even if a second try would fail in another way.
+/// The hashed encoding has, in this order: the string `groundling failure 1`, the stream's name, the message's sequence,
+/// the time of its publication (nanoseconds since 1970, since sequences repeat if the stream is created again), and the
+/// SHA-256 of its bytes in hexadecimal. The reason is not part of it: a message fails once, even if another attempt would
+/// fail for another reason.
 pub fn failure_id(stream: &str, sequence: u64, published_nanos: u64, job_sha256: &str) -> String {
     let mut hash = Encoder::new("groundling failure 1");
     hash.text(stream);
@@ -71,18 +94,27 @@ pub fn failure_id(stream: &str, sequence: u64, published_nanos: u64, job_sha256:
     hash.finish()
 }
 
-/// The id (`Nats-Msg-Id`) under which the job of a failure is submitted again: the job's id (where there is none, the
-/// SHA-256 of its bytes), `#`, and the sequence that the failed message had.
+/// The `Nats-Msg-Id` for submitting the job of a failure again: the job's id (or the SHA-256 of its bytes, if there is
+/// none), `#`, and the sequence of the failed message.
 ///
-/// Under its old id the job would be dropped: within the duplicate window the jobs stream acknowledges a message whose id
-/// it knows as a duplicate, whatever became of the first one. This id is new for each failure, and the same however often
-/// the same failure is submitted again.
+/// With its old id the job would be dropped: within the duplicate window, the jobs stream acknowledges a message with a
+/// known id as a duplicate, whatever became of the first one. The id is different for each failure, and the same however
+/// often the same failure is resubmitted.
+///
+/// ```
+/// use wire::identity::resubmission_id;
+/// use wire::v1::JobFailure;
+///
+/// let failure = JobFailure { job_id: Some("42".into()), stream_sequence: 7, ..JobFailure::default() };
+/// // Publish `failure.job` to `failure.subject` with this id.
+/// assert_eq!(resubmission_id(&failure), "42#7");
+/// ```
 pub fn resubmission_id(failure: &v1::JobFailure) -> String {
     let name = failure.job_id.as_deref().unwrap_or(&failure.job_sha256);
     format!("{name}#{}", failure.stream_sequence)
 }
 
-/// SHA-256 in lower-case hexadecimal, as all digests on the wire are written.
+/// SHA-256 in lower-case hexadecimal, the form of all digests in messages.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -132,8 +164,8 @@ fn encode_raw(hash: &mut Encoder, raw: &v1::RawPrompt) {
 
 fn encode_boxes(hash: &mut Encoder, boxes: &[v1::PromptBox]) {
     hash.number(boxes.len() as u64);
-    for place in boxes {
-        match &place.r#box {
+    for prompt_box in boxes {
+        match &prompt_box.r#box {
             None => hash.number(0),
             Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) => {
                 hash.number(1);
@@ -150,7 +182,8 @@ fn encode_boxes(hash: &mut Encoder, boxes: &[v1::PromptBox]) {
     }
 }
 
-/// In the order of the fields of `GenerationOptions`; those of a draw or a beam search only where there is one.
+/// Encodes the options in the order of the fields of `GenerationOptions`, with those of sampling or beam search only if
+/// they apply.
 fn encode_options(hash: &mut Encoder, options: &Options) {
     let Options { max_new_tokens, no_repeat_ngram_size, repetition_penalty, sampling, well_formed } = *options;
     hash.number(u64::from(max_new_tokens));
@@ -228,7 +261,7 @@ mod tests {
         annotation_id(&CheckedJob::new(wire).unwrap(), PictureOrigin::Object(&object()), "d1")
     }
 
-    // Both literals were worked out by a few lines of Python from the encoding as documented above.
+    // Both literals were computed in Python from the encoding documented above.
     #[test]
     fn the_annotation_id_of_a_known_job_is_this_literal() {
         assert_eq!(id(|_| ()), "ab52def047aaac8163c19d6b252677904884ba2969005d581c74d80f1e314856");

@@ -1,4 +1,4 @@
-//! Jobs: from bytes to something that can be worked on, or to every reason why not.
+//! Checks of jobs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::options::{self, Options};
-use crate::outline::Outline;
+use crate::scan::JobScan;
 use crate::subjects::Dataset;
 use crate::v1::task;
 use crate::{tasks, v1};
@@ -14,53 +14,54 @@ use crate::{tasks, v1};
 const MAX_JOB_ID_BYTES: usize = 256;
 const MAX_TASK_ID_BYTES: usize = 128;
 const MAX_BUCKET_BYTES: usize = 255;
-/// One annotation holds all answers, so their number bounds its size.
+/// An annotation contains all answers, so their number bounds its size.
 const MAX_TASKS: usize = 64;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_NAME_BYTES: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
-/// Of all tasks together as they travel; as messages in memory they take some twenty times that.
+/// Encoded size of all tasks together. Decoded, they take about twenty times as much.
 const MAX_TASKS_BYTES: usize = 1 << 20;
 
-/// A job that breaks no rule.
+/// A job that has passed all checks that need no model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedJob {
-    /// The submitter's name for it.
+    /// The submitter's id for the job.
     pub job_id: String,
-    /// The archive it belongs to.
+    /// The dataset of the picture.
     pub dataset: Dataset,
     /// Where the picture is.
     pub source: Source,
-    /// What to ask; at least one.
+    /// The tasks, 1 to 64.
     pub tasks: Vec<v1::Task>,
-    /// How to generate, defaults filled in.
+    /// The generation options, with the defaults filled in.
     pub options: Options,
-    /// Handed on to the annotation.
+    /// The labels, which are copied to the annotation.
     pub labels: HashMap<String, String>,
 }
 
-/// Where a job's picture is.
+/// The source of a job's picture.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    /// In the S3 store.
+    /// An object in the S3 store.
     S3(v1::S3Object),
-    /// Within the job: the encoded picture.
+    /// The encoded picture, contained in the job.
     Inline(Bytes),
 }
 
-/// Checks a task by rules of its own: the task's place in the job, the task, the options in effect, problems to add to.
+/// A check of one task by the model's rules. Its arguments are the task's name in sentences, the task, the options, and
+/// the list of problems to which it adds one sentence for each broken rule.
 pub type CheckTask<'a> = &'a mut dyn FnMut(&str, &task::Kind, &Options, &mut Vec<String>);
 
-/// Why bytes are no job that can be worked on.
+/// Why a job is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum JobError {
-    /// No protobuf message of this shape.
+    /// The bytes are not an `ImageJob`.
     #[error("the job cannot be read as groundling.v1.ImageJob: {0}")]
     Unreadable(#[from] prost::DecodeError),
-    /// Readable, but it breaks rules.
+    /// The job breaks rules.
     #[error("the job breaks the rules: {}", .problems.join("; "))]
     Invalid {
-        /// The job's id, if it has one.
+        /// The job's id, if it is valid.
         job_id: Option<String>,
         /// One sentence for each broken rule, all of them.
         problems: Vec<String>,
@@ -68,7 +69,7 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// The job's id as far as it could be read.
+    /// The job's id, if it could be read and is valid.
     pub fn job_id(&self) -> Option<&str> {
         match self {
             Self::Unreadable(_) => None,
@@ -78,52 +79,61 @@ impl JobError {
 }
 
 impl CheckedJob {
-    /// Reads and checks a job's bytes. Inline pictures share `bytes`, they are not copied.
+    /// Decodes and checks a job. An inline picture shares `bytes` and is not copied.
     ///
     /// # Errors
-    /// [`JobError`], with all problems found.
+    /// [`JobError`] with all problems.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
         Self::from_bytes_with(bytes, &mut |_, _, _, _| ())
     }
 
-    /// As [`CheckedJob::from_bytes`], and `check_task` is called for each task that keeps the rules, with its place in the
-    /// job and the options in effect: for rules of the model's own. The problems that it adds count too.
+    /// Like [`CheckedJob::from_bytes`], and also calls `check_task` for each task that keeps the rules.
     ///
     /// # Errors
-    /// [`JobError`], with all problems found.
+    /// [`JobError`] with all problems, including those that `check_task` added.
     pub fn from_bytes_with(bytes: Bytes, check_task: CheckTask<'_>) -> Result<Self, JobError> {
-        let outline = Outline::of(&bytes);
+        let scan = JobScan::of(&bytes);
         let mut problems = Vec::new();
-        check_task_count(outline.tasks, &mut problems);
-        if outline.task_bytes > MAX_TASKS_BYTES {
-            let bytes = outline.task_bytes;
+        check_task_count(scan.tasks, &mut problems);
+        if scan.task_bytes > MAX_TASKS_BYTES {
+            let bytes = scan.task_bytes;
             problems
                 .push(format!("the job's tasks have {bytes} bytes, more than {MAX_TASKS_BYTES}: shorten their texts"));
         }
         if problems.is_empty() {
             return Self::new_with(v1::ImageJob::decode(bytes)?, check_task);
         }
-        Err(JobError::Invalid { job_id: outline.job_id.and_then(usable_id).map(str::to_owned), problems })
+        Err(JobError::Invalid { job_id: scan.job_id.and_then(valid_job_id).map(str::to_owned), problems })
     }
 
-    /// Whether a task comes with markup of its own, and the name of the first that does.
+    /// The id of the first task whose prompt contains markup (a raw prompt or text scoring), if there is one.
     pub fn task_with_markup(&self) -> Option<&str> {
-        let own = |task: &&v1::Task| matches!(task.kind, Some(task::Kind::Raw(_) | task::Kind::TextScoring(_)));
-        self.tasks.iter().find(own).map(|task| task.task_id.as_str())
+        let has_markup = |task: &&v1::Task| matches!(task.kind, Some(task::Kind::Raw(_) | task::Kind::TextScoring(_)));
+        self.tasks.iter().find(has_markup).map(|task| task.task_id.as_str())
     }
 
     /// Checks a job.
     ///
+    /// ```
+    /// use wire::job::{CheckedJob, JobError};
+    /// use wire::v1::ImageJob;
+    ///
+    /// let error = CheckedJob::new(ImageJob { job_id: "42".into(), ..ImageJob::default() }).unwrap_err();
+    /// let JobError::Invalid { job_id, problems } = error else { unreachable!() };
+    /// assert_eq!(job_id.as_deref(), Some("42"));
+    /// assert_eq!(problems.len(), 3, "no dataset, no picture and no tasks");
+    /// ```
+    ///
     /// # Errors
-    /// [`JobError::Invalid`] with all problems found.
+    /// [`JobError::Invalid`] with all problems.
     pub fn new(job: v1::ImageJob) -> Result<Self, JobError> {
         Self::new_with(job, &mut |_, _, _, _| ())
     }
 
-    /// As [`CheckedJob::new`], with `check_task` as in [`CheckedJob::from_bytes_with`].
+    /// Like [`CheckedJob::new`], and also calls `check_task` for each task that keeps the rules.
     ///
     /// # Errors
-    /// [`JobError::Invalid`] with all problems found.
+    /// [`JobError::Invalid`] with all problems, including those that `check_task` added.
     pub fn new_with(job: v1::ImageJob, check_task: CheckTask<'_>) -> Result<Self, JobError> {
         let mut problems = Vec::new();
         check_name("job_id", &job.job_id, MAX_JOB_ID_BYTES, &mut problems);
@@ -136,25 +146,25 @@ impl CheckedJob {
             (Some(dataset), Some(source)) if problems.is_empty() => {
                 Ok(Self { job_id: job.job_id, dataset, source, tasks: job.tasks, options, labels: job.labels })
             }
-            _ => Err(JobError::Invalid { job_id: usable_id(&job.job_id).map(str::to_owned), problems }),
+            _ => Err(JobError::Invalid { job_id: valid_job_id(&job.job_id).map(str::to_owned), problems }),
         }
     }
 }
 
-/// The id in a job's bytes, where there is one that keeps its rule; the rest of the job may break any.
-pub fn id_in(job: &[u8]) -> Option<&str> {
-    Outline::of(job).job_id.and_then(usable_id)
+/// The id in the bytes of a job, if it is valid. The rest of the job may be invalid.
+pub fn job_id_from_bytes(job: &[u8]) -> Option<&str> {
+    JobScan::of(job).job_id.and_then(valid_job_id)
 }
 
-/// The object that a job's bytes name, where bucket and key keep their rules; the rest of the job may break any.
-pub fn object_in(job: &[u8]) -> Option<v1::S3Object> {
-    let object = v1::S3Object::decode(Outline::of(job).s3?).ok()?;
+/// The S3 object in the bytes of a job, if it is valid. The rest of the job may be invalid.
+pub fn object_from_bytes(job: &[u8]) -> Option<v1::S3Object> {
+    let object = v1::S3Object::decode(JobScan::of(job).s3?).ok()?;
     let mut problems = Vec::new();
     check_object(&object, &mut problems);
     problems.is_empty().then_some(object)
 }
 
-fn usable_id(id: &str) -> Option<&str> {
+fn valid_job_id(id: &str) -> Option<&str> {
     (1..=MAX_JOB_ID_BYTES).contains(&id.len()).then_some(id)
 }
 
@@ -172,13 +182,13 @@ fn check_labels(labels: &HashMap<String, String>, problems: &mut Vec<String>) {
     }
 }
 
-/// Letters, digits, '.', '-' and '_', as buckets have them. Clients of S3 take other forms (an ARN, an address) for word
-/// of another region, account or host, and those are never a job's to choose.
+/// Only plain bucket names are allowed: S3 clients take other forms (an ARN, a URL) as the choice of another region,
+/// account or host, which a job must not make.
 fn check_bucket(bucket: &str, problems: &mut Vec<String>) {
     check_name("s3.bucket", bucket, MAX_BUCKET_BYTES, problems);
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if bucket.len() <= MAX_BUCKET_BYTES && (!bucket.chars().all(legal) || bucket.starts_with('.')) {
-        problems.push(format!("s3.bucket {bucket:?} is no bucket's name: letters, digits, '.', '-' and '_' are taken"));
+        problems.push(format!("s3.bucket {bucket:?} is not a bucket name: use letters, digits, '.', '-' and '_', and do not begin with '.'"));
     }
 }
 
@@ -193,7 +203,7 @@ fn check_name(what: &str, name: &str, max_bytes: usize, problems: &mut Vec<Strin
 fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String>) -> Option<Source> {
     match source {
         None => {
-            problems.push("no picture is named: give s3 or inline".to_owned());
+            problems.push("no picture: give s3 or inline".to_owned());
             None
         }
         Some(v1::image_job::Source::Inline(bytes)) => {
@@ -210,14 +220,14 @@ fn check_source(source: Option<v1::image_job::Source>, problems: &mut Vec<String
 }
 
 fn check_object(object: &v1::S3Object, problems: &mut Vec<String>) {
-    // 1024 bytes is S3's own limit on keys; the others only keep nonsense from travelling on.
+    // 1024 bytes is S3's own limit on keys. The others have no limit of their own.
     check_bucket(&object.bucket, problems);
     check_name("s3.key", &object.key, 1024, problems);
     for (name, value) in [("s3.version_id", &object.version_id), ("s3.etag", &object.etag)] {
         if let Some(value) = value {
             check_name(name, value, 1024, problems);
             if value.len() <= 1024 && value.chars().any(|c| c.is_control() || !c.is_ascii()) {
-                problems.push(format!("{name} {value:?} contains characters that none can have"));
+                problems.push(format!("{name} {value:?} contains control characters or characters outside ASCII"));
             }
         }
     }
@@ -241,9 +251,9 @@ fn check_tasks(tasks: &[v1::Task], options: &Options, check_task: CheckTask<'_>,
     for (i, task) in tasks.iter().enumerate() {
         let at = format!("tasks[{i}]");
         check_name(&format!("{at}.task_id"), &task.task_id, MAX_TASK_ID_BYTES, problems);
-        let usable = (1..=MAX_TASK_ID_BYTES).contains(&task.task_id.len());
-        if usable && !seen.insert(task.task_id.as_str()) {
-            problems.push(format!("{at}.task_id {:?} stands on an earlier task already", task.task_id));
+        let is_valid = (1..=MAX_TASK_ID_BYTES).contains(&task.task_id.len());
+        if is_valid && !seen.insert(task.task_id.as_str()) {
+            problems.push(format!("{at}.task_id {:?} is also the id of an earlier task", task.task_id));
         }
         if let Some(kind) = tasks::check(&at, task.kind.as_ref(), problems) {
             check_task(&at, kind, options, problems);
@@ -256,7 +266,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::v1::{image_job, task};
 
-    /// A job that breaks no rule.
+    /// A valid job.
     pub(crate) fn job() -> v1::ImageJob {
         let object = v1::S3Object { bucket: "imgs".into(), key: "a/b.jpg".into(), version_id: None, etag: None };
         v1::ImageJob {
@@ -319,7 +329,7 @@ pub(crate) mod tests {
         let of = |change: fn(&mut v1::ImageJob)| {
             let mut wire = job();
             change(&mut wire);
-            object_in(&wire.encode_to_vec()).map(|object| (object.bucket, object.key))
+            object_from_bytes(&wire.encode_to_vec()).map(|object| (object.bucket, object.key))
         };
         let named = Some(("imgs".to_owned(), "a/b.jpg".to_owned()));
         assert_eq!(of(|_| ()), named);
@@ -331,8 +341,8 @@ pub(crate) mod tests {
         };
         let mut long = job();
         set(&mut long, "imgs", "k".repeat(1025));
-        assert_eq!(object_in(&long.encode_to_vec()), None, "a failure has no room for it");
-        assert_eq!(object_in(b"\xffnot a job"), None);
+        assert_eq!(object_from_bytes(&long.encode_to_vec()), None, "a failure has no room for it");
+        assert_eq!(object_from_bytes(b"\xffnot a job"), None);
     }
 
     #[test]

@@ -1,52 +1,63 @@
-//! Generation options: what the wire says, checked and with the defaults filled in.
+//! Generation options: their ranges and defaults.
+
+use std::ops::RangeInclusive;
 
 use crate::v1;
 
-/// The model's longest sequence; more tokens than that can never come.
-const MAX_NEW_TOKENS: u32 = 2048;
-/// Below it the logits divided by it leave the range of f32; the draw has long been the best token by then.
-const LEAST_TEMPERATURE: f32 = 0.001;
-/// As for the temperature: a smaller divisor or factor only makes infinities of logits.
-const LEAST_PENALTY: f32 = 0.01;
+/// Valid values of `max_new_tokens`. The model's longest sequence has 2048 tokens.
+pub const MAX_NEW_TOKENS: RangeInclusive<u32> = 1..=2048;
+/// Valid values of `temperature` besides 0. With a lower one, the divided logits can leave the range of
+/// f32. Sampling is as good as greedy long before.
+pub const TEMPERATURE: RangeInclusive<f32> = 0.001..=100.0;
+/// Valid values of `repetition_penalty`. With a lower one, the logits can leave the range of f32.
+pub const REPETITION_PENALTY: RangeInclusive<f32> = 0.01..=100.0;
+/// Largest valid `no_repeat_ngram_size`.
+pub const MAX_NGRAM_SIZE: u32 = 64;
+/// Largest valid `top_p`, which must be above 0.
+pub const MAX_TOP_P: f32 = 1.0;
+/// Valid values of `num_beams`.
+pub const NUM_BEAMS: RangeInclusive<u32> = 2..=64;
+/// Valid values of `length_penalty`.
+pub const LENGTH_PENALTY: RangeInclusive<f32> = -8.0..=8.0;
 
-/// Options in effect, as [`v1::GenerationOptions`] describes them.
+/// Checked options with the defaults filled in. [`v1::GenerationOptions`] describes them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Most tokens of an answer.
+    /// Maximum tokens of an answer, including the end token.
     pub max_new_tokens: u32,
     /// How the next token is chosen.
     pub sampling: Sampling,
-    /// No sequence of so many tokens comes twice; 0 for no such rule.
+    /// No sequence of this many tokens may occur twice; 0 for no such rule.
     pub no_repeat_ngram_size: u32,
-    /// Factor against tokens that were there before; 1 for none.
+    /// Penalty for tokens that occurred before; 1 for none.
     pub repetition_penalty: f32,
-    /// Whether only well-formed markup can come.
+    /// Whether only well-formed markup is generated.
     pub well_formed: bool,
 }
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampling {
-    /// The most probable one.
+    /// The most probable token.
     Greedy,
-    /// Drawn at random.
+    /// Sampled at random.
     Random {
-        /// Divisor of the logits, above 0.
+        /// The logits are divided by it; above 0.
         temperature: f32,
-        /// Only the most probable ones, so many.
+        /// Sample from this many most probable tokens only.
         top_k: Option<u32>,
-        /// Only the most probable ones, until their probabilities add up to this.
+        /// Sample from the most probable tokens whose probabilities add up to this.
         top_p: f32,
-        /// Seed of the random numbers.
+        /// Random seed.
         seed: u64,
     },
-    /// By beam search.
+    /// Beam search.
     Beam {
         /// Number of beams.
         num_beams: u32,
-        /// Exponent of the length that scores are divided by.
+        /// The score of a sequence is divided by its length to this power.
         length_penalty: f32,
-        /// When the search ends; not `Unspecified`.
+        /// When the search ends. Never `Unspecified`.
         early_stopping: v1::EarlyStopping,
     },
 }
@@ -63,7 +74,7 @@ impl Default for Options {
     }
 }
 
-/// Options in effect. Adds one sentence to `problems` for each value out of its range.
+/// Checks options and fills in the defaults. Adds one sentence to `problems` for each broken rule.
 pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) -> Options {
     let mut options = Options::default();
     let mut require = |holds: bool, sentence: String| {
@@ -73,36 +84,36 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
     };
     if let Some(tokens) = wire.max_new_tokens {
         require(
-            (1..=MAX_NEW_TOKENS).contains(&tokens),
-            format!("max_new_tokens is {tokens}, not in 1 to {MAX_NEW_TOKENS}"),
+            MAX_NEW_TOKENS.contains(&tokens),
+            format!("max_new_tokens is {tokens}, not in {}", display(&MAX_NEW_TOKENS)),
         );
         options.max_new_tokens = tokens;
     }
     if let Some(size) = wire.no_repeat_ngram_size {
-        require(size <= 64, format!("no_repeat_ngram_size is {size}, not in 0 to 64"));
+        require(size <= MAX_NGRAM_SIZE, format!("no_repeat_ngram_size is {size}, not in 0 to {MAX_NGRAM_SIZE}"));
         options.no_repeat_ngram_size = size;
     }
     if let Some(penalty) = wire.repetition_penalty {
         require(
-            (LEAST_PENALTY..=100.0).contains(&penalty),
-            format!("repetition_penalty is {penalty}, not in {LEAST_PENALTY} to 100"),
+            REPETITION_PENALTY.contains(&penalty),
+            format!("repetition_penalty is {penalty}, not in {}", display(&REPETITION_PENALTY)),
         );
         options.repetition_penalty = penalty;
     }
     options.well_formed = wire.well_formed.unwrap_or(true);
     let temperature = wire.temperature.unwrap_or(0.0);
     require(
-        temperature == 0.0 || (LEAST_TEMPERATURE..=100.0).contains(&temperature),
-        format!("temperature is {temperature}, neither 0 nor in {LEAST_TEMPERATURE} to 100"),
+        temperature == 0.0 || TEMPERATURE.contains(&temperature),
+        format!("temperature is {temperature}, neither 0 nor in {}", display(&TEMPERATURE)),
     );
     if let Some(k) = wire.top_k {
         require(k > 0, "top_k is 0: give at least 1, or leave it out to keep all tokens".to_owned());
     }
     if let Some(p) = wire.top_p {
-        require(p > 0.0 && p <= 1.0, format!("top_p is {p}, not above 0 and at most 1"));
+        require(p > 0.0 && p <= MAX_TOP_P, format!("top_p is {p}, not above 0 and at most {MAX_TOP_P}"));
     }
     if temperature > 0.0 {
-        require(wire.beam_search.is_none(), "beam_search draws nothing: leave the temperature out".to_owned());
+        require(wire.beam_search.is_none(), "beam_search does not sample: leave the temperature out".to_owned());
         options.sampling = Sampling::Random {
             temperature,
             top_k: wire.top_k,
@@ -114,7 +125,10 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
             options.sampling = beam_search(beam, &mut require);
         }
         for (name, given) in [("top_k", wire.top_k.is_some()), ("top_p", wire.top_p.is_some())] {
-            require(!given, format!("{name} needs a temperature above 0: without one the best token is always taken"));
+            require(
+                !given,
+                format!("{name} needs a temperature above 0: without one the most probable token is always taken"),
+            );
         }
     }
     options
@@ -122,17 +136,24 @@ pub(crate) fn check(wire: &v1::GenerationOptions, problems: &mut Vec<String>) ->
 
 fn beam_search(wire: &v1::BeamSearch, require: &mut impl FnMut(bool, String)) -> Sampling {
     let (num_beams, length_penalty) = (wire.num_beams, wire.length_penalty.unwrap_or(1.0));
-    require((2..=64).contains(&num_beams), format!("num_beams is {num_beams}, not in 2 to 64"));
-    require((-8.0..=8.0).contains(&length_penalty), format!("length_penalty is {length_penalty}, not in -8 to 8"));
+    require(NUM_BEAMS.contains(&num_beams), format!("num_beams is {num_beams}, not in {}", display(&NUM_BEAMS)));
+    require(
+        LENGTH_PENALTY.contains(&length_penalty),
+        format!("length_penalty is {length_penalty}, not in {}", display(&LENGTH_PENALTY)),
+    );
     require(
         v1::EarlyStopping::try_from(wire.early_stopping).is_ok(),
-        format!("early_stopping is {}, which is none of the values of EarlyStopping", wire.early_stopping),
+        format!("early_stopping is {}, which is not a value of EarlyStopping", wire.early_stopping),
     );
     let early_stopping = match wire.early_stopping() {
         v1::EarlyStopping::Unspecified => v1::EarlyStopping::No,
         given => given,
     };
     Sampling::Beam { num_beams, length_penalty, early_stopping }
+}
+
+fn display<T: std::fmt::Display>(range: &RangeInclusive<T>) -> String {
+    format!("{} to {}", range.start(), range.end())
 }
 
 #[cfg(test)]

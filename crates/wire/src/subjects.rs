@@ -1,38 +1,38 @@
-//! Names on the NATS server: subjects and streams, and what may stand in them.
+//! Names of streams and subjects on the NATS server, and the rule for dataset names.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Stream of the jobs, a work queue.
+/// The stream of jobs, a work queue.
 pub const JOBS_STREAM: &str = "GROUNDLING_JOBS";
-/// Stream of the annotations.
+/// The stream of annotations.
 pub const ANNOTATIONS_STREAM: &str = "GROUNDLING_ANNOTATIONS";
-/// Stream of the failures, the dead letters.
+/// The stream of failures, the dead letters.
 pub const FAILED_STREAM: &str = "GROUNDLING_FAILED";
-/// Stream of the outcomes: what becomes of each job, written down before it is published. Between workers only.
+/// The stream of outcomes: how each job ends, recorded before it is published. Used by workers only.
 pub const OUTCOMES_STREAM: &str = "GROUNDLING_OUTCOMES";
-/// Stream of the attempts at jobs that did not end them. Between workers only.
+/// The stream of attempts that failed or have not ended. Used by workers only.
 pub const ATTEMPTS_STREAM: &str = "GROUNDLING_ATTEMPTS";
-/// Stream of the jobs that wait for their next attempt, a work queue. Between workers only.
+/// The stream of jobs that wait for their next attempt, a work queue. Used by workers only.
 pub const RETRIES_STREAM: &str = "GROUNDLING_RETRIES";
-/// Stream of the server's own word that it gave up handing out a job.
+/// The stream of the server's advisories about jobs that reached `max_deliver`. Used by workers only.
 pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
-/// Every job subject: what the jobs stream listens to.
+/// All job subjects: the subjects of the jobs stream.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
-/// What consumers of the jobs stream take of it: all jobs, and no cursors.
+/// The filter of the consumer of the jobs stream: all jobs, and no cursors.
 pub const JOBS_FILTER: &str = "groundling.jobs.>";
-/// Every cursor subject. Cursors are in the jobs stream, so that jobs and cursor are stored in one atomic batch.
+/// All cursor subjects. Cursors are in the jobs stream, so that jobs and cursor are stored in one atomic batch.
 pub const CURSORS_WILDCARD: &str = "groundling.cursor.*.*";
-/// Every annotation subject.
+/// All annotation subjects.
 pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
-/// Every failure subject.
+/// All failure subjects.
 pub const FAILED_WILDCARD: &str = "groundling.failed.*";
-/// Every outcome subject.
+/// All outcome subjects.
 pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
-/// Every attempt subject.
+/// All attempt subjects.
 pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
-/// Every retry subject.
+/// All retry subjects.
 pub const RETRIES_WILDCARD: &str = "groundling.retries.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
@@ -43,28 +43,42 @@ const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
 const ATTEMPTS_PREFIX: &str = "groundling.attempts.";
 const RETRIES_PREFIX: &str = "groundling.retries.";
 
-/// Longest name of a dataset in bytes. NATS takes longer ones, but subjects stand in file names and tables.
+/// Maximum length of a dataset name in bytes. NATS allows longer ones.
 pub const MAX_DATASET_BYTES: usize = 128;
 
-/// A dataset's name, known to be one token of a subject.
+/// A dataset name: one token of a subject. It has 1 to [`MAX_DATASET_BYTES`] bytes of UTF-8, without whitespace, control
+/// characters, `.`, `*` and `>`.
+///
+/// ```
+/// use wire::subjects::Dataset;
+///
+/// let dataset: Dataset = "holiday-2024".parse()?;
+/// assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
+/// assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
+/// assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
+/// assert!("holiday.2024".parse::<Dataset>().is_err());
+/// # Ok::<(), wire::subjects::DatasetError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dataset(String);
 
-/// Why a text is no dataset name.
+/// Why a string is not a dataset name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatasetError {
-    /// Nothing there.
+    /// The name is empty.
     #[error("the dataset's name is empty: give one, for example \"holiday-2024\"")]
     Empty,
-    /// More than [`MAX_DATASET_BYTES`].
+    /// The name has more than [`MAX_DATASET_BYTES`] bytes.
     #[error("the dataset's name has {0} bytes, more than {MAX_DATASET_BYTES}: shorten it")]
     TooLong(usize),
-    /// A character that has a meaning of its own in subjects, or none that can be seen.
-    #[error("the dataset's name {name:?} contains {found:?}: leave out blanks, control characters, '.', '*' and '>'")]
+    /// The name contains a character that is not allowed.
+    #[error(
+        "the dataset's name {name:?} contains {found:?}: leave out whitespace, control characters, '.', '*' and '>'"
+    )]
     Character {
         /// The name.
         name: String,
-        /// The first character that cannot stay.
+        /// The first character that is not allowed.
         found: char,
     },
 }
@@ -75,22 +89,22 @@ impl Dataset {
         &self.0
     }
 
-    /// Where this dataset's jobs are published.
+    /// The subject of this dataset's jobs.
     pub fn jobs_subject(&self) -> String {
         format!("{JOBS_PREFIX}{}", self.0)
     }
 
-    /// Where the position in this dataset's source is stored: `name` is a lane's number, `plan` or `feeder`.
+    /// The subject of a cursor of this dataset: `name` is a lane's number, `plan` or `feeder`.
     pub fn cursor_subject(&self, name: &str) -> String {
         format!("{CURSOR_PREFIX}{}.{name}", self.0)
     }
 
-    /// Where this dataset's annotations are published.
+    /// The subject of this dataset's annotations.
     pub fn annotations_subject(&self) -> String {
         format!("{ANNOTATIONS_PREFIX}{}", self.0)
     }
 
-    /// Where this dataset's failures are published.
+    /// The subject of this dataset's failures.
     pub fn failed_subject(&self) -> String {
         format!("{FAILED_PREFIX}{}", self.0)
     }
@@ -120,55 +134,54 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// The last token of a job's subject, unchecked; `None` where the subject is no job's.
+/// The last token of a job's subject, unchecked; `None` if it is not the subject of a job.
 pub fn dataset_token(job_subject: &str) -> Option<&str> {
     job_subject.strip_prefix(JOBS_PREFIX).filter(|token| !token.is_empty())
 }
 
-/// Whether a subject is a cursor's.
+/// Whether a subject is that of a cursor.
 pub fn is_cursor(subject: &str) -> bool {
     subject.starts_with(CURSOR_PREFIX)
 }
 
-/// Where the failure of a job goes that came in on `job_subject`.
+/// The subject for the failure of a job with the subject `job_subject`.
 ///
-/// The token is taken over unchecked: it has stood in a subject before, so it can stand in one again, and a job with a
-/// name too long for [`Dataset`] must have somewhere to go. A subject that is no job's ends at
-/// `groundling.failed.unknown`.
+/// The dataset is not checked: it was part of a subject before, and a job whose dataset name is too long for [`Dataset`]
+/// must fail with one too. For a subject that is not a job's, it is `groundling.failed.unknown`.
 pub fn failed_subject_for(job_subject: &str) -> String {
     format!("{FAILED_PREFIX}{}", dataset_token(job_subject).unwrap_or("unknown"))
 }
 
-/// Where the outcome of one message of the jobs stream is written down. The time of its publication (nanoseconds since
-/// 1970) stands beside its sequence, for the stream may be deleted and made anew.
+/// The subject for the outcome of one message of the jobs stream. It contains the time of publication (nanoseconds since
+/// 1970) beside the sequence, because sequences repeat if the stream is deleted and created again.
 pub fn outcome_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{OUTCOMES_PREFIX}{sequence}-{published_nanos}")
 }
 
-/// Where one delivery of a message of the jobs stream is recorded as an attempt.
+/// The subject for the attempt of one delivery of a message of the jobs stream.
 pub fn attempt_subject(sequence: u64, published_nanos: u64, delivery: u64) -> String {
     format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.{delivery}")
 }
 
-/// The filter that matches all attempts at a message of the jobs stream.
+/// The subject filter for all attempts at a message of the jobs stream.
 pub fn attempts_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{ATTEMPTS_PREFIX}{sequence}-{published_nanos}.*")
 }
 
-/// Where a message of the jobs stream that came in on `job_subject` waits for its next attempt. The dataset is taken
-/// over unchecked, as by [`failed_subject_for`].
+/// The subject for the retry of a message of the jobs stream with the subject `job_subject`. The dataset is not checked, as
+/// in [`failed_subject_for`].
 pub fn retry_subject(job_subject: &str, sequence: u64, published_nanos: u64) -> String {
     let dataset = dataset_token(job_subject).unwrap_or("unknown");
     format!("{RETRIES_PREFIX}{dataset}.{sequence}-{published_nanos}")
 }
 
-/// Where it is written down that a worker's own settings forbade it one message of the jobs stream for the first time.
-/// In the stream of outcomes, beside the message's outcome.
+/// The subject for the record of when a worker's own settings first forbade one message of the jobs stream. It is in the
+/// outcomes stream, beside the message's outcome.
 pub fn refusal_subject(sequence: u64, published_nanos: u64) -> String {
     format!("{}-refused", outcome_subject(sequence, published_nanos))
 }
 
-/// Where the server says that it has handed out a message of `stream` as often as `consumer` allows.
+/// The subject of the server's advisories about messages of `stream` that reached the `max_deliver` of `consumer`.
 pub fn max_deliveries_subject(stream: &str, consumer: &str) -> String {
     format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
 }

@@ -1,25 +1,26 @@
-//! What a task may contain, whatever the model.
+//! Checks of tasks that need no model.
 
 use crate::v1;
 use crate::v1::task;
 
-/// Most bytes of a text for the model: 32 for each position that it has, and the longest tokens are its tags with 18.
-/// Tokenizing more is work for nothing.
+/// Maximum bytes of a text for the model: 32 for each of its 2048 positions. Its longest tokens, the tags, have 18 bytes,
+/// so a longer text cannot fit.
 const MAX_TEXT_BYTES: usize = 64 << 10;
-/// Most boxes and most phrases with boxes of a task; each box takes two of the model's 2048 positions.
+/// Maximum number of boxes of a task, and of phrases with boxes: a box takes two of the model's 2048 positions.
 const MAX_BOXES: usize = 1024;
 
-/// Checks the task at `at`. Adds one sentence to `problems` for each broken rule.
+/// Checks the kind of the task named `at` in sentences. Adds one sentence to `problems` for each broken rule, and returns
+/// the kind if there is none.
 pub(crate) fn check<'a>(at: &str, kind: Option<&'a task::Kind>, problems: &mut Vec<String>) -> Option<&'a task::Kind> {
     let before = problems.len();
     match kind {
-        None => problems.push(format!("{at} does not say what to ask: give one of the tasks, or a raw prompt")),
+        None => problems.push(format!("{at} has no known kind: set one, for example brief_caption")),
         Some(kind) => check_sizes(at, kind, problems),
     }
     kind.filter(|_| problems.len() == before)
 }
 
-/// Before anything else is looked at, or repeated in a sentence.
+/// Checks the sizes of texts and boxes, before anything else looks at them or quotes them.
 fn check_sizes(at: &str, kind: &task::Kind, problems: &mut Vec<String>) {
     let no_boxes: &[v1::PhraseBoxes] = &[];
     let (field, text, phrases) = match kind {

@@ -1,15 +1,15 @@
-//! Jobs that the server itself will not deliver any more.
+//! Ends jobs that the server no longer delivers.
 //!
-//! The workers count deliveries, and end a job with its last error. But a consumer has a limit of its own, and what is
-//! past that stays in the queue with nobody to take it. The server says so once, on a subject that a stream listens to;
-//! one worker reads it, records the failure and removes the job by its sequence.
+//! The workers count attempts and end a job with its last error. But the consumer may have a limit of its own
+//! (`max_deliver`), and a job that reaches it stays in the queue without being delivered. The server announces this
+//! once, in an advisory that a stream stores. One worker reads it, records the failure and removes the job by its
+//! sequence.
 //!
-//! The same is done, in the streams of jobs and of retries, for what the server has lost track of: killed in the middle
-//! of an acknowledgement, it can come back with a message in the queue that its consumer takes for done. Such a message
-//! has its outcome, or a copy in the stream of retries, as a rule; it only has to go.
+//! The same is done for orphaned messages in the streams of jobs and retries: a server that was killed during an
+//! acknowledgement can restart with a message in the queue that its consumer takes for acknowledged. Such a message
+//! usually has an outcome or a copy in the retries stream and only has to be removed.
 //!
-//! All of that holds for a work queue alone, in which what is done is no longer there: from another stream nothing is
-//! removed, whatever is read about it.
+//! Messages are removed only from work queues, which contain no acknowledged messages.
 
 use std::time::{Duration, Instant};
 
@@ -26,40 +26,42 @@ use wire::Message as _;
 use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, is_cursor};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
-use crate::delivery::DeliveryFacts;
+use crate::attempts::Attempts;
+use crate::delivery_info::DeliveryInfo;
 use crate::events::{Events, JobEvent};
 use crate::failure::failure_outcome;
 use crate::faults::Fault;
-use crate::ledger::Ledger;
+use crate::outcome_publisher::OutcomePublisher;
 use crate::retries::Retries;
 use broker::publish::PublishError;
 
-/// How long one pull request waits. Shutdown waits for it.
+/// How long one pull request waits. Shutdown waits for its end.
 const PULL_EXPIRES: Duration = Duration::from_secs(3);
-/// Wait after an error: there is no hurry here.
+/// Delay after an error.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Delay before an advisory that could not be dealt with comes again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// Delay of the nack of an advisory that could not be handled.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Looks at a queue before a message without an outcome is ended. One with an outcome goes at the
-/// second look.
-const LOOKS: u32 = 5;
-/// Most of that in one look; the rest waits for the next.
-const MOST_AT_ONCE: u64 = 1000;
+/// Scans of a queue before an orphan without an outcome becomes a failure. One with an outcome is removed in the second
+/// scan.
+const SCANS: u32 = 5;
+/// Maximum orphans that one scan handles.
+const MAX_PER_SCAN: u64 = 1000;
 
-/// Reads advisories and ends their jobs.
+/// Handles advisories and orphans.
 pub(crate) struct MaxDeliveriesReconciler {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
     pub(crate) retries_stream: String,
     pub(crate) retries: Retries,
     pub(crate) consumer: PullConsumer,
-    pub(crate) ledger: Ledger,
+    pub(crate) publisher: OutcomePublisher,
+    pub(crate) attempts: Attempts,
     pub(crate) worker: WorkerIdentity,
     pub(crate) events: Events,
 }
 
-/// What the server says, as far as it is of use here.
+/// The fields of an advisory that are used.
 #[derive(Debug, Deserialize)]
 struct MaxDeliveries {
     stream: String,
@@ -67,39 +69,39 @@ struct MaxDeliveries {
     deliveries: u64,
 }
 
-/// Messages of a queue that its consumer takes for done.
+/// Messages of a queue that its consumer takes for acknowledged.
 #[derive(Debug, Clone, Copy, Default)]
-struct Forgotten {
-    looks: u32,
-    /// The last sequence of them at the first look.
+struct Orphans {
+    scans: u32,
+    /// The last sequence of them at the first scan.
     last_sequence: u64,
 }
 
-/// A message of a queue as the job that it is.
+/// A job, read from its message in a queue.
 struct Job {
-    facts: DeliveryFacts,
+    info: DeliveryInfo,
     subject: String,
     payload: Bytes,
 }
 
 impl MaxDeliveriesReconciler {
-    /// Works until `stop`. Errors are waited out.
+    /// Works until `stop`. Errors are retried.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut looked = Instant::now();
-        let mut forgotten = [&self.jobs_stream, &self.retries_stream].map(|stream| (stream, Forgotten::default()));
-        let every = self.consumer.cached_info().config.ack_wait;
+        let mut scanned = Instant::now();
+        let mut orphans = [&self.jobs_stream, &self.retries_stream].map(|stream| (stream, Orphans::default()));
+        let interval = self.consumer.cached_info().config.ack_wait;
         while !stop.is_cancelled() {
-            if looked.elapsed() > every {
-                looked = Instant::now();
-                for (stream, seen) in &mut forgotten {
-                    match self.look_through(stream, *seen).await {
+            if scanned.elapsed() > interval {
+                scanned = Instant::now();
+                for (stream, seen) in &mut orphans {
+                    match self.scan(stream, *seen).await {
                         Ok(now) => *seen = now,
-                        Err(error) => tracing::debug!(%stream, "the queue cannot be looked through: {error}"),
+                        Err(error) => tracing::debug!(%stream, "the queue could not be scanned for orphans: {error}"),
                     }
                 }
             }
             if let Err(error) = self.pull().await {
-                tracing::debug!("no advisories can be taken: {error}");
+                tracing::debug!("advisories could not be read: {error}");
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stop.cancelled() => {}
@@ -108,37 +110,37 @@ impl MaxDeliveriesReconciler {
         }
     }
 
-    /// Looks whether messages are in the queue that the consumer neither waits to hand out nor to hear of, and ends
-    /// those that were there at the looks before too.
-    async fn look_through(&self, name: &str, before: Forgotten) -> Result<Forgotten, async_nats::Error> {
-        let Some(stream) = self.queue(name).await? else { return Ok(Forgotten::default()) };
+    /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and ends
+    /// those that were already found by earlier scans.
+    async fn scan(&self, name: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
+        let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
         let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
-        // One of several consumers leaves the rest to the others.
+        // A consumer with another filter leaves messages to other consumers.
         let takes_all = config.filter_subjects.is_empty()
             && ["", JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
         let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
         if !takes_all || state.messages == 0 || done < state.first_sequence {
-            return Ok(Forgotten::default());
+            return Ok(Orphans::default());
         }
-        // Cursors of `groundling enqueue` are in the stream of jobs too, and stay there.
-        let Some(first) = first_taken(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
-            return Ok(Forgotten::default());
+        // Cursors of `groundling enqueue` are in the jobs stream too, and stay there.
+        let Some(first) = first_sequence(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
+            return Ok(Orphans::default());
         };
-        let first_look = before.last_sequence < first;
-        let before = if first_look { Forgotten { looks: 0, last_sequence: done } } else { before };
-        let last = before.last_sequence.min(first.saturating_add(MOST_AT_ONCE));
-        if !first_look {
+        let first_scan = before.last_sequence < first;
+        let before = if first_scan { Orphans { scans: 0, last_sequence: done } } else { before };
+        let last = before.last_sequence.min(first.saturating_add(MAX_PER_SCAN));
+        if !first_scan {
             for sequence in first..=last {
                 let fault = |last_error| Fault::NotDelivered { last_error };
-                self.take_off(&stream, sequence, None, before.looks >= LOOKS, fault).await?;
+                self.end_job(&stream, sequence, None, before.scans >= SCANS, fault).await?;
             }
         }
-        Ok(Forgotten { looks: before.looks.saturating_add(1), ..before })
+        Ok(Orphans { scans: before.scans.saturating_add(1), ..before })
     }
 
-    /// The stream as it is now, if it is a work queue: it may have been made anew as something else.
+    /// The stream, if it is a work queue: it may have been recreated with another retention.
     async fn queue(&self, name: &str) -> Result<Option<Stream>, async_nats::Error> {
         let stream = self.jetstream.get_stream(name).await?;
         let is_queue = stream.cached_info().config.retention == RetentionPolicy::WorkQueue;
@@ -149,82 +151,92 @@ impl MaxDeliveriesReconciler {
         let mut advisories = self.consumer.batch().max_messages(1).expires(PULL_EXPIRES).messages().await?;
         while let Some(advisory) = advisories.next().await {
             let advisory = advisory?;
-            match self.deal_with(&advisory).await {
+            match self.handle(&advisory).await {
                 Ok(()) => advisory.double_ack().await?,
                 Err(error) => {
-                    tracing::warn!("a job that the server has given up could not be recorded yet: {error}");
-                    advisory.ack_with(async_nats::jetstream::AckKind::Nak(Some(AGAIN))).await?;
+                    tracing::warn!(
+                        "the failure of a job that reached the consumer's max_deliver could not be recorded, trying again: {error}"
+                    );
+                    advisory.ack_with(async_nats::jetstream::AckKind::Nak(Some(RETRY_DELAY))).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn deal_with(&self, advisory: &Message) -> Result<(), async_nats::Error> {
-        let Ok(said) = serde_json::from_slice::<MaxDeliveries>(&advisory.payload) else {
-            tracing::warn!("an advisory cannot be read and is passed over");
+    async fn handle(&self, advisory: &Message) -> Result<(), async_nats::Error> {
+        let Ok(advised) = serde_json::from_slice::<MaxDeliveries>(&advisory.payload) else {
+            tracing::warn!("ignored an advisory that cannot be decoded");
             return Ok(());
         };
-        if said.stream != self.jobs_stream {
+        if advised.stream != self.jobs_stream {
             return Ok(());
         }
-        let said_at = advisory.info().map_err(|error| error.to_string())?.published;
+        let advised_at = advisory.info().map_err(|error| error.to_string())?.published;
         let Some(stream) = self.queue(&self.jobs_stream).await? else {
-            tracing::warn!("the stream of jobs is no work queue: what is read about its jobs is passed over");
+            tracing::warn!(
+                "ignored an advisory, because the jobs stream {} is not a work queue, so its messages must not be removed: delete the stream and run `groundling setup`",
+                self.jobs_stream
+            );
             return Ok(());
         };
-        let fault = |last_error| Fault::DeliveriesExhausted { deliveries: said.deliveries, last_error };
-        self.take_off(&stream, said.stream_seq, Some(said_at), true, fault).await
+        let fault = |last_error| Fault::DeliveriesExhausted { deliveries: advised.deliveries, last_error };
+        self.end_job(&stream, advised.stream_seq, Some(advised_at), true, fault).await
     }
 
-    /// Ends a job that is no newer than `said_at`: a newer one has its sequence in a stream that was made anew.
+    /// Ends the job with this sequence and removes its message, unless it is newer than `advised_at`: in a recreated
+    /// stream another job has the same sequence.
     ///
-    /// It ends with its outcome if it has one. If it has a copy in the stream of retries, that takes its place. It ends
-    /// with a failure only if it is sure that nobody else will end it.
-    async fn take_off(
+    /// The job ends with its outcome if it has one. If it has a copy in the retries stream, only the message is
+    /// removed. Otherwise it ends with a failure, but only if `is_certain` that no worker will end it.
+    async fn end_job(
         &self,
         stream: &Stream,
         sequence: u64,
-        said_at: Option<OffsetDateTime>,
-        is_sure: bool,
+        advised_at: Option<OffsetDateTime>,
+        is_certain: bool,
         fault: impl FnOnce(Option<String>) -> Fault,
     ) -> Result<(), async_nats::Error> {
         let message = match stream.get_raw_message(sequence).await {
             Ok(message) => message,
-            // Whoever had it last came to an end with it after all.
+            // A worker has ended it meanwhile.
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if said_at.is_some_and(|said_at| message.time > said_at) || is_cursor(&message.subject) {
+        if advised_at.is_some_and(|advised_at| message.time > advised_at) || is_cursor(&message.subject) {
             return Ok(());
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;
         let job = if is_copy { Job::of_retry(message)? } else { Job::of(message, &self.jobs_stream) };
-        let claim = self.ledger.outcomes.find(&job.facts).await?;
-        let has_copy = !is_copy && claim.is_none() && self.retries.has_copy_of(&job.subject, &job.facts).await?;
-        if claim.is_none() && !has_copy && !is_sure {
+        let claim = self.publisher.outcomes.find(&job.info).await?;
+        let has_copy = !is_copy && claim.is_none() && self.retries.has_copy_of(&job.subject, &job.info).await?;
+        if claim.is_none() && !has_copy && !is_certain {
             return Ok(());
         }
-        tracing::warn!(sequence, "a job that the server will not hand out any more is taken off the queue");
+        tracing::warn!(
+            subject = job.subject,
+            sequence,
+            "the server no longer delivers this job: ending it with its recorded outcome or a failure, then removing its message"
+        );
         if !has_copy {
-            let fault = fault(self.ledger.attempts.last_error(&job.facts).await);
-            self.end(&job, &fault).await?;
+            let fault = fault(self.attempts.last_error(&job.info).await);
+            self.publish_outcome(&job, &fault).await?;
         }
         stream.delete_message(sequence).await?;
         if !has_copy {
-            self.ledger.attempts.forget(&job.facts).await;
+            self.attempts.forget(&job.info).await;
         }
         Ok(())
     }
 
-    /// Publishes the job's outcome: the one that was written down before, or a failure.
-    async fn end(&self, job: &Job, fault: &Fault) -> Result<(), PublishError> {
-        let Job { facts, subject, payload } = job;
-        let failure = |fault: &Fault, reason| failure_outcome(facts, subject, payload, fault, reason, &self.worker);
+    /// Publishes the job's outcome: the one that was claimed before, or a failure.
+    async fn publish_outcome(&self, job: &Job, fault: &Fault) -> Result<(), PublishError> {
+        let Job { info, subject, payload } = job;
+        let failure = |fault: &Fault, reason| failure_outcome(info, subject, payload, fault, reason, &self.worker);
         let too_large = |error| failure(&Fault::from(error), FailureReason::AnnotationTooLarge);
         let failure = failure(fault, FailureReason::RetriesExhausted);
-        let claim = self.ledger.outcomes.claim(facts, failure).await?;
-        let (claim, _) = self.ledger.publish_claimed(facts, claim, too_large).await?;
+        let claim = self.publisher.outcomes.claim(info, failure).await?;
+        let (claim, _) = self.publisher.publish(info, claim, None, too_large).await?;
         if let Some(outcome::Record::Failure(failure)) = claim.outcome.record {
             let reason = failure.reason();
             let JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
@@ -234,7 +246,7 @@ impl MaxDeliveriesReconciler {
                 bucket,
                 key,
                 version_id,
-                "a job that the server gave up is recorded: {message}"
+                "job failed permanently, because the server no longer delivers it: {message}"
             );
             self.events.send(JobEvent::Failed { job_id, subject, reason, message });
         }
@@ -242,8 +254,8 @@ impl MaxDeliveriesReconciler {
     }
 }
 
-/// The sequence of the first message that a consumer with this filter takes; `None` if there is none.
-async fn first_taken(stream: &Stream, filter: &str) -> Result<Option<u64>, async_nats::Error> {
+/// The sequence of the first message that matches the filter.
+async fn first_sequence(stream: &Stream, filter: &str) -> Result<Option<u64>, async_nats::Error> {
     let first = stream.cached_info().state.first_sequence;
     if filter.is_empty() {
         return Ok(Some(first));
@@ -257,18 +269,18 @@ async fn first_taken(stream: &Stream, filter: &str) -> Result<Option<u64>, async
 
 impl Job {
     fn of(message: StreamMessage, jobs_stream: &str) -> Self {
-        let facts = DeliveryFacts {
+        let info = DeliveryInfo {
             stream: jobs_stream.to_owned(),
             sequence: message.sequence,
-            // Nobody has counted.
-            attempt: 0,
+            // Not known.
+            deliveries: 0,
             published_nanos: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
         };
-        Self { facts, subject: message.subject.to_string(), payload: message.payload }
+        Self { info, subject: message.subject.to_string(), payload: message.payload }
     }
 
     fn of_retry(message: StreamMessage) -> Result<Self, async_nats::Error> {
         let retry = Retry::decode(message.payload)?;
-        Ok(Self { facts: DeliveryFacts::of_retry(&retry, 0), subject: retry.subject, payload: retry.job })
+        Ok(Self { info: DeliveryInfo::of_retry(&retry, 0), subject: retry.subject, payload: retry.job })
     }
 }

@@ -1,14 +1,14 @@
-//! Answers of the model as results on the wire.
+//! Converts the model's answers to results in annotations.
 
 use kosmos2::grounding::BoundingBox;
 use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
 
 use wire::v1;
 
-/// One answer as it goes on the wire.
+/// The result of a task.
 ///
-/// `width` and `height` are the picture's in pixels, as the boxes are to be read on it. Tokens and log-probabilities,
-/// the bulk of an answer, go along only `with_tokens`.
+/// `width` and `height` are the size of the upright picture in pixels. Token ids and log-probabilities, which take most
+/// of the bytes, are included only `with_tokens`.
 pub(crate) fn task_result(
     task_id: &str,
     answer: GroundedText,
@@ -73,7 +73,7 @@ fn grounded_box(
     }
 }
 
-/// The bytes that a code point span covers; `None` where it is reversed or leaves the text.
+/// The byte span of a code point span. `None` if it is reversed or exceeds the text.
 fn byte_span(text: &str, start: i64, end: i64) -> Option<v1::ByteSpan> {
     let (start, end) = (usize::try_from(start).ok()?, usize::try_from(end).ok()?);
     if start > end {

@@ -1,25 +1,25 @@
-//! A budget of memory for pictures in bytes: a caller waits until enough is free.
+//! A memory budget for pictures, in bytes. Callers wait until enough of it is free.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a pixel of an ordinary picture (8 bits a sample, one scan) costs at most while it is decoded: four bytes with
-/// opacity, three without, and three for a turned copy.
+/// Maximum bytes for each pixel of an ordinary picture (8 bits per sample, one scan) while it is decoded: four with
+/// alpha, three without, and three for a rotated copy.
 pub const BYTES_PER_PIXEL: u64 = 10;
-/// A semaphore counts to 2³² at most in one request; in these units that is 4 TiB.
+/// A semaphore takes at most 2³² permits in one request; with this unit that is 4 TiB.
 const UNIT: u64 = 1024;
 
-/// A number of bytes that may be in use at once.
+/// A limit on the bytes in use. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ByteBudget {
     semaphore: Arc<Semaphore>,
     units: u32,
 }
 
-/// Bytes in use; given back when dropped.
+/// Bytes reserved from the budget; released when dropped.
 #[derive(Debug)]
-pub struct Taken(Option<OwnedSemaphorePermit>);
+pub struct Reservation(Option<OwnedSemaphorePermit>);
 
 impl ByteBudget {
     /// A budget of this many bytes.
@@ -28,21 +28,27 @@ impl ByteBudget {
         Self { semaphore: Arc::new(Semaphore::new(units as usize)), units }
     }
 
-    /// Waits for this many bytes; for all there are where more is asked for. First come, first served.
-    pub async fn take(&self, bytes: u64) -> Taken {
+    /// Reserves this many bytes, or the whole budget if that is less. Waits until they are free, first come, first
+    /// served.
+    pub async fn reserve(&self, bytes: u64) -> Reservation {
         let units = units(bytes).min(self.units);
-        // Fails only if the semaphore is closed, which nobody does.
-        Taken(Arc::clone(&self.semaphore).acquire_many_owned(units).await.ok())
+        // The semaphore is never closed.
+        Reservation(Arc::clone(&self.semaphore).acquire_many_owned(units).await.ok())
     }
 
-    /// Bytes not in use.
+    /// Bytes that are reserved.
+    pub fn used(&self) -> u64 {
+        (u64::from(self.units) * UNIT).saturating_sub(self.free())
+    }
+
+    /// Bytes that are not reserved.
     pub fn free(&self) -> u64 {
         self.semaphore.available_permits() as u64 * UNIT
     }
 }
 
-impl Taken {
-    /// Gives back all but this many bytes.
+impl Reservation {
+    /// Releases all but this many bytes.
     pub fn shrink_to(&mut self, bytes: u64) {
         if let Some(permit) = &mut self.0 {
             let surplus = permit.num_permits().saturating_sub(units(bytes) as usize);
@@ -63,10 +69,10 @@ mod tests {
     #[test]
     fn who_asks_for_more_than_is_free_waits_until_enough_is_given_back() {
         let budget = ByteBudget::new(10 * UNIT);
-        let mut first = budget.take(8 * UNIT).now_or_never().unwrap();
-        assert!(budget.take(4 * UNIT).now_or_never().is_none());
+        let mut first = budget.reserve(8 * UNIT).now_or_never().unwrap();
+        assert!(budget.reserve(4 * UNIT).now_or_never().is_none());
         first.shrink_to(6 * UNIT);
-        let second = budget.take(4 * UNIT).now_or_never().unwrap();
+        let second = budget.reserve(4 * UNIT).now_or_never().unwrap();
         assert_eq!(budget.free(), 0);
         drop((first, second));
         assert_eq!(budget.free(), 10 * UNIT);
@@ -75,7 +81,7 @@ mod tests {
     #[test]
     fn more_than_there_ever_is_takes_all_there_is() {
         let budget = ByteBudget::new(2 * UNIT);
-        let all = budget.take(u64::MAX).now_or_never().unwrap();
+        let all = budget.reserve(u64::MAX).now_or_never().unwrap();
         assert_eq!(budget.free(), 0);
         drop(all);
         assert_eq!(budget.free(), 2 * UNIT);

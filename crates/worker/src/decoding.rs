@@ -1,7 +1,7 @@
-//! Decoding of pictures: off the async threads, few at once, each with room for what its headers claim, within a time.
+//! Decodes pictures on blocking threads: a limited number at once, within a memory budget and a time limit.
 //!
-//! A decoder that does not stop at the end of its time is left alone: the job goes on without it, while its thread
-//! keeps its room and its place among the few until it is done. A panic ends with the picture that made it.
+//! If a decoder does not stop when its time is over, the job continues without it, while its thread keeps its memory
+//! reservation and its permit until it is done. A panic affects only the picture that caused it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use kosmos2::processor::image::{DecodeOptions, Header, ImageError, Picture, deco
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 
-use crate::byte_budget::{ByteBudget, Taken};
+use crate::byte_budget::{ByteBudget, Reservation};
 use crate::faults::Fault;
 use crate::settings::WorkerSettings;
 
-/// The place where pictures are decoded.
-pub(crate) struct Decoding {
+/// Decodes pictures.
+pub(crate) struct DecodePool {
     budget: ByteBudget,
     threads: Arc<Semaphore>,
-    time: Duration,
+    timeout: Duration,
     options: DecodeOptions,
 }
 
-impl Decoding {
+impl DecodePool {
     pub(crate) fn new(settings: &WorkerSettings) -> Self {
         let options = DecodeOptions {
             apply_orientation: settings.apply_orientation,
@@ -36,38 +36,41 @@ impl Decoding {
         Self {
             budget: ByteBudget::new(settings.max_decode_bytes),
             threads: Arc::new(Semaphore::new(settings.decode_threads)),
-            time: settings.decode_timeout,
+            timeout: settings.decode_timeout,
             options,
         }
     }
 
-    /// Decodes a picture and hands it to `finish`, on the same thread. `held` is given back when the thread is done,
-    /// even if nobody waits for it any more.
+    /// Decodes a picture and passes it to `finish` on the same thread. `held` is released when the thread is done, even
+    /// if the caller no longer waits.
+    ///
+    /// # Errors
+    /// The error of `finish`, [`Fault::DecodingTimedOut`] or [`Fault::DecoderPanicked`].
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         bytes: Bytes,
-        held: Taken,
+        held: Reservation,
         finish: impl FnOnce(Bytes, Result<Picture, ImageError>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        // Fails only if the semaphore is closed, which nobody does.
+        // The semaphore is never closed.
         let thread = Arc::clone(&self.threads).acquire_owned().await.ok();
         let (file, options) = (bytes.clone(), self.options.clone());
         let header = tokio::task::spawn_blocking(move || Header::read(&file, &options)).await.map_err(panicked)?;
-        // A picture that is refused by its headers needs none.
-        let budget = self.budget.take(header.map_or(0, |header| header.memory)).await;
-        let time = self.time;
-        let options = DecodeOptions { deadline: Instant::now().checked_add(time), ..self.options.clone() };
+        // A picture that its header rules out needs no memory.
+        let memory = self.budget.reserve(header.map_or(0, |header| header.memory)).await;
+        let timeout = self.timeout;
+        let options = DecodeOptions { deadline: Instant::now().checked_add(timeout), ..self.options.clone() };
         let decoded = tokio::task::spawn_blocking(move || {
-            let _held = (held, budget, thread);
+            let _held = (held, memory, thread);
             match decode(&bytes, &options) {
-                Err(ImageError::TimedOut) => Err(Fault::DecodingTimedOut(time)),
+                Err(ImageError::TimedOut) => Err(Fault::DecodingTimedOut(timeout)),
                 decoded => finish(bytes, decoded),
             }
         });
-        match tokio::time::timeout(time, decoded).await {
+        match tokio::time::timeout(timeout, decoded).await {
             Ok(Ok(finished)) => finished,
             Ok(Err(error)) => Err(panicked(error)),
-            Err(_) => Err(Fault::DecodingTimedOut(time)),
+            Err(_) => Err(Fault::DecodingTimedOut(timeout)),
         }
     }
 }

@@ -1,134 +1,135 @@
-//! A job in hand, as a guard: it ends as delivered, retried or rejected, and a dropped one means retried.
+//! A delivery as a guard: it is acknowledged, nacked or terminated, and a dropped one is nacked.
 //!
-//! From receipt to that end, but no longer than the job's lease, the guard tells the server three times within every
-//! `ack_wait` that the job is being worked on. It holds the slot that the job takes up.
+//! While it lives, but for no longer than the job's lease, it sends progress acks, three within every `ack_wait`. It
+//! also holds the job's slot.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Message, Subject};
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
+use telemetry::JobSpans;
+use telemetry::attributes::Acknowledgement;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant as TokioInstant;
 use wire::Message as _;
 use wire::v1::Retry;
 
+use crate::active_jobs::{ActiveJob, ActiveJobs};
 use crate::attempts::Started;
-use crate::in_hand::{Held, InHand};
+use crate::delivery_info::DeliveryInfo;
+use crate::job_telemetry::JobTelemetry;
 use crate::queue::Queue;
-use crate::slow_reads::Place;
-use broker::publish::Receipt;
+use crate::slow_reads::SlowReadPermit;
+use crate::telemetry_words::acknowledge_error;
+use broker::publish::PublishAck;
 
-/// Delay before a dropped job is handed out again: what was dropped for a fault would at once be dropped again.
+/// Delay of the nack of a dropped delivery, so that a fault that drops every delivery does not loop without a pause.
 const DROPPED_DELAY: Duration = Duration::from_secs(1);
-/// Tries to have the end of a job confirmed. If all fail the job comes back by itself after `ack_wait`.
+/// Attempts to get an acknowledgement confirmed. If all of them fail, the job is redelivered after `ack_wait`.
 const SETTLE_TRIES: u32 = 3;
 
-/// A job in hand.
+/// An active job.
 pub struct Delivery {
     client: Client,
     reply: Subject,
     subject: Subject,
     payload: Bytes,
-    facts: DeliveryFacts,
-    /// What is known of the job's attempts, once this one is started.
+    info: DeliveryInfo,
+    /// The job's earlier attempts; filled in when this one starts.
     pub(crate) started: Started,
     received: Instant,
-    heartbeat: JoinHandle<()>,
+    progress: JoinHandle<()>,
     settled: bool,
-    /// Let go before the server is told: from then on it may hand the job out again.
-    held: Option<Held>,
+    /// Dropped before the server is told, because the server may then deliver the job again at once.
+    active: Option<ActiveJob>,
     queue: Queue,
-    capacity: Mutex<Capacity>,
+    permit: Mutex<Permit>,
+    pub(crate) telemetry: JobTelemetry,
 }
 
-/// What a job takes up of the worker; given back when dropped.
+/// What the job occupies in the worker; released when dropped.
 #[derive(Debug)]
-enum Capacity {
+enum Permit {
     Slot { _permit: OwnedSemaphorePermit },
-    Slow { _place: Place },
+    SlowRead { _permit: SlowReadPermit },
 }
 
-/// For how long a job is one worker's.
+/// How long a worker may keep a job unacknowledged.
 #[derive(Debug, Clone)]
 pub struct Lease {
-    /// The consumer's at present: silence of this length ends it.
+    /// The consumer's current `ack_wait`: the server redelivers the job after this long without a progress ack.
     pub ack_wait: watch::Receiver<Duration>,
-    /// Its end, whatever the job is doing then: a job that hangs must not be held for ever.
+    /// The total time after which progress acks stop, so that a job that hangs is redelivered.
     pub longest: Duration,
 }
 
-/// What the server says about a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryFacts {
-    /// The jobs stream, also of a job that was delivered from the stream of retries.
-    pub stream: String,
-    /// The job's sequence in the jobs stream.
-    pub sequence: u64,
-    /// How often the job has been handed out, this time included; counts from 1.
-    pub attempt: u64,
-    /// When the job was published, nanoseconds since 1970.
-    pub published_nanos: u64,
-}
-
-/// Why a message was not taken in hand.
+/// Why a message was not accepted as a job.
 #[derive(Debug)]
-pub(crate) enum NotTaken {
-    /// It is not from a consumer.
-    NoDelivery { subject: Subject },
-    /// Its job is in hand.
-    InHand { subject: Subject, sequence: u64, attempt: u64 },
-    /// It is a copy in the stream of retries whose delay begins now.
-    TooEarly { reply: Subject, delay: Duration },
-    /// It is in the stream of retries and no copy of a job.
-    NoRetry { subject: Subject, reply: Subject },
+pub(crate) enum ReceiveError {
+    /// The message does not come from a consumer.
+    NotFromConsumer { subject: Subject },
+    /// This worker is already processing the job.
+    AlreadyActive { subject: Subject, sequence: u64, deliveries: u64 },
+    /// A copy in the retries stream whose delay starts now.
+    DelayStarts { reply: Subject, delay: Duration },
+    /// A message in the retries stream that is not a copy of a job.
+    NotARetry { subject: Subject, reply: Subject },
 }
 
-/// A message, as what it says about a job.
+/// The parts of a message that describe a job.
 struct Received {
+    client: Client,
     reply: Subject,
     subject: Subject,
     payload: Bytes,
-    facts: DeliveryFacts,
+    info: DeliveryInfo,
+    headers: Option<HeaderMap>,
 }
 
-/// Why the end of a job was not confirmed. The job comes back by itself after `ack_wait`; published work is not lost.
+/// The server did not confirm an acknowledgement. The job is redelivered after `ack_wait`; published work is not lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the server did not confirm the end of a job ({0}): it will hand the job out again")]
+#[error(
+    "the NATS server did not confirm the acknowledgement of a job, which will be delivered again; its result is not lost: {0}"
+)]
 pub struct DeliveryError(async_nats::client::RequestError);
 
 impl Delivery {
-    /// Takes a message of `queue` in hand, unless its job already is.
+    /// Accepts a message of `queue`, unless its job is already active.
     pub(crate) fn receive(
-        client: &Client,
         queue: Queue,
-        message: Message,
+        message: jetstream::Message,
         lease: &Lease,
-        in_hand: &InHand,
+        active_jobs: &ActiveJobs,
+        spans: &JobSpans,
         slot: OwnedSemaphorePermit,
-    ) -> Result<Self, NotTaken> {
-        let Received { reply, subject, payload, facts } = Received::read(queue, message)?;
-        let Some(held) = in_hand.take(&facts) else {
-            let DeliveryFacts { sequence, attempt, .. } = facts;
-            return Err(NotTaken::InHand { subject, sequence, attempt });
+    ) -> Result<Self, ReceiveError> {
+        let Received { client, reply, subject, payload, info, headers } = Received::read(queue, message)?;
+        let Some(active) = active_jobs.insert(&info) else {
+            let DeliveryInfo { sequence, deliveries, .. } = info;
+            return Err(ReceiveError::AlreadyActive { subject, sequence, deliveries });
         };
-        let heartbeat = tokio::spawn(beat(client.clone(), reply.clone(), lease.clone()));
+        let received = Instant::now();
+        let telemetry = JobTelemetry::start(spans, queue, headers.as_ref(), &subject, &info, received, payload.len());
+        let progress = tokio::spawn(send_progress(client.clone(), reply.clone(), lease.clone()));
         Ok(Self {
-            client: client.clone(),
+            client,
             reply,
             subject,
             payload,
-            facts,
+            info,
             started: Started::default(),
-            received: Instant::now(),
-            heartbeat,
+            received,
+            progress,
             settled: false,
-            held: Some(held),
+            active: Some(active),
             queue,
-            capacity: Mutex::new(Capacity::Slot { _permit: slot }),
+            permit: Mutex::new(Permit::Slot { _permit: slot }),
+            telemetry,
         })
     }
 
@@ -137,12 +138,12 @@ impl Delivery {
         self.queue
     }
 
-    /// Gives the job's slot back; the job goes on with a place among the slow reads.
-    pub(crate) fn exchange_slot(&self, place: Place) {
-        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner) = Capacity::Slow { _place: place };
+    /// Releases the job's slot. The job continues with a permit for a slow read.
+    pub(crate) fn exchange_slot(&self, permit: SlowReadPermit) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Permit::SlowRead { _permit: permit };
     }
 
-    /// The subject the job was published to.
+    /// The subject that the job was published to.
     pub fn subject(&self) -> &str {
         &self.subject
     }
@@ -152,201 +153,146 @@ impl Delivery {
         &self.payload
     }
 
-    /// What the server says about this delivery.
-    pub fn facts(&self) -> &DeliveryFacts {
-        &self.facts
+    /// What the server reports about this delivery.
+    pub fn info(&self) -> &DeliveryInfo {
+        &self.info
     }
 
-    /// When the job arrived here.
+    /// When the job arrived at this worker.
     pub fn received(&self) -> Instant {
         self.received
     }
 
-    /// The job is done: its annotation is in the stream, as the receipt shows. Waits until the server has taken note.
+    /// Acknowledges the job as done and waits for the server's confirmation. The receipt proves that the annotation is
+    /// in its stream.
     ///
     /// # Errors
-    /// [`DeliveryError`] if it never says so.
-    pub async fn delivered(self, annotation: &Receipt) -> Result<(), DeliveryError> {
+    /// [`DeliveryError`] if the server does not confirm.
+    pub async fn ack(self, annotation: &PublishAck) -> Result<(), DeliveryError> {
         tracing::trace!(sequence = annotation.sequence(), "annotation is in the stream");
-        self.settle(Bytes::from_static(b"+ACK")).await
+        self.settle(Acknowledgement::Ack, AckKind::Ack.into()).await
     }
 
-    /// The job is to be handed out again, not before `delay` has passed.
+    /// Nacks the job: it is delivered again after `delay`.
     ///
     /// # Errors
-    /// [`DeliveryError`] if the server never confirms.
-    pub async fn retry(self, delay: Duration) -> Result<(), DeliveryError> {
-        self.settle(nak(delay)).await
+    /// [`DeliveryError`] if the server does not confirm.
+    pub async fn nack(self, delay: Duration) -> Result<(), DeliveryError> {
+        self.settle(Acknowledgement::Nack, AckKind::Nak(Some(delay)).into()).await
     }
 
-    /// The job has a copy in the stream of retries, which takes its place.
+    /// Acknowledges a job that continues as a copy in the retries stream.
     ///
     /// # Errors
-    /// [`DeliveryError`] if the server never confirms.
-    pub(crate) async fn moved(self) -> Result<(), DeliveryError> {
-        self.settle(Bytes::from_static(b"+ACK")).await
+    /// [`DeliveryError`] if the server does not confirm.
+    pub(crate) async fn ack_moved(self) -> Result<(), DeliveryError> {
+        self.settle(Acknowledgement::Ack, AckKind::Ack.into()).await
     }
 
-    /// The job is never to be handed out again: its failure is in the stream, as the receipt shows.
+    /// Terminates the job: it is never delivered again. The receipt proves that the failure is in its stream.
     ///
     /// # Errors
-    /// [`DeliveryError`] if the server never confirms.
-    pub async fn reject(self, failure: &Receipt, reason: &str) -> Result<(), DeliveryError> {
+    /// [`DeliveryError`] if the server does not confirm.
+    pub async fn term(self, failure: &PublishAck, reason: &str) -> Result<(), DeliveryError> {
         tracing::trace!(sequence = failure.sequence(), "failure is in the stream");
-        self.settle(format!("+TERM {reason}").into()).await
+        // The server repeats the reason in its advisory; `AckKind::Term` has no place for one.
+        let term = Bytes::from(AckKind::Term);
+        self.settle(Acknowledgement::Term, [&term[..], b" ", reason.as_bytes()].concat().into()).await
     }
 
-    async fn settle(mut self, acknowledgement: Bytes) -> Result<(), DeliveryError> {
-        // A sign of life that left after a "not before" would put ack_wait in the delay's place.
-        self.heartbeat.abort();
-        drop((&mut self.heartbeat).await);
-        self.held = None;
+    async fn settle(mut self, kind: Acknowledgement, acknowledgement: Bytes) -> Result<(), DeliveryError> {
+        // A progress ack sent after a nack would replace the nack's delay by `ack_wait`.
+        self.progress.abort();
+        drop((&mut self.progress).await);
+        self.active = None;
+        let span = self.telemetry.acknowledge(kind);
         let mut tries = 0;
         let ended = loop {
             tries += 1;
-            // A request, not a bare publish: its answer is the server's word, and "no responders" is an error.
+            // A request and not a publish: the response confirms it, and "no responders" is an error.
             match self.client.request(self.reply.clone(), acknowledgement.clone()).await {
                 Ok(_) => break Ok(()),
                 Err(error) if tries == SETTLE_TRIES => break Err(DeliveryError(error)),
                 Err(error) => {
-                    tracing::debug!(%error, tries, "the end of a job was not confirmed");
+                    tracing::debug!(%error, tries, "an acknowledgement was not confirmed, trying again");
                     tokio::time::sleep(Duration::from_millis(250) * tries).await;
                 }
             }
         };
         self.settled = true;
+        span.end(ended.as_ref().copied().map_err(|DeliveryError(error)| acknowledge_error(error)));
+        self.telemetry.settled();
         ended
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.heartbeat.abort();
-        self.held = None;
+        self.progress.abort();
+        self.active = None;
         if self.settled {
             return;
         }
-        // Room in the client's queue is the rule, and then this is done at once. If not, and without a runtime to wait
-        // in, the server's ack_wait does the same later.
+        // The client's command queue usually has space, so the first poll completes. If it does not and there is no
+        // runtime to wait in, the job is redelivered after `ack_wait`.
         let (client, reply) = (self.client.clone(), self.reply.clone());
-        let mut word = Box::pin(async move { client.publish(reply, nak(DROPPED_DELAY)).await });
-        if word.as_mut().now_or_never().is_none()
+        let mut nack = Box::pin(async move { client.publish(reply, AckKind::Nak(Some(DROPPED_DELAY)).into()).await });
+        if nack.as_mut().now_or_never().is_none()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(word);
+            runtime.spawn(nack);
         }
     }
 }
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, facts, .. } = self;
-        f.debug_struct("Delivery").field("subject", subject).field("facts", facts).finish_non_exhaustive()
+        let Self { subject, info, .. } = self;
+        f.debug_struct("Delivery").field("subject", subject).field("info", info).finish_non_exhaustive()
     }
 }
 
-/// "Hand it out again, but not before `delay` has passed."
-pub(crate) fn nak(delay: Duration) -> Bytes {
-    format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()
-}
-
-async fn beat(client: Client, reply: Subject, mut lease: Lease) {
+async fn send_progress(client: Client, reply: Subject, mut lease: Lease) {
     let start = TokioInstant::now();
     let mut last = start;
     while start.elapsed() < lease.longest {
-        let every = *lease.ack_wait.borrow_and_update() / 3;
+        let interval = *lease.ack_wait.borrow_and_update() / 3;
         tokio::select! {
-            () = tokio::time::sleep_until(last + every) => {}
-            // A shorter one may be nearly over for this job.
+            () = tokio::time::sleep_until(last + interval) => {}
+            // The new `ack_wait` may be shorter and nearly over for this job.
             Ok(()) = lease.ack_wait.changed() => {}
         }
         last = TokioInstant::now();
-        if let Err(error) = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await {
-            tracing::debug!(%error, "a sign of life was not sent");
+        if let Err(error) = client.publish(reply.clone(), AckKind::Progress.into()).await {
+            tracing::debug!(%error, "a progress ack was not sent");
         }
     }
-    tracing::warn!("a job is held for longer than its lease of {:?}: the server may hand it out again", lease.longest);
+    tracing::warn!(
+        lease = ?lease.longest,
+        "a job has been active for longer than its lease: no more progress acks are sent, and the server may deliver it again"
+    );
 }
 
 impl Received {
-    fn read(queue: Queue, message: Message) -> Result<Self, NotTaken> {
-        let Message { reply, subject, payload, .. } = message;
-        let Some((reply, delivery)) =
-            reply.and_then(|reply| DeliveryFacts::parse(&reply).map(|delivery| (reply, delivery)))
-        else {
-            return Err(NotTaken::NoDelivery { subject });
+    fn read(queue: Queue, message: jetstream::Message) -> Result<Self, ReceiveError> {
+        let info = DeliveryInfo::of_message(&message);
+        let client = message.context.client();
+        let async_nats::Message { reply, subject, payload, headers, .. } = message.message;
+        let (Some(reply), Some(info)) = (reply, info) else {
+            return Err(ReceiveError::NotFromConsumer { subject });
         };
         if queue == Queue::Jobs {
-            return Ok(Self { reply, subject, payload, facts: delivery });
+            return Ok(Self { client, reply, subject, payload, info, headers });
         }
         match Retry::decode(payload).ok().filter(|retry| !retry.subject.is_empty()) {
-            Some(Retry { delay_nanos, .. }) if delivery.attempt == 1 && delay_nanos > 0 => {
-                Err(NotTaken::TooEarly { reply, delay: Duration::from_nanos(delay_nanos) })
+            Some(Retry { delay_nanos, .. }) if info.deliveries == 1 && delay_nanos > 0 => {
+                Err(ReceiveError::DelayStarts { reply, delay: Duration::from_nanos(delay_nanos) })
             }
             Some(retry) => {
-                let facts = DeliveryFacts::of_retry(&retry, delivery.attempt);
-                Ok(Self { reply, subject: retry.subject.into(), payload: retry.job, facts })
+                let info = DeliveryInfo::of_retry(&retry, info.deliveries);
+                Ok(Self { client, reply, subject: retry.subject.into(), payload: retry.job, info, headers })
             }
-            None => Err(NotTaken::NoRetry { subject, reply }),
+            None => Err(ReceiveError::NotARetry { subject, reply }),
         }
-    }
-}
-
-impl DeliveryFacts {
-    /// Those of a job whose copy in the stream of retries was delivered this many times. The first delivery, at which the
-    /// delay began, is none of the job's.
-    pub(crate) fn of_retry(retry: &Retry, deliveries: u64) -> Self {
-        let delayed = u64::from(retry.delay_nanos > 0);
-        Self {
-            stream: retry.stream.clone(),
-            sequence: retry.stream_sequence,
-            attempt: retry.deliveries.saturating_add(deliveries.saturating_sub(delayed)),
-            published_nanos: retry.published_nanos,
-        }
-    }
-
-    /// Reads the subject that a consumer's message is to be answered on: `$JS.ACK`, in newer servers a domain and an
-    /// account, then stream, consumer, deliveries, stream sequence, consumer sequence, nanoseconds, messages pending.
-    fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = match tokens.len() {
-            7 => &tokens[..],
-            9.. => &tokens[2..],
-            _ => return None,
-        };
-        let number = |i: usize| tokens.get(i)?.parse::<u64>().ok();
-        let stream = (*tokens.first()?).to_owned();
-        Some(Self { stream, attempt: number(2)?, sequence: number(3)?, published_nanos: number(5)? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> DeliveryFacts {
-        DeliveryFacts { stream: "JOBS".into(), sequence: 17, attempt: 2, published_nanos: 1_700_000_000_000_000_001 }
-    }
-
-    #[test]
-    fn both_shapes_of_the_reply_subject_are_read() {
-        let old = "$JS.ACK.JOBS.workers.2.17.30.1700000000000000001.5";
-        let new = "$JS.ACK._.ACCHASH.JOBS.workers.2.17.30.1700000000000000001.5.token";
-        assert_eq!(DeliveryFacts::parse(old), Some(facts()));
-        assert_eq!(DeliveryFacts::parse(new), Some(facts()));
-        let of_a_domain = "$JS.ACK.hub.ACCHASH.JOBS.workers.2.17.30.1700000000000000001.5";
-        assert_eq!(DeliveryFacts::parse(of_a_domain), Some(facts()));
-    }
-
-    #[test]
-    fn another_reply_subject_is_no_delivery() {
-        for reply in ["_INBOX.x", "$JS.ACK.a.b", "$JS.ACK.JOBS.workers.two.17.30.1.5", "$JS.ACK.1.2.3.4.5.6.7.8"] {
-            assert_eq!(DeliveryFacts::parse(reply), None, "{reply}");
-        }
-    }
-
-    #[test]
-    fn a_delay_is_written_in_nanoseconds() {
-        assert_eq!(nak(Duration::from_millis(1500)), "-NAK {\"delay\": 1500000000}");
     }
 }

@@ -1,21 +1,21 @@
-//! File descriptors: each read may have a connection to the store, and a worker that has none left fails jobs that are
-//! not at fault.
+//! Raises the limit of open files to what the worker needs. Without free file descriptors, reads from the store would
+//! fail although no job is at fault.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::health_server::CONNECTIONS;
 
-/// For one read: a connection that is in use, and one that is being made in its place.
-const FOR_A_READ: u64 = 2;
-/// For everything else that is opened later: NATS, names that are looked up, files.
+/// Descriptors for one read: its connection, and one that is being opened to replace it.
+const PER_READ: u64 = 2;
+/// Descriptors for everything else that is opened later: NATS, DNS, files.
 const OTHERS: u64 = 64;
-/// Taken for open where the system does not say.
-const USUALLY_OPEN: u64 = 64;
+/// The number of open descriptors if the system does not report it.
+const ASSUMED_OPEN: u64 = 64;
 
-/// This process may not open enough files.
+/// The process may not open enough files.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{slots} slots need {needed} open files, slow reads and retries included, and this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container), or lower {}",
+    "{slots} slots need {needed} open files, including slow reads and retries, but this process may have {limit} at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, --ulimit nofile of a container) or lower {}",
     if *possible == 0 { "worker.max_slow_reads".to_owned() } else { format!("worker.slots to {possible}") }
 )]
 pub struct TooFewDescriptors {
@@ -25,12 +25,15 @@ pub struct TooFewDescriptors {
     possible: usize,
 }
 
-/// Raises the limit that holds for this process to what so many slots need, where the hard limit allows it. `reads` says
-/// how many objects are read at once at most with a number of slots.
-pub(crate) fn make_room(slots: usize, reads: impl Fn(usize) -> usize) -> Result<(), TooFewDescriptors> {
+/// Raises the soft limit of open files to what `slots` need. `reads` returns the maximum number of concurrent reads for
+/// a number of slots.
+///
+/// # Errors
+/// [`TooFewDescriptors`] if the hard limit is too low.
+pub(crate) fn raise_limit(slots: usize, reads: impl Fn(usize) -> usize) -> Result<(), TooFewDescriptors> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let others = open_now().saturating_add(OTHERS).saturating_add(CONNECTIONS as u64);
-    let needed_by = |slots: usize| (reads(slots) as u64).saturating_mul(FOR_A_READ).saturating_add(others);
+    let needed_by = |slots: usize| (reads(slots) as u64).saturating_mul(PER_READ).saturating_add(others);
     let needed = needed_by(slots);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
@@ -44,20 +47,16 @@ pub(crate) fn make_room(slots: usize, reads: impl Fn(usize) -> usize) -> Result<
     }
     match setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum }) {
         Ok(()) => {
-            tracing::info!(
-                before = current,
-                now = needed,
-                "the limit of open files is raised to what reading from the store needs"
-            );
+            tracing::info!(before = current, now = needed, "raised the limit of open files for reads from the store");
             Ok(())
         }
         Err(error) => {
-            tracing::debug!(%error, "the limit of open files is not to be raised");
+            tracing::debug!(%error, "the limit of open files could not be raised");
             Err(too_few(current.unwrap_or(0)))
         }
     }
 }
 
 fn open_now() -> u64 {
-    std::fs::read_dir("/proc/self/fd").map_or(USUALLY_OPEN, |open| open.count() as u64)
+    std::fs::read_dir("/proc/self/fd").map_or(ASSUMED_OPEN, |open| open.count() as u64)
 }

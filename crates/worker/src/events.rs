@@ -1,4 +1,4 @@
-//! What happens to jobs, for whoever wants to watch: a progress display, a test.
+//! Events of jobs, for progress displays and tests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,88 +7,87 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use wire::v1::{FailureReason, ImageAnnotation};
 
-/// One thing that happened to a job.
+/// An event of a job.
 #[derive(Debug, Clone)]
 pub enum JobEvent {
-    /// It is done: the annotation is in the stream.
+    /// The job is done: its annotation is in its stream.
     Finished {
-        /// What was published.
+        /// The annotation.
         annotation: Arc<ImageAnnotation>,
         /// Whether an earlier delivery had published it already.
         duplicate: bool,
     },
-    /// It is given up: a failure is in the stream.
+    /// The job has failed permanently: its failure is in its stream.
     Failed {
-        /// The job's id, where it could be read.
+        /// The job's id, if it could be read.
         job_id: Option<String>,
-        /// The subject it came from.
+        /// The job's subject.
         subject: String,
-        /// Why.
+        /// The reason.
         reason: FailureReason,
-        /// The same in a sentence.
+        /// The error in a sentence.
         message: String,
     },
-    /// It goes back to the queue.
+    /// The job is requeued: retried, parked, released, or left to other workers.
     Retried {
-        /// The subject it came from.
+        /// The job's subject.
         subject: String,
-        /// When it may be handed out again.
+        /// The delay before it is delivered again.
         delay: Duration,
-        /// Why, in a sentence.
+        /// The error in a sentence.
         message: String,
     },
 }
 
-/// The steps, and the list of them all, from one listing: a test over [`Step::ALL`] misses none.
+/// Defines the steps together with [`Step::ALL`], so that the list is complete.
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident,)+) => {
-        /// How far a job has come: every point at which it has waited for something outside the worker.
+        /// The steps of a job: every point after which it has waited for something outside the worker.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Step {
             $($(#[$doc])* $step,)+
         }
 
         impl Step {
-            /// All of them, in the order of a job's way.
+            /// All steps, in the order of processing.
             pub const ALL: [Self; [$(Self::$step),+].len()] = [$(Self::$step),+];
         }
     };
 }
 
 steps! {
-    /// It was received.
+    /// The job was received.
     Received,
-    /// It was looked up what an earlier delivery wrote down.
+    /// The outcomes stream has no outcome of an earlier delivery.
     LookedUp,
-    /// The picture's bytes are here.
+    /// The picture's bytes were read.
     Fetched,
-    /// The picture is decoded.
+    /// The picture was decoded.
     Decoded,
     /// The engine has answered.
     Answered,
-    /// The annotation is written down as the outcome.
+    /// The annotation was claimed as the outcome.
     AnnotationClaimed,
-    /// The annotation is in its stream.
+    /// The annotation was published.
     AnnotationPublished,
-    /// The job is off the queue as done.
+    /// The job was acknowledged.
     Acknowledged,
-    /// The failure is written down as the outcome.
+    /// The failure was claimed as the outcome.
     FailureClaimed,
-    /// The failure is in its stream.
+    /// The failure was published.
     FailurePublished,
-    /// The job is off the queue as given up.
+    /// The job was terminated.
     Terminated,
-    /// A copy of the job is in the stream of retries.
+    /// A copy of the job was published to the retries stream.
     RetryPublished,
-    /// The job is sent back, to be delivered again.
-    SentBack,
+    /// The job was requeued: its copy has replaced it, or it was nacked.
+    Requeued,
 }
 
-/// Called at each step of each job, on the job's own task.
+/// Called at each step of each job, on the job's task.
 type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
-/// Where events go. They are dropped, not waited for, when nobody reads them fast enough: watching never slows the
-/// work.
+/// Sends events. If the receiver is too slow, events are dropped, so that they never delay jobs.
 #[derive(Clone, Default)]
 pub struct Events {
     channel: Option<mpsc::Sender<JobEvent>>,
@@ -101,12 +100,12 @@ impl Events {
         Self { channel: Some(channel), on_step: None }
     }
 
-    /// Sends events nowhere.
+    /// Discards all events.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Also calls this at each step of each job. It must not block.
+    /// The same, which also calls `on_step` at each step of each job. It must not block.
     #[must_use]
     pub fn with_steps(self, on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
         Self { on_step: Some(Arc::new(on_step)), ..self }
@@ -116,7 +115,7 @@ impl Events {
         if let Some(channel) = &self.channel
             && channel.try_send(event).is_err()
         {
-            tracing::trace!("an event was dropped");
+            tracing::trace!("dropped an event: the receiver is too slow");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What goes wrong with jobs, and the one table that says what is done about it.
+//! Faults of jobs, and the table from fault to policy.
 
 use std::time::Duration;
 
@@ -8,152 +8,165 @@ use kosmos2::processor::image::{DecodeLimit, ImageError};
 use wire::job::JobError;
 use wire::v1::FailureReason;
 
+use crate::circuit_breaker::StoreUnavailable;
 use crate::fetch::{FetchError, FetchErrorKind};
-use crate::slow_reads::BrokenOff;
-use crate::stores::StoreAway;
+use crate::slow_reads::SlowReadAborted;
 use broker::causes::causes;
 use broker::publish::PublishError;
 
-/// Why a job was not done this time.
+/// Why an attempt at a job did not produce an annotation.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The job cannot be read or breaks rules.
+    /// The job cannot be decoded or is invalid.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// The job names another dataset than its subject.
+    /// The job's dataset is not that of its subject.
     #[error(
         "the job names the dataset {named:?} but was published to {subject}: publish it to groundling.jobs.{named}"
     )]
     WrongSubject {
-        /// The dataset in the job.
+        /// The job's dataset.
         named: String,
-        /// Where it was published.
+        /// The subject that it was published to.
         subject: String,
     },
-    /// A task comes with markup of its own, and the settings do not allow it.
+    /// A task has a prompt in the model's own markup, which the settings do not allow.
     #[error(
-        "the task {task_id:?} comes with markup of its own, and this worker takes none: ask in plain words, or let worker.allow_raw_prompts be set"
+        "the task {task_id:?} has a prompt in the model's own markup, which this worker does not allow: use another kind of task, or set worker.allow_raw_prompts"
     )]
     MarkupNotAllowed {
         /// The first such task.
         task_id: String,
     },
-    /// The object was not read.
+    /// The object could not be read. The text includes the causes, so it is not a source.
     #[error("{}{}", .0, raise(object_limit(.0)))]
-    Fetch(#[from] FetchError),
-    /// The read was slow and was broken off for the sake of others.
+    Fetch(FetchError),
+    /// A slow read was aborted in favour of other jobs.
     #[error(transparent)]
-    BrokenOff(#[from] BrokenOff),
-    /// The store, or the part of it that the object is in, does not answer any job at present.
+    SlowReadAborted(#[from] SlowReadAborted),
+    /// The circuit breaker of the object's bucket or prefix is open.
     #[error(transparent)]
-    StoreAway(#[from] StoreAway),
-    /// The picture was not decoded.
+    StoreUnavailable(#[from] StoreUnavailable),
+    /// The picture could not be decoded.
     #[error("{}{}", .0, raise(picture_limit(.0)))]
-    Picture(#[from] ImageError),
+    Picture(ImageError),
     /// The decoder panicked.
-    #[error("decoding the picture made the decoder panic: {0}")]
+    #[error("the decoder panicked on the picture: {0}")]
     DecoderPanicked(String),
     /// The picture took too long to decode.
     #[error("the picture was not decoded within {0:?} (worker.decode_timeout)")]
     DecodingTimedOut(Duration),
-    /// The engine did not answer.
+    /// The engine returned an error.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The engine answered with another number of texts than it was asked for.
-    #[error("the engine gave {answers} answers to {tasks} tasks")]
-    AnswersMissing {
-        /// What it gave.
+    /// The engine returned the wrong number of answers.
+    #[error("the engine returned {answers} answers to {tasks} tasks")]
+    WrongAnswerCount {
+        /// Answers returned.
         answers: usize,
-        /// What it was asked.
+        /// Tasks of the job.
         tasks: usize,
     },
-    /// The annotation was not published.
+    /// The outcome could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// It took too long.
+    /// The job took too long.
     #[error("the job was not done within {0:?} (worker.job_timeout)")]
     TimedOut(Duration),
-    /// The picture cannot be decoded, and its bytes are not those that the store's ETag names.
-    #[error("{0}, and the bytes are not those of the object's ETag: they may have been damaged on the way")]
-    Damaged(#[source] ImageError),
-    /// The worker ends before the job has reached the model.
+    /// The picture could not be decoded and its bytes do not match the ETag.
+    #[error("{0}, and the bytes do not match the object's ETag: they may have been damaged in transit")]
+    Damaged(ImageError),
+    /// The worker is shutting down and the job has not reached the model.
     #[error("the worker is shutting down")]
     ShuttingDown,
-    /// Started as often as allowed without an end.
+    /// Every allowed attempt failed or never ended.
     #[error(
-        "the job was started {attempts} times and no worker finished it: it may crash workers, test it alone{}",
+        "the job was started {attempts} times and no worker finished it: it may crash workers, so test it separately{}",
         last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
     )]
-    NeverSettled {
+    AttemptsExhausted {
         /// Attempts that failed or never ended.
         attempts: u64,
-        /// The error of the last attempt that reported one.
+        /// The error of the last attempt that recorded one.
         last_error: Option<String>,
     },
-    /// It is in its stream, and the server does not deliver it.
+    /// The server no longer delivers the job although it is in its stream.
     #[error(
-        "the server does not deliver the job any more, though no worker has finished it{}",
+        "the server no longer delivers the job although no worker has finished it{}",
         last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
     )]
     NotDelivered {
-        /// The error of the last attempt that reported one.
+        /// The error of the last attempt that recorded one.
         last_error: Option<String>,
     },
-    /// The server has delivered it as often as its consumer allows.
+    /// The server delivered the job as often as the consumer's `max_deliver` allows.
     #[error(
         "the server delivered the job {deliveries} times, as often as the consumer's max_deliver allows, and no worker finished it{}",
         last_error.as_ref().map_or_else(String::new, |error| format!("; the last known error was: {error}"))
     )]
     DeliveriesExhausted {
-        /// Deliveries, released ones included.
+        /// Deliveries, including released ones.
         deliveries: u64,
-        /// The error of the last attempt that reported one.
+        /// The error of the last attempt that recorded one.
         last_error: Option<String>,
     },
 }
 
-/// What is done about a fault.
+/// What a fault leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// The error may be temporary. The attempt counts; after the last allowed one the job becomes a failure. Until then it
-    /// waits apart from new jobs, by the number of attempts.
+    /// The error may be temporary. The attempt counts. The job waits in the retries stream, with a delay by the number
+    /// of attempts, and becomes a failure after the last allowed attempt.
     Retry(Backoff),
-    /// The job has no part in it, and every job may meet it. The attempt does not count, and the job goes back to the
-    /// stream that it came from, with a delay by the number of deliveries.
+    /// The job is not at fault, and the fault may affect every job. The attempt does not count. The job is nacked, with
+    /// a delay by the number of deliveries.
     Release(Backoff),
-    /// The job has no part in it, but only some jobs meet it. The attempt does not count, and the job waits apart from new
-    /// jobs, with a delay by the number of deliveries.
+    /// The job is not at fault, but the fault affects only some jobs. The attempt does not count. The job waits in the
+    /// retries stream, with a delay by the number of deliveries.
     Park(Backoff),
-    /// This worker's own settings forbid the job: it is left to other workers for `worker.release_own_limits_for`, and
+    /// This worker's own settings forbid the job. It is left to other workers for `worker.release_own_limits_for` and
     /// then becomes a failure with this reason.
     LeaveToOthers(FailureReason),
     /// The error is permanent: the job becomes a failure with this reason.
     Fail(FailureReason),
 }
 
-/// Ten attempts at these delays outlast an outage of a quarter of an hour.
+/// Ten attempts with these delays outlast an outage of a quarter of an hour.
 const STORE_UNAVAILABLE: Policy = Policy::Retry(Backoff::seconds(2, 300));
 const STORE_THROTTLES: Policy = Policy::Retry(Backoff::seconds(5, 300));
-/// Until somebody corrects the settings: each attempt would fail in the same way for every job.
+/// Every attempt fails for every job until the settings are corrected.
 const STORE_MISCONFIGURED: Policy = Policy::Retry(Backoff::seconds(30, 600));
-/// Nothing is known against the job or its store.
+/// The worker's machine is at fault, not the job or its store.
 const MACHINE_EXHAUSTED: Policy = Policy::Release(Backoff::seconds(5, 60));
-/// It is read again beside other slow reads, with all the time that reads have.
+/// The next read may take all of `s3.operation_timeout`.
 const STORE_SLOW: Policy = Policy::Park(Backoff::seconds(1, 60));
-/// Other jobs find out when it answers.
-const STORE_AWAY: Policy = Policy::Park(Backoff::seconds(5, 300));
-/// Full, or away. The annotation has cost a generation and is written down: it waits for as long as it takes.
+/// Single reads probe the store.
+const CIRCUIT_OPEN: Policy = Policy::Park(Backoff::seconds(5, 300));
+/// The stream is full or unavailable. The outcome is expensive and may be claimed already, so the job waits without
+/// limit.
 const STREAM_UNAVAILABLE: Policy = Policy::Release(STREAM_UNAVAILABLE_BACKOFF);
 pub(crate) const STREAM_UNAVAILABLE_BACKOFF: Backoff = Backoff::seconds(5, 300);
-/// Another worker may have more memory free, or another device.
+/// Another worker may have more free memory or another device.
 const MODEL_FAILED: Policy = Policy::Retry(Backoff::seconds(1, 60));
 const TIMED_OUT: Policy = Policy::Retry(Backoff::seconds(5, 300));
 const DAMAGED: Policy = Policy::Retry(Backoff::seconds(1, 60));
 const ENGINE_STOPPED: Policy = Policy::Release(Backoff::seconds(1, 1));
 const SHUTTING_DOWN: Policy = Policy::Release(Backoff::seconds(0, 0));
 
+impl From<FetchError> for Fault {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+impl From<ImageError> for Fault {
+    fn from(error: ImageError) -> Self {
+        Self::Picture(error)
+    }
+}
+
 impl Fault {
-    /// The table.
+    /// The table from fault to policy.
     pub fn policy(&self) -> Policy {
         use FailureReason as Reason;
         use Policy::{Fail, LeaveToOthers};
@@ -161,35 +174,35 @@ impl Fault {
             Self::Job(_) | Self::WrongSubject { .. } => Fail(Reason::InvalidJob),
             Self::MarkupNotAllowed { .. } => LeaveToOthers(Reason::InvalidPrompt),
             Self::Fetch(error) => fetch_policy(error.kind()),
-            Self::BrokenOff(_) => STORE_SLOW,
-            Self::StoreAway(_) => STORE_AWAY,
+            Self::SlowReadAborted(_) => STORE_SLOW,
+            Self::StoreUnavailable(_) => CIRCUIT_OPEN,
             Self::Picture(error) => picture_policy(error),
             Self::DecoderPanicked(_) => Fail(Reason::UndecodablePicture),
             Self::DecodingTimedOut(_) => LeaveToOthers(Reason::DecodingTimedOut),
-            // engine.slots and engine.slot_tokens.
+            // Limited by engine.slots and engine.slot_tokens.
             Self::Engine(EngineError::TooLong { .. } | EngineError::TooWide { .. }) => {
                 LeaveToOthers(Reason::InvalidPrompt)
             }
-            Self::Engine(error) if error.is_the_requests_own() => Fail(Reason::InvalidPrompt),
+            Self::Engine(error) if error.is_invalid_request() => Fail(Reason::InvalidPrompt),
             Self::Engine(EngineError::Stopped) => ENGINE_STOPPED,
-            Self::Engine(_) | Self::AnswersMissing { .. } => MODEL_FAILED,
+            Self::Engine(_) | Self::WrongAnswerCount { .. } => MODEL_FAILED,
             Self::Publish(PublishError::TooLarge { .. }) => Fail(Reason::AnnotationTooLarge),
-            Self::Publish(PublishError::Unavailable { .. } | PublishError::Late) => STREAM_UNAVAILABLE,
+            Self::Publish(PublishError::Unavailable { .. } | PublishError::LeaseExpired) => STREAM_UNAVAILABLE,
             Self::TimedOut(_) => TIMED_OUT,
             Self::Damaged(_) => DAMAGED,
             Self::ShuttingDown => SHUTTING_DOWN,
-            Self::NeverSettled { .. } | Self::NotDelivered { .. } | Self::DeliveriesExhausted { .. } => {
+            Self::AttemptsExhausted { .. } | Self::NotDelivered { .. } | Self::DeliveriesExhausted { .. } => {
                 Fail(Reason::RetriesExhausted)
             }
         }
     }
 
-    /// Whether this worker has no engine any more.
+    /// Whether this worker's engine has stopped.
     pub(crate) fn is_engine_stopped(&self) -> bool {
         matches!(self, Self::Engine(EngineError::Stopped))
     }
 
-    /// The job's id as far as the fault knows it.
+    /// The job's id, if the fault holds it.
     pub fn job_id(&self) -> Option<&str> {
         match self {
             Self::Job(error) => error.job_id(),
@@ -197,7 +210,7 @@ impl Fault {
         }
     }
 
-    /// The sentence with its causes, for a failure record: at most 4 KiB, so that a record always has room for it.
+    /// The error with its causes, for a failure record: at most 4 KiB, so that it fits into any record.
     pub fn message(&self) -> String {
         let mut message = causes(self);
         message.truncate(message.floor_char_boundary(4096));
@@ -205,12 +218,12 @@ impl Fault {
     }
 }
 
-/// The setting to raise if the object is to be read.
+/// The setting to raise so that the object can be read.
 fn object_limit(error: &FetchError) -> Option<&'static str> {
     (error.kind() == FetchErrorKind::TooLarge).then_some("s3.max_object_bytes")
 }
 
-/// The setting to raise if the picture is to be decoded.
+/// The setting to raise so that the picture can be decoded.
 fn picture_limit(error: &ImageError) -> Option<&'static str> {
     Some(match error.exceeded_limit()? {
         DecodeLimit::Pixels => "worker.max_picture_pixels",
@@ -220,7 +233,7 @@ fn picture_limit(error: &ImageError) -> Option<&'static str> {
 }
 
 fn raise(setting: Option<&str>) -> String {
-    setting.map_or_else(String::new, |setting| format!(": raise {setting} if it is to be read"))
+    setting.map_or_else(String::new, |setting| format!(": raise {setting} to accept it"))
 }
 
 fn fetch_policy(kind: FetchErrorKind) -> Policy {
@@ -233,7 +246,7 @@ fn fetch_policy(kind: FetchErrorKind) -> Policy {
         Kind::EncodingUnsupported => Policy::Fail(Reason::UnsupportedPicture),
         Kind::EncodingDamaged => Policy::Fail(Reason::UndecodablePicture),
         Kind::Changed => Policy::Fail(Reason::ObjectChanged),
-        // s3.allow and s3.max_object_bytes.
+        // Limited by s3.allow and s3.max_object_bytes.
         Kind::NotAllowed => Policy::LeaveToOthers(Reason::ObjectForbidden),
         Kind::TooLarge => Policy::LeaveToOthers(Reason::ObjectTooLarge),
         Kind::Unavailable => STORE_UNAVAILABLE,
@@ -250,7 +263,7 @@ fn picture_policy(error: &ImageError) -> Policy {
             Policy::Fail(Reason::UnsupportedPicture)
         }
         ImageError::Empty | ImageError::Undecodable { .. } => Policy::Fail(Reason::UndecodablePicture),
-        // worker.max_picture_pixels and its like.
+        // Limited by worker.max_picture_pixels, worker.max_picture_side and worker.max_decode_bytes.
         ImageError::TooManyPixels { .. } | ImageError::SideTooLong { .. } | ImageError::TooMuchMemory { .. } => {
             Policy::LeaveToOthers(Reason::PictureTooLarge)
         }
@@ -259,8 +272,8 @@ fn picture_policy(error: &ImageError) -> Policy {
     }
 }
 
-/// A delay between three quarters and five quarters of `delay`, but at most `longest`, by `chance` in 0..1: jobs that
-/// failed together must not come back together.
+/// A delay between 0.75 and 1.25 of `delay`, depending on `chance` in 0..1, but at most `longest`. The jitter spreads
+/// jobs that failed together.
 pub fn jitter(delay: Duration, longest: Duration, chance: f64) -> Duration {
     delay.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0).min(longest)
 }
@@ -285,7 +298,7 @@ mod tests {
             fetch(FetchErrorKind::Misconfigured),
             Fault::TimedOut(Duration::from_secs(1)),
             Fault::Damaged(ImageError::Empty),
-            Fault::AnswersMissing { answers: 1, tasks: 2 },
+            Fault::WrongAnswerCount { answers: 1, tasks: 2 },
         ] {
             assert!(matches!(fault.policy(), Policy::Retry(_)), "{fault:?}");
         }
@@ -300,7 +313,7 @@ mod tests {
             (fetch(FetchErrorKind::Archived), FailureReason::ObjectArchived),
             (Fault::Picture(ImageError::UnknownFormat), FailureReason::UnsupportedPicture),
             (Fault::Picture(ImageError::Empty), FailureReason::UndecodablePicture),
-            (Fault::NeverSettled { attempts: 3, last_error: None }, FailureReason::RetriesExhausted),
+            (Fault::AttemptsExhausted { attempts: 3, last_error: None }, FailureReason::RetriesExhausted),
         ] {
             assert_eq!(fault.policy(), Policy::Fail(reason), "{fault:?}");
         }
@@ -325,12 +338,14 @@ mod tests {
             Fault::Engine(EngineError::Stopped),
             Fault::ShuttingDown,
             unavailable().into(),
-            PublishError::Late.into(),
+            PublishError::LeaseExpired.into(),
             fetch(FetchErrorKind::Exhausted),
         ] {
             assert!(matches!(fault.policy(), Policy::Release(_)), "{fault:?}");
         }
-        for fault in [Fault::BrokenOff(BrokenOff::PlaceNeeded), Fault::BrokenOff(BrokenOff::ShareUsed)] {
+        for fault in
+            [Fault::SlowReadAborted(SlowReadAborted::Displaced), Fault::SlowReadAborted(SlowReadAborted::ShareUsed)]
+        {
             assert!(matches!(fault.policy(), Policy::Park(_)), "{fault:?}");
         }
     }

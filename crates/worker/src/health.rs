@@ -1,11 +1,11 @@
-//! Whether the worker lives and is ready, for whoever runs it: kept up to date by the worker, told over HTTP.
+//! The worker's liveness and readiness, updated by the worker and served over HTTP.
 //!
-//! `GET /livez` answers 200 while the engine's thread lives and the worker's threads run: anything else is a reason to
-//! start the worker anew. `GET /readyz` answers 200 while jobs are taken: the connection stands, streams and consumer are there,
-//! intake gets its requests through, no stream refuses what workers write, and nobody has told the worker to end. Otherwise both answer 503 with one line that
-//! says why. Readiness comes and goes with the broker; liveness does not.
+//! `GET /livez` answers 200 while the engine's thread and the worker's threads run; otherwise the worker should be
+//! restarted. `GET /readyz` answers 200 while the worker takes jobs: it is connected, the streams and the consumer
+//! exist, pull requests succeed, no stream refuses what workers write, and the worker is not shutting down. Otherwise
+//! both answer 503 with the reason in one line. Readiness follows the broker; liveness does not.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use engine::Annotator;
@@ -14,134 +14,148 @@ use crate::queue::Queue;
 use broker::connection::Connection;
 use broker::stream_states::StreamStates;
 
-/// How long the worker's threads may be blocked before it does not live any more.
+/// How long the worker's threads may be blocked before the worker is no longer live.
 const BLOCKED: Duration = Duration::from_secs(60);
 
-/// What is known of a worker's state. Clones share it.
+/// A worker's health. Clones share it.
 #[derive(Clone)]
-pub struct Health(Arc<Known>);
+pub struct Health(Arc<State>);
 
-struct Known {
+struct State {
     engine: Arc<dyn Annotator>,
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
     jobs: Mutex<Pulls>,
     retries: Mutex<Pulls>,
     streams: OnceLock<StreamStates>,
-    /// When the worker's threads were last seen to run.
-    ran: Mutex<Instant>,
+    /// When the worker's threads last reported that they run.
+    heartbeat: Mutex<Instant>,
 }
 
-/// What the intake of one queue has told of its pull requests.
+/// Tells whether the connection to NATS is up, without keeping it open. Clones share it.
+#[derive(Clone)]
+pub(crate) struct ConnectionState(Weak<State>);
+
+impl ConnectionState {
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.upgrade().is_some_and(|state| state.connection.get().is_some_and(Connection::is_connected))
+    }
+}
+
+/// What the intake of one queue has reported about its pull requests.
 #[derive(Debug, Default)]
 struct Pulls {
-    /// The number of the connection that the last one went out on.
-    asked_on: Option<u64>,
-    /// Why the last one that has ended did not get through, if it did not.
-    fault: Option<String>,
+    /// The number of the connection that the last request was sent on.
+    sent_on: Option<u64>,
+    /// Why the last request that has ended failed.
+    error: Option<String>,
 }
 
-/// How far the worker is, in the order of a worker's life.
+/// The phases of a worker's life, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    /// It waits for something outside.
+    /// It cannot take jobs yet, with the reason.
     Waiting(String),
     /// It takes jobs.
     Working,
-    /// It takes no more jobs.
-    Ending,
+    /// It is shutting down.
+    Stopping,
 }
 
 impl Health {
-    /// The state of a worker that has just started.
+    /// The health of a worker that is starting.
     pub fn new(engine: Arc<dyn Annotator>) -> Self {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
-        let ran = Mutex::new(Instant::now());
+        let heartbeat = Mutex::new(Instant::now());
         let (connection, streams) = (OnceLock::new(), OnceLock::new());
         let (jobs, retries) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Known { engine, connection, phase, jobs, retries, streams, ran }))
+        Self(Arc::new(State { engine, connection, phase, jobs, retries, streams, heartbeat }))
     }
 
-    /// The same, not ready while one of these streams refuses messages.
+    /// The same health, which is not ready while one of these streams refuses messages.
     #[must_use]
-    pub fn watching(self, streams: StreamStates) -> Self {
-        // The first word counts; there is only one.
+    pub fn with_stream_states(self, streams: StreamStates) -> Self {
+        // Set only once.
         drop(self.0.streams.set(streams));
         self
     }
 
-    /// Nothing if it lives, or why not.
+    /// Whether the worker is live.
     ///
     /// # Errors
-    /// One sentence.
+    /// Why it is not, in one sentence.
     pub fn alive(&self) -> Result<(), String> {
-        let blocked = locked(&self.0.ran).elapsed();
+        let blocked = locked(&self.0.heartbeat).elapsed();
         if blocked > BLOCKED {
             return Err(format!("the worker's threads have been blocked for {} s", blocked.as_secs()));
         }
         if self.0.engine.is_alive() { Ok(()) } else { Err("the engine's thread has ended".to_owned()) }
     }
 
-    /// The worker's threads run.
-    pub(crate) fn runs(&self) {
-        *locked(&self.0.ran) = Instant::now();
-    }
-
-    /// Nothing if it takes jobs, or why not.
+    /// Whether the worker takes jobs and can finish them.
     ///
     /// # Errors
-    /// One sentence.
+    /// Why it does not, in one sentence.
     pub fn ready(&self) -> Result<(), String> {
         self.alive()?;
         match &*locked(&self.0.phase) {
             Phase::Waiting(reason) => return Err(reason.clone()),
-            Phase::Ending => return Err("the worker is shutting down".to_owned()),
+            Phase::Stopping => return Err("the worker is shutting down".to_owned()),
             Phase::Working => {}
         }
         match self.0.connection.get() {
-            Some(connection) if connection.is_up() => {
-                if locked(&self.0.jobs).asked_on != Some(connection.number()) {
-                    return Err("no jobs have been asked for yet since the connection to NATS was made".to_owned());
+            Some(connection) if connection.is_connected() => {
+                if locked(&self.0.jobs).sent_on != Some(connection.number()) {
+                    return Err("no jobs have been requested yet since the connection to NATS was made".to_owned());
                 }
             }
             _ => return Err("the connection to NATS is lost".to_owned()),
         }
         for (queue, what) in [(Queue::Jobs, "jobs"), (Queue::Retries, "retries")] {
-            if let Some(why) = &self.pulls_of(queue).fault {
-                return Err(format!("no {what} can be taken: {why}"));
+            if let Some(error) = &self.pulls_of(queue).error {
+                return Err(format!("no {what} can be taken: {error}"));
             }
         }
-        if let Some(why) = self.0.streams.get().and_then(StreamStates::refusing) {
-            return Err(format!("jobs cannot be finished: {why}"));
+        if let Some(reason) = self.0.streams.get().and_then(StreamStates::refusal_summary) {
+            return Err(format!("jobs cannot be finished: {reason}"));
         }
         Ok(())
     }
 
-    /// The worker cannot go on yet, and why.
-    pub(crate) fn waits(&self, reason: impl Into<String>) {
+    pub(crate) fn connection_state(&self) -> ConnectionState {
+        ConnectionState(Arc::downgrade(&self.0))
+    }
+
+    /// Records that the worker's threads run.
+    pub(crate) fn record_heartbeat(&self) {
+        *locked(&self.0.heartbeat) = Instant::now();
+    }
+
+    /// Records that the worker cannot take jobs yet, and why.
+    pub(crate) fn set_waiting(&self, reason: impl Into<String>) {
         *locked(&self.0.phase) = Phase::Waiting(reason.into());
     }
 
-    /// The worker takes jobs over this connection.
-    pub(crate) fn works(&self, connection: Connection) {
-        // A worker connects once; the connection keeps itself up.
+    /// Records that the worker takes jobs over this connection.
+    pub(crate) fn set_working(&self, connection: Connection) {
+        // A worker connects only once; afterwards the connection re-establishes itself.
         drop(self.0.connection.set(connection));
         *locked(&self.0.phase) = Phase::Working;
     }
 
-    /// The worker takes no more jobs.
-    pub(crate) fn ends(&self) {
-        *locked(&self.0.phase) = Phase::Ending;
+    /// Records that the worker is shutting down.
+    pub(crate) fn set_stopping(&self) {
+        *locked(&self.0.phase) = Phase::Stopping;
     }
 
-    /// A pull request has gone out on the connection of this number.
-    pub(crate) fn pulls(&self, queue: Queue, connection: u64) {
-        self.pulls_of(queue).asked_on = Some(connection);
+    /// Records that a pull request was sent on the connection with this number.
+    pub(crate) fn pull_sent(&self, queue: Queue, connection: u64) {
+        self.pulls_of(queue).sent_on = Some(connection);
     }
 
-    /// How the last pull request ended.
-    pub(crate) fn pulled(&self, queue: Queue, fault: Option<&str>) {
-        self.pulls_of(queue).fault = fault.map(str::to_owned);
+    /// Records how the last pull request ended.
+    pub(crate) fn pull_ended(&self, queue: Queue, error: Option<&str>) {
+        self.pulls_of(queue).error = error.map(str::to_owned);
     }
 
     fn pulls_of(&self, queue: Queue) -> MutexGuard<'_, Pulls> {
@@ -152,7 +166,7 @@ impl Health {
     }
 }
 
-/// What is kept here is whole at every moment, so a panic elsewhere does no harm to it.
+/// The values are consistent after every operation, so a poisoned lock is safe to use.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

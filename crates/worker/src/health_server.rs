@@ -1,5 +1,5 @@
-//! Answers for [`Health`] over HTTP, on a thread of its own: neither a busy worker silences it, nor can whoever connects
-//! to it take the worker's file descriptors.
+//! Serves [`Health`] and the metrics over HTTP on a thread of its own, so that it answers while the worker is busy. The number of
+//! connections is limited, so that clients cannot use up the worker's file descriptors.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,46 +14,47 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use telemetry::Scraper;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::health::Health;
 
-/// Most connections at once. One more ends the oldest: an honest one is answered within moments.
+/// Maximum number of connections. One more closes the oldest, which should have been answered long ago.
 pub(crate) const CONNECTIONS: usize = 32;
-/// How long a request may take to arrive.
+/// How long a request's header may take to arrive.
 const REQUEST: Duration = Duration::from_secs(2);
-/// How long a connection may take in all.
+/// How long a connection may last in total.
 const CONNECTION: Duration = Duration::from_secs(5);
-/// Wait after a connection that could not be accepted.
+/// Delay after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often the worker's own threads show that they run.
-const PULSE: Duration = Duration::from_secs(1);
+/// How often the worker's own threads report that they run.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Why health cannot be told.
+/// The health server cannot listen on its address.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing can listen on worker.health_address {address}: {cause}; give a free address of this machine")]
+#[error("cannot listen on worker.health_address {address}: {cause}; set it to a free address of this machine")]
 pub struct HealthAddressError {
     address: SocketAddr,
     cause: std::io::Error,
 }
 
-/// A server that answers for a worker. It ends when dropped.
+/// The health server of a worker. It stops when dropped.
 #[derive(Debug)]
 pub struct HealthServer {
     address: SocketAddr,
     stop: Option<DropGuard>,
-    pulse: AbortHandle,
+    heartbeat: AbortHandle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl HealthServer {
-    /// Listens, and answers from then on. To be called on the runtime of the worker, which is watched too.
+    /// Listens on `address` and starts to answer. Without a `scraper`, metrics are not served. Call it on the worker's runtime, whose threads it monitors.
     ///
     /// # Errors
     /// [`HealthAddressError`].
-    pub fn start(address: SocketAddr, health: Health) -> Result<Self, HealthAddressError> {
+    pub fn start(address: SocketAddr, health: Health, scraper: Option<Scraper>) -> Result<Self, HealthAddressError> {
         let unusable = |cause| HealthAddressError { address, cause };
         let listener = TcpListener::bind(address).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;
@@ -61,25 +62,27 @@ impl HealthServer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let pulse = tokio::spawn(beat(health.clone())).abort_handle();
+        let serves_metrics = scraper.is_some();
+        let heartbeat = tokio::spawn(send_heartbeats(health.clone())).abort_handle();
         let thread = std::thread::Builder::new().name("health".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    ended = serve(listener, health) => {
+                    ended = serve(listener, Served { health, scraper }) => {
                         if let Err(error) = ended {
-                            tracing::error!("health is told no more: {error}");
+                            tracing::error!("the health server has stopped: {error}");
                         }
                     }
                 }
             });
         });
         let thread = thread.map_err(unusable)?;
-        tracing::info!(%address, "health is told at /livez and /readyz");
-        Ok(Self { address, stop: Some(stop.drop_guard()), pulse, thread: Some(thread) })
+        let metrics = if serves_metrics { ", and metrics at /metrics" } else { "" };
+        tracing::info!(%address, "health endpoints /livez and /readyz are available{metrics}");
+        Ok(Self { address, stop: Some(stop.drop_guard()), heartbeat, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -87,26 +90,32 @@ impl HealthServer {
 
 impl Drop for HealthServer {
     fn drop(&mut self) {
-        self.pulse.abort();
+        self.heartbeat.abort();
         drop(self.stop.take());
-        // It has nothing to wait for. Once it has ended, nobody listens any more.
+        // The thread ends at once. After the join the address is free.
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
     }
 }
 
-/// Shows that the worker's threads run.
-async fn beat(health: Health) {
+/// What the server answers with.
+struct Served {
+    health: Health,
+    scraper: Option<Scraper>,
+}
+
+/// Reports that the worker's threads run.
+async fn send_heartbeats(health: Health) {
     loop {
-        health.runs();
-        tokio::time::sleep(PULSE).await;
+        health.record_heartbeat();
+        tokio::time::sleep(HEARTBEAT).await;
     }
 }
 
-async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
+async fn serve(listener: TcpListener, served: Served) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let health = Arc::new(health);
+    let served = Arc::new(served);
     let (mut connections, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
     loop {
         let accepted = tokio::select! {
@@ -121,7 +130,7 @@ async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
                 {
                     connection.abort();
                 }
-                oldest.push_back(connections.spawn(converse(stream, Arc::clone(&health))));
+                oldest.push_back(connections.spawn(serve_connection(stream, Arc::clone(&served))));
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection to the health address was not accepted");
@@ -131,10 +140,10 @@ async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
     }
 }
 
-/// One request and its answer.
-async fn converse(stream: TcpStream, health: Arc<Health>) {
+/// Answers one request.
+async fn serve_connection(stream: TcpStream, served: Arc<Served>) {
     let service = service_fn(move |request| {
-        let answer = answer(&health, &request);
+        let answer = answer(&served, &request);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -150,26 +159,45 @@ async fn converse(stream: TcpStream, health: Arc<Health>) {
     }
 }
 
-fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let (state, fine) = match request.uri().path() {
-        "/livez" => (health.alive(), "alive"),
-        "/readyz" => (health.ready(), "ready"),
-        _ => return respond(StatusCode::NOT_FOUND, "there are /livez and /readyz"),
+fn answer(Served { health, scraper }: &Served, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let known = match scraper {
+        Some(_) => "use /livez, /readyz or /metrics",
+        None => "use /livez or /readyz",
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return respond(StatusCode::METHOD_NOT_ALLOWED, "ask with GET");
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    match (request.uri().path(), scraper) {
+        ("/livez" | "/readyz", _) | ("/metrics", Some(_)) if !is_get => {
+            respond(StatusCode::METHOD_NOT_ALLOWED, "use GET")
+        }
+        ("/livez", _) => respond_state(health.alive(), "alive"),
+        ("/readyz", _) => respond_state(health.ready(), "ready"),
+        ("/metrics", Some(scraper)) => metrics(scraper),
+        _ => respond(StatusCode::NOT_FOUND, known),
     }
+}
+
+fn respond_state(state: Result<(), String>, ok_line: &str) -> Response<Full<Bytes>> {
     match state {
-        Ok(()) => respond(StatusCode::OK, fine),
-        // One line, whatever an error says.
+        Ok(()) => respond(StatusCode::OK, ok_line),
+        // The answer is one line, even if an error has several.
         Err(reason) => respond(StatusCode::SERVICE_UNAVAILABLE, &reason.replace(['\r', '\n'], " ")),
+    }
+}
+
+fn metrics(scraper: &Scraper) -> Response<Full<Bytes>> {
+    match scraper.render() {
+        Ok(metrics) => with_type(Response::new(Full::from(metrics)), Scraper::CONTENT_TYPE),
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, &error),
     }
 }
 
 fn respond(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{line}\n")));
     *response.status_mut() = status;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    with_type(response, "text/plain; charset=utf-8")
+}
+
+fn with_type(mut response: Response<Full<Bytes>>, content_type: &'static str) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response
 }

@@ -1,148 +1,170 @@
-//! Taking jobs from the durable pull consumer: never more than there are free slots.
+//! Takes jobs from the durable pull consumer, never more than there are free slots.
 //!
-//! A pull request for N jobs is only sent while N slots are held for them, so no job waits here while another worker is
-//! idle. The server's consumer is addressed by its name alone: it may be deleted, changed and made anew while the worker
-//! runs, and what it is like at present is read again from time to time (the module `present`).
+//! A pull request for N jobs is sent only while N slots are reserved for them, so no job waits here while another
+//! worker is idle. The server's consumer is addressed by its name alone: it may be deleted, changed or recreated while
+//! the worker runs, and its configuration is read again regularly (the module `consumer_monitor`).
 //!
-//! A request also says how many bytes may come on it: the server closes a connection on which more waits than it holds
-//! for a client (`max_pending`, 64 MiB unless set), and then all of that is lost and comes again after `ack_wait`.
+//! A request also limits the bytes of its jobs: the server closes a connection on which more bytes wait than it buffers
+//! for a client (`max_pending`, 64 MiB by default). All jobs in that buffer would be lost until `ack_wait` has passed.
 
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::jetstream::{self, AckKind, Context};
+use async_nats::{Message, Subscriber};
 use futures::StreamExt;
+use telemetry::JobSpans;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Delivery, Lease, NotTaken, nak};
+use crate::active_jobs::ActiveJobs;
+use crate::consumer_monitor::{ConsumerMonitor, PullLimits, REFRESH_INTERVAL};
+use crate::delivery::{Delivery, Lease, ReceiveError};
 use crate::health::Health;
-use crate::in_hand::InHand;
-use crate::present::{LOOK_EVERY, Limits, NO_CONSUMER, Present};
+use crate::pull_response::{PullResponse, nack_all};
 use crate::queue::Queue;
 use crate::slots::Slots;
+use crate::telemetry_words::source;
 use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
-use broker::refusals::Refused;
+use broker::permissions::PermissionViolation;
 
-/// How long the server keeps one pull request open. Shutdown waits for its end: a request cannot be called off without
-/// the risk that a job is on its way to nobody, and such a job would rest until `ack_wait` is over.
+/// How long the server keeps a pull request open. Shutdown waits for its end: a request that is abandoned earlier may
+/// still be sent a job, which would then be redelivered only after `ack_wait`.
 const PULL_EXPIRES: Duration = Duration::from_secs(3);
-/// Silence after which a request is taken for lost with a connection: the server has forgotten it by then, and a
-/// cluster without a leader answers late.
+/// Silence after which a request counts as lost. The server has forgotten it by then; the margin is for a cluster
+/// without a leader, which responds late.
 const PULL_LOST: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(5));
-/// How long jobs can come on a request that was overtaken by a new connection: it is no younger than that.
+/// How long jobs can still arrive for a request that was sent before the connection was re-established.
 const PULL_OVER: Duration = PULL_EXPIRES.saturating_add(Duration::from_secs(1));
-/// Wait after a pull request that was refused or lost.
+/// Delays after pull requests that were refused or lost.
 const PULL_AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-/// Most bytes of jobs on one request, unless a single one can be larger: an eighth of what servers hold for a client.
+/// Maximum bytes of jobs for one request, unless a single job can be larger: an eighth of the server's default buffer.
 const PULL_BYTES: usize = 8 << 20;
-/// Subject, reply subject and headers of a job, which count as bytes of it.
-const AROUND_A_JOB: usize = 64 << 10;
+/// The subject, reply subject and headers of a job, which count towards its bytes.
+const JOB_OVERHEAD: usize = 64 << 10;
 
-/// Takes jobs.
+/// Takes jobs from one consumer.
 pub struct Intake {
-    client: Client,
+    jetstream: Context,
     queue: Queue,
     consumer: PullConsumer,
-    present: Present,
+    monitor: ConsumerMonitor,
     slots: Slots,
     lease: Lease,
-    in_hand: InHand,
-    watched: Option<(Connection, Health)>,
+    active_jobs: ActiveJobs,
+    connection: Option<(Connection, Health)>,
+    spans: JobSpans,
 }
 
 /// How a pull request ended.
 #[derive(Debug)]
 enum PullEnd {
-    /// By its plan: filled or expired.
+    /// It was filled, or it expired.
     Done,
-    /// The next job has more bytes than the request could take.
+    /// The next job has more bytes than the request allowed.
     TooLarge,
-    /// The worker is to stop.
+    /// The worker is shutting down.
     Stopped,
-    /// Refused or lost, and why.
+    /// It was refused or lost, with the reason.
     Failed(String),
-    /// Overtaken by a new connection. The server has forgotten it, as a rule; where it has not, up to so many jobs can
-    /// still come.
-    Overtaken(Subscriber, usize),
+    /// The connection was re-established meanwhile. The server has usually forgotten the request; if it has not, up to
+    /// this many jobs can still arrive.
+    Reconnected(Subscriber, usize),
 }
 
 impl Intake {
-    /// Takes from `consumer`, at most `slots` jobs at a time, and keeps each for `longest` at most. Signs of life go by
-    /// the consumer's own `ack_wait`.
-    pub fn new(client: Client, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
-        let present = Present::new(consumer.clone());
-        let lease = Lease { ack_wait: present.ack_wait(), longest };
-        let (slots, in_hand) = (Slots::new(slots), InHand::default());
-        Self { client, queue: Queue::Jobs, consumer, present, slots, lease, in_hand, watched: None }
+    /// An intake that takes at most `slots` jobs at a time from `consumer` and keeps each for at most `longest`.
+    /// Progress acks follow the consumer's own `ack_wait`.
+    pub fn new(jetstream: Context, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
+        let monitor = ConsumerMonitor::new(consumer.clone());
+        let lease = Lease { ack_wait: monitor.ack_wait(), longest };
+        let (slots, active_jobs) = (Slots::new(slots), ActiveJobs::default());
+        let spans = JobSpans::off();
+        Self { jetstream, queue: Queue::Jobs, consumer, monitor, slots, lease, active_jobs, connection: None, spans }
     }
 
-    /// The intake of retries beside this one of new jobs: from the `consumer` of the stream of retries, with slots of
-    /// its own, a quarter of which are used while there are new jobs.
+    /// The intake of retries beside this one of new jobs. It takes jobs from the `consumer` of the retries stream and
+    /// has slots of its own, a quarter of which are used while new jobs are waiting.
     #[must_use]
     pub fn of_retries(&self, consumer: PullConsumer) -> Self {
-        let present = self.present.of(consumer.clone());
+        let monitor = self.monitor.for_consumer(consumer.clone());
         Self {
-            client: self.client.clone(),
+            jetstream: self.jetstream.clone(),
             queue: Queue::Retries,
             consumer,
-            lease: Lease { ack_wait: present.ack_wait(), longest: self.lease.longest },
-            present,
+            lease: Lease { ack_wait: monitor.ack_wait(), longest: self.lease.longest },
+            monitor,
             slots: self.slots.for_retries(),
-            in_hand: self.in_hand.clone(),
-            watched: self.watched.clone(),
+            active_jobs: self.active_jobs.clone(),
+            connection: self.connection.clone(),
+            spans: self.spans.clone(),
         }
     }
 
-    /// The same, also looking at the stream: no jobs are taken from one with which the promise does not hold.
+    /// The same intake, which also checks the stream and takes no jobs from one whose settings break the delivery
+    /// guarantee.
     #[must_use]
-    pub fn with_stream(self, jetstream: Context) -> Self {
-        Self { present: self.present.with_stream(jetstream), ..self }
+    pub fn checking_stream(self) -> Self {
+        Self { monitor: self.monitor.checking_stream(self.jetstream.clone()), ..self }
     }
 
-    /// The same, telling how it goes, and leaving servers that are about to end: between two pull requests, when no job
-    /// can be on its way.
+    /// The same intake, which follows this connection and reports to `health`. It leaves a server that is about to shut
+    /// down between two pull requests, when no job can be in transit.
     #[must_use]
-    pub fn watched(self, connection: Connection, health: Health) -> Self {
-        Self { watched: Some((connection, health)), ..self }
+    pub fn with_connection(self, connection: Connection, health: Health) -> Self {
+        Self { connection: Some((connection, health)), ..self }
     }
 
-    /// Takes jobs until `shutdown`. Each comes out with its slot; what is on its way at the end goes back to the
-    /// server. Lost connections and a missing consumer are waited out.
+    /// The same intake, which starts the spans of its jobs with `spans`.
+    #[must_use]
+    pub fn with_spans(self, spans: JobSpans) -> Self {
+        Self { spans, ..self }
+    }
+
+    /// Takes jobs until `shutdown` and sends each with its slot to `deliveries`. Jobs in transit at shutdown are
+    /// nacked. Lost connections and a missing consumer are waited out.
     ///
-    /// Gives the number of pull requests that were refused or lost.
+    /// Returns the number of pull requests that were refused or lost.
     pub async fn run(self, shutdown: CancellationToken, deliveries: mpsc::Sender<Delivery>) -> u64 {
         let (mut delays, mut lost) = (Delays::of(PULL_AGAIN), 0);
         let mut overtaken = JoinSet::new();
         let mut next_is_large = false;
         while let Some(mut slots) = self.free_slots(&shutdown).await {
             if next_is_large {
-                // One at a time needs no limit of bytes.
+                // A request for a single job has no byte limit.
                 slots.truncate(1);
             }
             match self.pull(slots, &shutdown, &deliveries).await {
                 end @ (PullEnd::Done | PullEnd::TooLarge) => {
                     next_is_large = matches!(end, PullEnd::TooLarge);
                     delays.reset();
-                    self.tell(None);
+                    self.report_pull(None);
                 }
                 PullEnd::Stopped => break,
-                PullEnd::Overtaken(answers, open) => {
+                PullEnd::Reconnected(responses, open) => {
                     lost += 1;
-                    tracing::info!(lost, "jobs are asked for again: the connection was made anew");
-                    overtaken.spawn(nack_all(self.client.clone(), answers, open, Instant::now() + PULL_OVER));
+                    self.spans.instruments().pull_lost();
+                    tracing::info!(
+                        pull_requests_lost = lost,
+                        "the NATS connection was re-established: requesting jobs again"
+                    );
+                    let until = Instant::now() + PULL_OVER;
+                    overtaken.spawn(nack_all(self.jetstream.client(), responses, open, until));
                 }
-                PullEnd::Failed(why) => {
+                PullEnd::Failed(error) => {
                     lost += 1;
-                    self.present.forget().await;
-                    self.tell(Some(&why));
+                    self.spans.instruments().pull_lost();
+                    self.monitor.invalidate().await;
+                    self.report_pull(Some(&error));
                     let delay = delays.after_failure();
-                    tracing::warn!(lost, "no jobs can be taken, trying again in {delay:?}: {why}");
+                    tracing::warn!(
+                        pull_requests_lost = lost,
+                        "no jobs can be taken: {error}; trying again in {delay:?}"
+                    );
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
                         () = shutdown.cancelled() => break,
@@ -155,41 +177,41 @@ impl Intake {
         lost
     }
 
-    fn tell_new_jobs(&self, are_there: bool) {
+    fn set_new_jobs_waiting(&self, waiting: bool) {
         if self.queue == Queue::Jobs {
-            self.slots.tell_new_jobs(are_there);
+            self.slots.set_new_jobs_waiting(waiting);
         }
     }
 
-    fn tell(&self, fault: Option<&str>) {
-        if let Some((_, health)) = &self.watched {
-            health.pulled(self.queue, fault);
+    fn report_pull(&self, error: Option<&str>) {
+        if let Some((_, health)) = &self.connection {
+            health.pull_ended(self.queue, error);
         }
     }
 
-    /// Waits for the connection, and tells which one it is.
+    /// Waits for the connection and returns its number.
     async fn connected(&self) -> u64 {
-        match &self.watched {
-            Some((connection, _)) => connection.up().await,
+        match &self.connection {
+            Some((connection, _)) => connection.wait_until_up().await,
             None => 0,
         }
     }
 
-    /// Waits until the connection is another one than that of this number.
-    async fn made_anew(&self, number: u64) {
-        match &self.watched {
-            Some((connection, _)) => connection.made_anew(number).await,
+    /// Waits until another connection has replaced the one with this number.
+    async fn reconnected(&self, number: u64) {
+        match &self.connection {
+            Some((connection, _)) => connection.reconnected(number).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Waits, from this call on, until the server says that no jobs may be asked for.
-    fn refused(&self) -> impl Future<Output = Refused> + use<> {
+    /// Waits, from this call on, until the server denies the permission to request jobs.
+    fn refused(&self) -> impl Future<Output = PermissionViolation> + use<> {
         let stream = self.consumer.cached_info().stream_name.clone();
         let refused = self
-            .watched
+            .connection
             .as_ref()
-            .map(|(connection, _)| connection.refusals().next(move |refused| refused.is_pull_from(&stream)));
+            .map(|(connection, _)| connection.permission_violations().next(move |denied| denied.is_pull_from(&stream)));
         async move {
             match refused {
                 Some(refused) => refused.await,
@@ -198,47 +220,47 @@ impl Intake {
         }
     }
 
-    /// Waits until the server has said that it will end.
-    async fn told_to_leave(&self) -> &Connection {
-        match &self.watched {
+    /// Waits until the server has announced that it will shut down (lame duck mode).
+    async fn lame_duck(&self) -> &Connection {
+        match &self.connection {
             Some((connection, _)) => {
-                connection.is_told_to_leave().await;
+                connection.lame_duck_announced().await;
                 connection
             }
             None => std::future::pending().await,
         }
     }
 
-    /// All slots that are free, as soon as there is one; `None` at shutdown.
+    /// Waits for a free slot and returns all that are free; `None` at shutdown.
     async fn free_slots(&self, shutdown: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return None,
-                connection = self.told_to_leave() => connection.move_if_told().await,
-                // No request goes out, but the signs of life of the jobs in hand must follow the consumer.
-                () = self.look_again() => {}
-                slots = self.slots.take() => return Some(slots),
+                connection = self.lame_duck() => connection.leave_lame_duck_server().await,
+                // No request is sent meanwhile, but the progress acks of active jobs must follow the consumer.
+                () = self.refresh_consumer() => {}
+                slots = self.slots.acquire_free() => return Some(slots),
             }
         }
     }
 
-    /// Looks at the consumer once in a while.
-    async fn look_again(&self) {
-        tokio::time::sleep(LOOK_EVERY).await;
+    /// Waits a while, then reads the consumer's configuration again.
+    async fn refresh_consumer(&self) {
+        tokio::time::sleep(REFRESH_INTERVAL).await;
         if self.is_up()
-            && let Err(why) = self.present.limits(self.number()).await
+            && let Err(error) = self.monitor.pull_limits(self.number()).await
         {
-            tracing::debug!("the consumer is not known at present: {why}");
+            tracing::debug!("the consumer's configuration could not be read: {error}");
         }
     }
 
     fn is_up(&self) -> bool {
-        self.watched.as_ref().is_none_or(|(connection, _)| connection.is_up())
+        self.connection.as_ref().is_none_or(|(connection, _)| connection.is_connected())
     }
 
     fn number(&self) -> u64 {
-        self.watched.as_ref().map_or(0, |(connection, _)| connection.number())
+        self.connection.as_ref().map_or(0, |(connection, _)| connection.number())
     }
 
     async fn pull(
@@ -255,168 +277,131 @@ impl Intake {
         let limits = tokio::select! {
             biased;
             () = shutdown.cancelled() => return PullEnd::Stopped,
-            limits = self.present.limits(connection) => limits,
+            limits = self.monitor.pull_limits(connection) => limits,
         };
         let request = match limits {
             Ok(limits) => self.batch(slots.len(), limits),
-            Err(why) => return PullEnd::Failed(why),
+            Err(error) => return PullEnd::Failed(error),
         };
-        let (batch, most) = (request.batch, request.max_bytes);
+        let (batch, max_bytes) = (request.batch, request.max_bytes);
         slots.truncate(batch);
-        // The server counts alike, and a request that has used up its bytes to the last one is over.
-        let mut bytes = (most > 0).then_some(most);
-        let (mut came, mut end) = (0, PullEnd::Done);
-        // No connection is left for another one while jobs may be on their way.
-        let _pulling = match &self.watched {
-            Some((connection, _)) => Some(connection.pulling().await),
+        // The server counts the same bytes, and a request whose bytes are used up exactly has ended.
+        let mut bytes = (max_bytes > 0).then_some(max_bytes);
+        let (mut received, mut end) = (0, PullEnd::Done);
+        // The connection does not move to another server while jobs may be in transit.
+        let _pulling = match &self.connection {
+            Some((connection, _)) => Some(connection.pull_guard().await),
             None => None,
         };
         let refused = self.refused();
         tokio::pin!(refused);
-        let mut answers = match self.request(request).await {
-            Ok(answers) => answers,
-            Err(why) => return PullEnd::Failed(why),
+        let mut responses = match self.request(request).await {
+            Ok(responses) => responses,
+            Err(error) => return PullEnd::Failed(error),
         };
-        if let Some((_, health)) = &self.watched {
-            health.pulls(self.queue, connection);
+        if let Some((_, health)) = &self.connection {
+            health.pull_sent(self.queue, connection);
         }
         loop {
-            let answer = tokio::select! {
+            let response = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    nack_all(self.client.clone(), answers, slots.len(), Instant::now() + PULL_LOST).await;
+                    let until = Instant::now() + PULL_LOST;
+                    nack_all(self.jetstream.client(), responses, slots.len(), until).await;
                     return PullEnd::Stopped;
                 }
-                // What has come goes on.
-                answer = tokio::time::timeout(PULL_LOST, answers.next()) => answer,
+                // Before the other branches, so that jobs that have arrived are processed.
+                response = tokio::time::timeout(PULL_LOST, responses.next()) => response,
                 refused = &mut refused => return PullEnd::Failed(refused.to_string()),
-                () = self.made_anew(connection) => return PullEnd::Overtaken(answers, slots.len()),
+                () = self.reconnected(connection) => return PullEnd::Reconnected(responses, slots.len()),
             };
-            match answer {
-                Err(_) => return PullEnd::Failed("the server has gone silent".to_owned()),
+            match response {
+                Err(_) => return PullEnd::Failed("the server does not respond".to_owned()),
                 Ok(None) => return PullEnd::Failed("the connection is closed".to_owned()),
-                Ok(Some(message)) => match verdict(&message) {
-                    Verdict::Job => {
-                        came += 1;
-                        self.tell_new_jobs(true);
+                Ok(Some(message)) => match PullResponse::of(&message) {
+                    PullResponse::Job => {
+                        received += 1;
+                        self.set_new_jobs_waiting(true);
                         bytes = bytes.map(|bytes| bytes.saturating_sub(message.length));
                         if let Some(slot) = slots.pop() {
-                            self.hand_on(message, slot, deliveries).await;
+                            self.forward(message, slot, deliveries).await;
                         }
                         if slots.is_empty() || bytes == Some(0) {
-                            // Nothing more can come on this request.
+                            // The request has ended.
                             return end;
                         }
                     }
-                    Verdict::Over { open, is_too_large } => {
-                        // Jobs of a consumer with several copies wait until most servers know of them, and this word
-                        // does not: they come after it.
-                        let due = batch.saturating_sub(open.unwrap_or(batch)).saturating_sub(came);
-                        if is_too_large && came + due == 0 {
+                    PullResponse::Ended { missing, too_large } => {
+                        // A replicated consumer sends this status at once, but its jobs only when most servers have
+                        // recorded their delivery: jobs can arrive after the status.
+                        let due = batch.saturating_sub(missing.unwrap_or(batch)).saturating_sub(received);
+                        if too_large && received + due == 0 {
                             end = PullEnd::TooLarge;
-                        } else if came + due == 0 {
-                            self.tell_new_jobs(false);
+                        } else if received + due == 0 {
+                            self.set_new_jobs_waiting(false);
                         }
                         slots.truncate(due);
                         if slots.is_empty() {
                             return end;
                         }
                     }
-                    Verdict::Refused(why) => return PullEnd::Failed(why),
+                    PullResponse::Refused(error) => return PullEnd::Failed(error),
                 },
             }
         }
     }
 
-    /// A request for as many jobs as there are `slots`, within the limits of the consumer. One for a single job has no
-    /// limit of bytes: none can be too large for it.
-    fn batch(&self, slots: usize, limits: Limits) -> BatchConfig {
+    /// A request for as many jobs as there are `slots`, within the consumer's limits. A request for a single job has no
+    /// byte limit, so that no job is too large for it.
+    fn batch(&self, slots: usize, limits: PullLimits) -> BatchConfig {
         let at_most = |wanted: usize, limit: usize| if limit == 0 { wanted } else { wanted.min(limit) };
         let expires = if limits.expires.is_zero() { PULL_EXPIRES } else { PULL_EXPIRES.min(limits.expires) };
         let batch = at_most(slots, limits.batch);
-        let one = self.client.max_payload().saturating_add(AROUND_A_JOB);
-        let max_bytes = if batch == 1 { 0 } else { at_most(PULL_BYTES.max(one), limits.bytes) };
+        let largest_job = self.jetstream.client().max_payload().saturating_add(JOB_OVERHEAD);
+        let max_bytes = if batch == 1 { 0 } else { at_most(PULL_BYTES.max(largest_job), limits.bytes) };
         BatchConfig { batch, max_bytes, expires: Some(expires), ..BatchConfig::default() }
     }
 
     async fn request(&self, request: BatchConfig) -> Result<Subscriber, String> {
-        let inbox = self.client.new_inbox();
-        let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+        let client = self.jetstream.client();
+        let inbox = client.new_inbox();
+        let responses = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
         self.consumer.request_batch(request, inbox.into()).await.map_err(|error| error.to_string())?;
-        Ok(answers)
+        Ok(responses)
     }
 
-    async fn hand_on(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
-        match Delivery::receive(&self.client, self.queue, message, &self.lease, &self.in_hand, slot) {
-            // A closed channel drops the delivery, and that means retry.
+    /// Counts a message that does not become an active job.
+    fn count_message(&self) {
+        self.spans.instruments().message_received(source(self.queue));
+    }
+
+    /// Sends a job with its slot to `deliveries`.
+    async fn forward(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
+        let message = jetstream::Message { message, context: self.jetstream.clone() };
+        match Delivery::receive(self.queue, message, &self.lease, &self.active_jobs, &self.spans, slot) {
+            // If the channel is closed, the delivery is dropped, which nacks it.
             Ok(delivery) => drop(deliveries.send(delivery).await),
-            Err(NotTaken::NoDelivery { subject }) => {
-                tracing::warn!(%subject, "a message that is no consumer's was passed over");
+            Err(ReceiveError::NotFromConsumer { subject }) => {
+                tracing::warn!(%subject, "ignored a message that does not come from a consumer");
             }
-            Err(NotTaken::TooEarly { reply, delay }) => drop(self.client.publish(reply, nak(delay)).await),
-            Err(NotTaken::NoRetry { subject, reply }) => {
-                tracing::warn!(%subject, "a message in the stream of retries is no job's copy: it is removed");
-                drop(self.client.publish(reply, "+TERM".into()).await);
+            Err(ReceiveError::DelayStarts { reply, delay }) => {
+                self.count_message();
+                drop(self.jetstream.client().publish(reply, AckKind::Nak(Some(delay)).into()).await);
             }
-            Err(NotTaken::InHand { subject, sequence, attempt }) => {
-                tracing::warn!(%subject, sequence, attempt, "a job that this worker is still doing was handed out to it again: passed over");
+            Err(ReceiveError::NotARetry { subject, reply }) => {
+                self.count_message();
+                tracing::warn!(%subject, "removed a message from the retries stream that is not a copy of a job");
+                drop(self.jetstream.client().publish(reply, AckKind::Term.into()).await);
+            }
+            Err(ReceiveError::AlreadyActive { subject, sequence, deliveries }) => {
+                self.count_message();
+                tracing::warn!(
+                    %subject,
+                    sequence,
+                    deliveries,
+                    "ignored another delivery of a job that this worker is already processing"
+                );
             }
         }
-    }
-}
-
-/// Waits for the end of a request at which up to `open` jobs can still come, but no longer than `until`, and gives those
-/// straight back. Not one by one: the server could hand them out on this very request again.
-async fn nack_all(client: Client, mut answers: Subscriber, open: usize, until: Instant) {
-    let (mut came, mut due) = (Vec::new(), open);
-    while came.len() < due {
-        match tokio::time::timeout_at(until, answers.next()).await {
-            Ok(Some(message)) => match verdict(&message) {
-                Verdict::Job => came.push(message),
-                Verdict::Over { open: left, .. } => due = open.saturating_sub(left.unwrap_or(open)),
-                Verdict::Refused(_) => break,
-            },
-            _ => break,
-        }
-    }
-    for reply in came.into_iter().filter_map(|message| message.reply) {
-        drop(client.publish(reply, nak(Duration::ZERO)).await);
-    }
-}
-
-/// What an answer to a pull request is.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Job,
-    /// No more jobs are sent on the request. `open` are those that it asked for and that are not sent, if the server
-    /// says so; the next one was too large for it, or not.
-    Over {
-        open: Option<usize>,
-        is_too_large: bool,
-    },
-    Refused(String),
-}
-
-/// What a server says about a request that got all the jobs that it asked for, and has bytes left.
-const BATCH_COMPLETED: &str = "Batch Completed";
-/// What it says about one whose next job has more bytes than are left to it.
-const EXCEEDS_BYTES: &str = "Message Size Exceeds MaxBytes";
-/// The header that says how many jobs a request asked for and did not get.
-const OPEN: &str = "Nats-Pending-Messages";
-
-fn verdict(message: &Message) -> Verdict {
-    let said = message.description.as_deref().unwrap_or_default();
-    let open = || message.headers.as_ref()?.get(OPEN)?.as_str().parse().ok();
-    match message.status {
-        None | Some(StatusCode::OK) => Verdict::Job,
-        Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Verdict::Over { open: open(), is_too_large: false },
-        Some(StatusCode::NO_RESPONDERS) => Verdict::Refused(NO_CONSUMER.to_owned()),
-        Some(_) if said.contains(BATCH_COMPLETED) => Verdict::Over { open: Some(0), is_too_large: false },
-        Some(_) if said.contains(EXCEEDS_BYTES) => Verdict::Over { open: open(), is_too_large: true },
-        Some(other) => Verdict::Refused(format!(
-            "the server ended the request with status {}, {}",
-            other.as_u16(),
-            message.description.as_deref().unwrap_or("without saying why")
-        )),
     }
 }

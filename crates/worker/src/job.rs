@@ -1,4 +1,5 @@
-//! One job's way to its answer: check, fetch, decode, ask the engine. What follows is in [`crate::settle`].
+//! Processes one job up to its annotation: checks it, reads and decodes its picture, and runs the model. The rest is in
+//! [`crate::settle`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use engine::{Annotator, Request, Timings};
 use kosmos2::options::GroundedText;
 use kosmos2::processor::image::{ImageError, PictureFacts, PixelValues};
+use telemetry::attributes::Stage;
 use tokio_util::sync::CancellationToken;
 use wire::identity::{PictureOrigin, annotation_id, sha256_hex};
 use wire::job::{CheckedJob, Source};
@@ -15,42 +17,40 @@ use wire::subjects::dataset_token;
 use wire::v1::{self, Outcome, outcome};
 
 use crate::annotation::task_result;
-use crate::byte_budget::{ByteBudget, Taken};
-use crate::decoding::Decoding;
+use crate::byte_budget::{ByteBudget, Reservation};
+use crate::circuit_breaker::CircuitBreakers;
+use crate::decoding::DecodePool;
 use crate::delivery::Delivery;
 use crate::events::{Events, Step};
 use crate::faults::Fault;
 use crate::fetch::Fetched;
-use crate::fetch::s3::{NotRead, ObjectStore, is_md5, is_md5_of};
+use crate::fetch::s3::{ObjectStore, ReadError, is_md5, is_md5_of};
 use crate::model_job::ModelJob;
+use crate::read_monitor::ReadMonitor;
 use crate::settings::WorkerSettings;
 use crate::settle::{Settled, Settler};
 use crate::slow_reads::SlowReads;
-use crate::stores::Stores;
 
-/// Everything that jobs share.
+/// What all jobs share.
 pub(crate) struct JobContext {
     pub(crate) store: ObjectStore,
     pub(crate) engine: Arc<dyn Annotator>,
     pub(crate) settler: Settler,
-    /// Those that jobs wait for without a slot.
     pub(crate) slow_reads: SlowReads,
-    /// Those that do not answer.
-    pub(crate) stores: Stores,
-    /// For encoded pictures.
+    pub(crate) circuit_breakers: CircuitBreakers,
+    /// The memory for encoded pictures.
     pub(crate) budget: ByteBudget,
-    /// Where pictures are decoded.
-    pub(crate) decoding: Decoding,
-    /// Cancelled when the worker is to end.
+    pub(crate) decoding: DecodePool,
+    /// Cancelled when the worker shuts down.
     pub(crate) stop: CancellationToken,
-    /// Cancelled when jobs that are not finished are to be released.
+    /// Cancelled when `worker.shutdown_timeout` is over: unfinished jobs are released.
     pub(crate) abandon: CancellationToken,
     pub(crate) model: v1::ModelIdentity,
     pub(crate) settings: WorkerSettings,
     pub(crate) events: Events,
 }
 
-/// The picture as far as it is known before the engine sees it.
+/// A picture that is ready for the engine.
 struct Prepared {
     pixels: PixelValues,
     facts: v1::PictureFacts,
@@ -58,40 +58,45 @@ struct Prepared {
     decode: Duration,
 }
 
-/// A picture before it is decoded.
-struct Encoded {
+/// A picture that is not decoded yet.
+struct EncodedPicture {
     bytes: Bytes,
     object: Option<v1::ObjectIdentity>,
-    /// MD5 of the object's bytes where `bytes` are others, see [`Fetched::stored_md5`].
+    /// The MD5 of the object's bytes if they differ from `bytes`, see [`Fetched::stored_md5`].
     stored_md5: Option<String>,
 }
 
-impl Encoded {
+impl EncodedPicture {
     fn inline(bytes: Bytes) -> Self {
         Self { bytes, object: None, stored_md5: None }
     }
 }
 
-impl From<Fetched> for Encoded {
+impl From<Fetched> for EncodedPicture {
     fn from(fetched: Fetched) -> Self {
         Self { bytes: fetched.bytes, object: Some(fetched.identity), stored_md5: fetched.stored_md5 }
     }
 }
 
 impl JobContext {
-    /// Does the job and settles its delivery, whatever comes.
-    pub(crate) async fn run(&self, mut delivery: Delivery) -> Settled {
-        let ledger = &self.settler.ledger;
+    /// Processes the job and settles its delivery.
+    pub(crate) async fn run(&self, delivery: Delivery) -> Settled {
+        let log_scope = delivery.telemetry.log_scope();
+        // Boxed: the compiler limits how deeply futures nest.
+        log_scope.run(Box::pin(self.process(delivery))).await
+    }
+
+    async fn process(&self, mut delivery: Delivery) -> Settled {
         self.events.step(Step::Received);
-        if delivery.facts().attempt > 1 {
-            // An earlier delivery may have come to an outcome and no further.
-            match ledger.outcomes.find(delivery.facts()).await {
+        if delivery.info().deliveries > 1 {
+            // An earlier delivery may have claimed an outcome and not published it.
+            match self.settler.publisher.outcomes.find(delivery.info()).await {
                 Ok(Some(claim)) => return self.settler.publish_claimed(delivery, claim).await,
                 Ok(None) => self.events.step(Step::LookedUp),
                 Err(error) => return self.settler.release(delivery, &error.into()).await,
             }
         }
-        match ledger.attempts.start(delivery.facts()).await {
+        match self.settler.attempts.start(delivery.info()).await {
             Ok(started) => delivery.started = started,
             Err(error) => return self.settler.release(delivery, &error.into()).await,
         }
@@ -99,12 +104,12 @@ impl JobContext {
         self.settler.settle(delivery, answer).await
     }
 
-    /// The job's annotation, within the time that it may take.
+    /// The job's annotation, within `worker.job_timeout`.
     async fn answer(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let (attempts, limit) = (delivery.started.earlier, self.settings.job_timeout);
         if attempts >= self.settings.max_deliveries {
-            let last_error = self.settler.ledger.attempts.last_error(delivery.facts()).await;
-            return Err(Fault::NeverSettled { attempts, last_error });
+            let last_error = self.settler.attempts.last_error(delivery.info()).await;
+            return Err(Fault::AttemptsExhausted { attempts, last_error });
         }
         tokio::select! {
             answer = tokio::time::timeout(limit, self.annotate(delivery)) => answer.unwrap_or(Err(Fault::TimedOut(limit))),
@@ -115,6 +120,7 @@ impl JobContext {
     async fn annotate(&self, delivery: &Delivery) -> Result<Outcome, Fault> {
         let intake = delivery.received().elapsed();
         let ModelJob { job, queries } = ModelJob::from_bytes(delivery.payload().clone())?;
+        delivery.telemetry.job_id(&job.job_id);
         if dataset_token(delivery.subject()) != Some(job.dataset.as_str()) {
             let (named, subject) = (job.dataset.to_string(), delivery.subject().to_owned());
             return Err(Fault::WrongSubject { named, subject });
@@ -125,15 +131,16 @@ impl JobContext {
             return Err(Fault::MarkupNotAllowed { task_id: task_id.to_owned() });
         }
         let prepared = tokio::select! {
-            // What is ready goes on, even at the end.
+            // A picture that is ready is processed even if the worker shuts down.
             biased;
             prepared = self.prepare(&job.source, delivery) => prepared?,
             () = self.stop.cancelled() => return Err(Fault::ShuttingDown),
         };
-        let response = self.engine.submit(Request { pixels: prepared.pixels, queries, deadline: None }).await?;
+        let request = Request { pixels: prepared.pixels, queries };
+        let response = delivery.telemetry.engine(self.engine.submit(request)).await?;
         self.events.step(Step::Answered);
         if response.texts.len() != job.tasks.len() {
-            return Err(Fault::AnswersMissing { answers: response.texts.len(), tasks: job.tasks.len() });
+            return Err(Fault::WrongAnswerCount { answers: response.texts.len(), tasks: job.tasks.len() });
         }
         let origin = match &prepared.facts.object {
             Some(object) => PictureOrigin::Object(object),
@@ -153,46 +160,59 @@ impl JobContext {
 
     async fn prepare(&self, source: &Source, delivery: &Delivery) -> Result<Prepared, Fault> {
         let started = Instant::now();
-        let (fetched, taken) = match source {
-            // Here already, with its job; what it waits for is that others have gone.
-            Source::Inline(bytes) => (Encoded::inline(bytes.clone()), self.budget.take(bytes.len() as u64).await),
-            Source::S3(object) => {
-                let (fetched, taken) = self.fetch(object, delivery).await?;
-                (fetched.into(), taken)
-            }
-        };
+        let (encoded, reservation) = delivery.telemetry.stage(Stage::Fetch, self.read(source, delivery)).await?;
         self.events.step(Step::Fetched);
         let fetch = started.elapsed();
         let started = Instant::now();
-        let (pixels, facts) = self.decode(fetched, taken).await?;
+        let (pixels, facts) = delivery.telemetry.stage(Stage::Decode, self.decode(encoded, reservation)).await?;
         self.events.step(Step::Decoded);
         Ok(Prepared { pixels, facts, fetch, decode: started.elapsed() })
     }
 
-    async fn fetch(&self, object: &v1::S3Object, delivery: &Delivery) -> Result<(Fetched, Taken), Fault> {
-        self.stores.admit(&object.bucket, &object.key)?;
+    async fn read(&self, source: &Source, delivery: &Delivery) -> Result<(EncodedPicture, Reservation), Fault> {
+        Ok(match source {
+            // Its bytes are in memory already, but it must wait until the budget has room for them.
+            Source::Inline(bytes) => {
+                (EncodedPicture::inline(bytes.clone()), self.budget.reserve(bytes.len() as u64).await)
+            }
+            Source::S3(object) => {
+                let (fetched, reservation) = self.fetch(object, delivery).await?;
+                (fetched.into(), reservation)
+            }
+        })
+    }
+
+    async fn fetch(&self, object: &v1::S3Object, delivery: &Delivery) -> Result<(Fetched, Reservation), Fault> {
+        self.circuit_breakers.admit(&object.bucket, &object.key)?;
         let dataset = dataset_token(delivery.subject()).unwrap_or_default();
-        let mut watch = self.slow_reads.watch(delivery.queue(), dataset, |place| delivery.exchange_slot(place));
-        let error = match self.store.read_into(object, &self.budget, &mut watch).await {
-            Err(NotRead::BrokenOff(reason)) => return Err(reason.into()),
+        let exchange = |permit| delivery.exchange_slot(permit);
+        let mut monitor = ReadMonitor::new(&self.slow_reads, delivery.queue(), dataset, exchange);
+        let read = self.store.read_into(object, &self.budget, &mut monitor).await;
+        delivery.telemetry.object_read(&read, monitor.reading_time());
+        let error = match read {
+            Err(ReadError::Aborted(reason)) => return Err(reason.into()),
             Ok(read) => {
-                self.stores.ended(&object.bucket, &object.key, Ok(()));
+                self.circuit_breakers.record(&object.bucket, &object.key, Ok(()));
                 return Ok(read);
             }
-            Err(NotRead::Failed(error)) => error,
+            Err(ReadError::Failed(error)) => error,
         };
-        self.stores.ended(&object.bucket, &object.key, Err(&error));
+        self.circuit_breakers.record(&object.bucket, &object.key, Err(&error));
         Err(error.into())
     }
 
-    async fn decode(&self, picture: Encoded, taken: Taken) -> Result<(PixelValues, v1::PictureFacts), Fault> {
-        let Encoded { bytes, object, stored_md5 } = picture;
+    async fn decode(
+        &self,
+        picture: EncodedPicture,
+        reservation: Reservation,
+    ) -> Result<(PixelValues, v1::PictureFacts), Fault> {
+        let EncodedPicture { bytes, object, stored_md5 } = picture;
         let engine = Arc::clone(&self.engine);
         let finish = move |bytes: Bytes, decoded| match decoded {
             Ok(picture) => Ok((engine.preprocess(&picture), picture_facts(&picture.facts, &bytes, object))),
             Err(error) => Err(undecodable(error, &bytes, object.as_ref(), stored_md5.as_deref())),
         };
-        self.decoding.run(bytes, taken, finish).await
+        self.decoding.run(bytes, reservation, finish).await
     }
 
     fn annotation(
@@ -238,7 +258,7 @@ fn picture_facts(facts: &PictureFacts, bytes: &Bytes, object: Option<v1::ObjectI
     }
 }
 
-/// A broken picture is the object's own fault only if its bytes are those that the store keeps.
+/// The fault of a picture that cannot be decoded. It is the object's own fault only if the bytes match the ETag.
 fn undecodable(
     error: ImageError,
     bytes: &[u8],
@@ -246,12 +266,12 @@ fn undecodable(
     stored_md5: Option<&str>,
 ) -> Fault {
     let etag = object.and_then(|object| object.etag.as_deref());
-    let is_whole = |etag: &str| match stored_md5 {
+    let matches = |etag: &str| match stored_md5 {
         Some(stored) => etag.eq_ignore_ascii_case(stored),
         None => is_md5_of(etag, bytes),
     };
     match etag {
-        Some(etag) if is_md5(etag) && !is_whole(etag) => Fault::Damaged(error),
+        Some(etag) if is_md5(etag) && !matches(etag) => Fault::Damaged(error),
         _ => Fault::Picture(error),
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs of the wire as questions to the model.
+//! Converts jobs to queries for the model.
 
 use bytes::Bytes;
 use kosmos2::Query;
@@ -9,25 +9,25 @@ use wire::options::{self, Options};
 use wire::v1;
 use wire::v1::{prompt_box, task};
 
-/// A job that breaks no rule, and what the model is asked for it.
+/// A valid job with its queries for the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelJob {
     /// The job.
     pub job: CheckedJob,
-    /// One question for each of its tasks.
+    /// One query for each of its tasks.
     pub queries: Vec<Query>,
 }
 
 impl ModelJob {
-    /// Reads and checks a job's bytes, as [`CheckedJob::from_bytes`] does, and its prompts.
+    /// Decodes a job and checks it, including its prompts.
     ///
     /// # Errors
-    /// [`JobError`], with all problems found.
+    /// [`JobError`] with all problems found.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, JobError> {
         Self::by(|query| CheckedJob::from_bytes_with(bytes, query))
     }
 
-    /// Checks a job and its prompts.
+    /// Checks a job, including its prompts.
     ///
     /// # Errors
     /// [`JobError::Invalid`] with all problems found.
@@ -40,13 +40,26 @@ impl ModelJob {
     ) -> Result<Self, JobError> {
         let mut queries = Vec::new();
         let job = check(&mut |at, kind, options, problems| {
-            queries.extend(ask(at, kind, &generation_options(options), problems));
+            queries.extend(query(at, kind, &generation_options(options), problems));
         })?;
         Ok(Self { job, queries })
     }
 }
 
-/// The same options for the model.
+// Everything that the wire accepts must be valid for the model. Where both have a range, it is the same.
+const _: () = {
+    use kosmos2::options::{LENGTH_PENALTY, MAX_TOP_P, NUM_BEAMS};
+    assert!(*options::MAX_NEW_TOKENS.start() >= 1);
+    assert!(*options::TEMPERATURE.start() > 0.0 && *options::TEMPERATURE.end() < f32::INFINITY);
+    assert!(*options::REPETITION_PENALTY.start() > 0.0 && *options::REPETITION_PENALTY.end() < f32::INFINITY);
+    assert!(options::MAX_TOP_P == MAX_TOP_P);
+    assert!(*options::NUM_BEAMS.start() as usize == *NUM_BEAMS.start());
+    assert!(*options::NUM_BEAMS.end() as usize == *NUM_BEAMS.end());
+    assert!(*options::LENGTH_PENALTY.start() == *LENGTH_PENALTY.start());
+    assert!(*options::LENGTH_PENALTY.end() == *LENGTH_PENALTY.end());
+};
+
+/// The model's form of the options of a job.
 fn generation_options(wire: &Options) -> GenerationOptions {
     let Options { max_new_tokens, no_repeat_ngram_size, repetition_penalty, well_formed, .. } = *wire;
     GenerationOptions {
@@ -72,8 +85,9 @@ fn generation_options(wire: &Options) -> GenerationOptions {
     }
 }
 
-/// What the task at `at` queries. Adds one sentence to `problems` for each broken rule; then there may be nothing.
-fn ask(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Query> {
+/// The query of a task. `at` is its path in the job. Adds one sentence to `problems` for each problem and then may
+/// return `None`.
+fn query(at: &str, kind: &task::Kind, options: &GenerationOptions, problems: &mut Vec<String>) -> Option<Query> {
     let before = problems.len();
     let task = match kind {
         task::Kind::BriefCaption(v1::BriefCaption {}) => Task::BriefCaption,
@@ -125,7 +139,7 @@ fn boxes(at: &str, places: &[v1::PromptBox], problems: &mut Vec<String>) -> Vec<
 fn prompt_box(at: &str, place: &v1::PromptBox, problems: &mut Vec<String>) -> Option<PromptBox> {
     let place = match place.r#box {
         None => {
-            problems.push(format!("{at} is no box: give patches or fractions"));
+            problems.push(format!("{at} is empty: set patches or fractions"));
             return None;
         }
         Some(prompt_box::Box::Patches(v1::PatchPair { upper_left, lower_right })) => {
@@ -166,8 +180,8 @@ mod tests {
 
     fn read(kind: task::Kind) -> (Option<Prompt>, Vec<String>) {
         let mut problems = Vec::new();
-        let asked = ask("tasks[0]", &kind, &GenerationOptions::default(), &mut problems);
-        let prompt = asked.map(|asked| match asked {
+        let query = query("tasks[0]", &kind, &GenerationOptions::default(), &mut problems);
+        let prompt = query.map(|query| match query {
             Query::Generate { prompt, .. } => prompt,
             Query::Score { prompt, text, .. } => prompt.followed_by(&text),
         });
@@ -241,7 +255,7 @@ mod tests {
             read(task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration { boxes }));
         assert!(prompt.is_none());
         assert_eq!(problems.len(), 9, "{problems:?}");
-        assert!(problems[4].starts_with("tasks[0].boxes[4] is no box"));
+        assert!(problems[4].starts_with("tasks[0].boxes[4] is empty"));
     }
 
     #[test]

@@ -1,47 +1,51 @@
-//! What becomes of a job, written down before it is published: the first outcome counts, whoever comes to another.
+//! The outcomes stream, in which a job's outcome is claimed before it is published: the first outcome counts.
 //!
-//! A job can be in two hands: its worker stood still for longer than `ack_wait`, or its acknowledgement was lost. If
-//! the object has gone in between, one hand has an annotation and the other a failure. The stream of outcomes decides:
-//! one subject for each message of the jobs stream, written only while it is empty, read from the stream's leader. Who
-//! comes second publishes what the first wrote, under the same id.
+//! Two workers can have the same job: the first one was suspended for longer than `ack_wait`, or its acknowledgement
+//! was lost. If the object was deleted in between, one worker has an annotation and the other a failure. The outcomes
+//! stream decides: it has one subject for each message of the jobs stream, which is written only while it is empty and
+//! is read from the stream's leader. The second worker publishes the outcome of the first, under the same id.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
+use telemetry::Instruments;
+use telemetry::attributes::Destination;
 use wire::Message;
 use wire::subjects::outcome_subject;
 use wire::v1::{Outcome, Settled, outcome};
 
-use crate::delivery::DeliveryFacts;
-use broker::publish::{Patience, PublishError, too_large};
+use crate::delivery_info::DeliveryInfo;
+use crate::telemetry_words::publish_error;
+use broker::publish::{PublishError, RetryDeadline, too_large};
 use broker::server_time;
 use broker::stream_states::StreamStates;
 
-/// Outcomes as they are written and read.
+/// Writes and reads the outcomes stream.
 #[derive(Debug, Clone)]
 pub struct Outcomes {
     jetstream: Context,
     stream: String,
     patience: Duration,
     states: StreamStates,
+    instruments: Option<Instruments>,
 }
 
 /// The outcome that counts for a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// The outcome, from this delivery or from another one.
+    /// The outcome, from this delivery or another one.
     pub outcome: Outcome,
-    /// Its sequence in the stream of outcomes.
+    /// Its sequence in the outcomes stream.
     sequence: u64,
-    /// How long ago it was written, by the server's clock.
+    /// How long ago it was claimed, by the server's clock.
     pub age: Duration,
 }
 
 impl Claim {
-    /// Its sequence in the stream of outcomes.
+    /// Its sequence in the outcomes stream.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -49,68 +53,74 @@ impl Claim {
 
 /// Why an outcome was not replaced by a short record.
 #[derive(Debug)]
-pub(crate) enum SettleError {
-    /// The stream does not allow an age of single messages.
+pub(crate) enum CompactError {
+    /// The stream does not allow a TTL on single messages.
     Disabled,
-    /// It may go well later.
-    NotNow(async_nats::Error),
+    /// A later attempt may succeed.
+    Retry(async_nats::Error),
 }
 
-fn knows_no_ttl(error: &jetstream::context::PublishError) -> bool {
+fn is_ttl_disabled(error: &jetstream::context::PublishError) -> bool {
     let source = std::error::Error::source(error);
-    let said = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
-    said.is_some_and(|said| said.error_code() == ErrorCode::MESSAGE_TTL_DISABLED)
+    let response = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
+    response.is_some_and(|response| response.error_code() == ErrorCode::MESSAGE_TTL_DISABLED)
 }
 
 impl Outcomes {
-    /// Outcomes in the stream of this name; each call tries for as long as `patience`.
+    /// Outcomes in the stream with this name. Each call retries for as long as `patience`.
     pub fn new(jetstream: Context, stream: &str, patience: Duration) -> Self {
-        Self { jetstream, stream: stream.to_owned(), patience, states: StreamStates::default() }
+        Self { jetstream, stream: stream.to_owned(), patience, states: StreamStates::default(), instruments: None }
     }
 
-    /// The same, telling whether the stream takes messages.
+    /// The same, which records in `states` whether the stream accepts messages.
     #[must_use]
-    pub fn watched(self, states: StreamStates) -> Self {
+    pub fn with_stream_states(self, states: StreamStates) -> Self {
         Self { states, ..self }
     }
 
-    /// What counts for a job, if anything was written.
+    /// The same, which counts and times the messages that it publishes.
+    #[must_use]
+    pub(crate) fn with_instruments(self, instruments: Instruments) -> Self {
+        Self { instruments: Some(instruments), ..self }
+    }
+
+    /// The outcome of a job, if one was claimed.
     ///
     /// # Errors
     /// [`PublishError::Unavailable`] if the stream cannot be read.
-    pub async fn find(&self, job: &DeliveryFacts) -> Result<Option<Claim>, PublishError> {
+    pub async fn find(&self, job: &DeliveryInfo) -> Result<Option<Claim>, PublishError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryDeadline::after(self.patience);
         loop {
             let error = match self.read(&subject).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }
         }
     }
 
-    /// Writes an outcome down, if none was before; gives the one that counts.
+    /// Claims an outcome for a job, unless one was claimed before. Returns the outcome that counts.
     ///
     /// # Errors
-    /// [`PublishError`].
-    pub async fn claim(&self, job: &DeliveryFacts, outcome: Outcome) -> Result<Claim, PublishError> {
+    /// [`PublishError`] if the stream does not accept it.
+    pub async fn claim(&self, job: &DeliveryInfo, outcome: Outcome) -> Result<Claim, PublishError> {
         self.write(job, outcome, 0).await
     }
 
-    /// Puts an outcome in the place of one that can never be published; gives the one that counts.
+    /// Replaces a claimed outcome that can never be published. Returns the outcome that counts.
     ///
     /// # Errors
-    /// [`PublishError`].
-    pub async fn replace(&self, job: &DeliveryFacts, claim: &Claim, outcome: Outcome) -> Result<Claim, PublishError> {
+    /// [`PublishError`] if the stream does not accept it.
+    pub async fn replace(&self, job: &DeliveryInfo, claim: &Claim, outcome: Outcome) -> Result<Claim, PublishError> {
         self.write(job, outcome, claim.sequence).await
     }
 
-    /// A failure that is too large is written without the bytes of its job.
-    async fn write(&self, job: &DeliveryFacts, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
+    /// Writes an outcome. A failure that is too large is written without the bytes of its job.
+    async fn write(&self, job: &DeliveryInfo, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
         let Some(outcome::Record::Failure(failure)) = &outcome.record else {
             return self.write_whole(job, outcome, after).await;
         };
@@ -123,10 +133,10 @@ impl Outcomes {
         }
     }
 
-    async fn write_whole(&self, job: &DeliveryFacts, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
+    async fn write_whole(&self, job: &DeliveryInfo, outcome: Outcome, after: u64) -> Result<Claim, PublishError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
         let payload = Bytes::from(outcome.encode_to_vec());
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryDeadline::after(self.patience);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
@@ -134,41 +144,42 @@ impl Outcomes {
                 .expected_last_subject_sequence(after);
             let error = match self.publish(&subject, message).await {
                 Ok(sequence) => {
-                    self.states.took(&self.stream);
+                    self.states.record_success(&self.stream);
                     return Ok(Claim { outcome, sequence, age: Duration::ZERO });
                 }
                 Err(error) if too_large(&error) => {
                     return Err(PublishError::TooLarge { subject, bytes: payload.len() });
                 }
-                // Somebody was first; or we were, and the acknowledgement was lost.
+                // Another worker was first; or this one was, and the acknowledgement was lost.
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(&subject).await {
                     Ok(Some(claim)) if claim.sequence != after => return Ok(claim),
-                    // Refused because of a write that is not yet through, or one that has outlived its age.
+                    // Refused because another write is still in progress, or because the message has expired.
                     Ok(_) => error.into(),
-                    Err(said) => said,
+                    Err(error) => error,
                 },
                 Err(error) => error.into(),
             };
-            self.states.refused(&self.jetstream, &self.stream, error.as_ref()).await;
+            self.states.record_error(&self.jetstream, &self.stream, error.as_ref()).await;
             if !patience.pause().await {
                 return Err(self.unavailable(subject, error));
             }
         }
     }
 
-    /// Puts a short record, kept for as long as `keep`, in the place of the outcome of a job that has left the queue.
-    /// Does nothing if the outcome is no longer the last one of its job.
-    pub(crate) async fn settle(
+    /// Replaces the outcome of a settled job by a short record, which is kept for as long as `keep`. Does nothing if
+    /// the outcome is no longer the last one of its job.
+    pub(crate) async fn compact(
         &self,
-        job: &DeliveryFacts,
+        job: &DeliveryInfo,
         after: u64,
         settled: Settled,
         keep: Duration,
-    ) -> Result<(), SettleError> {
+    ) -> Result<(), CompactError> {
         let subject = outcome_subject(job.sequence, job.published_nanos);
         let record = Some(outcome::Record::Settled(settled));
         let payload = Outcome { record, ..Outcome::default() }.encode_to_vec();
-        // Whole seconds are counted. The sequence names the stream as well as its name would, in fewer bytes.
+        // A TTL counts whole seconds. The expected sequence identifies the stream without `expected_stream`, which
+        // saves bytes.
         let message = PublishMessage::build()
             .payload(payload.into())
             .ttl(keep + Duration::from_secs(1))
@@ -176,8 +187,8 @@ impl Outcomes {
         match self.publish(&subject, message).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
-            Err(error) if knows_no_ttl(&error) => Err(SettleError::Disabled),
-            Err(error) => Err(SettleError::NotNow(error.into())),
+            Err(error) if is_ttl_disabled(&error) => Err(CompactError::Disabled),
+            Err(error) => Err(CompactError::Retry(error.into())),
         }
     }
 
@@ -186,12 +197,19 @@ impl Outcomes {
         subject: &str,
         message: PublishMessage,
     ) -> Result<u64, async_nats::jetstream::context::PublishError> {
-        Ok(self.jetstream.send_publish(subject.to_owned(), message).await?.await?.sequence)
+        let started = Instant::now();
+        let published = async { self.jetstream.send_publish(subject.to_owned(), message).await?.await };
+        let published = published.await.map(|ack| ack.sequence);
+        if let Some(instruments) = &self.instruments {
+            let result = published.as_ref().map(drop).map_err(publish_error);
+            instruments.message_published(Destination::Outcomes, result, started.elapsed());
+        }
+        published
     }
 
     async fn read(&self, subject: &str) -> Result<Option<Claim>, async_nats::Error> {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-        // Not the direct way: a follower may answer it, and may not have yet what the leader has.
+        // Not a direct get: a follower may answer it before it has what the leader has.
         let message = match stream.get_last_raw_message_by_subject(subject).await {
             Ok(message) => message,
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),

@@ -3,8 +3,8 @@
 /// The stream that a job was delivered from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// The stream of jobs.
+    /// The jobs stream: jobs that have not been attempted, and jobs that were released.
     Jobs,
-    /// The stream of retries, see the module `retries`.
+    /// The retries stream: jobs that wait for another attempt.
     Retries,
 }

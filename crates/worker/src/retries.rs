@@ -1,63 +1,70 @@
-//! Jobs between two attempts: they wait in a stream of their own, so that new jobs do not wait behind them.
+//! The retries stream, in which jobs wait for another attempt, so that new jobs do not wait behind them.
 //!
-//! A consumer hands redeliveries out before anything new, and counts each job in a retry delay as pending. In the jobs
-//! stream, jobs that fail again and again would therefore hold back all others. Here they have a consumer, slots and
-//! pending messages of their own.
+//! A consumer delivers redeliveries before new messages and counts each job in a retry delay as pending. In the jobs
+//! stream, jobs that fail repeatedly would therefore delay all others. In the retries stream they have a consumer, job
+//! slots and a limit on pending messages of their own.
 //!
 //! A job moves once: its copy is published, then the message in the jobs stream is acknowledged. From then on the copy
-//! is redelivered until the job ends. A worker that dies in between leaves both. They have one identity, that of the
-//! message in the jobs stream, so the first outcome counts for both of them.
+//! is redelivered until the job ends. A worker that dies in between leaves both. They share one identity, that of the
+//! message in the jobs stream, so the first outcome counts for both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
+use telemetry::Instruments;
+use telemetry::attributes::Destination;
 use wire::Message;
 use wire::subjects::retry_subject;
 use wire::v1::Retry;
 
-use crate::delivery::{Delivery, DeliveryFacts};
-use broker::publish::{Patience, PublishError, too_large};
+use crate::delivery::Delivery;
+use crate::delivery_info::DeliveryInfo;
+use crate::telemetry_words::publish_error;
+use broker::publish::{PublishError, RetryDeadline, too_large};
 
-/// How long a copy is tried to be published for. Without one the job stays in the jobs stream.
+/// How long publishing a copy is retried. If it fails, the job stays in the jobs stream.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The stream of retries.
+/// The retries stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Retries {
     jetstream: Context,
     stream: String,
+    instruments: Instruments,
 }
 
 impl Retries {
-    /// Retries in the stream of this name.
-    pub(crate) fn new(jetstream: Context, stream: &str) -> Self {
-        Self { jetstream, stream: stream.to_owned() }
+    /// Retries in the stream with this name.
+    pub(crate) fn new(jetstream: Context, stream: &str, instruments: Instruments) -> Self {
+        Self { jetstream, stream: stream.to_owned(), instruments }
     }
 
-    /// Publishes the copy of a job that is to be delivered again after `delay`. Does nothing where there is one already.
+    /// Publishes a copy of a job, which is delivered after `delay`. Does nothing if there is one already.
     ///
     /// # Errors
     /// [`PublishError`]; the job must then stay in the jobs stream.
     pub(crate) async fn publish(&self, job: &Delivery, delay: Duration) -> Result<(), PublishError> {
-        let facts = job.facts();
-        let subject = retry_subject(job.subject(), facts.sequence, facts.published_nanos);
+        let info = job.info();
+        let subject = retry_subject(job.subject(), info.sequence, info.published_nanos);
         let retry = Retry {
             job: job.payload().clone(),
             subject: job.subject().to_owned(),
-            stream: facts.stream.clone(),
-            stream_sequence: facts.sequence,
-            published_nanos: facts.published_nanos,
-            deliveries: facts.attempt,
+            stream: info.stream.clone(),
+            stream_sequence: info.sequence,
+            published_nanos: info.published_nanos,
+            deliveries: info.deliveries,
             delay_nanos: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
         };
         let payload = Bytes::from(retry.encode_to_vec());
-        let mut patience = Patience::new(PATIENCE);
+        let headers = job.telemetry.submitter_headers();
+        let mut patience = RetryDeadline::after(PATIENCE);
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
+                .headers(headers.clone())
                 .expected_stream(&self.stream)
                 .expected_last_subject_sequence(0);
             let error = match self.send(&subject, message).await {
@@ -65,8 +72,8 @@ impl Retries {
                 Err(error) if too_large(&error) => {
                     return Err(PublishError::TooLarge { subject, bytes: payload.len() });
                 }
-                // There is a copy from an earlier delivery, or from this one with the acknowledgement lost; or a write
-                // is under way that may still fail.
+                // A copy exists from an earlier delivery, or from this one and its acknowledgement was lost; or another
+                // write is in progress that may still fail.
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.has(&subject).await {
                     Ok(true) => return Ok(()),
                     Ok(false) => error.into(),
@@ -85,27 +92,31 @@ impl Retries {
         subject: &str,
         message: PublishMessage,
     ) -> Result<(), async_nats::jetstream::context::PublishError> {
-        self.jetstream.send_publish(subject.to_owned(), message).await?.await?;
-        Ok(())
+        let started = Instant::now();
+        let published = async { self.jetstream.send_publish(subject.to_owned(), message).await?.await };
+        let published = published.await.map(drop);
+        let result = published.as_ref().copied().map_err(publish_error);
+        self.instruments.message_published(Destination::Retries, result, started.elapsed());
+        published
     }
 
-    /// Whether a message of the jobs stream that was published to `subject` has a copy here.
+    /// Whether a message of the jobs stream that was published to `subject` has a copy.
     ///
     /// # Errors
-    /// The stream cannot be read.
-    pub(crate) async fn has_copy_of(&self, subject: &str, job: &DeliveryFacts) -> Result<bool, async_nats::Error> {
+    /// If the stream cannot be read.
+    pub(crate) async fn has_copy_of(&self, subject: &str, job: &DeliveryInfo) -> Result<bool, async_nats::Error> {
         self.has(&retry_subject(subject, job.sequence, job.published_nanos)).await
     }
 
-    /// Removes the copy of a job that has ended in another delivery. Best effort: it would find the outcome.
-    pub(crate) async fn forget(&self, subject: &str, job: &DeliveryFacts) {
+    /// Deletes the copy of a job that has ended. Best effort: a copy that is delivered finds the job's outcome.
+    pub(crate) async fn forget(&self, subject: &str, job: &DeliveryInfo) {
         let purged = async {
             let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
             stream.purge().filter(retry_subject(subject, job.sequence, job.published_nanos)).await?;
             Ok::<_, async_nats::Error>(())
         };
         if let Err(error) = purged.await {
-            tracing::debug!(%error, "the copy of a job that has ended could not be removed");
+            tracing::debug!(%error, "the copy of a job that has ended could not be deleted");
         }
     }
 

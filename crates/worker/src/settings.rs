@@ -1,143 +1,155 @@
-//! What a worker can be told. The comment on each field is its documentation for users.
+//! The settings of a worker. The comments on the fields are their documentation for users.
 //!
-//! Durations are written with their unit, as in `"30s"`, `"1m 30s"` or `"250ms"`.
+//! Durations are written with a unit, for example `"30s"`, `"1m 30s"` or `"250ms"`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use broker::settings::DurationText;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use broker::settings::{NatsSettings, NatsTls, Secret, StreamSettings};
 
-/// All settings of the worker and of `groundling setup`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// All settings of a worker and of `groundling setup`.
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// The NATS server.
+    /// The connection to NATS.
     pub nats: NatsSettings,
-    /// Streams and consumer.
+    /// The streams and the consumers.
     pub streams: StreamSettings,
     /// The S3 store.
     pub s3: S3Settings,
-    /// The work itself.
+    /// The worker.
     pub worker: WorkerSettings,
 }
 
 /// The S3 store that pictures are read from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
-    /// Address of the store, `https://host`. Left out: AWS. The environment's `AWS_ENDPOINT_URL` has no say in it.
+    /// Address of the store, for example `https://s3.example`. Default: AWS. The environment variable
+    /// `AWS_ENDPOINT_URL` is not used.
     pub endpoint: Option<String>,
-    /// Region.
+    /// Region of the store. Default: `us-east-1`, which suits most stores that have no regions.
     pub region: String,
-    /// Put the bucket into the path (`https://host/bucket/key`) and not into the host name. Most stores other than AWS
-    /// need it.
+    /// Put the bucket into the path (`https://host/bucket/key`) instead of the host name. Default: `false`. Most stores
+    /// other than AWS need `true`.
     pub path_style: bool,
-    /// Access key. Left out: the environment's, as AWS's own tools find it (variables, profile, web identity, instance
-    /// role).
+    /// Access key. Default: taken from the environment in the order of AWS's tools: variables, profile, web identity,
+    /// instance role.
     pub access_key: Option<String>,
-    /// Secret of `access_key`.
+    /// Secret key of `access_key`. Set both or neither.
     pub secret_key: Option<Secret>,
-    /// Session token of `access_key`, where it is a temporary one.
+    /// Session token of `access_key`. Set it if the key is temporary.
     pub session_token: Option<Secret>,
-    /// Read without any key, for public buckets.
+    /// Read without an access key. Default: `false`. Set it to `true` for public buckets.
     pub anonymous: bool,
-    /// Agree to pay for requests and transfer, as buckets with "requester pays" demand. Without it such a bucket refuses
-    /// every read. The owner of the access key pays.
+    /// Agree to pay for requests and transfer, which "requester pays" buckets require for every read. Default: `false`.
+    /// The owner of the access key pays.
     pub requester_pays: bool,
-    /// PEM file with the authorities to trust in place of the system's, for a store with certificates of its own.
+    /// PEM file with the certificate authorities to trust instead of the system's. Set it for a store with a private
+    /// authority.
     pub ca_file: Option<PathBuf>,
-    /// What jobs may read: `bucket` for a whole bucket, `bucket/prefix` for the keys that begin with `prefix`, `*` for
-    /// all. A list, or one text with commas between.
+    /// What jobs may read: `bucket` for a bucket, `bucket/prefix` for keys that begin with `prefix`, `*` for
+    /// everything. Required; a list, or one string separated by commas.
     #[serde(deserialize_with = "list_or_commas")]
     pub allow: Vec<String>,
-    /// Largest object in bytes.
+    /// Maximum size of an object in bytes. Default: 67108864 (64 MiB). Larger objects become failures.
     pub max_object_bytes: u64,
-    /// How long connecting may take.
+    /// Maximum time to connect to the store. Default: `"3s"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the store may stay silent, before its answer and within it.
+    /// Maximum silence of the store, before and during its response. Default: `"10s"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub read_timeout: Duration,
-    /// How long reading one object may take, all tries together.
+    /// Maximum total time to read one object, including retries. Default: `"60s"`. Raise it for large objects on a slow
+    /// store.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub operation_timeout: Duration,
-    /// Tries for each read before the job goes back to the queue for a while.
+    /// Requests for each object, 1 to 20, before the attempt at the job fails. Default: 3.
     pub attempts: u32,
 }
 
-/// The work itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The worker.
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerSettings {
-    /// Name of this worker in annotations, failures and logs, for example the pod's. Left out: made up at the start.
+    /// Name of this worker in annotations, failures and logs, for example the name of its pod. Default: a random name.
     pub id: Option<String>,
-    /// Jobs in hand at once, from intake to the last acknowledgement: the depth of the pipeline. Left out: what keeps the
-    /// engine's device busy, 8 on a CPU and some 1300 on CUDA.
+    /// Maximum number of active jobs, 1 to 4096. Default: as many as keep the engine busy, 8 on a CPU and about 1300 on
+    /// CUDA. Raise it if the engine waits for pictures from a distant store.
     pub slots: Option<usize>,
-    /// Most new jobs that wait for a slow store at once, in addition to `slots`: a read that takes much longer than most
-    /// gives its slot back. Retries have half as many, and retries of one dataset half of those. Left out: as many as
-    /// slots, but at least 64.
+    /// Maximum number of slow reads of new jobs, 1 to 4096, in addition to `slots`; retries have half as many. Default:
+    /// as many as slots, but at least 64. A read that takes much longer than most releases its job slot and counts
+    /// here.
     pub max_slow_reads: Option<usize>,
-    /// Most bytes of encoded pictures in memory, all jobs together. A job waits until there is room for an object as
-    /// large as they were of late, and for the largest allowed, `s3.max_object_bytes`, where its own turns out larger.
+    /// Maximum bytes of encoded pictures in memory. Default: 536870912 (512 MiB). Jobs wait when it is used up; it must
+    /// be at least `s3.max_object_bytes`.
     pub max_bytes_in_flight: u64,
-    /// Most bytes of memory for decoding, all jobs together: a picture waits until there is room for what its headers
-    /// claim, 6 to 20 bytes for each pixel. One that claims more than all of it is refused.
+    /// Maximum bytes of memory for decoding pictures. Default: 2147483648 (2 GiB). A picture needs 6 to 20 bytes for
+    /// each pixel and waits until they are free; one that needs more than the maximum becomes a failure.
     pub max_decode_bytes: u64,
-    /// Pictures decoded at once. Left out: one on each CPU.
+    /// Number of pictures that are decoded at once, 1 to 1024. Default: the number of CPUs.
     pub decode_threads: usize,
-    /// How long decoding one picture may take. After that its job is given up.
+    /// Maximum time to decode one picture. Default: `"60s"`. After that its job becomes a failure.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub decode_timeout: Duration,
-    /// Maximum attempts at a job. An attempt counts if it failed for a reason that may be the job's own, or if it was
-    /// started and never ended; deliveries that a worker released (shutdown, a full stream) do not. The last failed
-    /// attempt makes the job a failure.
+    /// Maximum attempts at a job before it becomes a failure. Default: 10. An attempt counts if it failed for a reason
+    /// that may be the job's own or never ended; deliveries that a worker released do not count.
     pub max_deliveries: u64,
-    /// How long one job may take until its answer is there. After that it goes back to the queue.
+    /// Maximum time from the start of a job to its annotation. Default: `"15m"`. After that the attempt fails.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub job_timeout: Duration,
-    /// How long an answer waits for its stream to take it (a full stream, a cluster without a leader). Meanwhile it
-    /// holds its slot, so that intake slows down; after that the job goes back to the queue.
+    /// How long a worker retries to record or publish an outcome if its stream does not accept it. Default: `"2m"`. The
+    /// job keeps its slot meanwhile, which slows intake down; after that it is released.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub publish_timeout: Duration,
-    /// Longest delay before a job whose fault could pass is handed out again.
+    /// Maximum delay before a job is delivered again after a temporary error. Default: `"5m"`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_retry_delay: Duration,
-    /// How long jobs wait for a store, or a part of it (`bucket/prefix/`), that does not answer any of them. Meanwhile
-    /// single reads find out whether it does, and no attempts are counted. After that the jobs are attempted again, and
-    /// fail as usual. Left out: twelve times `max_retry_delay`. `"0s"`: they do not wait.
+    /// How long jobs wait for a bucket or prefix from which nothing can be read, without counting attempts. Default:
+    /// twelve times `max_retry_delay`, which is one hour. `"0s"` disables waiting; after the time the jobs are
+    /// attempted again.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub store_outage_wait: Option<Duration>,
-    /// How long a job that this worker's own settings forbid is left to other workers, counted from the first refusal by
-    /// any of them, before it becomes a failure: `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits of
-    /// pictures and of decoding, `engine.slots` and `engine.slot_tokens`. For pools in which a change of settings goes
-    /// from worker to worker. `"0s"`: it fails at once.
+    /// How long a job that this worker's own settings forbid is left to other workers before it becomes a failure,
+    /// counted from the first refusal by any worker. Default: `"2m"`; `"0s"` fails it at once. This concerns
+    /// `s3.allow`, `s3.max_object_bytes`, `allow_raw_prompts`, the limits on pictures and decoding, and the engine's
+    /// slots; choose a time that covers the rollout of changed settings.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub release_own_limits_for: Duration,
-    /// How long shutdown waits for jobs in hand. After that they go back to the queue.
+    /// How long shutdown waits for active jobs. Default: `"5m"`. After that they are released to other workers.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
-    /// Most pixels of a picture.
+    /// Maximum number of pixels of a picture. Default: 178956970, as in Pillow. Larger pictures become failures.
     pub max_picture_pixels: u64,
-    /// Longest side of a picture in pixels.
+    /// Maximum width and height of a picture in pixels. Default: 65535, the limit of JPEG and GIF.
     pub max_picture_side: u32,
-    /// Rotate pictures according to EXIF or XMP before the model sees them.
+    /// Rotate pictures according to EXIF or XMP before the model sees them. Default: `true`.
     pub apply_orientation: bool,
-    /// Put token ids and log-probabilities on annotations.
+    /// Include token ids and log-probabilities in annotations. Default: `false`, because they take most of the bytes.
     pub publish_tokens: bool,
-    /// Take prompts in the model's own markup, given texts to score included. Without it such jobs become failures.
-    ///
-    /// On as delivered: such a prompt is a task of its own kind, which says what it is, and can spoil only its own
-    /// answer; words of other tasks never act as markup, whatever stands here. To be turned off where strangers submit
-    /// jobs and are to have no more than the six tasks that the model was tuned on.
+    /// Accept prompts in the model's own markup, including texts to score. Default: `true`. Set it to `false` if
+    /// untrusted clients submit jobs and may use only the six tasks that the model was tuned for; texts in other tasks
+    /// never act as markup.
     pub allow_raw_prompts: bool,
-    /// Where `/livez` and `/readyz` answer, as in `"127.0.0.1:8080"`. Left out: nowhere.
+    /// Address on which `/livez`, `/readyz` and `/metrics` are served, for example `"127.0.0.1:8080"`. Default: not
+    /// served.
     pub health_address: Option<SocketAddr>,
 }
-
 impl Default for S3Settings {
     fn default() -> Self {
         Self {
@@ -176,12 +188,12 @@ impl Default for WorkerSettings {
             publish_timeout: Duration::from_secs(2 * 60),
             max_retry_delay: Duration::from_secs(5 * 60),
             store_outage_wait: None,
-            // A rolling change takes a few minutes; what is refused by all is known to be by then.
+            // Long enough for a rollout of changed settings.
             release_own_limits_for: Duration::from_secs(2 * 60),
             shutdown_timeout: Duration::from_secs(5 * 60),
-            // As Pillow's limit against decompression bombs.
+            // Pillow's limit against decompression bombs.
             max_picture_pixels: 178_956_970,
-            // The longest that JPEG and GIF know.
+            // The maximum of JPEG and GIF.
             max_picture_side: 65_535,
             apply_orientation: true,
             publish_tokens: false,
@@ -191,10 +203,10 @@ impl Default for WorkerSettings {
     }
 }
 
-/// An environment variable holds one text.
+/// Environment variables cannot hold a list, so a string separated by commas is accepted too.
 fn list_or_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a list of texts, or one text with commas between")]
+    #[serde(untagged, expecting = "a list of strings, or one string separated by commas")]
     enum Form {
         List(Vec<String>),
         Commas(String),

@@ -1,46 +1,55 @@
-//! From a job's answer, or from what went wrong, to its acknowledgement.
+//! Settles deliveries: from an annotation or a fault to the acknowledgement.
 //!
-//! An answer is claimed as the job's outcome, published, and only then the job is acknowledged. A fault makes the job a
-//! failure, which goes the same way, or sends it back: to the stream that it came from, or to the stream of retries.
+//! An annotation is claimed as the job's outcome, published, and only then the job is acknowledged. A fault either
+//! makes the job a failure, which takes the same path, or requeues it: as a nack, or as a copy in the retries stream.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::publish::{PublishError, Receipt};
+use broker::publish::{PublishAck, PublishError};
+use telemetry::attributes::{JobOutcome, Reason};
 use tracing::Level;
-use wire::job::{id_in, object_in};
+use wire::job::{job_id_from_bytes, object_from_bytes};
 use wire::v1::{self, FailureReason, Outcome, outcome};
 
-use crate::delivery::{Delivery, DeliveryFacts};
+use crate::attempts::Attempts;
+use crate::compaction::CompactionQueue;
+use crate::delivery::Delivery;
+use crate::delivery_info::DeliveryInfo;
 use crate::events::{Events, JobEvent, Step};
 use crate::failure::failure_outcome;
 use crate::faults::{Fault, Policy, STREAM_UNAVAILABLE_BACKOFF, jitter};
-use crate::ledger::Ledger;
+use crate::left_to_others::LeftToOthers;
+use crate::outcome_publisher::OutcomePublisher;
 use crate::outcomes::Claim;
 use crate::queue::Queue;
-use crate::releases::Releases;
 use crate::retries::Retries;
+use crate::suspension::SuspensionDetector;
+use crate::telemetry_words::reason;
 
-/// How a delivery ended, to be counted.
+/// How a delivery ended, for the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// The job's annotation is in its stream, from now or from an earlier delivery.
+    /// The job's annotation is in its stream, from this or an earlier delivery.
     Finished { duplicate: bool },
     /// The job's failure is in its stream.
     Failed,
-    /// The job is delivered again.
-    Retried,
-    /// The job is delivered again at once, because this worker is shutting down.
+    /// The job will be delivered again.
+    Requeued,
+    /// The job is delivered again at once because this worker is shutting down.
     Released,
-    /// The job is delivered again, because the engine has stopped, and this worker stops too.
+    /// The job is delivered again because the engine has stopped, which ends this worker too.
     EngineStopped,
 }
 
 /// Settles deliveries.
 pub(crate) struct Settler {
-    pub(crate) ledger: Ledger,
+    pub(crate) publisher: OutcomePublisher,
+    pub(crate) attempts: Attempts,
+    pub(crate) suspension: SuspensionDetector,
+    pub(crate) compaction: CompactionQueue,
     pub(crate) retries: Retries,
-    pub(crate) releases: Releases,
+    pub(crate) left_to_others: LeftToOthers,
     pub(crate) worker: v1::WorkerIdentity,
     pub(crate) events: Events,
     /// `worker.max_deliveries`.
@@ -49,13 +58,13 @@ pub(crate) struct Settler {
 }
 
 impl Settler {
-    /// Settles a delivery by what came of its job.
+    /// Settles a delivery by the result of its job.
     pub(crate) async fn settle(&self, delivery: Delivery, answer: Result<Outcome, Fault>) -> Settled {
         let outcome = match answer {
             Ok(annotation) => annotation,
-            Err(fault) => match self.failure_or_delay(&delivery, &fault).await {
+            Err(fault) => match self.decide(&delivery, &fault).await {
                 Next::Fail(reason) => self.failure(&delivery, &fault, reason),
-                Next::SendBack(back) => return self.send_back(delivery, &fault, back).await,
+                Next::Requeue(how) => return self.requeue(delivery, &fault, how).await,
             },
         };
         match self.claim(&delivery, outcome).await {
@@ -64,8 +73,8 @@ impl Settler {
                     Some(outcome::Record::Failure(_)) => Step::FailureClaimed,
                     _ => Step::AnnotationClaimed,
                 });
-                if self.ledger.standstill.may_be_late(delivery.received()) {
-                    return self.release(delivery, &PublishError::Late.into()).await;
+                if self.suspension.may_be_late(delivery.received()) {
+                    return self.release(delivery, &PublishError::LeaseExpired.into()).await;
                 }
                 self.publish_claimed(delivery, claim).await
             }
@@ -73,22 +82,23 @@ impl Settler {
         }
     }
 
-    /// Claims an outcome. An annotation that the stream of outcomes does not take for its size gives way to a failure.
+    /// Claims an outcome. An annotation that is too large for the outcomes stream is replaced by a failure.
     async fn claim(&self, delivery: &Delivery, outcome: Outcome) -> Result<Claim, PublishError> {
         let is_annotation = matches!(outcome.record, Some(outcome::Record::Annotation(_)));
-        match self.ledger.outcomes.claim(delivery.facts(), outcome).await {
+        match self.publisher.outcomes.claim(delivery.info(), outcome).await {
             Err(error @ PublishError::TooLarge { .. }) if is_annotation => {
                 let failure = self.failure(delivery, &error.into(), FailureReason::AnnotationTooLarge);
-                self.ledger.outcomes.claim(delivery.facts(), failure).await
+                self.publisher.outcomes.claim(delivery.info(), failure).await
             }
             claimed => claimed,
         }
     }
 
-    /// Publishes the outcome that counts, then acknowledges the job.
+    /// Publishes the outcome that counts and then acknowledges the job.
     pub(crate) async fn publish_claimed(&self, delivery: Delivery, claim: Claim) -> Settled {
         let too_large = |error| self.failure(&delivery, &Fault::from(error), FailureReason::AnnotationTooLarge);
-        let (claim, receipt) = match self.ledger.publish_claimed(delivery.facts(), claim, too_large).await {
+        let telemetry = Some(&delivery.telemetry);
+        let (claim, receipt) = match self.publisher.publish(delivery.info(), claim, telemetry, too_large).await {
             Ok(published) => published,
             Err(error) => return self.release(delivery, &error.into()).await,
         };
@@ -99,16 +109,16 @@ impl Settler {
                 self.finished(delivery, annotation, &receipt, sequence).await
             }
             Some(outcome::Record::Settled(settled)) => self.settled_before(delivery, settled, &receipt).await,
-            // The publisher refuses such an outcome.
-            None => Settled::Retried,
+            // The publisher does not accept such an outcome.
+            None => Settled::Requeued,
         }
     }
 
     async fn finished(
         &self,
-        delivery: Delivery,
+        mut delivery: Delivery,
         annotation: v1::ImageAnnotation,
-        receipt: &Receipt,
+        receipt: &PublishAck,
         outcome: u64,
     ) -> Settled {
         self.events.step(Step::AnnotationPublished);
@@ -125,9 +135,10 @@ impl Settler {
             "job is done"
         );
         let job = SettledJob::of(&delivery);
-        match delivery.delivered(receipt).await {
-            Ok(()) => self.ledger.roll_up.ended(&job.facts, outcome, receipt.sequence(), false),
-            // The annotation is safe; the next delivery finds the outcome.
+        delivery.telemetry.set_outcome(if duplicate { JobOutcome::Duplicate } else { JobOutcome::Annotated });
+        match delivery.ack(receipt).await {
+            Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), false),
+            // The annotation is stored; the next delivery finds the outcome.
             Err(error) => tracing::warn!("{error}"),
         }
         self.events.step(Step::Acknowledged);
@@ -136,7 +147,13 @@ impl Settler {
         Settled::Finished { duplicate }
     }
 
-    async fn failed(&self, delivery: Delivery, failure: v1::JobFailure, receipt: &Receipt, outcome: u64) -> Settled {
+    async fn failed(
+        &self,
+        mut delivery: Delivery,
+        failure: v1::JobFailure,
+        receipt: &PublishAck,
+        outcome: u64,
+    ) -> Settled {
         self.events.step(Step::FailurePublished);
         let reason = failure.reason();
         let v1::JobFailure { job_id, subject, message, bucket, key, version_id, .. } = failure;
@@ -150,8 +167,14 @@ impl Settler {
             "job failed permanently: {message}"
         );
         let job = SettledJob::of(&delivery);
-        match delivery.reject(receipt, reason.as_str_name()).await {
-            Ok(()) => self.ledger.roll_up.ended(&job.facts, outcome, receipt.sequence(), true),
+        let is_duplicate = receipt.duplicate();
+        delivery.telemetry.set_outcome(if is_duplicate {
+            JobOutcome::Duplicate
+        } else {
+            JobOutcome::Failed(reason.into())
+        });
+        match delivery.term(receipt, reason.as_str_name()).await {
+            Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), true),
             Err(error) => tracing::warn!("{error}"),
         }
         self.events.step(Step::Terminated);
@@ -160,94 +183,99 @@ impl Settler {
         Settled::Failed
     }
 
-    /// Another worker has settled the job, and the server has confirmed it.
-    async fn settled_before(&self, delivery: Delivery, settled: v1::Settled, receipt: &Receipt) -> Settled {
-        tracing::info!(subject = delivery.subject(), "job was finished by another worker");
+    /// Another worker has settled the job and the server has confirmed it.
+    async fn settled_before(&self, mut delivery: Delivery, settled: v1::Settled, receipt: &PublishAck) -> Settled {
+        tracing::info!(subject = delivery.subject(), "job was already finished by another worker");
         let job = SettledJob::of(&delivery);
-        if let Err(error) = delivery.delivered(receipt).await {
+        delivery.telemetry.set_outcome(JobOutcome::Duplicate);
+        if let Err(error) = delivery.ack(receipt).await {
             tracing::warn!("{error}");
         }
         self.remove_records(job).await;
         if settled.failed { Settled::Failed } else { Settled::Finished { duplicate: true } }
     }
 
-    /// Removes what was recorded of a settled job. After a first delivery there is nothing.
-    async fn remove_records(&self, SettledJob { queue, subject, facts }: SettledJob) {
-        if facts.attempt > 1 {
-            self.ledger.attempts.forget(&facts).await;
+    /// Deletes the records of a settled job. A job that was delivered once has none.
+    async fn remove_records(&self, SettledJob { queue, subject, info }: SettledJob) {
+        if info.deliveries > 1 {
+            self.attempts.forget(&info).await;
             if queue == Queue::Jobs {
-                self.retries.forget(&subject, &facts).await;
+                self.retries.forget(&subject, &info).await;
             }
         }
     }
 
     fn failure(&self, delivery: &Delivery, fault: &Fault, reason: FailureReason) -> Outcome {
-        failure_outcome(delivery.facts(), delivery.subject(), delivery.payload(), fault, reason, &self.worker)
+        failure_outcome(delivery.info(), delivery.subject(), delivery.payload(), fault, reason, &self.worker)
     }
 
-    /// Whether a fault makes the job a failure, or how it is sent back. Records what counts as an attempt.
-    async fn failure_or_delay(&self, delivery: &Delivery, fault: &Fault) -> Next {
-        let (facts, attempts) = (delivery.facts(), delivery.started.earlier + 1);
-        let back = match fault.policy() {
+    /// Whether a fault makes the job a failure, or how the job is requeued. Records attempts that count.
+    async fn decide(&self, delivery: &Delivery, fault: &Fault) -> Next {
+        let (info, attempts) = (delivery.info(), delivery.started.earlier + 1);
+        let how = match fault.policy() {
             Policy::Fail(reason) => return Next::Fail(reason),
             Policy::Retry(_) if attempts >= self.max_attempts => return Next::Fail(FailureReason::RetriesExhausted),
             Policy::Retry(backoff) => {
-                self.ledger.attempts.fail(facts, &fault.message()).await;
-                return Next::SendBack(SendBack::retry(self.jitter(backoff.delay(attempts))));
+                self.attempts.fail(info, &fault.message()).await;
+                return Next::Requeue(Requeue::retry(self.jitter(backoff.delay(attempts))));
             }
-            Policy::Park(backoff) => SendBack::park(self.jitter(backoff.delay(facts.attempt))),
-            Policy::Release(backoff) => SendBack::release(self.jitter(backoff.delay(facts.attempt))),
-            Policy::LeaveToOthers(reason) => match self.releases.delay(facts).await {
-                Ok(Some(delay)) => SendBack::leave_to_others(delay.min(self.max_retry_delay)),
+            Policy::Park(backoff) => Requeue::park(self.jitter(backoff.delay(info.deliveries))),
+            Policy::Release(backoff) => Requeue::release(self.jitter(backoff.delay(info.deliveries))),
+            Policy::LeaveToOthers(reason) => match self.left_to_others.delay(info).await {
+                Ok(Some(delay)) => Requeue::leave_to_others(delay.min(self.max_retry_delay)),
                 Ok(None) => return Next::Fail(reason),
                 Err(error) => {
-                    tracing::debug!(%error, "it is not known since when the job is left to other workers");
-                    SendBack::release(self.jitter(STREAM_UNAVAILABLE_BACKOFF.delay(facts.attempt)))
+                    tracing::debug!(%error, "the time of the first refusal could not be read or recorded");
+                    Requeue::release(self.jitter(STREAM_UNAVAILABLE_BACKOFF.delay(info.deliveries)))
                 }
             },
         };
-        self.ledger.attempts.release(delivery.started).await;
-        Next::SendBack(back)
+        self.attempts.release(delivery.started).await;
+        Next::Requeue(how)
     }
 
-    /// Gives a job back whose outcome cannot be claimed or published now, whatever the fault.
+    /// Releases a job whose outcome cannot be looked up, claimed or published now.
     pub(crate) async fn release(&self, delivery: Delivery, fault: &Fault) -> Settled {
-        self.ledger.attempts.release(delivery.started).await;
-        let delay = self.jitter(STREAM_UNAVAILABLE_BACKOFF.delay(delivery.facts().attempt));
-        self.send_back(delivery, fault, SendBack::release(delay)).await
+        self.attempts.release(delivery.started).await;
+        let delay = self.jitter(STREAM_UNAVAILABLE_BACKOFF.delay(delivery.info().deliveries));
+        self.requeue(delivery, fault, Requeue::release(delay)).await
     }
 
-    async fn send_back(&self, delivery: Delivery, fault: &Fault, back: SendBack) -> Settled {
-        let SendBack { delay, apart, what, level } = back;
+    async fn requeue(&self, mut delivery: Delivery, fault: &Fault, how: Requeue) -> Settled {
+        let Requeue { delay, as_retry, what, level, outcome } = how;
+        delivery.telemetry.set_outcome(outcome(reason(fault)));
         let (subject, message) = (delivery.subject().to_owned(), fault.message());
-        log(&delivery, level, &format!("job {what} {delay:?}: {message}"));
+        log(&delivery, level, delay, &format!("job {what}: {message}"));
         let moved = match delivery.queue() {
-            Queue::Jobs if apart => match self.retries.publish(&delivery, delay).await {
+            Queue::Jobs if as_retry => match self.retries.publish(&delivery, delay).await {
                 Ok(()) => true,
                 Err(error) => {
-                    tracing::warn!("a job stays in the stream of jobs until it is tried again: {error}");
+                    tracing::warn!(
+                        subject,
+                        "a job could not be moved to the retries stream and waits in the jobs stream: {error}"
+                    );
                     false
                 }
             },
             Queue::Jobs | Queue::Retries => false,
         };
-        let sent = if moved {
+        let settled = if moved {
             self.events.step(Step::RetryPublished);
-            delivery.moved().await
+            delivery.ack_moved().await
         } else {
-            delivery.retry(delay).await
+            delivery.nack(delay).await
         };
-        if let Err(error) = sent {
+        if let Err(error) = settled {
             tracing::warn!("{error}");
         }
-        self.events.step(Step::SentBack);
+        self.events.step(Step::Requeued);
         self.events.send(JobEvent::Retried { subject, delay, message });
         if fault.is_engine_stopped() {
             Settled::EngineStopped
         } else if matches!(fault, Fault::ShuttingDown) {
             Settled::Released
         } else {
-            Settled::Retried
+            Settled::Requeued
         }
     }
 
@@ -259,63 +287,71 @@ impl Settler {
 /// What follows from a fault.
 enum Next {
     Fail(FailureReason),
-    SendBack(SendBack),
+    Requeue(Requeue),
 }
 
-/// How a job is sent back.
-struct SendBack {
+/// How a job is requeued.
+struct Requeue {
     delay: Duration,
-    /// To the stream of retries, where it does not hold back new jobs.
-    apart: bool,
-    /// For the log: the job does this for so long.
+    /// Whether it moves to the retries stream, where it does not delay new jobs.
+    as_retry: bool,
+    /// The predicate of the log line.
     what: &'static str,
     level: Level,
+    outcome: fn(Reason) -> JobOutcome,
 }
 
-impl SendBack {
+impl Requeue {
     fn retry(delay: Duration) -> Self {
-        Self { delay, apart: true, what: "is tried again in", level: Level::WARN }
+        Self { delay, as_retry: true, what: "will be retried", level: Level::WARN, outcome: JobOutcome::Retried }
     }
 
-    /// The store is logged once for all of its jobs.
+    /// At debug level, because the store is logged once for all of its jobs.
     fn park(delay: Duration) -> Self {
-        Self { delay, apart: true, what: "waits for", level: Level::DEBUG }
+        Self {
+            delay,
+            as_retry: true,
+            what: "waits in the retries stream for its store",
+            level: Level::DEBUG,
+            outcome: JobOutcome::Parked,
+        }
     }
 
     fn release(delay: Duration) -> Self {
-        Self { delay, apart: false, what: "goes back to the queue for", level: Level::WARN }
+        let what = "will be delivered again, without counting an attempt";
+        Self { delay, as_retry: false, what, level: Level::WARN, outcome: JobOutcome::Released }
     }
 
     fn leave_to_others(delay: Duration) -> Self {
-        let what = "is left to other workers, because this one's settings forbid it, for";
-        Self { delay, apart: true, what, level: Level::WARN }
+        let what = "is left to other workers, because this worker's settings forbid it";
+        Self { delay, as_retry: true, what, level: Level::WARN, outcome: JobOutcome::LeftToOthers }
     }
 }
 
-/// What is known of a job once its delivery is gone.
+/// The identity of a job whose delivery has been settled.
 struct SettledJob {
     queue: Queue,
     subject: String,
-    facts: DeliveryFacts,
+    info: DeliveryInfo,
 }
 
 impl SettledJob {
     fn of(delivery: &Delivery) -> Self {
-        let (subject, facts) = (delivery.subject().to_owned(), delivery.facts().clone());
-        Self { queue: delivery.queue(), subject, facts }
+        let (subject, info) = (delivery.subject().to_owned(), delivery.info().clone());
+        Self { queue: delivery.queue(), subject, info }
     }
 }
 
-/// Logs what becomes of a job that is delivered again.
-fn log(delivery: &Delivery, level: Level, what: &str) {
-    let (job_id, object) = (id_in(delivery.payload()), object_in(delivery.payload()));
+/// Logs that a job is requeued, and why.
+fn log(delivery: &Delivery, level: Level, delay: Duration, message: &str) {
+    let (job_id, object) = (job_id_from_bytes(delivery.payload()), object_from_bytes(delivery.payload()));
     let object = object.as_ref();
-    let (subject, attempt) = (delivery.subject(), delivery.facts().attempt);
+    let (subject, deliveries) = (delivery.subject(), delivery.info().deliveries);
     let (bucket, key) = (object.map(|object| object.bucket.as_str()), object.map(|object| object.key.as_str()));
     let version_id = object.and_then(|object| object.version_id.as_deref());
     if level == Level::WARN {
-        tracing::warn!(job_id, subject, bucket, key, version_id, attempt, "{what}");
+        tracing::warn!(job_id, subject, bucket, key, version_id, deliveries, ?delay, "{message}");
     } else {
-        tracing::debug!(job_id, subject, bucket, key, version_id, attempt, "{what}");
+        tracing::debug!(job_id, subject, bucket, key, version_id, deliveries, ?delay, "{message}");
     }
 }

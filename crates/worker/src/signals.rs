@@ -1,11 +1,11 @@
-//! SIGTERM and SIGINT: the first ends the work in order, the second ends the process.
+//! SIGTERM and SIGINT: the first shuts the worker down, the second exits at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first SIGTERM or SIGINT cancels. A second one calls `before_exit`, which must not take long, and
-/// ends the process with 128 plus the signal's number: jobs in progress are then redelivered after `ack_wait`. For a
-/// program, not for a library within one.
+/// exits with 128 plus the signal's number: active jobs are then redelivered after `ack_wait`. Call it from a program,
+/// not from a library.
 ///
 /// # Errors
 /// The signal handlers cannot be installed.
@@ -18,21 +18,23 @@ pub fn shutdown_by_signals(before_exit: impl FnOnce() + Send + 'static) -> std::
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        // Before anything is logged: nothing about logging may hold up the shutdown.
+        // Before the log line, because logging may block.
         cancel.cancel();
-        tracing::info!("{signal}: finishing the jobs in progress; a second signal exits at once");
+        tracing::info!(
+            "received {signal}: taking no more jobs, finishing those at the model and releasing the others; a second signal exits at once"
+        );
         let kind = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
             _ = interrupt.recv() => SignalKind::interrupt(),
         };
-        tracing::warn!("second signal: exiting at once; jobs in progress are redelivered after ack_wait");
+        tracing::warn!("received a second signal: exiting at once; active jobs are redelivered after ack_wait");
         before_exit();
         exit(kind);
     });
     Ok(token)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a second signal asks for an exit that waits for nothing")]
+#[expect(clippy::disallowed_methods, reason = "a second signal requests an immediate exit")]
 fn exit(kind: SignalKind) -> ! {
     std::process::exit(128 + kind.as_raw_value())
 }

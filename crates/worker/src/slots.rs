@@ -1,4 +1,4 @@
-//! How many jobs an intake may have in hand, and a share of them for retries.
+//! Job slots: permits for active jobs, and the share of them that retries may use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,43 +6,43 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Part of the slots that retries may use while there are new jobs.
-const SHARE: usize = 4;
-/// How often retries that use their share look whether new jobs have run out.
-const LOOK: Duration = Duration::from_millis(100);
+/// Retries may use one in this many of their slots while new jobs are waiting.
+const RETRY_SHARE: usize = 4;
+/// How often retries that have used up their share check whether new jobs are still waiting.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The slots of one intake.
+/// The job slots of one intake.
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
     all: usize,
-    /// Slots that may be in use while there are new jobs.
+    /// Slots that may be in use while new jobs are waiting.
     share: usize,
-    /// Whether there are none, as far as is known.
+    /// Set when the jobs stream last had no new jobs.
     no_new_jobs: Arc<AtomicBool>,
 }
 
 impl Slots {
-    /// Slots for so many new jobs.
+    /// Slots for new jobs.
     pub(crate) fn new(all: usize) -> Self {
         Self { free: Arc::new(Semaphore::new(all)), all, share: all, no_new_jobs: Arc::default() }
     }
 
-    /// As many for retries, in addition to these for new jobs: a quarter of them while there are new jobs.
+    /// As many additional slots for retries. They use a quarter of these while new jobs are waiting.
     pub(crate) fn for_retries(&self) -> Self {
-        let (all, share) = (self.all, (self.all / SHARE).max(1));
+        let (all, share) = (self.all, (self.all / RETRY_SHARE).max(1));
         Self { free: Arc::new(Semaphore::new(all)), all, share, no_new_jobs: Arc::clone(&self.no_new_jobs) }
     }
 
-    /// Tells whether there are new jobs.
-    pub(crate) fn tell_new_jobs(&self, are_there: bool) {
-        self.no_new_jobs.store(!are_there, Ordering::Relaxed);
+    /// Records whether new jobs are waiting in the jobs stream.
+    pub(crate) fn set_new_jobs_waiting(&self, waiting: bool) {
+        self.no_new_jobs.store(!waiting, Ordering::Relaxed);
     }
 
-    /// All slots that may be used now, as soon as there is one.
-    pub(crate) async fn take(&self) -> Vec<OwnedSemaphorePermit> {
+    /// Waits until at least one slot may be used, and acquires all that may be used.
+    pub(crate) async fn acquire_free(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
-            // Fails only if the semaphore is closed, which nobody does.
+            // The semaphore is never closed.
             let Ok(first) = Arc::clone(&self.free).acquire_owned().await else {
                 return std::future::pending().await;
             };
@@ -53,7 +53,7 @@ impl Slots {
                 return std::iter::once(first).chain(others).take(allowed - used).collect();
             }
             drop(first);
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 }
@@ -68,18 +68,18 @@ mod tests {
     async fn retries_use_a_share_of_slots_of_their_own_until_new_jobs_run_out() {
         let jobs = Slots::new(8);
         let retries = jobs.for_retries();
-        jobs.tell_new_jobs(true);
-        let (all, share) = (jobs.take().await, retries.take().await);
+        jobs.set_new_jobs_waiting(true);
+        let (all, share) = (jobs.acquire_free().await, retries.acquire_free().await);
         assert_eq!((all.len(), share.len()), (8, 2));
-        assert!(jobs.take().now_or_never().is_none() && retries.take().now_or_never().is_none());
-        jobs.tell_new_jobs(false);
-        let rest = retries.take().await;
+        assert!(jobs.acquire_free().now_or_never().is_none() && retries.acquire_free().now_or_never().is_none());
+        jobs.set_new_jobs_waiting(false);
+        let rest = retries.acquire_free().await;
         assert_eq!(rest.len(), 6);
-        jobs.tell_new_jobs(true);
+        jobs.set_new_jobs_waiting(true);
         drop(rest);
-        assert!(retries.take().now_or_never().is_none(), "two are in use");
+        assert!(retries.acquire_free().now_or_never().is_none(), "two are in use");
         drop(share);
-        assert_eq!(retries.take().await.len(), 2);
-        assert_eq!(Slots::new(1).for_retries().take().await.len(), 1);
+        assert_eq!(retries.acquire_free().await.len(), 2);
+        assert_eq!(Slots::new(1).for_retries().acquire_free().await.len(), 1);
     }
 }

@@ -1,160 +1,105 @@
-//! The worker as a whole: what it needs, how it runs, and in which order it ends.
+//! Runs a worker, from its start to an orderly shutdown.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::consumer::PullConsumer;
 use engine::Annotator;
 use kosmos2::checkpoint::ModelIdentity;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::v1;
 
 use crate::advisories::MaxDeliveriesReconciler;
 use crate::attempts::Attempts;
 use crate::byte_budget::ByteBudget;
-use crate::decoding::Decoding;
-use crate::delivery::Delivery;
-use crate::descriptors::{TooFewDescriptors, make_room};
+use crate::circuit_breaker::CircuitBreakers;
+use crate::compaction::CompactionQueue;
+use crate::decoding::DecodePool;
+use crate::descriptors::raise_limit;
 use crate::events::Events;
 use crate::fetch::environment::environment_problems;
-use crate::fetch::s3::{CaFileError, ObjectStore};
+use crate::fetch::s3::ObjectStore;
 use crate::health::Health;
-use crate::health_server::{HealthAddressError, HealthServer};
+use crate::health_server::HealthServer;
 use crate::intake::Intake;
 use crate::job::JobContext;
-use crate::ledger::Ledger;
+use crate::job_loop::{FLUSH_TIMEOUT, Worked, run_jobs};
+use crate::left_to_others::LeftToOthers;
+use crate::outcome_publisher::OutcomePublisher;
 use crate::outcomes::Outcomes;
-use crate::releases::Releases;
+use crate::report::WorkerReport;
 use crate::retries::Retries;
-use crate::roll_up::RollUp;
 use crate::settings::{Settings, WorkerSettings};
-use crate::settings_check::SettingsProblems;
-use crate::settle::{Settled, Settler};
-use crate::slow_reads::{SlowReads, retry_places};
-use crate::standstill::Standstill;
-use crate::stores::Stores;
-use broker::backoff::{Backoff, Delays};
-use broker::connection::{self, Connection, ConnectionError};
+use crate::settings_validation::InvalidSettings;
+use crate::settle::Settler;
+use crate::slow_reads::{SlowReads, retry_permits};
+use crate::startup::{Opened, open};
+use crate::suspension::SuspensionDetector;
+use crate::worker_error::WorkerError;
+use crate::worker_telemetry::WorkerTelemetry;
 use broker::publish::Publisher;
-use broker::setup::{self, Broker, SetupError};
 use broker::stream_states::StreamStates;
 
-/// How long the last words (acknowledgements, jobs handed back) may take to leave.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many reads may be slow at once where the settings do not say and the slots are fewer.
-const LEAST_SLOW_READS: usize = 64;
-/// Wait before streams are looked for again where JetStream does not answer.
-const LOOK_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+/// The minimum of the default of `worker.max_slow_reads`.
+const MIN_SLOW_READS: usize = 64;
 
-/// What a worker works with.
+/// What a worker is made of.
 pub struct WorkerParts {
-    /// What it was told.
-    pub settings: Settings,
-    /// The engine with the model; its picture preprocessing is used too.
-    pub engine: Arc<dyn Annotator>,
-    /// What annotations say about the model.
-    pub model: ModelIdentity,
-    /// Who watches.
-    pub events: Events,
-}
-
-/// What a worker has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WorkerReport {
-    /// Jobs whose annotation is in the stream.
-    pub finished: u64,
-    /// Of these, jobs whose annotation was there from an earlier delivery.
-    pub duplicates: u64,
-    /// Jobs whose failure is in the stream.
-    pub failed: u64,
-    /// Deliveries that went back to the queue for a while.
-    pub retried: u64,
-    /// Jobs that had not come to the model when the worker was told to end, and went straight back.
-    pub released: u64,
-    /// Pull requests that were refused or lost.
-    pub pulls_lost: u64,
-}
-
-/// Why a worker did not start, or ended before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
     /// The settings.
-    #[error("the settings cannot be used:\n{0}")]
-    Settings(#[from] SettingsProblems),
-    /// The store's authorities.
-    #[error(transparent)]
-    CaFile(#[from] CaFileError),
-    /// The address of the health server.
-    #[error(transparent)]
-    HealthAddress(#[from] HealthAddressError),
-    /// The limit of open files.
-    #[error(transparent)]
-    Descriptors(#[from] TooFewDescriptors),
-    /// The connection.
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
-    /// Streams and consumer could not be looked at.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// The worker creates nothing.
-    #[error("there is no {0} on the NATS server: run `groundling setup` to create it")]
-    Missing(String),
-    /// Settings of streams or consumer with which the promise does not hold, one in each line.
-    #[error("workers cannot keep their promise with what is on the NATS server:\n{0}")]
-    Unfit(String),
-    /// The server has not let the worker in for as long as `nats.refused_timeout`. Jobs in hand come back by themselves.
-    #[error(
-        "the NATS server has refused this worker's credentials for {0:?} (nats.refused_timeout), so it has ended: start it again with those that the server takes now"
-    )]
-    Refused(Duration),
-    /// The engine ended. Jobs in hand went back to the queue.
-    #[error("the engine has stopped, so this worker has too; its jobs went back to the queue: start it again")]
-    EngineStopped(WorkerReport),
+    pub settings: Settings,
+    /// The engine with the model. The worker also uses its picture preprocessing.
+    pub engine: Arc<dyn Annotator>,
+    /// The model's identity, for annotations.
+    pub model: ModelIdentity,
+    /// Where events are sent.
+    pub events: Events,
+    /// Where metrics and traces are recorded. One worker for each: it registers readings there.
+    pub telemetry: WorkerTelemetry,
 }
 
-/// Works until `shutdown`, then ends in this order:
+/// Runs a worker until `shutdown`, which then shuts down in this order:
 ///
-/// 1. intake asks for no more jobs, and within 3 s has handed back those that were on their way; jobs whose picture is
-///    not ready for the model go straight back too;
-/// 2. jobs that the model has are finished and published, for at most `worker.shutdown_timeout`;
-/// 3. those still not finished are dropped, which hands them back;
-/// 4. the last acknowledgements leave, and the connection is closed.
+/// 1. Intake requests no more jobs, and within 3 s has nacked those that were in transit. Jobs whose picture is not
+///    ready
+///    for the model are released.
+/// 2. Jobs that the model is processing are finished and published, for at most `worker.shutdown_timeout`.
+/// 3. Jobs that are still not finished are nacked.
+/// 4. The last acknowledgements are sent and the connection is closed.
 ///
-/// The same happens when the engine ends on its own. Lost connections are waited out, and so is a broker that is not
-/// there yet at the start. [`Health`] tells of it all at `worker.health_address`, to the very end.
+/// A worker whose engine stops shuts down in the same way. Lost connections are waited out, and so is a broker that
+/// does not respond at the start. The worker's [`Health`] is served at `worker.health_address` until the end.
 ///
 /// # Errors
-/// [`WorkerError`].
+/// [`WorkerError`], if the worker does not start or stops on its own.
 pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<WorkerReport, WorkerError> {
-    let WorkerParts { settings, engine, model, events } = parts;
+    let WorkerParts { settings, engine, model, events, telemetry } = parts;
     settings.validate()?;
     let problems = environment_problems(&settings.s3, |name| std::env::var(name).ok());
     if !problems.is_empty() {
-        return Err(SettingsProblems(problems).into());
+        return Err(InvalidSettings(problems).into());
     }
-    let worker_id = settings.worker.id.clone().unwrap_or_else(made_up_id);
-    let slots = settings.worker.slots.unwrap_or_else(|| engine.jobs_in_hand());
-    let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(LEAST_SLOW_READS));
-    // New jobs and retries have slots each.
-    make_room(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_places(max_slow_reads(slots)))?;
+    let worker_id = settings.worker.id.clone().unwrap_or_else(random_id);
+    let slots = settings.worker.slots.unwrap_or_else(|| engine.concurrent_jobs());
+    let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS));
+    // New jobs and retries have as many slots each.
+    raise_limit(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
-    // A job that a stream refused comes again within the delay, to this worker or another one.
-    let states = StreamStates::default().forgetting_after(settings.worker.max_retry_delay * 2);
-    let health = Health::new(Arc::clone(&engine)).watching(states.clone());
-    let _told = match settings.worker.health_address {
-        Some(address) => Some(HealthServer::start(address, health.clone())?),
+    // A job that a stream has refused is delivered again within the delay, to this worker or another one.
+    let states = StreamStates::default().with_expiry(settings.worker.max_retry_delay * 2);
+    let health = Health::new(Arc::clone(&engine)).with_stream_states(states.clone());
+    let budget = ByteBudget::new(settings.worker.max_bytes_in_flight);
+    telemetry.observe(&engine, budget.clone(), health.connection_state());
+    let _health_server = match settings.worker.health_address {
+        Some(address) => Some(HealthServer::start(address, health.clone(), telemetry.scraper.clone())?),
         None => None,
     };
-    // Ends on the caller's word or, by way of a dead engine, on our own.
+    // Cancelled by the caller, and by the worker itself if its engine stops.
     let stop = shutdown.child_token();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => {
-            tracing::info!("worker was told to end before it had taken a job");
+            tracing::info!("the worker was shut down before it had taken a job");
             return Ok(WorkerReport::default());
         }
         opened = open(&settings, &worker_id, &health) => opened?,
@@ -163,41 +108,56 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let client = connection.client.clone();
     let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
-    let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout).watched(states.clone());
-    let (roll_up, roll_ups) =
-        RollUp::new(jetstream.clone(), &streams.jobs, outcomes.clone(), streams.ack_wait, streams.duplicate_window);
-    // Settings are valid only if the duplicate window is longer than lease and delay together.
-    let standstill =
-        Standstill::new(settings.worker.lease(), streams.ack_wait.max(settings.worker.max_retry_delay) / 2);
-    tokio::spawn(standstill.clone().watch());
-    let ledger = Ledger {
+    let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout)
+        .with_stream_states(states.clone())
+        .with_instruments(telemetry.instruments().clone());
+    let (compaction, compactor) = CompactionQueue::new(
+        jetstream.clone(),
+        &streams.jobs,
+        outcomes.clone(),
+        streams.ack_wait,
+        streams.duplicate_window,
+    );
+    // The settings are valid only if the duplicate window is longer than the lease and the delay together.
+    let suspension =
+        SuspensionDetector::new(settings.worker.lease(), streams.ack_wait.max(settings.worker.max_retry_delay) / 2);
+    tokio::spawn(suspension.clone().watch());
+    let attempts = Attempts::new(jetstream.clone(), &streams.attempts, &worker_id).with_stream_states(states.clone());
+    let publisher = OutcomePublisher {
         outcomes,
-        attempts: Attempts::new(jetstream.clone(), &streams.attempts, &worker_id).watched(states.clone()),
         publisher: Publisher::new(jetstream.clone(), &streams.annotations, &streams.failed)
-            .with_patience(publish_timeout)
-            .once_after(stop.clone())
-            .watched(states.clone()),
+            .with_timeout(publish_timeout)
+            .without_retries_after(stop.clone())
+            .with_stream_states(states.clone()),
         duplicate_window: streams.duplicate_window,
-        roll_up,
-        standstill,
+        instruments: telemetry.instruments().clone(),
     };
     let worker = v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let retries_stream = Retries::new(jetstream.clone(), &streams.retries);
+    let retries_stream = Retries::new(jetstream.clone(), &streams.retries, telemetry.instruments().clone());
     let reconciler = MaxDeliveriesReconciler {
         jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
         retries_stream: streams.retries.clone(),
         retries: retries_stream.clone(),
         consumer: advisories,
-        ledger: ledger.clone(),
+        publisher: publisher.clone(),
+        attempts: attempts.clone(),
         worker: worker.clone(),
         events: events.clone(),
     };
     let settler = Settler {
-        ledger,
+        publisher,
+        attempts,
+        suspension,
+        compaction,
         retries: retries_stream,
-        releases: Releases::new(jetstream.clone(), &streams.outcomes, release_own_limits_for, publish_timeout)
-            .watched(states),
+        left_to_others: LeftToOthers::new(
+            jetstream.clone(),
+            &streams.outcomes,
+            release_own_limits_for,
+            publish_timeout,
+        )
+        .with_stream_states(states),
         worker,
         events: events.clone(),
         max_attempts: settings.worker.max_deliveries,
@@ -208,221 +168,82 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         engine,
         settler,
         slow_reads,
-        stores: Stores::new(settings.worker.store_outage_wait()),
-        budget: ByteBudget::new(settings.worker.max_bytes_in_flight),
-        decoding: Decoding::new(&settings.worker),
+        circuit_breakers: CircuitBreakers::new(settings.worker.store_outage_wait()),
+        budget,
+        decoding: DecodePool::new(&settings.worker),
         model: v1::ModelIdentity { name: model.name, revision: model.revision, digest: model.digest },
         settings: settings.worker.clone(),
         events,
         stop: stop.clone(),
         abandon: CancellationToken::new(),
     });
-    tracing::info!(worker_id, slots, "worker takes jobs");
-    health.works(connection.clone());
-    let told_to_end = tokio::spawn({
+    tracing::info!(worker_id, slots, "the worker takes jobs");
+    health.set_working(connection.clone());
+    let report_stop = tokio::spawn({
         let (stop, health) = (stop.clone(), health.clone());
         async move {
             stop.cancelled().await;
-            health.ends();
+            health.set_stopping();
         }
     });
     let reconciler = tokio::spawn(reconciler.run(stop.clone()));
-    tokio::spawn(roll_ups.run(stop.clone()));
+    tokio::spawn(compactor.run(stop.clone()));
     let (sender, deliveries) = mpsc::channel(slots);
     let refusing = connection.clone();
-    let intake = Intake::new(client.clone(), jobs, slots, settings.worker.lease())
-        .with_stream(jetstream)
-        .watched(connection, health);
+    let intake = Intake::new(jetstream, jobs, slots, settings.worker.lease())
+        .checking_stream()
+        .with_connection(connection, health)
+        .with_spans(telemetry.jobs);
     let retries = intake.of_retries(retries);
     let intakes = [intake, retries].map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone())));
     drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
-    let refused = refusing.refused_for(refused_timeout);
-    let worked = work(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
+    let refused = refusing.credentials_refused_for(refused_timeout);
+    let worked = run_jobs(context, deliveries, &stop, settings.worker.shutdown_timeout, refused).await;
     let Worked { mut report, engine_stopped, refused } = worked;
     for intake in intakes {
         match intake.await {
             Ok(lost) => report.pulls_lost += lost,
-            Err(error) => tracing::error!("intake ended by a fault of its own: {error}"),
+            Err(error) => tracing::error!(
+                "intake has failed; this is a bug, please report it with the panic logged above: {error}"
+            ),
         }
     }
     if tokio::time::timeout(FLUSH_TIMEOUT, reconciler).await.is_err() {
-        tracing::debug!("an advisory was not dealt with in time; it is delivered again");
+        tracing::debug!("an advisory was not handled in time and will be delivered again");
     }
     close(&client).await;
-    told_to_end.abort();
-    tracing::info!(?report, "worker has ended");
+    report_stop.abort();
+    let WorkerReport { finished, duplicates, failed, retried, released, pulls_lost } = report;
+    tracing::info!(
+        annotated = finished,
+        annotated_earlier = duplicates,
+        failed,
+        requeued = retried,
+        released_at_shutdown = released,
+        pull_requests_lost = pulls_lost,
+        "the worker has stopped"
+    );
     match (refused, engine_stopped) {
-        (true, _) => Err(WorkerError::Refused(refused_timeout)),
+        (true, _) => Err(WorkerError::CredentialsRefused(refused_timeout)),
         (_, true) => Err(WorkerError::EngineStopped(report)),
         _ => Ok(report),
     }
 }
 
-/// How the work ended.
-struct Worked {
-    report: WorkerReport,
-    engine_stopped: bool,
-    refused: bool,
-}
-
-/// Takes deliveries until intake closes the channel, and sees each to its end; or until the server has `refused` this
-/// worker for too long, which leaves nobody to tell of any end.
-async fn work(
-    context: Arc<JobContext>,
-    mut deliveries: mpsc::Receiver<Delivery>,
-    stop: &CancellationToken,
-    patience: Duration,
-    refused: impl Future<Output = ()>,
-) -> Worked {
-    let mut jobs = JoinSet::new();
-    let mut tally = Tally::default();
-    let (mut taking, mut is_refused) = (true, false);
-    let stopped = async {
-        stop.cancelled().await;
-        tokio::time::sleep(patience).await;
-    };
-    let abandon = context.abandon.clone();
-    let abandoned = async {
-        abandon.cancelled().await;
-        tokio::time::sleep(FLUSH_TIMEOUT).await;
-    };
-    tokio::pin!(stopped, abandoned, refused);
-    while taking || !jobs.is_empty() {
-        tokio::select! {
-            delivery = deliveries.recv(), if taking => match delivery {
-                Some(delivery) => {
-                    let context = Arc::clone(&context);
-                    jobs.spawn(async move { context.run(delivery).await });
-                }
-                None => taking = false,
-            },
-            Some(ended) = jobs.join_next() => {
-                match ended {
-                    Ok(Settled::EngineStopped) => {
-                        tally.add(Settled::EngineStopped);
-                        stop.cancel();
-                    }
-                    Ok(ending) => tally.add(ending),
-                    // Its guard has handed the job back while the panic unwound.
-                    Err(error) => {
-                        tracing::error!("a job ended by a fault of the worker's own: {error}");
-                        tally.add(Settled::Retried);
-                    }
-                }
-            },
-            () = &mut refused => {
-                tracing::error!(jobs = jobs.len(), "the NATS server refuses this worker: jobs in hand are left to others");
-                is_refused = true;
-                stop.cancel();
-                jobs.shutdown().await;
-                break;
-            }
-            () = &mut stopped, if !context.abandon.is_cancelled() => {
-                tracing::warn!(jobs = jobs.len(), "jobs not finished within worker.shutdown_timeout are released");
-                context.abandon.cancel();
-            }
-            () = &mut abandoned => {
-                // What cannot even be released in time is dropped, which hands it back too.
-                tally.report.retried += jobs.len() as u64;
-                jobs.shutdown().await;
-                break;
-            }
-        }
-    }
-    Worked { report: tally.report, engine_stopped: tally.engine_stopped, refused: is_refused }
-}
-
-#[derive(Default)]
-struct Tally {
-    report: WorkerReport,
-    engine_stopped: bool,
-}
-
-impl Tally {
-    fn add(&mut self, ending: Settled) {
-        match ending {
-            Settled::Finished { duplicate } => {
-                self.report.finished += 1;
-                self.report.duplicates += u64::from(duplicate);
-            }
-            Settled::Failed => self.report.failed += 1,
-            Settled::Retried => self.report.retried += 1,
-            Settled::Released => self.report.released += 1,
-            Settled::EngineStopped => {
-                self.report.retried += 1;
-                self.engine_stopped = true;
-            }
-        }
-    }
-}
-
-/// What a worker needs from the broker.
-struct Opened {
-    connection: Connection,
-    jetstream: async_nats::jetstream::Context,
-    jobs: PullConsumer,
-    retries: PullConsumer,
-    advisories: PullConsumer,
-}
-
-/// Waits for the broker, and for a cluster that has no leader yet. What does not pass by itself is an error.
-async fn open(settings: &Settings, worker_id: &str, health: &Health) -> Result<Opened, WorkerError> {
-    let name = format!("groundling worker {worker_id}");
-    let connection = connection::connect_when_there(&settings.nats, &name, |error| {
-        health.waits(error.to_string());
-        tracing::warn!("{error}. Trying again until it answers");
-    })
-    .await?;
-    let (jetstream, broker) =
-        (connection::jetstream(&connection.client, &settings.nats), connection.broker(&settings.nats));
-    let (mut delays, mut told) = (Delays::of(LOOK_AGAIN), String::new());
-    let [jobs, retries, advisories] = loop {
-        let error = match ready_consumers(&broker, settings).await {
-            Err(WorkerError::Setup(error)) if error.may_pass() => error.to_string(),
-            ended => break ended?,
-        };
-        health.waits(error.clone());
-        if error != told {
-            tracing::warn!("{error}. Trying again");
-            told = error;
-        }
-        tokio::time::sleep(delays.after_failure()).await;
-    };
-    Ok(Opened { connection, jetstream, jobs, retries, advisories })
-}
-
-/// The consumers of jobs, of retries and of advisories.
-async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<[PullConsumer; 3], WorkerError> {
-    let found = setup::check(broker.clone(), &settings.streams).await?;
-    if !found.missing.is_empty() {
-        return Err(WorkerError::Missing(found.missing.join(", ")));
-    }
-    if !found.errors.is_empty() {
-        return Err(WorkerError::Unfit(found.errors.join("\n")));
-    }
-    for difference in found.differences {
-        tracing::warn!("{difference}");
-    }
-    let missing = || WorkerError::Missing(format!("consumer {}", settings.streams.consumer));
-    let jobs = setup::find_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    let retries = setup::find_retries_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    let advisories = setup::find_advisory_consumer(broker.clone(), &settings.streams).await?.ok_or_else(missing)?;
-    Ok([jobs, retries, advisories])
-}
-
 async fn close(client: &Client) {
-    let gone = async {
+    let closed = async {
         if let Err(error) = client.flush().await {
-            tracing::warn!("the last acknowledgements may not have left: {error}");
+            tracing::warn!("the last acknowledgements may not have been sent: {error}");
         }
         drop(client.drain().await);
     };
-    if tokio::time::timeout(FLUSH_TIMEOUT, gone).await.is_err() {
-        tracing::warn!("NATS did not answer at the end; unfinished jobs come back after ack_wait");
+    if tokio::time::timeout(FLUSH_TIMEOUT, closed).await.is_err() {
+        tracing::warn!("NATS did not respond during shutdown; unfinished jobs will be redelivered after ack_wait");
     }
 }
 
-fn made_up_id() -> String {
+/// A name for a worker without `worker.id`.
+pub fn random_id() -> String {
     format!("worker-{}", uuid::Uuid::new_v4().simple())
 }

@@ -44,7 +44,7 @@ async fn change(bench: &Bench, stream: &str, change: impl FnOnce(&mut Config)) {
     bench.jetstream.update_stream(config).await.unwrap();
 }
 
-/// The next end of a job: its id, and the failure's reason and message if it failed.
+/// Waits until a job has ended. Returns its id, and the failure's reason and message if it failed.
 async fn ended(running: &mut Running) -> (String, Option<(FailureReason, String)>) {
     loop {
         match running.event().await {
@@ -66,13 +66,13 @@ async fn orderly_shutdowns_end_no_healthy_job_however_many() {
     for _ in 0..MAX + 3 {
         let engine = Held::new();
         let running = Running::start_with(few_attempts(&bench), engine.clone());
-        // All are in the engine, which does not answer before the worker is told to end.
+        // All jobs are in the engine, which does not answer before the worker shuts down.
         let all = engine.asked.acquire_many(8);
         tokio::time::timeout(common::PATIENCE, all).await.expect("all jobs should come").unwrap().forget();
         let report = running.end().await;
         assert_eq!((report.finished, report.failed), (0, 0), "{report:?}");
     }
-    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "nothing counts");
+    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "no attempt counts");
     let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
     let mut done = HashSet::new();
     while done.len() < 8 {
@@ -87,7 +87,7 @@ async fn orderly_shutdowns_end_no_healthy_job_however_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
     let bench = Bench::ready().await;
-    // The outcomes alone, and everything that a worker writes, as when the account's storage is used up.
+    // Only the outcomes stream, and all streams that a worker writes, as if the account's storage were used up.
     let names = [bench.streams.outcomes.clone(), bench.streams.annotations.clone(), bench.streams.attempts.clone()];
     for full in [&names[..1], &names[..]] {
         for name in full {
@@ -106,7 +106,7 @@ async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
         let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
         for _ in 0..MAX + 3 {
             match running.event().await {
-                JobEvent::Retried { message, .. } => assert!(message.contains("did not take"), "{message}"),
+                JobEvent::Retried { message, .. } => assert!(message.contains("did not accept"), "{message}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -123,7 +123,7 @@ async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
 async fn a_job_that_kills_its_workers_ends_after_a_bounded_number_of_them() {
     let bench = Bench::ready().await;
     submit(&bench, &job("poison", bitmap())).await;
-    // A first delivery is not recorded, so there is one more than the setting says.
+    // First deliveries are not recorded, so there is one more attempt than the setting allows.
     for _ in 0..=MAX {
         let engine = Held::new();
         let running = Running::start_with(few_attempts(&bench), engine.clone());
@@ -153,10 +153,10 @@ async fn released_deliveries_between_failed_ones_do_not_count() {
         assert!(matches!(running.event().await, JobEvent::Retried { .. }), "attempt {attempt}");
         running.end().await;
         assert_eq!(bench.messages_in(&bench.streams.attempts).await, attempt);
-        // Deliveries that are released in between.
+        // Released deliveries in between.
         for _ in 0..4 {
             let mut intake = bench.intake(bench.retries_consumer().await, 1);
-            intake.next().await.retry(Duration::ZERO).await.unwrap();
+            intake.next().await.nack(Duration::ZERO).await.unwrap();
             intake.stop.cancel();
             intake.task.await.unwrap();
         }
@@ -177,7 +177,7 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
     let durable_name = Some(bench.streams.consumer.clone());
     let config = pull::Config { durable_name, max_deliver: 1, max_ack_pending: 1000, ..Default::default() };
     stream.create_consumer(config).await.unwrap();
-    // Otherwise it would wait for its next attempt elsewhere.
+    // Otherwise the job would move to the retries stream.
     change(&bench, &bench.streams.retries, |config| config.max_message_size = 1).await;
     submit(&bench, &away("away")).await;
     let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));
@@ -194,21 +194,21 @@ async fn the_last_known_error_is_that_of_the_last_attempt_that_had_one() {
     bench.publish_jobs(1).await;
     let attempts = Attempts::new(bench.jetstream.clone(), &bench.streams.attempts, "w");
     let mut intake = bench.intake(bench.consumer().await, 1);
-    let mut facts = intake.next().await.facts().clone();
-    assert_eq!(attempts.last_error(&facts).await, None);
+    let mut info = intake.next().await.info().clone();
+    assert_eq!(attempts.last_error(&info).await, None);
     for (delivery, error) in [(1, Some("first")), (2, None), (11, Some("last")), (12, None)] {
-        facts.attempt = delivery;
-        let earlier = attempts.start(&facts).await.unwrap().earlier;
+        info.deliveries = delivery;
+        let earlier = attempts.start(&info).await.unwrap().earlier;
         assert_eq!(earlier, [0, 1, 2, 3][[1, 2, 11, 12].iter().position(|known| *known == delivery).unwrap()]);
         if let Some(error) = error {
-            attempts.fail(&facts, error).await;
+            attempts.fail(&info, error).await;
         }
     }
-    assert_eq!(attempts.last_error(&facts).await.as_deref(), Some("last"));
-    facts.attempt = 13;
-    let started = attempts.start(&facts).await.unwrap();
+    assert_eq!(attempts.last_error(&info).await.as_deref(), Some("last"));
+    info.deliveries = 13;
+    let started = attempts.start(&info).await.unwrap();
     attempts.release(started).await;
-    assert_eq!(attempts.start(&facts).await.unwrap().earlier, 4, "a released attempt leaves no record");
-    attempts.forget(&facts).await;
+    assert_eq!(attempts.start(&info).await.unwrap().earlier, 4, "a released attempt leaves no record");
+    attempts.forget(&info).await;
     eventually("the records are gone", || async { bench.messages_in(&bench.streams.attempts).await == 0 }).await;
 }

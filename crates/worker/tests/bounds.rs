@@ -1,4 +1,4 @@
-//! What is bounded by construction: bytes on their way, time at the end, time without being let in.
+//! Limits of a worker: bytes in transit, time for shutdown, time with refused credentials, open files.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -36,7 +36,7 @@ async fn hundreds_of_slots_and_large_jobs_do_not_overrun_the_connection() {
         assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
     }
     let info = bench.consumer_info().await;
-    assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was handed out once");
+    assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was delivered once");
     let report = running.end().await;
     assert_eq!((report.finished, report.retried, report.pulls_lost), (JOBS as u64, 0, 0));
 }
@@ -69,7 +69,7 @@ async fn in_a_cluster_the_last_jobs_of_a_request_come_after_the_word_that_it_is_
     assert_eq!((report.finished, report.retried, report.pulls_lost), (JOBS as u64, 0, 0));
     let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
     let info = stream.consumer_info(&streams.consumer).await.unwrap();
-    assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was handed out once");
+    assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was delivered once");
 }
 
 async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
@@ -88,15 +88,14 @@ async fn at_the_end_an_outcome_that_is_written_down_does_not_wait_for_its_stream
     }
     let mut running = Running::start(&bench);
     running.event().await;
-    eventually("both outcomes are written down", || async { bench.messages_in(&bench.streams.outcomes).await == 2 })
-        .await;
+    eventually("both outcomes are claimed", || async { bench.messages_in(&bench.streams.outcomes).await == 2 }).await;
     let told = Instant::now();
     running.stop.cancel();
     // The default of worker.publish_timeout is two minutes.
     let report = tokio::time::timeout(PATIENCE, running.task).await.expect("the worker should end").unwrap().unwrap();
     assert_eq!((report.finished, report.failed, report.retried), (1, 0, 1), "{:?}", told.elapsed());
     change_annotations(&bench, |config| config.max_messages = -1).await;
-    // Another worker publishes what is written down, without doing the job.
+    // Another worker publishes the claimed outcome without processing the job.
     let mut other = Running::start_with(settings(&bench), Held::new());
     let event = other.event().await;
     assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
@@ -126,7 +125,7 @@ async fn a_worker_whose_password_is_no_longer_taken_ends_after_a_while() {
     let engine = Held::new();
     let mut running = Running::start_with(settings(&bench), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
-    // For a moment only: it goes on.
+    // Only for a moment: the worker continues.
     bench.server.reload(&with("after")).unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     bench.server.reload(&with("before")).unwrap();
@@ -138,10 +137,10 @@ async fn a_worker_whose_password_is_no_longer_taken_ends_after_a_while() {
     assert!(error.contains("nats.refused_timeout") && error.contains("credentials"), "{error}");
 }
 
-/// How many slots the worker of the tests below has.
+/// Environment variable: the slots of the worker of the tests below.
 const SLOTS: &str = "DESCRIPTORS_TEST_SLOTS";
 
-/// Not a test by itself: a worker that is told to end before it begins, and says how many files it may open.
+/// Not a test: a worker that is shut down before it starts and prints how many files it may open.
 #[tokio::test]
 #[ignore = "run by the tests below, with limits of open files"]
 async fn worker_with_a_limit_of_open_files() {

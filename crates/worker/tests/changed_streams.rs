@@ -1,4 +1,4 @@
-//! Streams and consumers that somebody made or changed by hand, before a worker starts and while it runs.
+//! Streams and consumers that are created or changed by hand, before a worker starts and while it runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{Bench, Held, Running, Yes, bitmap, eventually, job, settings, submi
 use futures::StreamExt;
 use worker::JobEvent;
 
-/// Makes the stream of jobs anew, with another retention, and its consumer.
+/// Recreates the jobs stream with a changed configuration, and its consumer.
 async fn remake_jobs(bench: &Bench, change: impl FnOnce(&mut Config)) {
     let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     let mut config = stream.cached_info().config.clone();
@@ -22,8 +22,8 @@ async fn remake_jobs(bench: &Bench, change: impl FnOnce(&mut Config)) {
     broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
 }
 
-/// A consumer of advisories whose worker looks through the queue every few seconds.
-async fn look_often(bench: &Bench) {
+/// A consumer of advisories with which a worker scans the queues every few seconds.
+async fn scan_often(bench: &Bench) {
     let stream = bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap();
     stream.delete_consumer(&bench.streams.consumer).await.unwrap();
     let durable_name = Some(bench.streams.consumer.clone());
@@ -59,14 +59,14 @@ async fn a_worker_does_not_start_on_a_jobs_stream_that_keeps_what_is_done() {
 #[tokio::test]
 async fn done_jobs_of_a_stream_that_keeps_them_are_neither_deleted_nor_made_failures() {
     let bench = Bench::ready().await;
-    look_often(&bench).await;
+    scan_often(&bench).await;
     let running = Running::start(&bench);
     eventually("the worker pulls", || async { bench.consumer_info().await.num_waiting > 0 }).await;
     remake_jobs(&bench, |config| config.retention = RetentionPolicy::Limits).await;
     for i in 0..5 {
         submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
     }
-    // Somebody else's worker does them all.
+    // Another program acknowledges all jobs.
     let others = bench.consumer().await;
     eventually("all jobs are done", || async {
         let mut batch = others.fetch().max_messages(5).messages().await.unwrap();
@@ -77,14 +77,14 @@ async fn done_jobs_of_a_stream_that_keeps_them_are_neither_deleted_nor_made_fail
         info.num_pending == 0 && info.num_ack_pending == 0
     })
     .await;
-    // Longer than all looks after which a job is taken for lost.
+    // Longer than all scans after which a job counts as orphaned.
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 5);
     assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
     assert_eq!(running.end().await.failed, 0);
 }
 
-/// One job is in the engine's hands while the consumer changes; it stays the only try.
+/// The engine processes a job while the consumer changes. The job must not be attempted twice.
 async fn one_try_while(change: impl AsyncFnOnce(&Bench)) {
     let bench = Bench::ready().await;
     submit(&bench, &job("slow", bitmap())).await;
@@ -92,11 +92,11 @@ async fn one_try_while(change: impl AsyncFnOnce(&Bench)) {
     let mut running = Running::start_with(settings(&bench), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
     change(&bench).await;
-    // Several times the new ack_wait. What is handed out in the first moments is passed over.
+    // Several times the new ack_wait. Deliveries in the first moments are ignored.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let delivered = bench.consumer_info().await.delivered.consumer_sequence;
     tokio::time::sleep(Duration::from_secs(8)).await;
-    assert_eq!(bench.consumer_info().await.delivered.consumer_sequence, delivered, "nothing is handed out again");
+    assert_eq!(bench.consumer_info().await.delivered.consumer_sequence, delivered, "nothing is delivered again");
     assert_eq!(engine.asked.available_permits(), 0, "the job is in the engine once");
     engine.answers.add_permits(100);
     let event = running.event().await;
@@ -135,7 +135,7 @@ async fn requests_keep_to_the_limits_that_the_consumer_has_for_them() {
     })
     .await;
     for i in 0..8 {
-        // The smaller ones fit the limit of bytes, and none of the others does.
+        // Only the smaller jobs fit the byte limit.
         let padding = vec![0; if i % 2 == 0 { 100 } else { 5000 }];
         submit(&bench, &job(&format!("job-{i}"), [bitmap(), padding].concat())).await;
     }

@@ -1,4 +1,4 @@
-//! A worker whose clock is wrong, in a process of its own.
+//! A worker with a wrong clock, in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -14,12 +14,12 @@ use worker::Settings;
 use worker::outcomes::Outcomes;
 use worker::settings::NatsSettings;
 
-/// The server's address, for the process with the wrong clock.
+/// Environment variable: the server's address, for the process with the wrong clock.
 const URL: &str = "CLOCK_TEST_NATS_URL";
-/// The right time, in seconds since 1970.
+/// Environment variable: the right time, in seconds since 1970.
 const RIGHT: &str = "CLOCK_TEST_SECONDS";
 
-/// With little time for everything, so that an outcome is soon an old one.
+/// Short time limits, so that outcomes are soon old.
 fn hasty(mut settings: Settings) -> Settings {
     settings.streams.ack_wait = Duration::from_secs(3);
     settings.worker.max_retry_delay = Duration::from_secs(1);
@@ -33,7 +33,7 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Not a test by itself: the worker of the tests below.
+/// Not a test: the worker of the tests below.
 #[tokio::test]
 #[ignore = "run by the tests below, with a clock that is wrong"]
 async fn worker_with_a_wrong_clock() {
@@ -51,12 +51,12 @@ async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) 
     let bench = Bench::ready().await;
     let outcomes = Outcomes::new(bench.jetstream.clone(), &bench.streams.outcomes, PATIENCE);
     let mut intake = bench.intake(bench.consumer().await, 3);
-    // Done and stored, but the acknowledgement was lost.
+    // The annotation was published, but the acknowledgement was lost.
     for i in 0..3 {
         submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
         let delivery = intake.next().await;
         let outcome = annotated(&format!("a-{i}"));
-        outcomes.claim(delivery.facts(), outcome.clone()).await.unwrap();
+        outcomes.claim(delivery.info(), outcome.clone()).await.unwrap();
         bench.publisher().outcome(&outcome).await.unwrap();
         std::mem::forget(delivery);
     }
@@ -65,7 +65,7 @@ async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) 
     intake.task.await.unwrap();
     let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
-    // As if the ids were long forgotten.
+    // As if the ids had expired.
     config.duplicate_window = Duration::from_millis(100);
     bench.jetstream.update_stream(&config).await.unwrap();
     let old = hasty(settings(&bench)).streams.duplicate_window;

@@ -1,4 +1,4 @@
-//! Pictures that cost too much, in the whole worker: each ends as a failure with a reason, and the next one is done.
+//! Pictures that exceed limits, in a whole worker: each becomes a failure with a reason, and the next one is processed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -12,7 +12,7 @@ use wire::v1::FailureReason;
 use worker::settings::{S3Settings, WorkerSettings};
 use worker::{Events, JobEvent, Settings, WorkerParts};
 
-/// How these pictures end in a worker with these settings, in any order.
+/// The results of these pictures in a worker with these settings, in any order.
 async fn ends(worker: WorkerSettings, pictures: Vec<Vec<u8>>) -> Vec<Result<(), (FailureReason, String)>> {
     let bench = Bench::ready().await;
     for (number, picture) in pictures.iter().enumerate() {
@@ -58,7 +58,7 @@ async fn a_picture_that_claims_more_memory_than_there_is_room_for_is_refused_by_
         decode_threads: 1,
         ..Default::default()
     };
-    // 16 bits a sample take more than the room for as many pixels of 8 bits.
+    // With 16 bits per sample the picture needs more memory than the limit, which suffices for 8 bits.
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     png.extend([1024u32.to_be_bytes(), 1024u32.to_be_bytes()].concat());
     png.extend(b"\x10\x06\0\0\0\0\0\0\0");

@@ -15,11 +15,11 @@ async fn a_worker_holds_no_more_jobs_than_it_has_slots() {
     let bench = Bench::ready().await;
     bench.publish_jobs(10).await;
     let mut intake = bench.intake(bench.consumer().await, 3);
-    let mut in_hand = vec![intake.next().await, intake.next().await, intake.next().await];
+    let mut active = vec![intake.next().await, intake.next().await, intake.next().await];
     intake.nothing_comes().await;
-    assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has handed out as many as there are slots");
+    assert_eq!(bench.consumer_info().await.num_ack_pending, 3, "the server has delivered as many as there are slots");
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    in_hand.pop().unwrap().delivered(&receipt).await.unwrap();
+    active.pop().unwrap().ack(&receipt).await.unwrap();
     assert_eq!(&intake.next().await.payload()[..], b"job 3");
 }
 
@@ -29,13 +29,13 @@ async fn a_job_in_hand_for_longer_than_the_ack_wait_is_not_handed_out_again() {
     let consumer = bench.hasty_consumer(Duration::from_secs(3)).await;
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer.clone(), 2);
-    let in_hand = intake.next().await;
+    let active = intake.next().await;
     let mut other = bench.intake(consumer, 2);
     tokio::time::sleep(Duration::from_secs(8)).await;
     other.nothing_comes().await;
     intake.nothing_comes().await;
     assert_eq!(bench.consumer_info().await.num_redelivered, 0);
-    drop(in_hand);
+    drop(active);
 }
 
 #[tokio::test]
@@ -44,10 +44,10 @@ async fn a_dropped_job_comes_back() {
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let first = intake.next().await;
-    assert_eq!(first.facts().attempt, 1);
+    assert_eq!(first.info().deliveries, 1);
     drop(first);
     let second = intake.next().await;
-    assert_eq!((second.facts().attempt, &second.payload()[..]), (2, &b"job 0"[..]));
+    assert_eq!((second.info().deliveries, &second.payload()[..]), (2, &b"job 0"[..]));
 }
 
 #[tokio::test]
@@ -57,13 +57,13 @@ async fn a_retried_job_comes_back_after_its_delay_and_not_by_the_ack_wait() {
     bench.publish_jobs(1).await;
     let mut intake = bench.intake(consumer, 1);
     let first = intake.next().await;
-    // Until signs of life are under way: one after the "not before" would undo it.
+    // Until progress acks are being sent: one after the nack would undo its delay.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let retried = Instant::now();
-    first.retry(Duration::from_millis(4500)).await.unwrap();
+    first.nack(Duration::from_millis(4500)).await.unwrap();
     let second = intake.next().await;
     assert!(retried.elapsed() >= Duration::from_millis(4400), "{:?}", retried.elapsed());
-    assert_eq!(second.facts().attempt, 2);
+    assert_eq!(second.info().deliveries, 2);
 }
 
 #[tokio::test]
@@ -74,11 +74,11 @@ async fn delivered_and_rejected_jobs_leave_the_queue() {
     let (first, second) = (intake.next().await, intake.next().await);
     let publisher = bench.publisher();
     let annotated = publisher.annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    first.delivered(&annotated).await.unwrap();
+    first.ack(&annotated).await.unwrap();
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 1);
     let failure = JobFailure { job: second.payload().clone(), ..Default::default() };
     let failed = publisher.failure("groundling.failed.cats".into(), "f".into(), failure).await.unwrap();
-    second.reject(&failed, "INVALID_JOB").await.unwrap();
+    second.term(&failed, "INVALID_JOB").await.unwrap();
     eventually("the jobs stream is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
     assert_eq!(bench.consumer_info().await.num_ack_pending, 0);
 }
@@ -90,7 +90,7 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     intake.nothing_comes().await;
     let start = Instant::now();
     intake.stop.cancel();
-    // Published into the very moment in which the pull request is called off.
+    // Published at the moment of the shutdown, while a pull request is open.
     bench.publish_jobs(20).await;
     tokio::time::timeout(Duration::from_secs(5), &mut intake.task).await.expect("intake ends").unwrap();
     while let Some(delivery) = intake.deliveries.recv().await {
@@ -99,15 +99,15 @@ async fn at_shutdown_jobs_on_their_way_go_straight_back() {
     everything_comes_before_the_ack_wait(&bench, start).await;
 }
 
-/// To the server a job handed back stays in hand until it is handed out again, so that is what is looked at.
+/// A nacked job counts as pending until it is delivered again, so the test waits for its delivery.
 async fn everything_comes_before_the_ack_wait(bench: &Bench, start: Instant) {
     let mut other = bench.intake(bench.consumer().await, 20);
     let mut all = Vec::new();
     for _ in 0..20 {
         all.push(other.next().await);
     }
-    assert!(start.elapsed() < bench.streams.ack_wait, "not by ack_wait: {:?}", start.elapsed());
-    let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.facts().sequence).collect();
+    assert!(start.elapsed() < bench.streams.ack_wait, "not after ack_wait: {:?}", start.elapsed());
+    let sequences: BTreeSet<u64> = all.iter().map(|delivery| delivery.info().sequence).collect();
     assert_eq!(sequences, (1..=20).collect());
 }
 
@@ -139,12 +139,12 @@ async fn intake_goes_on_after_the_server_was_killed_and_came_back() {
     })
     .await;
     let receipt = bench.publisher().annotation("groundling.annotations.cats".into(), &annotation("a")).await.unwrap();
-    first.delivered(&receipt).await.unwrap();
-    // A killed server may have forgotten that it handed out the first job, and then does so again.
+    first.ack(&receipt).await.unwrap();
+    // A killed server may have lost the delivery of the first job and deliver it again.
     loop {
         let next = intake.next().await;
         let is_new = next.payload() == "after";
-        next.delivered(&receipt).await.unwrap();
+        next.ack(&receipt).await.unwrap();
         if is_new {
             break;
         }

@@ -1,4 +1,4 @@
-//! A worker that runs out of file descriptors ends no job. Alone in its process, whose limit it lowers.
+//! A worker without free file descriptors fails no job. The test is alone in its process, because it lowers its limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -30,7 +30,7 @@ async fn a_job_is_released_until_there_are_descriptors_again() {
     settings.s3.secret_key = Some(Secret::new(access.secret_key.clone()));
     settings.s3.attempts = 1;
     let mut running = Running::start_with(settings, Arc::new(Yes));
-    // The worker has everything that it opens at the start once it has done a job that needs no store.
+    // After a job that needs no store, the worker has opened everything that it opens at the start.
     submit(&bench, &job("inline", bitmap())).await;
     assert!(matches!(running.event().await, JobEvent::Finished { .. }));
 

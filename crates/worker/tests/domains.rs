@@ -1,5 +1,5 @@
-//! Streams that are not in the JetStream of the server connected to: in a hub's domain, seen from a leaf node, and in
-//! another account, imported under a prefix.
+//! Streams outside the JetStream of the connected server: in a hub's domain, seen from a leaf node, and in another
+//! account, imported under a prefix.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -10,7 +10,7 @@ use common::{Bench, Running, bitmap, ends_as_a_failure, given_up, job, submit};
 use sandbox::{NatsLeaf, NatsOptions, NatsServer};
 use worker::settings::{NatsSettings, Secret, StreamSettings};
 
-/// One job that ends well and one that does not, from the queue to the last acknowledgement.
+/// Processes a job that succeeds and one that fails, up to their acknowledgements.
 async fn works(bench: &Bench) {
     submit(bench, &job("good", bitmap())).await;
     submit(bench, &job("bad", b"no picture".to_vec())).await;
@@ -25,7 +25,7 @@ async fn works(bench: &Bench) {
     assert_eq!(bench.consumer_info().await.num_ack_pending, 0);
 }
 
-/// A bench at the leaf node, by the hub's domain.
+/// A bench at the leaf node that uses the hub's domain.
 async fn at_the_leaf(leaf: NatsOptions) -> (NatsServer, Bench) {
     let NatsLeaf { hub, leaf } = NatsLeaf::start(&leaf).await.unwrap();
     let nats = NatsSettings {
@@ -39,7 +39,7 @@ async fn at_the_leaf(leaf: NatsOptions) -> (NatsServer, Bench) {
     (hub, bench)
 }
 
-/// What the hub's own clients see.
+/// The messages in a stream, as the hub's own clients see it.
 async fn messages_at(server: &NatsServer, stream: &str) -> u64 {
     let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
     let client = connect(&nats, "look").await.unwrap();
@@ -54,7 +54,7 @@ async fn a_worker_at_a_leaf_node_with_a_domain_of_its_own_works_on_the_hubs_queu
     let local = NatsSettings { jetstream_domain: None, ..bench.nats.clone() };
     let client = connect(&local, "local").await.unwrap();
     let leaf = connection::jetstream(&client, &local);
-    assert!(leaf.get_stream(&bench.streams.jobs).await.is_err(), "the leaf's own JetStream has none of it");
+    assert!(leaf.get_stream(&bench.streams.jobs).await.is_err(), "the leaf's own JetStream does not have the streams");
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_domain_that_nobody_has_is_named() {
     assert!(matches!(&error, SetupError::Absent { api } if api == "$JS.hob.API"), "{error}");
 }
 
-/// Account `OWNER` has the streams; `GUEST` has them by import, requests under another prefix.
+/// Account `OWNER` has the streams. `GUEST` imports them, with the API under another prefix.
 const ACCOUNTS: &str = r#"
 accounts {
   OWNER {

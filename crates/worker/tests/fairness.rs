@@ -1,4 +1,5 @@
-//! Objects that stall, drip or are refused hold back neither the jobs of other datasets nor those of their own.
+//! Objects that stall, arrive a byte at a time or are refused delay neither jobs of other datasets nor other jobs of
+//! their own dataset.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -18,7 +19,7 @@ use wire::Message;
 use wire::v1::{self, FailureReason, image_job};
 use worker::{JobEvent, Settings};
 
-/// The ways in which a store spoils jobs; a key begins with the name of one, or with something else.
+/// The faults of the store. The first part of a key selects one; with any other first part the read succeeds.
 const WAYS: [&str; 3] = ["stall", "drip", "refuse"];
 
 fn answer(key: &str) -> Answer {
@@ -50,7 +51,7 @@ async fn submit(bench: &Bench, dataset: &str, key: &str) {
     bench.jetstream.publish(subject, job.encode_to_vec().into()).await.unwrap().await.unwrap();
 }
 
-/// Waits until this many jobs are done. None may fail.
+/// Waits until this many jobs are done. Panics if one fails.
 async fn done(running: &mut Running, count: usize) -> HashSet<String> {
     let mut done = HashSet::new();
     while done.len() < count {
@@ -63,7 +64,7 @@ async fn done(running: &mut Running, count: usize) -> HashSet<String> {
     done
 }
 
-/// With the usual time limits, which are longer than this test.
+/// With the default time limits, which are longer than this test.
 #[tokio::test(flavor = "multi_thread")]
 async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
     let store = store().await;
@@ -85,7 +86,7 @@ async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
     }
 }
 
-/// The bound that the server counts is small, and no retry is due while the test runs.
+/// With a small `max_ack_pending`. No retry is due while the test runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
     let (mut bench, store) = (Bench::bare().await, store().await);
@@ -102,7 +103,10 @@ async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
     settings.s3.attempts = 1;
     let mut running = Running::start_with(settings, Arc::new(Yes));
     done(&mut running, 10).await;
-    eventually("all others wait apart", || async { bench.messages_in(&bench.streams.retries).await == 50 }).await;
+    eventually("all others wait in the retries stream", || async {
+        bench.messages_in(&bench.streams.retries).await == 50
+    })
+    .await;
     eventually("no job is left", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
     running.end().await;
 }
@@ -170,7 +174,7 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
     settings.worker.max_retry_delay = Duration::from_secs(1);
     settings.worker.store_outage_wait = Some(Duration::from_secs(3600));
     settings.s3.attempts = 1;
-    // Without the wait each job would be attempted that often within seconds.
+    // Without the circuit breaker each job would be attempted this often within seconds.
     settings.worker.max_deliveries = 20;
     for i in 0..30 {
         submit(&bench, "others", &format!("refuse/{i}")).await;
@@ -180,7 +184,7 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
     while waits < 60 {
         match running.event().await {
             JobEvent::Retried { message, .. } => {
-                waits += usize::from(message == "s3://b/refuse does not answer: its jobs wait until a read succeeds");
+                waits += usize::from(message == "s3://b/refuse is unavailable: its jobs wait until a read succeeds");
             }
             other => panic!("{other:?}"),
         }
@@ -201,7 +205,7 @@ async fn what_is_no_jobs_copy_does_not_stay_in_the_stream_of_retries() {
     running.end().await;
 }
 
-/// One answer after the other, so that the engine bounds the rate.
+/// Answers one request at a time, so that the engine limits the rate.
 struct OneByOne(Mutex<()>);
 
 impl Annotator for OneByOne {
@@ -209,7 +213,7 @@ impl Annotator for OneByOne {
         Yes.preprocess(picture)
     }
 
-    fn submit(&self, request: Request) -> engine::Answer<'_> {
+    fn submit(&self, request: Request) -> engine::ResponseFuture<'_> {
         Box::pin(async move {
             let _one = self.0.lock().await;
             tokio::time::sleep(Duration::from_millis(25)).await;
@@ -219,8 +223,7 @@ impl Annotator for OneByOne {
     }
 }
 
-/// Prints the rate of good jobs beside as many spoilt ones, as a part of that without them. Not a test: timings decide
-/// nothing.
+/// Not a test: prints the rate of good jobs beside as many that the store spoils, relative to the rate without these.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: run it with --nocapture"]
 async fn rate_of_good_jobs_beside_spoilt_ones() {

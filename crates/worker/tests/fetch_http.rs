@@ -1,4 +1,4 @@
-//! Reading web addresses, against small servers that say exactly what a case needs.
+//! Reads web addresses from small servers with prepared responses.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ async fn kind(address: &str) -> FetchErrorKind {
     reader().read(address).await.expect_err("should not be read").kind()
 }
 
-/// A server that answers each path as `answer` says; `None` keeps silent.
+/// A server that answers each path with `answer`, or not at all if that is `None`.
 async fn server(answer: fn(&str) -> Option<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

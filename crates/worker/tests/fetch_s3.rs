@@ -1,4 +1,4 @@
-//! Reading objects from a real S3 store.
+//! Reads objects from a real S3 store.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::time::{Duration, Instant};
@@ -156,7 +156,7 @@ fn local() -> S3Settings {
     }
 }
 
-/// A store that gives one answer to everything, and then closes the connection or leaves it hanging.
+/// A store that returns one response to every request and then closes the connection or keeps it open.
 async fn answering(answer: Vec<u8>, hang: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

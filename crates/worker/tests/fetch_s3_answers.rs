@@ -1,4 +1,4 @@
-//! What becomes of the answers that stores of all kinds give: refusals, odd headers, encodings and checksums.
+//! Responses of different stores: errors, unusual headers, encodings and checksums.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -52,20 +52,20 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The picture with these headers.
+/// A response with the picture and these headers.
 fn picture(headers: &[(&str, &str)]) -> Answer {
     let answer = Answer::ok(bitmap()).header("ETag", &etag(&bitmap()));
     headers.iter().fold(answer, |answer, (name, value)| answer.header(name, value))
 }
 
-/// Reads one object of a store that gives this answer.
+/// Reads one object from a store that returns this response.
 async fn read(answer: Answer) -> Result<Vec<u8>, (FetchErrorKind, String)> {
     let store = FakeStore::start(move |_| answer.clone()).await;
     let store = ObjectStore::open(&settings(&store)).await.unwrap();
     match store.read(&object("b")).await {
         Ok(fetched) => Ok(fetched.bytes.to_vec()),
         Err(error) => {
-            assert!(std::error::Error::source(&error).is_none(), "each cause stands once, in the sentence: {error:?}");
+            assert!(std::error::Error::source(&error).is_none(), "each cause occurs once, in the sentence: {error:?}");
             Err((error.kind(), error.to_string()))
         }
     }
@@ -89,7 +89,7 @@ async fn a_refusal_has_true_words_for_its_cause() {
         (400, "AuthorizationHeaderMalformed", "expecting 'eu-west-3'", Misconfigured, "check s3.region"),
         (403, "InvalidAccessKeyId", "m", Misconfigured, "s3.anonymous"),
         (403, "RequestTimeTooSkewed", "m", Misconfigured, "clock"),
-        (503, "SlowDown", "m", Throttled, "fewer requests"),
+        (503, "SlowDown", "m", Throttled, "throttles requests"),
         (500, "InternalError", "m", Unavailable, "could not be read"),
     ] {
         let (found, sentence) = read(Answer::error(status, code, message)).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn headers_that_say_nothing_about_the_bytes_make_no_object_unreadable() {
     ] {
         assert_eq!(read(picture(headers)).await, Ok(bitmap()), "{headers:?}");
     }
-    // No headers at all, a weak ETag, a body in pieces, and one that ends with its connection.
+    // No headers, a weak ETag, a chunked body, and a body that ends with its connection.
     assert_eq!(read(Answer::ok(bitmap())).await, Ok(bitmap()));
     assert_eq!(read(Answer::ok(bitmap()).header("ETag", &format!("W/{}", etag(&bitmap())))).await, Ok(bitmap()));
     assert_eq!(read(picture(&[]).in_pieces(10)).await, Ok(bitmap()));
@@ -173,7 +173,7 @@ async fn content_encodings_are_removed_or_named() {
     let (kind, _) = read(answer(cut, "gzip").header("ETag", &etag(cut))).await.unwrap_err();
     assert_eq!(kind, EncodingDamaged);
     let (kind, sentence) = read(answer(cut, "gzip").header("ETag", &etag(b"whole"))).await.unwrap_err();
-    assert_eq!(kind, Unavailable, "it may have been damaged on the way: {sentence}");
+    assert_eq!(kind, Unavailable, "it may have been damaged in transit: {sentence}");
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn what_stands_in_an_objects_place_is_told_from_it() {
     let (kind, sentence) = read(answer.clone().header("ETag", "\"e\"")).await.unwrap_err();
     assert_eq!(kind, Unavailable);
     assert!(sentence.contains("InternalError"), "{sentence}");
-    // Somebody stored an error in place of a picture.
+    // The error document is the stored object.
     assert_eq!(read(answer.header("ETag", &etag(document))).await, Ok(document.to_vec()));
     let tampered = b"<Error><Code>XMinioObjectTampered</Code></Error>";
     let (kind, _) = read(Answer::new(206, tampered.to_vec())).await.unwrap_err();
@@ -201,7 +201,7 @@ async fn what_stands_in_an_objects_place_is_told_from_it() {
     assert_eq!(kind, Unavailable);
 }
 
-/// Everything that is logged at a level that people see.
+/// Captures log lines from level INFO up.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -303,7 +303,7 @@ async fn final_refusals_end_a_job_at_its_first_delivery() {
         ("unknown", FailureReason::ObjectForbidden),
         ("br", FailureReason::UnsupportedPicture),
         ("brokengzip", FailureReason::UndecodablePicture),
-        // The store's ETag is that of the stored bytes, so the picture in them was cut before it was stored.
+        // The ETag matches the stored bytes, so the picture was truncated before it was stored.
         ("cutbeforegzip", FailureReason::UndecodablePicture),
     ] {
         let source = Some(image_job::Source::S3(object(bucket)));

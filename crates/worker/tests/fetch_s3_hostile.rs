@@ -1,4 +1,4 @@
-//! Stores that send elsewhere, and keys that somebody made to get somewhere else.
+//! Stores that redirect, and keys that try to leave an allowed prefix.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -34,7 +34,7 @@ fn local(endpoint: String) -> S3Settings {
     }
 }
 
-/// A loopback listener, its address, and what each connection is given to.
+/// A loopback listener that passes each connection to `serve`. Returns its address.
 async fn listen<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -60,7 +60,7 @@ async fn request(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&head).into_owned()
 }
 
-/// A host that nobody may come to, and how often somebody did.
+/// A host that must not be contacted, and the number of connections to it.
 async fn canary() -> (String, Arc<AtomicUsize>) {
     let came = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&came);
@@ -81,7 +81,7 @@ async fn no_redirect_leads_a_worker_to_another_host() {
     let codes = ["", "PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"];
     for status in ["300", "301", "302", "303", "307", "308", "400"] {
         for code in codes.iter().filter(|code| status != "400" || **code == "AuthorizationHeaderMalformed") {
-            // Every way in which S3 says "not here".
+            // Every form of an S3 redirect.
             let body = format!(
                 "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>Use {host}</Message><Bucket>b</Bucket><Endpoint>{host}</Endpoint><Region>eu-west-1</Region></Error>"
             );
@@ -105,10 +105,10 @@ async fn no_redirect_leads_a_worker_to_another_host() {
             }
         }
     }
-    assert_eq!(came.load(Ordering::SeqCst), 0, "somebody came to the other host");
+    assert_eq!(came.load(Ordering::SeqCst), 0, "the other host was contacted");
 }
 
-/// Keys that are plain names to S3, whatever else they may look like.
+/// Keys that are ordinary names to S3, although they look like paths or addresses.
 fn keys() -> Vec<String> {
     let mut keys: Vec<String> = [
         "a/../b",
@@ -141,7 +141,7 @@ fn keys() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    // Stores on top of folders bound each segment too.
+    // Stores on top of a file system also limit the length of each segment.
     let long = format!("{}{}", format!("{}/", "k".repeat(203)).repeat(5), "kkkk");
     keys.extend([long, "k".repeat(1024), "é".repeat(512), "a/".repeat(512)]);
     keys
@@ -174,7 +174,7 @@ async fn every_key_goes_over_the_wire_as_itself() {
     }
 }
 
-/// Percent signs and what follows as the bytes that they stand for, once.
+/// Decodes percent-encoding once.
 fn decoded(path: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), path.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {
@@ -190,7 +190,7 @@ fn decoded(path: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// What a store on top of folders makes of the rest is its own affair, but no key may bring another object's bytes.
+/// A store on top of a file system may not support every key, but no key may return another object's bytes.
 #[tokio::test]
 async fn a_real_store_gives_every_key_its_own_bytes_or_none() {
     let server = SeaweedFs::start().await.unwrap();
@@ -275,7 +275,7 @@ async fn no_form_of_a_way_up_leads_out_of_an_allowed_prefix() {
     }
 }
 
-/// A store that announces an answer only when it is let, while a job holds room for the largest object.
+/// The store responds only when the test allows it, while a job holds the memory for the largest object.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inline_picture_waits_for_room_as_any_other() {
     let (go, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
@@ -305,9 +305,9 @@ async fn an_inline_picture_waits_for_room_as_any_other() {
     submit(&bench, &from_store).await;
     asked.acquire().await.unwrap().forget();
     submit(&bench, &job("inline", bitmap())).await;
-    eventually("both are in hand", || async { bench.consumer_info().await.num_ack_pending == 2 }).await;
+    eventually("both are active", || async { bench.consumer_info().await.num_ack_pending == 2 }).await;
     let early = tokio::time::timeout(A_WHILE, events.recv()).await;
-    assert!(early.is_err(), "{early:?} while all room was taken");
+    assert!(early.is_err(), "{early:?} while all memory was reserved");
     go.add_permits(1);
     for _ in 0..2 {
         tokio::time::timeout(PATIENCE, events.recv()).await.expect("both end").unwrap();

@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`: what they say while the broker comes, goes and comes back, and at the end.
+//! `/livez` and `/readyz` while the broker starts, fails and returns, and during shutdown.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -49,7 +49,7 @@ impl Running {
         tokio::time::timeout(PATIENCE * 2, self.task).await.expect("the worker should end").unwrap().unwrap()
     }
 
-    /// Status and body; nothing while nobody listens.
+    /// Status and body; `None` if the server cannot be reached.
     async fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.address).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n");
@@ -102,9 +102,9 @@ async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it
         running.is_alive().await;
         bench.server.restart().await.unwrap();
         running.becomes("/readyz", 200, "ready").await;
-        // Whoever says that it is ready has asked this server for jobs, and does not wait for what it asked the last one.
+        // A ready worker has requested jobs from this server and does not wait for requests to the previous one.
         let ready = Instant::now();
-        // The other connection may come back later.
+        // The test's own connection may be re-established later.
         let fresh = broker::connection::connect(&bench.nats, "test").await.unwrap();
         bench.jetstream = broker::connection::jetstream(&fresh, &bench.nats);
         submit(&bench, &job(id, bitmap())).await;
@@ -174,7 +174,7 @@ async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
     let mut settings = Settings { nats: bench.nats.clone(), s3, ..Default::default() };
     settings.worker.health_address = Some(taken.local_addr().unwrap());
     let error = worker::run(parts(settings), CancellationToken::new()).await.unwrap_err();
-    assert!(error.to_string().starts_with("nothing can listen on worker.health_address 127.0.0.1:"), "{error}");
+    assert!(error.to_string().starts_with("cannot listen on worker.health_address 127.0.0.1:"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,11 +195,11 @@ async fn hundreds_of_requests_that_are_never_finished_take_neither_descriptors_n
             assert!(answered.is_ok(), "an answer comes while {i} requests are under way");
         }
     }
-    // None of them stays open, and it is the server that closes them.
+    // The server closes all of them.
     for mut stream in streams {
         let mut rest = Vec::new();
         let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "the server closes what is never finished");
+        assert!(closed.is_ok(), "the server closes unfinished requests");
     }
     running.becomes("/readyz", 200, "ready").await;
     let report = running.end().await;

@@ -1,5 +1,5 @@
-//! Jobs that somebody made to do harm: each is refused with its reason, by the check alone where that can tell, and ends
-//! as exactly one failure of a real worker, which goes on.
+//! Jobs that are made to do harm: each is rejected with its reason, by the check alone if possible, and becomes exactly
+//! one failure of a real worker, which continues.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -44,7 +44,7 @@ fn names_of_tests_are_their_own() {
     assert_eq!(names.len(), rows().len());
 }
 
-/// A server that takes large messages.
+/// A server that accepts large messages.
 async fn roomy_bench() -> Bench {
     let extra_config = "max_payload: 16777216\nmax_pending: 67108864".to_owned();
     let server = NatsServer::start(&NatsOptions { extra_config, ..Default::default() }).await.unwrap();
@@ -75,7 +75,7 @@ fn settings(bench: &Bench) -> Settings {
     Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, worker }
 }
 
-/// Works until so many jobs have ended.
+/// Runs a worker until this many jobs have ended.
 async fn work(bench: &Bench, parts: WorkerParts, jobs: u64) -> WorkerReport {
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker::run(parts, stop.clone()));
@@ -151,7 +151,7 @@ async fn markup_of_a_jobs_own_is_refused_where_the_settings_do_not_take_it() {
 
 #[test]
 fn bytes_at_random_never_do_more_than_be_refused() {
-    // xorshift: the same bytes at every run.
+    // xorshift: the same bytes in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {
         state ^= state << 13;

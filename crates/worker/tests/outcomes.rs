@@ -1,4 +1,5 @@
-//! The first outcome counts, the second net, and streams that are full; with an engine that answers at once.
+//! The first outcome counts, jobs that the server no longer delivers, and full streams; with an engine that answers at
+//! once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -22,14 +23,14 @@ async fn the_first_outcome_counts_whoever_comes_to_another() {
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
     let outcomes = outcomes(&bench);
-    assert_eq!(outcomes.find(delivery.facts()).await.unwrap(), None);
-    let first = outcomes.claim(delivery.facts(), annotated("a")).await.unwrap();
-    let second = outcomes.claim(delivery.facts(), annotated("b")).await.unwrap();
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap(), None);
+    let first = outcomes.claim(delivery.info(), annotated("a")).await.unwrap();
+    let second = outcomes.claim(delivery.info(), annotated("b")).await.unwrap();
     assert_eq!((&first.outcome, &second.outcome), (&annotated("a"), &annotated("a")));
-    assert_eq!(outcomes.find(delivery.facts()).await.unwrap().unwrap().outcome, annotated("a"));
-    let replaced = outcomes.replace(delivery.facts(), &first, annotated("c")).await.unwrap();
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap().unwrap().outcome, annotated("a"));
+    let replaced = outcomes.replace(delivery.info(), &first, annotated("c")).await.unwrap();
     assert_eq!(replaced.outcome, annotated("c"));
-    let late = outcomes.replace(delivery.facts(), &first, annotated("d")).await.unwrap();
+    let late = outcomes.replace(delivery.info(), &first, annotated("d")).await.unwrap();
     assert_eq!(late.outcome, annotated("c"), "what was replaced cannot be replaced again");
 }
 
@@ -39,7 +40,7 @@ async fn a_job_whose_annotation_was_written_down_ends_with_it_even_if_its_pictur
     submit(&bench, &job("j", b"no picture".to_vec())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);
     intake.stop.cancel();
@@ -59,12 +60,12 @@ async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream(
     for id in ["x", "a", "y"] {
         publisher.outcome(&annotated(id)).await.unwrap();
     }
-    let found = publisher.holds(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
+    let found = publisher.find_published(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
     assert_eq!((found.sequence(), found.duplicate()), (2, true));
-    assert_eq!(publisher.holds(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
+    assert_eq!(publisher.find_published(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
 }
 
-/// Changes the stream of annotations.
+/// Changes the configuration of the annotations stream.
 async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
     let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
@@ -72,7 +73,7 @@ async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
     bench.jetstream.update_stream(&config).await.unwrap();
 }
 
-/// The shortest that servers allow: as if ids were long forgotten.
+/// The shortest duplicate window that servers allow: as if ids had expired.
 const FORGETFUL: Duration = Duration::from_millis(100);
 
 #[tokio::test]
@@ -86,7 +87,7 @@ async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue()
 async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_the_queue() {
     let bench = Bench::ready().await;
     given_up(&bench).await;
-    // As if nobody had ever said so.
+    // As if there had been no advisory.
     bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
     ends_as_a_failure(&bench).await;
 }
@@ -94,12 +95,12 @@ async fn a_job_that_the_server_has_lost_track_of_becomes_a_failure_and_leaves_th
 #[tokio::test]
 async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_again() {
     let mut bench = Bench::ready().await;
-    let facts = given_up(&bench).await;
-    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
     let written = Instant::now();
     bench.publisher().outcome(&annotated("a")).await.unwrap();
     change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
-    // A worker with little time for everything, so that an outcome is soon an old one to it.
+    // Short time limits, so that outcomes are soon old to the worker.
     bench.streams.ack_wait = Duration::from_secs(3);
     let mut settings = settings(&bench);
     settings.worker.max_retry_delay = Duration::from_secs(1);
@@ -110,8 +111,7 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
     let running = Running::start_with(settings, Held::new());
     eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     running.end().await;
     let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
@@ -120,8 +120,8 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
 #[tokio::test]
 async fn an_annotation_of_a_job_that_the_server_gives_up_and_no_stream_takes_gives_way_to_a_failure() {
     let bench = Bench::ready().await;
-    let facts = given_up(&bench).await;
-    outcomes(&bench).claim(&facts, annotated("a")).await.unwrap();
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
     change_annotations(&bench, |config| config.max_message_size = 1).await;
     let mut running = Running::start(&bench);
     match running.event().await {
@@ -139,7 +139,7 @@ async fn an_annotation_that_is_published_stays_the_only_outcome_when_its_stream_
     submit(&bench, &job("j", bitmap())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.facts(), annotated("a")).await.unwrap();
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
     bench.publisher().outcome(&annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);
@@ -165,8 +165,7 @@ async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with
     let engine = Held::new();
     let mut running = Running::start_with(settings(&bench), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     engine.answers.add_permits(1);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
@@ -184,7 +183,7 @@ async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
     }
     let mut running = Running::start(&bench);
     running.event().await;
-    // Longer than the first pauses between tries.
+    // Longer than the first delays between attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let info = bench.consumer_info().await;
     assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");

@@ -1,4 +1,4 @@
-//! Workers of one pool with different settings: what one of them forbids is left to the others for a while.
+//! Workers of one pool with different settings: a job that one of them forbids is left to the others for a while.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -114,7 +114,7 @@ async fn what_all_workers_forbid_becomes_a_failure_when_the_time_is_over() {
         let mut settings = settings(&bench);
         settings.s3.allow = vec!["another".into()];
         settings.worker.release_own_limits_for = Duration::from_secs(seconds);
-        // Two that forbid it: the time counts for both together.
+        // Both workers forbid it. The time counts for both together.
         let started = Instant::now();
         let mut workers = [(); 2].map(|()| Running::start_with(settings.clone(), Arc::new(Yes)));
         let [first, second] = &mut workers;
@@ -129,8 +129,7 @@ async fn what_all_workers_forbid_becomes_a_failure_when_the_time_is_over() {
         assert_eq!(reason, FailureReason::ObjectForbidden);
         assert!(message.contains("s3.allow"), "{message}");
         assert!(started.elapsed() >= Duration::from_secs(seconds), "{:?}", started.elapsed());
-        let given_back: u64 =
-            futures::future::join_all(workers.map(Running::end)).await.iter().map(|r| r.retried).sum();
-        assert_eq!(given_back > 0, seconds > 0, "given back {given_back} times");
+        let requeued: u64 = futures::future::join_all(workers.map(Running::end)).await.iter().map(|r| r.retried).sum();
+        assert_eq!(requeued > 0, seconds > 0, "requeued {requeued} times");
     }
 }

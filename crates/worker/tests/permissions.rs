@@ -1,4 +1,4 @@
-//! NATS users and servers without JetStream, or without part of what is asked of it: the cause is named, and at once.
+//! NATS users and servers without JetStream, or with missing permissions: the error names the cause, without a timeout.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{Bench, PATIENCE, Running, eventually, settings, watch_log};
 use sandbox::{NatsOptions, NatsServer};
 use worker::settings::{NatsSettings, Secret, StreamSettings};
 
-/// Longer than a test may take: who waits for a time-out fails.
+/// Longer than a test may take, so that waiting for a timeout fails the test.
 const NEVER: Duration = Duration::from_secs(3600);
 
 async fn server(extra_config: &str, without_jetstream: bool) -> (NatsServer, NatsSettings) {
@@ -40,7 +40,7 @@ async fn refusal(nats: &NatsSettings) -> SetupError {
     let connection = connection::open(nats, "test").await.unwrap();
     let streams = StreamSettings::default();
     let setup = setup(connection.broker(nats), &streams);
-    tokio::time::timeout(PATIENCE, setup).await.expect("it does not wait for a time-out").unwrap_err()
+    tokio::time::timeout(PATIENCE, setup).await.expect("it does not wait for a timeout").unwrap_err()
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_missing_permission_is_named_at_once() {
         let sentence = error.to_string();
         assert!(sentence.contains(named) && sentence.contains("permissions"), "{permissions}: {sentence}");
         assert_eq!(sentence.matches("permission to").count(), 1, "{sentence}");
-        assert!(error.may_pass(), "a worker waits until somebody adds it");
+        assert!(error.is_temporary(), "a worker waits until the permission is added");
     }
 }
 
@@ -69,7 +69,7 @@ async fn an_account_and_a_server_without_jetstream_are_told_apart() {
     let (_server, nats) = server(accounts, false).await;
     let error = refusal(&nats).await;
     assert!(matches!(error, SetupError::NotEnabled), "{error:?}");
-    assert!(error.to_string().contains("not enabled for this NATS account") && error.may_pass(), "{error}");
+    assert!(error.to_string().contains("not enabled for this NATS account") && error.is_temporary(), "{error}");
 
     let (_server, nats) = server(&user(""), true).await;
     let error = refusal(&nats).await;
@@ -80,7 +80,7 @@ async fn an_account_and_a_server_without_jetstream_are_told_apart() {
     assert!(error.contains("$JS.hub.API") && error.contains("nats.jetstream_domain"), "{error}");
 }
 
-/// A worker on a server that is set up, as a user without one permission.
+/// A worker whose user lacks one permission, on a server that is set up.
 async fn waiting_worker(permissions: &str, said: &[&str]) {
     let (log, _guard) = watch_log();
     let (server, nats) = server(&user(permissions), false).await;
@@ -98,7 +98,7 @@ async fn waiting_worker(permissions: &str, said: &[&str]) {
 
 #[tokio::test]
 async fn a_worker_that_may_not_look_at_its_streams_waits_and_says_why() {
-    let said = ["no permission to publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS", "Trying again"];
+    let said = ["no permission to publish to $JS.API.STREAM.INFO.GROUNDLING_JOBS", "; retrying"];
     waiting_worker("publish: { deny: \"$JS.API.>\" }", &said).await;
 }
 
@@ -132,6 +132,6 @@ async fn a_worker_waits_for_jetstream_on_its_account() {
 async fn what_keeps_a_connection_from_coming_stands_once_in_its_error() {
     let nats = NatsSettings { url: "nats://127.0.0.1:9".into(), ..Default::default() };
     let error = connection::connect(&nats, "test").await.unwrap_err();
-    assert!(std::error::Error::source(&error).is_none(), "the sentence has the causes");
+    assert!(std::error::Error::source(&error).is_none(), "the sentence includes the causes");
     assert_eq!(error.to_string().matches("refused").count(), 1, "{error}");
 }

@@ -1,4 +1,4 @@
-//! Submitting a failed job again, and what a failure says of its object.
+//! Resubmits failed jobs, and checks what failures and log lines say about their objects.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -42,7 +42,7 @@ async fn publish(bench: &Bench, subject: &str, payload: Bytes, id: &str) -> Publ
     bench.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap()
 }
 
-/// The newest failure.
+/// The last failure.
 async fn failure(bench: &Bench) -> JobFailure {
     let stream = bench.jetstream.get_stream(&bench.streams.failed).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
@@ -69,14 +69,14 @@ async fn a_failed_job_is_dropped_under_its_old_id_and_done_under_that_of_the_rec
     assert!(again.duplicate, "the stream drops it under its old id");
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
 
-    // It may fail again, and that is a failure of its own.
+    // If it fails again, that is another failure.
     let id = resubmission_id(&first);
     assert!(!publish(&bench, &first.subject, first.job.clone(), &id).await.duplicate);
     assert!(matches!(running.event().await, JobEvent::Failed { .. }));
     assert_eq!(bench.messages_in(&bench.streams.failed).await, 2);
     assert!(publish(&bench, &first.subject, first.job.clone(), &id).await.duplicate, "once for each failure");
 
-    // The failure that was written down before does not answer for it.
+    // The outcome of the first message does not count for it.
     is_there.store(true, Ordering::SeqCst);
     let second = failure(&bench).await;
     assert_ne!(resubmission_id(&second), id);
@@ -117,7 +117,7 @@ async fn a_failure_names_the_object() {
     running.end().await;
 }
 
-/// The fields of log lines: level, message, and bucket and key where they have them.
+/// Captures the messages and fields of log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<Line>>>);
 
@@ -182,12 +182,12 @@ async fn log_lines_about_a_job_name_the_object() {
     eventually("all is logged", || async { lines.0.lock().unwrap().len() > 3 }).await;
     let lines = lines.0.lock().unwrap();
     for (message, job_id) in
-        [("job is tried again", "retried"), ("job is done", "retried"), ("job failed permanently", "given up")]
+        [("job will be retried", "retried"), ("job is done", "retried"), ("job failed permanently", "given up")]
     {
         let line = lines.iter().find(|line| line.message.starts_with(message)).expect(message);
         let named = ["job_id", "bucket", "key"].map(|name| line.field(name));
         assert_eq!(named, [Some(job_id), Some("imgs"), Some("a/b.bmp")], "{line:?}");
-        // The store of this test says nothing of versions in its answers.
+        // The store of this test does not return versions.
         assert_eq!(line.field("version_id"), (message != "job is done").then_some("v1"), "{line:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `groundling setup` against a real NATS server.
+//! `groundling setup` on a real NATS server.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -54,7 +54,7 @@ async fn what_differs_is_told_and_left_as_it_is() {
     assert_eq!(
         report.differences,
         [
-            "stream GROUNDLING_FAILED has the greatest age 0ns, and the settings say 86400s",
+            "stream GROUNDLING_FAILED has the maximum age 0ns, and the settings say 86400s",
             "consumer groundling-workers has the ack wait 60s, and the settings say 90s",
             "consumer groundling-workers of the retries has the ack wait 60s, and the settings say 90s",
         ]

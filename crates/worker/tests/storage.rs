@@ -1,4 +1,4 @@
-//! Streams and accounts without room: submitters are refused before workers are, and a worker says which stream refuses.
+//! Full streams and accounts: submissions are refused before workers are, and a worker names the stream that refuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -21,7 +21,7 @@ use worker::{JobEvent, Settings};
 
 const LIMIT: u64 = 4 << 20;
 
-/// A user of an account with this much storage, on a server of its own. Nothing is set up.
+/// A user of an account with this storage limit, on a server of its own without streams.
 async fn limited(bytes: u64) -> Bench {
     let extra_config = format!(
         "accounts {{ A {{ jetstream {{ max_file: {bytes}, max_mem: 1MB }}, users: [ {{ user: u, password: p }} ] }} }}"
@@ -34,7 +34,7 @@ async fn limited(bytes: u64) -> Bench {
     bench
 }
 
-/// Submits jobs until one is refused; gives the number of those that were taken, and what the last one was told.
+/// Submits jobs until one is refused. Returns the number of accepted jobs and the error.
 async fn submit_until_refused(bench: &Bench) -> (u64, String) {
     for batch in 0.. {
         let jobs = (0..200).map(|i| job(&format!("job-{batch}-{i}"), bitmap()).encode_to_vec().into());
@@ -47,7 +47,7 @@ async fn submit_until_refused(bench: &Bench) -> (u64, String) {
             return (bench.messages_in(&bench.streams.jobs).await, error);
         }
     }
-    unreachable!("every account is full some time")
+    unreachable!("the account has a limit")
 }
 
 async fn change(bench: &Bench, stream: &str, change: impl FnOnce(&mut Config)) {
@@ -57,7 +57,7 @@ async fn change(bench: &Bench, stream: &str, change: impl FnOnce(&mut Config)) {
     bench.jetstream.update_stream(&config).await.unwrap();
 }
 
-/// A worker and its address for health.
+/// A worker with its health address.
 struct Told {
     running: Running,
     address: SocketAddr,
@@ -71,7 +71,7 @@ impl Told {
     fn start_with(mut settings: Settings) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         settings.worker.health_address = Some(address);
-        // What was refused comes again soon.
+        // Refused jobs are delivered again soon.
         settings.worker.max_retry_delay = Duration::from_secs(2);
         settings.worker.slots = Some(16);
         Self { running: Running::start_with(settings, Arc::new(Yes)), address }
@@ -104,7 +104,7 @@ async fn counts(bench: &Bench) -> Vec<u64> {
 async fn waiting_jobs_without_a_bound_use_up_an_account_until_somebody_removes_some() {
     let bench = limited(LIMIT).await;
     setup(&bench.jetstream, &bench.streams).await.unwrap();
-    // As they were made before streams had bounds.
+    // Without bounds, as older versions of `setup` created the streams.
     let streams = &bench.streams;
     for name in [&streams.jobs, &streams.annotations, &streams.failed, &streams.outcomes, &streams.attempts] {
         change(&bench, name, |config| config.max_bytes = -1).await;
@@ -149,7 +149,7 @@ async fn a_reservation_that_the_account_has_no_room_for_is_named_with_its_settin
     bench.streams.jobs_max_bytes = Some(1 << 20);
     bench.streams.outcomes_max_bytes = Some(LIMIT);
     let error = setup(&bench.jetstream, &bench.streams).await.unwrap_err();
-    assert!(matches!(error, SetupError::NoStorage { .. }) && !error.may_pass(), "{error}");
+    assert!(matches!(error, SetupError::NoStorage { .. }) && !error.is_temporary(), "{error}");
     let sentence = error.to_string();
     assert!(sentence.contains("GROUNDLING_OUTCOMES") && sentence.contains("streams.*_max_bytes"), "{sentence}");
 }
@@ -199,7 +199,7 @@ async fn a_missing_stream_of_outcomes_is_named_once_and_until_it_is_back() {
         submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
     }
     told.becomes(503, "the stream GROUNDLING_OUTCOMES does not exist: run `groundling setup`").await;
-    // Longer than the first pauses between tries.
+    // Longer than the first delays between attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(log.count("GROUNDLING_OUTCOMES does not exist"), 1, "once for five jobs");
     setup(&bench.jetstream, &bench.streams).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_missing_stream_of_outcomes_is_named_once_and_until_it_is_back() {
     for _ in 0..5 {
         told.running.event().await;
     }
-    assert_eq!(log.count("GROUNDLING_OUTCOMES takes messages again"), 1);
+    assert_eq!(log.count("GROUNDLING_OUTCOMES accepts messages again"), 1);
     assert_eq!(told.running.end().await.finished, 5);
 }
 
@@ -231,7 +231,7 @@ async fn a_full_stream_is_named_once_and_until_it_takes_messages() {
         for _ in 0..3 {
             told.running.event().await;
         }
-        assert_eq!(log.count(&format!("{name} takes messages again")), 1);
+        assert_eq!(log.count(&format!("{name} accepts messages again")), 1);
         told.running.end().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Stores that pause, proxies, and what an environment made for AWS's own tools does to reading.
+//! Stores that pause, proxies, and environment variables of AWS's own tools.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -34,8 +34,8 @@ fn settings(endpoint: String) -> S3Settings {
     }
 }
 
-/// Answers each connection with ten bytes, after half of which it pauses. Gives its address and the requests' first
-/// lines.
+/// Answers each connection with ten bytes and pauses after five of them. Returns its address and the first lines of the
+/// requests.
 async fn listen(pause: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -62,7 +62,7 @@ async fn answer(mut stream: TcpStream, pause: Duration, lines: Arc<Mutex<Vec<Str
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n";
     stream.write_all(format!("{head}01234").as_bytes()).await.unwrap();
     tokio::time::sleep(pause).await;
-    // The reader may have left.
+    // The reader may have closed the connection.
     let _ = stream.write_all(b"56789").await;
 }
 
@@ -84,10 +84,10 @@ async fn a_store_that_pauses_for_longer_than_the_read_timeout_is_not() {
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
 }
 
-/// The store's address, for the processes of the tests below; empty for none.
+/// Environment variable: the store's address, for the processes of the tests below. Empty for none.
 const ENDPOINT: &str = "ENVIRONMENT_TEST_ENDPOINT";
 
-/// Not a test by itself: reads one object.
+/// Not a test: reads one object.
 #[tokio::test]
 #[ignore = "run by the tests below, with another environment"]
 async fn reader_in_another_environment() {
@@ -98,7 +98,7 @@ async fn reader_in_another_environment() {
     }
 }
 
-/// Not a test by itself: a worker that is told to end before it begins.
+/// Not a test: a worker that is shut down before it starts.
 #[tokio::test]
 #[ignore = "run by the tests below, with another environment"]
 async fn worker_in_another_environment() {
@@ -113,7 +113,7 @@ async fn worker_in_another_environment() {
     }
 }
 
-/// What a process says that has these variables of its own and none of this one's that matter.
+/// The output of a process with these environment variables and none of this process's proxy variables.
 async fn said(test: &str, endpoint: &str, variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -130,13 +130,13 @@ async fn proxies_of_the_environment_are_used_for_the_store() {
     let (proxy, asked) = listen(Duration::ZERO).await;
     let through = format!("http://{proxy}");
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
-        // No name that could be looked up: only the proxy knows the way.
+        // The name does not resolve, so only the proxy can be reached.
         let said = said("reader_in_another_environment", "http://store.invalid", &[(name, &through)]).await;
         assert!(said.contains("read b\"0123456789\""), "{name}: {said}");
         let line = asked.lock().unwrap().pop().unwrap();
         assert!(line.starts_with("GET http://store.invalid/pictures/one"), "{name}: {line}");
     }
-    // A store with encryption is reached through a tunnel.
+    // An https store is reached through a tunnel.
     let said = said("reader_in_another_environment", "https://store.invalid", &[("HTTPS_PROXY", &through)]).await;
     assert!(said.contains("not read"), "{said}");
     let line = asked.lock().unwrap().pop().unwrap();

@@ -1,4 +1,4 @@
-//! The whole worker with the demo model, against a real NATS server and a real S3 store.
+//! A whole worker with the demo model, on a real NATS server and a real S3 store.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -22,7 +22,7 @@ use wire::Message;
 use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
-use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
 static DEMO: LazyLock<DemoData> = LazyLock::new(|| DemoData::locate().unwrap());
 
@@ -53,7 +53,8 @@ impl Running {
         change(&mut settings);
         let (sender, events) = mpsc::channel(100);
         let model = ModelIdentity { name: "kosmos-2-emoji".into(), revision: None, digest: "d1".into() };
-        let parts = WorkerParts { settings, engine: Arc::new(ENGINE.clone()), model, events: Events::to(sender) };
+        let (engine, telemetry) = (Arc::new(ENGINE.clone()), WorkerTelemetry::off());
+        let parts = WorkerParts { settings, engine, model, events: Events::to(sender), telemetry };
         let stop = CancellationToken::new();
         Self { stop: stop.clone(), events, task: tokio::spawn(worker::run(parts, stop)) }
     }
@@ -97,7 +98,7 @@ fn object(bucket: &str, key: &str) -> image_job::Source {
     image_job::Source::S3(v1::S3Object { bucket: bucket.into(), key: key.into(), ..Default::default() })
 }
 
-/// A bitmap of some bytes whose header claims 30,000 × 30,000 pixels.
+/// A short bitmap whose header claims 30,000 × 30,000 pixels.
 fn bomb() -> Vec<u8> {
     let mut header = b"BM".to_vec();
     let side = 30_000u32.to_le_bytes();
@@ -259,7 +260,7 @@ async fn shutdown_finishes_what_is_in_hand_and_leaves_the_rest_in_the_queue() {
     assert_eq!((report.failed, report.retried), (0, 0));
     assert_eq!(bench.messages_in(&bench.streams.annotations).await, report.finished);
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 12 - report.finished);
-    // Well before ack_wait, which is a minute.
+    // Long before ack_wait, which is one minute.
     let mut others = bench.intake(bench.consumer().await, 12);
     for _ in report.finished..12 {
         drop(others.next().await);

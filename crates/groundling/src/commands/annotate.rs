@@ -1,4 +1,4 @@
-//! `groundling annotate`: pictures here and now.
+//! `groundling annotate`: annotates pictures without a queue.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,32 +9,33 @@ use broker::causes::causes;
 use engine::{Engine, EngineOptions, Request, USUAL_SLOTS};
 use futures::{StreamExt, stream};
 use kosmos2::checkpoint::ModelIdentity;
-use kosmos2::options::{BeamOptions, EarlyStopping, GenerationOptions, GroundedText, Sampling};
+use kosmos2::options::{BeamOptions, GenerationOptions, GroundedText, Sampling};
 use kosmos2::processor::image::{DecodeLimit, DecodeOptions, ImageError, ImageProcessor, Picture, PixelValues, decode};
 use kosmos2::{Processor, Query};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use worker::fetch::{FetchError, FetchErrorKind};
 
-use crate::args::{self, AnnotateArgs, GenerationArgs};
+use crate::args::{AnnotateArgs, GenerationArgs};
+use crate::exit::{Misuse, Outcome};
 use crate::report::{self, Result as Report};
 use crate::settings::Settings;
 use crate::sources::{Input, Inputs, Reader, Source};
-use crate::{Misuse, Outcome, model_dir, stderr};
+use crate::{model_dir, stderr};
 
-mod asked;
 mod drawings;
+mod prompts;
 
 use drawings::Drawings;
 
-/// Pictures being read and decoded beside those that the device has room for.
+/// Number of pictures that are read and decoded in addition to those in the engine.
 const READ_AHEAD: usize = 4;
 
-/// Pictures being read and decoded while the model is opened: as many as would be in hand afterwards on a CPU.
-const EARLY: usize = USUAL_SLOTS + READ_AHEAD;
+/// Number of pictures that are read and decoded while the model is loaded: as many as afterwards on a CPU.
+const PREFETCH: usize = USUAL_SLOTS + READ_AHEAD;
 
 pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
-    let prompts = asked::prompts(&args).map_err(Misuse)?;
+    let prompts = prompts::prompts(&args).map_err(Misuse)?;
     let options = generation_options(&args.generation)?;
     let queries: Vec<_> = prompts.into_iter().map(|prompt| Query::generate(prompt, options.clone())).collect();
     let mut inputs = Inputs::default();
@@ -60,23 +61,23 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         decoding,
         images: model_dir::images(dir)?,
         keep_pictures: args.draw.is_some(),
-        turns: Semaphore::new(available_parallelism().map_or(1, usize::from)),
+        decoders: Semaphore::new(available_parallelism().map_or(1, usize::from)),
     });
-    // Opening a model leaves most processors idle.
-    let early: Vec<_> = inputs.iter().take(EARLY).map(|input| preparer.start(input.source.clone())).collect();
+    // Loading a model leaves most processors idle.
+    let prefetched: Vec<_> = inputs.iter().take(PREFETCH).map(|input| preparer.start(input.source.clone())).collect();
     let model = model_dir::open(&settings.model)?;
-    let mut room = settings.engine.options();
-    make_room(&mut room, model.processor(), &queries)?;
-    let engine = super::start_engine(model, room)?;
+    let mut options = settings.engine.options();
+    fit_queries(&mut options, model.processor(), &queries)?;
+    let engine = model_dir::start_engine(model, options)?;
     let mut drawings = args.draw.as_deref().map(|dir| Drawings::new(dir, &inputs)).transpose()?;
 
-    let early = early.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    let prefetched = prefetched.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     let work = |(input, prepared): (&Input, Option<_>)| {
         let prepared = prepared.unwrap_or_else(|| preparer.start(input.source.clone()));
         annotate(&engine, prepared, &queries)
     };
-    let at_once = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
-    let mut results = stream::iter(inputs.iter().zip(early)).map(work).buffered(at_once);
+    let concurrent = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
+    let mut results = stream::iter(inputs.iter().zip(prefetched)).map(work).buffered(concurrent);
     let mut failed = 0;
     for input in &inputs {
         let Some(result) = results.next().await else { break };
@@ -99,7 +100,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         }
         failed += usize::from(!failures.is_empty());
         for error in failures {
-            stderr::message!("groundling: {}", sentence(&name, &error));
+            stderr::message!("groundling: {}", failure_message(&name, &error));
         }
     }
     if failed == 0 && problems.is_empty() {
@@ -109,17 +110,17 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     Ok(Outcome::PartlyFailed)
 }
 
-/// The error with the picture's name before it, unless it begins with that, and what raises a limit.
-fn sentence(name: &str, error: &anyhow::Error) -> String {
+/// The error prefixed with the picture's name, unless it begins with that, and the option that raises an exceeded limit.
+fn failure_message(name: &str, error: &anyhow::Error) -> String {
     let text = causes(error.as_ref());
     let named = if text.starts_with(name) { text } else { format!("{name}: {text}") };
     match raised_by(error) {
-        Some(option) => format!("{named}; raise {option} if it is to be read"),
+        Some(option) => format!("{named}; raise {option} to allow it"),
         None => named,
     }
 }
 
-/// The option that raises the limit which a picture exceeds.
+/// The option that raises the limit that a picture exceeded.
 fn raised_by(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<FetchError>() {
         return (error.kind() == FetchErrorKind::TooLarge).then_some("--max-bytes");
@@ -131,21 +132,21 @@ fn raised_by(error: &anyhow::Error) -> Option<&'static str> {
     })
 }
 
-/// How much failed.
-fn summary(failed: usize, pictures: usize, not_searched: usize) -> String {
+/// The numbers of failed and skipped pictures.
+fn summary(failed: usize, pictures: usize, skipped: usize) -> String {
     let plural = |count: usize| if count == 1 { "" } else { "s" };
     let mut summary = format!("{failed} of {pictures} picture{} failed", plural(pictures));
-    if not_searched > 0 {
-        summary +=
-            &format!(", {not_searched} argument{} or folder{} skipped", plural(not_searched), plural(not_searched));
+    if skipped > 0 {
+        let directories = if skipped == 1 { "directory" } else { "directories" };
+        summary += &format!(", {skipped} argument{} or {directories} skipped", plural(skipped));
     }
     summary
 }
 
-/// The picture where it is wanted, and the answers.
+/// The picture if `--draw` needs it, and the answers.
 type Annotated = (Option<Picture>, Vec<GroundedText>);
 
-/// The picture where it is wanted, and what the model takes.
+/// The picture if `--draw` needs it, and the model's input.
 type Prepared = (Option<Picture>, PixelValues);
 
 async fn annotate(
@@ -153,31 +154,31 @@ async fn annotate(
     prepared: JoinHandle<anyhow::Result<Prepared>>,
     queries: &[Query],
 ) -> anyhow::Result<Annotated> {
-    let (picture, pixels) = prepared.await.context("the picture's decoder broke")??;
-    let response = engine.submit(Request { pixels, queries: queries.to_vec(), deadline: None }).await?;
+    let (picture, pixels) = prepared.await.context("the decoder panicked")??;
+    let response = engine.submit(Request { pixels, queries: queries.to_vec() }).await?;
     Ok((picture, response.texts))
 }
 
-/// What makes sources pictures.
+/// Reads and decodes pictures.
 struct Preparer {
     reader: Reader,
     decoding: DecodeOptions,
     images: ImageProcessor,
-    /// Whether pictures are wanted behind their pixel values. What is not kept is room for the next one.
+    /// Whether decoded pictures are kept, for `--draw`.
     keep_pictures: bool,
-    /// To decode. More pictures at once than processors would all be late, and each hold memory meanwhile.
-    turns: Semaphore,
+    /// Limits the pictures decoded at once to the number of processors: each takes memory.
+    decoders: Semaphore,
 }
 
 impl Preparer {
-    /// Begins to read and decode a picture.
+    /// Starts to read and decode a picture.
     fn start(self: &Arc<Self>, source: Source) -> JoinHandle<anyhow::Result<Prepared>> {
         let own = Arc::clone(self);
         tokio::spawn(async move {
-            // Files are read by whoever decodes them: more threads would each keep memory for pictures.
+            // Files are read only once they can be decoded, so that fewer of them are in memory.
             let is_file = matches!(source, Source::File(_));
             let fetched = if is_file { None } else { Some(own.reader.read(&source).await?) };
-            let _turn = own.turns.acquire().await?;
+            let _permit = own.decoders.acquire().await?;
             let bytes = match fetched {
                 Some(bytes) => bytes,
                 None => own.reader.read(&source).await?,
@@ -188,20 +189,22 @@ impl Preparer {
                 let pixels = images.images.pixel_values(&picture);
                 anyhow::Ok((images.keep_pictures.then_some(picture), pixels))
             };
-            tokio::task::spawn_blocking(prepare).await.context("the picture's decoder broke")?
+            tokio::task::spawn_blocking(prepare).await.context("the decoder panicked")?
         })
     }
 }
 
-/// Makes the engine's room large enough for every query. One that is not valid is wrong for every picture: said once,
-/// before any work.
-fn make_room(room: &mut EngineOptions, processor: &Processor, queries: &[Query]) -> anyhow::Result<()> {
+/// Raises the engine's slots and their tokens to what the queries take.
+///
+/// # Errors
+/// A query is not valid: it would fail for every picture.
+fn fit_queries(engine: &mut EngineOptions, processor: &Processor, queries: &[Query]) -> anyhow::Result<()> {
     for query in queries {
         let prepared = processor.encode(query).map_err(|error| Misuse(error.into()))?;
         let decoding = processor.decoding(&prepared).map_err(|error| Misuse(error.into()))?;
-        room.slot_tokens = room.slot_tokens.max(decoding.max_tokens());
-        if decoding.slots() > room.slots.unwrap_or(USUAL_SLOTS) {
-            room.slots = Some(decoding.slots());
+        engine.slot_tokens = engine.slot_tokens.max(decoding.max_tokens());
+        if decoding.slots() > engine.slots.unwrap_or(USUAL_SLOTS) {
+            engine.slots = Some(decoding.slots());
         }
     }
     Ok(())
@@ -221,12 +224,8 @@ fn generation_options(args: &GenerationArgs) -> anyhow::Result<GenerationOptions
 
 fn sampling(args: &GenerationArgs) -> Sampling {
     if let Some(num_beams) = args.num_beams {
-        let early_stopping = match args.early_stopping {
-            args::EarlyStopping::Yes => EarlyStopping::Yes,
-            args::EarlyStopping::No => EarlyStopping::No,
-            args::EarlyStopping::Never => EarlyStopping::Never,
-        };
-        return Sampling::Beam(BeamOptions { num_beams, length_penalty: args.length_penalty, early_stopping });
+        let GenerationArgs { length_penalty, early_stopping, .. } = *args;
+        return Sampling::Beam(BeamOptions { num_beams, length_penalty, early_stopping });
     }
     if args.temperature.is_none() && args.top_k.is_none() && args.top_p.is_none() {
         return Sampling::Greedy;

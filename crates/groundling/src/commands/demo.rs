@@ -1,4 +1,4 @@
-//! `groundling demo`: everything on one machine, from pictures in a bucket to a page to look at.
+//! `groundling demo`: the whole pipeline on one machine, from pictures in a bucket to an HTML page of annotations.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,9 +12,10 @@ use worker::events::JobEvent;
 
 use super::servers::Servers;
 use crate::args::DemoArgs;
+use crate::exit::Outcome;
+use crate::model_dir;
 use crate::settings::ModelSettings;
 use crate::stderr::{self, escape_control};
-use crate::{Outcome, model_dir};
 
 mod show;
 
@@ -28,17 +29,22 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
         servers.enqueue(&scene.file_name, picture, None).await?;
     }
     let jobs = data.scenes.len();
-    stderr::message!("{jobs} pictures are in the bucket, and as many jobs in the queue");
+    stderr::message!("{jobs} pictures uploaded, {jobs} jobs enqueued");
 
     let failures = work(&data.model_dir, &servers, jobs).await?;
     let annotations = servers.annotations().await?;
-    ensure!(annotations.len() == jobs - failures, "an annotation is missing from the stream");
+    ensure!(
+        annotations.len() == jobs - failures,
+        "annotations are missing from the stream: expected {}, found {}",
+        jobs - failures,
+        annotations.len()
+    );
     show::print(&annotations, args.format)?;
     let page = show::write(&annotations, &data, &args.out)?;
     servers.stop().await?;
     let seconds = started.elapsed().as_secs_f64();
     stderr::message!(
-        "{} of {jobs} pictures annotated in {seconds:.1} s. Pictures with boxes: {}  Page: {}",
+        "{} of {jobs} pictures annotated in {seconds:.1} s; pictures with boxes: {}; page: {}",
         annotations.len(),
         args.out.display(),
         page.display()
@@ -46,10 +52,10 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     Ok(if failures == 0 { Outcome::Done } else { Outcome::PartlyFailed })
 }
 
-/// Runs a worker until every job has ended; gives the number that failed.
+/// Runs a worker until every job has ended, and returns the number of failed jobs.
 async fn work(model_dir: &Path, servers: &Servers, jobs: usize) -> anyhow::Result<usize> {
     let model = model_dir::open(&ModelSettings { path: Some(model_dir.into()), ..ModelSettings::default() })?;
-    let engine = super::start_engine(model, EngineOptions::default())?;
+    let engine = model_dir::start_engine(model, EngineOptions::default())?;
     let bar = progress_bar(jobs as u64);
     let show = |event: &JobEvent| match event {
         JobEvent::Finished { annotation, .. } => {
@@ -68,7 +74,7 @@ async fn work(model_dir: &Path, servers: &Servers, jobs: usize) -> anyhow::Resul
     Ok(failed)
 }
 
-/// Writes a message above the bar, or alone where no bar is shown.
+/// Prints a message, above the progress bar if one is shown.
 fn report(bar: &ProgressBar, message: &str) {
     if bar.is_hidden() {
         stderr::message!("{message}");

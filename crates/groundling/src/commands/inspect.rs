@@ -1,4 +1,4 @@
-//! `groundling inspect`: what the model would be fed, and how its raw text is read.
+//! `groundling inspect`: the model's inputs, and the parsing of its raw output.
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -14,7 +14,8 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::args::{Inspect, InspectImage, InspectPrompt, InspectText};
-use crate::{Misuse, Outcome, files, model_dir, stdout};
+use crate::exit::{Misuse, Outcome};
+use crate::{files, model_dir, stdout};
 
 pub(crate) fn run(what: Inspect) -> anyhow::Result<Outcome> {
     match what {
@@ -43,7 +44,7 @@ fn inspect_image(args: InspectImage) -> anyhow::Result<Outcome> {
     let processor = ImageProcessor::from_dir(model_dir::require(args.model.as_ref())?)?;
     let same = args.out.canonicalize().is_ok_and(|out| args.file.canonicalize().is_ok_and(|file| file == out));
     if same {
-        return Err(Misuse(anyhow!("--out is the picture itself: name another file")).into());
+        return Err(Misuse(anyhow!("--out is the picture itself; choose another file")).into());
     }
     let named = |path: &PathBuf| path.display().to_string();
     let bytes = std::fs::read(&args.file).with_context(|| format!("{}: cannot be read", named(&args.file)))?;
@@ -64,8 +65,8 @@ fn inspect_text(args: &InspectText) -> anyhow::Result<Outcome> {
         let (text, entities) = if args.raw {
             (raw.to_owned(), Vec::new())
         } else {
-            let read = markup::read(raw);
-            (read.text, read.entities)
+            let parsed = markup::parse(raw);
+            (parsed.text, parsed.entities)
         };
         let entities: Vec<_> = entities
             .iter()

@@ -1,10 +1,10 @@
-//! A NATS server and an S3 store that live as long as one command, and a worker on them.
+//! A NATS server and an S3 store for the duration of one command, and a worker that uses them.
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use async_nats::jetstream;
-use broker::read::{self, Range, Stored};
+use broker::read::{self, Range, StoredMessage};
 use broker::{connection, setup};
 use bytes::Bytes;
 use engine::Engine;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::subjects::Dataset;
 use wire::v1::{self, ImageAnnotation, ImageJob};
+use worker::WorkerTelemetry;
 use worker::events::{Events, JobEvent};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{NatsSettings, S3Settings, Secret, Settings, WorkerSettings};
@@ -24,7 +25,7 @@ use worker::worker::WorkerParts;
 
 use crate::stderr;
 
-/// Servers on loopback with the streams made and one bucket.
+/// Servers on the loopback interface, with the streams created and one bucket.
 pub(crate) struct Servers {
     nats: NatsServer,
     s3: EmbeddedS3,
@@ -37,9 +38,9 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Starts them; jobs are this dataset's, which is also the worker's name.
+    /// Starts the servers and creates the streams. `dataset` is the dataset of all jobs, and the worker's id.
     pub(crate) async fn start(dataset: &str) -> anyhow::Result<Self> {
-        let objects = tempfile::tempdir().context("no folder for the store's objects")?;
+        let objects = tempfile::tempdir().context("cannot create a directory for the store's objects")?;
         let nats = NatsServer::start(&NatsOptions::default()).await?;
         let s3 = EmbeddedS3::start(objects.path()).await?;
         stderr::message!("NATS at {}, S3 at {}", nats.client_url(), s3.endpoint());
@@ -65,24 +66,24 @@ impl Servers {
         Ok(Self { nats, s3, client, jetstream, store, settings, dataset, _objects: objects })
     }
 
-    /// The annotations in their stream, as any indexer would read them, in order of job.
+    /// Reads the annotations from their stream, sorted by job id.
     pub(crate) async fn annotations(&self) -> anyhow::Result<Vec<ImageAnnotation>> {
         let stored = read::read(&self.jetstream, &self.settings.streams.annotations, Range::all()).await?;
-        let decode = async |stored: Stored| Ok(ImageAnnotation::decode(stored.payload)?);
+        let decode = async |stored: StoredMessage| Ok(ImageAnnotation::decode(stored.payload)?);
         let mut annotations: Vec<_> = stored.map_err(anyhow::Error::from).and_then(decode).try_collect().await?;
         annotations.sort_by(|a, b| a.job_id.cmp(&b.job_id));
         Ok(annotations)
     }
 
-    /// Puts an object into the bucket.
+    /// Uploads an object to the bucket.
     pub(crate) async fn upload(&self, key: &str, bytes: Bytes) -> anyhow::Result<v1::S3Object> {
         let bucket = self.s3.access().bucket.clone();
         let put = self.store.client().put_object().bucket(&bucket).key(key).body(bytes.into());
-        let stored = put.send().await.with_context(|| format!("{key} could not be uploaded"))?;
+        let stored = put.send().await.with_context(|| format!("cannot upload {key}"))?;
         Ok(v1::S3Object { bucket, key: key.into(), version_id: None, etag: stored.e_tag().map(str::to_owned) })
     }
 
-    /// Puts a job for one brief caption of a picture into the queue.
+    /// Enqueues a job for a brief caption of a picture.
     pub(crate) async fn enqueue(
         &self,
         job_id: &str,
@@ -101,11 +102,11 @@ impl Servers {
         headers.insert(async_nats::header::NATS_MESSAGE_ID, job_id);
         let sent =
             self.jetstream.publish_with_headers(self.dataset.jobs_subject(), headers, job.encode_to_vec().into());
-        sent.await?.await.context("a job was not taken by the stream")?;
+        sent.await?.await.with_context(|| format!("cannot enqueue job {job_id}"))?;
         Ok(())
     }
 
-    /// Runs a worker until this many jobs have ended; gives the number that failed.
+    /// Runs a worker until `jobs` jobs have ended, and returns the number of failed jobs. Calls `watch` for each event.
     pub(crate) async fn work(
         &self,
         engine: Engine,
@@ -113,17 +114,21 @@ impl Servers {
         jobs: usize,
         mut watch: impl FnMut(&JobEvent),
     ) -> anyhow::Result<usize> {
-        // Events that find no room are lost, and with them the count.
+        // Events beyond the capacity are lost, and the count would be wrong.
         let (sender, mut events) = mpsc::channel(4 * jobs.max(1));
         let shutdown = CancellationToken::new();
         let settings = self.settings.clone();
-        let parts = WorkerParts { settings, engine: Arc::new(engine), model, events: Events::to(sender) };
+        let (engine, telemetry) = (Arc::new(engine), WorkerTelemetry::off());
+        let parts = WorkerParts { settings, engine, model, events: Events::to(sender), telemetry };
         let mut running = tokio::spawn(worker::worker::run(parts, shutdown.clone()));
         let (mut ended, mut failed) = (0, 0);
         while ended < jobs {
             let event = tokio::select! {
                 event = events.recv() => event,
-                outcome = &mut running => bail!("the worker ended before its jobs: {:?}", outcome?.map_err(|e| anyhow!("{e}"))),
+                outcome = &mut running => {
+                    outcome??;
+                    bail!("the worker ended before its jobs")
+                },
             };
             let Some(event) = event else { break };
             ended += usize::from(!matches!(event, JobEvent::Retried { .. }));
@@ -135,7 +140,7 @@ impl Servers {
         Ok(failed)
     }
 
-    /// Ends them, the client first, so that no lost connection is reported.
+    /// Stops the client and then the servers, so that no lost connection is reported.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.client.drain().await?;
         self.s3.stop().await;
@@ -144,7 +149,7 @@ impl Servers {
     }
 }
 
-/// The task of every job here.
+/// The task of every job.
 pub(crate) fn brief_caption() -> v1::Task {
     v1::Task { task_id: "caption".into(), kind: Some(v1::task::Kind::BriefCaption(v1::BriefCaption {})) }
 }

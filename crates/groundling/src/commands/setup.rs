@@ -1,4 +1,4 @@
-//! `groundling setup`: streams and consumer.
+//! `groundling setup`: creates the streams and consumers.
 
 use std::path::Path;
 
@@ -7,8 +7,9 @@ use broker::migration::Migration;
 use broker::setup::{self, SetupReport};
 
 use crate::args::SetupArgs;
+use crate::exit::Outcome;
 use crate::settings::Settings;
-use crate::{Outcome, stderr, stdout};
+use crate::{stderr, stdout};
 
 pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
@@ -31,7 +32,7 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
         stderr::message!("groundling: {difference}");
     }
     for error in errors {
-        stderr::message!("groundling: no worker starts like this: {error}");
+        stderr::message!("groundling: workers will not start: {error}");
     }
     Ok(if report.is_ready() { Outcome::Done } else { Outcome::PartlyFailed })
 }

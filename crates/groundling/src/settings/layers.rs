@@ -1,7 +1,7 @@
-//! Values of settings from a TOML file and from environment variables, and where each came from.
+//! Values of settings from a TOML file and from environment variables, with the origin of each.
 //!
-//! The type of a variable's value is that of the setting it is for: `0123` is a number for `worker.slots` and the text
-//! `0123` for `s3.access_key`. Nothing is guessed from the value itself.
+//! A variable's value is parsed as the type of its setting: `0123` is a number for `worker.slots` and the string `0123`
+//! for `s3.access_key`. The type is never guessed from the value.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,15 +13,16 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What every variable's name begins with; the same text separates the parts of the name.
-const SEPARATOR: &str = "__";
-const PREFIX: &str = "GROUNDLING__";
+/// Separates the parts of a variable's name.
+pub(super) const SEPARATOR: &str = "__";
+/// Begins the names of all variables.
+pub(super) const PREFIX: &str = "GROUNDLING__";
 
-/// A value that cannot be used, and where it stands.
+/// An invalid value and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SettingsError {
     origin: Option<String>,
-    /// Names of sections and setting, outermost first.
+    /// The names of the sections and the key, outermost first.
     key: Vec<String>,
     problem: String,
 }
@@ -62,11 +63,11 @@ impl de::Error for SettingsError {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format_args!("there is no setting {field:?} here; known are {}", expected.join(", ")))
+        Self::new(format_args!("unknown setting {field:?}, expected one of {}", expected.join(", ")))
     }
 }
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone)]
 enum Origin {
     File { path: String, line: usize },
@@ -90,11 +91,11 @@ enum Value {
     Text(String),
     List(Vec<Layered>),
     Table(BTreeMap<String, Layered>),
-    /// The text of a variable, whose type is not known yet.
+    /// A variable, whose type is determined when it is deserialized.
     Untyped(String),
 }
 
-/// A value with its origin; the whole of all settings is one, too.
+/// A value and its origin. All settings together are a value, a table.
 #[derive(Debug)]
 pub(super) struct Layered {
     value: Value,
@@ -102,7 +103,7 @@ pub(super) struct Layered {
 }
 
 impl Layered {
-    /// Reads the text of a TOML file.
+    /// Parses a TOML file.
     pub(super) fn from_toml(path: &Path, text: &str) -> Result<Self, SettingsError> {
         let file = TomlFile { path: path.display().to_string(), text };
         let table = DeTable::parse(text).map_err(|error| {
@@ -112,7 +113,7 @@ impl Layered {
         Ok(Self { origin: file.origin(0), value: file.table(table.into_inner())? })
     }
 
-    /// Puts the variables named `GROUNDLING__SECTION__KEY` over what is there. Variables without a value count as unset.
+    /// Overrides values by the variables `GROUNDLING__SECTION__KEY`. Empty variables count as unset.
     pub(super) fn overlay(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -129,7 +130,8 @@ impl Layered {
             for part in key.split(SEPARATOR) {
                 let empty = || Self { value: Value::Table(BTreeMap::new()), origin: origin.clone() };
                 let Value::Table(table) = &mut place.value else {
-                    let problem = format!("{} is a value there, not a section", place.origin);
+                    let problem =
+                        format!("{} sets a section of this key to a plain value: remove one of the two", place.origin);
                     return Err(SettingsError::new(problem).at(&origin));
                 };
                 place = table.entry(part.to_owned()).or_insert_with(empty);
@@ -177,14 +179,14 @@ impl TomlFile<'_> {
                 Err(_) => return Err(SettingsError::new("the number cannot be read").at(&origin)),
             },
             DeValue::Datetime(_) => {
-                return Err(SettingsError::new("no setting takes a date; write texts in quotes").at(&origin));
+                return Err(SettingsError::new("no setting takes a date; put strings in quotes").at(&origin));
             }
         };
         Ok(Layered { value, origin })
     }
 }
 
-/// `true` and `false`, and the words that other programs take for them.
+/// Parses `true`, `false` and their usual synonyms.
 fn boolean(text: &str) -> Option<bool> {
     match text.to_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Some(true),
@@ -205,7 +207,7 @@ impl Value {
         }
     }
 
-    /// A variable's text as a number or a truth value, if it is one.
+    /// Parses a variable as a number or a boolean.
     fn visit_parsed<'de, V: Visitor<'de>, T>(
         self,
         visitor: V,
@@ -260,7 +262,7 @@ impl<'de> Deserializer<'de> for Layered {
         visitor.visit_some(self)
     }
 
-    /// A variable's list has commas between its entries.
+    /// In a variable, the entries of a list are separated by commas.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError> {
         let origin = self.origin;
         let value = match self.value {
@@ -334,7 +336,8 @@ impl<'de> MapAccess<'de> for Entries {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, SettingsError> {
-        let (key, value) = self.value.take().ok_or_else(|| SettingsError::new("a value was read before its key"))?;
+        let (key, value) =
+            self.value.take().ok_or_else(|| SettingsError::new("a value was requested before its key"))?;
         let origin = value.origin.clone();
         seed.deserialize(value).map_err(|error| error.at(&origin).within(&key))
     }

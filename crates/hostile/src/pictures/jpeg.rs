@@ -1,17 +1,18 @@
-//! JPEG: lies in the frame header, scans and segments without end, EXIF that leads nowhere.
+//! JPEG: false frame headers, too many scans and segments, invalid tables.
 
-use super::bases::{JPEG, PROGRESSIVE};
-use super::{BadPicture, Damaged, TooMuch, Unknown, bad, patch};
+use super::valid::{JPEG, PROGRESSIVE};
+use super::{BadPicture, Damaged, OverLimit, Unsupported, bad, patch};
 
-/// Behind the marker and length of the frame header: precision, height, width, components.
+/// Offset of the frame header's fields: precision, height, width, components.
 const FRAME: usize = 89 + 4;
-/// The same of the progressive one.
+/// The same offset in the progressive JPEG.
 const PROGRESSIVE_FRAME: usize = 158 + 4;
-/// Where the last scan of the progressive one begins, and where the end-of-image marker is.
+/// Offset of the last scan in the progressive JPEG.
 const LAST_SCAN: usize = 3681;
 const TABLE_BEFORE_LAST_SCAN: usize = 3646;
+/// Offset of the end-of-image marker in the progressive JPEG.
 const END: usize = 5425;
-/// Behind the start-of-image marker.
+/// Offset after the start-of-image marker.
 const SEGMENTS: usize = 2;
 
 pub(super) fn refused() -> Vec<BadPicture> {
@@ -24,10 +25,10 @@ fn sizes() -> Vec<BadPicture> {
     };
     let mut all = Vec::new();
     for (width, height, fault) in [
-        (65_535, 65_535, TooMuch),
-        (60_000, 60_000, TooMuch),
-        (65_535, 4_000, TooMuch),
-        (4_000, 65_535, TooMuch),
+        (65_535, 65_535, OverLimit),
+        (60_000, 60_000, OverLimit),
+        (65_535, 4_000, OverLimit),
+        (4_000, 65_535, OverLimit),
         (0, 0, Damaged),
         (0, 64, Damaged),
         (64, 0, Damaged),
@@ -37,9 +38,9 @@ fn sizes() -> Vec<BadPicture> {
         let progressive = sized(PROGRESSIVE.bytes, PROGRESSIVE_FRAME, width, height);
         all.push(bad(format!("progressive jpeg that {claims}"), progressive, fault));
     }
-    all.push(bad("jpeg of twelve bits a sample", patch(JPEG.bytes, FRAME, &[12]), Unknown));
+    all.push(bad("jpeg with twelve bits per sample", patch(JPEG.bytes, FRAME, &[12]), Unsupported));
     for (name, at, byte) in [
-        ("no bits a sample", FRAME, 0),
+        ("0 bits per sample", FRAME, 0),
         ("no components", FRAME + 5, 0),
         ("a hundred components", FRAME + 5, 100),
         ("a component sampled no times", FRAME + 7, 0x00),
@@ -51,25 +52,25 @@ fn sizes() -> Vec<BadPicture> {
     // Lossless and hierarchical frames.
     for kind in [0xc3, 0xc5, 0xc6, 0xc7, 0xcb, 0xcd, 0xce, 0xcf] {
         let bytes = patch(JPEG.bytes, FRAME - 3, &[kind]);
-        all.push(bad(format!("jpeg with a frame of kind {kind:x}"), bytes, Unknown));
+        all.push(bad(format!("jpeg with a frame of kind {kind:x}"), bytes, Unsupported));
     }
     all
 }
 
-/// The progressive picture with its last scan once more, and again.
+/// The progressive JPEG with the bytes from an offset to its end repeated.
 fn repeated(times: usize, from: usize) -> Vec<u8> {
     let whole = PROGRESSIVE.bytes;
     [&whole[..END], &whole[from..END].repeat(times), &whole[END..]].concat()
 }
 
-/// The progressive picture with its last scan that many times more.
+/// The progressive JPEG with its last scan repeated `times` more times.
 pub(super) fn repeated_scans(times: usize) -> Vec<u8> {
     repeated(times, LAST_SCAN)
 }
 
-/// The shortest scan of all: one coefficient of the gray, zero in every block, in long runs.
+/// The shortest scan: one luma coefficient that is 0 in every block, in long end-of-band runs.
 fn empty_scan() -> Vec<u8> {
-    // A table of one code, 0, for a run of 2^14 blocks and more, and the scan of the last coefficient.
+    // A Huffman table with one code, 0, for a run of at least 2^14 blocks; and the scan of the last coefficient.
     let mut table = vec![0xff, 0xc4, 0, 20, 0x10, 1];
     table.extend([0; 15]);
     table.push(0xe0);
@@ -80,13 +81,13 @@ fn scans() -> Vec<BadPicture> {
     let whole = PROGRESSIVE.bytes;
     let short = |count| [&whole[..END], &empty_scan().repeat(count), &whole[END..]].concat();
     vec![
-        bad("jpeg of a hundred more scans", repeated(100, LAST_SCAN), TooMuch),
-        bad("jpeg of a thousand more scans", repeated(1_000, LAST_SCAN), TooMuch),
-        bad("jpeg of five hundred scans with tables", repeated(500, TABLE_BEFORE_LAST_SCAN), TooMuch),
-        bad("jpeg of thirty thousand empty scans", short(30_000), TooMuch),
+        bad("jpeg with a hundred more scans", repeated(100, LAST_SCAN), OverLimit),
+        bad("jpeg with a thousand more scans", repeated(1_000, LAST_SCAN), OverLimit),
+        bad("jpeg with five hundred more scans and tables", repeated(500, TABLE_BEFORE_LAST_SCAN), OverLimit),
+        bad("jpeg with thirty thousand empty scans", short(30_000), OverLimit),
         bad("jpeg without a scan", [&JPEG.bytes[..318], b"\xff\xd9"].concat(), Damaged),
-        bad("jpeg without an end", &JPEG.bytes[..JPEG.bytes.len() - 2], Damaged),
-        bad("jpeg whose scan is of another component", patch(JPEG.bytes, 318 + 5, &[9]), Damaged),
+        bad("jpeg without an end of image marker", &JPEG.bytes[..JPEG.bytes.len() - 2], Damaged),
+        bad("jpeg whose scan is of an unknown component", patch(JPEG.bytes, 318 + 5, &[9]), Damaged),
         bad("jpeg whose scan has no components", patch(JPEG.bytes, 318 + 4, &[0]), Damaged),
         bad("jpeg whose scan has five components", patch(JPEG.bytes, 318 + 4, &[5]), Damaged),
     ]
@@ -95,22 +96,22 @@ fn scans() -> Vec<BadPicture> {
 fn segments() -> Vec<BadPicture> {
     let with = |segments: &[u8]| [&JPEG.bytes[..SEGMENTS], segments, &JPEG.bytes[SEGMENTS..]].concat();
     vec![
-        bad("jpeg of empty exif without end", with(&b"\xff\xe1\0\x02".repeat(60_000)), TooMuch),
-        bad("jpeg of empty comments without end", with(&b"\xff\xfe\0\x02".repeat(60_000)), TooMuch),
-        bad("jpeg of fill bytes without end", [&JPEG.bytes[..SEGMENTS], &[255; 50_000]].concat(), Damaged),
-        bad("jpeg whose segment goes beyond its end", with(b"\xff\xe1\xff\xff"), Damaged),
-        bad("jpeg that begins twice", with(b"\xff\xd8"), Damaged),
+        bad("jpeg with sixty thousand empty exif segments", with(&b"\xff\xe1\0\x02".repeat(60_000)), OverLimit),
+        bad("jpeg with sixty thousand empty comments", with(&b"\xff\xfe\0\x02".repeat(60_000)), OverLimit),
+        bad("jpeg with fifty thousand fill bytes", [&JPEG.bytes[..SEGMENTS], &[255; 50_000]].concat(), Damaged),
+        bad("jpeg whose segment extends beyond its end", with(b"\xff\xe1\xff\xff"), Damaged),
+        bad("jpeg with two start of image markers", with(b"\xff\xd8"), Damaged),
         bad("jpeg with two frames", [&JPEG.bytes[..102], &JPEG.bytes[89..]].concat(), Damaged),
-        bad("jpeg with a table of too many codes", patch(JPEG.bytes, 102 + 5, &[255; 16]), Damaged),
-        bad("jpeg with a table of no known kind", patch(JPEG.bytes, 102 + 4, &[0x77]), Damaged),
-        bad("jpeg with a quantisation table of no known kind", patch(JPEG.bytes, 20 + 4, &[0x0f]), Damaged),
+        bad("jpeg with a huffman table of too many codes", patch(JPEG.bytes, 102 + 5, &[255; 16]), Damaged),
+        bad("jpeg with an invalid huffman table class", patch(JPEG.bytes, 102 + 4, &[0x77]), Damaged),
+        bad("jpeg with an invalid quantisation table", patch(JPEG.bytes, 20 + 4, &[0x0f]), Damaged),
     ]
 }
 
 pub(super) fn costly() -> Vec<(&'static str, Vec<u8>)> {
     vec![
-        ("jpeg of eighty more scans", repeated(80, LAST_SCAN)),
-        ("jpeg of 65500 by 120 whose scan stops", {
+        ("jpeg with eighty more scans", repeated(80, LAST_SCAN)),
+        ("jpeg of 65500 by 120 whose scan ends early", {
             let sized = patch(JPEG.bytes, FRAME + 3, &65_500u16.to_be_bytes());
             patch(&sized, FRAME + 1, &120u16.to_be_bytes())
         }),

@@ -1,16 +1,16 @@
-//! EXIF that leads nowhere and XMP without end, in every format that has them.
+//! Invalid EXIF and excessive XMP, in every format that has them.
 
-use super::bases::{JPEG, LOSSY_WEBP};
 use super::png::{self, BOMB_MIB, bomb};
+use super::valid::{JPEG, LOSSY_WEBP};
 use super::webp::{self, EXIF};
-use super::{BadPicture, TooMuch, bad};
+use super::{BadPicture, OverLimit, bad};
 
 const XMP_SEGMENT: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const XMP_KEYWORD: &[u8] = b"XML:com.adobe.xmp";
 const PREFIX: &[u8] = b"Exif\0\0";
 const XMP_FLAG: u8 = 0x04;
 
-/// A block with one directory of these entries: tag, type, count, value or offset.
+/// An EXIF block with one IFD of these entries: tag, type, count, value or offset.
 fn exif(entries: &[(u16, u16, u32, u32)], next: u32) -> Vec<u8> {
     let entry = |&(tag, kind, count, value): &(u16, u16, u32, u32)| {
         [&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), &value.to_le_bytes()].concat()
@@ -20,7 +20,7 @@ fn exif(entries: &[(u16, u16, u32, u32)], next: u32) -> Vec<u8> {
     [b"II*\0\x08\0\0\0", &count[..], &entries, &next.to_le_bytes()].concat()
 }
 
-/// Blocks that are small but say that they are not.
+/// Small EXIF blocks that state large values.
 fn blocks() -> Vec<(&'static str, Vec<u8>)> {
     let most = u32::MAX;
     let overlapping: Vec<_> = (0..5_000).map(|tag| (0x4000 + tag, 2, 60_000, 8)).collect();
@@ -37,7 +37,7 @@ fn blocks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Properties that are none.
+/// XMP with many orientation properties without a value.
 fn xmp() -> Vec<u8> {
     b"tiff:Orientation=".repeat(3_800)
 }
@@ -50,7 +50,7 @@ fn jpeg(segments: &[u8]) -> Vec<u8> {
     [&JPEG.bytes[..2], segments, &JPEG.bytes[2..]].concat()
 }
 
-/// The sides of the lossy picture.
+/// The lossy WebP with a VP8X chunk and further chunks.
 fn webp(flags: u8, chunks: Vec<u8>) -> Vec<u8> {
     webp::file(&[webp::canvas(flags, 260, 150), LOSSY_WEBP.bytes[12..].to_vec(), chunks])
 }
@@ -60,14 +60,14 @@ fn packed_xmp(packed: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn refused() -> Vec<BadPicture> {
-    let packed = png::packed(&vec![b' '; 1 << 20]);
+    let packed = png::compressed(&vec![b' '; 1 << 20]);
     vec![
-        bad("png with seventy packed xmp of 1 MiB", png::square(&vec![packed_xmp(&packed); 70]), TooMuch),
-        bad("png with packed xmp of 2 MiB", png::square(&[packed_xmp(&bomb(2))]), TooMuch),
+        bad("png with seventy compressed xmp of 1 MiB", png::square(&vec![packed_xmp(&packed); 70]), OverLimit),
+        bad("png with compressed xmp of 2 MiB", png::square(&[packed_xmp(&bomb(2))]), OverLimit),
         bad(
-            "png with packed exif text of 1 GiB",
+            "png with compressed exif text of 1 GiB",
             png::square(&[png::chunk(b"zTXt", &[b"Raw profile type exif\0\0", &bomb(BOMB_MIB)[..]].concat())]),
-            TooMuch,
+            OverLimit,
         ),
     ]
 }

@@ -1,17 +1,18 @@
-//! Results against candle's.
+//! Comparisons with candle.
 
 mod attention;
 
-pub(crate) use attention::small_cache;
+pub(crate) use attention::int8_cache;
 use candle_core::{D, DType, Device as Host, Tensor};
-use kernels::cuda::tables::{RowRequest, RowRequests};
-use kernels::cuda::{Buffer, Chosen, CudaError, Device, Format, Matrix, Norm, Residual, Way};
+use kernels::cuda::index_tables::{RowRequest, RowRequests};
+use kernels::cuda::{Buffer, CudaError, Device, Format, Matrix, Norm, ProductKernel, Residual, SelectedToken};
+use kernels::token_mask::{CELL_BITS, PATCH_KIND};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const EPS: f64 = 1e-5;
 
-/// What was checked.
+/// The number of checks and of wrong results so far.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) checks: usize,
@@ -21,7 +22,7 @@ pub(crate) struct Report {
 
 impl Report {
     fn line(&mut self, kernel: &str, format: &str, shape: &[usize], error: f64, bound: f64) {
-        // Not `error > bound`: what is no number is wrong.
+        // Not `error > bound`: a NaN is wrong.
         let right = error <= bound;
         self.checks += 1;
         self.wrong += usize::from(!right);
@@ -29,7 +30,7 @@ impl Report {
         println!("{kernel:24} {format:5} {:24} {error:9.2e}  {verdict}", format!("{shape:?}"));
     }
 
-    /// About normal values, others at each call.
+    /// Approximately normal values, different at each call.
     pub(crate) fn values<T: Format>(&mut self, count: usize, reach: f32, mean: f32) -> Vec<T> {
         self.draws += 1;
         let mut random = ChaCha8Rng::seed_from_u64(self.draws);
@@ -43,7 +44,7 @@ fn tensor<T: Format>(values: &[T], shape: &[usize]) -> Tensor {
     Tensor::from_vec(wide, shape, &Host::Cpu).unwrap()
 }
 
-/// ‖found − expected‖ / ‖expected‖.
+/// The relative error ‖found − expected‖ / ‖expected‖.
 fn distance<T: Format>(found: &[T], expected: &Tensor) -> f64 {
     let found = tensor(found, expected.dims());
     let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
@@ -61,7 +62,7 @@ fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
     scaled.broadcast_mul(weight).unwrap().broadcast_add(bias).unwrap()
 }
 
-/// All kernels of a format; `bound` is what its results may be off by.
+/// Checks all kernels of a format; `bound` is the largest relative error allowed.
 pub(crate) fn format<T: Format>(device: &Device, report: &mut Report, bound: f64) -> Result<(), CudaError> {
     for (rows, width) in [(1, 64), (3, 192), (5, 896), (4, 2048), (2, 8192)] {
         row_kernels::<T>(device, report, rows, width, bound)?;
@@ -93,7 +94,7 @@ fn row_kernels<T: Format>(
     device.residual_norm(&Residual {
         x: &stream,
         added: Some((&added, &own_bias)),
-        picks: None,
+        row_indices: None,
         rows,
         norm: &norm,
         to_unit_length: false,
@@ -136,26 +137,29 @@ fn products<T: Format, O: Format>(
     let expected = tensor(&x, &[rows, inner]).matmul(&tensor(&w, &[outputs, inner]).t().unwrap()).unwrap();
     let weights = Matrix::new(device.buffer(&w)?, outputs, inner)?;
     let (x, stride) = (device.buffer(&x)?, outputs.next_multiple_of(8));
-    for way in [Way::Blas, Way::FewRows] {
-        if way == Way::FewRows && ![1, 2].contains(&rows) {
+    for kernel in [ProductKernel::Blas, ProductKernel::FewRows] {
+        if kernel == ProductKernel::FewRows && ![1, 2].contains(&rows) {
             continue;
         }
         let y = unwritten::<O>(device, rows * stride)?;
-        device.product_by(way, &weights, &x, rows, &y, stride)?;
+        device.product_by(kernel, &weights, &x, rows, &y, stride)?;
         let y: Vec<O> = device.values(&y)?.chunks(stride).flat_map(|row| row[..outputs].to_vec()).collect();
-        let name = format!("product {way:?} to {}", O::NAME);
+        let name = format!("product {kernel:?} to {}", O::NAME);
         report.line(&name, T::NAME, &[rows, outputs, inner], distance(&y, &expected), bound.max(1e-5));
     }
     Ok(())
 }
 
-/// Best tokens, masked ones and scores, against candle's log-softmax.
-pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaError> {
+/// Checks the selection of the best token, of the best allowed token, and log-probabilities, against candle's
+/// log-softmax.
+pub(crate) fn select_tokens(device: &Device, report: &mut Report) -> Result<(), CudaError> {
     for vocabulary in [65_037usize, 4138] {
         let (rows, stride, first) = (64, vocabulary.next_multiple_of(8), vocabulary - 1024);
         let logits = report.values::<f32>(rows * stride, 3.0, 0.0);
         let codes: Vec<u16> = (0..vocabulary)
-            .map(|id| if id >= first { 9 << 10 | (id - first) as u16 } else { (id % 9) as u16 * 1024 })
+            .map(|id| {
+                if id >= first { PATCH_KIND << CELL_BITS | (id - first) as u16 } else { ((id % 9) as u16) << CELL_BITS }
+            })
             .collect();
         let plain = RowRequest {
             target: None,
@@ -163,48 +167,49 @@ pub(crate) fn choose(device: &Device, report: &mut Report) -> Result<(), CudaErr
             upper_left: 0,
             patches: (first as u32, vocabulary as u32),
         };
-        let want = |row: usize| match row % 4 {
+        let request = |row: usize| match row % 4 {
             0 => plain,
             1 => RowRequest { set: 1 << (row % 9), ..plain },
-            2 => RowRequest { set: 1 << 9, upper_left: 333, ..plain },
+            2 => RowRequest { set: 1 << PATCH_KIND, upper_left: 333, ..plain },
             _ => RowRequest { target: Some(row as u32), ..plain },
         };
-        let asked: Vec<RowRequest> = (0..rows).map(want).collect();
+        let requests: Vec<RowRequest> = (0..rows).map(request).collect();
         let table = RowRequests::new(device, rows, vocabulary)?;
-        table.set(device, &asked)?;
-        let choices = device.buffer(&vec![77u32; rows * 4])?;
-        device.choose(&device.buffer(&logits)?, rows, stride, &table, &device.buffer(&codes)?, &choices)?;
-        let allowed = |id: usize, want: &RowRequest| {
-            let (kind, cell) = (codes[id] >> 10, codes[id] & 1023);
-            let reaches = want.upper_left % 32 <= cell % 32 && want.upper_left / 32 <= cell / 32;
-            want.set == RowRequest::EVERYTHING || (want.set >> kind & 1 == 1 && (kind != 9 || reaches))
+        table.set(device, &requests)?;
+        let results = device.buffer(&vec![77u32; rows * 4])?;
+        device.select_tokens(&device.buffer(&logits)?, rows, stride, &table, &device.buffer(&codes)?, &results)?;
+        let allowed = |id: usize, request: &RowRequest| {
+            let (kind, cell) = (codes[id] >> CELL_BITS, codes[id] & ((1 << CELL_BITS) - 1));
+            let in_reach = request.upper_left % 32 <= cell % 32 && request.upper_left / 32 <= cell / 32;
+            request.set == RowRequest::EVERYTHING || (request.set >> kind & 1 == 1 && (kind != PATCH_KIND || in_reach))
         };
-        let mut apart = 0f64;
-        let mut misses = 0;
-        for (row, (chosen, want)) in Chosen::read(&device.values(&choices)?).iter().zip(&asked).enumerate() {
+        let mut error = 0f64;
+        let mut wrong_tokens = 0;
+        let selected = SelectedToken::read(&device.values(&results)?);
+        for (row, (selected, request)) in selected.iter().zip(&requests).enumerate() {
             let values = tensor(&logits[row * stride..][..vocabulary], &[vocabulary]);
             let logprobs = candle_nn::ops::log_softmax(&values, 0).unwrap().to_vec1::<f64>().unwrap();
             let mut best = None;
-            for id in (0..vocabulary).filter(|&id| allowed(id, want)) {
+            for id in (0..vocabulary).filter(|&id| allowed(id, request)) {
                 if best.is_none_or(|best: usize| logprobs[id] > logprobs[best]) {
                     best = Some(id);
                 }
             }
-            let expected = want.target.map_or(best, |token| Some(token as usize)).unwrap();
-            misses += usize::from(chosen.token as usize != expected);
-            apart = apart.max((f64::from(chosen.logprob) - logprobs[expected]).abs());
+            let expected = request.target.map_or(best, |token| Some(token as usize)).unwrap();
+            wrong_tokens += usize::from(selected.token as usize != expected);
+            error = error.max((f64::from(selected.logprob) - logprobs[expected]).abs());
         }
-        report.line("choose_tokens", "f32", &[rows, vocabulary], misses as f64 + apart, 2e-5);
+        report.line("select_tokens", "f32", &[rows, vocabulary], wrong_tokens as f64 + error, 2e-5);
     }
     Ok(())
 }
 
-/// A recorded step sees what its buffers hold when it is replayed.
+/// Checks that a recorded step reads the contents that its buffers have when it is replayed.
 pub(crate) fn recording(device: &Device, report: &mut Report) -> Result<(), CudaError> {
     let (weights, x) = (report.values::<f32>(64 * 64, 1.0, 0.0), report.values::<f32>(3 * 64, 1.0, 0.0));
     let matrix = Matrix::new(device.buffer(&weights)?, 64, 64)?;
     let (input, y) = (device.zeros::<f32>(3 * 64)?, device.zeros::<f32>(3 * 64)?);
-    let step = || device.product_by(Way::Blas, &matrix, &input, 3, &y, 64);
+    let step = || device.product_by(ProductKernel::Blas, &matrix, &input, 3, &y, 64);
     step()?;
     let mut graph = device.record(step)?;
     device.upload(&x, &input)?;

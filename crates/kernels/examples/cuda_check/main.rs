@@ -1,8 +1,8 @@
-//! Every CUDA kernel against candle's plain operations in f64 on random data, then the time each takes at the model's
-//! sizes: `cuda_check` runs both, `cuda_check --checks` the first alone. Prints a table; fails if a result is wrong.
+//! Compares every CUDA kernel with candle's operations in f64 on random data, then measures the time of each kernel at
+//! the model's sizes; `cuda_check --checks` only compares. Prints a table, and fails if a result is wrong.
 //!
-//! A program and not a test, since a machine with a card may have no Rust. With the feature `cuda-on-host` it checks the
-//! launchers without a card.
+//! This is a program rather than a test because a machine with a GPU may have no Rust toolchain. With the feature
+//! `cuda-on-host` it checks the launchers without a GPU.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program that only prints")]
 
 mod checks;
@@ -20,10 +20,10 @@ fn main() -> Result<ExitCode, CudaError> {
     checks::format::<f32>(&device, &mut report, 2e-6)?;
     checks::format::<f16>(&device, &mut report, 5e-4)?;
     checks::format::<bf16>(&device, &mut report, 4e-3)?;
-    // Eight bits of each key and value: 1/254 of its head's greatest at most, some 0.6 % of the usual.
-    checks::small_cache::<f16>(&device, &mut report, 1.5e-2)?;
-    checks::small_cache::<bf16>(&device, &mut report, 1.5e-2)?;
-    checks::choose(&device, &mut report)?;
+    // Keys and values in 8 bits: the error is at most 1/254 of the largest value of a head, about 0.6 % of a typical one.
+    checks::int8_cache::<f16>(&device, &mut report, 1.5e-2)?;
+    checks::int8_cache::<bf16>(&device, &mut report, 1.5e-2)?;
+    checks::select_tokens(&device, &mut report)?;
     checks::recording(&device, &mut report)?;
     println!("{} checks, {} wrong", report.checks, report.wrong);
     if report.wrong > 0 {

@@ -1,10 +1,11 @@
-//! What each kernel takes at the published model's sizes in bf16, beside what it must move or compute.
+//! The time of each kernel at the published model's sizes in bf16, with its rates of memory access and computation.
 
 use half::bf16;
+use kernels::cuda::index_tables::{NewRow, RowLimits, RowRequest, RowRequests, Rows, Tile, TileLimits, Tiles};
 use kernels::cuda::rates::{copied_bytes, median, product_flops};
-use kernels::cuda::tables::{NewRow, RowLimits, RowRequest, RowRequests, Rows, Tile, TileLimits, Tiles};
 use kernels::cuda::{
-    Attention, Contexts, CudaError, Device, Format, Kept, KeyValueCache, Matrix, NewTokens, Norm, Residual, Splits, Way,
+    Attention, Contexts, CudaError, Device, Format, KeyValueCache, KvFormat, Matrix, NewTokens, Norm, ProductKernel,
+    Residual, Splits,
 };
 
 use crate::checks::Report;
@@ -14,19 +15,19 @@ const INNER: usize = 8192;
 const HEADS: usize = 32;
 const HEAD_DIM: usize = 64;
 const VOCABULARY: usize = 65_037;
-/// Rows of the head.
+/// Rows of the output head, padded.
 const OUTPUTS: usize = 65_152;
-/// Tokens of a context halfway through 64 new ones.
+/// Tokens of a context after half of 64 new ones.
 const CONTEXT: usize = 103;
-/// Launches in a row that a kernel's time is the mean of.
-const IN_A_ROW: usize = 16;
+/// Consecutive launches over which a kernel's time is averaged.
+const LAUNCHES: usize = 16;
 
 struct Times<'a> {
     device: &'a Device,
     report: Report,
 }
 
-/// Prints a line a kernel.
+/// Prints one line per kernel.
 pub(crate) fn table(device: &Device) -> Result<(), CudaError> {
     let mut times = Times { device, report: Report::default() };
     let values = times.report.values::<bf16>(1 << 20, 1.0, 0.0);
@@ -38,7 +39,7 @@ pub(crate) fn table(device: &Device) -> Result<(), CudaError> {
         times.norms(rows)?;
         times.newest::<bf16>(rows)?;
         times.newest::<i8>(rows)?;
-        times.choose(rows)?;
+        times.select_tokens(rows)?;
     }
     times.tiles("vision, 64 pictures", 16, 64, 257, 257, false)?;
     times.tiles("prompts, 128 of 71", HEADS, 128, 71, 1, true)
@@ -52,19 +53,19 @@ impl Times<'_> {
         flops: f64,
         work: impl Fn() -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
-        let in_a_row = || (0..IN_A_ROW).try_for_each(|_| work());
-        let seconds = median(self.device, in_a_row)? / IN_A_ROW as f64;
+        let launches = || (0..LAUNCHES).try_for_each(|_| work());
+        let seconds = median(self.device, launches)? / LAUNCHES as f64;
         println!("{name:40} {:9.1} {:9.0} {:9.1}", seconds * 1e6, bytes / seconds / 1e9, flops / seconds / 1e12);
         Ok(())
     }
 
     fn random<T: Format>(&mut self, count: usize) -> Result<kernels::cuda::Buffer<T>, CudaError> {
-        let some = self.report.values::<T>(count.min(1 << 20), 1.0, 0.0);
-        self.device.buffer(&some.iter().cycle().take(count).copied().collect::<Vec<T>>())
+        let values = self.report.values::<T>(count.min(1 << 20), 1.0, 0.0);
+        self.device.buffer(&values.iter().cycle().take(count).copied().collect::<Vec<T>>())
     }
 
-    /// Each shape of the decoder, by cuBLAS and, for few rows, by the kernel for them. More than one set of weights, so
-    /// that no cache holds them.
+    /// The products of the decoder, by cuBLAS and, for few rows, by `few_rows`. They alternate between several sets of
+    /// weights, so that no cache holds them.
     fn products(&mut self) -> Result<(), CudaError> {
         for (outputs, inner) in [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER), (OUTPUTS, WIDTH)] {
             let bytes = outputs * inner * size_of::<bf16>();
@@ -75,18 +76,18 @@ impl Times<'_> {
             let stride = outputs;
             let (x, y) = (self.random::<bf16>(1024 * inner)?, self.device.zeros::<bf16>(1024 * stride)?);
             for rows in [1, 2, 8, 32, 256, 1024] {
-                for way in [Way::FewRows, Way::Blas] {
-                    if way == Way::FewRows && rows > 2 {
+                for kernel in [ProductKernel::FewRows, ProductKernel::Blas] {
+                    if kernel == ProductKernel::FewRows && rows > 2 {
                         continue;
                     }
                     let all = || {
                         weights
                             .iter()
-                            .try_for_each(|weights| self.device.product_by(way, weights, &x, rows, &y, stride))
+                            .try_for_each(|weights| self.device.product_by(kernel, weights, &x, rows, &y, stride))
                     };
                     let seconds = median(self.device, all)? / sets as f64;
                     let flops = 2.0 * (rows * outputs * inner) as f64;
-                    let name = format!("product {way:?} {rows} x {outputs} x {inner}");
+                    let name = format!("product {kernel:?} {rows} x {outputs} x {inner}");
                     println!(
                         "{name:40} {:9.1} {:9.0} {:9.1}",
                         seconds * 1e6,
@@ -107,7 +108,7 @@ impl Times<'_> {
         let residual = Residual {
             x: &x,
             added: Some((&y, &bias)),
-            picks: None,
+            row_indices: None,
             rows,
             norm: &norm,
             to_unit_length: false,
@@ -121,7 +122,7 @@ impl Times<'_> {
         self.line(&format!("gelu_norm {rows}"), bytes, 0.0, || device.gelu_norm(&inner, rows, &bias, &wide))
     }
 
-    fn newest<S: Kept<bf16>>(&mut self, rows: usize) -> Result<(), CudaError> {
+    fn newest<S: KvFormat<bf16>>(&mut self, rows: usize) -> Result<(), CudaError> {
         let device = self.device;
         let limits = RowLimits { tokens: 1, positions: 1, slots: rows, columns: 2 * CONTEXT };
         let cache = KeyValueCache::<S>::new::<bf16>(device, rows, HEADS, 2 * CONTEXT, HEAD_DIM)?;
@@ -148,17 +149,17 @@ impl Times<'_> {
         Ok(())
     }
 
-    fn choose(&mut self, rows: usize) -> Result<(), CudaError> {
+    fn select_tokens(&mut self, rows: usize) -> Result<(), CudaError> {
         let (device, stride) = (self.device, VOCABULARY.next_multiple_of(8));
         let logits = self.random::<f32>(rows * stride)?;
         let (codes, table) = (device.zeros::<u16>(VOCABULARY)?, RowRequests::new(device, rows, VOCABULARY)?);
-        let choices = device.zeros::<u32>(rows * 4)?;
+        let results = device.zeros::<u32>(rows * 4)?;
         for (name, set) in [("free", RowRequest::EVERYTHING), ("masked", 0x3ff)] {
-            let want = RowRequest { target: None, set, upper_left: 0, patches: (0, 0) };
-            table.set(device, &vec![want; rows])?;
+            let request = RowRequest { target: None, set, upper_left: 0, patches: (0, 0) };
+            table.set(device, &vec![request; rows])?;
             let bytes = (rows * VOCABULARY * 4) as f64;
-            self.line(&format!("choose_tokens {rows}, {name}"), bytes, 0.0, || {
-                device.choose(&logits, rows, stride, &table, &codes, &choices)
+            self.line(&format!("select_tokens {rows}, {name}"), bytes, 0.0, || {
+                device.select_tokens(&logits, rows, stride, &table, &codes, &results)
             })?;
         }
         Ok(())
@@ -185,13 +186,13 @@ impl Times<'_> {
             .collect();
         let mut table = Tiles::new(device, list.len(), limits)?;
         table.set(device, &list)?;
-        let lying = Contexts {
+        let interleaved = Contexts {
             keys: &qkv.part(width..qkv.len()),
             values: &qkv.part(2 * width..qkv.len()),
             scales: None,
-            context: rows * 3 * width,
-            head: HEAD_DIM,
-            column: 3 * width,
+            context_stride: rows * 3 * width,
+            head_stride: HEAD_DIM,
+            column_stride: 3 * width,
             contexts,
             columns: rows,
         };
@@ -203,7 +204,7 @@ impl Times<'_> {
             query_stride: 3 * width,
             query_bias: None,
             value_bias: None,
-            contexts: &lying,
+            contexts: &interleaved,
             heads,
             head_dim: HEAD_DIM,
             out: &out,

@@ -1,19 +1,16 @@
-//! Which implementation runs: the best the CPU has, chosen once, or one forced for a comparison.
+//! Choice of the implementation: the best that the CPU supports, chosen once, or one forced for a comparison.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 
 use super::simd::{Kernel, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
-use super::{
-    amx::Amx,
-    simd::{avx2::Avx2, avx512::Avx512},
-};
+use super::simd::{amx::Amx, avx2::Avx2, avx512::Avx512};
 
-/// An implementation of the kernels. All give the same results up to what the [module](super) states.
+/// An implementation of the kernels. Their results are equal except as the [module](super) states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implementation {
-    /// AVX-512 F, BW, VL and VNNI, and AMX's tiles of bytes for the integer products of many rows.
+    /// AVX-512 F, BW, VL and VNNI, and AMX-INT8 for integer products of several rows.
     Avx512Amx,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
@@ -26,7 +23,7 @@ pub enum Implementation {
 }
 
 impl Implementation {
-    /// The name for logs and tables.
+    /// The name used in logs and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Amx => "avx512-amx",
@@ -54,7 +51,7 @@ impl Implementation {
     }
 }
 
-/// An implementation this CPU was found to have.
+/// An implementation that this CPU supports, with the proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum IsaLevel {
     #[cfg(target_arch = "x86_64")]
@@ -82,7 +79,7 @@ impl IsaLevel {
         }
     }
 
-    /// Runs a kernel that multiplies pairs of integers.
+    /// Runs a kernel that multiplies integers, with VNNI if the level has it.
     pub(crate) fn run_integers<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -91,26 +88,26 @@ impl IsaLevel {
         }
     }
 
-    /// Rows of the tallest tile of one panel, for a format that holds so many vectors of weights at a time: as many
-    /// accumulators as leave registers for those.
-    pub(crate) fn tile_rows(self, operands: usize) -> usize {
+    /// Rows of the tallest tile of one panel: as many accumulators as leave registers for `weight_vectors` vectors of
+    /// weights.
+    pub(crate) fn tile_rows(self, weight_vectors: usize) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Amx(..) | Self::Avx512Vnni(_) | Self::Avx512(_) => 8,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => 7 - operands,
+            Self::Avx2(_) => 7 - weight_vectors,
             Self::Portable(_) => 3,
         }
     }
 
-    /// Panels side by side in a tile of so many rows, for a format that holds so many vectors of weights of each.
-    pub(crate) fn tile_panels(self, rows: usize, operands: usize) -> usize {
+    /// Panels of a tile of `rows` rows, for a format that keeps `weight_vectors` vectors of weights of each panel.
+    pub(crate) fn tile_panels(self, rows: usize, weight_vectors: usize) -> usize {
         let panels = match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Amx(..) | Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<true>::ACCUMULATORS / rows,
-            // Two registers for each sum and each vector of weights: anything more goes through memory at every step.
+            // Each accumulator and each vector of weights takes two registers. Larger tiles would spill at every step.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => match (rows, operands) {
+            Self::Avx2(_) => match (rows, weight_vectors) {
                 (1, 1) => 4,
                 (1 | 2, _) => 2,
                 _ => 1,
@@ -153,7 +150,7 @@ fn chosen() -> (Implementation, IsaLevel) {
     })
 }
 
-/// The level that calls from this thread use.
+/// The level for calls from this thread.
 pub(crate) fn level() -> IsaLevel {
     chosen().1
 }
@@ -164,7 +161,7 @@ pub fn implementation() -> &'static str {
 }
 
 /// Whether the implementation in use multiplies bytes faster than 16-bit integers, so that
-/// [`WeightFormat::W8A8`](super::WeightFormat::W8A8) saves time.
+/// [`WeightFormat::W8A8`](super::WeightFormat::W8A8) is faster than [`WeightFormat::Int8`](super::WeightFormat::Int8).
 pub fn multiplies_bytes() -> bool {
     matches!(chosen().0, Implementation::Avx512Amx | Implementation::Avx512Vnni)
 }
@@ -172,7 +169,7 @@ pub fn multiplies_bytes() -> bool {
 /// Runs `work` with every kernel called from this thread forced to one implementation; for tests and comparisons.
 ///
 /// # Panics
-/// If this CPU lacks the implementation; [`available`] lists those it has.
+/// If this CPU does not support the implementation; see [`available`].
 pub fn with_implementation<R>(implementation: Implementation, work: impl FnOnce() -> R) -> R {
     struct Restore(Option<(Implementation, IsaLevel)>);
     impl Drop for Restore {
@@ -183,7 +180,7 @@ pub fn with_implementation<R>(implementation: Implementation, work: impl FnOnce(
     let level = implementation.level();
     assert!(
         level.is_some(),
-        "this CPU cannot run the {} kernels: force one that available() lists",
+        "this CPU does not support the {} kernels; available() lists those it does",
         implementation.name()
     );
     let _restore = Restore(FORCED.replace(level.map(|level| (implementation, level))));

@@ -1,11 +1,11 @@
-//! What happens to a product before it is written.
+//! The epilogue of a matrix product: bias, activation function or residual, and the store.
 
-use super::math::{gelu, load_part, quick_gelu, store_part};
+use super::aligned::F32x16;
+use super::math::{gelu, load_partial, quick_gelu, store_partial};
 use super::parallel::Disjoint;
 use super::simd::{LANES, Simd};
-use super::tile::Line;
 
-/// What is done with a product (bias included) on its way into `out`.
+/// How a product `v`, bias included, is written to `out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
     /// `out = v`
@@ -18,7 +18,7 @@ pub enum Epilogue {
     QuickGelu,
 }
 
-/// Where a tile's results go.
+/// The output of a product, and its bias and epilogue.
 pub(crate) struct Target<'a> {
     pub(crate) out: Disjoint<'a, f32>,
     pub(crate) outputs: usize,
@@ -27,13 +27,13 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes a finished tile of `panels` panels' width.
+    /// Writes a finished tile that is `panels` panels wide.
     ///
     /// # Safety
-    /// No other thread works on these elements of `out`.
+    /// No other thread accesses these elements of `out`.
     #[inline(always)]
-    pub(crate) unsafe fn write<S: Simd>(&self, s: S, tile: &[Line], panels: usize, row: usize, panel: usize) {
-        // SAFETY: by the caller's promise, in all of these.
+    pub(crate) unsafe fn write<S: Simd>(&self, s: S, tile: &[F32x16], panels: usize, row: usize, panel: usize) {
+        // SAFETY: guaranteed by the caller, in all arms.
         unsafe {
             match self.epilogue {
                 Epilogue::Store => self.write_as::<S, STORE>(s, tile, panels, row, panel),
@@ -50,7 +50,7 @@ impl Target<'_> {
     unsafe fn write_as<S: Simd, const EPILOGUE: usize>(
         &self,
         s: S,
-        tile: &[Line],
+        tile: &[F32x16],
         panels: usize,
         row: usize,
         panel: usize,
@@ -58,21 +58,21 @@ impl Target<'_> {
         for p in 0..panels {
             let column = (panel + p) * LANES;
             let width = LANES.min(self.outputs - column);
-            let bias = self.bias.map(|bias| load_part(s, &bias[column..column + width], 0.0));
-            for (r, line) in tile.iter().skip(p).step_by(panels).enumerate() {
-                // SAFETY: one tile's elements, which by the caller's promise nobody else works on.
+            let bias = self.bias.map(|bias| load_partial(s, &bias[column..column + width], 0.0));
+            for (r, vector) in tile.iter().skip(p).step_by(panels).enumerate() {
+                // SAFETY: elements of this tile, which the caller guarantees that no other thread accesses.
                 let out = unsafe { self.out.part((row + r) * self.outputs + column, width) };
-                let mut value = s.load(&line.0);
+                let mut value = s.load(&vector.0);
                 if let Some(bias) = bias {
                     value = s.add(value, bias);
                 }
                 value = match EPILOGUE {
-                    ADD => s.add(load_part(s, out, 0.0), value),
+                    ADD => s.add(load_partial(s, out, 0.0), value),
                     GELU => gelu(s, value),
                     QUICK_GELU => quick_gelu(s, value),
                     _ => value,
                 };
-                store_part(s, value, out);
+                store_partial(s, value, out);
             }
         }
     }

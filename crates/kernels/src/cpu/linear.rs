@@ -1,26 +1,28 @@
-//! Matrix products: who computes which part in which order.
+//! Matrix products: how the work is divided, and in which order it is done.
 
-use super::activations::{Pack, Scratch, Worker, room};
+use super::aligned::F32x16;
 #[cfg(target_arch = "x86_64")]
-use super::amx;
+use super::amx_linear;
 use super::dispatch::{IsaLevel, level};
 use super::epilogue::{Epilogue, Target};
+use super::microkernel::{Format, GROUP_STEPS, Operands, RowScale, with_tile_size};
+use super::packing::Pack;
 use super::parallel::{Disjoint, for_units};
+use super::scratch::{Scratch, ThreadScratch, grow_to};
 use super::simd::{Kernel, LANES, Simd};
-use super::tile::{Block, Format, GROUP_STEPS, Line, RowScale, with_tile_size};
 use super::weights::{PackedWeights, View, WithFormat};
 
-/// Rows worked on at once: their totals for [`UNIT_PANELS`] and one block of their activations share a second-level
-/// cache of 512 KB with a panel.
+/// Rows of a chunk: their accumulators for [`UNIT_PANELS`], one K-block of their activations and a panel fit an L2 cache
+/// of 512 KB.
 const CHUNK_ROWS: usize = 192;
 
 /// Panels of a unit of work.
 const UNIT_PANELS: usize = 8;
 
-/// Packed activations of this size stay in the second-level cache while weights stream by.
+/// Packed activations up to this size stay in the L2 cache while weights are read from memory.
 const RESIDENT_BYTES: usize = 256 << 10;
 
-/// `out[rows, outputs] = epilogue(x[rows, inputs] W^T + bias)`, the rows being however many `x` holds.
+/// `out[rows, outputs] = epilogue(x[rows, inputs] W^T + bias)`, for as many rows as `x` holds.
 ///
 /// # Panics
 /// If `x`, `out` or `bias` does not fit the weights' shape.
@@ -33,7 +35,7 @@ pub fn linear(
     scratch: &mut Scratch,
 ) {
     let (outputs, inputs) = (weights.outputs(), weights.inputs());
-    assert!(x.len().is_multiple_of(inputs), "x must hold rows of {inputs} values, not {} in all", x.len());
+    assert!(x.len().is_multiple_of(inputs), "x must hold rows of {inputs} values, not {} values", x.len());
     let rows = x.len() / inputs;
     assert!(
         out.len() == rows.saturating_mul(outputs),
@@ -46,19 +48,20 @@ pub fn linear(
     }
     let target = Target { out: Disjoint::new(out), outputs, bias, epilogue };
     #[cfg(target_arch = "x86_64")]
-    if let IsaLevel::Avx512Amx(s, tiles) = level()
-        && rows >= amx::FEWEST_ROWS
+    if let IsaLevel::Avx512Amx(s, amx) = level()
+        && rows >= amx_linear::MIN_ROWS
     {
         if let Some(view) = weights.int8::<2>() {
-            return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+            return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
         }
         if let Some(view) = weights.int8::<1>() {
-            return amx::linear((s, tiles), x, inputs, &view, &target, scratch);
+            return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
         }
     }
     weights.with_format(Call { x, inputs, rows, target, scratch });
 }
 
+/// The arguments of [`linear`].
 struct Call<'a> {
     x: &'a [f32],
     inputs: usize,
@@ -75,37 +78,43 @@ impl WithFormat for Call<'_> {
         let packing = plan.chunks * plan.blocks;
         let threads = scratch.threads_for(rows * inputs * target.outputs, plan.units());
         let pack_threads = scratch.threads_for(rows * inputs, packing).min(threads);
-        let (packed, scales, workers) = scratch.packed::<F>(rows * plan.steps, rows * plan.groups, threads);
+        let (packed, scales, threads) = scratch.packed::<F>(rows * plan.steps, rows * plan.groups, threads);
         {
             let (packed, scales) = (Disjoint::new(packed), Disjoint::new(scales));
-            for_units(packing, &mut workers[..pack_threads], |unit, _| {
+            for_units(packing, &mut threads[..pack_threads], |unit, _| {
                 F::run(level, PackUnit::<F> { plan: &plan, x, packed: &packed, scales: &scales, unit });
             });
         }
-        for_units(plan.units(), workers, |unit, worker| {
+        for_units(plan.units(), threads, |unit, thread| {
             let (x, scales) = (&*packed, &*scales);
-            F::run(level, Multiply::<F> { plan: &plan, x, scales, view: &view, target: &target, unit, worker });
+            F::run(level, Multiply::<F> { plan: &plan, x, scales, view: &view, target: &target, unit, thread });
         });
     }
 }
 
-/// The order of one call's work. Nothing here enters the results: any plan gives the same bits.
+/// How one call's work is divided. It does not affect the results: any plan gives the same bits.
 struct Plan {
     rows: usize,
     inputs: usize,
-    /// Steps and scale groups of a row.
+    /// Steps of a row.
     steps: usize,
+    /// Scale groups of a row.
     groups: usize,
-    /// Blocks of at most `block` steps.
+    /// Steps of a K-block; the last one may have fewer.
     block: usize,
+    /// Number of K-blocks.
     blocks: usize,
-    /// Runs of rows, and the tallest tile allowed in them.
+    /// Number of chunks of rows.
     chunks: usize,
+    /// Rows of the tallest tile.
     tile_rows: usize,
+    /// Panels of a tile.
     tile_panels: usize,
     panels: usize,
+    /// Panels of a unit of work.
     unit_panels: usize,
-    /// Whether to finish a few panels at a time, each read from end to end, rather than a block of all of a unit's.
+    /// Whether the activations stay in the L2 cache. Then the panels of a tile are read over all K-blocks before the next
+    /// ones; otherwise one K-block of all panels of the unit is read at a time.
     resident: bool,
 }
 
@@ -115,21 +124,21 @@ impl Plan {
         let panels = outputs.div_ceil(LANES);
         let chunks = rows.div_ceil(CHUNK_ROWS);
         let chunk_rows = rows.div_ceil(chunks);
-        let tallest = chunk_rows.div_ceil(chunk_rows.div_ceil(level.tile_rows(F::OPERANDS)));
-        let tile_panels = level.tile_panels(tallest, F::OPERANDS);
-        let few = chunks * panels.div_ceil(UNIT_PANELS) < 4 * rayon::current_num_threads();
+        let tallest = chunk_rows.div_ceil(chunk_rows.div_ceil(level.tile_rows(F::WEIGHT_VECTORS)));
+        let tile_panels = level.tile_panels(tallest, F::WEIGHT_VECTORS);
+        let few_units = chunks * panels.div_ceil(UNIT_PANELS) < 4 * rayon::current_num_threads();
         Self {
             rows,
             inputs,
             steps,
             groups: steps.div_ceil(GROUP_STEPS),
-            block: F::BLOCK,
-            blocks: steps.div_ceil(F::BLOCK),
+            block: F::K_BLOCK,
+            blocks: steps.div_ceil(F::K_BLOCK),
             chunks,
-            tile_rows: level.tile_rows(F::OPERANDS),
+            tile_rows: level.tile_rows(F::WEIGHT_VECTORS),
             tile_panels,
             panels,
-            unit_panels: if few { UNIT_PANELS / 2 } else { UNIT_PANELS },
+            unit_panels: if few_units { UNIT_PANELS / 2 } else { UNIT_PANELS },
             resident: chunk_rows * steps * size_of::<F::X>() <= RESIDENT_BYTES,
         }
     }
@@ -149,14 +158,15 @@ impl Plan {
         (block * self.block, self.block.min(self.steps - block * self.block))
     }
 
-    /// A chunk's rows in tiles of nearly equal height: (first row within the chunk, rows).
+    /// The tiles of a chunk, of nearly equal height: (first row within the chunk, number of rows).
     fn tiles(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let count = rows.div_ceil(self.tile_rows);
         (0..count).map(move |tile| (rows * tile / count, rows * (tile + 1) / count - rows * tile / count))
     }
 }
 
-/// Packed activations lie as `[chunk][block][tile][step][row of the tile]`, scales likewise by group.
+/// Packs one K-block of a chunk. Packed activations are `[chunk][block][tile][step][row of the tile]`, and scales are
+/// `[chunk][block][tile][group][row of the tile]`.
 struct PackUnit<'a, F: Format> {
     plan: &'a Plan,
     x: &'a [f32],
@@ -175,7 +185,7 @@ impl<F: Format + Pack> Kernel for PackUnit<'_, F> {
         let (row, rows) = plan.chunk(chunk);
         let (step, steps) = plan.block(block);
         let (group, groups) = (step / GROUP_STEPS, steps.div_ceil(GROUP_STEPS));
-        // SAFETY: each unit has its own (chunk, block), whose parts do not overlap.
+        // SAFETY: each unit has its own chunk and K-block, whose parts do not overlap.
         let (packed, scales) = unsafe {
             (
                 packed.part(row * plan.steps + step * rows, steps * rows),
@@ -193,7 +203,7 @@ impl<F: Format + Pack> Kernel for PackUnit<'_, F> {
     }
 }
 
-/// One chunk of rows by one run of panels, over all inputs.
+/// One chunk of rows by the panels of one unit, over all inputs.
 struct Multiply<'a, F: Format> {
     plan: &'a Plan,
     x: &'a [F::X],
@@ -201,7 +211,7 @@ struct Multiply<'a, F: Format> {
     view: &'a View<'a, F>,
     target: &'a Target<'a>,
     unit: usize,
-    worker: &'a mut Worker,
+    thread: &'a mut ThreadScratch,
 }
 
 impl<F: Format> Kernel for Multiply<'_, F> {
@@ -210,28 +220,37 @@ impl<F: Format> Kernel for Multiply<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let plan = self.plan;
-        // Units that share weights come one after the other.
+        // Units that share weights are consecutive.
         let (run, chunk) = (self.unit / plan.chunks, self.unit % plan.chunks);
         let (row, rows) = plan.chunk(chunk);
         let end = ((run + 1) * plan.unit_panels).min(plan.panels);
         let mut start = run * plan.unit_panels;
         while start < end {
             let stop = if plan.resident { end.min(start + plan.tile_panels) } else { end };
-            let totals = room(&mut self.worker.tiles, (stop - start) * rows);
+            let accumulators = grow_to(&mut self.thread.accumulators, (stop - start) * rows);
             for block in 0..plan.blocks {
                 let mut panel = start;
                 while panel < stop {
-                    let wide = if stop - panel >= plan.tile_panels { plan.tile_panels } else { 1 };
-                    for (tile, height) in plan.tiles(rows) {
-                        let lines = &mut totals[(panel - start) * rows + tile * wide..][..height * wide];
-                        let place = Place { row, rows, tile, height, panel, wide, block };
-                        self.view.multiply(s, plan, self.x, self.scales, place, lines);
+                    let panels = if stop - panel >= plan.tile_panels { plan.tile_panels } else { 1 };
+                    for (tile_start, tile_rows) in plan.tiles(rows) {
+                        let at = (panel - start) * rows + tile_start * panels;
+                        let tile = &mut accumulators[at..][..tile_rows * panels];
+                        let position = TilePosition {
+                            chunk_start: row,
+                            chunk_rows: rows,
+                            tile_start,
+                            tile_rows,
+                            panel,
+                            panels,
+                            block,
+                        };
+                        self.view.multiply(s, plan, self.x, self.scales, position, tile);
                         if block + 1 == plan.blocks {
-                            // SAFETY: this unit alone works on these rows of these panels.
-                            unsafe { self.target.write(s, lines, wide, row + tile, panel) };
+                            // SAFETY: no other unit writes these rows of these panels.
+                            unsafe { self.target.write(s, tile, panels, row + tile_start, panel) };
                         }
                     }
-                    panel += wide;
+                    panel += panels;
                 }
             }
             start = stop;
@@ -239,44 +258,58 @@ impl<F: Format> Kernel for Multiply<'_, F> {
     }
 }
 
-/// Where a tile lies: chunk, tile within it, panels and block.
+/// The position of a tile in the product.
 #[derive(Clone, Copy)]
-struct Place {
-    row: usize,
-    rows: usize,
-    tile: usize,
-    height: usize,
+struct TilePosition {
+    /// First row and number of rows of the chunk.
+    chunk_start: usize,
+    chunk_rows: usize,
+    /// First row within the chunk, and number of rows of the tile.
+    tile_start: usize,
+    tile_rows: usize,
+    /// First panel and number of panels.
     panel: usize,
-    wide: usize,
+    panels: usize,
+    /// The K-block.
     block: usize,
 }
 
 impl<F: Format> View<'_, F> {
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, plan: &Plan, x: &[F::X], x_scales: &[RowScale], place: Place, tile: &mut [Line]) {
-        let Place { row, rows, tile: first_row, height, panel, wide, block } = place;
+    fn multiply<S: Simd>(
+        &self,
+        s: S,
+        plan: &Plan,
+        x: &[F::X],
+        x_scales: &[RowScale],
+        position: TilePosition,
+        tile: &mut [F32x16],
+    ) {
+        let TilePosition { chunk_start, chunk_rows, tile_start, tile_rows, panel, panels, block } = position;
         let (step, steps) = plan.block(block);
         let (group, groups) = (step / GROUP_STEPS, steps.div_ceil(GROUP_STEPS));
-        let block = Block::<F> {
-            x: &x[row * plan.steps + step * rows + first_row * steps..][..height * steps],
-            x_scales: &x_scales[row * plan.groups + group * rows + first_row * groups..][..height * groups],
+        let x_start = chunk_start * plan.steps + step * chunk_rows + tile_start * steps;
+        let scales_start = chunk_start * plan.groups + group * chunk_rows + tile_start * groups;
+        let operands = Operands::<F> {
+            x: &x[x_start..][..tile_rows * steps],
+            x_scales: &x_scales[scales_start..][..tile_rows * groups],
             weights: &self.steps[panel * plan.steps + step..],
             panel_stride: plan.steps,
             weight_scales: if self.scales.is_empty() { &[] } else { &self.scales[panel * plan.groups + group..] },
             weight_sums: if self.sums.is_empty() { &[] } else { &self.sums[panel * plan.groups + group..] },
             scale_stride: plan.groups,
-            // With few rows the products of one block take no longer than the next takes to arrive, and the hardware
-            // stops at every page.
-            fetch: plan.resident && first_row == 0 && rows > 1,
+            // With few rows the products of one block take no longer than reading the next from memory, and the hardware
+            // prefetcher stops at page boundaries.
+            prefetch: plan.resident && tile_start == 0 && chunk_rows > 1,
             first: block == 0,
         };
-        with_tile_size!(S, height, wide, R, P => s.call(Tile::<F, R, P> { block, tile }));
+        with_tile_size!(S, tile_rows, panels, R, P => s.call(Tile::<F, R, P> { operands, tile }));
     }
 }
 
 struct Tile<'a, F: Format, const R: usize, const P: usize> {
-    block: Block<'a, F>,
-    tile: &'a mut [Line],
+    operands: Operands<'a, F>,
+    tile: &'a mut [F32x16],
 }
 
 impl<F: Format, const R: usize, const P: usize> Kernel for Tile<'_, F, R, P> {
@@ -284,6 +317,6 @@ impl<F: Format, const R: usize, const P: usize> Kernel for Tile<'_, F, R, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        F::tile::<S, R, P>(s, self.block, self.tile);
+        F::multiply_tile::<S, R, P>(s, self.operands, self.tile);
     }
 }

@@ -1,4 +1,4 @@
-//! Elementary functions on vectors, by polynomials fitted to the least largest error.
+//! Elementary functions on vectors, by minimax polynomials.
 
 use super::simd::{LANES, Simd};
 
@@ -12,36 +12,36 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::F, coefficients: [f32; N]) ->
     sum
 }
 
-/// `e^x` with a relative error below 2e-7; 0 below -87.3 (denormals are not made), and the value at 88 above 88.
+/// `e^x` with a relative error below 2e-7. It is 0 below -87.3 (there are no denormal results) and `e^88` above 88.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     const LOWEST: f32 = -87.3;
-    // Operands in this order keep a NaN.
+    // In this order of operands a NaN is kept.
     let bounded = s.max(s.splat(LOWEST), s.min(s.splat(88.0), x));
     let whole = s.round(s.mul(bounded, s.splat(std::f32::consts::LOG2_E)));
-    // ln 2 in two parts, the first with so few bits that its product with `whole` is exact.
+    // ln 2 in two parts, the first with few enough bits that its product with `whole` is exact.
     let rest = s.fma(whole, s.splat(-0.693_359_4), bounded);
     let rest = s.fma(whole, s.splat(2.121_944_4e-4), rest);
-    // (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2, largest error of e^r 3e-9.
+    // (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2; the largest error of e^r is 3e-9.
     let tail = polynomial(s, rest, [0.001_381_454, 0.008_368_745, 0.041_668_39, 0.166_665_2, 0.499_999_94]);
     let value = s.add(s.fma(s.mul(rest, rest), tail, rest), s.splat(1.0));
     let value = s.scale_by_power(value, whole);
     s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
 }
 
-/// `2^x` for x up to 0 with a relative error below 2e-7; 0 below -126 (denormals are not made).
+/// `2^x` for `x <= 0` with a relative error below 2e-7. It is 0 below -126 (there are no denormal results).
 #[inline(always)]
-pub(crate) fn exp2_falling<S: Simd>(s: S, x: S::F) -> S::F {
+pub(crate) fn exp2_nonpositive<S: Simd>(s: S, x: S::F) -> S::F {
     const LOWEST: f32 = -126.0;
-    // Operands in this order keep a NaN.
-    let value = exp2_within(s, s.max(s.splat(LOWEST), x));
+    // In this order of operands a NaN is kept.
+    let value = exp2_in_range(s, s.max(s.splat(LOWEST), x));
     s.select_less(x, s.splat(LOWEST), s.splat(0.0), value)
 }
 
-/// `2^x` for x up to 0 with a relative error below 3e-6, for results that are rounded to 16 bits; 2^-40 below -40.
+/// `2^x` for `x <= 0` with a relative error below 3e-6, for results that are rounded to 16 bits. It is 2^-40 below -40.
 #[inline(always)]
 pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::F) -> S::F {
-    // Operands in this order keep a NaN.
+    // In this order of operands a NaN is kept.
     let x = s.max(s.splat(-40.0), x);
     let whole = s.round(x);
     let rest = s.sub(x, whole);
@@ -49,12 +49,12 @@ pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::F) -> S::F {
     s.scale_by_power(value, whole)
 }
 
-/// `2^x` for x from -126 to 127.
+/// `2^x` for `x` from -126 to 127.
 #[inline(always)]
-fn exp2_within<S: Simd>(s: S, x: S::F) -> S::F {
+fn exp2_in_range<S: Simd>(s: S, x: S::F) -> S::F {
     let whole = s.round(x);
     let rest = s.sub(x, whole);
-    // 2^r on |r| <= 1/2, largest error 2e-9.
+    // 2^r on |r| <= 1/2; the largest error is 2e-9.
     let value = polynomial(
         s,
         rest,
@@ -65,45 +65,46 @@ fn exp2_within<S: Simd>(s: S, x: S::F) -> S::F {
 
 /// `x * Phi(x)`, the exact (erf) form of GELU.
 ///
-/// Computed as `max(x, 0) - |x| erfc(|x| / sqrt 2) / 2`, where nothing cancels for negative x.
+/// Computed as `max(x, 0) - |x| erfc(|x| / sqrt 2) / 2`, which has no cancellation for negative x.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    // Beyond 14 the second term is below any f32, and an infinity must not meet a zero.
+    // Above 14 the second term underflows, and infinity times zero must be avoided.
     let size = s.min(s.splat(14.0), s.abs(x));
     let z = s.mul(size, s.splat(std::f32::consts::FRAC_1_SQRT_2));
-    // erfc(z) = e^(-z^2) t P(t), t = 1 / (1 + 0.55 z): largest error 1.7e-8 on [0, 6].
+    // erfc(z) = e^(-z^2) t P(t) with t = 1 / (1 + 0.55 z); the largest error on [0, 6] is 1.7e-8.
     let t = s.div(s.splat(1.0), s.fma(z, s.splat(0.55), s.splat(1.0)));
     let p = polynomial(s, t, [0.107_330_53, -0.518_061_46, 0.759_749_5, -0.041_452_386, 0.390_851_77, 0.301_582_04]);
-    let falling = exp(s, s.mul(s.mul(size, size), s.splat(-0.5)));
-    let lost = s.mul(s.mul(s.mul(size, s.splat(0.5)), s.mul(t, p)), falling);
-    s.sub(s.max(x, s.splat(0.0)), lost)
+    let gaussian = exp(s, s.mul(s.mul(size, size), s.splat(-0.5)));
+    let tail = s.mul(s.mul(s.mul(size, s.splat(0.5)), s.mul(t, p)), gaussian);
+    s.sub(s.max(x, s.splat(0.0)), tail)
 }
 
 /// `x * sigmoid(1.702 x)`.
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    let power = s.mul(x, s.splat(-1.702 * std::f32::consts::LOG2_E));
-    // Operands in this order keep a NaN. Beyond the bounds the power is as good as nothing, or all that counts.
-    let falling = exp2_within(s, s.max(s.splat(-126.0), s.min(s.splat(127.0), power)));
-    s.div(x, s.add(falling, s.splat(1.0)))
+    let exponent = s.mul(x, s.splat(-1.702 * std::f32::consts::LOG2_E));
+    // In this order of operands a NaN is kept. Outside the bounds the exponential is negligible against 1, or the other
+    // way round.
+    let exponential = exp2_in_range(s, s.max(s.splat(-126.0), s.min(s.splat(127.0), exponent)));
+    s.div(x, s.add(exponential, s.splat(1.0)))
 }
 
-/// Up to 16 values, the missing ones filled in.
+/// Loads up to 16 values; missing lanes are `fill`.
 #[inline(always)]
-pub(crate) fn load_part<S: Simd>(s: S, from: &[f32], fill: f32) -> S::F {
-    if let Some(whole) = from.first_chunk::<LANES>() {
-        return s.load(whole);
+pub(crate) fn load_partial<S: Simd>(s: S, from: &[f32], fill: f32) -> S::F {
+    if let Some(vector) = from.first_chunk::<LANES>() {
+        return s.load(vector);
     }
     let mut lanes = [fill; LANES];
     lanes[..from.len()].copy_from_slice(from);
     s.load(&lanes)
 }
 
-/// Stores as many lanes as `to` has, up to 16.
+/// Stores the first lanes, as many as `to` holds, up to 16.
 #[inline(always)]
-pub(crate) fn store_part<S: Simd>(s: S, value: S::F, to: &mut [f32]) {
-    if let Some(whole) = to.first_chunk_mut::<LANES>() {
-        return s.store(value, whole);
+pub(crate) fn store_partial<S: Simd>(s: S, value: S::F, to: &mut [f32]) {
+    if let Some(vector) = to.first_chunk_mut::<LANES>() {
+        return s.store(value, vector);
     }
     let mut lanes = [0.0; LANES];
     s.store(value, &mut lanes);

@@ -1,45 +1,45 @@
-//! Layer normalisation and unit vectors, row by row.
+//! Layer normalisation and L2 normalisation of rows.
 
 use rayon::prelude::*;
 
 use super::dispatch::level;
-use super::math::{load_part, store_part};
+use super::math::{load_partial, store_partial};
 use super::simd::{Kernel, LANES, Simd};
 
-/// Values of the rows that one thread takes at a time; fewer in all are not shared out.
-const PART: usize = 1 << 16;
+/// Values that one thread takes at a time. Inputs of less than twice as many run on one thread.
+const CHUNK: usize = 1 << 16;
 
 /// `out = (x - mean) / sqrt(variance + eps) * weight + bias` for each row of `weight.len()` values.
 ///
 /// # Panics
-/// If `bias` has another length than `weight`, or `x` and `out` are not whole rows of it, as many of each.
+/// If `bias` and `weight` differ in length, or `x` and `out` do, or they are not whole rows of `weight.len()` values.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == out.len(), "out must hold {} values like x, not {}", x.len(), out.len());
     check(out, weight, bias);
     let level = level();
     let run = |x: &[f32], out: &mut [f32]| level.run(LayerNorm { x: Some(x), weight, bias, eps, out });
-    if out.len() < 2 * PART {
+    if out.len() < 2 * CHUNK {
         return run(x, out);
     }
-    let part = part_length(weight.len());
-    out.par_chunks_mut(part).zip(x.par_chunks(part)).for_each(|(out, x)| run(x, out));
+    let chunk = chunk_length(weight.len());
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| run(x, out));
 }
 
-/// [`layer_norm`] with the result in place of `x`.
+/// [`layer_norm`] in place.
 ///
 /// # Panics
-/// If `bias` has another length than `weight`, or `x` is not whole rows of it.
+/// If `bias` and `weight` differ in length, or `x` is not whole rows of `weight.len()` values.
 pub fn layer_norm_in_place(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
     check(x, weight, bias);
     let level = level();
     let run = |out: &mut [f32]| level.run(LayerNorm { x: None, weight, bias, eps, out });
-    if x.len() < 2 * PART {
+    if x.len() < 2 * CHUNK {
         return run(x);
     }
-    x.par_chunks_mut(part_length(weight.len())).for_each(run);
+    x.par_chunks_mut(chunk_length(weight.len())).for_each(run);
 }
 
-/// Divides each row of `width` values by its length: `x / max(|x|, 1e-12)`, as torch's `normalize` does.
+/// Divides each row of `width` values by its L2 norm: `x / max(|x|, 1e-12)`, like torch's `normalize`.
 ///
 /// # Panics
 /// If `x` is not whole rows of `width` values.
@@ -54,12 +54,12 @@ fn check(x: &[f32], weight: &[f32], bias: &[f32]) {
     assert!(x.len().is_multiple_of(width), "x must hold rows of {width} values, not {}", x.len());
 }
 
-fn part_length(width: usize) -> usize {
-    PART.div_ceil(width) * width
+fn chunk_length(width: usize) -> usize {
+    CHUNK.div_ceil(width) * width
 }
 
 struct LayerNorm<'a> {
-    /// Read from `out` where there is none.
+    /// `None` if the input is in `out`.
     x: Option<&'a [f32]>,
     weight: &'a [f32],
     bias: &'a [f32],
@@ -88,16 +88,16 @@ impl Kernel for LayerNorm<'_> {
                 s.store(s.fma(normal, s.load(weight), s.load(bias)), to);
             }
             if !last.is_empty() {
-                let value = load_part(s, x.map_or(&*last, |x| &x[whole * LANES..]), 0.0);
+                let value = load_partial(s, x.map_or(&*last, |x| &x[whole * LANES..]), 0.0);
                 let normal = s.mul(s.sub(value, mean), scale);
-                let value = s.fma(normal, load_part(s, last_weights, 0.0), load_part(s, last_biases, 0.0));
-                store_part(s, value, last);
+                let value = s.fma(normal, load_partial(s, last_weights, 0.0), load_partial(s, last_biases, 0.0));
+                store_partial(s, value, last);
             }
         }
     }
 }
 
-/// A row's mean and the inverse of its deviation.
+/// The mean of a row and the inverse of its standard deviation.
 #[inline(always)]
 fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
     let width = row.len() as f32;
@@ -107,7 +107,7 @@ fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
         sum = s.add(sum, s.load(part));
     }
     if !last.is_empty() {
-        sum = s.add(sum, load_part(s, last, 0.0));
+        sum = s.add(sum, load_partial(s, last, 0.0));
     }
     let mean = s.sum_lanes(sum) / width;
     let mut squares = s.splat(0.0);
@@ -116,7 +116,7 @@ fn statistics<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
         squares = s.fma(centred, centred, squares);
     }
     if !last.is_empty() {
-        let centred = s.sub(load_part(s, last, mean), s.splat(mean));
+        let centred = s.sub(load_partial(s, last, mean), s.splat(mean));
         squares = s.fma(centred, centred, squares);
     }
     (mean, 1.0 / (s.sum_lanes(squares) / width + eps).sqrt())
@@ -135,12 +135,12 @@ impl Kernel for L2Normalize<'_> {
         for row in self.x.chunks_exact_mut(self.width) {
             let mut squares = s.splat(0.0);
             for part in row.chunks(LANES) {
-                let value = load_part(s, part, 0.0);
+                let value = load_partial(s, part, 0.0);
                 squares = s.fma(value, value, squares);
             }
             let length = s.splat(s.sum_lanes(squares).sqrt().max(1e-12));
             for part in row.chunks_mut(LANES) {
-                store_part(s, s.div(load_part(s, part, 0.0), length), part);
+                store_partial(s, s.div(load_partial(s, part, 0.0), length), part);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The machine's limits, measured: what a benchmark's figures are shares of.
+//! Measured limits of this machine, to which benchmarks compare their results.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -8,23 +8,23 @@ use super::simd::{Kernel, LANES, Simd};
 use super::storage::Storage;
 use super::weights::WeightFormat;
 
-/// How long one measurement runs; the best of several counts, since others may use the machine.
-const SPELL: Duration = Duration::from_millis(30);
-const SPELLS: usize = 5;
+/// Duration of one sample. The best of several samples counts, because other programs may use the machine.
+const SAMPLE_TIME: Duration = Duration::from_millis(30);
+const SAMPLES: usize = 5;
 
-/// Bytes read to measure memory: far beyond any cache of the machines this is for.
+/// Bytes read to measure memory: far more than the caches of the machines this runs on.
 const MEMORY_BYTES: usize = 512 << 20;
 
-/// 10^9 operations a second (a multiply-add is two) in the arithmetic that a weight format uses, from registers:
-/// f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], dot products of 16-bit integers for
-/// [`WeightFormat::Int8`], and for [`WeightFormat::W8A8`] of bytes where the CPU multiplies those.
+/// Peak rate of the arithmetic that a weight format uses, on operands in registers, in 10^9 operations per second (a
+/// multiply-add is two): f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], dot products of 16-bit
+/// integers for [`WeightFormat::Int8`], and for [`WeightFormat::W8A8`] dot products of bytes if the CPU has them.
 pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
     let level = level();
-    let spell = || {
+    let sample = || {
         let rates = on_threads(threads, |_| {
             let start = Instant::now();
             let mut operations = 0.0;
-            while start.elapsed() < SPELL {
+            while start.elapsed() < SAMPLE_TIME {
                 operations += match format {
                     WeightFormat::F32 | WeightFormat::Bf16 => level.run(Multiply),
                     WeightFormat::Int8 => level.run_integers(Dot::<2>),
@@ -35,17 +35,17 @@ pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
         });
         rates.iter().sum::<f64>() / 1e9
     };
-    (0..SPELLS).map(|_| spell()).fold(0.0, f64::max)
+    (0..SAMPLES).map(|_| sample()).fold(0.0, f64::max)
 }
 
-/// 10^9 bytes a second that threads together read from memory, in order.
+/// Rate at which `threads` threads together read memory sequentially, in 10^9 bytes per second.
 pub fn read_gb_per_s(threads: usize) -> f64 {
     let level = level();
     let mut memory = Storage::<[f32; LANES]>::zeroed(MEMORY_BYTES / size_of::<[f32; LANES]>());
-    // Pages that were never written share one page of zeros.
+    // Pages that were never written would all be mapped to one page of zeros.
     memory.fill([1.0; LANES]);
     let part = memory.len().div_ceil(threads.max(1));
-    let spell = || {
+    let sample = || {
         let start = Instant::now();
         on_threads(threads, |thread| {
             let end = memory.len().min((thread + 1) * part);
@@ -53,7 +53,7 @@ pub fn read_gb_per_s(threads: usize) -> f64 {
         });
         memory.bytes() as f64 / start.elapsed().as_secs_f64() / 1e9
     };
-    (0..SPELLS).map(|_| spell()).fold(0.0, f64::max)
+    (0..SAMPLES).map(|_| sample()).fold(0.0, f64::max)
 }
 
 fn read(level: IsaLevel, memory: &[[f32; LANES]]) -> f64 {
@@ -69,10 +69,10 @@ fn on_threads(threads: usize, work: impl Fn(usize) -> f64 + Sync) -> Vec<f64> {
     })
 }
 
-/// Steps of one run: long against the loop around it, short against a spell.
+/// Steps of one run: many compared to the loop around it, few compared to a sample.
 const STEPS: usize = 20_000;
 
-/// Independent multiply-adds; returns the operations done.
+/// Independent multiply-adds; returns the number of operations.
 struct Multiply;
 
 impl Kernel for Multiply {
@@ -97,7 +97,7 @@ fn multiply<S: Simd, const N: usize>(s: S) -> f64 {
     (2 * LANES * N * STEPS) as f64
 }
 
-/// Independent dot products of integers of so many bytes; returns the operations done.
+/// Independent dot products of integers of `BYTES` bytes; returns the number of operations.
 struct Dot<const BYTES: usize>;
 
 impl<const BYTES: usize> Kernel for Dot<BYTES> {
@@ -115,7 +115,7 @@ fn dot<S: Simd, const N: usize, const BYTES: usize>(s: S) -> f64 {
     let mut sums = [s.splat_i(black_box(1)); N];
     for _ in 0..STEPS {
         for sum in &mut sums {
-            // The sum is an operand too, or the product would be taken out of the loop.
+            // The sum is also an operand, or the compiler would hoist the product out of the loop.
             *sum = if BYTES == 1 { s.dot_half(*sum, *sum, factor) } else { s.dot_pairs(*sum, *sum, factor) };
         }
     }
@@ -124,6 +124,7 @@ fn dot<S: Simd, const N: usize, const BYTES: usize>(s: S) -> f64 {
     (2 * products * LANES * N * STEPS) as f64
 }
 
+/// Reads every vector.
 struct Read<'a>(&'a [[f32; LANES]]);
 
 impl Kernel for Read<'_> {

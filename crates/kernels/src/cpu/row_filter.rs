@@ -1,6 +1,6 @@
-//! Rows of bytes filtered in fixed point: the horizontal pass of a picture's resize.
+//! Rows of bytes filtered in fixed point: the horizontal pass of resizing a picture.
 //!
-//! 16 rows go side by side, one in each lane, since all rows have the same weights at the same place.
+//! 16 rows are filtered at once, one in each lane, because all rows have the same weights at the same position.
 
 use super::dispatch::level;
 use super::simd::{Kernel, LANES, Simd, portable::join_pair};
@@ -8,10 +8,10 @@ use super::simd::{Kernel, LANES, Simd, portable::join_pair};
 /// Interleaved channels of a pixel.
 const CHANNELS: usize = 3;
 
-/// Bits of a weight that its lower part takes.
+/// Bits of the lower part of a weight.
 const LOWER_BITS: u32 = 11;
 
-/// What each target pixel is made of.
+/// The weights of each target pixel.
 #[derive(Clone, Debug)]
 pub struct RowFilter {
     targets: Vec<Target>,
@@ -21,26 +21,26 @@ pub struct RowFilter {
 
 #[derive(Clone, Debug)]
 struct Target {
-    /// First pair of neighbouring source pixels.
+    /// The first pair of adjacent source pixels.
     first: usize,
-    /// For each pair on: the upper parts of its two weights, and the lower parts.
+    /// For each pair from there on: the upper parts of its two weights, and the lower parts.
     weights: Vec<(i32, i32)>,
-    /// What the sum begins with: half of a unit, and what is taken from each byte to make it signed.
+    /// The initial value of the sum: one half, for rounding, plus the correction for the 128 subtracted from each byte.
     start: i32,
 }
 
 impl RowFilter {
-    /// A filter of rows of `width` pixels. For each target pixel: the first source pixel, and the weights from there
-    /// on as multiples of `2^-fraction_bits`, whose sums with bytes must fit an i32.
+    /// A filter of rows of `width` pixels. `targets` gives for each target pixel the first source pixel and the weights
+    /// from there on, in multiples of `2^-fraction_bits`. Their sums with bytes must fit an i32.
     ///
     /// # Panics
-    /// If a weight has more than 26 bits, or its target's weights reach beyond the row.
+    /// If a weight has more than 26 bits, or the weights of a target extend beyond the row.
     pub fn new(width: usize, fraction_bits: u32, targets: impl IntoIterator<Item = (usize, Vec<i32>)>) -> Self {
         let half = 1_i32 << (fraction_bits - 1);
         let target = |(first, mut weights): (usize, Vec<i32>)| {
             let largest = weights.iter().map(|weight| weight.unsigned_abs()).max().unwrap_or(0);
-            assert!(first + weights.len() <= width, "weights must lie within the row of {width} pixels");
-            assert!(largest < 1 << 26, "a weight must fit 26 bits, not be {largest}");
+            assert!(first + weights.len() <= width, "weights must be within the row of {width} pixels");
+            assert!(largest < 1 << 26, "a weight must fit 26 bits, but one is {largest}");
             let sum = weights.iter().fold(0_i32, |sum, &weight| sum.wrapping_add(weight));
             if first % 2 == 1 {
                 weights.insert(0, 0);
@@ -60,46 +60,49 @@ impl RowFilter {
         Self { targets: targets.into_iter().map(target).collect(), width, fraction_bits }
     }
 
-    /// `target[row][pixel] = sum of weight * source byte`, rounded and limited to a byte, for each of three channels.
-    /// `source` is rows of `width` pixels, `target` as many rows of one pixel for each target.
+    /// `target[row][pixel] = sum of weight * source byte`, rounded and clamped to a byte, for each of three channels.
+    /// `source` holds rows of `width` pixels, and `target` as many rows with one pixel for each target.
     ///
     /// # Panics
-    /// If there are not as many whole rows in both.
+    /// If they do not hold the same number of whole rows.
     pub fn run(&self, source: &[u8], target: &mut [u8]) {
         let (from, to) = (self.width * CHANNELS, self.targets.len() * CHANNELS);
         assert!(from > 0 && to > 0, "rows must have pixels");
         let rows = source.len() / from;
-        assert!(source.len() == rows * from && target.len() == rows * to, "source and target must be as many rows");
+        assert!(
+            source.len() == rows * from && target.len() == rows * to,
+            "source and target must hold the same number of rows"
+        );
         let mut columns = vec![Column::default(); from.next_multiple_of(LANES)];
-        let mut pairs = vec![Pair([0; 2 * LANES]); self.width.div_ceil(2) * CHANNELS];
+        let mut pairs = vec![PixelPair([0; 2 * LANES]); self.width.div_ceil(2) * CHANNELS];
         let mut sums = vec![Column::default(); to.next_multiple_of(LANES)];
         let level = level();
         for (source, target) in source.chunks(LANES * from).zip(target.chunks_mut(LANES * to)) {
-            turn(source, from, &mut columns);
-            join(&columns[..from], &mut pairs);
-            level.run_integers(Rows { filter: self, pairs: &pairs, sums: &mut sums });
-            turn_back(&sums, to, target);
+            rows_to_columns(source, from, &mut columns);
+            pair_pixels(&columns[..from], &mut pairs);
+            level.run_integers(FilterRows { filter: self, pairs: &pairs, sums: &mut sums });
+            columns_to_rows(&sums, to, target);
         }
     }
 }
 
-/// One byte of up to 16 rows.
+/// One byte of each of up to 16 rows.
 type Column = [u8; LANES];
 
-/// One channel of two neighbouring pixels of 16 rows, less 128.
+/// One channel of two adjacent pixels of 16 rows, minus 128.
 #[derive(Clone, Copy)]
 #[repr(align(32))]
-struct Pair([i8; 2 * LANES]);
+struct PixelPair([i8; 2 * LANES]);
 
-/// Up to 16 rows of so many bytes as columns; rows that are not there as what was there before.
-fn turn(rows: &[u8], width: usize, columns: &mut [Column]) {
+/// Transposes up to 16 rows of `width` bytes to columns. Missing rows have arbitrary contents.
+fn rows_to_columns(rows: &[u8], width: usize, columns: &mut [Column]) {
     for (block, columns) in columns.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let at = block * LANES;
         let count = LANES.min(width - at);
         let mut square = [[0; LANES]; LANES];
         for (line, row) in square.iter_mut().zip(rows.chunks_exact(width)) {
             match row[at..].first_chunk::<LANES>() {
-                Some(whole) => *line = *whole,
+                Some(block) => *line = *block,
                 None => line[..count].copy_from_slice(&row[at..]),
             }
         }
@@ -107,67 +110,67 @@ fn turn(rows: &[u8], width: usize, columns: &mut [Column]) {
     }
 }
 
-/// Columns as up to 16 rows of so many bytes.
-fn turn_back(columns: &[Column], width: usize, rows: &mut [u8]) {
+/// Transposes columns to up to 16 rows of `width` bytes.
+fn columns_to_rows(columns: &[Column], width: usize, rows: &mut [u8]) {
     for (block, columns) in columns.as_chunks::<LANES>().0.iter().enumerate() {
         let at = block * LANES;
         let count = LANES.min(width - at);
         for (line, row) in transpose(*columns).iter().zip(rows.chunks_exact_mut(width)) {
             match row[at..].first_chunk_mut::<LANES>() {
-                Some(whole) => *whole = *line,
+                Some(block) => *block = *line,
                 None => row[at..].copy_from_slice(&line[..count]),
             }
         }
     }
 }
 
-/// 16 rows of 16 bytes as 16 columns.
+/// Transposes 16 rows of 16 bytes.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn transpose(rows: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
     use std::arch::x86_64::*;
-    // Each round puts halves of lines i and i + 8 side by side, byte by byte; after four a line is a column.
+    // Each round interleaves the bytes of lines i and i + 8. After four rounds each line is a column.
     let round = |lines: [__m128i; LANES]| -> [__m128i; LANES] {
         std::array::from_fn(|i| {
             let (a, b) = (lines[i / 2], lines[i / 2 + 8]);
-            // SAFETY: every x86-64 CPU has SSE2, and the instructions touch no memory.
+            // SAFETY: every x86-64 CPU has SSE2, and the instructions access no memory.
             unsafe { if i % 2 == 0 { _mm_unpacklo_epi8(a, b) } else { _mm_unpackhi_epi8(a, b) } }
         })
     };
-    // SAFETY: 16 bytes lie behind each pointer, and no alignment is asked for.
+    // SAFETY: 16 bytes are readable at each pointer, and the loads need no alignment.
     let lines = rows.map(|row| unsafe { _mm_loadu_si128(row.as_ptr().cast()) });
     round(round(round(round(lines)))).map(|line| {
         let mut column = [0; LANES];
-        // SAFETY: as above.
+        // SAFETY: 16 bytes are writable, and the store needs no alignment.
         unsafe { _mm_storeu_si128(column.as_mut_ptr().cast(), line) };
         column
     })
 }
 
-/// 16 rows of 16 bytes as 16 columns.
+/// Transposes 16 rows of 16 bytes.
 #[cfg(not(target_arch = "x86_64"))]
 fn transpose(rows: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
     std::array::from_fn(|column| rows.map(|row| row[column]))
 }
 
-/// Columns of neighbouring pixels in pairs: `pairs[pixel / 2][channel]`.
-fn join(columns: &[Column], pairs: &mut [Pair]) {
-    const NOTHING: Column = [128; LANES];
+/// Pairs the columns of adjacent pixels: `pairs[pixel / 2][channel]`.
+fn pair_pixels(columns: &[Column], pairs: &mut [PixelPair]) {
+    // Minus 128 it is zero.
+    const MISSING: Column = [128; LANES];
     for (pair, pixels) in pairs.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(columns.chunks(2 * CHANNELS)) {
         for (channel, pair) in pair.iter_mut().enumerate() {
-            let (first, second) = (&pixels[channel], pixels.get(CHANNELS + channel).unwrap_or(&NOTHING));
+            let (first, second) = (&pixels[channel], pixels.get(CHANNELS + channel).unwrap_or(&MISSING));
             interleave(first, second, &mut pair.0);
         }
     }
 }
 
-/// Bytes of two columns by turns, less 128.
+/// Interleaves the bytes of two columns, minus 128.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn interleave(first: &Column, second: &Column, to: &mut [i8; 2 * LANES]) {
     use std::arch::x86_64::*;
-    // SAFETY: every x86-64 CPU has SSE2; 16 bytes lie behind each column and 32 behind `to`, and no alignment is asked
-    // for.
+    // SAFETY: every x86-64 CPU has SSE2; each column holds 16 bytes and `to` holds 32, and the accesses need no alignment.
     unsafe {
         let signs = _mm_set1_epi8(i8::MIN);
         let [first, second] =
@@ -178,7 +181,7 @@ fn interleave(first: &Column, second: &Column, to: &mut [i8; 2 * LANES]) {
     }
 }
 
-/// Bytes of two columns by turns, less 128.
+/// Interleaves the bytes of two columns, minus 128.
 #[cfg(not(target_arch = "x86_64"))]
 fn interleave(first: &Column, second: &Column, to: &mut [i8; 2 * LANES]) {
     for (to, (&first, &second)) in to.as_chunks_mut::<2>().0.iter_mut().zip(first.iter().zip(second)) {
@@ -186,14 +189,14 @@ fn interleave(first: &Column, second: &Column, to: &mut [i8; 2 * LANES]) {
     }
 }
 
-/// Up to 16 rows, to their targets' bytes column by column.
-struct Rows<'a> {
+/// Filters 16 rows, to the columns of their targets.
+struct FilterRows<'a> {
     filter: &'a RowFilter,
-    pairs: &'a [Pair],
+    pairs: &'a [PixelPair],
     sums: &'a mut [Column],
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for FilterRows<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -213,7 +216,7 @@ impl Kernel for Rows<'_> {
                 }
             }
             for channel in 0..CHANNELS {
-                // Whatever the parts, the whole fits.
+                // The parts may wrap; the whole sum fits.
                 let upper = s.mul_i(upper[channel], s.splat_i(1 << LOWER_BITS));
                 let sum = s.add_i(s.add_i(upper, lower[channel]), s.splat_i(*start));
                 s.store_bytes(sum, filter.fraction_bits, &mut columns[channel]);

@@ -1,15 +1,17 @@
-//! Memory for packed weights: zeroed lazily, aligned to a page, in huge pages where the system gives them.
+//! Memory for packed weights: zeroed lazily, aligned to a page, in huge pages if the system provides them.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
 
 use memmap2::MmapMut;
 
+/// A type that can be read from any bytes.
+///
 /// # Safety
-/// Every bit pattern, all zeros included, is a value, there is no padding, and the alignment is at most a page.
+/// Every bit pattern must be a valid value, there must be no padding, and the alignment must be at most a page.
 pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 
-// SAFETY: arrays of numbers, for which all of this holds.
+// SAFETY: an array of numbers, without padding.
 unsafe impl Plain for [f32; 16] {}
 // SAFETY: as above.
 unsafe impl Plain for [i32; 16] {}
@@ -18,7 +20,7 @@ unsafe impl Plain for [u16; 32] {}
 // SAFETY: as above.
 unsafe impl Plain for [u8; 64] {}
 
-/// A fixed number of `T`, each starting on a multiple of its size from a page's start.
+/// A fixed number of `T`, contiguous from the start of a page.
 #[derive(Debug)]
 pub(crate) struct Storage<T> {
     map: MmapMut,
@@ -27,13 +29,13 @@ pub(crate) struct Storage<T> {
 }
 
 impl<T: Plain> Storage<T> {
-    /// All zeros. Like a vector, ends the process where there is no memory.
+    /// `count` zeros. Aborts the process if the allocation fails, like `Vec`.
     pub(crate) fn zeroed(count: usize) -> Self {
         let bytes = count.saturating_mul(size_of::<T>()).max(1);
         let Ok(map) = MmapMut::map_anon(bytes) else {
             handle_alloc_error(Layout::from_size_align(bytes, 64).unwrap_or(Layout::new::<T>()))
         };
-        // Reading weights once from end to end is bound by address translation with pages of 4 KB. Only advice.
+        // With pages of 4 KB, reading all weights once is bound by address translation. This is only advice.
         #[cfg(target_os = "linux")]
         if bytes >= 1 << 20 {
             let _ = map.advise(memmap2::Advice::HugePage);
@@ -50,7 +52,7 @@ impl<T: Plain> std::ops::Deref for Storage<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the map holds `count` values of a type for which any bytes are a value, aligned to a page.
+        // SAFETY: the map is aligned to a page and holds `count` values, and any bytes are valid values.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
     }
 }

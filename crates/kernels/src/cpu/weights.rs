@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::microkernel::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
+use super::packing::Pack;
 use super::simd::LANES;
 use super::storage::Storage;
-use super::tile::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
 
-/// How weights are stored, and what activations are rounded to; see the [module](super).
+/// How weights are stored and activations are rounded; see the [module](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// 4 bytes a weight, exact.
@@ -15,12 +16,12 @@ pub enum WeightFormat {
     Bf16,
     /// 1 byte a weight and 4 for each [`GROUP`] of them; activations are rounded to 2 bytes.
     Int8,
-    /// The same weights, and 4 bytes more for each [`GROUP`]; activations are rounded to 1 byte.
+    /// The same weights and 4 more bytes for each [`GROUP`]; activations are rounded to 1 byte.
     W8A8,
 }
 
 impl WeightFormat {
-    /// Whether products are made of integers.
+    /// Whether products are computed in integers.
     pub fn is_integer(self) -> bool {
         matches!(self, Self::Int8 | Self::W8A8)
     }
@@ -34,16 +35,16 @@ pub struct PackedWeights {
     panels: Panels,
 }
 
-/// Panels of 16 outputs one after the other; outputs and inputs that are not there are zeros.
+/// Consecutive panels of 16 outputs. Padding outputs and inputs are zeros.
 #[derive(Debug)]
 enum Panels {
     F32(Storage<[f32; LANES]>),
     Bf16(Storage<[u16; 2 * LANES]>),
-    /// Behind the last step is room for another group, for readers of whole groups.
+    /// Padded by one group after the last step, for readers of whole groups.
     Int8 {
         steps: Storage<[u8; 4 * LANES]>,
         scales: Storage<[f32; LANES]>,
-        /// Of each group's weights, in multiples of its scale; there where activations are rounded to one byte.
+        /// The sum of each group's weights, in multiples of its scale; present if activations are rounded to one byte.
         sums: Option<Storage<[i32; LANES]>>,
     },
 }
@@ -51,15 +52,15 @@ enum Panels {
 /// Panels of a known format.
 pub(crate) struct View<'a, F: Format> {
     pub(crate) steps: &'a [F::Step],
-    /// `[panels][groups]`, empty where the format has no scales.
+    /// `[panels][groups]`; empty if the format has no scales.
     pub(crate) scales: &'a [[f32; LANES]],
-    /// `[panels][groups]`, empty where the format has no use for sums.
+    /// `[panels][groups]`; empty if the format needs no sums.
     pub(crate) sums: &'a [[i32; LANES]],
 }
 
-/// Calls back with the panels' format as a type.
+/// A computation that is generic over the weight format; see [`PackedWeights::with_format`].
 pub(crate) trait WithFormat {
-    fn with<F: Format + super::activations::Pack>(self, view: View<'_, F>);
+    fn with<F: Format + Pack>(self, view: View<'_, F>);
 }
 
 impl PackedWeights {
@@ -109,7 +110,7 @@ impl PackedWeights {
                             let scale = group_scale(group);
                             scales[output] = scale;
                             let sum = pack_group(steps, output, group, scale);
-                            // Pages that nobody writes to take no memory.
+                            // Pages that are never written take no memory.
                             if has_sums {
                                 sums[output] = sum;
                             }
@@ -153,7 +154,7 @@ impl PackedWeights {
         }
     }
 
-    /// Reads one row back as f32: an embedding looked up in the head it is tied to.
+    /// Reads one row back as f32: looks up an embedding in the output head that it is tied to.
     ///
     /// # Panics
     /// If there is no such output, or `into` does not hold one value for each input.
@@ -187,9 +188,9 @@ impl PackedWeights {
         }
     }
 
-    /// The panels, if they hold integers and activations are rounded to so many bytes.
+    /// The panels, if they hold integers and activations are rounded to `BYTES` bytes.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn int8<const BYTES: usize>(&self) -> Option<View<'_, tile::Int8<BYTES>>> {
+    pub(crate) fn int8<const BYTES: usize>(&self) -> Option<View<'_, microkernel::Int8<BYTES>>> {
         match &self.panels {
             Panels::Int8 { steps, scales, sums } if sums.is_some() == (BYTES == 1) => {
                 Some(View { steps, scales, sums: sums.as_deref().unwrap_or(&[]) })
@@ -198,21 +199,22 @@ impl PackedWeights {
         }
     }
 
+    /// Calls `work` with the panels and their format as a type.
     pub(crate) fn with_format(&self, work: impl WithFormat) {
         match &self.panels {
-            Panels::F32(steps) => work.with::<tile::F32>(View { steps, scales: &[], sums: &[] }),
-            Panels::Bf16(steps) => work.with::<tile::Bf16>(View { steps, scales: &[], sums: &[] }),
+            Panels::F32(steps) => work.with::<microkernel::F32>(View { steps, scales: &[], sums: &[] }),
+            Panels::Bf16(steps) => work.with::<microkernel::Bf16>(View { steps, scales: &[], sums: &[] }),
             Panels::Int8 { steps, scales, sums: Some(sums) } => {
-                work.with::<tile::Int8<1>>(View { steps, scales, sums });
+                work.with::<microkernel::Int8<1>>(View { steps, scales, sums });
             }
             Panels::Int8 { steps, scales, sums: None } => {
-                work.with::<tile::Int8<2>>(View { steps, scales, sums: &[] });
+                work.with::<microkernel::Int8<2>>(View { steps, scales, sums: &[] });
             }
         }
     }
 }
 
-/// Fills panels of `length` items, each from its up to 16 rows, in parallel.
+/// Fills panels of `length` steps, each from up to 16 rows of weights, in parallel.
 fn fill<T: Send>(
     panels: &mut [T],
     length: usize,
@@ -225,7 +227,7 @@ fn fill<T: Send>(
     });
 }
 
-/// To nearest, ties to even; a NaN stays one.
+/// Rounds to nearest, ties to even. NaN stays NaN.
 fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
@@ -234,12 +236,12 @@ fn to_bf16(value: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The largest weight becomes 127.
+/// The scale with which the largest weight becomes 127.
 ///
-/// Clipping it to give the others a finer step does not pay with 8 bits: shrinking the scale by 2 % takes 4 % off the
-/// rounding error of 128 weights and adds as much again by what it cuts from the largest alone.
+/// Clipping the largest weight for a finer scale does not pay off with 8 bits: a scale 2 % smaller reduces the rounding
+/// error of 128 weights by 4 %, and clipping the largest weight alone adds as much again.
 fn group_scale(group: &[f32]) -> f32 {
-    // Lane by lane, or each would wait for the one before it.
+    // One maximum for each lane: a single one would be a chain of dependent operations.
     let mut largest = [0.0_f32; LANES];
     for part in group.chunks(LANES) {
         largest.iter_mut().zip(part).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
@@ -247,15 +249,15 @@ fn group_scale(group: &[f32]) -> f32 {
     largest.into_iter().fold(0.0, f32::max) / 127.0
 }
 
-/// Gives the sum of the group's weights, in multiples of the scale.
+/// Packs a group of one output and returns the sum of its weights in multiples of the scale.
 fn pack_group(steps: &mut [[u8; 4 * LANES]], output: usize, group: &[f32], scale: f32) -> i32 {
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    // Beyond 2^23 f32 holds whole numbers only: adding this rounds, ties to even, where a CPU may lack the instruction,
-    // and leaves the biased weight in the lowest byte.
-    const WHOLE: f32 = 1.5 * (1 << 23) as f32 + WEIGHT_BIAS as f32;
+    // From 2^23 on f32 represents integers only. Adding this constant therefore rounds to nearest, ties to even, without
+    // a rounding instruction, and leaves the biased weight in the lowest byte.
+    const ROUND_AND_BIAS: f32 = 1.5 * (1 << 23) as f32 + WEIGHT_BIAS as f32;
     let mut bytes = [0; GROUP];
     for (byte, &weight) in bytes.iter_mut().zip(group) {
-        *byte = ((weight * inverse).clamp(-127.0, 127.0) + WHOLE).to_bits() as u8;
+        *byte = ((weight * inverse).clamp(-127.0, 127.0) + ROUND_AND_BIAS).to_bits() as u8;
     }
     for (step, quad) in steps.iter_mut().zip(bytes.as_chunks::<4>().0) {
         step[4 * output..][..4].copy_from_slice(quad);

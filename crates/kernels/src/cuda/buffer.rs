@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::driver::Memory;
 use super::format::Element;
 
-/// Values in device memory, or a part of them; clones share the memory, which is freed with the last.
+/// A range of values in device memory. Clones share the memory, which is freed with the last of them.
 #[derive(Debug)]
 pub struct Buffer<T> {
     memory: Arc<Memory>,
@@ -22,7 +22,7 @@ impl<T> Clone for Buffer<T> {
 }
 
 impl<T: Element> Buffer<T> {
-    /// The first `len` values of memory that has room for them.
+    /// The first `len` values of `memory`, which must be large enough.
     pub(super) fn new(memory: Memory, len: usize) -> Self {
         Self { memory: Arc::new(memory), range: 0..len, values: PhantomData }
     }
@@ -32,15 +32,15 @@ impl<T: Element> Buffer<T> {
         self.range.len()
     }
 
-    /// Whether there are none.
+    /// Whether it holds no values.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// A part of it.
+    /// A part of this buffer that shares its memory.
     ///
     /// # Panics
-    /// When it reaches beyond the end.
+    /// If the range extends beyond the end.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len(), "{range:?} is not within {} values", self.len());
@@ -48,7 +48,7 @@ impl<T: Element> Buffer<T> {
         Self { range: start + range.start..start + range.end, ..self.clone() }
     }
 
-    /// Whether both lie in the same memory.
+    /// Whether both are parts of the same allocation.
     pub fn shares_memory_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.memory, &other.memory)
     }

@@ -1,4 +1,4 @@
-//! A card, its memory, and steps recorded there.
+//! The device: its memory, copies, timing, and recorded steps.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,57 +6,57 @@ use super::buffer::Buffer;
 use super::driver::{Driver, DriverError, Memory, Recording};
 use super::format::Element;
 
-/// Why the device did not do what it was asked for.
+/// Why an operation of the device failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    /// The driver or cuBLAS.
+    /// The CUDA driver or cuBLAS failed.
     #[error("CUDA: {0}")]
     Driver(#[from] DriverError),
-    /// A buffer is smaller than what would be done with it.
-    #[error("{what}: {found} are there, but {needed} are needed")]
+    /// A buffer is too small.
+    #[error("{what} has {found} values, but {needed} are needed")]
     Size {
         /// Which buffer.
         what: &'static str,
-        /// Its values.
+        /// Its number of values.
         found: usize,
-        /// The least that would do.
+        /// The number of values needed.
         needed: usize,
     },
-    /// A shape that no kernel serves.
-    #[error("{what} of {found} has no kernel; {served} has")]
+    /// A shape that no kernel supports.
+    #[error("no kernel supports {what} of {found}, only {supported}")]
     Shape {
         /// What has the shape.
         what: &'static str,
         /// The size found.
         found: usize,
-        /// The sizes served.
-        served: &'static str,
+        /// The sizes supported.
+        supported: &'static str,
     },
-    /// A value of a table is out of its range.
-    #[error("{what} {found} is not below {limit}")]
+    /// A value is out of range.
+    #[error("{what} is {found}, but must be below {limit}")]
     Range {
-        /// What.
+        /// Which value.
         what: &'static str,
         /// The value.
         found: usize,
-        /// The first that would be too great.
+        /// The smallest value that is too large.
         limit: usize,
     },
 }
 
-/// `Err` where a buffer is too small.
-pub(super) fn at_least(what: &'static str, found: usize, needed: usize) -> Result<(), CudaError> {
+/// Fails if a buffer of `found` values is shorter than `needed`.
+pub(super) fn check_len(what: &'static str, found: usize, needed: usize) -> Result<(), CudaError> {
     if found < needed { Err(CudaError::Size { what, found, needed }) } else { Ok(()) }
 }
 
 /// Memory that a recorded step uses.
-type Kept = Vec<Arc<Memory>>;
+type HeldMemory = Vec<Arc<Memory>>;
 
-/// A card.
+/// A GPU, with one stream in which all of its work is done in order.
 pub struct Device {
     pub(super) driver: Driver,
-    /// Set while a step is recorded.
-    kept: Mutex<Option<Kept>>,
+    /// `Some` while a step is being recorded.
+    held: Mutex<Option<HeldMemory>>,
 }
 
 impl std::fmt::Debug for Device {
@@ -65,74 +65,74 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// A recorded step: hundreds of launches at the cost of one. It reads and writes the buffers that it was recorded with,
-/// whatever they hold by then, and keeps them alive.
+/// A recorded step (a CUDA graph): hundreds of launches at the cost of one. It reads and writes the buffers that it was
+/// recorded with, with their contents at the time of the replay, and keeps them alive.
 pub struct Graph {
     recording: Recording,
-    _kept: Kept,
+    _held: HeldMemory,
 }
 
 impl Graph {
-    /// Puts the step into the device's stream.
+    /// Queues the step in the device's stream.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`CudaError::Driver`] if the launch fails.
     pub fn replay(&mut self) -> Result<(), CudaError> {
         Ok(self.recording.replay()?)
     }
 }
 
 impl Device {
-    /// Opens a card and loads the kernels.
+    /// Opens the GPU with this ordinal and loads the kernels.
     ///
     /// # Errors
-    /// [`CudaError`] where there is no such card, or no driver.
+    /// [`CudaError::Driver`] if there is no such GPU or no driver.
     pub fn open(ordinal: usize) -> Result<Self, CudaError> {
-        Ok(Self { driver: Driver::open(ordinal)?, kept: Mutex::new(None) })
+        Ok(Self { driver: Driver::open(ordinal)?, held: Mutex::new(None) })
     }
 
-    /// The card's name.
+    /// The GPU's name.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`CudaError::Driver`] if the query fails.
     pub fn name(&self) -> Result<String, CudaError> {
         Ok(self.driver.name()?)
     }
 
-    /// Bytes of the card: free, and all.
+    /// Free and total bytes of the GPU's memory.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`CudaError::Driver`] if the query fails.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
         Ok(self.driver.memory()?)
     }
 
-    /// `len` zeros.
+    /// A buffer of `len` zeros.
     ///
     /// # Errors
-    /// The driver's, where the card has no room.
+    /// [`CudaError::Driver`] if the GPU is out of memory.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>, CudaError> {
-        // The driver takes no memory of no length.
+        // The driver rejects allocations of zero bytes.
         let memory = self.driver.zeros((len * size_of::<T>()).max(16))?;
         Ok(Buffer::new(memory, len))
     }
 
-    /// Values of the host as a buffer.
+    /// A buffer with these values.
     ///
     /// # Errors
-    /// The driver's, where the card has no room.
+    /// [`CudaError::Driver`] if the GPU is out of memory or the upload fails.
     pub fn buffer<T: Element>(&self, values: &[T]) -> Result<Buffer<T>, CudaError> {
         let buffer = self.zeros(values.len())?;
         self.upload(values, &buffer)?;
         Ok(buffer)
     }
 
-    /// Values of the host to the front of a buffer.
+    /// Copies values from the host to the start of a buffer.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the buffer is shorter, or the driver's.
+    /// [`CudaError::Size`] if the buffer is shorter; [`CudaError::Driver`] if the copy fails.
     pub fn upload<T: Element>(&self, values: &[T], to: &Buffer<T>) -> Result<(), CudaError> {
-        at_least("an upload's target", to.len(), values.len())?;
+        check_len("the target of an upload", to.len(), values.len())?;
         if values.is_empty() {
             return Ok(());
         }
@@ -142,39 +142,39 @@ impl Device {
         Ok(unsafe { self.driver.upload(bytes, to.address()) }?)
     }
 
-    /// The front of a buffer to the host; waits for all work before it.
+    /// Copies the first values of a buffer to the host, after all earlier work.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the buffer is shorter, or the driver's.
+    /// [`CudaError::Size`] if the buffer is shorter; [`CudaError::Driver`] if the copy or earlier work fails.
     pub fn download<T: Element>(&self, from: &Buffer<T>, values: &mut [T]) -> Result<(), CudaError> {
-        at_least("a download's source", from.len(), values.len())?;
+        check_len("the source of a download", from.len(), values.len())?;
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: elements are plain numbers, of which every pattern of bits is one.
+        // SAFETY: elements are plain numbers, for which every bit pattern is valid.
         let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) };
         // SAFETY: the source is at least as long.
         Ok(unsafe { self.driver.download(from.address(), bytes) }?)
     }
 
-    /// All of a buffer; waits for all work before it.
+    /// Copies all values of a buffer to the host, after all earlier work.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`CudaError::Driver`] if the copy or earlier work fails.
     pub fn values<T: Element>(&self, from: &Buffer<T>) -> Result<Vec<T>, CudaError> {
         let mut values = vec![T::default(); from.len()];
         self.download(from, &mut values)?;
         Ok(values)
     }
 
-    /// One buffer's values to the front of another.
+    /// Copies the values of one buffer to the start of another.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the target is shorter, or the driver's.
+    /// [`CudaError::Size`] if the target is shorter; [`CudaError::Driver`] if the copy fails.
     pub fn copy<T: Element>(&self, from: &Buffer<T>, to: &Buffer<T>) -> Result<(), CudaError> {
-        at_least("a copy's target", to.len(), from.len())?;
-        self.keep(from);
-        self.keep(to);
+        check_len("the target of a copy", to.len(), from.len())?;
+        self.keep_alive(from);
+        self.keep_alive(to);
         // SAFETY: both are long enough.
         Ok(unsafe { self.driver.copy(from.address(), to.address(), from.len() * size_of::<T>()) }?)
     }
@@ -182,15 +182,15 @@ impl Device {
     /// Waits until all work is done.
     ///
     /// # Errors
-    /// Whatever went wrong in it.
+    /// [`CudaError::Driver`] if some of the work failed.
     pub fn wait(&self) -> Result<(), CudaError> {
         Ok(self.driver.wait()?)
     }
 
-    /// Seconds that the device takes for some work, by its own clock.
+    /// Seconds that the device takes for `work`, by its own clock.
     ///
     /// # Errors
-    /// The work's, or the driver's.
+    /// Those of `work`, or [`CudaError::Driver`] if the device fails.
     pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<f64, CudaError> {
         let start = self.driver.event()?;
         work()?;
@@ -198,26 +198,26 @@ impl Device {
         Ok(self.driver.seconds(&start, &end)?)
     }
 
-    /// Records what `step` launches, without running it. Nothing may be allocated, uploaded or waited for in it, and its
-    /// kernels must have run before: loading one is not allowed while recording.
+    /// Records the launches of `step` without running them. `step` must not allocate, upload or wait, and its kernels must
+    /// have run before, because loading a kernel is not allowed while recording.
     ///
     /// # Errors
-    /// The step's, or the driver's.
+    /// Those of `step`, or [`CudaError::Driver`] if recording fails.
     pub fn record(&self, step: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
         self.driver.begin_recording()?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(Kept::new());
-        let done = step();
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        // Also after a fault: the stream must not stay in recording.
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(HeldMemory::new());
+        let result = step();
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        // Also if the step failed: the stream must not stay in recording mode.
         let recording = self.driver.end_recording();
-        done?;
-        Ok(Graph { recording: recording?, _kept: kept })
+        result?;
+        Ok(Graph { recording: recording?, _held: held })
     }
 
     /// Keeps a buffer alive with the step that is being recorded, if one is.
-    pub(super) fn keep<T: Element>(&self, buffer: &Buffer<T>) {
-        if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            kept.push(buffer.memory());
+    pub(super) fn keep_alive<T: Element>(&self, buffer: &Buffer<T>) {
+        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            held.push(buffer.memory());
         }
     }
 }

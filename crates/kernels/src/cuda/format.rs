@@ -1,12 +1,12 @@
-//! What device memory holds.
+//! Number formats of device memory.
 
 use half::{bf16, f16};
 
-/// A plain value in device memory, of which every pattern of bits is one.
+/// A plain value in device memory.
 ///
 /// # Safety
-/// So it must be, and all zeros must be its default.
-#[allow(unsafe_code, reason = "the promise that copies of raw bytes rest on")]
+/// Every bit pattern must be a valid value, and all zeros must be the default.
+#[allow(unsafe_code, reason = "copies of raw bytes rely on it")]
 pub unsafe trait Element: Copy + Default + Send + Sync + 'static {}
 
 // SAFETY: plain numbers.
@@ -24,33 +24,33 @@ unsafe impl Element for u32 {}
 // SAFETY: as above.
 unsafe impl Element for u64 {}
 
-/// The number formats.
+/// The floating-point formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DataType {
     /// 32 bits.
     F32,
-    /// IEEE's 16 bits.
+    /// IEEE half precision.
     F16,
     /// The upper 16 bits of f32.
     Bf16,
 }
 
-/// A number format that kernels come in.
+/// A floating-point format that kernels compute in.
 pub trait Format: Element {
-    /// Which.
-    const KIND: Kind;
-    /// In kernels' names.
+    /// The format as a value.
+    const DATA_TYPE: DataType;
+    /// The name, as part of kernel names.
     const NAME: &'static str;
-    /// Whether attention of many queries has a kernel on the tensor cores.
+    /// Whether attention of many queries has a kernel for the tensor cores.
     const ON_TENSOR_CORES: bool = size_of::<Self>() == 2;
-    /// The nearest value.
+    /// Rounds to the nearest value.
     fn from_f32(value: f32) -> Self;
-    /// As f32, exactly.
+    /// Converts to f32 exactly.
     fn to_f32(self) -> f32;
 }
 
 impl Format for f32 {
-    const KIND: Kind = Kind::F32;
+    const DATA_TYPE: DataType = DataType::F32;
     const NAME: &'static str = "f32";
 
     fn from_f32(value: f32) -> Self {
@@ -63,7 +63,7 @@ impl Format for f32 {
 }
 
 impl Format for f16 {
-    const KIND: Kind = Kind::F16;
+    const DATA_TYPE: DataType = DataType::F16;
     const NAME: &'static str = "f16";
 
     fn from_f32(value: f32) -> Self {
@@ -76,7 +76,7 @@ impl Format for f16 {
 }
 
 impl Format for bf16 {
-    const KIND: Kind = Kind::Bf16;
+    const DATA_TYPE: DataType = DataType::Bf16;
     const NAME: &'static str = "bf16";
 
     fn from_f32(value: f32) -> Self {
@@ -88,25 +88,26 @@ impl Format for bf16 {
     }
 }
 
-/// How keys and values that are computed in `T` are kept: as they are, or as i8 with a scale for each token and head.
-pub trait Kept<T: Format>: Element {
-    /// In kernels' names, behind the format's.
+/// The format in which the keys and values of computations in `T` are cached: `T` itself, or i8 with a scale for each
+/// token and head.
+pub trait KvFormat<T: Format>: Element {
+    /// The suffix of kernel names, after the name of `T`.
     const SUFFIX: &'static str;
-    /// Whether scales go with them.
+    /// Whether there are scales.
     const SCALED: bool;
 }
 
-impl<T: Format> Kept<T> for T {
+impl<T: Format> KvFormat<T> for T {
     const SUFFIX: &'static str = "";
     const SCALED: bool = false;
 }
 
-impl Kept<f16> for i8 {
+impl KvFormat<f16> for i8 {
     const SUFFIX: &'static str = "_int8";
     const SCALED: bool = true;
 }
 
-impl Kept<bf16> for i8 {
+impl KvFormat<bf16> for i8 {
     const SUFFIX: &'static str = "_int8";
     const SCALED: bool = true;
 }

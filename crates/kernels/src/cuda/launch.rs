@@ -1,15 +1,17 @@
-//! Arguments of kernels, and their launch.
+//! Kernel arguments and launches.
 
 use super::buffer::Buffer;
 use super::device::{CudaError, Device};
-use super::driver::Shape;
+use super::driver::LaunchShape;
 use super::format::{Element, Format};
-use super::product::Matrix;
+use super::matrix::Matrix;
 
-/// What a kernel is given, as it lies in memory; shorter values lie in the first bytes.
+/// A kernel argument.
 pub(super) trait Argument {
+    /// The argument's bytes, padded to 8 bytes in little-endian order.
     fn bits(&self) -> u64;
-    fn keep(&self, _: &Device) {}
+    /// Keeps the argument's memory alive for the step being recorded, if any.
+    fn keep_alive(&self, _: &Device) {}
 }
 
 impl Argument for i32 {
@@ -41,18 +43,18 @@ impl<T: Element> Argument for Buffer<T> {
         self.address()
     }
 
-    fn keep(&self, device: &Device) {
-        device.keep(self);
+    fn keep_alive(&self, device: &Device) {
+        device.keep_alive(self);
     }
 }
 
 impl<T: Format> Argument for Matrix<T> {
     fn bits(&self) -> u64 {
-        self.values.bits()
+        self.values().bits()
     }
 
-    fn keep(&self, device: &Device) {
-        self.values.keep(device);
+    fn keep_alive(&self, device: &Device) {
+        self.values().keep_alive(device);
     }
 }
 
@@ -61,24 +63,25 @@ impl<A: Argument> Argument for Option<&A> {
         self.map_or(0, Argument::bits)
     }
 
-    fn keep(&self, device: &Device) {
-        self.iter().for_each(|argument| argument.keep(device));
+    fn keep_alive(&self, device: &Device) {
+        self.iter().for_each(|argument| argument.keep_alive(device));
     }
 }
 
-/// A size as kernels take it.
+/// A size as a kernel argument.
 pub(super) fn int(size: usize) -> Result<i32, CudaError> {
     i32::try_from(size).map_err(|_| CudaError::Range { what: "a size", found: size, limit: i32::MAX as usize })
 }
 
-/// Blocks of a launch, in three dimensions.
+/// Number of blocks of a launch, in three dimensions.
 pub(super) type Grid = (usize, usize, usize);
 
 impl Device {
-    /// Launches a kernel; nothing where the grid is empty.
+    /// Launches a kernel with `threads` threads per block. Does nothing if the grid is empty.
     ///
     /// # Safety
-    /// The arguments are those of the kernel, in order, and all that it touches lies within the buffers among them.
+    /// The arguments are the kernel's parameters in order, and the kernel accesses only memory within the buffers among
+    /// them.
     pub(super) unsafe fn launch(
         &self,
         kernel: &str,
@@ -90,10 +93,10 @@ impl Device {
             return Ok(());
         }
         let words: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
-        arguments.iter().for_each(|argument| argument.keep(self));
+        arguments.iter().for_each(|argument| argument.keep_alive(self));
         let size = |size: usize| int(size).map(i32::cast_unsigned);
-        let shape = Shape { grid: (size(grid.0)?, size(grid.1)?, size(grid.2)?), threads: size(threads)? };
-        // SAFETY: the caller's. Machines that CUDA runs on are little-endian: a shorter argument stands in the first bytes.
+        let shape = LaunchShape { grid: (size(grid.0)?, size(grid.1)?, size(grid.2)?), threads: size(threads)? };
+        // SAFETY: guaranteed by the caller. CUDA's hosts are little-endian: a shorter argument is in the first bytes.
         Ok(unsafe { self.driver.launch(kernel, shape, &words) }?)
     }
 }

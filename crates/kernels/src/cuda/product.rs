@@ -1,75 +1,36 @@
-//! Matrix products: by cuBLAS, and by a kernel of its own for a few rows, which only read the weights.
+//! Matrix products: by cuBLAS, and by our own kernel for one or two rows, which is bound by reading the weights.
 
 use super::buffer::Buffer;
-use super::device::{CudaError, Device, at_least};
-use super::driver::Product;
+use super::device::{CudaError, Device, check_len};
+use super::driver::Gemm;
 use super::format::Format;
 use super::launch::{Argument, int};
+use super::matrix::Matrix;
 
-/// Weights [outputs, inner], row after row.
-#[derive(Debug, Clone)]
-pub struct Matrix<T> {
-    pub(super) values: Buffer<T>,
-    outputs: usize,
-    inner: usize,
-}
-
-impl<T: Format> Matrix<T> {
-    /// These values as a matrix.
-    ///
-    /// # Errors
-    /// [`CudaError::Size`] where they are not as many as the matrix has; [`CudaError::Shape`] where a row does not fill
-    /// loads of 16 bytes.
-    pub fn new(values: Buffer<T>, outputs: usize, inner: usize) -> Result<Self, CudaError> {
-        if values.len() != outputs * inner {
-            return Err(CudaError::Size { what: "a matrix", found: values.len(), needed: outputs * inner });
-        }
-        if !inner.is_multiple_of(8) {
-            return Err(CudaError::Shape { what: "a matrix row", found: inner, served: "a multiple of 8" });
-        }
-        Ok(Self { values, outputs, inner })
-    }
-
-    /// Values of a result's row.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Values of a row that it is multiplied with.
-    pub fn inner(&self) -> usize {
-        self.inner
-    }
-
-    /// Its values.
-    pub fn values(&self) -> &Buffer<T> {
-        &self.values
-    }
-}
-
-/// How a product is computed.
+/// Which implementation computes a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// By cuBLAS.
+pub enum ProductKernel {
+    /// cuBLAS.
     Blas,
-    /// By the kernel for a few rows.
+    /// The kernel for one or two rows.
     FewRows,
 }
 
-/// Warps of a block of the kernel for a few rows; as there.
+/// Warps of a block of `few_rows`, as in rows.cu.
 const FEW_WARPS: usize = 8;
-/// Warps that are on a card of 132 multiprocessors at once.
-const WARPS: usize = 132 * 48;
+/// Warps that run concurrently on a GPU of 132 multiprocessors.
+const CONCURRENT_WARPS: usize = 132 * 48;
 
-/// Whether the kernel for a few rows has a version for so many: more go to cuBLAS, which is as fast for them.
+/// Whether there is a `few_rows` kernel for so many rows. For more rows cuBLAS is as fast.
 fn is_few(rows: usize) -> bool {
     [1, 2].contains(&rows)
 }
 
 impl Device {
-    /// `y = x Wᵀ` for `rows` rows of `x`; rows of `y` begin `stride` values apart. Sums are f32, never TF32.
+    /// `y = x Wᵀ` for `rows` rows of `x`; rows of `y` are `stride` values apart. Sums are f32, never TF32.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or cuBLAS's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if cuBLAS or the launch fails.
     pub fn product<T: Format, O: Format>(
         &self,
         weights: &Matrix<T>,
@@ -78,66 +39,71 @@ impl Device {
         y: &Buffer<O>,
         stride: usize,
     ) -> Result<(), CudaError> {
-        let way = if is_few(rows) { Way::FewRows } else { Way::Blas };
-        self.product_by(way, weights, x, rows, y, stride)
+        let kernel = if is_few(rows) { ProductKernel::FewRows } else { ProductKernel::Blas };
+        self.product_by(kernel, weights, x, rows, y, stride)
     }
 
-    /// As [`Self::product`], in a way of the caller's choice, to compare them. The kernel for a few rows takes 1 or 2 of
-    /// them.
+    /// Like [`Self::product`], with a given implementation, for comparisons. [`ProductKernel::FewRows`] takes 1 or 2 rows.
     ///
     /// # Errors
-    /// As there; [`CudaError::Shape`] where the way does not serve so many rows, or a result in this format.
+    /// Like [`Self::product`]; [`CudaError::Shape`] if the implementation does not support this number of rows or this format
+    /// of the result.
     pub fn product_by<T: Format, O: Format>(
         &self,
-        way: Way,
+        kernel: ProductKernel,
         weights: &Matrix<T>,
         x: &Buffer<T>,
         rows: usize,
         y: &Buffer<O>,
         stride: usize,
     ) -> Result<(), CudaError> {
-        let Matrix { outputs, inner, .. } = *weights;
-        at_least("a product's input", x.len(), rows * inner)?;
-        at_least("a product's row", stride, outputs)?;
-        at_least("a product's result", y.len(), rows.saturating_sub(1) * stride + outputs)?;
+        let (outputs, inner) = (weights.outputs(), weights.inner());
+        check_len("the input of a product", x.len(), rows * inner)?;
+        check_len("the stride of a product's rows", stride, outputs)?;
+        check_len("the result of a product", y.len(), rows.saturating_sub(1) * stride + outputs)?;
         let result = match O::NAME {
             name if name == T::NAME => "own",
             "f32" => "wide",
             _ => {
-                return Err(CudaError::Shape { what: "a result", found: size_of::<O>(), served: "f32 or the input's" });
+                return Err(CudaError::Shape {
+                    what: "a result format with bytes per value",
+                    found: size_of::<O>(),
+                    supported: "f32 or the input's format",
+                });
             }
         };
         if rows == 0 {
             return Ok(());
         }
-        if way == Way::FewRows {
+        if kernel == ProductKernel::FewRows {
             if !is_few(rows) {
-                return Err(CudaError::Shape { what: "a product", found: rows, served: "1 or 2 rows" });
+                return Err(CudaError::Shape { what: "a number of rows", found: rows, supported: "1 or 2" });
             }
-            let kernel = format!("few_rows_{}_{result}_{rows}", T::NAME);
-            // Where one warp an output leaves the card half empty, two.
-            let parts = if 2 * outputs <= WARPS { 2 } else { 1 };
-            let grid = (outputs.div_ceil(FEW_WARPS / parts), 1, 1);
-            let [inner, outputs, stride, parts] = [int(inner)?, int(outputs)?, int(stride)?, int(parts)?];
-            let arguments: [&dyn Argument; 7] = [weights, x, y, &inner, &outputs, &stride, &parts];
-            // SAFETY: sizes are checked above; rows of weights and of x are whole loads, as `Matrix::new` sees to.
-            return unsafe { self.launch(&kernel, grid, FEW_WARPS * 32, &arguments) };
+            let name = format!("few_rows_{}_{result}_{rows}", T::NAME);
+            // Two warps per output if one would leave half of the GPU idle.
+            let warps_per_output = if 2 * outputs <= CONCURRENT_WARPS { 2 } else { 1 };
+            let grid = (outputs.div_ceil(FEW_WARPS / warps_per_output), 1, 1);
+            let [inner, outputs, stride] = [int(inner)?, int(outputs)?, int(stride)?];
+            let warps_per_output = int(warps_per_output)?;
+            let arguments: [&dyn Argument; 7] = [weights, x, y, &inner, &outputs, &stride, &warps_per_output];
+            // SAFETY: sizes are checked above; `Matrix::new` ensures that rows of weights and of `x` are whole loads.
+            return unsafe { self.launch(&name, grid, FEW_WARPS * 32, &arguments) };
         }
-        self.keep(&weights.values);
-        self.keep(x);
-        self.keep(y);
-        let product = Product {
-            weights: weights.values.address(),
+        self.keep_alive(weights.values());
+        self.keep_alive(x);
+        self.keep_alive(y);
+        let gemm = Gemm {
+            weights: weights.values().address(),
             x: x.address(),
             y: y.address(),
-            kind: T::KIND,
-            result: O::KIND,
+            data_type: T::DATA_TYPE,
+            result_type: O::DATA_TYPE,
             outputs: int(outputs)?,
             rows: int(rows)?,
             inner: int(inner)?,
             stride: int(stride)?,
         };
-        // SAFETY: sizes are checked above; all three lie on this device.
-        Ok(unsafe { self.driver.product(&product) }?)
+        // SAFETY: sizes are checked above; all three buffers are on this device.
+        Ok(unsafe { self.driver.gemm(&gemm) }?)
     }
 }

@@ -1,21 +1,21 @@
-//! What the card does at best: measured rates that floors are computed from.
+//! Measured peak rates of the GPU, from which lower bounds of run times are computed.
 
 use super::device::{CudaError, Device};
 use super::format::Format;
-use super::product::Matrix;
+use super::matrix::Matrix;
 
 /// Side of the square matrices.
 const SIDE: usize = 8192;
-/// Values copied: more than any cache holds.
+/// Values copied: far more than the caches hold.
 const COPIED: usize = 512 << 20;
 const RUNS: usize = 9;
 
-/// Operations a second of a large matrix product in this format.
+/// Operations per second of a large matrix product in this format.
 ///
 /// # Errors
-/// The device's.
+/// [`CudaError`] if the device fails or is out of memory.
 pub fn product_flops<T: Format>(device: &Device, values: &[T]) -> Result<f64, CudaError> {
-    // Not zeros: a card draws less power on them and runs faster.
+    // Not zeros: with zeros a GPU draws less power and runs faster.
     let filled = |first: usize| {
         let values: Vec<T> = values.iter().cycle().skip(first).take(SIDE * SIDE).copied().collect();
         device.buffer(&values)
@@ -26,20 +26,20 @@ pub fn product_flops<T: Format>(device: &Device, values: &[T]) -> Result<f64, Cu
     Ok(2.0 * (SIDE as f64).powi(3) / seconds)
 }
 
-/// Bytes a second of a large copy within the card, read and written counted.
+/// Bytes per second of a large copy within the GPU's memory, reads plus writes.
 ///
 /// # Errors
-/// The device's.
+/// [`CudaError`] if the device fails or is out of memory.
 pub fn copied_bytes(device: &Device) -> Result<f64, CudaError> {
     let (from, to) = (device.zeros::<f32>(COPIED)?, device.zeros::<f32>(COPIED)?);
     let seconds = median(device, || device.copy(&from, &to))?;
     Ok(2.0 * (COPIED * size_of::<f32>()) as f64 / seconds)
 }
 
-/// The median of several runs after one that does not count, in seconds.
+/// The median run time of `work` in seconds, after a warm-up run.
 ///
 /// # Errors
-/// The work's.
+/// Those of `work`, or [`CudaError::Driver`] if the device fails.
 pub fn median(device: &Device, work: impl Fn() -> Result<(), CudaError>) -> Result<f64, CudaError> {
     work()?;
     let mut times = (0..RUNS).map(|_| device.time(&work)).collect::<Result<Vec<_>, _>>()?;

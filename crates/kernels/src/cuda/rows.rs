@@ -1,22 +1,23 @@
-//! Launchers of the kernels that go over whole rows.
+//! Launchers of the kernels that process whole rows.
 
 use super::attention::Splits;
 use super::buffer::Buffer;
-use super::device::{CudaError, Device, at_least};
+use super::device::{CudaError, Device, check_len};
 use super::format::Format;
+use super::image_rows::ImageRows;
+use super::index_tables::{RowIndices, Rows};
 use super::launch::{Argument, int};
-use super::pictures::Pictures;
-use super::product::Matrix;
-use super::tables::{Picks, Rows};
+use super::matrix::Matrix;
 
-/// Values of a row that a thread owns; as in the kernels.
-const OWN: usize = 8;
-const MOST_THREADS: usize = 1024;
+/// Values of a row that a thread handles, as in common.cuh.
+const PER_THREAD: usize = 8;
+const MAX_THREADS: usize = 1024;
 const ELEMENT_THREADS: usize = 256;
+/// Flags of `residual_norm`, as in rows.cu.
 const KEEP_SUM: i32 = 1;
 const UNIT_LENGTH: i32 = 2;
 
-/// A layer norm's parameters.
+/// The parameters of a layer norm.
 #[derive(Debug, Clone)]
 pub struct Norm {
     weight: Buffer<f32>,
@@ -25,97 +26,98 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// A norm of rows as long as these.
+    /// A norm of rows of `weight.len()` values.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where there are fewer biases than weights; [`CudaError::Shape`] where a row is not whole
-    /// threads' work or too long for a block.
+    /// [`CudaError::Size`] if there are fewer biases than weights; [`CudaError::Shape`] if the row length is not a multiple
+    /// of 8 or is above 8192.
     pub fn new(weight: Buffer<f32>, bias: Buffer<f32>, eps: f32) -> Result<Self, CudaError> {
-        at_least("a norm's bias", bias.len(), weight.len())?;
+        check_len("a norm's bias", bias.len(), weight.len())?;
         threads(weight.len())?;
         Ok(Self { weight, bias, eps })
     }
 
-    /// Values of a row.
+    /// Length of a row.
     pub fn width(&self) -> usize {
         self.weight.len()
     }
 }
 
-/// Threads of a block for a row.
+/// Threads of a block that processes a row of `width` values.
 fn threads(width: usize) -> Result<usize, CudaError> {
-    let threads = width.div_ceil(OWN).next_multiple_of(32);
-    if width == 0 || !width.is_multiple_of(OWN) || threads > MOST_THREADS {
-        return Err(CudaError::Shape { what: "a row", found: width, served: "a multiple of 8 up to 8192" });
+    let threads = width.div_ceil(PER_THREAD).next_multiple_of(32);
+    if width == 0 || !width.is_multiple_of(PER_THREAD) || threads > MAX_THREADS {
+        return Err(CudaError::Shape { what: "a row length", found: width, supported: "a multiple of 8 up to 8192" });
     }
     Ok(threads)
 }
 
-/// Rows of the residual stream, what is added to them, and what comes of them.
+/// The arguments of [`Device::residual_norm`].
 pub struct Residual<'a, T> {
-    /// The stream, rows of the norm's width.
+    /// The residual stream, rows of the norm's width.
     pub x: &'a Buffer<f32>,
-    /// A product's result and the bias that belongs to it, added first.
+    /// The result of a product and its bias, which are added to the stream first.
     pub added: Option<(&'a Buffer<T>, &'a Buffer<f32>)>,
-    /// Which rows of the stream (and of what is added) are taken; all from the first on if absent.
-    pub picks: Option<&'a Picks>,
-    /// Number of rows that come out.
+    /// The rows of `x` (and of what is added) to process; `None` for the first `rows` rows.
+    pub row_indices: Option<&'a RowIndices>,
+    /// Number of rows of the output.
     pub rows: usize,
     /// The norm.
     pub norm: &'a Norm,
-    /// Divide the normed rows by their lengths.
+    /// Whether to divide the normalized rows by their L2 norms.
     pub to_unit_length: bool,
-    /// The normed rows.
+    /// The normalized rows.
     pub out: &'a Buffer<T>,
 }
 
-/// Where the decoder's first rows come from.
+/// The arguments of [`Device::embed`].
 pub struct Embedding<'a, T> {
-    /// A row a token.
+    /// The token embeddings, one row per token.
     pub table: &'a Matrix<T>,
-    /// For rows that are a picture's.
-    pub pictures: Option<&'a Pictures>,
-    /// What either is multiplied with.
+    /// Rows of image embeddings that replace token embeddings.
+    pub image_rows: Option<&'a ImageRows>,
+    /// Factor of both.
     pub scale: f32,
-    /// A row a position [positions, width], added then.
+    /// Position embeddings [positions, width], added to the scaled rows.
     pub positions: &'a Buffer<f32>,
 }
 
 impl Device {
-    /// Adds to the residual stream and norms it. The sum is written back, except where rows are picked.
+    /// Adds to the residual stream and applies a layer norm. The sum is written back to the stream unless `row_indices` is
+    /// set.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn residual_norm<T: Format>(&self, residual: &Residual<T>) -> Result<(), CudaError> {
-        let Residual { x, added, picks, rows, norm, to_unit_length, out } = *residual;
+        let Residual { x, added, row_indices, rows, norm, to_unit_length, out } = *residual;
         let width = norm.width();
-        let sources = picks.map_or(rows, |picks| picks.rows);
-        at_least("the residual stream", x.len(), sources * width)?;
-        at_least("normed rows", out.len(), rows * width)?;
+        let sources = row_indices.map_or(rows, |indices| indices.rows);
+        check_len("the residual stream", x.len(), sources * width)?;
+        check_len("the buffer of normalized rows", out.len(), rows * width)?;
         if let Some((y, bias)) = added {
-            at_least("what is added", y.len(), sources * width)?;
-            at_least("a bias", bias.len(), width)?;
+            check_len("the buffer to add", y.len(), sources * width)?;
+            check_len("a bias", bias.len(), width)?;
         }
-        if let Some(picks) = picks {
-            at_least("picked rows", picks.words.len(), rows)?;
+        if let Some(indices) = row_indices {
+            check_len("the table of row indices", indices.words.len(), rows)?;
         }
-        let flags = if picks.is_none() { KEEP_SUM } else { 0 } | if to_unit_length { UNIT_LENGTH } else { 0 };
+        let flags = if row_indices.is_none() { KEEP_SUM } else { 0 } | if to_unit_length { UNIT_LENGTH } else { 0 };
         let (y, y_bias) = added.unzip();
-        let words = picks.map(|picks| &picks.words);
+        let words = row_indices.map(|indices| &indices.words);
         let (kernel, width_int) = (format!("residual_norm_{}", T::NAME), int(width)?);
         let arguments: [&dyn Argument; 10] =
             [x, &y, &y_bias, &words, &norm.weight, &norm.bias, out, &width_int, &norm.eps, &flags];
-        // SAFETY: sizes are checked above, picked rows when they were set.
+        // SAFETY: sizes are checked above, row indices when they were set.
         unsafe { self.launch(&kernel, (rows, 1, 1), threads(width)?, &arguments) }
     }
 
-    /// Norms rows in place.
+    /// Applies a layer norm to rows in place.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if the buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn norm_rows<T: Format>(&self, values: &Buffer<T>, rows: usize, norm: &Norm) -> Result<(), CudaError> {
         let width = norm.width();
-        at_least("rows to norm", values.len(), rows * width)?;
+        check_len("the buffer of rows", values.len(), rows * width)?;
         let (kernel, width_int) = (format!("norm_rows_{}", T::NAME), int(width)?);
         let arguments: [&dyn Argument; 5] = [values, &norm.weight, &norm.bias, &width_int, &norm.eps];
         // SAFETY: sizes are checked above.
@@ -125,7 +127,7 @@ impl Device {
     /// `values = norm(gelu(values + bias))` in place, with the exact gelu.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn gelu_norm<T: Format>(
         &self,
         values: &Buffer<T>,
@@ -134,45 +136,45 @@ impl Device {
         norm: &Norm,
     ) -> Result<(), CudaError> {
         let width = norm.width();
-        at_least("rows to norm", values.len(), rows * width)?;
-        at_least("a bias", bias.len(), width)?;
+        check_len("the buffer of rows", values.len(), rows * width)?;
+        check_len("a bias", bias.len(), width)?;
         let (kernel, width_int) = (format!("gelu_norm_{}", T::NAME), int(width)?);
         let arguments: [&dyn Argument; 6] = [values, bias, &norm.weight, &norm.bias, &width_int, &norm.eps];
         // SAFETY: sizes are checked above.
         unsafe { self.launch(&kernel, (rows, 1, 1), threads(width)?, &arguments) }
     }
 
-    /// `values = quick_gelu(values + bias)` in place, for rows as long as the bias.
+    /// `values = quick_gelu(values + bias)` in place, for rows of `bias.len()` values.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if the buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn quick_gelu<T: Format>(&self, values: &Buffer<T>, rows: usize, bias: &Buffer<f32>) -> Result<(), CudaError> {
         let (width, count) = (bias.len(), rows * bias.len());
         threads(width)?;
-        at_least("rows", values.len(), count)?;
+        check_len("the buffer of rows", values.len(), count)?;
         let (kernel, width_int) = (format!("quick_gelu_{}", T::NAME), int(width)?);
-        let grid = (count.div_ceil(ELEMENT_THREADS * OWN), 1, 1);
+        let grid = (count.div_ceil(ELEMENT_THREADS * PER_THREAD), 1, 1);
         // SAFETY: sizes are checked above.
         unsafe { self.launch(&kernel, grid, ELEMENT_THREADS, &[values, bias, &width_int, &(count as u64)]) }
     }
 
-    /// `values += bias` in place, for rows as long as the bias.
+    /// `values += bias` in place, for rows of `bias.len()` values.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where the buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if the buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn add_bias(&self, values: &Buffer<f32>, rows: usize, bias: &Buffer<f32>) -> Result<(), CudaError> {
         let (width, count) = (bias.len(), rows * bias.len());
         threads(width)?;
-        at_least("rows", values.len(), count)?;
-        let grid = (count.div_ceil(ELEMENT_THREADS * OWN), 1, 1);
+        check_len("the buffer of rows", values.len(), count)?;
+        let grid = (count.div_ceil(ELEMENT_THREADS * PER_THREAD), 1, 1);
         // SAFETY: sizes are checked above.
         unsafe { self.launch("add_bias_f32", grid, ELEMENT_THREADS, &[values, bias, &int(width)?, &(count as u64)]) }
     }
 
-    /// What the decoder's first layer takes.
+    /// The input of the decoder's first layer, to the residual stream `x`.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn embed<T: Format>(
         &self,
         rows: &Rows,
@@ -180,27 +182,28 @@ impl Device {
         embedding: &Embedding<T>,
         x: &Buffer<f32>,
     ) -> Result<(), CudaError> {
-        let Embedding { table, pictures, scale, positions } = *embedding;
+        let Embedding { table, image_rows, scale, positions } = *embedding;
         let width = table.inner();
-        rows.holds(count)?;
-        at_least("the token table", table.outputs(), rows.limits.tokens)?;
-        at_least("the position table", positions.len(), rows.limits.positions * width)?;
-        at_least("the residual stream", x.len(), count * width)?;
-        if let Some(pictures) = pictures {
-            at_least("pictures' rows", pictures.count, count)?;
-            at_least("a picture's row", pictures.width, width)?;
+        rows.check_count(count)?;
+        check_len("the table of token embeddings", table.outputs(), rows.limits.tokens)?;
+        check_len("the table of position embeddings", positions.len(), rows.limits.positions * width)?;
+        check_len("the residual stream", x.len(), count * width)?;
+        if let Some(image_rows) = image_rows {
+            check_len("the table of image rows", image_rows.count, count)?;
+            check_len("a row of an image embedding", image_rows.width, width)?;
         }
-        let addresses = pictures.map(|pictures| &pictures.addresses);
+        let addresses = image_rows.map(|image_rows| &image_rows.addresses);
         let (kernel, width_int) = (format!("embed_{}", T::NAME), int(width)?);
         let arguments: [&dyn Argument; 7] = [&rows.words, &addresses, table, positions, x, &width_int, &scale];
-        // SAFETY: sizes are checked above, entries of the tables when they were set.
+        // SAFETY: sizes are checked above, the entries of the tables when they were set.
         unsafe { self.launch(&kernel, (count, 1, 1), threads(width)?, &arguments) }
     }
 
-    /// Pixels [pictures, 3, size, size] to rows of patches [pictures · patches, padded], zero beyond a patch's values.
+    /// Cuts pixels [pictures, 3, size, size] into patches, one row each: [pictures · patches, padded]. Rows are padded with
+    /// zeros.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn cut_patches<T: Format>(
         &self,
         pixels: &Buffer<T>,
@@ -211,20 +214,20 @@ impl Device {
         out: &Buffer<T>,
     ) -> Result<(), CudaError> {
         let patches = (size / patch) * (size / patch);
-        at_least("a patch's row", padded, 3 * patch * patch)?;
-        at_least("pixels", pixels.len(), pictures * 3 * size * size)?;
-        at_least("patches", out.len(), pictures * patches * padded)?;
+        check_len("the row of a patch", padded, 3 * patch * patch)?;
+        check_len("the buffer of pixels", pixels.len(), pictures * 3 * size * size)?;
+        check_len("the buffer of patches", out.len(), pictures * patches * padded)?;
         let kernel = format!("cut_patches_{}", T::NAME);
         let arguments: [&dyn Argument; 5] = [pixels, out, &int(size)?, &int(patch)?, &int(padded)?];
         // SAFETY: sizes are checked above.
         unsafe { self.launch(&kernel, (pictures * patches, 1, 1), ELEMENT_THREADS, &arguments) }
     }
 
-    /// The vision tower's residual stream [pictures · rows, width]: the class token's row, then a picture's patches `y`
-    /// [pictures · (rows − 1), width], with their positions [rows, width], through the norm.
+    /// Computes the vision tower's residual stream [pictures · rows, width]: for each picture the class token's row and the
+    /// rows of its patches `y` [pictures · (rows − 1), width], plus the positions [rows, width], through the norm.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn vision_rows<T: Format>(
         &self,
         y: &Buffer<T>,
@@ -236,10 +239,10 @@ impl Device {
     ) -> Result<(), CudaError> {
         let width = norm.width();
         let rows = positions.len() / width;
-        at_least("positions", rows, 1)?;
-        at_least("the class token's row", class_row.len(), width)?;
-        at_least("patches", y.len(), pictures * (rows - 1) * width)?;
-        at_least("the residual stream", x.len(), pictures * rows * width)?;
+        check_len("the table of positions", rows, 1)?;
+        check_len("the class token's row", class_row.len(), width)?;
+        check_len("the buffer of patches", y.len(), pictures * (rows - 1) * width)?;
+        check_len("the residual stream", x.len(), pictures * rows * width)?;
         let (kernel, rows_int, width_int) = (format!("vision_rows_{}", T::NAME), int(rows)?, int(width)?);
         let arguments: [&dyn Argument; 9] =
             [y, class_row, positions, &norm.weight, &norm.bias, x, &rows_int, &width_int, &norm.eps];
@@ -247,10 +250,11 @@ impl Device {
         unsafe { self.launch(&kernel, (pictures * rows, 1, 1), threads(width)?, &arguments) }
     }
 
-    /// For each picture its rows of `h` [pictures · rows, width] plus the bias, then the latent queries [latents, width].
+    /// Concatenates for each picture its rows of `h` [pictures · rows, width], plus the bias, and the latent queries
+    /// [latents, width].
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn with_latent<T: Format>(
         &self,
         h: &Buffer<T>,
@@ -262,18 +266,18 @@ impl Device {
     ) -> Result<(), CudaError> {
         let width = bias.len();
         let latents = latent.len() / width.max(1);
-        at_least("features", h.len(), pictures * rows * width)?;
-        at_least("contexts", out.len(), pictures * (rows + latents) * width)?;
+        check_len("the buffer of features", h.len(), pictures * rows * width)?;
+        check_len("the buffer of contexts", out.len(), pictures * (rows + latents) * width)?;
         let kernel = format!("with_latent_{}", T::NAME);
         let arguments: [&dyn Argument; 7] = [h, bias, latent, out, &int(rows)?, &int(latents)?, &int(width)?];
         // SAFETY: sizes are checked above.
         unsafe { self.launch(&kernel, (pictures * (rows + latents), 1, 1), threads(width)?, &arguments) }
     }
 
-    /// Joins what the splits of [`Self::attend_newest`] left and norms the joined heads.
+    /// Combines the splits of [`Self::attend_newest`] and applies a layer norm to the concatenated heads.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where a buffer is too short, or the driver's.
+    /// [`CudaError::Size`] if a buffer is too short; [`CudaError::Driver`] if the launch fails.
     pub fn merge_norm<T: Format>(
         &self,
         splits: &Splits,
@@ -284,15 +288,24 @@ impl Device {
     ) -> Result<(), CudaError> {
         let width = norm.width();
         let head_dim = width / heads.max(1);
-        if heads == 0 || !width.is_multiple_of(heads) || !head_dim.is_multiple_of(OWN) {
-            return Err(CudaError::Shape { what: "a head", found: head_dim, served: "a multiple of 8" });
+        if heads == 0 || !width.is_multiple_of(heads) || !head_dim.is_multiple_of(PER_THREAD) {
+            return Err(CudaError::Shape { what: "a head size", found: head_dim, supported: "a multiple of 8" });
         }
-        splits.hold(rows, heads, head_dim)?;
-        at_least("normed rows", out.len(), rows * width)?;
+        splits.check_capacity(rows, heads, head_dim)?;
+        check_len("the buffer of normalized rows", out.len(), rows * width)?;
         let kernel = format!("merge_norm_{}", T::NAME);
         let (heads, head_dim, count) = (int(heads)?, int(head_dim)?, int(splits.count)?);
-        let arguments: [&dyn Argument; 9] =
-            [&splits.mixed, &splits.weights, &norm.weight, &norm.bias, out, &heads, &head_dim, &count, &norm.eps];
+        let arguments: [&dyn Argument; 9] = [
+            &splits.partial_sums,
+            &splits.softmax_stats,
+            &norm.weight,
+            &norm.bias,
+            out,
+            &heads,
+            &head_dim,
+            &count,
+            &norm.eps,
+        ];
         // SAFETY: sizes are checked above.
         unsafe { self.launch(&kernel, (rows, 1, 1), threads(width)?, &arguments) }
     }

@@ -1,55 +1,55 @@
-//! The way of large inputs to the card.
+//! Pinned host memory for uploading large inputs.
 
 use std::marker::PhantomData;
 
 use super::buffer::Buffer;
-use super::device::{CudaError, Device, at_least};
+use super::device::{CudaError, Device, check_len};
 use super::driver::{Event, Pinned};
 use super::format::Element;
 
-/// Values of the host that the card copies by itself, at the full rate of the bus, while the host goes on. From plain
-/// memory the driver would copy piece by piece with the host waiting, behind all work before.
+/// Values in pinned host memory, which the GPU copies at the full rate of the bus while the host continues. From pageable
+/// memory the driver would copy in pieces, after all earlier work, and the host would wait.
 #[derive(Debug)]
 pub struct Staging<T> {
     pinned: Pinned,
-    /// When the card will have read what was uploaded last.
+    /// Completes when the GPU has read the last upload.
     read: Option<Event>,
     values: PhantomData<T>,
 }
 
 impl<T: Element> Staging<T> {
-    /// Room for `len` values.
+    /// Pinned memory for `len` values.
     ///
     /// # Errors
-    /// The driver's, where the host has no room.
+    /// [`CudaError::Driver`] if the host is out of memory.
     pub fn new(device: &Device, len: usize) -> Result<Self, CudaError> {
         Ok(Self { pinned: device.driver.pinned(len * size_of::<T>())?, read: None, values: PhantomData })
     }
 
-    /// The values, to be written; waits until the card has read those before.
+    /// The values, for writing. Waits until the GPU has read the last upload.
     ///
     /// # Errors
-    /// Whatever went wrong in the work before.
+    /// [`CudaError::Driver`] if earlier work of the device failed.
     pub fn values_mut(&mut self) -> Result<&mut [T], CudaError> {
         self.wait()?;
         let bytes = self.pinned.bytes_mut();
-        // SAFETY: the driver aligns what it gives for any number; every pattern of bits is a value.
+        // SAFETY: the driver aligns its allocations for every number format; every bit pattern is a valid value.
         Ok(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) })
     }
 
-    /// The first `len` values to the front of a buffer, by the card, in the order of its work.
+    /// Queues the copy of the first `len` values to the start of a buffer.
     ///
     /// # Errors
-    /// [`CudaError::Size`] where either is shorter, or the driver's.
+    /// [`CudaError::Size`] if either is shorter; [`CudaError::Driver`] if the copy fails.
     pub fn upload(&mut self, device: &Device, len: usize, to: &Buffer<T>) -> Result<(), CudaError> {
         let bytes = self.pinned.bytes();
-        at_least("staged values", bytes.len() / size_of::<T>(), len)?;
-        at_least("an upload's target", to.len(), len)?;
-        // SAFETY: both are long enough; `values_mut` and `drop` wait for the moment behind the copy.
+        check_len("the staging buffer", bytes.len() / size_of::<T>(), len)?;
+        check_len("the target of an upload", to.len(), len)?;
+        // SAFETY: both are long enough; `values_mut` and `drop` wait for the copy to complete.
         unsafe { device.driver.upload(&bytes[..len * size_of::<T>()], to.address()) }?;
         match device.driver.event() {
             Ok(read) => self.read = Some(read),
-            // Without a moment to wait for later, now.
+            // Without an event to wait for later, wait now.
             Err(_) => device.driver.wait()?,
         }
         Ok(())
@@ -65,7 +65,7 @@ impl<T: Element> Staging<T> {
 
 impl<T> Drop for Staging<T> {
     fn drop(&mut self) {
-        // The card may still be reading. Where waiting fails the card does nothing any more.
+        // The GPU may still be reading. If waiting fails, the device has failed and reads no more.
         if let Some(read) = self.read.take() {
             let _ = read.wait();
         }

@@ -1,4 +1,4 @@
-// The CUDA kernels on the host, held against plain loops in f64 on random data.
+// The CUDA kernels on the host, compared with plain loops in f64 on random data.
 #include "../../src/cuda/kernels.cu"
 
 #include <random>
@@ -27,7 +27,7 @@ template <class T> Reals reals(const std::vector<T> &values) {
     return wide;
 }
 
-// Poison: what a kernel does not write is no number.
+// Poisoned output: values that a kernel does not write are NaN.
 template <class T> std::vector<T> unwritten(size_t count) { return std::vector<T>(count, narrow<T>(NAN)); }
 
 static void report(const char *kernel, const char *format, const std::string &shape, double error, double bound) {
@@ -37,12 +37,12 @@ static void report(const char *kernel, const char *format, const std::string &sh
 }
 
 static double distance(const Reals &found, const Reals &expected) {
-    double apart = 0.0, size = 0.0;
+    double error = 0.0, size = 0.0;
     for (size_t i = 0; i < expected.size(); i++) {
-        apart += (found[i] - expected[i]) * (found[i] - expected[i]);
+        error += (found[i] - expected[i]) * (found[i] - expected[i]);
         size += expected[i] * expected[i];
     }
-    return std::sqrt(apart / size);
+    return std::sqrt(error / size);
 }
 
 template <class T>
@@ -63,7 +63,7 @@ static void plain_norm(double *row, int width, const std::vector<float> &weight,
     for (int i = 0; i < width; i++) row[i] = (row[i] - mean) / std::sqrt(square + eps) * weight[i] + bias[i];
 }
 
-static int threads_of(int width) { return (width / OWN + WARP - 1) / WARP * WARP; }
+static int threads_of(int width) { return (width / PER_THREAD + WARP - 1) / WARP * WARP; }
 
 template <class T> static void check_rows(int rows, int width) {
     const double eps = 1e-5;
@@ -83,22 +83,22 @@ template <class T> static void check_rows(int rows, int width) {
     compare("residual_norm", shape_of({rows, width}), out, expected);
     report("  its sum", "f32", shape_of({rows, width}), distance(reals(stream), sums), 1e-6);
 
-    // Rows picked backwards, to unit length, the stream left as it is.
-    std::vector<unsigned> picks;
-    Reals picked;
+    // Rows selected in reverse order, scaled to unit length, with the stream left unchanged.
+    std::vector<unsigned> row_indices;
+    Reals selected;
     for (int r = rows; r-- > 0;) {
-        picks.push_back(r);
+        row_indices.push_back(r);
         double square = 0.0;
         for (int i = 0; i < width; i++) square += expected[r * width + i] * expected[r * width + i];
-        for (int i = 0; i < width; i++) picked.push_back(expected[r * width + i] / std::sqrt(square));
+        for (int i = 0; i < width; i++) selected.push_back(expected[r * width + i] / std::sqrt(square));
     }
     stream = x;
     out = unwritten<T>(rows * width);
     launch({(unsigned)rows, 1, 1}, threads_of(width), [&] {
-        residual_norm<T>(stream.data(), y.data(), y_bias.data(), picks.data(), weight.data(), bias.data(), out.data(), width, eps, UNIT_LENGTH);
+        residual_norm<T>(stream.data(), y.data(), y_bias.data(), row_indices.data(), weight.data(), bias.data(), out.data(), width, eps, UNIT_LENGTH);
     });
-    compare("  picked, unit", shape_of({rows, width}), out, picked);
-    report("  left alone", "f32", shape_of({rows, width}), stream == x ? 0.0 : 1.0, 0.0);
+    compare("  selected, unit", shape_of({rows, width}), out, selected);
+    report("  unchanged", "f32", shape_of({rows, width}), stream == x ? 0.0 : 1.0, 0.0);
 
     auto own = random_values<T>(rows * width, 2.0);
     Reals plain = reals(own), gelu = plain, quick = plain;
@@ -119,25 +119,25 @@ template <class T> static void check_rows(int rows, int width) {
     compare("gelu_norm", shape_of({rows, width}), found, gelu);
     found = own;
     size_t count = found.size();
-    launch({(unsigned)((count / OWN + 255) / 256), 1, 1}, 256, [&] { quick_gelu<T>(found.data(), y_bias.data(), width, count); });
+    launch({(unsigned)((count / PER_THREAD + 255) / 256), 1, 1}, 256, [&] { quick_gelu<T>(found.data(), y_bias.data(), width, count); });
     compare("quick_gelu", shape_of({rows, width}), found, quick);
 }
 
 template <class T> static void check_embed(int width) {
-    const int vocabulary = 50, places = 20, rows = 5;
+    const int vocabulary = 50, position_count = 20, rows = 5;
     auto table = random_values<T>(vocabulary * width);
-    auto positions = random_values<float>(places * width), picture = random_values<float>(2 * width);
+    auto positions = random_values<float>(position_count * width), image = random_values<float>(2 * width);
     std::vector<uint4> meta = {{3, 2, 0, 0}, {49, 19, 0, 1}, {0, 5, 1, 0}, {7, 7, 1, 1}, {8, 8, 1, 2}};
-    std::vector<unsigned long long> pictures = {0, (unsigned long long)&picture[width], 0, (unsigned long long)&picture[0], 0};
+    std::vector<unsigned long long> image_rows = {0, (unsigned long long)&image[width], 0, (unsigned long long)&image[0], 0};
     Reals expected;
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < width; i++) {
-            double value = r == 1 ? picture[width + i] : r == 3 ? picture[i] : widen(table[meta[r].x * width + i]);
+            double value = r == 1 ? image[width + i] : r == 3 ? image[i] : widen(table[meta[r].x * width + i]);
             expected.push_back(value * 4.0 + positions[meta[r].y * width + i]);
         }
     auto x = unwritten<float>(rows * width);
     launch({rows, 1, 1}, threads_of(width), [&] {
-        embed<T>(meta.data(), pictures.data(), table.data(), positions.data(), x.data(), width, 4.0f);
+        embed<T>(meta.data(), image_rows.data(), table.data(), positions.data(), x.data(), width, 4.0f);
     });
     report("embed", Name<T>::text, shape_of({rows, width}), distance(reals(x), expected), 1e-6);
 }
@@ -173,27 +173,27 @@ template <class T> static void check_pictures(int size, int patch, int padded, i
 
     auto y = random_values<T>(pictures * patches * width);
     auto class_row = random_values<float>(width);
-    auto places = random_values<float>(rows * width), weight = random_values<float>(width, 0.3, 1.0);
+    auto positions = random_values<float>(rows * width), weight = random_values<float>(width, 0.3, 1.0);
     Reals stream;
     for (int p = 0; p < pictures; p++)
         for (int r = 0; r < rows; r++) {
             for (int i = 0; i < width; i++)
-                stream.push_back((double)places[r * width + i] + (r == 0 ? class_row[i] : widen(y[(p * patches + r - 1) * width + i])));
+                stream.push_back((double)positions[r * width + i] + (r == 0 ? class_row[i] : widen(y[(p * patches + r - 1) * width + i])));
             plain_norm(&stream[(p * rows + r) * width], width, weight, bias, 1e-5);
         }
     auto x = unwritten<float>(stream.size());
     launch({(unsigned)(pictures * rows), 1, 1}, threads_of(width), [&] {
-        vision_rows<T>(y.data(), class_row.data(), places.data(), weight.data(), bias.data(), x.data(), rows, width, 1e-5f);
+        vision_rows<T>(y.data(), class_row.data(), positions.data(), weight.data(), bias.data(), x.data(), rows, width, 1e-5f);
     });
     report("vision_rows", Name<T>::text, shape_of({pictures, rows, width}), distance(reals(x), stream), 1e-6);
     if (sizeof(T) != 4) return;
     Reals added = reals(x);
     for (size_t i = 0; i < added.size(); i++) added[i] += bias[i % width];
-    launch({(unsigned)((x.size() / OWN + 255) / 256), 1, 1}, 256, [&] { add_bias(x.data(), bias.data(), width, x.size()); });
+    launch({(unsigned)((x.size() / PER_THREAD + 255) / 256), 1, 1}, 256, [&] { add_bias(x.data(), bias.data(), width, x.size()); });
     compare("add_bias", shape_of({(long)x.size() / width, width}), x, added);
 }
 
-template <class T, class Out, int ROWS> static void check_few_rows(int inner, int outputs, int parts) {
+template <class T, class Out, int ROWS> static void check_few_rows(int inner, int outputs, int warps_per_output) {
     int stride = (outputs + 7) / 8 * 8;
     auto weights = random_values<T>((size_t)outputs * inner), x = random_values<T>(ROWS * inner);
     std::vector<Out> y((size_t)ROWS * stride, narrow<Out>(0.0f));
@@ -201,83 +201,83 @@ template <class T, class Out, int ROWS> static void check_few_rows(int inner, in
     for (int r = 0; r < ROWS; r++)
         for (int o = 0; o < outputs; o++)
             for (int i = 0; i < inner; i++) expected[r * stride + o] += (double)widen(weights[o * inner + i]) * widen(x[r * inner + i]);
-    unsigned each = FEW_WARPS / parts;
+    unsigned each = FEW_WARPS / warps_per_output;
     launch({(outputs + each - 1) / each, 1, 1}, FEW_WARPS * WARP, [&] {
-        few_rows<T, Out, ROWS>(weights.data(), x.data(), y.data(), inner, outputs, stride, parts);
+        few_rows<T, Out, ROWS>(weights.data(), x.data(), y.data(), inner, outputs, stride, warps_per_output);
     });
-    report("few_rows", Name<T>::text, shape_of({ROWS, inner, outputs, parts}), distance(reals(y), expected), Name<Out>::bound);
+    report("few_rows", Name<T>::text, shape_of({ROWS, inner, outputs, warps_per_output}), distance(reals(y), expected), Name<Out>::bound);
 }
 
 // softmax(q k / sqrt(D)) v for one query and head.
 static Reals plain_attention(const Reals &query, const std::vector<Reals> &keys, const std::vector<Reals> &values) {
-    Reals scores, mixed(query.size());
-    double most = -INFINITY, sum = 0.0;
+    Reals scores, weighted_sum(query.size());
+    double largest = -INFINITY, sum = 0.0;
     for (const Reals &key : keys) {
         double s = 0.0;
         for (size_t i = 0; i < query.size(); i++) s += query[i] * key[i] / std::sqrt((double)query.size());
         scores.push_back(s);
-        most = std::max(most, s);
+        largest = std::max(largest, s);
     }
-    for (double &s : scores) sum += s = std::exp(s - most);
+    for (double &s : scores) sum += s = std::exp(s - largest);
     for (size_t c = 0; c < keys.size(); c++)
-        for (size_t i = 0; i < query.size(); i++) mixed[i] += scores[c] / sum * values[c][i];
-    return mixed;
+        for (size_t i = 0; i < query.size(); i++) weighted_sum[i] += scores[c] / sum * values[c][i];
+    return weighted_sum;
 }
 
-// The scale that scores in powers of two take.
+// The factor that turns products of queries and keys into exponents of two.
 static float scale_of(int head_dim) { return (float)(1.0 / std::sqrt((double)head_dim) / std::log(2.0)); }
 
-// Keys or values as they are kept, and the scale of each D of them where there is one.
-template <class S> struct Kept {
+// Keys or values in the format of the cache, and the scale of each D of them if the format has scales.
+template <class S> struct Cached {
     std::vector<S> values;
     std::vector<float> scales;
     double at(size_t where, int head_dim) const { return widen(values[where]) * (SCALED<S> ? scales[where / head_dim] : 1.0f); }
 };
 
-template <class S> static Kept<S> random_kept(size_t count, int head_dim) {
+template <class S> static Cached<S> random_cached(size_t count, int head_dim) {
     if constexpr (SCALED<S>) {
-        Kept<S> kept;
-        for (float value : random_values<float>(count, 30.0)) kept.values.push_back((S)std::fmax(-127.0f, std::fmin(127.0f, std::rint(value))));
-        for (float value : random_values<float>(count / head_dim, 0.002, 0.03)) kept.scales.push_back(value);
-        return kept;
+        Cached<S> cached;
+        for (float value : random_values<float>(count, 30.0)) cached.values.push_back((S)std::fmax(-127.0f, std::fmin(127.0f, std::rint(value))));
+        for (float value : random_values<float>(count / head_dim, 0.002, 0.03)) cached.scales.push_back(value);
+        return cached;
     } else {
         return {random_values<S>(count), {}};
     }
 }
 
-// Rows of slots of different lengths through append and attend_newest, in one step (own key and value taken along) and
-// in two, with and without splits; then merge_norm.
+// Rows of slots of different lengths through append and attend_newest, in one launch (which appends the own key and value)
+// and in two, with and without splits; then merge_norm.
 template <class T, class S, int D> static void check_newest(int heads, std::vector<unsigned> columns, int splits, bool append_here) {
     const int length = 200, rows = columns.size(), slots = rows + 2, width = heads * D;
     const char *name = SCALED<S> ? "int8" : Name<T>::text;
-    auto keys = random_kept<S>((size_t)slots * heads * length * D, D), values = random_kept<S>(keys.values.size(), D);
+    auto keys = random_cached<S>((size_t)slots * heads * length * D, D), values = random_cached<S>(keys.values.size(), D);
     auto qkv = random_values<T>(rows * 3 * width);
     auto bias = random_values<float>(3 * width, 0.3), weight = random_values<float>(width, 0.3, 1.0), norm_bias = random_values<float>(width, 0.2);
     std::vector<uint4> meta;
     for (int r = 0; r < rows; r++) meta.push_back({0, 0, (unsigned)(slots - 1 - r), columns[r]});
-    // A pair of scales for each column, as the kernels have them.
+    // A pair of scales for each column, as in the kernels.
     std::vector<float2> scales;
     for (size_t i = 0; i < keys.scales.size(); i++) scales.push_back({keys.scales[i], values.scales[i]});
     auto before = keys, values_before = values;
     Reals expected;
     auto at = [&](int r, int head, int column) { return (((size_t)meta[r].z * heads + head) * length + column) * D; };
-    // The new columns as they are to be kept.
-    auto put = [&](Kept<S> &kept, int r, int part, int head) {
-        float own[D], most = 0.0f;
+    // The expected new columns of the cache.
+    auto put = [&](Cached<S> &cached, int r, int part, int head) {
+        float own[D], largest = 0.0f;
         for (int i = 0; i < D; i++) {
             int where = part * width + head * D + i;
             own[i] = widen(narrow<T>(widen(qkv[r * 3 * width + where]) + bias[where]));
-            most = std::fmax(most, std::fabs(own[i]));
+            largest = std::fmax(largest, std::fabs(own[i]));
         }
         size_t to = at(r, head, columns[r]);
         for (int i = 0; i < D; i++) {
             if constexpr (SCALED<S>) {
-                kept.values[to + i] = (S)std::rint(own[i] / (most / 127.0f));
+                cached.values[to + i] = (S)std::rint(own[i] / (largest / 127.0f));
             } else {
-                kept.values[to + i] = narrow<S>(own[i]);
+                cached.values[to + i] = narrow<S>(own[i]);
             }
         }
-        if (SCALED<S>) kept.scales[to / D] = most / 127.0f;
+        if (SCALED<S>) cached.scales[to / D] = largest / 127.0f;
     };
     for (int r = 0; r < rows; r++) {
         for (int head = 0; head < heads; head++) {
@@ -292,8 +292,8 @@ template <class T, class S, int D> static void check_newest(int heads, std::vect
                     v[c].push_back(values_before.at(at(r, head, c) + i, D));
                 }
             }
-            Reals mixed = plain_attention(query, k, v);
-            expected.insert(expected.end(), mixed.begin(), mixed.end());
+            Reals weighted_sum = plain_attention(query, k, v);
+            expected.insert(expected.end(), weighted_sum.begin(), weighted_sum.end());
         }
         plain_norm(&expected[r * width], width, weight, norm_bias, 1e-5);
     }
@@ -302,17 +302,18 @@ template <class T, class S, int D> static void check_newest(int heads, std::vect
             append<T, S, D>(meta.data(), qkv.data(), bias.data(), keys.values.data(), values.values.data(), scales.data(), heads, length);
         });
     }
-    auto mixed = unwritten<float>((size_t)rows * splits * width), weights = unwritten<float>((size_t)rows * heads * splits * 2);
+    auto partial_sums = unwritten<float>((size_t)rows * splits * width);
+    auto softmax_stats = unwritten<float>((size_t)rows * heads * splits * 2);
     launch({(unsigned)(heads + QUERY_WARPS - 1) / QUERY_WARPS, (unsigned)rows, (unsigned)splits}, QUERY_WARPS * WARP, [&] {
         attend_newest<T, S, D>(meta.data(), qkv.data(), bias.data(), keys.values.data(), values.values.data(), scales.data(),
-                               mixed.data(), weights.data(), heads, length, append_here, scale_of(D));
+                               partial_sums.data(), softmax_stats.data(), heads, length, append_here, scale_of(D));
     });
     auto out = unwritten<T>(rows * width);
     launch({(unsigned)rows, 1, 1}, threads_of(width), [&] {
-        merge_norm<T>(mixed.data(), weights.data(), weight.data(), norm_bias.data(), out.data(), heads, D, splits, 1e-5f);
+        merge_norm<T>(partial_sums.data(), softmax_stats.data(), weight.data(), norm_bias.data(), out.data(), heads, D, splits, 1e-5f);
     });
     compare("attend_newest", shape_of({rows, heads, D, splits}), out, expected);
-    // The cache holds the new columns and nothing else has changed.
+    // The cache holds the new columns and is otherwise unchanged.
     auto wrong = [&] {
         bool same = keys.values.size() == before.values.size();
         auto bytes = [](const std::vector<S> &values) { return values.size() * sizeof(S); };
@@ -330,9 +331,9 @@ template <class T, class S, int D> static void check_newest(int heads, std::vect
     for (uint4 copy : copies)
         for (int head = 0; head < heads; head++) {
             size_t from = ((size_t)copy.x * heads + head) * length + copy.z, to = ((size_t)copy.y * heads + head) * length + copy.z;
-            for (Kept<S> *kept : {&before, &values_before}) {
-                std::copy_n(kept->values.begin() + from * D, copy.w * D, kept->values.begin() + to * D);
-                if (SCALED<S>) std::copy_n(kept->scales.begin() + from, copy.w, kept->scales.begin() + to);
+            for (Cached<S> *cached : {&before, &values_before}) {
+                std::copy_n(cached->values.begin() + from * D, copy.w * D, cached->values.begin() + to * D);
+                if (SCALED<S>) std::copy_n(cached->scales.begin() + from, copy.w, cached->scales.begin() + to);
             }
         }
     report("copy_columns", name, shape_of({2, heads, D}), wrong(), 0.0);
@@ -342,7 +343,7 @@ struct Piece {
     unsigned rows, context, first_visible;
 };
 
-// Ragged pieces of queries, causal or not; contexts lie beside each other as the vision tower's do.
+// Pieces of queries of different lengths, causal or not. Contexts are interleaved as in the vision tower.
 template <class T, int D> static void check_tiles(int heads, int length, std::vector<Piece> pieces, bool causal, bool biased, bool on_tensor_cores) {
     const int width = heads * D, contexts = 3;
     Strides strides = {(unsigned long long)length * 3 * width, D, (unsigned)(3 * width)};
@@ -375,8 +376,8 @@ template <class T, int D> static void check_tiles(int heads, int length, std::ve
                         v[c].push_back(widen(row[2 * width + i]) + (biased ? bias[2 * width + head * D + i] : 0.0));
                     }
                 }
-                Reals mixed = plain_attention(query, k, v);
-                expected.insert(expected.end(), mixed.begin(), mixed.end());
+                Reals weighted_sum = plain_attention(query, k, v);
+                expected.insert(expected.end(), weighted_sum.begin(), weighted_sum.end());
             }
     auto out = unwritten<T>((size_t)total * width);
     const float *query_bias = biased ? bias.data() : nullptr, *value_bias = biased ? bias.data() + 2 * width : nullptr;
@@ -398,9 +399,9 @@ template <class T, int D> static void check_tiles(int heads, int length, std::ve
 }
 
 // Causal tiles against a cache of int8.
-template <class T, int D> static void check_kept_tiles(int heads, unsigned rows, unsigned first_visible) {
+template <class T, int D> static void check_cached_tiles(int heads, unsigned rows, unsigned first_visible) {
     const int length = 150, width = heads * D, contexts = 2;
-    auto keys = random_kept<int8>((size_t)contexts * heads * length * D, D), values = random_kept<int8>(keys.values.size(), D);
+    auto keys = random_cached<int8>((size_t)contexts * heads * length * D, D), values = random_cached<int8>(keys.values.size(), D);
     std::vector<float2> scales;
     for (size_t i = 0; i < keys.scales.size(); i++) scales.push_back({keys.scales[i], values.scales[i]});
     auto queries = random_values<T>((size_t)rows * width);
@@ -420,8 +421,8 @@ template <class T, int D> static void check_kept_tiles(int heads, unsigned rows,
                     v[c].push_back(widen(narrow<T>((float)values.at(where, D))));
                 }
             }
-            Reals mixed = plain_attention(query, k, v);
-            expected.insert(expected.end(), mixed.begin(), mixed.end());
+            Reals weighted_sum = plain_attention(query, k, v);
+            expected.insert(expected.end(), weighted_sum.begin(), weighted_sum.end());
         }
     auto out = unwritten<T>((size_t)rows * width);
     Strides strides = {(unsigned long long)heads * length * D, (unsigned long long)length * D, D};
@@ -443,8 +444,8 @@ template <class T, int D> static void check_attention(int heads) {
     check_cache<T, T, D>(heads);
     if constexpr (sizeof(T) == 2) {
         check_cache<T, int8, D>(heads);
-        check_kept_tiles<T, D>(heads, 71, 1);
-        check_kept_tiles<T, D>(heads, 5, 67);
+        check_cached_tiles<T, D>(heads, 71, 1);
+        check_cached_tiles<T, D>(heads, 5, 67);
     }
     for (bool tensor_cores : {false, true}) {
         if (tensor_cores && sizeof(T) == 4) continue;
@@ -454,43 +455,43 @@ template <class T, int D> static void check_attention(int heads) {
     }
 }
 
-static void check_choose(int vocabulary) {
+static void check_select_token(int vocabulary) {
     const int stride = (vocabulary + 7) / 8 * 8, rows = 7, patches = std::min(1024, vocabulary / 2), first = vocabulary - patches;
     auto logits = random_values<float>((size_t)rows * stride, 3.0);
     std::vector<unsigned short> codes(vocabulary);
     for (int i = 0; i < vocabulary; i++) codes[i] = i >= first ? PATCH << CELL_BITS | (i - first) : (i * 7 % 9) << CELL_BITS;
     const unsigned end = vocabulary, start = first;
     unsigned corner_cell = 3 * SIDE + 4;
-    std::vector<uint4> wants = {{BEST, EVERYTHING, start, end}, {BEST, 1u << 3, start, end}, {BEST, 1u << PATCH, start, end},
+    std::vector<uint4> requests = {{BEST, EVERYTHING, start, end}, {BEST, 1u << 3, start, end}, {BEST, 1u << PATCH, start, end},
                                 {BEST, corner_cell << 16 | 1u << PATCH, start, end}, {5, EVERYTHING, start, end},
                                 {BEST, EVERYTHING, 0, 0}, {BEST, EVERYTHING, start, end}};
-    logits[3 * stride + first] = 50.0f;                       // the best patch lies above the corner: forbidden
-    logits[5 * stride + 9] = logits[5 * stride + 20] = 40.0f; // of equals the first
+    logits[3 * stride + first] = 50.0f;                       // the best patch token is above the corner: not allowed
+    logits[5 * stride + 9] = logits[5 * stride + 20] = 40.0f; // of equal logits, the first token is selected
     logits[6 * stride + 1] = NAN;
-    std::vector<uint4> choices(rows, {77, 77, 77, 77});
-    launch({rows, 1, 1}, CHOOSE_THREADS, [&] { choose(logits.data(), stride, vocabulary, wants.data(), codes.data(), choices.data()); });
+    std::vector<uint4> results(rows, {77, 77, 77, 77});
+    launch({rows, 1, 1}, SELECT_THREADS, [&] { select_token(logits.data(), stride, vocabulary, requests.data(), codes.data(), results.data()); });
     int wrong = 0;
-    double apart = 0.0;
+    double error = 0.0;
     for (int r = 0; r < rows; r++) {
         const float *row = &logits[(size_t)r * stride];
         double sum = 0.0;
         int best = -1;
         for (int i = 0; i < vocabulary; i++) {
             sum += std::exp((double)row[i]);
-            unsigned kind = codes[i] >> CELL_BITS, cell = codes[i] & 1023, set = wants[r].y & 0xffff, corner = wants[r].y >> 16;
+            unsigned kind = codes[i] >> CELL_BITS, cell = codes[i] & 1023, set = requests[r].y & 0xffff, corner = requests[r].y >> 16;
             bool may = set == EVERYTHING || (set >> kind & 1);
             if (may && set != EVERYTHING && kind == PATCH) may = corner % SIDE <= cell % SIDE && corner / SIDE <= cell / SIDE;
             if (may && (best < 0 || row[i] > row[best])) best = i;
         }
-        if (wants[r].x != BEST) best = wants[r].x;
-        float logprob = as_float(choices[r].y);
+        if (requests[r].x != BEST) best = requests[r].x;
+        float logprob = as_float(results[r].y);
         if (r == 6) {
             wrong += !std::isnan(logprob);
             continue;
         }
-        wrong += (int)choices[r].x != best;
-        apart = std::max(apart, std::fabs(logprob - (row[best] - std::log(sum))));
-        if (best < (int)wants[r].z || best >= (int)wants[r].w) continue;
+        wrong += (int)results[r].x != best;
+        error = std::max(error, std::fabs(logprob - (row[best] - std::log(sum))));
+        if (best < (int)requests[r].z || best >= (int)requests[r].w) continue;
         int chosen = best - first;
         double total = 0.0, x = 0.0, y = 0.0;
         for (int line = std::max(0, chosen / SIDE - REACH); line <= std::min(SIDE - 1, chosen / SIDE + REACH); line++)
@@ -499,9 +500,9 @@ static void check_choose(int vocabulary) {
                 double weight = std::exp((double)row[first + line * SIDE + column] - row[best]);
                 total += weight, x += weight * column, y += weight * line;
             }
-        apart = std::max({apart, std::fabs(as_float(choices[r].z) - x / total), std::fabs(as_float(choices[r].w) - y / total)});
+        error = std::max({error, std::fabs(as_float(results[r].z) - x / total), std::fabs(as_float(results[r].w) - y / total)});
     }
-    report("choose_tokens", "f32", shape_of({rows, vocabulary}), wrong + apart, 2e-5);
+    report("select_tokens", "f32", shape_of({rows, vocabulary}), wrong + error, 2e-5);
 }
 
 template <class T> static void check_format() {
@@ -523,7 +524,7 @@ int main() {
     check_format<float>();
     check_format<f16>();
     check_format<bf16>();
-    for (int vocabulary : {65037, 4138, 1030}) check_choose(vocabulary);
+    for (int vocabulary : {65037, 4138, 1030}) check_select_token(vocabulary);
     printf("%d wrong\n", failures);
     return failures > 0;
 }

@@ -1,6 +1,6 @@
-// What the CUDA sources need of CUDA, on the host: a block's threads as fibers that change over at barriers and at the
-// exchanges of a warp. One thread runs until it has to wait, so a missing barrier shows as a wrong result, and threads
-// that wait for others that never come as an error.
+// The parts of CUDA that the kernels use, for the host. The threads of a block are fibers that switch at barriers and at
+// exchanges within a warp. Each fiber runs until it has to wait, so a missing barrier shows as a wrong result, and a
+// deadlock is reported as an error.
 #pragma once
 
 #include <setjmp.h>
@@ -58,7 +58,7 @@ struct __half {
 
 inline float __bfloat162float(__nv_bfloat16 x) { return as_float((unsigned)x.bits << 16); }
 
-// To the nearest, ties to even.
+// Rounds to nearest, ties to even.
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     unsigned bits = __float_as_uint(x);
     if (std::isnan(x)) return {0x7fff};
@@ -77,7 +77,7 @@ inline __half __float2half_rn(float x) {
     if (std::isnan(x)) return {0x7fff};
     double size = std::fabs((double)x);
     int exponent = size >= std::ldexp(1.0, -14) ? std::ilogb(size) : -14;
-    double steps = std::nearbyint(std::ldexp(size, 10 - exponent)); // the default rounding is to even
+    double steps = std::nearbyint(std::ldexp(size, 10 - exponent)); // rounds ties to even by default
     double rounded = std::ldexp(steps, exponent - 10);
     if (rounded >= 65536.0) return {(uint16_t)(sign | 0x7c00)};
     if (rounded < std::ldexp(1.0, -14)) return {(uint16_t)(sign | (uint16_t)std::ldexp(rounded, 24))};
@@ -87,7 +87,7 @@ inline __half __float2half_rn(float x) {
 
 namespace host {
 
-// Everyone who is still there must arrive before anyone goes on.
+// All threads that have not finished must arrive before any of them continues.
 struct Barrier {
     int members = 0, arrived = 0, round = 0;
     void open_if_complete() {
@@ -97,17 +97,17 @@ struct Barrier {
 
 struct Exchange {
     Barrier barrier;
-    alignas(16) unsigned char values[2][32][32]; // two rounds, lanes, bytes
+    alignas(16) unsigned char values[2][32][32]; // [slot][lane][byte]
 };
 
 struct Fiber {
     ucontext_t entry;
-    jmp_buf place; // where it waits, once it has begun
+    jmp_buf resume_point; // where it waits, once it has begun
     bool begun = false;
     std::unique_ptr<char[]> stack;
     uint3_ index;
-    int turn = 0; // which of the two rounds the lane's next exchange uses
-    bool over = false;
+    int slot = 0; // which of the two slots the lane's next exchange uses
+    bool finished = false;
 };
 
 inline std::vector<Fiber> fibers;
@@ -115,18 +115,18 @@ inline std::vector<Exchange> warps;
 inline Barrier block;
 inline jmp_buf scheduler;
 inline size_t running;
-inline bool moved;
+inline bool progressed;
 inline const std::function<void()> *body;
 
-// Contexts only make fibers begin: to change over by them would cost two calls of the system each time.
+// Contexts are only used to start fibers: switching by them would cost two system calls each time.
 __attribute__((noinline)) inline void to_scheduler() {
-    if (_setjmp(fibers[running].place) == 0) _longjmp(scheduler, 1);
+    if (_setjmp(fibers[running].resume_point) == 0) _longjmp(scheduler, 1);
 }
 
 __attribute__((noinline)) inline void to_fiber() {
     if (_setjmp(scheduler) != 0) return;
     Fiber &fiber = fibers[running];
-    if (fiber.begun) _longjmp(fiber.place, 1);
+    if (fiber.begun) _longjmp(fiber.resume_point, 1);
     fiber.begun = true;
     setcontext(&fiber.entry);
 }
@@ -135,19 +135,19 @@ inline void wait(Barrier &barrier) {
     int round = barrier.round;
     barrier.arrived++;
     barrier.open_if_complete();
-    moved = true;
+    progressed = true;
     while (barrier.round == round) to_scheduler();
 }
 
 inline Exchange &warp() { return warps[running / 32]; }
 
-// Publishes the lane's value and, once all have, hands everyone's to `read`.
+// Publishes the lane's value, waits for the other lanes, and passes a function that returns a lane's value to `read`.
 template <class T, class Read> auto exchange(const T &value, Read read) {
     static_assert(sizeof(T) <= 32, "");
     Exchange &own = warp();
     Fiber &fiber = fibers[running];
-    auto &values = own.values[fiber.turn];
-    fiber.turn ^= 1;
+    auto &values = own.values[fiber.slot];
+    fiber.slot ^= 1;
     memcpy(values[running % 32], &value, sizeof(T));
     wait(own.barrier);
     return read([&](int lane) {
@@ -159,8 +159,8 @@ template <class T, class Read> auto exchange(const T &value, Read read) {
 
 inline void start() {
     (*body)();
-    fibers[running].over = true;
-    moved = true;
+    fibers[running].finished = true;
+    progressed = true;
     for (Barrier *barrier : {&block, &warp().barrier}) {
         barrier->members--;
         barrier->open_if_complete();
@@ -178,8 +178,8 @@ inline void run_block(int threads, const std::function<void()> &work) {
     for (int at = 0; at < threads; at++) {
         Fiber &fiber = fibers[at];
         fiber.index = {(unsigned)at, 0, 0};
-        fiber.turn = 0;
-        fiber.over = fiber.begun = false;
+        fiber.slot = 0;
+        fiber.finished = fiber.begun = false;
         warps[at / 32].barrier.members++;
         if (!fiber.stack) fiber.stack.reset(new char[STACK]);
         getcontext(&fiber.entry);
@@ -187,22 +187,22 @@ inline void run_block(int threads, const std::function<void()> &work) {
         fiber.entry.uc_stack.ss_size = STACK;
         makecontext(&fiber.entry, start, 0);
     }
-    for (bool left = true; left;) {
-        left = moved = false;
+    for (bool unfinished = true; unfinished;) {
+        unfinished = progressed = false;
         for (running = 0; running < fibers.size(); running++) {
-            if (fibers[running].over) continue;
-            left = true;
+            if (fibers[running].finished) continue;
+            unfinished = true;
             threadIdx = fibers[running].index;
             to_fiber();
         }
-        if (left && !moved) {
-            fprintf(stderr, "threads wait for others that never come\n");
+        if (unfinished && !progressed) {
+            fprintf(stderr, "deadlock: all remaining threads of the block are waiting\n");
             exit(2);
         }
     }
 }
 
-// Launches a kernel: the work is its call.
+// Launches a kernel; `work` calls it.
 inline void launch(uint3_ grid, int threads, const std::function<void()> &work) {
     gridDim = grid;
     blockDim = {(unsigned)threads, 1, 1};
@@ -223,14 +223,14 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int offset) {
     return host::exchange(value, [&](auto of) { return of(lane ^ offset); });
 }
 
-// Copies on their way to shared memory are there at once.
-template <class T> void copy_ahead(T *to, const T *from, bool there) {
-    for (size_t i = 0; i < 16 / sizeof(T); i++) to[i] = there ? from[i] : T{};
+// Asynchronous copies to shared memory complete immediately.
+template <class T> void copy_async(T *to, const T *from, bool in_range) {
+    for (size_t i = 0; i < 16 / sizeof(T); i++) to[i] = in_range ? from[i] : T{};
 }
-inline void close_copies() {}
+inline void commit_copies() {}
 template <int GROUPS> void wait_for_copies() {}
 
-// The tensor cores' operations by the layouts that the PTX manual gives for mma.m16n8k16 and ldmatrix.
+// The operations of the tensor cores, with the layouts that the PTX manual specifies for mma.m16n8k16 and ldmatrix.
 
 template <class T> T part(unsigned both, int which) {
     T value;
@@ -241,8 +241,8 @@ template <class T> T part(unsigned both, int which) {
 inline float to_float(__half x) { return __half2float(x); }
 inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-template <class T> void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, T) {
-    struct Factors {
+template <class T> void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, T) {
+    struct Operands {
         unsigned a[4], b[2];
     } own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
     int lane = host::running % 32;
@@ -251,7 +251,7 @@ template <class T> void multiply(float (&c)[4], const unsigned (&a)[4], unsigned
             int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
             double sum = c[i];
             for (int k = 0; k < 16; k++) {
-                Factors left = of(row % 8 * 4 + k % 8 / 2), right = of(column * 4 + k % 8 / 2);
+                Operands left = of(row % 8 * 4 + k % 8 / 2), right = of(column * 4 + k % 8 / 2);
                 float x = to_float(part<T>(left.a[row / 8 + k / 8 * 2], k % 2)), y = to_float(part<T>(right.b[k / 8], k % 2));
                 sum += (double)x * y;
             }
@@ -261,7 +261,7 @@ template <class T> void multiply(float (&c)[4], const unsigned (&a)[4], unsigned
     });
 }
 
-template <class T> void load_matrices(unsigned (&to)[4], const T *row) {
+template <class T> void ldmatrix(unsigned (&to)[4], const T *row) {
     int lane = host::running % 32;
     host::exchange(row, [&](auto of) {
         for (int i = 0; i < 4; i++) memcpy(&to[i], of(i * 8 + lane / 4) + lane % 4 * 2, 4);
@@ -269,7 +269,7 @@ template <class T> void load_matrices(unsigned (&to)[4], const T *row) {
     });
 }
 
-template <class T> void load_transposed(unsigned (&to)[4], const T *row) {
+template <class T> void ldmatrix_transposed(unsigned (&to)[4], const T *row) {
     int lane = host::running % 32;
     host::exchange(row, [&](auto of) {
         for (int i = 0; i < 4; i++) {

@@ -33,7 +33,7 @@ template <class... A> Call call(void (*kernel)(A...)) { return unpacking(kernel,
     ENTRIES(F), ENTRY(few_rows_##F##_wide_1), ENTRY(few_rows_##F##_wide_2), TILE_ENTRIES(F), TILE_ENTRIES(F##_int8),     \
         CACHE_ENTRIES(F##_int8, 16), CACHE_ENTRIES(F##_int8, 32), CACHE_ENTRIES(F##_int8, 64)
 
-const std::map<std::string, Call> KERNELS = {ENTRIES(f32), HALF_ENTRIES(f16), HALF_ENTRIES(bf16), ENTRY(add_bias_f32), ENTRY(choose_tokens)};
+const std::map<std::string, Call> KERNELS = {ENTRIES(f32), HALF_ENTRIES(f16), HALF_ENTRIES(bf16), ENTRY(add_bias_f32), ENTRY(select_tokens)};
 
 } // namespace
 

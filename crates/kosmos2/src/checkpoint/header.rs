@@ -1,4 +1,4 @@
-//! The header of a safetensors file: an 8-byte little-endian length and that much JSON; the data follow it.
+//! The header of a safetensors file: an 8-byte little-endian length, then JSON of that length. The data follow it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,14 +8,21 @@ use safetensors::{Dtype, SafeTensors};
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::CheckpointError;
-use super::storage::Place;
+use super::error::CheckpointError;
+use super::location::TensorLocation;
 
-/// A length beyond what the format allows is not a short file but another kind of file.
-const LARGEST: u64 = 100_000_000;
+/// Maximum length of a header. A file with a larger one is not a truncated file, but one in another format.
+const MAX_HEADER: u64 = 100_000_000;
 
-/// Tensors of one file, every one of them within its bytes.
-pub(super) fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String, Place)>, CheckpointError> {
+/// Reads where the tensors of a file are. All ranges are within `bytes`.
+///
+/// # Errors
+/// [`CheckpointError::Truncated`] or [`CheckpointError::Malformed`].
+pub(super) fn read_header(
+    file: &str,
+    bytes: &[u8],
+    shard: usize,
+) -> Result<Vec<(String, TensorLocation)>, CheckpointError> {
     let truncated =
         |expected: u64| CheckpointError::Truncated { file: file.into(), expected, found: bytes.len() as u64 };
     let malformed = |reason: String| CheckpointError::Malformed { file: file.into(), kind: "safetensors", reason };
@@ -23,13 +30,13 @@ pub(super) fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<
         return Err(truncated(8));
     };
     let header_end = u64::from_le_bytes(*length).saturating_add(8);
-    if header_end > LARGEST {
-        return Err(malformed(format!("its header would be of {header_end} bytes")));
+    if header_end > MAX_HEADER {
+        return Err(malformed(format!("its header would have {header_end} bytes")));
     }
     let Some(json) = bytes.get(8..header_end as usize) else {
         return Err(truncated(header_end));
     };
-    // Names and ends first: the reader takes the later of two equal names, and adds up ends as they come.
+    // Checked first, since the safetensors crate accepts duplicate names and sums up offsets unchecked.
     let Outline { end } = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
     let end = end.saturating_add(header_end);
     if end > bytes.len() as u64 {
@@ -37,17 +44,17 @@ pub(super) fn read_header(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<
     }
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(e.to_string()))?;
     let data = header_end as usize;
-    let place = |info: &safetensors::tensor::TensorInfo| Place {
+    let location = |info: &safetensors::tensor::TensorInfo| TensorLocation {
         shard,
         dtype: stored_dtype(info.dtype),
         shape: info.shape.clone(),
         strides: None,
         bytes: data + info.data_offsets.0..data + info.data_offsets.1,
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, location(info))).collect())
 }
 
-/// The dtype, or the name of one that weights do not come in.
+/// The dtype, or the name of an unsupported one.
 fn stored_dtype(dtype: Dtype) -> Result<DType, String> {
     match dtype {
         Dtype::F32 => Ok(DType::F32),
@@ -57,8 +64,9 @@ fn stored_dtype(dtype: Dtype) -> Result<DType, String> {
     }
 }
 
-/// Where the last tensor ends, counted from the start of the data, of a header that names each tensor once.
+/// A header whose tensor names are unique.
 struct Outline {
+    /// Largest end of a tensor, relative to the start of the data.
     end: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Which model a directory holds: annotations name it, so that results of different weights are never mixed up.
+//! The identity of a model, which annotations carry so that results of different weights can be told apart.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,32 +6,32 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{CheckpointError, WeightFiles, weight_files};
+use super::error::CheckpointError;
+use super::files::{WeightFiles, weight_files};
 use crate::small_file;
 
-/// The name, revision and content of a model directory.
+/// Name, revision and content digest of a model directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
-    /// `owner/name` for a directory of the Hugging Face hub cache, else the directory's own name.
+    /// `owner/name` for a directory of the Hugging Face hub cache, otherwise the directory's name.
     pub name: String,
-    /// The hub's commit, where the directory tells it: a cache snapshot, or a download with its metadata.
+    /// The hub's commit, if the directory has it: a snapshot of the cache, or a download with metadata.
     pub revision: Option<String>,
-    /// Lower-case hex SHA-256 over the names, lengths and bytes of every file that decides what the model answers.
+    /// Lower-case hex SHA-256 of the names, lengths and contents of all files that affect the model's answers.
     pub digest: String,
 }
 
-/// Besides the weights, the files that change tokens or pixels.
-const DECIDING_FILES: [&str; 4] =
-    ["config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json"];
+/// The files besides the weights that affect answers.
+const CONFIG_FILES: [&str; 4] = ["config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json"];
 
 impl ModelIdentity {
-    /// Reads the whole directory's deciding files once (about 4 s for 6.6 GB from a warm page cache).
+    /// Computes the identity of a model directory. Reads all weights (about 4 s for 6.6 GB in the page cache).
     ///
     /// # Errors
-    /// When a file cannot be read, or there are no weights.
+    /// [`CheckpointError::Read`] if a file cannot be read, [`CheckpointError::NoWeights`] if there are no weights.
     pub fn of_dir(dir: &Path) -> Result<Self, CheckpointError> {
         let mut files: Vec<PathBuf> =
-            DECIDING_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
+            CONFIG_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
         match weight_files(dir)? {
             WeightFiles::Safetensors { shards, .. } => files.extend(shards),
             WeightFiles::Pickle(file) => files.push(file),
@@ -44,10 +44,10 @@ impl ModelIdentity {
         Ok(Self { name, revision, digest: hex(&hash.finalize()) })
     }
 
-    /// The name alone, without reading the weights.
+    /// Only the name, without reading the weights.
     ///
     /// # Errors
-    /// When there is no such directory.
+    /// [`CheckpointError::Read`] if the directory does not exist.
     pub fn name_of(dir: &Path) -> Result<String, CheckpointError> {
         Ok(name_and_revision(&canonical(dir)?).0)
     }
@@ -85,8 +85,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The hub cache keeps `models--OWNER--NAME/snapshots/COMMIT/`; a download to a plain directory leaves the commit in
-/// the first line of `.cache/huggingface/download/config.json.metadata`.
+/// The hub cache has directories `models--OWNER--NAME/snapshots/COMMIT/`. A download to another directory has the
+/// commit in the first line of `.cache/huggingface/download/config.json.metadata`.
 fn name_and_revision(dir: &Path) -> (String, Option<String>) {
     let part = |path: Option<&Path>| {
         path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! Seeded random checkpoints of any size, for tests, benchmarks and capacity planning: KOSMOS-2's layout without its weights.
+//! Seeded random checkpoints in KOSMOS-2's layout and of any size, for tests, benchmarks and capacity planning.
 //!
-//! Values come from SplitMix64 by counter and are exact in f32, so that a few lines in another language make the very
-//! same file and a reference implementation can be run on it.
+//! Values are computed by SplitMix64 from their index and are exact in f32, so that a few lines in another language
+//! produce the same file for a reference implementation.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -14,10 +14,11 @@ use serde_json::json;
 
 use crate::config::Config;
 
-/// Writes `model.safetensors` for `config` into `dir`, stored as f32, f16 or bf16. Memory use is that of the largest tensor.
+/// Writes `model.safetensors` for `config` into `dir`, stored as f32, f16 or bf16. Uses as much memory as the largest
+/// tensor.
 ///
 /// # Errors
-/// When the file cannot be written, or the dtype is none of the three.
+/// [`io::Error`] if the file cannot be written, or for another dtype.
 pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io::Result<()> {
     let name = match dtype {
         DType::F32 => "F32",
@@ -34,7 +35,7 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
         offset = end;
     }
     let mut header = serde_json::to_vec(&header)?;
-    // The format wants the data aligned to 8 bytes; blanks after the JSON are allowed for that.
+    // Padding with blanks, so that the data are aligned to 8 bytes as the format recommends.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut file = BufWriter::with_capacity(1 << 20, File::create(dir.join("model.safetensors"))?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -51,24 +52,24 @@ pub fn write_weights(dir: &Path, config: &Config, seed: u64, dtype: DType) -> io
     file.flush()
 }
 
-/// The values of one tensor: uniform around a mean, their spread chosen by the tensor's part in the model so that
-/// every tensor matters and greedy decoding does not fall into repeating one token. Each can be computed alone.
+/// The values of one tensor, uniformly distributed around a mean. The deviation depends on the tensor's role, so that
+/// every tensor affects the result and greedy decoding does not repeat one token.
 pub(super) fn values(name: &str, shape: &[usize], seed: u64) -> impl IndexedParallelIterator<Item = f32> {
     let (mean, deviation) = mean_and_deviation(name, shape);
     // A uniform distribution on [-a, a) has the deviation a / √3.
-    let (mean, reach) = (mean as f32, (deviation * 3f64.sqrt()) as f32);
+    let (mean, half_width) = (mean as f32, (deviation * 3f64.sqrt()) as f32);
     let stream = name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a
     });
     (0..shape.iter().product::<usize>()).into_par_iter().map(move |index| {
-        let bits = draw(stream, index as u64) >> 40;
+        let bits = split_mix(stream, index as u64) >> 40;
         let unit = bits as f32 / (1u32 << 23) as f32 - 1.0; // 24 bits: exact, in [-1, 1)
-        mean + unit * reach
+        mean + unit * half_width
     })
 }
 
-/// The number at `index` of the stream that SplitMix64 (Steele, Lea and Flood, 2014) draws from a seed.
-pub fn draw(seed: u64, index: u64) -> u64 {
+/// The number at `index` of SplitMix64 (Steele, Lea and Flood, 2014) with this seed.
+pub fn split_mix(seed: u64, index: u64) -> u64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let z = seed.wrapping_add(index.wrapping_mul(STEP)).wrapping_add(STEP);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -88,7 +89,7 @@ fn mean_and_deviation(name: &str, shape: &[usize]) -> (f64, f64) {
         _ if name.contains("x_attn.out_proj") => (0.0, 0.04),
         _ if name.contains("projection.dense") => (0.0, 1.0),
         _ if name.starts_with("text_model") && name.contains("out_proj") => (0.0, 0.5 / fan_in.sqrt()),
-        // A strong feed-forward block makes the next token depend on the present one.
+        // Large feed-forward weights make the next token depend on the current one.
         _ if name.contains("ffn.fc2") => (0.0, 6.0 / fan_in.sqrt()),
         _ if ["latent_query", "class_embedding", "position_embedding"].iter().any(|part| name.contains(part)) => {
             (0.0, 0.5)
@@ -97,7 +98,7 @@ fn mean_and_deviation(name: &str, shape: &[usize]) -> (f64, f64) {
     }
 }
 
-/// Every tensor of a checkpoint with its shape, the tied head left out.
+/// Name and shape of every tensor of a checkpoint, without the tied head.
 pub fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     let (vision, text) = (&config.vision_config, &config.text_config);
     let (hidden, width) = (vision.hidden_size, text.embed_dim);

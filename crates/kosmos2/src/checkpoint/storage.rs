@@ -1,7 +1,6 @@
-//! Stored tensors, by name, in either file format.
+//! Stored tensors by name, in any of the file formats.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -9,15 +8,17 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kernels::MappedFile;
 use rayon::iter::ParallelIterator;
-use serde::Deserialize;
 
+use super::error::CheckpointError;
+use super::files::{WeightFiles, weight_files};
 use super::header::read_header;
-use super::pickle::{gather, read_places};
-use super::{CheckpointError, WeightFiles, random, weight_files};
+use super::location::TensorLocation;
+use super::pickle::{gather, read_locations};
+use super::random;
 use crate::small_file;
 
 pub(super) enum Storage {
-    Files { origin: String, shards: Vec<Shard>, places: HashMap<String, Place> },
+    Files { origin: String, shards: Vec<Shard>, locations: HashMap<String, TensorLocation> },
     Random { seed: u64, shapes: HashMap<String, Vec<usize>> },
 }
 
@@ -26,23 +27,12 @@ pub(super) struct Shard {
     map: MappedFile,
 }
 
-/// Where a tensor lies: `bytes` counts from the start of the shard.
-pub(super) struct Place {
-    pub(super) shard: usize,
-    /// The dtype, or the name of one that weights do not come in.
-    pub(super) dtype: Result<DType, String>,
-    pub(super) shape: Vec<usize>,
-    /// Elements from one index to the next, where they do not follow each other in the order of their indices.
-    pub(super) strides: Option<Vec<usize>>,
-    pub(super) bytes: Range<usize>,
-}
-
 impl Storage {
     pub(super) fn open(dir: &Path) -> Result<Self, CheckpointError> {
         match weight_files(dir)? {
             WeightFiles::Safetensors { origin, shards } => Self::open_files(&origin, &shards, read_header),
             WeightFiles::Pickle(path) => {
-                let read = |file: &str, bytes: &[u8], _| read_places(file, bytes);
+                let read = |file: &str, bytes: &[u8], _| read_locations(file, bytes);
                 Self::open_files(&path, std::slice::from_ref(&path), read)
             }
         }
@@ -51,30 +41,30 @@ impl Storage {
     fn open_files(
         origin: &Path,
         paths: &[PathBuf],
-        read: impl Fn(&str, &[u8], usize) -> Result<Vec<(String, Place)>, CheckpointError>,
+        read: impl Fn(&str, &[u8], usize) -> Result<Vec<(String, TensorLocation)>, CheckpointError>,
     ) -> Result<Self, CheckpointError> {
-        let mut places: HashMap<String, Place> = HashMap::new();
+        let mut locations: HashMap<String, TensorLocation> = HashMap::new();
         let mut shards: Vec<Shard> = Vec::with_capacity(paths.len());
         for path in paths {
             let file = path.display().to_string();
             let map = MappedFile::open(path).map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
             small_file::check_pointer(map.bytes())
                 .map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
-            for (name, place) in read(&file, map.bytes(), shards.len())? {
-                if let Some(other) = places.get(&name) {
+            for (name, location) in read(&file, map.bytes(), shards.len())? {
+                if let Some(other) = locations.get(&name) {
                     let other = shards[other.shard].file.clone();
                     return Err(CheckpointError::TwoShards { file, tensor: name, other });
                 }
-                places.insert(name, place);
+                locations.insert(name, location);
             }
             shards.push(Shard { file, map });
         }
-        Ok(Self::Files { origin: origin.display().to_string(), shards, places })
+        Ok(Self::Files { origin: origin.display().to_string(), shards, locations })
     }
 
     pub(super) fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
-            Self::Files { places, .. } => Box::new(places.keys().map(String::as_str)),
+            Self::Files { locations, .. } => Box::new(locations.keys().map(String::as_str)),
             Self::Random { shapes, .. } => Box::new(shapes.keys().map(String::as_str)),
         }
     }
@@ -107,18 +97,18 @@ impl Storage {
             move |cause| CheckpointError::Tensor { file, tensor, cause: Box::new(cause) }
         };
         match self {
-            Self::Files { origin, shards, places } => {
-                let place = places.get(name).ok_or_else(|| missing(origin))?;
-                let Shard { file, map } = &shards[place.shard];
-                check_shape(file, &place.shape)?;
-                let stored = place.dtype.clone().map_err(|found| CheckpointError::StoredDType {
+            Self::Files { origin, shards, locations } => {
+                let location = locations.get(name).ok_or_else(|| missing(origin))?;
+                let Shard { file, map } = &shards[location.shard];
+                check_shape(file, &location.shape)?;
+                let stored = location.dtype.clone().map_err(|found| CheckpointError::StoredDType {
                     file: file.clone(),
                     tensor: name.into(),
                     found,
                 })?;
-                let bytes = &map.bytes()[place.bytes.clone()];
-                let tensor = match &place.strides {
-                    // candle widens value by value, after a copy.
+                let bytes = &map.bytes()[location.bytes.clone()];
+                let tensor = match &location.strides {
+                    // Faster than candle, which copies the values and converts them one by one.
                     None if (stored, dtype) == (DType::F16, DType::F32) => {
                         let halves: Vec<f16> =
                             bytes.as_chunks().0.iter().map(|half| f16::from_le_bytes(*half)).collect();
@@ -130,7 +120,7 @@ impl Storage {
                         Tensor::from_raw_buffer(&gathered, stored, expected, &Device::Cpu)
                     }
                 };
-                map.release(place.bytes.clone());
+                map.release(location.bytes.clone());
                 tensor.and_then(|t| t.to_dtype(dtype)?.to_device(device)).map_err(failed(file))
             }
             Self::Random { seed, shapes } => {
@@ -142,26 +132,4 @@ impl Storage {
             }
         }
     }
-}
-
-/// The shard files an index names, each once.
-pub(super) fn shards_of(index: &Path, dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let file = index.display().to_string();
-    let bytes = small_file::read(index, small_file::CONFIG)
-        .map_err(|cause| CheckpointError::Read { file: file.clone(), cause })?;
-    let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| CheckpointError::Malformed {
-        file: file.clone(),
-        kind: "safetensors index",
-        reason: e.to_string(),
-    })?;
-    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    if let Some(bad) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
-        let reason = format!("shard {bad:?} is not a plain file name");
-        return Err(CheckpointError::Malformed { file, kind: "safetensors index", reason });
-    }
-    Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }

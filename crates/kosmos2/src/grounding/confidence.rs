@@ -1,4 +1,4 @@
-//! How sure the model was of phrases and boxes, which the reference does not tell.
+//! Confidence scores of phrases and boxes, which the reference does not have.
 
 use std::ops::Range;
 
@@ -7,24 +7,24 @@ use super::grid::{BoundingBox, Cell, box_between};
 use super::markup::Entity;
 use crate::options::ScoredEntity;
 
-/// What is known of a generated token.
+/// Probability and corner of a generated token.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenEvidence {
+pub(crate) struct TokenEvidence {
     /// Its natural-log probability.
-    pub logprob: f32,
-    /// Where the corner lies that it names, if it is a patch token.
-    pub corner: Option<CornerEstimate>,
+    pub(crate) logprob: f32,
+    /// The estimated corner, if it is a patch token.
+    pub(crate) corner: Option<CornerEstimate>,
 }
 
-/// Puts scores on entities.
+/// Adds scores to entities.
 ///
-/// A score is exp of the mean natural-log probability of the tokens in question, so a geometric mean in 0..=1: for a
-/// phrase, the generated tokens that any of its characters came from (its tags left out); for a box, its two patch
-/// tokens. Where all of these stood in the prompt there is nothing to score: `None`.
+/// A score is exp of the mean natural-log probability of its tokens, which is the geometric mean of their
+/// probabilities. The tokens of a phrase are the generated tokens of its text without tags, those of a box are its two
+/// patch tokens. The score is `None` if they are all part of the prompt.
 ///
-/// `offset` is where the text that the entities were read from starts within the decoded text that `token_ranges`
-/// (bytes, one range a token, in order) count on; `tokens` has an entry a token, `None` for those of the prompt.
-pub fn score(
+/// `token_ranges` has the byte range of each token in the decoded text, in order, and `offset` is where the text that
+/// the entities were parsed from starts in it. `tokens` has one entry for each token, `None` for those of the prompt.
+pub(crate) fn score(
     entities: Vec<Entity>,
     offset: usize,
     token_ranges: &[Range<usize>],
@@ -33,13 +33,13 @@ pub fn score(
     let evidence = |source: &Range<usize>| -> Vec<TokenEvidence> {
         let (start, end) = (source.start + offset, source.end + offset);
         let first = token_ranges.partition_point(|range| range.end <= start);
-        let within = token_ranges.iter().zip(tokens).skip(first).take_while(|(range, _)| range.start < end);
-        within.filter(|(range, _)| !range.is_empty()).filter_map(|(_, token)| *token).collect()
+        let overlapping = token_ranges.iter().zip(tokens).skip(first).take_while(|(range, _)| range.start < end);
+        overlapping.filter(|(range, _)| !range.is_empty()).filter_map(|(_, token)| *token).collect()
     };
-    let over = |source: &Range<usize>| mean_probability(evidence(source).iter().map(|token| token.logprob));
+    let score = |source: &Range<usize>| mean_probability(evidence(source).iter().map(|token| token.logprob));
     let scored = |entity: Entity| ScoredEntity {
-        score: entity.phrase_source.as_ref().and_then(over),
-        box_scores: entity.box_sources.iter().map(over).collect(),
+        score: entity.phrase_source.as_ref().and_then(score),
+        box_scores: entity.box_sources.iter().map(score).collect(),
         refined_boxes: entity.box_sources.iter().map(|source| refined_box(&evidence(source))).collect(),
         phrase: entity.phrase,
         span: entity.span,
@@ -48,8 +48,7 @@ pub fn score(
     entities.into_iter().map(scored).collect()
 }
 
-/// The box between the two corners' expected cells, by the same rule as for chosen ones. Cells that are one row or
-/// column of the grid can be told apart here, so their box has no need to be widened to full cells unless it is flat.
+/// The box between the two estimated corners, by the same rule as for whole cells.
 fn refined_box(tokens: &[TokenEvidence]) -> Option<BoundingBox> {
     let corners: Vec<CornerEstimate> = tokens.iter().filter_map(|token| token.corner).collect();
     let [first, last] = corners[..] else { return None };
@@ -59,7 +58,7 @@ fn refined_box(tokens: &[TokenEvidence]) -> Option<BoundingBox> {
 
 fn mean_probability(logprobs: impl Iterator<Item = f32>) -> Option<f32> {
     let (sum, count) = logprobs.fold((0.0, 0), |(sum, count), logprob| (sum + logprob, count + 1));
-    // A probability of one can come out a rounding step above it.
+    // Rounding can make a probability slightly larger than one.
     (count > 0).then(|| (sum / count as f32).exp().min(1.0))
 }
 
@@ -91,11 +90,11 @@ mod tests {
         let logprobs: Vec<_> =
             probability.iter().map(|p| p.map(|p| TokenEvidence { logprob: p.ln(), corner: None })).collect();
         let raw = markup::caption(&text);
-        let scored = score(markup::read(raw).entities, text.len() - raw.len(), &ranges, &logprobs);
+        let scored = score(markup::parse(raw).entities, text.len() - raw.len(), &ranges, &logprobs);
         assert_eq!(scored[0].phrase, "a dog");
         assert!((scored[0].score.unwrap() - 0.25).abs() < 1e-6);
         assert!((scored[0].box_scores[0].unwrap() - 0.25).abs() < 1e-6);
-        let known_before = score(markup::read(raw).entities, text.len() - raw.len(), &ranges, &[None; 9]);
-        assert_eq!((known_before[0].score, &known_before[0].box_scores[..]), (None, &[None][..]));
+        let of_prompt = score(markup::parse(raw).entities, text.len() - raw.len(), &ranges, &[None; 9]);
+        assert_eq!((of_prompt[0].score, &of_prompt[0].box_scores[..]), (None, &[None][..]));
     }
 }

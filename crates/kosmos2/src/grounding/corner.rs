@@ -1,11 +1,11 @@
-//! Corners finer than the grid: where between the cells the model's probabilities lie.
+//! Sub-cell corners, interpolated from the probabilities of the patch tokens.
 
 use super::grid::GRID_SIDE;
 
-/// Cells to each side of the chosen one that are looked at. Far cells are other things' corners, not this one's doubt.
-const REACH: i64 = 2;
+/// Number of cells on each side of the chosen cell that are included. Cells farther away are corners of other objects.
+const RADIUS: i64 = 2;
 
-/// A corner in units of cells: column and row of the expected cell, its middle meant.
+/// An estimated corner. Integers are the centres of cells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CornerEstimate {
     /// Expected column, in cells.
@@ -15,15 +15,15 @@ pub struct CornerEstimate {
 }
 
 impl CornerEstimate {
-    /// The mean of the cells around the chosen one, weighted by their softmax; `scores` are the logits of all patch
-    /// tokens in order.
+    /// The mean of the cells around the chosen one, weighted by the softmax of their logits. `scores` has the logits of
+    /// all patch tokens, in grid order.
     pub fn around(chosen: u32, scores: &[f32]) -> Self {
         let side = i64::from(GRID_SIDE);
         let (column, row) = (i64::from(chosen) % side, i64::from(chosen) / side);
         let best = scores.get(chosen as usize).copied().unwrap_or(0.0);
         let (mut total, mut x, mut y) = (0f64, 0f64, 0f64);
-        for r in (row - REACH).max(0)..=(row + REACH).min(side - 1) {
-            for c in (column - REACH).max(0)..=(column + REACH).min(side - 1) {
+        for r in (row - RADIUS).max(0)..=(row + RADIUS).min(side - 1) {
+            for c in (column - RADIUS).max(0)..=(column + RADIUS).min(side - 1) {
                 let Some(score) = scores.get((r * side + c) as usize) else { continue };
                 let weight = f64::from(score - best).exp();
                 total += weight;

@@ -1,195 +1,201 @@
-//! Well-formed decoding: which tokens may come next so that generated markup always reads.
+//! Well-formed decoding: a mask over the next token that guarantees complete markup.
 //!
-//! # What is well formed
-//! What [`markup::read`](super::markup::read) makes whole entities of, with nothing left over:
-//! - `<phrase>`, text that is not all blanks, `</phrase>`; an object may follow or not, as the reference has it;
-//! - `<object>`, pairs of patch tokens between `</delimiter_of_multi_objects/>`, `</object>`, the second cell of a pair
-//!   not to the left of the first nor above it;
-//! - an object stands directly behind a phrase, or, in a row that asks for `<grounding>`, anywhere outside a phrase: the
-//!   reference reads such a box without a phrase, but none of its prompts leads to one unless they ask for grounding;
-//! - no other tag, and no piece of text that holds `<` or `>`, which the reader would take for a tag's end;
-//! - the end of the text only where everything is closed.
+//! # Rules
+//! Markup is well formed if [`markup::parse`](super::markup::parse) finds only complete entities in it:
+//! - `<phrase>`, text that is not blank, `</phrase>`, optionally followed by an object;
+//! - `<object>`, pairs of patch tokens separated by `</delimiter_of_multi_objects/>`, `</object>`, where the second
+//!   cell of a pair is not to the left of the first nor above it;
+//! - an object directly follows a phrase or, after `<grounding>`, text outside a phrase. The reference parses such an
+//!   object without a phrase, but the model generates them only after `<grounding>`;
+//! - no other tags, and no text token with `<` or `>`, which the parser would take for part of a tag;
+//! - the text ends only when everything is closed.
 //!
-//! Phrases are not tied to `<grounding>`: the reference does not forbid them in other rows. `<s>`, `<pad>`, `<unk>` and
-//! `<mask>` vanish when a row is decoded, so they change nothing and are left alone. Nothing else is banned: a row that
-//! is well formed when decoded freely comes out the same under the grammar.
+//! Phrases do not require `<grounding>`, as in the reference. `<s>`, `<pad>`, `<unk>` and `<mask>` are always allowed,
+//! since they are not part of the decoded text. Nothing else is banned: an answer that is well formed without the
+//! grammar is the same with it.
 //!
-//! # The length limit
-//! A token is allowed only if what it opens can still be closed with the tokens left, so a row cut at `max_new_tokens`
-//! is closed too. Where a prompt ends inside something that cannot be closed in so few tokens, only the shortest way to
-//! its end is allowed.
+//! # Length limit
+//! A token is allowed only if everything that it opens can still be closed within `max_new_tokens`, so that answers cut
+//! at the limit are well formed too. If a prompt ends inside markup that cannot be closed in time, only tokens on the
+//! shortest way to its end are allowed.
 //!
 //! # Prompts
-//! A row starts where its prompt leaves the reader. What is odd in a prompt counts as the reader takes it: what stands
-//! before `</image>` is cut away, a new `<phrase>` or `<object>` leaves what was open behind, pairs may be reversed,
-//! and after any other tag out of place the row is in plain text.
+//! An answer starts in the parser's state after the prompt. Malformed markup in a prompt is treated as by the parser:
+//! text before `</image>` is ignored, a new `<phrase>` or `<object>` abandons an open one, pairs may be reversed, and
+//! any other misplaced tag returns to plain text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use kernels::token_mask::{CELL_BITS, PATCH_KIND};
+
 use super::grid::{GRID_CELLS, GRID_SIDE};
 use super::markup::trim;
-use crate::backend::Allowed;
+use crate::backend::TokenMask;
 use crate::options::GenerationOptions;
 use crate::processor::prompt::tags;
 use crate::processor::tokenizer::KosmosTokenizer;
 
-/// The grammar of one vocabulary. Follows token ids alone: no tensors, nothing decoded.
+/// The grammar for one vocabulary. It works on token ids and decodes no text.
 #[derive(Debug)]
 pub struct Grammar {
-    /// What each id is to the grammar.
-    kinds: Vec<Kind>,
-    /// The id of each cell's patch token.
+    /// The kind of each token.
+    kinds: Vec<TokenKind>,
+    /// The patch token of each cell.
     patches: Vec<u32>,
     cells: HashMap<u32, u16>,
-    /// Both as [`Allowed`] has them.
+    /// Kind and cell of each token, encoded for [`TokenMask`].
     codes: Arc<[u16]>,
 }
 
-/// Where a row is in its markup, and how many tokens it may still have.
+/// The state of the grammar between two tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrammarState {
-    place: Place,
+    markup: MarkupState,
+    /// Whether there was a `<grounding>` since `</image>`.
     grounded: bool,
-    left: usize,
+    /// Number of tokens until the length limit.
+    remaining: usize,
 }
 
-/// A row's state with its grammar, for a sampler to follow.
+/// A grammar with its state in one sequence.
 #[derive(Debug, Clone)]
 pub struct Constraint {
     grammar: Arc<Grammar>,
     state: GrammarState,
 }
 
-/// What a token is to the grammar. One bit each, so that a set of kinds is a mask that a whole vocabulary is tested
-/// against without branches.
+/// The kind of a token. Each kind is one bit, so that a set of kinds is a mask that can be tested without branches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-enum Kind {
-    /// Text that can be seen.
+enum TokenKind {
+    /// Text other than blanks.
     Word = 1,
     Blank = 1 << 1,
-    /// Dropped by decoding.
-    Silent = 1 << 2,
-    /// Ends the row.
+    /// A special token, which is not part of the decoded text.
+    Special = 1 << 2,
+    /// Ends the text.
     End = 1 << 3,
     PhraseOpen = 1 << 4,
     PhraseClose = 1 << 5,
     ObjectOpen = 1 << 6,
     ObjectClose = 1 << 7,
     Delimiter = 1 << 8,
-    Patch = 1 << 9,
-    /// Text with `<` or `>` in it.
+    Patch = 1 << PATCH_KIND,
+    /// Text that contains `<` or `>`.
     Bracket = 1 << 10,
     Grounding = 1 << 11,
     ImageClose = 1 << 12,
-    /// Any other tag, and ids that the vocabulary does not have.
-    Foreign = 1 << 13,
+    /// Any other tag, and ids beyond the vocabulary.
+    Other = 1 << 13,
 }
 
-/// The kinds that can ever be allowed.
-const USABLE: [Kind; 10] = [
-    Kind::Word,
-    Kind::Blank,
-    Kind::Silent,
-    Kind::End,
-    Kind::PhraseOpen,
-    Kind::PhraseClose,
-    Kind::ObjectOpen,
-    Kind::ObjectClose,
-    Kind::Delimiter,
-    Kind::Patch,
+/// The kinds that the grammar can allow.
+const ALLOWABLE: [TokenKind; 10] = [
+    TokenKind::Word,
+    TokenKind::Blank,
+    TokenKind::Special,
+    TokenKind::End,
+    TokenKind::PhraseOpen,
+    TokenKind::PhraseClose,
+    TokenKind::ObjectOpen,
+    TokenKind::ObjectClose,
+    TokenKind::Delimiter,
+    TokenKind::Patch,
 ];
 
-/// A place in the markup.
+/// The position in the markup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum MarkupState {
     Text,
-    /// Directly behind `</phrase>`.
-    Named,
-    /// In a phrase; `seen` once it has text that can be seen.
+    /// Directly after `</phrase>`.
+    AfterPhrase,
+    /// In a phrase.
     Phrase {
-        seen: bool,
+        /// Whether it has text other than blanks.
+        has_text: bool,
     },
     /// In an object, before a pair.
-    Corner,
-    /// Between the two patches of a pair.
-    Opposite {
+    FirstPatch,
+    /// Between the two patch tokens of a pair.
+    SecondPatch {
         upper_left: u16,
     },
-    /// Behind a pair.
-    Pair,
+    /// After a pair.
+    AfterPair,
 }
 
-impl Place {
-    /// Fewest tokens until everything is closed.
-    fn least(self) -> usize {
+impl MarkupState {
+    /// Minimum number of tokens until everything is closed.
+    fn tokens_to_close(self) -> usize {
         match self {
-            Self::Text | Self::Named => 0,
-            Self::Phrase { seen: true } | Self::Pair => 1,
-            Self::Phrase { seen: false } | Self::Opposite { .. } => 2,
-            Self::Corner => 3,
+            Self::Text | Self::AfterPhrase => 0,
+            Self::Phrase { has_text: true } | Self::AfterPair => 1,
+            Self::Phrase { has_text: false } | Self::SecondPatch { .. } => 2,
+            Self::FirstPatch => 3,
         }
     }
 
-    /// The place after a token, of the cell `cell` if it is a patch; `None` where it would not be well formed.
-    fn next(self, kind: Kind, cell: u16, grounded: bool) -> Option<Self> {
+    /// The state after a token; `None` if the token is not well formed here. `cell` is the cell of a patch token.
+    fn next(self, kind: TokenKind, cell: u16, grounded: bool) -> Option<Self> {
         Some(match (self, kind) {
-            (place, Kind::Silent) => place,
-            (place @ (Self::Text | Self::Named), Kind::End) => place,
-            (Self::Text | Self::Named, Kind::Word | Kind::Blank) => Self::Text,
-            (Self::Text | Self::Named, Kind::PhraseOpen) => Self::Phrase { seen: false },
-            (Self::Named, Kind::ObjectOpen) => Self::Corner,
-            (Self::Text, Kind::ObjectOpen) if grounded => Self::Corner,
-            (Self::Phrase { .. }, Kind::Word) => Self::Phrase { seen: true },
-            (place @ Self::Phrase { .. }, Kind::Blank) => place,
-            (Self::Phrase { seen: true }, Kind::PhraseClose) => Self::Named,
-            (Self::Corner, Kind::Patch) => Self::Opposite { upper_left: cell },
-            (Self::Opposite { upper_left }, Kind::Patch) if reaches(upper_left, cell) => Self::Pair,
-            (Self::Pair, Kind::Delimiter) => Self::Corner,
-            (Self::Pair, Kind::ObjectClose) => Self::Text,
+            (state, TokenKind::Special) => state,
+            (state @ (Self::Text | Self::AfterPhrase), TokenKind::End) => state,
+            (Self::Text | Self::AfterPhrase, TokenKind::Word | TokenKind::Blank) => Self::Text,
+            (Self::Text | Self::AfterPhrase, TokenKind::PhraseOpen) => Self::Phrase { has_text: false },
+            (Self::AfterPhrase, TokenKind::ObjectOpen) => Self::FirstPatch,
+            (Self::Text, TokenKind::ObjectOpen) if grounded => Self::FirstPatch,
+            (Self::Phrase { .. }, TokenKind::Word) => Self::Phrase { has_text: true },
+            (state @ Self::Phrase { .. }, TokenKind::Blank) => state,
+            (Self::Phrase { has_text: true }, TokenKind::PhraseClose) => Self::AfterPhrase,
+            (Self::FirstPatch, TokenKind::Patch) => Self::SecondPatch { upper_left: cell },
+            (Self::SecondPatch { upper_left }, TokenKind::Patch) if is_box(upper_left, cell) => Self::AfterPair,
+            (Self::AfterPair, TokenKind::Delimiter) => Self::FirstPatch,
+            (Self::AfterPair, TokenKind::ObjectClose) => Self::Text,
             _ => return None,
         })
     }
 
-    /// The place after a token that is not well formed here, as the reader goes on behind it.
-    fn recover(self, kind: Kind) -> Self {
+    /// The parser's state after a token that is not well formed here.
+    fn recover(self, kind: TokenKind) -> Self {
         match (self, kind) {
-            (place, Kind::End) => place,
-            (Self::Phrase { .. }, Kind::Bracket) => Self::Phrase { seen: true },
-            (Self::Opposite { .. }, Kind::Patch) => Self::Pair,
-            (_, Kind::PhraseOpen) => Self::Phrase { seen: false },
-            (_, Kind::ObjectOpen) => Self::Corner,
+            (state, TokenKind::End) => state,
+            (Self::Phrase { .. }, TokenKind::Bracket) => Self::Phrase { has_text: true },
+            (Self::SecondPatch { .. }, TokenKind::Patch) => Self::AfterPair,
+            (_, TokenKind::PhraseOpen) => Self::Phrase { has_text: false },
+            (_, TokenKind::ObjectOpen) => Self::FirstPatch,
             _ => Self::Text,
         }
     }
 }
 
-/// Whether a box from the cell `upper_left` can end in `lower_right`.
-fn reaches(upper_left: u16, lower_right: u16) -> bool {
+/// Whether `lower_right` is not to the left of `upper_left` nor above it.
+fn is_box(upper_left: u16, lower_right: u16) -> bool {
     let cell = |index: u16| (u32::from(index) % GRID_SIDE, u32::from(index) / GRID_SIDE);
     let ((left, top), (right, bottom)) = (cell(upper_left), cell(lower_right));
     left <= right && top <= bottom
 }
 
 impl GrammarState {
-    /// Whether a place may be entered with the next token: one that can be closed in time or, where nothing can be,
-    /// one nearer to the end.
-    fn affords(&self, place: Place) -> bool {
-        place.least() < self.left.max(self.place.least()).max(1)
+    /// Whether the next token may lead to a state: it must be possible to close it within the limit or, if that is
+    /// impossible from the current state already, in fewer tokens than the current state.
+    fn can_close_from(&self, next: MarkupState) -> bool {
+        next.tokens_to_close() < self.remaining.max(self.markup.tokens_to_close()).max(1)
     }
 
-    /// The kinds of tokens that may come next. Of patches, some may.
-    fn kinds(&self) -> u16 {
-        // Every box can at least end in its own first cell.
-        let cell = if let Place::Opposite { upper_left } = self.place { upper_left } else { 0 };
-        let allowed = |kind: &&Kind| self.place.next(**kind, cell, self.grounded).is_some_and(|p| self.affords(p));
-        USABLE.iter().filter(allowed).fold(0, |set, &kind| set | kind as u16)
+    /// The kinds of allowed tokens. Some patch tokens may be forbidden although their kind is allowed.
+    fn allowed_kinds(&self) -> u16 {
+        // The first cell of a box is always a valid second cell.
+        let cell = if let MarkupState::SecondPatch { upper_left } = self.markup { upper_left } else { 0 };
+        let allowed = |kind: &&TokenKind| {
+            self.markup.next(**kind, cell, self.grounded).is_some_and(|next| self.can_close_from(next))
+        };
+        ALLOWABLE.iter().filter(allowed).fold(0, |set, &kind| set | kind as u16)
     }
 }
 
 impl Grammar {
-    /// The grammar of a tokenizer's vocabulary, in rows that end with any of `end_tokens`.
+    /// The grammar for a tokenizer's vocabulary. Any of `end_tokens` ends a text.
     pub fn new(tokenizer: &KosmosTokenizer, end_tokens: &[u32]) -> Self {
         let (mut patches, mut cells) = (Vec::new(), HashMap::new());
         for cell in 0..GRID_CELLS as u16 {
@@ -199,58 +205,58 @@ impl Grammar {
             }
         }
         let kind = |id: u32| match tokenizer.piece(id) {
-            _ if end_tokens.contains(&id) => Kind::End,
-            None => Kind::Foreign,
-            Some(_) if tokenizer.is_special(id) => Kind::Silent,
-            Some(_) if cells.contains_key(&id) => Kind::Patch,
+            _ if end_tokens.contains(&id) => TokenKind::End,
+            None => TokenKind::Other,
+            Some(_) if tokenizer.is_special(id) => TokenKind::Special,
+            Some(_) if cells.contains_key(&id) => TokenKind::Patch,
             Some(piece) => kind_of(&piece),
         };
-        let kinds: Vec<Kind> = (0..tokenizer.vocab_size() as u32).map(kind).collect();
+        let kinds: Vec<TokenKind> = (0..tokenizer.vocab_size() as u32).map(kind).collect();
         let cell = |id: u32| cells.get(&id).copied().unwrap_or(0);
-        let code = |(id, &kind): (u32, &Kind)| ((kind as u16).trailing_zeros() as u16) << Allowed::CELL_BITS | cell(id);
+        let code = |(id, &kind): (u32, &TokenKind)| ((kind as u16).trailing_zeros() as u16) << CELL_BITS | cell(id);
         let codes = (0..).zip(&kinds).map(code).collect();
         Self { kinds, patches, cells, codes }
     }
 
-    /// The state behind a prompt, of whatever form, for a row of at most `max_new_tokens` more.
+    /// The state after any prompt, well formed or not, for an answer of at most `max_new_tokens` tokens.
     pub fn start(&self, prompt: &[u32], max_new_tokens: usize) -> GrammarState {
-        let mut state = GrammarState { place: Place::Text, grounded: false, left: 0 };
+        let mut state = GrammarState { markup: MarkupState::Text, grounded: false, remaining: 0 };
         for &token in prompt {
             self.advance(&mut state, token);
         }
-        GrammarState { left: max_new_tokens, ..state }
+        GrammarState { remaining: max_new_tokens, ..state }
     }
 
-    /// Whether a token may come next.
+    /// Whether a token is allowed next.
     pub fn allows(&self, state: &GrammarState, token: u32) -> bool {
         let (kind, cell) = self.look_up(token);
-        state.place.next(kind, cell, state.grounded).is_some_and(|place| state.affords(place))
+        state.markup.next(kind, cell, state.grounded).is_some_and(|next| state.can_close_from(next))
     }
 
-    /// Whether an answer of tokens is well formed behind its prompt and closed at its end: whether the grammar, at
-    /// whatever `max_new_tokens` it was decoded with, would have left it as it is.
+    /// Whether an answer is well formed after its prompt and closed at its end. The grammar does not change such an
+    /// answer, whatever `max_new_tokens` is.
     pub fn accepts(&self, prompt: &[u32], answer: &[u32]) -> bool {
         let mut state = self.start(prompt, answer.len());
         answer.iter().all(|&token| {
             let allowed = self.allows(&state, token);
             self.advance(&mut state, token);
             allowed
-        }) && state.place.least() == 0
+        }) && state.markup.tokens_to_close() == 0
     }
 
-    /// Sets the scores `[vocabulary]` of all tokens that may not come next to -∞.
+    /// Sets the scores `[vocabulary]` of forbidden tokens to -∞.
     ///
-    /// `false` if that leaves nothing: the allowed tokens had been banned before for other reasons. Give them their raw
-    /// scores back and mask again; the grammar always allows something.
+    /// Returns `false` if no token is left, because all allowed tokens had a score of -∞ before. Some token is always
+    /// allowed, so the caller can restore the raw scores and mask them.
     pub fn mask(&self, state: &GrammarState, scores: &mut [f32]) -> bool {
-        let kinds = state.kinds();
+        let allowed = state.allowed_kinds();
         let (known, unknown) = scores.split_at_mut(scores.len().min(self.kinds.len()));
         unknown.fill(f32::NEG_INFINITY);
         for (score, &kind) in known.iter_mut().zip(&self.kinds) {
-            *score = if kind as u16 & kinds == 0 { f32::NEG_INFINITY } else { *score };
+            *score = if kind as u16 & allowed == 0 { f32::NEG_INFINITY } else { *score };
         }
-        if let Place::Opposite { upper_left } = state.place {
-            for (_, &id) in (0..).zip(&self.patches).filter(|&(cell, _)| !reaches(upper_left, cell)) {
+        if let MarkupState::SecondPatch { upper_left } = state.markup {
+            for (_, &id) in (0..).zip(&self.patches).filter(|&(cell, _)| !is_box(upper_left, cell)) {
                 if let Some(score) = scores.get_mut(id as usize) {
                     *score = f32::NEG_INFINITY;
                 }
@@ -259,72 +265,73 @@ impl Grammar {
         scores.iter().any(|&score| score > f32::NEG_INFINITY)
     }
 
-    /// As [`Self::mask`], for backends that choose where the logits are.
-    pub fn allowed(&self, state: &GrammarState) -> Allowed {
-        let upper_left = if let Place::Opposite { upper_left } = state.place { upper_left } else { 0 };
-        Allowed { codes: Arc::clone(&self.codes), set: state.kinds(), upper_left }
+    /// The mask of [`Self::mask`] for backends, which choose the token where the logits are.
+    pub fn token_mask(&self, state: &GrammarState) -> TokenMask {
+        let upper_left = if let MarkupState::SecondPatch { upper_left } = state.markup { upper_left } else { 0 };
+        TokenMask { codes: Arc::clone(&self.codes), kinds: state.allowed_kinds(), upper_left }
     }
 
-    /// Goes on behind a token, allowed or not.
+    /// Advances the state past a token, allowed or not.
     pub fn advance(&self, state: &mut GrammarState, token: u32) {
         let (kind, cell) = self.look_up(token);
-        state.left = state.left.saturating_sub(1);
+        state.remaining = state.remaining.saturating_sub(1);
         state.grounded = match kind {
-            Kind::Grounding => true,
-            Kind::ImageClose => false,
+            TokenKind::Grounding => true,
+            TokenKind::ImageClose => false,
             _ => state.grounded,
         };
-        let next = state.place.next(kind, cell, state.grounded);
-        state.place = next.unwrap_or_else(|| state.place.recover(kind));
+        let next = state.markup.next(kind, cell, state.grounded);
+        state.markup = next.unwrap_or_else(|| state.markup.recover(kind));
     }
 
-    fn look_up(&self, token: u32) -> (Kind, u16) {
-        let kind = self.kinds.get(token as usize).copied().unwrap_or(Kind::Foreign);
-        (kind, if kind == Kind::Patch { self.cells.get(&token).copied().unwrap_or(0) } else { 0 })
+    /// Kind and cell of a token.
+    fn look_up(&self, token: u32) -> (TokenKind, u16) {
+        let kind = self.kinds.get(token as usize).copied().unwrap_or(TokenKind::Other);
+        (kind, if kind == TokenKind::Patch { self.cells.get(&token).copied().unwrap_or(0) } else { 0 })
     }
 }
 
-/// The kind of a piece that is neither special nor a patch.
-fn kind_of(piece: &str) -> Kind {
+/// The kind of a token that is neither special nor a patch token.
+fn kind_of(piece: &str) -> TokenKind {
     match piece {
-        tags::PHRASE_OPEN => Kind::PhraseOpen,
-        tags::PHRASE_CLOSE => Kind::PhraseClose,
-        tags::OBJECT_OPEN => Kind::ObjectOpen,
-        tags::OBJECT_CLOSE => Kind::ObjectClose,
-        tags::DELIMITER => Kind::Delimiter,
-        tags::GROUNDING => Kind::Grounding,
-        tags::IMAGE_CLOSE => Kind::ImageClose,
-        tag if tags::ALL.contains(&tag) => Kind::Foreign,
-        text if text.contains(['<', '>']) => Kind::Bracket,
-        text if trim(&text.replace('▁', " ")).is_empty() => Kind::Blank,
-        _ => Kind::Word,
+        tags::PHRASE_OPEN => TokenKind::PhraseOpen,
+        tags::PHRASE_CLOSE => TokenKind::PhraseClose,
+        tags::OBJECT_OPEN => TokenKind::ObjectOpen,
+        tags::OBJECT_CLOSE => TokenKind::ObjectClose,
+        tags::DELIMITER => TokenKind::Delimiter,
+        tags::GROUNDING => TokenKind::Grounding,
+        tags::IMAGE_CLOSE => TokenKind::ImageClose,
+        tag if tags::ALL.contains(&tag) => TokenKind::Other,
+        text if text.contains(['<', '>']) => TokenKind::Bracket,
+        text if trim(&text.replace('▁', " ")).is_empty() => TokenKind::Blank,
+        _ => TokenKind::Word,
     }
 }
 
 impl Constraint {
-    /// The constraint of a row behind `prompt`, if its options ask for one.
-    pub fn of_row(grammar: &Arc<Grammar>, prompt: &[u32], options: &GenerationOptions) -> Option<Self> {
+    /// The constraint of the answer to `prompt`, if its options require well-formed markup.
+    pub fn for_prompt(grammar: &Arc<Grammar>, prompt: &[u32], options: &GenerationOptions) -> Option<Self> {
         options
             .well_formed
             .then(|| Self { grammar: Arc::clone(grammar), state: grammar.start(prompt, options.max_new_tokens) })
     }
 
-    /// As [`Grammar::allows`].
+    /// [`Grammar::allows`] in the current state.
     pub fn allows(&self, token: u32) -> bool {
         self.grammar.allows(&self.state, token)
     }
 
-    /// As [`Grammar::mask`].
+    /// [`Grammar::mask`] in the current state.
     pub fn mask(&self, scores: &mut [f32]) -> bool {
         self.grammar.mask(&self.state, scores)
     }
 
-    /// As [`Grammar::allowed`].
-    pub fn allowed(&self) -> Allowed {
-        self.grammar.allowed(&self.state)
+    /// [`Grammar::token_mask`] in the current state.
+    pub fn token_mask(&self) -> TokenMask {
+        self.grammar.token_mask(&self.state)
     }
 
-    /// As [`Grammar::advance`].
+    /// Advances the state past a token.
     pub fn advance(&mut self, token: u32) {
         self.grammar.advance(&mut self.state, token);
     }

@@ -1,14 +1,14 @@
 //! Cells of the 32×32 patch grid and the boxes they stand for.
 
 /// Cells on each side of the grid.
-pub const GRID_SIDE: u32 = 32;
+pub(crate) const GRID_SIDE: u32 = kernels::token_mask::GRID_SIDE;
 
-/// Cells of the grid, and so the number of patch tokens.
-pub const GRID_CELLS: u32 = GRID_SIDE * GRID_SIDE;
+/// Cells of the grid, which is also the number of patch tokens.
+pub(crate) const GRID_CELLS: u32 = GRID_SIDE * GRID_SIDE;
 
-/// A box as fractions of the picture's width and height, 0…1 from the top left corner.
+/// A box in fractions of the picture's width and height, 0 to 1 from the top left corner.
 ///
-/// The model can name corners in the wrong order; they stay as named, so `x1 < x0` can happen.
+/// The model can generate corners in the wrong order. They are not swapped, so `x1` can be less than `x0`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoundingBox {
     /// Left.
@@ -22,30 +22,30 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// Area of what both boxes cover over the area that either covers, 0 to 1. Boxes with corners in the wrong order
-    /// cover nothing.
+    /// The area of the intersection divided by the area of the union, 0 to 1. A box with corners in the wrong order has
+    /// no area.
     pub fn intersection_over_union(&self, other: &Self) -> f64 {
         let area = |b: &Self| (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0);
-        let both = Self {
+        let intersection = Self {
             x0: self.x0.max(other.x0),
             y0: self.y0.max(other.y0),
             x1: self.x1.min(other.x1),
             y1: self.y1.min(other.y1),
         };
-        let either = area(self) + area(other) - area(&both);
-        if either > 0.0 { area(&both) / either } else { 0.0 }
+        let union = area(self) + area(other) - area(&intersection);
+        if union > 0.0 { area(&intersection) / union } else { 0.0 }
     }
 }
 
-/// A cell by its column and its row; rows below the grid come from patch indices past its end.
+/// A cell by column and row. Patch indices beyond the grid have rows below it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Cell {
     pub(crate) column: f64,
     pub(crate) row: f64,
 }
 
-/// The box from the cell of its upper left corner to that of its lower right one, by the reference's rule: corners lie
-/// in the middle of their cells, but where both share a row or a column, the box covers the cells in full.
+/// The box between two cells, by the reference's rule: corners are in the centres of their cells, except that the box
+/// covers the whole cells if both are in the same row or column.
 pub(crate) fn box_between(upper_left: Cell, lower_right: Cell) -> BoundingBox {
     let size = 1.0 / f64::from(GRID_SIDE);
     let flat = upper_left.column == lower_right.column || upper_left.row == lower_right.row;
@@ -58,9 +58,10 @@ pub(crate) fn box_between(upper_left: Cell, lower_right: Cell) -> BoundingBox {
     }
 }
 
-/// The patch indices of a box `[x0, y0, x1, y1]` in fractions: of the cell that holds its upper left corner and of the
-/// last cell that it reaches. Nothing is clipped, as in the reference; `None` for corners out of order or not finite.
-pub fn patches_of([x0, y0, x1, y1]: [f64; 4]) -> Option<(i64, i64)> {
+/// The patch indices of a box `[x0, y0, x1, y1]` in fractions: the cell that contains its upper left corner, and the
+/// last cell that it reaches. Not clipped to the grid, as in the reference. `None` if corners are out of order or not
+/// finite.
+pub(crate) fn patches_of([x0, y0, x1, y1]: [f64; 4]) -> Option<(i64, i64)> {
     if !(x1 > x0 && y1 > y0 && [x0, y0, x1, y1].iter().all(|c| c.is_finite())) {
         return None;
     }
@@ -92,10 +93,10 @@ mod tests {
 
     #[test]
     fn corners_out_of_order_or_not_finite_name_no_cells() {
-        for odd in
+        for invalid in
             [[0.5, 0.5, 0.25, 0.75], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, f64::NAN, 1.0], [0.0, 0.0, f64::INFINITY, 1.0]]
         {
-            assert_eq!(patches_of(odd), None);
+            assert_eq!(patches_of(invalid), None);
         }
     }
 

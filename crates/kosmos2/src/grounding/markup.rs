@@ -1,6 +1,18 @@
-//! Raw text with tags to clean text with phrases and boxes, as the reference's `post_process_generation` reads it.
+//! Parses text with tags into clean text with phrases and boxes, like the reference's `post_process_generation`.
 //!
-//! Malformed markup is read as the reference reads it, down to spans that come out negative or reversed.
+//! Malformed markup is parsed as the reference parses it, including negative or reversed spans.
+//!
+//! ```
+//! use kosmos2::grounding::markup;
+//!
+//! let raw = "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object>.";
+//! let parsed = markup::parse(raw);
+//! assert_eq!(parsed.text, "An image of a snowman.");
+//! assert_eq!(parsed.entities[0].phrase, "a snowman");
+//! assert_eq!(parsed.entities[0].span, (12, 21));
+//! assert_eq!(parsed.entities[0].boxes[0].x0, 0.390625);
+//! assert!(markup::is_well_formed(raw));
+//! ```
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -10,48 +22,49 @@ use regex::Regex;
 use super::grid::{BoundingBox, Cell, GRID_SIDE, box_between};
 use crate::processor::prompt::tags;
 
-/// Text without tags, and what was tied to places.
+/// Clean text with its entities.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Grounded {
+pub struct ParsedText {
     /// The text without tags, trimmed.
     pub text: String,
-    /// Phrases with boxes, in reading order.
+    /// Phrases with boxes, in order of appearance.
     pub entities: Vec<Entity>,
 }
 
-/// A phrase tied to places.
+/// A phrase with its boxes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entity {
     /// The phrase, trimmed; `<patch_index_44><patch_index_863>` for a box without a phrase.
     pub phrase: String,
-    /// Start and end in code points of the clean text; can be negative, reversed or past the end on odd markup.
+    /// Start and end in code points of the clean text. Malformed markup can give negative or reversed spans, or spans
+    /// beyond the end.
     pub span: (i64, i64),
-    /// The boxes, in the order written.
+    /// The boxes, in order of appearance.
     pub boxes: Vec<BoundingBox>,
-    /// Bytes of the phrase in the raw text; `None` for a box without a phrase.
+    /// Byte range of the phrase in the raw text; `None` for a box without a phrase.
     pub phrase_source: Option<Range<usize>>,
-    /// Bytes of each box's two patch tags in the raw text.
+    /// Byte range of each box's two patch tags in the raw text.
     pub box_sources: Vec<Range<usize>>,
 }
 
-/// What follows the last `</image>`: the text without the picture's placeholders.
+/// The text after the last `</image>`, which is the text without the image placeholders.
 pub fn caption(text: &str) -> &str {
     text.rsplit(tags::IMAGE_CLOSE).next().unwrap_or(text)
 }
 
-/// Reads the raw text of one answer.
-pub fn read(raw: &str) -> Grounded {
-    let without_tags = drop_tags(raw);
+/// Parses the raw text of one answer.
+pub fn parse(raw: &str) -> ParsedText {
+    let without_tags = remove_tags(raw);
     let leading = leading_blanks(&without_tags);
     let mut entities = Vec::new();
-    for found in mentions(raw) {
-        let pairs = found.pairs.into_iter();
-        match found.phrase {
+    for mention in mentions(raw) {
+        let pairs = mention.pairs.into_iter();
+        match mention.phrase {
             Some(source) => {
                 let phrase = &raw[source.clone()];
                 let (boxes, box_sources) = pairs.map(|pair| (pair.bounding_box(), pair.source)).unzip();
-                let start = kept_length(&raw[..source.start]) - leading + leading_blanks(phrase);
-                let end = kept_length(&raw[..source.end]) - leading - trailing_blanks(phrase);
+                let start = length_without_tags(&raw[..source.start]) - leading + leading_blanks(phrase);
+                let end = length_without_tags(&raw[..source.end]) - leading - trailing_blanks(phrase);
                 entities.push(Entity {
                     phrase: trim(phrase).to_owned(),
                     span: (start, end),
@@ -61,10 +74,10 @@ pub fn read(raw: &str) -> Grounded {
                 });
             }
             None => {
-                let place = kept_length(&raw[..found.object_start]) - leading;
+                let at = length_without_tags(&raw[..mention.object_start]) - leading;
                 entities.extend(pairs.map(|pair| Entity {
-                    phrase: pair.stand_in_name(),
-                    span: (place, place),
+                    phrase: pair.name(),
+                    span: (at, at),
                     boxes: vec![pair.bounding_box()],
                     phrase_source: None,
                     box_sources: vec![pair.source],
@@ -72,55 +85,56 @@ pub fn read(raw: &str) -> Grounded {
             }
         }
     }
-    Grounded { text: trim(&without_tags).to_owned(), entities }
+    ParsedText { text: trim(&without_tags).to_owned(), entities }
 }
 
-/// Whether the text is what [`grammar`](super::grammar) lets a model write: all of its markup whole, boxes in order and
-/// within the grid, objects without a phrase only behind a leading `<grounding>`, and no `<` or `>` besides.
+/// Whether the text is well formed by the rules of [`grammar`](super::grammar): all markup is complete, boxes are in
+/// order and within the grid, objects without a phrase follow a leading `<grounding>`, and there is no other `<` or
+/// `>`.
 ///
-/// The text is that of a whole row, prompt included, so an odd prompt counts as well. What stands before the first
-/// `</image>` is the picture's; [`caption`] alone would not show a second one, which a model can write.
+/// The text includes the prompt, so a malformed prompt makes it malformed. Text up to the first `</image>` is ignored.
+/// ([`caption`] would also remove the text before a second one, which a model can generate.)
 pub fn is_well_formed(decoded: &str) -> bool {
     let text = decoded.split_once(tags::IMAGE_CLOSE).map_or(decoded, |(_, text)| text).trim_start_matches(is_blank);
-    let after_request = text.strip_prefix(tags::GROUNDING);
-    let text = after_request.unwrap_or(text);
+    let grounded = text.strip_prefix(tags::GROUNDING);
+    let text = grounded.unwrap_or(text);
     let mut at = 0;
     while let Some(next) = text[at..].find(['<', '>']).map(|found| at + found) {
         let object_start = match phrase(text, next) {
-            Some((source, _)) if !is_name(&text[source.clone()]) => return false,
+            Some((source, _)) if !is_valid_phrase(&text[source.clone()]) => return false,
             Some((_, end)) if !text[end..].starts_with(tags::OBJECT_OPEN) => {
                 at = end;
                 continue;
             }
             Some((_, end)) => end,
-            None if after_request.is_some() => next,
+            None if grounded.is_some() => next,
             None => return false,
         };
         match object(text, object_start) {
-            Some((pairs, end)) if pairs.iter().all(|pair| pair.is_tidy(text)) => at = end,
+            Some((pairs, end)) if pairs.iter().all(|pair| pair.is_well_formed(text)) => at = end,
             _ => return false,
         }
     }
     true
 }
 
-/// Whether a phrase can be seen and holds nothing like a tag's end.
-fn is_name(phrase: &str) -> bool {
+/// Whether a phrase has text other than blanks, and no `>`.
+fn is_valid_phrase(phrase: &str) -> bool {
     !phrase.contains('>') && !trim(phrase).is_empty()
 }
 
-/// The text without `<…>`, where no line break stands between `<` and the next `>`.
-fn drop_tags(text: &str) -> String {
-    kept_pieces(text).collect()
+/// Removes every `<…>` without a line break in it.
+fn remove_tags(text: &str) -> String {
+    pieces_between_tags(text).collect()
 }
 
-/// Code points of the text without tags.
-fn kept_length(text: &str) -> i64 {
-    kept_pieces(text).map(|piece| piece.chars().count() as i64).sum()
+/// Number of code points of the text without tags.
+fn length_without_tags(text: &str) -> i64 {
+    pieces_between_tags(text).map(|piece| piece.chars().count() as i64).sum()
 }
 
 /// The pieces of a text between its tags.
-fn kept_pieces(text: &str) -> impl Iterator<Item = &str> {
+fn pieces_between_tags(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -134,7 +148,7 @@ fn kept_pieces(text: &str) -> impl Iterator<Item = &str> {
                     rest = &rest[close + 1..];
                     return Some(piece);
                 }
-                // No `>` on the rest of this line: every `<` on it is plain text.
+                // Without a `>` on the rest of the line, every `<` on it is plain text.
                 Some(line_end) => from = line_end + 1,
                 None => break,
             }
@@ -143,14 +157,14 @@ fn kept_pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `<phrase>T</phrase>` directly before an object, or the object alone.
+/// A phrase directly followed by an object, or an object alone.
 struct Mention {
     phrase: Option<Range<usize>>,
     object_start: usize,
     pairs: Vec<Pair>,
 }
 
-/// Two patch tags side by side, with their digits.
+/// Two consecutive patch tags with their digits.
 struct Pair {
     source: Range<usize>,
     upper_left: String,
@@ -162,19 +176,19 @@ impl Pair {
         box_between(cell(&self.upper_left), cell(&self.lower_right))
     }
 
-    /// Whether both tags are spelled as the vocabulary has them, within the grid and in order.
-    fn is_tidy(&self, raw: &str) -> bool {
+    /// Whether both tags are spelled as in the vocabulary, within the grid and in order.
+    fn is_well_formed(&self, raw: &str) -> bool {
         let (first, second) = (cell(&self.upper_left), cell(&self.lower_right));
-        let spelled = |digits: &str| digits.len() == 4 && raw[self.source.clone()].is_ascii();
-        spelled(&self.upper_left)
-            && spelled(&self.lower_right)
+        let is_spelled_right = |digits: &str| digits.len() == 4 && raw[self.source.clone()].is_ascii();
+        is_spelled_right(&self.upper_left)
+            && is_spelled_right(&self.lower_right)
             && first.column <= second.column
             && first.row <= second.row
             && second.row < f64::from(GRID_SIDE)
     }
 
-    /// What the reference calls a box without a phrase: its indices without leading zeros.
-    fn stand_in_name(&self) -> String {
+    /// The reference's name of a box without a phrase: its patch tags without leading zeros.
+    fn name(&self) -> String {
         let plain = |digits: &str| match digits.trim_start_matches('0') {
             "" => "0".to_owned(),
             number => number.to_owned(),
@@ -183,18 +197,18 @@ impl Pair {
     }
 }
 
-/// The cell of a patch index of any number of ASCII digits. An index past the grid lies in a row below it.
+/// The cell of a patch index with any number of ASCII digits. Indices beyond the grid are in rows below it.
 fn cell(digits: &str) -> Cell {
     let side = u64::from(GRID_SIDE);
-    // 32 divides 100000, so the last five digits tell the column of however long a number.
+    // 32 divides 100000, so the last five digits determine the column.
     let tail = digits.len().saturating_sub(5);
     let column = (digits[tail..].parse::<u64>().unwrap_or(0) % side) as f64;
-    // The largest number rather than infinity, which neither JSON nor a reader of boxes could take.
+    // Finite, since JSON has no infinity.
     let index = digits.parse::<f64>().unwrap_or(f64::MAX).min(f64::MAX);
     Cell { column, row: (index - column) / side as f64 }
 }
 
-/// All mentions, left to right and not overlapping.
+/// All mentions from left to right, without overlaps.
 fn mentions(raw: &str) -> Vec<Mention> {
     let (mut found, mut from) = (Vec::new(), 0);
     while let Some(at) = raw[from..].find('<').map(|at| from + at) {
@@ -211,7 +225,7 @@ fn mentions(raw: &str) -> Vec<Mention> {
     found
 }
 
-/// `<phrase>T</phrase>` at a place, T being anything but `<` and not empty: where T lies and where it all ends.
+/// Parses `<phrase>T</phrase>` at `at`, where T is not empty and has no `<`. Returns the range of T and the end.
 fn phrase(raw: &str, at: usize) -> Option<(Range<usize>, usize)> {
     let start = after(raw, at, tags::PHRASE_OPEN)?;
     let end = start + raw[start..].find('<')?;
@@ -219,7 +233,7 @@ fn phrase(raw: &str, at: usize) -> Option<(Range<usize>, usize)> {
     (end > start).then_some((start..end, next))
 }
 
-/// `<object>`, pairs between delimiters, `</object>` at a place: the pairs and where it ends.
+/// Parses `<object>`, pairs separated by delimiters, and `</object>` at `at`. Returns the pairs and the end.
 fn object(raw: &str, at: usize) -> Option<(Vec<Pair>, usize)> {
     let mut next = after(raw, at, tags::OBJECT_OPEN)?;
     let mut pairs = Vec::new();
@@ -235,7 +249,7 @@ fn object(raw: &str, at: usize) -> Option<(Vec<Pair>, usize)> {
     }
 }
 
-/// `<patch_index_D>` at a place, D being decimal digits of any script: D in ASCII and where the tag ends.
+/// Parses `<patch_index_D>` at `at`, where D are decimal digits of any script. Returns D in ASCII and the end.
 fn patch(raw: &str, at: usize) -> Option<(String, usize)> {
     let start = after(raw, at, tags::PATCH_INDEX)?;
     let mut digits = String::new();
@@ -249,7 +263,7 @@ fn patch(raw: &str, at: usize) -> Option<(String, usize)> {
     None
 }
 
-/// Where `tag` ends, if it stands at a place.
+/// The end of `tag`, if the text has it at `at`.
 fn after(raw: &str, at: usize, tag: &str) -> Option<usize> {
     raw[at..].starts_with(tag).then_some(at + tag.len())
 }
@@ -257,8 +271,8 @@ fn after(raw: &str, at: usize, tag: &str) -> Option<usize> {
 #[allow(clippy::expect_used, reason = "the pattern is a constant, and a test compiles it")]
 static DECIMAL_DIGIT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d$").expect("a valid pattern"));
 
-/// A decimal digit of any script as an ASCII digit. Unicode keeps each script's digits together in order from zero,
-/// so the value is the distance from the start of the run of digits, in tens where runs touch.
+/// Converts a decimal digit of any script to ASCII. Unicode has the digits of a script in consecutive order from zero,
+/// so the value is the distance from the start of a run of digits, modulo ten where runs are adjacent.
 fn ascii_digit(c: char) -> Option<char> {
     if c.is_ascii() {
         return c.is_ascii_digit().then_some(c);
@@ -272,12 +286,12 @@ fn ascii_digit(c: char) -> Option<char> {
     char::from_digit(distance % 10, 10)
 }
 
-/// Whether Python's `str.strip` takes the character for a blank: Unicode's white space and four separators of ASCII.
+/// Whether Python's `str.strip` removes the character: Unicode white space and four ASCII separators.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// The text without blanks around it, as Python strips it.
+/// Removes leading and trailing blanks like Python's `str.strip`.
 pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(is_blank)
 }
@@ -296,12 +310,12 @@ mod tests {
 
     #[test]
     fn digits_of_any_script_have_their_value() {
-        let read = |text: &str| text.chars().map(ascii_digit).collect::<Option<String>>();
-        assert_eq!(read("٣٤٥").as_deref(), Some("345"));
-        assert_eq!(read("०९𝟎𝟗𝟘𝟡").as_deref(), Some("090909"));
-        assert_eq!(read("²"), None);
-        assert_eq!(read("½"), None);
-        assert_eq!(read("Ⅷ"), None);
+        let digits = |text: &str| text.chars().map(ascii_digit).collect::<Option<String>>();
+        assert_eq!(digits("٣٤٥").as_deref(), Some("345"));
+        assert_eq!(digits("०९𝟎𝟗𝟘𝟡").as_deref(), Some("090909"));
+        assert_eq!(digits("²"), None);
+        assert_eq!(digits("½"), None);
+        assert_eq!(digits("Ⅷ"), None);
     }
 
     #[test]
@@ -314,15 +328,15 @@ mod tests {
     #[test]
     fn an_index_beyond_every_number_still_gives_a_finite_box() {
         let raw = format!("<phrase>a</phrase><object><patch_index_0000><patch_index_{}></object>", "9".repeat(400));
-        let place = read(&raw).entities[0].boxes[0];
-        assert!([place.x0, place.y0, place.x1, place.y1].iter().all(|side| side.is_finite()), "{place:?}");
+        let found = parse(&raw).entities[0].boxes[0];
+        assert!([found.x0, found.y0, found.x1, found.y1].iter().all(|side| side.is_finite()), "{found:?}");
     }
 
     #[test]
     fn a_long_text_of_opening_brackets_is_read_in_linear_time() {
         let raw = "<".repeat(1_000_000);
-        assert_eq!(read(&raw).text.len(), raw.len());
+        assert_eq!(parse(&raw).text.len(), raw.len());
         let raw = "<phrase>a<phrase>".repeat(50_000);
-        assert_eq!(read(&raw).entities, []);
+        assert_eq!(parse(&raw).entities, []);
     }
 }

@@ -1,9 +1,10 @@
-//! Boxes in text: the patch grid, the markup that names its cells, and the grammar that keeps it readable.
+//! Boxes in text: the patch grid, the markup that names its cells, and the grammar of well-formed markup.
 
-pub mod confidence;
-pub mod corner;
+pub(crate) mod confidence;
+pub(crate) mod corner;
 pub mod grammar;
-pub mod grid;
+pub(crate) mod grid;
 pub mod markup;
 
+pub use corner::CornerEstimate;
 pub use grid::BoundingBox;

@@ -1,4 +1,4 @@
-//! From what a user has (a picture, a prompt) to what the model is fed.
+//! Processors: pictures to pixel values, prompts to token ids.
 
 pub mod image;
 pub mod prompt;

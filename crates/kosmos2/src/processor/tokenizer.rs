@@ -1,4 +1,4 @@
-//! The checkpoint's tokenizer.json, and the ids of what it calls tags.
+//! The tokenizer of a checkpoint (tokenizer.json), and the ids of its tags.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::grounding::grid::GRID_CELLS;
 use crate::processor::prompt::tags;
 use crate::small_file;
 
-/// Why the tokenizer cannot be loaded or used.
+/// Why a tokenizer cannot be loaded, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file is missing or is not a tokenizer.
@@ -19,10 +19,10 @@ pub enum TokenizerError {
     File {
         /// Path of the file.
         file: String,
-        /// The reader's words.
+        /// What is wrong.
         reason: String,
     },
-    /// A token that KOSMOS-2 needs is not in it.
+    /// A required token is missing.
     #[error("{file}: has no token {token}; it is not the tokenizer of a KOSMOS-2 model")]
     MissingToken {
         /// Path of the file.
@@ -30,7 +30,7 @@ pub enum TokenizerError {
         /// The token.
         token: String,
     },
-    /// The patch tokens are not numbered in order.
+    /// The ids of the patch tokens are not consecutive.
     #[error(
         "{file}: the tokens <patch_index_0000> to <patch_index_1023> are not consecutive; it is not the tokenizer of a KOSMOS-2 model"
     )]
@@ -38,12 +38,12 @@ pub enum TokenizerError {
         /// Path of the file.
         file: String,
     },
-    /// A text cannot be encoded, or tokens not decoded.
+    /// A text cannot be encoded, or tokens cannot be decoded.
     #[error("the tokenizer failed: {0}")]
     Failed(String),
 }
 
-/// A tokenizer of KOSMOS-2. Ids differ between checkpoints and are looked up, never assumed.
+/// A tokenizer of KOSMOS-2. Token ids differ between checkpoints and are looked up by name.
 #[derive(Debug, Clone)]
 pub struct KosmosTokenizer {
     tokenizer: Tokenizer,
@@ -54,12 +54,12 @@ pub struct KosmosTokenizer {
     first_patch: u32,
 }
 
-/// A decoded text that remembers which token each part of it came from.
+/// A decoded text with the range of each token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decoded {
-    /// The text, special tokens dropped and blanks cleaned up.
+pub struct DecodedText {
+    /// The text without special tokens and after the clean-up of blanks.
     pub text: String,
-    /// For each id, the bytes of `text` it became; empty where it became none.
+    /// The byte range of each token in `text`; empty for tokens that are not part of it.
     pub token_ranges: Vec<Range<usize>>,
 }
 
@@ -67,14 +67,14 @@ impl KosmosTokenizer {
     /// Reads tokenizer.json of a model directory.
     ///
     /// # Errors
-    /// [`TokenizerError`] when it is missing, malformed, or lacks a tag or a patch token.
+    /// [`TokenizerError`] if the file is missing or malformed, or lacks a tag or a patch token.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join("tokenizer.json");
         let file = path.display().to_string();
         let unreadable = |reason: String| TokenizerError::File { file: file.clone(), reason };
-        let bytes = small_file::read(&path, LARGEST_FILE).map_err(|e| unreadable(e.to_string()))?;
+        let bytes = small_file::read(&path, MAX_FILE).map_err(|e| unreadable(e.to_string()))?;
         let mut tokenizer = read(&bytes).map_err(unreadable)?;
-        // Prompts are padded and cut by whoever batches them, whatever the file was saved with.
+        // The file may have padding and truncation settings, which do not apply here.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| unreadable(e.to_string()))?;
         check_ids(&tokenizer).map_err(unreadable)?;
@@ -97,7 +97,7 @@ impl KosmosTokenizer {
         Ok(Self { special: special.collect(), bos, pad, unk, first_patch, tokenizer })
     }
 
-    /// Tokens of the vocabulary, tags included.
+    /// Size of the vocabulary, tags included.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -117,69 +117,70 @@ impl KosmosTokenizer {
         self.first_patch..self.first_patch + GRID_CELLS
     }
 
-    /// The first of the consecutive ids that stand for the picture in a prompt: the one after `<unk>`, as in the
-    /// reference. They are ordinary words; only their places matter.
+    /// The id of the first image placeholder; the others follow it. As in the reference it is the one after `<unk>`.
+    /// The placeholders are ids of ordinary words, whose embeddings are replaced.
     pub fn first_image_token(&self) -> u32 {
         self.unk + 1
     }
 
-    /// The id of a token, if the vocabulary has it.
+    /// The id of a token, if it is in the vocabulary.
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
     }
 
-    /// The token of an id as the vocabulary spells it, `▁` for a blank.
+    /// The token with an id, as spelled in the vocabulary, where `▁` is a blank.
     pub(crate) fn piece(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// Whether decoding drops a token.
+    /// Whether decoding omits a token.
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
     }
 
-    /// Whether the token has a meaning of its own. `<unk>` has none: it stands for what the vocabulary lacks.
-    pub(crate) fn acts(&self, id: u32) -> bool {
+    /// Whether the token controls the model: a tag, a patch token or a special token other than `<unk>`, which stands
+    /// for unknown text.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
         id != self.unk && (self.is_special(id) || self.is_tag(id))
     }
 
-    /// Whether the token is a blank and nothing else.
-    pub(crate) fn is_lone_blank(&self, id: u32) -> bool {
+    /// Whether the token is a single blank.
+    pub(crate) fn is_blank(&self, id: u32) -> bool {
         self.piece(id).is_some_and(|piece| piece == "▁")
     }
 
-    /// Whether the token is one of the model's tags or a patch token.
+    /// Whether the token is a tag or a patch token.
     pub(crate) fn is_tag(&self, id: u32) -> bool {
         self.patches().contains(&id) || self.piece(id).is_some_and(|piece| tags::ALL.contains(&piece.as_str()))
     }
 
-    /// Token ids of a text; with special tokens, between `<s>` and `</s>`.
+    /// Encodes a text, between `<s>` and `</s>` if special tokens are added.
     ///
     /// # Errors
-    /// [`TokenizerError::Failed`].
+    /// [`TokenizerError::Failed`] if the tokenizer fails.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
         Ok(encoding.map_err(|e| TokenizerError::Failed(e.to_string()))?.get_ids().to_vec())
     }
 
-    /// The text of token ids, as the reference's `decode`: `clean_up` takes the blank from before punctuation.
+    /// Decodes token ids like the reference's `decode`. `clean_up` removes blanks before punctuation.
     ///
     /// # Errors
-    /// [`TokenizerError::Failed`].
+    /// [`TokenizerError::Failed`] if the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool, clean_up: bool) -> Result<String, TokenizerError> {
         let text = self.tokenizer.decode(ids, skip_special).map_err(|e| TokenizerError::Failed(e.to_string()))?;
         Ok(if clean_up { CLEAN_UPS.iter().fold(text, |text, (from, to)| text.replace(from, to)) } else { text })
     }
 
-    /// As [`decode`](Self::decode) without special tokens and with the clean-up, keeping track of the tokens.
-    pub fn decode_with_offsets(&self, ids: &[u32]) -> Decoded {
-        let mut traced = Traced::default();
+    /// Like [`decode`](Self::decode) without special tokens and with the clean-up, with the range of each token.
+    pub fn decode_with_offsets(&self, ids: &[u32]) -> DecodedText {
+        let mut traced = TracedText::default();
         let mut is_first = true;
         for (index, &id) in ids.iter().enumerate() {
             let Some(piece) = self.tokenizer.id_to_token(id).filter(|_| !self.special.contains(&id)) else {
                 continue;
             };
-            // "▁" stands for a blank, and for nothing at the very start of the text.
+            // "▁" is a blank, except at the start of the text.
             traced.push(&piece.replace('▁', if is_first { "" } else { " " }), index);
             is_first = false;
         }
@@ -190,32 +191,32 @@ impl KosmosTokenizer {
     }
 }
 
-/// The published file has 5 MB.
-const LARGEST_FILE: u64 = 256 << 20;
+/// Maximum size of tokenizer.json. The published file has 5 MB.
+const MAX_FILE: u64 = 256 << 20;
 
-/// The reader trusts some parts of the file: a panic of its is the file's fault.
+/// Parses the file. The tokenizers crate panics on some malformed files.
 fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
     match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the reader gave up on it".into()),
+        Err(_) => Err("its contents are malformed".into()),
     }
 }
 
-/// Ids are places in rows of logits, so none may lie beyond the vocabulary's size; those that surround every text are
-/// seen by encoding one.
+/// Checks that all ids are below the vocabulary's size, since they index rows of logits. The template's ids are checked
+/// by encoding a text.
 fn check_ids(tokenizer: &Tokenizer) -> Result<(), String> {
     let size = tokenizer.get_vocab_size(true);
-    let beyond = |id: u32| format!("it has {size} tokens, but id {id}; ids must count from 0 without a gap");
+    let too_large = |id: u32| format!("it has {size} tokens, but id {id}; ids must be consecutive from 0");
     if let Some(&id) = tokenizer.get_vocab(true).values().find(|&&id| id as usize >= size) {
-        return Err(beyond(id));
+        return Err(too_large(id));
     }
     let trial = catch_unwind(std::panic::AssertUnwindSafe(|| tokenizer.encode_fast("An image of ä, 1", true)));
     let encoding = trial.map_err(|_| "it cannot encode a text")?.map_err(|e| e.to_string())?;
-    encoding.get_ids().iter().find(|&&id| id as usize >= size).map_or(Ok(()), |&id| Err(beyond(id)))
+    encoding.get_ids().iter().find(|&&id| id as usize >= size).map_or(Ok(()), |&id| Err(too_large(id)))
 }
 
-/// The reference's clean-up of blanks, in its order.
+/// The replacements of the reference's clean-up, in order.
 const CLEAN_UPS: [(&str, &str); 10] = [
     (" .", "."),
     (" ?", "?"),
@@ -229,20 +230,20 @@ const CLEAN_UPS: [(&str, &str); 10] = [
     (" 're", "'re"),
 ];
 
-/// A text with the token that each of its bytes came from, in order.
+/// A text with the token index of each byte, in ascending order.
 #[derive(Default)]
-struct Traced {
+struct TracedText {
     text: String,
     tokens: Vec<usize>,
 }
 
-impl Traced {
+impl TracedText {
     fn push(&mut self, piece: &str, token: usize) {
         self.text.push_str(piece);
         self.tokens.resize(self.text.len(), token);
     }
 
-    /// Replaces every `from` by `to`, which is what remains of `from` when blanks are taken from its ends.
+    /// Replaces every `from` by `to`, which must be `from` without its leading or trailing blanks.
     fn replace(&mut self, from: &str, to: &str) {
         if !self.text.contains(from) {
             return;
@@ -263,14 +264,14 @@ impl Traced {
         *self = result;
     }
 
-    fn finish(self, tokens: usize) -> Decoded {
+    fn finish(self, tokens: usize) -> DecodedText {
         let mut token_ranges = Vec::with_capacity(tokens);
         let mut at = 0;
         for token in 0..tokens {
-            let end = at + self.tokens[at..].partition_point(|&owner| owner <= token);
+            let end = at + self.tokens[at..].partition_point(|&index| index <= token);
             token_ranges.push(at..end);
             at = end;
         }
-        Decoded { text: self.text, token_ranges }
+        DecodedText { text: self.text, token_ranges }
     }
 }

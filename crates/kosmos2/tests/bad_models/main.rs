@@ -1,5 +1,5 @@
-//! Damaged and malicious model directories: each is refused by a sentence that names the file, without a panic and
-//! without room being made for what a file merely claims.
+//! Damaged and malicious model directories are refused with an error that names the file, without a panic and without
+//! allocating the sizes that a file claims.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -22,10 +22,10 @@ use kosmos2::processor::image::{DecodeOptions, decode};
 use kosmos2::{Kosmos2, Query};
 use small_model::SmallModel;
 
-/// More than the small model and all its copies ever take, and less than any of the sizes that the files claim.
-const ROOM: u64 = 768 << 20;
+/// Maximum growth of the address space: more than the small model needs, and less than the sizes that the files claim.
+const MAX_GROWTH: u64 = 768 << 20;
 
-/// Opens a directory and, where that works, asks for a few words: the sentence of the first error, if any.
+/// Opens a directory and generates a few tokens. Returns the error of opening it.
 fn use_model(dir: &Path) -> Result<(), String> {
     let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
     let mut model = Kosmos2::open(dir, &compute).map_err(|error| error.to_string())?;
@@ -33,24 +33,24 @@ fn use_model(dir: &Path) -> Result<(), String> {
     let picture = decode(&picture, &DecodeOptions::default()).unwrap();
     let pixels = model.processor().images().pixel_values(&picture);
     let options = GenerationOptions { max_new_tokens: 3, ..GenerationOptions::default() };
-    // Weights of noise may well give no finite logits; that is an error of the job then.
+    // Damaged weights may give logits that are not finite, which is a valid error of the query.
     let _ = model.annotate(&pixels, &[Query::generate("<grounding> An image of", options)]);
     Ok(())
 }
 
-/// Everything that is wrong with how a directory was treated.
+/// What is wrong with the handling of a directory: a panic, an error that names no file, or a large allocation.
 fn fault(dir: &Path, names: &[&str]) -> Option<String> {
     let before = virtual_peak();
     let fault = match catch_unwind(AssertUnwindSafe(|| use_model(dir))) {
         Err(_) => Some("panicked".into()),
-        Ok(Err(sentence)) if !names.iter().any(|name| sentence.contains(name)) => Some(format!("no file: {sentence}")),
+        Ok(Err(error)) if !names.iter().any(|name| error.contains(name)) => Some(format!("no file: {error}")),
         Ok(_) => None,
     };
     let grown = virtual_peak() - before;
-    if grown > ROOM { Some(format!("made room for {} MiB", grown >> 20)) } else { fault }
+    if grown > MAX_GROWTH { Some(format!("allocated {} MiB", grown >> 20)) } else { fault }
 }
 
-/// The most address space that this process ever had, in bytes: what is reserved counts, touched or not.
+/// Peak address space of this process in bytes, including untouched memory.
 fn virtual_peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmPeak:")).unwrap();

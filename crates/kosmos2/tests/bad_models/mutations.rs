@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::pickled::Pickled;
 
-/// Bytes cut, flipped, doubled or grown by others.
+/// Truncates, flips, duplicates, removes or replaces bytes.
 pub(crate) fn bytes(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     let mut changed = whole.to_vec();
     let at = random.below(whole.len());
@@ -19,7 +19,7 @@ pub(crate) fn bytes(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     changed
 }
 
-/// A value somewhere in a JSON document taken away or put in place of by one that makes trouble.
+/// Removes or replaces one value of a JSON document.
 pub(crate) fn json(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     let mut document: Value = serde_json::from_slice(whole).unwrap();
     let mut paths = Vec::new();
@@ -31,12 +31,12 @@ pub(crate) fn json(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     {
         parent.remove(key);
     } else {
-        *document.pointer_mut(path).unwrap() = trouble(random);
+        *document.pointer_mut(path).unwrap() = bad_value(random);
     }
     document.to_string().into_bytes()
 }
 
-fn trouble(random: &mut Random) -> Value {
+fn bad_value(random: &mut Random) -> Value {
     let deep = (0..100).fold(json!(0), |inner, _| json!([inner]));
     let all = [
         json!(null),
@@ -65,7 +65,7 @@ fn trouble(random: &mut Random) -> Value {
     all[random.below(all.len())].clone()
 }
 
-/// Pointers to values of a document, at most the first 60 items of a list.
+/// JSON pointers to the values of a document, with at most 60 items of each list.
 fn list_paths(value: &Value, path: &mut String, paths: &mut Vec<String>) {
     let mut step = |key: &str, value: &Value| {
         let length = path.len();
@@ -82,14 +82,14 @@ fn list_paths(value: &Value, path: &mut String, paths: &mut Vec<String>) {
     }
 }
 
-/// A safetensors file with another header, told in JSON, before the same data.
+/// A safetensors file with a changed header.
 pub(crate) fn with_header(whole: &[u8], change: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let header = change(&whole[8..8 + length]);
     [&(header.len() as u64).to_le_bytes()[..], &header, &whole[8 + length..]].concat()
 }
 
-/// A safetensors file with its length, header or data changed.
+/// Changes the length, header or data of a safetensors file.
 pub(crate) fn safetensors(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     match random.below(8) {
         0 => bytes(random, whole),
@@ -102,7 +102,7 @@ pub(crate) fn safetensors(random: &mut Random, whole: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A PyTorch file with its archive, its pickle or anything else changed.
+/// Changes the archive, the pickle or the data of a PyTorch file.
 pub(crate) fn pickled(random: &mut Random, whole: &Pickled) -> Vec<u8> {
     match random.below(8) {
         0 => bytes(random, &whole.bytes),
@@ -114,7 +114,7 @@ pub(crate) fn pickled(random: &mut Random, whole: &Pickled) -> Vec<u8> {
             changed[at..at + length].copy_from_slice(&number[..length]);
             changed
         }
-        // Operations and their numbers, in place: sizes and directory still fit.
+        // Operations and their arguments in place, so that sizes and the directory stay valid.
         3..6 => {
             let mut changed = whole.bytes.clone();
             let numbers: Vec<usize> = whole.pickle.clone().filter(|at| b"KMJXhjqr".contains(&changed[*at])).collect();

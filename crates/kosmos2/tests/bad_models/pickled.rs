@@ -1,10 +1,10 @@
-//! PyTorch files, written as torch writes them.
+//! Writes PyTorch files as torch does.
 
 use std::ops::Range;
 
 use safetensors::SafeTensors;
 
-/// A file, and where its parts lie.
+/// A file and the ranges of its parts.
 #[derive(Clone)]
 pub(crate) struct Pickled {
     pub(crate) bytes: Vec<u8>,
@@ -14,7 +14,7 @@ pub(crate) struct Pickled {
 }
 
 impl Pickled {
-    /// The same with another pickle.
+    /// The file with another pickle.
     pub(crate) fn with_pickle(&self, pickle: &[u8]) -> Vec<u8> {
         archive(pickle, &self.storages).bytes
     }
@@ -40,7 +40,7 @@ pub(crate) fn of_safetensors(file: &[u8]) -> Pickled {
     archive(&pickle, &storages)
 }
 
-/// A tensor as a pickle tells of it.
+/// A tensor as a pickle describes it.
 #[derive(Clone)]
 pub(crate) struct Tensor<'a> {
     pub(crate) class: &'a str,
@@ -50,7 +50,7 @@ pub(crate) struct Tensor<'a> {
     pub(crate) strides: Vec<i64>,
 }
 
-/// The beginning of a dictionary whose entries follow, up to `u`.
+/// The start of a dictionary. Entries follow, then `u`.
 pub(crate) fn dict() -> Vec<u8> {
     b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec()
 }
@@ -74,7 +74,7 @@ fn tuple(items: &[Vec<u8>]) -> Vec<u8> {
     [b"(".to_vec(), items.concat(), b"t".to_vec()].concat()
 }
 
-/// A name and a tensor.
+/// An entry of a dictionary: a name and a tensor.
 pub(crate) fn entry(name: &str, tensor: &Tensor) -> Vec<u8> {
     let sizes = |sizes: &[i64]| tuple(&sizes.iter().map(|size| number(*size)).collect::<Vec<_>>());
     let elements = tensor.shape.iter().fold(1i64, |product, size| product.wrapping_mul(*size));
@@ -99,7 +99,7 @@ pub(crate) fn archive(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> Pickled 
     Pickled { bytes, pickle: places[0].clone(), directory, storages: storages.to_vec() }
 }
 
-/// A zip file of these entries, without checksums; where their bytes lie, and where the directory.
+/// A zip file of these entries, without checksums. Returns the ranges of the entries and of the directory too.
 pub(crate) fn zip<'a>(entries: impl Iterator<Item = (String, &'a [u8])>) -> (Vec<u8>, Vec<Range<usize>>, Range<usize>) {
     let (mut file, mut directory, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (name, bytes) in entries {
@@ -109,7 +109,7 @@ pub(crate) fn zip<'a>(entries: impl Iterator<Item = (String, &'a [u8])>) -> (Vec
         common.extend((bytes.len() as u32).to_le_bytes());
         common.extend((bytes.len() as u32).to_le_bytes());
         common.extend((name.len() as u16).to_le_bytes());
-        // Its end is where torch aligns the bytes to 64.
+        // Torch aligns data to 64 bytes with the extra field.
         let padding = (64 - (file.len() + 34 + name.len()) % 64) % 64;
         file.extend(b"PK\x03\x04\0\0");
         file.extend(&common);

@@ -1,4 +1,4 @@
-//! Files that were never fetched: a repository that keeps them in Git LFS has pointers in their place.
+//! Git LFS pointers in place of files that were not fetched.
 
 use kosmos2::checkpoint::ModelIdentity;
 

@@ -1,5 +1,5 @@
-//! A whole model directory that opens in milliseconds: the fixture's configuration, random weights, and the published
-//! tokenizer cut down to its first words and all its tags.
+//! A complete model directory that opens in milliseconds: the fixture's configuration, random weights, and the
+//! published tokenizer reduced to its first words and all tags.
 
 use std::fs;
 use std::path::Path;
@@ -13,16 +13,16 @@ use tempfile::TempDir;
 use crate::common::{self, fixtures};
 use crate::pickled::{self, Pickled};
 
-/// Words kept of the vocabulary, those of the special tokens included.
+/// Number of words kept of the vocabulary, special tokens included.
 const WORDS: usize = 400;
 
-/// The files that the tests change, as they are when nothing is wrong.
+/// The directory with the valid contents of its files.
 pub(crate) struct SmallModel {
     dir: TempDir,
     pub(crate) files: Vec<(&'static str, Vec<u8>)>,
-    /// The same weights as torch would write them.
+    /// The weights as a PyTorch file.
     pub(crate) pickled: Pickled,
-    /// The image processor's configuration as newer directories have it.
+    /// The image processor's configuration in the newer format.
     processor: Vec<u8>,
 }
 
@@ -59,10 +59,10 @@ impl SmallModel {
         }
     }
 
-    /// Does something to the directory while one file is another, or is there at all.
+    /// Calls `run` while one file is replaced or added.
     pub(crate) fn with<T>(&self, name: &str, bytes: &[u8], run: impl FnOnce(&Path) -> T) -> T {
         if name == "pytorch_model.bin" {
-            // It is read only where there is nothing better.
+            // The file is only used without model.safetensors.
             fs::remove_file(self.path().join("model.safetensors")).unwrap();
         }
         fs::write(self.path().join(name), bytes).unwrap();
@@ -71,7 +71,7 @@ impl SmallModel {
         result
     }
 
-    /// As before, without any file that was not there.
+    /// Restores all files and removes added ones.
     pub(crate) fn restore(&self) {
         for entry in fs::read_dir(self.path()).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
@@ -81,7 +81,7 @@ impl SmallModel {
         }
     }
 
-    /// The same weights in two shards with an index, without `model.safetensors`; the index is what is given.
+    /// Calls `run` with the weights in a shard with this index, without `model.safetensors`.
     pub(crate) fn with_index<T>(&self, index: &str, run: impl FnOnce(&Path) -> T) -> T {
         let whole = self.path().join("model.safetensors");
         fs::rename(&whole, self.path().join("model-00001-of-00001.safetensors")).unwrap();
@@ -89,18 +89,18 @@ impl SmallModel {
     }
 }
 
-/// Keeps the first words and the tags, numbered anew; returns how many that are.
+/// Keeps the first words and the tags with new ids, and returns their number.
 fn cut_down(tokenizer: &mut Value) -> usize {
     let words = tokenizer["model"]["vocab"].as_array_mut().unwrap();
     let mask = words.pop().unwrap();
     words.truncate(WORDS - 1);
     words.push(mask);
-    let places: Vec<String> = words.iter().map(|word| word[0].as_str().unwrap().to_owned()).collect();
-    let mut next = places.len();
+    let kept: Vec<String> = words.iter().map(|word| word[0].as_str().unwrap().to_owned()).collect();
+    let mut next = kept.len();
     for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
-        let place = places.iter().position(|word| token["content"] == json!(word));
-        token["id"] = place.unwrap_or(next).into();
-        next += usize::from(place.is_none());
+        let index = kept.iter().position(|word| token["content"] == json!(word));
+        token["id"] = index.unwrap_or(next).into();
+        next += usize::from(index.is_none());
     }
     next
 }

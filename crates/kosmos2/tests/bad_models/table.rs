@@ -1,11 +1,11 @@
-//! Changes made by hand, each with what its sentence has to say.
+//! Changed files with the expected error.
 
 use mutations::with_header;
 use serde_json::{Value, json};
 
 use super::*;
 
-/// A file with another value at a place of its JSON; none takes the key away.
+/// A file with another value at a path of its JSON; `None` removes the key.
 fn set(whole: &[u8], path: &str, value: Option<Value>) -> Vec<u8> {
     let mut document: Value = serde_json::from_slice(whole).unwrap();
     let (parent, key) = path.rsplit_once('/').unwrap();
@@ -17,7 +17,7 @@ fn set(whole: &[u8], path: &str, value: Option<Value>) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-/// Faults of all rows `(what, bytes of the file, part of the sentence)`.
+/// Checks rows of description, contents of the file and part of the error.
 fn check(model: &SmallModel, file: &str, rows: Vec<(String, Vec<u8>, &str)>) {
     let mut wrong = Vec::new();
     for (what, bytes, sentence) in rows {
@@ -70,12 +70,12 @@ fn configurations_beyond_reason_are_refused_by_their_key() {
         row("/text_config/pad_token_id", Some(json!(4_000_000_000u64)), "an id below vocab_size"),
         row("/model_type", Some(json!("blip")), "model_type is \"blip\""),
         row("/model_type", None, "model_type is absent"),
-        row("/text_config", Some(json!([])), "but config.json asks for [65037, 2048]"),
+        row("/text_config", Some(json!([])), "but config.json requires [65037, 2048]"),
         row("/text_config", Some(json!(null)), "is not a KOSMOS-2 configuration"),
         row("/text_config/layers", None, "layers.2"),
-        row("/text_config/layers", Some(json!(3)), "which config.json asks for, is missing"),
-        row("/latent_query_num", Some(json!(4096)), "but config.json asks for [4096, 64]"),
-        row("/text_config/ffn_dim", Some(json!(1 << 18)), "but config.json asks for [262144, 64]"),
+        row("/text_config/layers", Some(json!(3)), "which config.json requires, is missing"),
+        row("/latent_query_num", Some(json!(4096)), "but config.json requires [4096, 64]"),
+        row("/text_config/ffn_dim", Some(json!(1 << 18)), "but config.json requires [262144, 64]"),
         ("cut".into(), whole[..whole.len() / 2].to_vec(), "is not a KOSMOS-2 configuration"),
         ("empty".into(), Vec::new(), "is not a KOSMOS-2 configuration"),
         ("nested".into(), "[".repeat(1 << 20).into_bytes(), "is not a KOSMOS-2 configuration"),
@@ -103,8 +103,8 @@ fn safetensors_headers_that_lie_are_refused() {
         ("cut in its data", whole[..whole.len() - 1].to_vec(), "is cut short"),
         ("longer than it says", [whole, &[0; 9]].concat(), "is not a readable safetensors file"),
         ("header of no bytes", length(0), "is not a readable safetensors file"),
-        ("header as long as can be said", length(u64::MAX), "its header would be of"),
-        ("header of a gigabyte", length(1 << 30), "its header would be of"),
+        ("header as long as can be said", length(u64::MAX), "its header would have"),
+        ("header of a gigabyte", length(1 << 30), "its header would have"),
         ("header beyond the end", length(50_000_000), "is cut short"),
         ("header that is not JSON", with_header(whole, |_| vec![b'x'; 64]), "is not a readable safetensors file"),
         ("header that is a list", with_header(whole, |_| b"[1]".to_vec()), "tensors by name"),
@@ -117,7 +117,7 @@ fn safetensors_headers_that_lie_are_refused() {
         ("offsets below zero", field("data_offsets", json!([-1, 255])), "is not a readable safetensors file"),
         ("a shape that overflows", field("shape", json!([1u64 << 62, 1u64 << 62])), "is not a readable"),
         ("a shape larger than its data", field("shape", json!([1_000_000_000])), "is not a readable"),
-        ("a shape of another form", field("shape", json!([64, 1])), "has shape [64, 1], but config.json asks for [64]"),
+        ("a shape of another form", field("shape", json!([64, 1])), "has shape [64, 1], but config.json requires [64]"),
         ("another dtype of the same size", field("dtype", json!("I32")), "is stored as i32, but f32, f16 or bf16"),
         ("a smaller dtype", field("dtype", json!("F16")), "is not a readable safetensors file"),
         ("an unknown dtype", field("dtype", json!("F7")), "is not a readable safetensors file"),
@@ -142,11 +142,11 @@ fn tokenizers_that_do_not_fit_are_refused() {
         ("no words", set(whole, "/model/vocab", Some(json!([]))), "cannot be read as a tokenizer"),
         ("unknown word beyond", set(whole, "/model/unk_id", Some(json!(1u64 << 40))), "cannot be read as a tokenizer"),
         ("no tags", set(whole, "/added_tokens", Some(json!([]))), "has no token "),
-        ("ids at the end of numbers", set(whole, "/model", Some(words)), "ids must count from 0 without a gap"),
+        ("ids at the end of numbers", set(whole, "/model", Some(words)), "ids must be consecutive from 0"),
         (
             "a template with ids beyond",
             set(whole, "/post_processor/special_tokens/<s>/ids", Some(json!([4_000_000_000u64]))),
-            "ids must count from 0 without a gap",
+            "ids must be consecutive from 0",
         ),
         (
             "a word list of characters that is none",
@@ -209,7 +209,7 @@ fn an_index_leads_to_no_file_outside_its_directory() {
         (shard(&"x".repeat(5000)), "cannot be read"),
         (shard("config.json"), "config.json: is not a readable safetensors file"),
         ("{}".into(), "is not a readable safetensors index file"),
-        (r#"{"weight_map": {}}"#.into(), "is missing; the file is not a whole KOSMOS-2 checkpoint"),
+        (r#"{"weight_map": {}}"#.into(), "is missing; the file is not a complete KOSMOS-2 checkpoint"),
         (r#"{"weight_map": {"a": 7}}"#.into(), "is not a readable safetensors index file"),
         (r#"{"weight_map": [1]}"#.into(), "is not a readable safetensors index file"),
         (String::new(), "is not a readable safetensors index file"),
@@ -230,6 +230,6 @@ fn two_shards_with_the_same_tensor_are_refused() {
     std::fs::write(model.path().join("other.safetensors"), model.file("model.safetensors")).unwrap();
     let index = json!({"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "other.safetensors"}});
     let sentence = model.with_index(&index.to_string(), use_model).unwrap_err();
-    assert!(sentence.contains("other.safetensors: holds tensor"), "{sentence}");
-    assert!(sentence.contains("so does") && sentence.contains("not of one checkpoint"), "{sentence}");
+    assert!(sentence.contains("other.safetensors: tensor"), "{sentence}");
+    assert!(sentence.contains("is also in") && sentence.contains("not of one checkpoint"), "{sentence}");
 }

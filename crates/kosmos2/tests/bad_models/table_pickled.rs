@@ -1,4 +1,4 @@
-//! PyTorch files made wrong by hand, each with what its sentence has to say.
+//! Invalid PyTorch files with the expected error.
 
 use super::pickled::{Tensor, archive, dict, entry, number, text, zip};
 use super::*;
@@ -48,14 +48,14 @@ fn archives_that_are_none_or_lie_are_refused() {
     check(
         &model,
         vec![
-            ("empty", Vec::new(), "no directory is at its end"),
+            ("empty", Vec::new(), "no zip directory at its end"),
             ("cut", whole[..whole.len() / 2].to_vec(), "it may be cut short"),
             ("the form before archives", [b"\x80\x02\x8a\x0a", &[b'l'; 64][..]].concat(), "before torch 1.6"),
             ("without its first half", whole[whole.len() / 2..].to_vec(), "is not a readable PyTorch file"),
-            ("a directory beyond the end", with(end + 16, &u32::MAX.to_le_bytes()), "its directory lies outside"),
-            ("a directory of 4 GiB", with(end + 12, &[0xff; 4]), "its directory lies outside"),
-            ("a wide directory beyond all", wide(u64::MAX, u64::MAX), "its directory lies outside"),
-            ("a wide directory of exabytes", wide(1 << 60, 0), "its directory lies outside"),
+            ("a directory beyond the end", with(end + 16, &u32::MAX.to_le_bytes()), "its directory is outside"),
+            ("a directory of 4 GiB", with(end + 12, &[0xff; 4]), "its directory is outside"),
+            ("a wide directory beyond all", wide(u64::MAX, u64::MAX), "its directory is outside"),
+            ("a wide directory of exabytes", wide(1 << 60, 0), "its directory is outside"),
             ("a directory of other things", with(end + 16, &[0; 4]), "its directory is damaged"),
             ("an entry beyond the end", with(directory.start + 42, &[0xf0; 4]), "is not where its directory says"),
             ("an entry of 4 GB", with(directory.start + 20, &[0xf0; 8]), "is not where its directory says"),
@@ -63,16 +63,16 @@ fn archives_that_are_none_or_lie_are_refused() {
             ("a compressed entry", with(directory.start + 10, &[8]), "is compressed or encrypted"),
             ("an entry that unpacks to more", with(directory.start + 24, &[0xf0; 4]), "is compressed or encrypted"),
             ("an encrypted entry", with(directory.start + 8, &[1]), "is compressed or encrypted"),
-            ("no entries", named(&[]), "not one entry data.pkl"),
-            ("no pickle", named(&["a/version"]), "not one entry data.pkl"),
-            ("two pickles", named(&["a/data.pkl", "b/data.pkl"]), "not one entry data.pkl"),
+            ("no entries", named(&[]), "not have exactly one entry data.pkl"),
+            ("no pickle", named(&["a/version"]), "not have exactly one entry data.pkl"),
+            ("two pickles", named(&["a/data.pkl", "b/data.pkl"]), "not have exactly one entry data.pkl"),
             ("one name twice", named(&["a/data.pkl", "a/data.pkl"]), "it names a/data.pkl twice"),
             (
                 "big-endian",
                 zip([("data.pkl", &b"}."[..]), ("byteorder", b"big")].map(|(n, b)| (n.to_owned(), b)).into_iter()).0,
                 "not little-endian",
             ),
-            ("a directory of megabytes", many, "its directory is of"),
+            ("a directory of megabytes", many, "its directory has"),
             ("a pickle of megabytes", archive(&large, &[]).bytes, "more than any checkpoint needs"),
         ],
     );
@@ -98,16 +98,16 @@ fn pickles_that_cost_much_or_say_nothing_are_refused() {
     check(
         &model,
         vec![
-            ("nothing", of_pickle(b""), "before byte 0: it ends too soon"),
-            ("no end", of_pickle(b"\x80\x02}"), "it ends too soon"),
-            ("a text of 4 GiB", of_pickle(b"X\xff\xff\xff\xffabc"), "before byte 5: it ends too soon"),
-            ("a name without end", of_pickle(b"ctorch"), "it ends too soon"),
+            ("nothing", of_pickle(b""), "before byte 0: it ends too early"),
+            ("no end", of_pickle(b"\x80\x02}"), "it ends too early"),
+            ("a text of 4 GiB", of_pickle(b"X\xff\xff\xff\xffabc"), "before byte 5: it ends too early"),
+            ("a name without end", of_pickle(b"ctorch"), "it ends too early"),
             ("a number of 255 bytes", of_pickle(&[&b"\x8a\xff"[..], &[0xff; 255], b"."].concat()), "no dictionary"),
             ("a text that is none", of_pickle(b"X\x01\0\0\0\xff."), "a text is not UTF-8"),
             ("two million tuples in each other", of_pickle(&nested), "no dictionary of tensors"),
             ("two million marks", of_pickle(&marks), "an operation lacks a value"),
             ("2^200000 values", of_pickle(&doubled), "no dictionary of tensors"),
-            ("a dictionary in itself", of_pickle(&within_itself), "is missing; the file is not a whole"),
+            ("a dictionary in itself", of_pickle(&within_itself), "is missing; the file is not a complete"),
             ("calls of calls", of_pickle(&parameters), "no dictionary of tensors"),
             ("a program", of_pickle(&program), "no dictionary of tensors"),
             ("a list", of_pickle(&list), "no dictionary of tensors"),
@@ -115,14 +115,14 @@ fn pickles_that_cost_much_or_say_nothing_are_refused() {
             ("an unknown operation", of_pickle(b"\x95."), "is not one that torch writes"),
             ("values from nowhere", of_pickle(b"\x87."), "an operation lacks a value"),
             ("a mark from nowhere", of_pickle(b"t."), "an operation lacks a mark"),
-            ("a memory from nowhere", of_pickle(b"h\x07."), "that was never kept"),
+            ("a memory from nowhere", of_pickle(b"h\x07."), "a memoized value does not exist"),
             ("half an entry", of_pickle(b"}(Nu."), "a key has no value"),
-            ("entries for nothing", of_pickle(b"N(NNu."), "entries are for no dictionary"),
-            ("entries for what lies below", of_pickle(b"}((NNu."), "entries are for no dictionary"),
-            ("a storage without a name", of_pickle(b")Q."), "a storage is not named as torch names them"),
+            ("entries for nothing", of_pickle(b"N(NNu."), "there is no dictionary for entries"),
+            ("entries for what lies below", of_pickle(b"}((NNu."), "there is no dictionary for entries"),
+            ("a storage without a name", of_pickle(b")Q."), "a storage is not described as torch describes them"),
             ("a tensor of nothing", of_pickle(b"ctorch._utils\n_rebuild_tensor_v2\n)R."), "not made of a storage"),
             ("a call of nothing", of_pickle(b"ctorch._utils\n_rebuild_tensor_v2\nNR."), "a call has no arguments"),
-            ("no tensors", of_pickle(&of(&[])), "is missing; the file is not a whole KOSMOS-2 checkpoint"),
+            ("no tensors", of_pickle(&of(&[])), "is missing; the file is not a complete KOSMOS-2 checkpoint"),
         ],
     );
 }
@@ -158,9 +158,9 @@ fn tensors_that_are_not_in_their_storages_are_refused() {
             ("wide steps", shape(vec![64], vec![2]), "is larger than its storage"),
             ("steps that overflow", shape(vec![3], vec![i64::MAX]), "is larger than its storage"),
             ("a shape that overflows", shape(vec![1 << 40, 1 << 40], vec![1 << 40, 1]), "is larger than its storage"),
-            ("a side below zero", shape(vec![-64], vec![1]), "is not a number from 0"),
-            ("steps backwards", shape(vec![64], vec![-1]), "is not a number from 0"),
-            ("no strides", shape(vec![64], vec![]), "not as many strides as dimensions"),
+            ("a side below zero", shape(vec![-64], vec![1]), "is not a number of at least 0"),
+            ("steps backwards", shape(vec![64], vec![-1]), "is not a number of at least 0"),
+            ("no strides", shape(vec![64], vec![]), "not have as many strides as dimensions"),
             ("a thousand dimensions", shape(vec![1; 1000], vec![1; 1000]), "more dimensions than any weight"),
             ("no storage", file(Tensor { key: "1", ..right.clone() }), "its storage is missing"),
             ("a storage elsewhere", file(Tensor { key: "../data.pkl", ..right.clone() }), "its storage is missing"),
@@ -172,7 +172,7 @@ fn tensors_that_are_not_in_their_storages_are_refused() {
             (
                 "an exabyte of one number",
                 all(Tensor { shape: vec![1 << 58], strides: vec![0], ..right.clone() }),
-                "config.json asks for [64]",
+                "config.json requires [64]",
             ),
             (
                 "another form",
@@ -184,7 +184,7 @@ fn tensors_that_are_not_in_their_storages_are_refused() {
                 all(Tensor { class: "LongStorage", ..right.clone() }),
                 "is stored as LongStorage, but f32",
             ),
-            ("no tensor", archive(&not_a_tensor, &[]).bytes, "is missing; the file is not a whole"),
+            ("no tensor", archive(&not_a_tensor, &[]).bytes, "is missing; the file is not a complete"),
         ],
     );
 }

@@ -6,7 +6,7 @@ use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::processor::image::{DecodeOptions, PixelValues, decode};
 
-/// The demo's model and scenes.
+/// The directory of the demo's model and scenes.
 pub(crate) fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../sandbox/demo")
 }
@@ -22,7 +22,7 @@ pub(crate) fn demo_model_in(format: &str) -> Kosmos2 {
     Kosmos2::open(&demo().join("kosmos-2-emoji"), &compute).unwrap()
 }
 
-/// One of the demo's scenes as the model takes it.
+/// The pixel values of one of the demo's scenes.
 pub(crate) fn scene_pixels(model: &Kosmos2, file: &str) -> PixelValues {
     let bytes = std::fs::read(demo().join("scenes").join(file)).unwrap();
     model.processor().images().pixel_values(&decode(&bytes, &DecodeOptions::default()).unwrap())

@@ -1,4 +1,4 @@
-//! What several tests of this crate need.
+//! Helpers of several tests.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
@@ -32,7 +32,7 @@ pub(crate) fn reference_model_dir() -> tempfile::TempDir {
     dir
 }
 
-/// A fixture's JSON.
+/// Parses a JSON file.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(path: impl AsRef<Path>) -> T {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

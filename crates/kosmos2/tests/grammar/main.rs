@@ -1,4 +1,4 @@
-//! Well-formed decoding on the reference's answers, on odd texts and on random rows.
+//! The grammar on the reference's answers, on malformed texts and on random token sequences.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
@@ -23,7 +23,7 @@ struct Kit {
     end: u32,
 }
 
-/// The published vocabulary of 65,037.
+/// The published vocabulary of 65,037 tokens.
 static KIT: LazyLock<Kit> = LazyLock::new(|| Kit::open(common::reference_model_dir().path()));
 
 impl Kit {
@@ -37,14 +37,14 @@ impl Kit {
         self.tokenizer.encode(text, false).unwrap()
     }
 
-    /// The one token of a tag or a patch.
+    /// The token of a tag or a patch.
     fn id(&self, token: &str) -> u32 {
         let ids = self.ids(token);
         assert_eq!(ids.len(), 1, "{token}");
         ids[0]
     }
 
-    /// A prompt as it stands behind a picture, of which one placeholder is enough here.
+    /// A prompt after a picture with a single placeholder.
     fn prompt(&self, text: &str) -> Vec<u32> {
         self.ids(&format!("<s><image> the</image> {text}"))
     }
@@ -63,7 +63,7 @@ impl Kit {
         })
     }
 
-    /// What of these texts' single tokens may come behind a prompt.
+    /// Which of these tokens are allowed after a prompt.
     fn allowed(&self, prompt: &str, budget: usize, tokens: &[&'static str]) -> Vec<&'static str> {
         let state = self.grammar.start(&self.prompt(prompt), budget);
         tokens.iter().copied().filter(|token| self.grammar.allows(&state, self.id(token))).collect()
@@ -91,7 +91,7 @@ fn every_golden_answer_is_accepted_even_where_it_just_fits() {
     }
 }
 
-/// On the reference's own odd cases and on random mixtures of tags, blanks and scripts.
+/// On the cases of the reference's tests and on random mixtures of tags, blanks and scripts.
 #[test]
 fn an_answer_is_accepted_if_and_only_if_its_text_is_well_formed() {
     #[derive(Deserialize)]
@@ -167,11 +167,11 @@ fn nothing_is_opened_that_the_tokens_left_cannot_close() {
     let pair = "<object><patch_index_0044><patch_index_0863>";
     assert_eq!(allowed(pair, 3), ["</object>"]);
     assert_eq!(allowed(pair, 4), ["</delimiter_of_multi_objects/>", "</object>"]);
-    // Text in a phrase that has some needs one token more for its end.
+    // A text token in a phrase needs one more token for its end.
     let text = KIT.id("the");
     let accepts = |prompt: &str, budget| KIT.grammar.allows(&KIT.grammar.start(&KIT.prompt(prompt), budget), text);
     assert_eq!([1, 2].map(|budget| accepts("<phrase> It", budget)), [false, true]);
-    // Where even that is too much, the shortest way is taken as far as it goes.
+    // If the markup cannot be closed in time, only the shortest way is allowed.
     assert_eq!(allowed("<object>", 1), ["<patch_index_0044>", "<patch_index_0863>"]);
     assert_eq!(allowed("<phrase> It", 0), ["</phrase>"]);
 }
@@ -217,7 +217,7 @@ fn text_with_brackets_is_banned_and_other_text_is_not() {
     assert!(banned >= 1024 + 11 + 13 && free > 60_000, "{banned} {free}");
 }
 
-/// Start prompts and the fewest tokens that close them.
+/// Prompts and the minimum number of tokens that close them.
 const STARTS: [(&str, usize); 12] = [
     ("An image of", 0),
     ("<grounding> An image of", 0),
@@ -239,14 +239,14 @@ fn the_mask_bans_exactly_what_is_not_allowed() {
     for (prompt, _) in STARTS {
         for budget in [1, 2, 3, 5, 60] {
             let state = KIT.grammar.start(&KIT.prompt(prompt), budget);
-            // Two columns more than the vocabulary has.
+            // Two more scores than the vocabulary has tokens.
             let mut scores = vec![1.0; vocabulary + 2];
             assert!(KIT.grammar.mask(&state, &mut scores));
-            let elsewhere = KIT.grammar.allowed(&state);
+            let mask = KIT.grammar.token_mask(&state);
             for (id, &score) in scores.iter().enumerate() {
                 let expected = if KIT.grammar.allows(&state, id as u32) { 1.0 } else { f32::NEG_INFINITY };
                 assert_eq!(score, expected, "{prompt} {budget} {id}");
-                assert_eq!(elsewhere.allows(id as u32), expected == 1.0, "{prompt} {budget} {id}");
+                assert_eq!(mask.allows(id as u32), expected == 1.0, "{prompt} {budget} {id}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Random rows under the grammar, without it, and with one token changed.
+//! Random token sequences under the grammar, without it, and with one token changed.
 
 use kosmos2::grounding::markup;
 use rand::seq::IndexedRandom;
@@ -7,17 +7,17 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{KIT, STARTS};
 
-/// Counts that do not go through the automaton's rules, nor through `is_well_formed`.
+/// Checks by counting tags, independently of the grammar and of `is_well_formed`.
 fn check_strictly(text: &str) {
     let text = markup::caption(text);
     let count = |what: &str| text.matches(what).count();
-    let read = markup::read(text);
+    let parsed = markup::parse(text);
     assert_eq!(count("<phrase>"), count("</phrase>"), "{text:?}");
     assert_eq!(count("<object>"), count("</object>"), "{text:?}");
-    let named = read.entities.iter().filter(|entity| entity.phrase_source.is_some());
+    let named = parsed.entities.iter().filter(|entity| entity.phrase_source.is_some());
     assert_eq!(count("</phrase><object>"), named.clone().count(), "{text:?}");
     assert!(named.clone().all(|entity| !entity.phrase.is_empty() && entity.span.0 < entity.span.1), "{text:?}");
-    let boxes: Vec<_> = read.entities.iter().flat_map(|entity| &entity.boxes).collect();
+    let boxes: Vec<_> = parsed.entities.iter().flat_map(|entity| &entity.boxes).collect();
     assert_eq!(count("<patch_index_"), 2 * boxes.len(), "{text:?}");
     assert_eq!(count("<object>") + count("</delimiter_of_multi_objects/>"), boxes.len(), "{text:?}");
     assert!(boxes.iter().all(|b| 0.0 <= b.x0 && b.x0 < b.x1 && b.x1 <= 1.0), "{text:?}");
@@ -25,7 +25,7 @@ fn check_strictly(text: &str) {
     let tags = ["<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>", "<patch_index_"];
     let brackets = tags.iter().map(|tag| count(tag)).sum::<usize>() + usize::from(text.starts_with("<grounding>"));
     assert_eq!((count("<"), count(">")), (brackets, brackets), "{text:?}");
-    assert!(!read.text.contains(['<', '>']));
+    assert!(!parsed.text.contains(['<', '>']));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn random_rows_of_allowed_tokens_always_read_whatever_their_length() {
     for generation in 0..24_000usize {
         let (prompt, least) = starts.choose(&mut random).unwrap();
         let budget = random.random_range((*least).max(1)..=60);
-        // Every tag, a few patches and a few pieces, so that all of the grammar is met; the end less often than it is.
+        // All tags, a few patches and a few words, so that all rules are used; the end token is less frequent.
         let mut pool = tags.clone();
         pool.extend((0..12).map(|_| first_patch + random.random_range(0..1024)));
         pool.extend((0..random.random_range(1..12)).map(|_| random.random_range(4..64_000)));
@@ -66,7 +66,7 @@ fn random_rows_of_allowed_tokens_always_read_whatever_their_length() {
     assert!(cut > 5_000 && objects > 10_000 && bare > 10_000);
 }
 
-/// Without the grammar, such rows hardly ever are well formed: what the test above shows is not the pool's doing.
+/// Without the grammar, such sequences are hardly ever well formed, so the test above is not trivial.
 #[test]
 fn random_rows_of_any_tokens_hardly_ever_read() {
     let mut random = ChaCha8Rng::seed_from_u64(4);
@@ -102,7 +102,7 @@ fn kosmos_tags() -> [&'static str; 17] {
     ]
 }
 
-/// Two accounts of the same rules, over tokens and over text, which must agree on whatever is nearly right.
+/// The rules over tokens and those over text must agree on nearly well-formed sequences.
 #[test]
 fn a_random_row_with_one_token_changed_is_accepted_if_and_only_if_its_text_is_well_formed() {
     let mut random = ChaCha8Rng::seed_from_u64(6);

@@ -1,17 +1,17 @@
 //! Sampling under the grammar.
 
 use kosmos2::backend::LogitsRequest;
+use kosmos2::decoding::Sampler;
 use kosmos2::grounding::grammar::Constraint;
 use kosmos2::grounding::markup;
 use kosmos2::options::{GenerationOptions, Sampling};
-use kosmos2::sampling::Sampler;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{KIT, TAGS};
 
 fn constraint(prompt: &[u32], options: &GenerationOptions) -> Constraint {
-    Constraint::of_row(&KIT.grammar, prompt, options).unwrap()
+    Constraint::for_prompt(&KIT.grammar, prompt, options).unwrap()
 }
 
 fn well_formed(max_new_tokens: usize) -> GenerationOptions {
@@ -21,7 +21,7 @@ fn well_formed(max_new_tokens: usize) -> GenerationOptions {
 #[test]
 fn the_best_allowed_token_is_chosen_with_its_raw_log_probability() {
     let (prompt, options) = (KIT.prompt("<grounding><phrase> It"), well_formed(60));
-    assert!(Constraint::of_row(&KIT.grammar, &prompt, &GenerationOptions::default()).is_none());
+    assert!(Constraint::for_prompt(&KIT.grammar, &prompt, &GenerationOptions::default()).is_none());
     let mut logits = vec![0.0; KIT.tokenizer.vocab_size()];
     logits[KIT.id("<object>") as usize] = 9.0;
     logits[KIT.id("</phrase>") as usize] = 8.0;
@@ -32,7 +32,7 @@ fn the_best_allowed_token_is_chosen_with_its_raw_log_probability() {
     assert_eq!(choice.token, KIT.id("</phrase>"));
     let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
     assert!((f64::from(choice.logprob) - (8.0 - total.ln())).abs() < 1e-4);
-    // The row has gone on: behind the phrase, the object may come.
+    // The state has advanced: after the phrase, an object is allowed.
     assert_eq!(sampler.choose(&logits, &prompt).unwrap().token, KIT.id("<object>"));
 }
 
@@ -45,7 +45,7 @@ fn a_ban_gives_way_where_it_leaves_no_allowed_token() {
     logits[KIT.id("</object>") as usize] = -7.0;
     let mut sampler = Sampler::new(&options, Some(constraint(&prompt, &options))).unwrap();
     assert_eq!(sampler.choose(&logits, &prompt).unwrap().token, KIT.id("</object>"));
-    // With room for another box, the ban holds and the other way out is taken.
+    // With enough tokens for another box, the ban holds, and the delimiter is chosen.
     let options = GenerationOptions { max_new_tokens: 5, ..options };
     for tag in ["<s>", "<pad>", "<unk>", "<mask>"] {
         logits[KIT.id(tag) as usize] = -9.0;
@@ -96,19 +96,19 @@ fn a_drawn_row_that_is_well_formed_anyway_is_drawn_the_same_under_the_grammar() 
 #[test]
 fn the_best_token_is_wanted_alone_only_where_nothing_else_decides() {
     let prompt = KIT.prompt("<grounding><phrase> It");
-    let want = |options: &GenerationOptions| {
-        let constraint = Constraint::of_row(&KIT.grammar, &prompt, options);
+    let request = |options: &GenerationOptions| {
+        let constraint = Constraint::for_prompt(&KIT.grammar, &prompt, options);
         Sampler::new(options, constraint).unwrap().logits_request(0..0)
     };
-    let LogitsRequest::Best { allowed: Some(allowed), .. } = want(&well_formed(60)) else { panic!("a mask") };
-    assert!(allowed.allows(KIT.id("</phrase>")) && !allowed.allows(KIT.id("<object>")));
-    assert!(matches!(want(&GenerationOptions::default()), LogitsRequest::Best { allowed: None, .. }));
+    let LogitsRequest::Best { mask: Some(mask), .. } = request(&well_formed(60)) else { panic!("a mask") };
+    assert!(mask.allows(KIT.id("</phrase>")) && !mask.allows(KIT.id("<object>")));
+    assert!(matches!(request(&GenerationOptions::default()), LogitsRequest::Best { mask: None, .. }));
     let drawn = Sampling::Random { temperature: 1.0, top_k: None, top_p: 1.0, seed: 0 };
     for others in [
         GenerationOptions { sampling: drawn, ..GenerationOptions::default() },
         GenerationOptions { no_repeat_ngram_size: 3, ..GenerationOptions::default() },
         GenerationOptions { repetition_penalty: 1.1, ..GenerationOptions::default() },
     ] {
-        assert!(matches!(want(&others), LogitsRequest::Logits));
+        assert!(matches!(request(&others), LogitsRequest::Logits));
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator does to workers.
+//! Faults of workers.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use rand_chacha::ChaCha8Rng;
 use crate::pool::Pool;
 use crate::s3_proxy::S3Proxy;
 
-/// More often than `worker.max_deliveries` of the runs.
+/// More than `worker.max_deliveries`.
 const ROUNDS: RangeInclusive<u32> = 14..=18;
-/// Milliseconds between two rounds: workers take jobs, and end few of them while the store is slow.
+/// Milliseconds between two rounds. Workers receive jobs in that time, and finish few of them while the store is slow.
 const BETWEEN_ROUNDS: RangeInclusive<u64> = 500..=1500;
-/// Most seconds by which a clock is wrong.
-const SKEW: i64 = 3600;
-/// Milliseconds between two looks at the workers while a limit lasts.
-const BETWEEN_LOOKS: RangeInclusive<u64> = 500..=3000;
+/// Maximum clock offset in seconds.
+const MAX_OFFSET: i64 = 3600;
+/// Milliseconds between two random events in [`disturb`].
+const BETWEEN_EVENTS: RangeInclusive<u64> = 500..=3000;
 
-/// Restarts several workers, or all of them, again and again while jobs are in hand.
+/// Restarts several or all workers repeatedly while jobs are active.
 pub(super) async fn restart_many_times(
     pool: &mut Pool,
     s3: &S3Proxy,
@@ -31,30 +31,30 @@ pub(super) async fn restart_many_times(
         let count = if all { pool.size() } else { random.random_range(1..=pool.size()) };
         let workers = rand::seq::index::sample(random, pool.size(), count).into_vec();
         pool.restart(&workers).await?;
-        pool.keep_up()?;
+        pool.restart_ended()?;
     }
     Ok(format!("{rounds} times {}", if all { "all" } else { "some" }))
 }
 
-/// Puts a worker with a wrong clock in the place of another one. It is right again by chance. Now and then all workers
-/// have one, and come back only when what they have published is known by its id no more.
+/// Replaces a worker by one with a wrong clock, or sometimes a correct one. Sometimes replaces all workers by ones with
+/// wrong clocks that return only after the duplicate window of their annotations.
 pub(super) async fn skew_clock(pool: &mut Pool, worker: usize, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
     if random.random_bool(0.2) {
-        let ahead: Vec<i64> = (0..pool.size()).map(|_| random.random_range(-SKEW..=SKEW)).collect();
-        pool.leave_for_long(&ahead).await?;
-        return Ok(format!("all workers, after a long absence: {ahead:?} s ahead"));
+        let ahead: Vec<i64> = (0..pool.size()).map(|_| random.random_range(-MAX_OFFSET..=MAX_OFFSET)).collect();
+        pool.replace_after_duplicate_window(&ahead).await?;
+        return Ok(format!("all workers, after the duplicate window: {ahead:?} s ahead"));
     }
-    let ahead = if random.random_bool(0.8) { random.random_range(-SKEW..=SKEW) } else { 0 };
+    let ahead = if random.random_bool(0.8) { random.random_range(-MAX_OFFSET..=MAX_OFFSET) } else { 0 };
     pool.replace_with_clock(worker, ahead).await?;
     Ok(format!("worker {worker}: {ahead} s ahead"))
 }
 
-/// Waits. Now and then a worker is killed or told to end meanwhile.
-pub(super) async fn disturb(pool: &mut Pool, lasts: Duration, random: &mut ChaCha8Rng) -> anyhow::Result<()> {
-    let end = Instant::now() + lasts;
+/// Waits, and sometimes kills or terminates a worker meanwhile.
+pub(super) async fn disturb(pool: &mut Pool, duration: Duration, random: &mut ChaCha8Rng) -> anyhow::Result<()> {
+    let end = Instant::now() + duration;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        tokio::time::sleep(left.min(Duration::from_millis(random.random_range(BETWEEN_LOOKS)))).await;
-        pool.keep_up()?;
+        tokio::time::sleep(left.min(Duration::from_millis(random.random_range(BETWEEN_EVENTS)))).await;
+        pool.restart_ended()?;
         let worker = random.random_range(0..pool.size());
         match random.random_range(0..10) {
             0 => pool.replace(worker, None).await?,

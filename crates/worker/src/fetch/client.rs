@@ -1,4 +1,4 @@
-//! The client of an S3 store, by the settings: the one way in which all commands and tests make it.
+//! Builds the client of an S3 store from the settings, for all commands and tests.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ use crate::settings::S3Settings;
 
 /// The file of `s3.ca_file` cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the file {path} of s3.ca_file cannot be used: {reason}")]
+#[error("the file {path} (s3.ca_file) cannot be used: {reason}")]
 pub struct CaFileError {
     path: String,
     reason: String,
 }
 
-/// The client. Nothing is connected before the first request.
+/// Builds the client. It does not connect before the first request.
 pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError> {
     let trusted = match &settings.ca_file {
         None => TrustStore::default(),
@@ -31,7 +31,7 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
     };
     let tls = TlsContext::builder().with_trust_store(trusted).build();
     let tls = tls.map_err(|error| CaFileError { path: "(the system's)".to_owned(), reason: error.to_string() })?;
-    // The client's own builder knows no proxies.
+    // The SDK's default HTTP client does not support proxies.
     let http = aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
         connector.set_connector_settings(settings.cloned());
@@ -47,7 +47,7 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
         .http_client(http)
         .region(Region::new(settings.region.clone()))
         .timeout_config(timeouts)
-        // Its read timeout ends with the headers; this one holds for the body.
+        // The read timeout covers only the headers; this one covers the body.
         .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(settings.read_timeout).build())
         .retry_config(RetryConfig::standard().with_max_attempts(settings.attempts));
     if let (Some(key), Some(secret)) = (&settings.access_key, &settings.secret_key) {
@@ -63,8 +63,8 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
     let shared = loader.load().await;
     let mut builder =
         aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.path_style).interceptor(NeededHeaders);
-    // Not those of a profile: with an endpoint of its own the client would refuse every request for the one thing, and
-    // without one it would read from a place that no setting names.
+    // Overrides a profile's settings: dual-stack or FIPS would make the client reject every request to a custom
+    // endpoint, and a profile's endpoint would direct reads to a store that the settings do not name.
     builder.set_endpoint_url(settings.endpoint.clone());
     if settings.endpoint.is_some() {
         builder = builder.use_dual_stack(false).use_fips(false);
@@ -72,14 +72,14 @@ pub(super) async fn client(settings: &S3Settings) -> Result<Client, CaFileError>
     Ok(Client::from_conf(builder.build()))
 }
 
-/// The authorities of a PEM file, and no others.
+/// A trust store with only the authorities of a PEM file.
 async fn authorities(file: &Path) -> Result<TrustStore, CaFileError> {
     let unusable = |reason: String| CaFileError { path: file.display().to_string(), reason };
     let pem = tokio::fs::read(file).await.map_err(|error| unusable(error.to_string()))?;
-    // The client itself would panic on a file without one.
+    // The client panics if the file has no certificate.
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     match certificates.map_err(|error| unusable(error.to_string()))?.len() {
-        0 => Err(unusable("it holds no certificate in PEM form".to_owned())),
+        0 => Err(unusable("it contains no PEM certificate".to_owned())),
         _ => Ok(TrustStore::empty().with_pem_certificate(pem)),
     }
 }

@@ -1,8 +1,8 @@
-//! Removes a `Content-Encoding` while a body arrives, and never holds more than a given number of bytes.
+//! Removes a `Content-Encoding` while a body arrives, without exceeding a limit on its bytes.
 //!
-//! `gzip`, `x-gzip` and `deflate` are decoded, also several of them one over the other. `identity` and `aws-chunked` say
-//! nothing about the bytes. A header that is wrong is common (`utf-8`, `base64`, `gzip` on a plain JPEG), so bytes that
-//! begin as a picture are taken as they are, whatever the header says.
+//! `gzip`, `x-gzip` and `deflate` are decoded, also if several were applied. `identity` and `aws-chunked` do not change
+//! the bytes. Wrong headers are common (`utf-8`, `base64`, `gzip` on a plain JPEG), so bytes that begin like a picture
+//! are kept as they are.
 
 use std::io;
 
@@ -13,12 +13,12 @@ use md5::{Digest, Md5};
 
 use super::layers::{Counted, Inflate, Layer, Limited, is_overflow};
 
-/// Bytes that are looked at before it is decided how to read the rest: every picture format shows by then.
+/// Bytes that are inspected before the decoding is chosen. They suffice to recognise every picture format.
 const FIRST: usize = 64;
-/// Encodings that may lie one over the other.
-const MOST_CODINGS: usize = 4;
+/// Maximum number of encodings applied to one object.
+const MAX_CODINGS: usize = 4;
 
-/// A body while it arrives.
+/// A body that is being received.
 pub(super) struct Body {
     encoding: String,
     state: State,
@@ -27,44 +27,44 @@ pub(super) struct Body {
 }
 
 enum State {
-    /// Too little has arrived to decide.
+    /// Not enough bytes have arrived to choose the decoding.
     First(BytesMut),
-    /// The bytes are what is wanted.
+    /// The bytes are kept as they are.
     Plain(BytesMut),
-    /// The bytes are decoded on their way.
+    /// The bytes are decoded as they arrive.
     Coded(Box<dyn Layer>, Md5),
-    /// Decoding has failed; the rest is only read for its digest.
+    /// Decoding has failed. The rest is read only to compute the digest.
     Damaged(io::Error, Md5),
 }
 
-/// What arrived.
+/// A complete body.
 #[derive(Debug)]
 pub(super) struct Whole {
     pub(super) bytes: Bytes,
-    /// MD5 of the bytes as the store keeps them, where `bytes` are decoded ones.
+    /// The MD5 of the stored bytes, if `bytes` were decoded from them.
     pub(super) stored_md5: Option<String>,
 }
 
-/// Why a body cannot be used.
+/// Why a body was rejected.
 #[derive(Debug)]
 pub(super) enum BodyError {
-    /// It has more bytes than allowed, encoded or decoded.
+    /// It has too many bytes, encoded or decoded.
     Larger,
-    /// It has an encoding that is not supported: its name.
+    /// Its encoding, with this name, is not supported.
     Unsupported(String),
-    /// It is not what its encoding says.
+    /// It cannot be decoded.
     Damaged { encoding: String, reason: String, stored_md5: String },
 }
 
 impl Body {
-    /// A body with this `Content-Encoding`, of which at most `most` bytes are kept.
+    /// A body with this `Content-Encoding` and at most `most` bytes.
     pub(super) fn new(encoding: Option<&str>, most: u64) -> Self {
         let encoding = encoding.unwrap_or_default().to_owned();
         Self { encoding, state: State::First(BytesMut::new()), most, arrived: 0 }
     }
 
-    /// Takes the next bytes.
-    pub(super) fn take(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+    /// Adds the next bytes.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
         self.arrived = self.arrived.saturating_add(chunk.len() as u64);
         if self.arrived > self.most {
             return Err(BodyError::Larger);
@@ -86,12 +86,12 @@ impl Body {
         }
     }
 
-    /// Number of bytes that have arrived, before decoding.
+    /// The number of bytes that have arrived, before decoding.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived
     }
 
-    /// Ends the body.
+    /// Finishes the body.
     pub(super) fn end(mut self) -> Result<Whole, BodyError> {
         if matches!(self.state, State::First(_)) {
             self.decide()?;
@@ -111,12 +111,12 @@ impl Body {
         }
     }
 
-    /// Chooses how to read, by what has arrived.
+    /// Chooses the decoding by the bytes that have arrived.
     fn decide(&mut self) -> Result<(), BodyError> {
         let State::First(first) = &mut self.state else { return Ok(()) };
         let first = std::mem::take(first);
         let codings = match codings(&self.encoding) {
-            // Nothing to decode, or bytes that are a picture whatever the header says.
+            // Nothing to decode, or the bytes are a picture despite the header.
             Ok(codings) if codings.is_empty() => None,
             _ if is_picture(&first) => None,
             Ok(codings) => Some(codings),
@@ -153,9 +153,9 @@ impl Body {
     }
 }
 
-/// Whether bytes begin as one of the formats that are read.
+/// Whether bytes begin like a supported picture format.
 fn is_picture(first: &[u8]) -> bool {
-    // gzip is among the formats that are known and not supported.
+    // gzip itself is recognised as an unsupported format.
     !matches!(
         Header::read(first, &DecodeOptions::default()),
         Err(ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Empty)
@@ -168,19 +168,19 @@ enum Coding {
     Deflate,
 }
 
-/// The codings of a header in the order in which they were applied; the first unsupported one is the error.
+/// The codings of a header in the order in which they were applied. The error is the first unsupported one.
 fn codings(header: &str) -> Result<Vec<Coding>, String> {
     let mut found = Vec::new();
     for name in header.split(',').map(str::trim) {
         match name.to_ascii_lowercase().as_str() {
-            // What a client sends in `aws-chunked` pieces is stored without them.
+            // Stores remove the `aws-chunked` framing of an upload.
             "" | "identity" | "aws-chunked" => {}
             "gzip" | "x-gzip" => found.push(Coding::Gzip),
             "deflate" => found.push(Coding::Deflate),
             _ => return Err(name.to_owned()),
         }
     }
-    if found.len() > MOST_CODINGS { Err(header.to_owned()) } else { Ok(found) }
+    if found.len() > MAX_CODINGS { Err(header.to_owned()) } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -215,7 +215,7 @@ mod tests {
 
     fn read(encoding: &str, stored: &[u8], most: u64, chunk: usize) -> Result<Whole, BodyError> {
         let mut body = Body::new(Some(encoding), most);
-        stored.chunks(chunk).try_for_each(|chunk| body.take(chunk))?;
+        stored.chunks(chunk).try_for_each(|chunk| body.push(chunk))?;
         body.end()
     }
 

@@ -1,11 +1,11 @@
-//! Variables of the environment that AWS's own tools read, where they contradict the settings.
+//! Finds environment variables of AWS's own tools that contradict the settings.
 //!
-//! Endpoint and region come from the settings alone; keys may come from the environment. What would send reads to another
-//! place, or make the client refuse every one of them, is told before the first job.
+//! Endpoint and region come only from the settings; keys may come from the environment. A variable that would direct
+//! reads to another store, or make the client reject all of them, is reported before the first job.
 
 use crate::settings::S3Settings;
 
-/// One sentence for each variable that contradicts the settings. `variable` gives the value of the one of a name.
+/// One sentence for each variable that contradicts the settings. `variable` returns the value of a variable.
 pub fn environment_problems(settings: &S3Settings, variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let value = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let is_true = |name: &str| value(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -15,7 +15,7 @@ pub fn environment_problems(settings: &S3Settings, variable: impl Fn(&str) -> Op
             for (name, what) in [("AWS_USE_DUALSTACK_ENDPOINT", "dual-stack"), ("AWS_USE_FIPS_ENDPOINT", "FIPS")] {
                 if is_true(name) {
                     problems.push(format!(
-                        "s3.endpoint is set, and the environment's {name} asks for AWS's {what} endpoints: unset one of them"
+                        "s3.endpoint is set, but the environment variable {name} selects AWS's {what} endpoints: unset one of them"
                     ));
                 }
             }
@@ -25,7 +25,7 @@ pub fn environment_problems(settings: &S3Settings, variable: impl Fn(&str) -> Op
             for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
                 if value(name).is_some() {
                     problems.push(format!(
-                        "s3.endpoint is not set, and the environment's {name} names a store: only the settings say where pictures are read; put its address into s3.endpoint, or unset it"
+                        "s3.endpoint is not set, but the environment variable {name} is, and the store's address must come from the settings: move it to s3.endpoint or unset the variable"
                     ));
                 }
             }

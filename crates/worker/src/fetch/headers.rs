@@ -1,7 +1,7 @@
-//! Keeps, of an answer's headers, only those that reading an object needs, before the client reads them all.
+//! Removes the headers of a response that reading an object does not need, before the client parses them.
 //!
-//! The client refuses an answer in which any header has a form that it does not expect: a `Last-Modified` of another
-//! format, a count that is no number, metadata that is not UTF-8. None of these say anything about the bytes.
+//! The client rejects a response if any header has an unexpected form: another date format in `Last-Modified`, a count
+//! that is not a number, metadata that is not UTF-8. None of these matter for the bytes.
 
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -9,10 +9,10 @@ use aws_sdk_s3::error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::http::Headers;
 
-/// Headers of which the first value is kept.
+/// Headers whose first value is kept.
 const NEEDED: [&str; 5] = ["content-length", "content-type", "date", "etag", "x-amz-version-id"];
 const CONTENT_ENCODING: &str = "content-encoding";
-/// Checksums of an object that the client compares with what it received, with their lengths in base64.
+/// Checksum headers that the client verifies, with the lengths of their base64 values.
 const CHECKSUMS: [(&str, usize); 5] = [
     ("x-amz-checksum-crc32", 8),
     ("x-amz-checksum-crc32c", 8),
@@ -21,7 +21,7 @@ const CHECKSUMS: [(&str, usize); 5] = [
     ("x-amz-checksum-sha256", 44),
 ];
 
-/// The interceptor.
+/// The interceptor of the S3 client.
 #[derive(Debug)]
 pub(super) struct NeededHeaders;
 
@@ -49,7 +49,7 @@ impl Intercept for NeededHeaders {
 fn needed(all: &Headers) -> Headers {
     let mut kept = Headers::new();
     let mut keep = |name: &'static str, value: String| {
-        // Fails on values that no header can have, and these came out of one.
+        // Does not fail, because the value was a header's value.
         drop(kept.try_insert(name, value));
     };
     for name in NEEDED {
@@ -57,24 +57,24 @@ fn needed(all: &Headers) -> Headers {
             keep(name, value.to_owned());
         }
     }
-    // It may be written over several lines.
+    // It may be split into several header lines.
     let encodings: Vec<&str> = all.get_all(CONTENT_ENCODING).collect();
     if !encodings.is_empty() {
         keep(CONTENT_ENCODING, encodings.join(", "));
     }
-    // A composite checksum is one over the checksums of an upload's parts, which cannot be told from the bytes alone.
+    // A composite checksum covers the checksums of an upload's parts and cannot be computed from the bytes alone.
     let composite = all.get("x-amz-checksum-type").is_some_and(|kind| kind.trim().eq_ignore_ascii_case("composite"));
     for (name, length) in CHECKSUMS {
         match all.get(name) {
             Some(value) if !composite && is_checksum(value, length) => keep(name, value.to_owned()),
-            Some(value) => tracing::debug!(name, value, "a checksum that cannot be compared is passed over"),
+            Some(value) => tracing::debug!(name, value, "ignored a checksum that cannot be verified"),
             None => {}
         }
     }
     kept
 }
 
-/// Whether a value is base64 of the right length: one with a number of parts (`…-3`) is not.
+/// Whether a value is base64 of the right length, unlike a checksum with a number of parts (`…-3`).
 fn is_checksum(value: &str, length: usize) -> bool {
     value.len() == length && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
 }

@@ -1,4 +1,4 @@
-//! Reading a picture from a web address, for pictures named by hand. Jobs never name web addresses.
+//! Reads pictures from web addresses given on the command line. Jobs cannot name web addresses.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use url::Url;
 use super::encoding::{Body, BodyError};
 use super::{FetchError, FetchErrorKind, too_large, unsupported_encoding};
 
-/// Redirects that are followed; browsers follow 20, pictures seldom need two.
+/// Maximum redirects that are followed. Browsers follow 20; pictures rarely need more than one.
 const MAX_REDIRECTS: usize = 5;
 
-/// A body as answers have it.
+/// The body of a response.
 trait WebBody: BodyExt<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin {}
 
 impl<B> WebBody for B where B: BodyExt<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin {}
 
-/// A reader of web addresses.
+/// Reads pictures from web addresses.
 #[derive(Debug, Clone)]
 pub struct WebReader {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
@@ -32,7 +32,7 @@ pub struct WebReader {
 }
 
 impl WebReader {
-    /// A reader that takes at most `max_bytes` and at most `timeout` for each address.
+    /// A reader with a limit on the bytes and the time for each address.
     ///
     /// # Errors
     /// `Misconfigured` if the system's certificates cannot be read.
@@ -49,11 +49,11 @@ impl WebReader {
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(tls), max_bytes, timeout })
     }
 
-    /// Reads one `http://` or `https://` address whole.
+    /// Reads one `http://` or `https://` address.
     ///
     /// # Errors
-    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled` or `Unavailable`. Not more than the limit is ever
-    /// held.
+    /// `BadAddress`, `NotFound`, `Denied`, `TooLarge`, `Throttled`, `Unavailable`, `EncodingUnsupported`,
+    /// `EncodingDamaged` or `Exhausted`. Never more than the limit is held in memory.
     pub async fn read(&self, address: &str) -> Result<Bytes, FetchError> {
         match tokio::time::timeout(self.timeout, self.follow(address)).await {
             Ok(read) => read,
@@ -79,13 +79,13 @@ impl WebReader {
                     let next = web_url(next.as_deref().unwrap_or(location))?;
                     if url.scheme() == "https" && next.scheme() == "http" {
                         let sentence = format!(
-                            "{url} leads from https to http: give the http address itself if it is to be trusted"
+                            "{url} redirects from https to http, which is not followed: use the http address itself if you trust it"
                         );
                         return Err(FetchError::new(FetchErrorKind::BadAddress, sentence));
                     }
                     url = next;
                 }
-                _ => return Err(FetchError::new(kind_of(status), format!("{url} answers with {status}"))),
+                _ => return Err(FetchError::new(kind_of(status), format!("{url} returned status {status}"))),
             }
         }
         let sentence = format!("{address} redirects more than {MAX_REDIRECTS} times");
@@ -110,14 +110,15 @@ impl WebReader {
         if announced.is_some_and(|length| length > self.max_bytes) {
             return Err(too_large());
         }
-        // Nothing asks for an encoding, but buckets hold objects that have one, and some servers always send one.
+        // The request asks for no encoding, but stored objects may have one, and some servers always send one.
         let encodings = answer.headers().get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
         let encodings = encodings.collect::<Vec<_>>().join(", ");
         let unread = |error| match error {
             BodyError::Larger => too_large(),
             BodyError::Unsupported(encoding) => unsupported_encoding(url.as_str(), &encoding),
             BodyError::Damaged { encoding, reason, .. } => {
-                let sentence = format!("{url} is not readable as its content encoding {encoding} says ({reason})");
+                let sentence =
+                    format!("{url} cannot be decoded according to its content encoding {encoding}: {reason}");
                 FetchError::new(FetchErrorKind::EncodingDamaged, sentence)
             }
         };
@@ -128,20 +129,20 @@ impl WebReader {
                 FetchError::new(FetchErrorKind::Unavailable, format!("reading {url} failed")).because(error)
             })?;
             let Ok(chunk) = frame.into_data() else { continue };
-            bytes.take(&chunk).map_err(unread)?;
+            bytes.push(&chunk).map_err(unread)?;
         }
         Ok(bytes.end().map_err(unread)?.bytes)
     }
 }
 
 fn web_url(address: &str) -> Result<Url, FetchError> {
-    // They are not sent, and an address that holds them must not get into logs; so it is not repeated either.
+    // Credentials in an address are not sent. The address is not repeated in the error, so that it gets into no logs.
     let holds_user = match Url::parse(address) {
         Ok(url) if url.has_host() => !url.username().is_empty() || url.password().is_some(),
         _ => address.contains('@'),
     };
     if holds_user {
-        let sentence = "an address with a user or password is not read: leave them out";
+        let sentence = "addresses with a user or password are not supported: remove them";
         return Err(FetchError::new(FetchErrorKind::BadAddress, sentence));
     }
     match Url::parse(address) {
@@ -151,7 +152,7 @@ fn web_url(address: &str) -> Result<Url, FetchError> {
 }
 
 fn bad_address(address: &str) -> FetchError {
-    FetchError::new(FetchErrorKind::BadAddress, format!("{address:?} is no address like https://host/picture.jpg"))
+    FetchError::new(FetchErrorKind::BadAddress, format!("{address:?} is not an address like https://host/picture.jpg"))
 }
 
 fn kind_of(status: StatusCode) -> FetchErrorKind {

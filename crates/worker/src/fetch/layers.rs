@@ -1,20 +1,20 @@
-//! The steps of decoding a body, each of which writes into the next and is bounded.
+//! Layers that decode a body: each writes into the next, and the bytes of each are limited.
 
 use std::io::{self, Write};
 
 use flate2::write::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Bytes that one step of decompression makes.
-const STEP: usize = 32 * 1024;
+/// Size of the buffer for decompressed bytes.
+const BUFFER: usize = 32 * 1024;
 
-/// One step of decoding, and all after it.
+/// A layer, with all layers after it.
 pub(super) trait Layer: Write + Send {
-    /// Checks that the data is complete, and gives the bytes that came out.
+    /// Checks that the data is complete and returns the decoded bytes.
     fn end(self: Box<Self>) -> io::Result<Vec<u8>>;
 }
 
-/// More came out than allowed. It is the inner error of a layer's.
+/// A layer produced too many bytes. It is wrapped in an `io::Error`.
 #[derive(Debug, thiserror::Error)]
 #[error("more bytes than allowed")]
 struct Overflow;
@@ -27,7 +27,7 @@ pub(super) fn is_overflow(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Overflow>())
 }
 
-/// Where the decoded bytes go.
+/// The last layer: collects the decoded bytes.
 pub(super) struct Limited {
     bytes: Vec<u8>,
     most: u64,
@@ -59,7 +59,8 @@ impl Layer for Limited {
     }
 }
 
-/// Counts what one step makes: without it, steps in between could work without end on a few stored bytes.
+/// Limits the bytes that one layer produces. Without it, a few stored bytes could keep layers in between busy without
+/// end.
 pub(super) struct Counted {
     next: Box<dyn Layer>,
     left: u64,
@@ -85,14 +86,14 @@ impl Write for Counted {
 
 impl Layer for MultiGzDecoder<Counted> {
     fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
-        let incomplete = |error: io::Error| if is_overflow(&error) { error } else { io::Error::other(CUT_SHORT) };
+        let incomplete = |error: io::Error| if is_overflow(&error) { error } else { io::Error::other(TRUNCATED) };
         self.finish().map_err(incomplete)?.next.end()
     }
 }
 
-const CUT_SHORT: &str = "it is cut short, or its checksum is wrong";
+const TRUNCATED: &str = "it is truncated or its checksum is wrong";
 
-/// `deflate` as RFC 9110 means it (zlib), and as some servers send it (without zlib's header).
+/// `deflate` as RFC 9110 defines it (zlib), and as some servers send it (without the zlib header).
 pub(super) struct Inflate {
     next: Counted,
     head: Vec<u8>,
@@ -107,17 +108,17 @@ impl Inflate {
 
     fn run(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let Some(inflate) = &mut self.inflate else { return Ok(()) };
-        let mut made = vec![0; STEP];
-        // What follows the end is passed over, as browsers do.
+        let mut output = vec![0; BUFFER];
+        // Bytes after the end are ignored, as browsers do.
         while !self.ended {
             let (in_before, out_before) = (inflate.total_in(), inflate.total_out());
-            let status = inflate.decompress(bytes, &mut made, FlushDecompress::None)?;
-            let taken = usize::try_from(inflate.total_in() - in_before).unwrap_or(usize::MAX);
-            let given = usize::try_from(inflate.total_out() - out_before).unwrap_or(usize::MAX);
-            bytes = bytes.get(taken..).unwrap_or_default();
-            self.next.write_all(made.get(..given).unwrap_or_default())?;
+            let status = inflate.decompress(bytes, &mut output, FlushDecompress::None)?;
+            let consumed = usize::try_from(inflate.total_in() - in_before).unwrap_or(usize::MAX);
+            let written = usize::try_from(inflate.total_out() - out_before).unwrap_or(usize::MAX);
+            bytes = bytes.get(consumed..).unwrap_or_default();
+            self.next.write_all(output.get(..written).unwrap_or_default())?;
             self.ended = status == Status::StreamEnd;
-            if taken == 0 && given == 0 {
+            if consumed == 0 && written == 0 {
                 break;
             }
         }
@@ -133,7 +134,7 @@ impl Write for Inflate {
         }
         self.head.extend_from_slice(bytes);
         if let [first, second, ..] = self.head[..] {
-            // RFC 1950: method 8, and both bytes together a multiple of 31.
+            // RFC 1950: the method is 8, and both bytes together are a multiple of 31.
             let is_zlib = first & 0x0f == 8 && u16::from_be_bytes([first, second]).is_multiple_of(31);
             self.inflate = Some(Decompress::new(is_zlib));
             let head = std::mem::take(&mut self.head);
@@ -149,6 +150,6 @@ impl Write for Inflate {
 
 impl Layer for Inflate {
     fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
-        if self.ended { self.next.next.end() } else { Err(io::Error::other(CUT_SHORT)) }
+        if self.ended { self.next.next.end() } else { Err(io::Error::other(TRUNCATED)) }
     }
 }

@@ -1,14 +1,15 @@
-//! Getting at the bytes of a picture: [`s3`] for jobs, [`http`] for addresses given by hand.
+//! Reads the bytes of pictures: [`s3`] for jobs, [`http`] for addresses on the command line.
 
 mod client;
 mod encoding;
 pub mod environment;
+mod error_document;
 mod headers;
 pub mod http;
 mod layers;
-mod refusal;
 pub mod s3;
 mod size_estimate;
+mod store_error;
 
 use std::error::Error;
 use std::io;
@@ -19,18 +20,18 @@ use wire::v1::ObjectIdentity;
 
 use broker::causes::causes;
 
-/// What was read.
+/// An object that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
     /// The object's bytes, without their content encoding.
     pub bytes: Bytes,
-    /// Which object they are, as the store says.
+    /// The object's identity, as the store reports it.
     pub identity: ObjectIdentity,
-    /// MD5 of the bytes that the store keeps, in hexadecimal, where a content encoding was removed from them.
+    /// The MD5 of the stored bytes in hexadecimal, if a content encoding was removed from them.
     pub stored_md5: Option<String>,
 }
 
-/// Why nothing was read, in one sentence with its causes. [`FetchError::kind`] is what callers decide by.
+/// Why an object or address could not be read, in one sentence with its causes. Callers decide by [`FetchError::kind`].
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct FetchError {
@@ -41,33 +42,33 @@ pub struct FetchError {
 /// The kinds of [`FetchError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FetchErrorKind {
-    /// There is no such bucket, object or version.
+    /// The bucket, object or version does not exist.
     NotFound,
     /// The settings do not allow this bucket or prefix.
     NotAllowed,
-    /// The store does not let this worker read it.
+    /// The store denies access.
     Denied,
-    /// It is not the pinned ETag or version any more.
+    /// The object no longer has the ETag or version that the job names.
     Changed,
-    /// More bytes than allowed.
+    /// The object has too many bytes.
     TooLarge,
-    /// The store asks for fewer requests.
+    /// The store throttles requests.
     Throttled,
-    /// No answer, a broken answer, or a fault of the store's own.
+    /// No response, an invalid response, or an internal error of the store.
     Unavailable,
-    /// The store does not accept this worker: key, signature, clock or region. No fault of the object's.
+    /// The store rejects the request because of its key, signature, time or region. The object is not at fault.
     Misconfigured,
-    /// The address cannot be used at all.
+    /// The address is invalid.
     BadAddress,
-    /// It is in an archive and must be restored before it can be read.
+    /// The object is archived and must be restored before it can be read.
     Archived,
-    /// It is encrypted with a key that the worker does not have, or that the store cannot use.
+    /// The object is encrypted with a key that the worker does not have or that the store cannot use.
     Encrypted,
-    /// It has a content encoding that is not supported.
+    /// The object's content encoding is not supported.
     EncodingUnsupported,
-    /// It is not what its content encoding says.
+    /// The object cannot be decoded according to its content encoding.
     EncodingDamaged,
-    /// This worker's machine has no file descriptor, port or memory left for a connection.
+    /// The worker's machine has no free file descriptor, port or memory for a connection.
     Exhausted,
 }
 
@@ -76,10 +77,10 @@ impl FetchError {
         Self { kind, sentence: sentence.into() }
     }
 
-    /// Adds the causes to the sentence, each once. They are not kept as a source: whoever prints an error with its
-    /// sources would repeat them.
+    /// Adds the causes to the sentence, each once. They are not kept as a source, so that printing an error with its
+    /// sources does not repeat them.
     ///
-    /// A cause on this machine makes the error [`FetchErrorKind::Exhausted`], whatever it was taken for.
+    /// If a cause is a lack of resources on this machine, the kind becomes [`FetchErrorKind::Exhausted`].
     pub(crate) fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let cause = cause.into();
         if is_exhaustion(cause.as_ref()) {
@@ -89,13 +90,13 @@ impl FetchError {
         self
     }
 
-    /// What went wrong, to decide by.
+    /// The kind of error.
     pub fn kind(&self) -> FetchErrorKind {
         self.kind
     }
 }
 
-/// Whether the error or one of its sources says that this machine has run out of something.
+/// Whether the error or one of its sources is a lack of resources on this machine.
 fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
     const CODES: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::NOMEM];
     let mut next = Some(error);
@@ -109,15 +110,15 @@ fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// A content encoding that is not supported, the same for every way of reading.
+/// The error for an unsupported content encoding.
 fn unsupported_encoding(what: &str, encoding: &str) -> FetchError {
     let sentence = format!(
-        "{what} has the content encoding {encoding:?}, which is not supported: store it without one, or with gzip or deflate"
+        "{what} has the unsupported content encoding {encoding:?}: store it without one, or with gzip or deflate"
     );
     FetchError::new(FetchErrorKind::EncodingUnsupported, sentence)
 }
 
-/// "more than N bytes", the same for every way of reading.
+/// The error for an object that is too large.
 pub(crate) fn too_large(what: &str, limit: u64) -> FetchError {
     FetchError::new(FetchErrorKind::TooLarge, format!("{what} has more than {limit} bytes"))
 }

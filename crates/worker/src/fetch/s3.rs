@@ -1,4 +1,4 @@
-//! Reading objects from an S3 store, within bounds.
+//! Reads objects from an S3 store within the limits of the settings.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,106 +13,108 @@ use wire::v1::{ObjectIdentity, S3Object};
 pub use super::client::CaFileError;
 use super::client::client;
 use super::encoding::{Body, BodyError, Whole};
-use super::refusal::{Refusal, error_document};
+use super::error_document::error_document;
 use super::size_estimate::SizeEstimate;
+use super::store_error::StoreError;
 use super::{FetchError, FetchErrorKind, Fetched, too_large, unsupported_encoding};
-use crate::byte_budget::{ByteBudget, Taken};
+use crate::byte_budget::{ByteBudget, Reservation};
+use crate::read_monitor::ReadMonitor;
 use crate::settings::S3Settings;
-use crate::slow_reads::{BrokenOff, Place, Watch};
+use crate::slow_reads::{SlowReadAborted, SlowReadPermit};
 
-/// An S3 store and what may be read from it. Cheap to clone.
+/// An S3 store with the buckets and prefixes that may be read. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ObjectStore {
     client: Client,
     allow: Vec<String>,
     max_bytes: u64,
-    usual: Arc<SizeEstimate>,
+    size_estimate: Arc<SizeEstimate>,
     operation_timeout: Duration,
     requester_pays: bool,
 }
 
-/// What came of a request that was to bring no more than so many bytes.
+/// The result of a read with a limit on its bytes.
 enum Read {
     Whole(Fetched),
-    /// The object is allowed, but larger than that.
+    /// The object exceeds this limit, but not `s3.max_object_bytes`.
     Larger,
 }
 
 /// Why an object was not read for a job.
 #[derive(Debug)]
-pub(crate) enum NotRead {
+pub(crate) enum ReadError {
     Failed(FetchError),
-    BrokenOff(BrokenOff),
+    Aborted(SlowReadAborted),
 }
 
-impl From<FetchError> for NotRead {
+impl From<FetchError> for ReadError {
     fn from(error: FetchError) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<BrokenOff> for NotRead {
-    fn from(reason: BrokenOff) -> Self {
-        Self::BrokenOff(reason)
+impl From<SlowReadAborted> for ReadError {
+    fn from(reason: SlowReadAborted) -> Self {
+        Self::Aborted(reason)
     }
 }
 
-/// Whether bytes are those that an ETag names. It is the MD5 of most objects' bytes, but not of all: not of those in
-/// several parts, nor of some encrypted ones.
+/// Whether an ETag is the MD5 of these bytes. This holds for most objects, but not for multipart uploads and some
+/// encrypted objects.
 pub(crate) fn is_md5_of(etag: &str, bytes: &[u8]) -> bool {
     is_md5(etag) && etag.eq_ignore_ascii_case(&hex::encode(md5::Md5::digest(bytes)))
 }
 
-/// Whether an ETag has the form of an MD5. Another form names no bytes.
+/// Whether an ETag has the form of an MD5. Other forms cannot be compared with bytes.
 pub(crate) fn is_md5(etag: &str) -> bool {
     etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl ObjectStore {
-    /// Opens a store by the settings, `s3.ca_file` included. Nothing is connected before the first read.
+    /// Opens the store of the settings. It does not connect before the first read.
     ///
     /// # Errors
-    /// [`CaFileError`].
+    /// [`CaFileError`] if `s3.ca_file` cannot be used.
     pub async fn open(settings: &S3Settings) -> Result<Self, CaFileError> {
         Ok(Self {
             client: client(settings).await?,
             allow: settings.allow.clone(),
             max_bytes: settings.max_object_bytes,
-            usual: Arc::new(SizeEstimate::new(settings.max_object_bytes)),
+            size_estimate: Arc::new(SizeEstimate::new(settings.max_object_bytes)),
             operation_timeout: settings.operation_timeout,
             requester_pays: settings.requester_pays,
         })
     }
 
-    /// The client itself, for what a worker does not do: listing, writing.
+    /// The client, for operations that a worker does not need, such as listing and writing.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Reads one object whole, as soon as `room` has place for one of the usual size; a larger one is asked for again
-    /// once there is place for the largest allowed. The place that it turns out not to need is given back. `watch` is
-    /// over the reads, but not over the wait for the budget.
+    /// Reads one object after reserving bytes of `budget` for the estimated size. If the object is larger, it is
+    /// requested again after reserving bytes for the largest object allowed. Bytes that it does not need are released.
+    /// `monitor` covers the reads, but not the wait for the budget.
     ///
     /// # Errors
-    /// As [`ObjectStore::read`], and when `watch` breaks a slow read off.
-    pub(crate) async fn read_into<F: FnMut(Place)>(
+    /// The errors of [`ObjectStore::read`], and [`ReadError::Aborted`] if `monitor` aborts a slow read.
+    pub(crate) async fn read_into<F: FnMut(SlowReadPermit)>(
         &self,
         object: &S3Object,
         budget: &ByteBudget,
-        watch: &mut Watch<'_, F>,
-    ) -> Result<(Fetched, Taken), NotRead> {
-        let (mut claim, mut time) = (self.usual.bytes(), self.operation_timeout);
+        monitor: &mut ReadMonitor<'_, F>,
+    ) -> Result<(Fetched, Reservation), ReadError> {
+        let (mut claim, mut time) = (self.size_estimate.bytes(), self.operation_timeout);
         loop {
-            // Before the request, and let go before more is taken: a store does not keep an answer waiting, and who
-            // waits for room must hold none.
-            let mut taken = budget.take(claim).await;
+            // Reserved before the request, because a store does not wait with its response, and released before more is
+            // reserved, so that jobs that wait for the budget hold none of it.
+            let mut reservation = budget.reserve(claim).await;
             let started = Instant::now();
-            match watch.over(claim, self.read_up_to(object, claim, time)).await?? {
+            match monitor.run(claim, self.read_up_to(object, claim, time)).await?? {
                 Read::Whole(fetched) => {
                     let size = fetched.bytes.len() as u64;
-                    self.usual.saw(size);
-                    taken.shrink_to(size);
-                    return Ok((fetched, taken));
+                    self.size_estimate.record(size);
+                    reservation.shrink_to(size);
+                    return Ok((fetched, reservation));
                 }
                 Read::Larger if claim >= self.max_bytes => {
                     return Err(too_large(&name_of(object), self.max_bytes).into());
@@ -122,10 +124,10 @@ impl ObjectStore {
         }
     }
 
-    /// Reads one object whole.
+    /// Reads one object.
     ///
     /// # Errors
-    /// Every kind of [`FetchError`] but `BadAddress`; not more than `s3.max_object_bytes` are ever held.
+    /// [`FetchError`]. Never more than `s3.max_object_bytes` are held in memory.
     pub async fn read(&self, object: &S3Object) -> Result<Fetched, FetchError> {
         match self.read_up_to(object, self.max_bytes, self.operation_timeout).await? {
             Read::Whole(fetched) => Ok(fetched),
@@ -139,7 +141,7 @@ impl ObjectStore {
             let sentence = format!("{name} may not be read by this worker: add its bucket or prefix to s3.allow");
             return Err(FetchError::new(FetchErrorKind::NotAllowed, sentence));
         }
-        // The client's own timeout ends with the headers; the body counts as well.
+        // The client's own timeout covers only the headers; this one covers the body too.
         match tokio::time::timeout(time, self.read_within(object, &name, most)).await {
             Ok(read) => read,
             Err(_) => {
@@ -150,8 +152,9 @@ impl ObjectStore {
         }
     }
 
-    /// Whether an entry of `s3.allow` covers the object. A prefix covers no key with a segment `.` or `..`: to S3 these
-    /// are letters as any other, but stores on top of folders take them for a way out.
+    /// Whether an entry of `s3.allow` covers the object. No bucket or prefix covers a key with a segment `.` or `..`:
+    /// S3 does not interpret them, but stores on top of a file system may leave the prefix. The entry `*` covers every
+    /// key.
     pub fn allows(&self, bucket: &str, key: &str) -> bool {
         let climbs = key.split('/').any(|segment| matches!(segment, "." | ".."));
         self.allow.iter().any(|entry| match entry.split_once('/') {
@@ -173,25 +176,27 @@ impl ObjectStore {
             .set_request_payer(self.requester_pays.then_some(RequestPayer::Requester))
             .send()
             .await
-            .map_err(|error| refused(error, name, self.requester_pays))?;
+            .map_err(|error| request_error(error, name, self.requester_pays))?;
         let identity = ObjectIdentity {
             bucket: object.bucket.clone(),
             key: object.key.clone(),
             etag: answer.e_tag().map(|etag| bare_etag(etag).to_owned()),
-            // "null" is S3's way to say that the object has none.
+            // S3 returns "null" for an object without a version.
             version_id: answer.version_id().filter(|version| *version != "null").map(str::to_owned),
         };
-        // Stores exist that pass over conditions and versions; what was asked for is held against what came.
+        // Some stores ignore conditions and versions, so the response is compared with the request.
         if let (Some(wanted), Some(found)) = (pinned, identity.etag.as_deref())
             && wanted != found
         {
-            let sentence = format!("{name} has the ETag {found:?} and not {wanted:?} as the job says: submit it anew");
+            let sentence = format!(
+                "{name} has the ETag {found:?}, but the job names {wanted:?}: submit the job again with the new ETag"
+            );
             return Err(FetchError::new(FetchErrorKind::Changed, sentence));
         }
         if let (Some(wanted), Some(found)) = (object.version_id.as_deref(), identity.version_id.as_deref())
             && wanted != found
         {
-            let sentence = format!("{name} came in the version {found:?} and not {wanted:?} as the job says");
+            let sentence = format!("{name} was returned in the version {found:?}, but the job names {wanted:?}");
             return Err(FetchError::new(FetchErrorKind::Changed, sentence));
         }
         let whole = match self.body(answer, name, most).await {
@@ -206,7 +211,7 @@ impl ObjectStore {
         Ok(Read::Whole(whole))
     }
 
-    /// The bytes, without their content encoding and not more than `most` of them.
+    /// The decoded bytes, at most `most`.
     async fn body(&self, answer: GetObjectOutput, name: &str, most: u64) -> Result<Whole, Unread> {
         let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
         if announced.is_some_and(|length| length > self.max_bytes) {
@@ -222,11 +227,12 @@ impl ObjectStore {
                 let sentence = format!("reading {name} failed");
                 FetchError::new(FetchErrorKind::Unavailable, sentence).because(error)
             })?;
-            body.take(&chunk).map_err(|error| Unread::of(error, name))?;
+            body.push(&chunk).map_err(|error| Unread::of(error, name))?;
         }
         match announced {
             Some(length) if length != body.arrived() => {
-                let sentence = format!("{name} was announced with {length} bytes and came with {}", body.arrived());
+                let sentence =
+                    format!("{name} was announced with {length} bytes, but {} bytes arrived", body.arrived());
                 Err(FetchError::new(FetchErrorKind::Unavailable, sentence).into())
             }
             _ => body.end().map_err(|error| Unread::of(error, name)),
@@ -234,7 +240,7 @@ impl ObjectStore {
     }
 }
 
-/// Why there are no bytes.
+/// Why a body was not read.
 enum Unread {
     Larger,
     Damaged { encoding: String, reason: String, stored_md5: String },
@@ -257,13 +263,13 @@ impl Unread {
     }
 }
 
-/// Encoded bytes that cannot be decoded: the object's own fault only if they are those that the store keeps.
+/// The error for encoded bytes that cannot be decoded. It is the object's own fault only if the bytes match the ETag.
 fn damaged(name: &str, encoding: &str, reason: &str, stored_md5: &str, etag: Option<&str>) -> FetchError {
-    let sentence = format!("{name} is not readable as its content encoding {encoding} says ({reason})");
+    let sentence = format!("{name} cannot be decoded according to its content encoding {encoding} ({reason})");
     match etag {
         Some(etag) if is_md5(etag) && !etag.eq_ignore_ascii_case(stored_md5) => {
             let sentence =
-                format!("{sentence}, and the bytes are not those of its ETag: they may have been damaged on the way");
+                format!("{sentence}, and the bytes do not match its ETag: they may have been damaged in transit");
             FetchError::new(FetchErrorKind::Unavailable, sentence)
         }
         _ => FetchError::new(FetchErrorKind::EncodingDamaged, format!("{sentence}: store it again")),
@@ -271,16 +277,16 @@ fn damaged(name: &str, encoding: &str, reason: &str, stored_md5: &str, etag: Opt
 }
 
 impl Fetched {
-    /// Checks that the bytes are an object's and not something that a store or an upload put in their place.
+    /// Checks that the bytes are not an error document of the store or the framing of an upload.
     fn check_form(&self, name: &str, requester_pays: bool) -> Result<(), FetchError> {
-        if let Some(refusal) = error_document(&self.bytes) {
-            // Somebody may have stored such a document; then it is the object, and no picture.
+        if let Some(error) = error_document(&self.bytes) {
+            // If the bytes match the ETag, the document is the stored object.
             let is_stored = self.identity.etag.as_deref().is_some_and(|etag| is_md5_of(etag, &self.bytes));
-            return if is_stored { Ok(()) } else { Err(refusal.into_error(name, requester_pays)) };
+            return if is_stored { Ok(()) } else { Err(error.into_fetch_error(name, requester_pays)) };
         }
         if is_aws_chunked(&self.bytes) {
             let sentence = format!(
-                "{name} holds the pieces of an upload with their lengths (aws-chunked) in place of the picture: upload it again, with a client and a store that agree on it"
+                "{name} contains the framing of an upload (aws-chunked): upload it again with a client and a store that both support it"
             );
             return Err(FetchError::new(FetchErrorKind::EncodingUnsupported, sentence));
         }
@@ -288,8 +294,8 @@ impl Fetched {
     }
 }
 
-/// Whether bytes are an upload in pieces as it travels: a length in hexadecimal, perhaps a signature, the piece, and the
-/// same until a length of 0. Only the first piece is looked at.
+/// Whether bytes have the framing of an upload in chunks: a length in hexadecimal, optionally a signature, and the
+/// chunk. Only the first chunk is checked.
 fn is_aws_chunked(bytes: &[u8]) -> bool {
     let Some(end) = bytes.iter().take(128).position(|byte| *byte == b'\r') else { return false };
     let Some(line) = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok()) else { return false };
@@ -305,27 +311,27 @@ fn name_of(object: &S3Object) -> String {
     format!("s3://{}/{}", object.bucket, object.key)
 }
 
-/// An ETag without its quotes, and without the mark that proxies put on it when they have encoded the body anew.
+/// An ETag without its quotes and without the prefix `W/`, which proxies add when they change the encoding.
 fn bare_etag(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
-/// What a refused read means.
-fn refused(error: SdkError<GetObjectError>, name: &str, requester_pays: bool) -> FetchError {
+/// The error for a failed request.
+fn request_error(error: SdkError<GetObjectError>, name: &str, requester_pays: bool) -> FetchError {
     match error.raw_response() {
         Some(response) if !response.status().is_success() => {
             let region = response.headers().get("x-amz-bucket-region").map(str::to_owned);
             let status = Some(response.status().as_u16());
             let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
-            let refusal = Refusal { status, code: code.to_owned(), message: message.to_owned(), region };
-            refusal.into_error(name, requester_pays)
+            let error = StoreError { status, code: code.to_owned(), message: message.to_owned(), region };
+            error.into_fetch_error(name, requester_pays)
         }
         Some(_) => {
-            let sentence = format!("the answer for {name} cannot be read");
+            let sentence = format!("the response for {name} cannot be read");
             FetchError::new(FetchErrorKind::Unavailable, sentence).because(error)
         }
         None => {
-            let sentence = format!("{name} could not be read, there was no answer");
+            let sentence = format!("{name} could not be read because the store did not respond");
             FetchError::new(FetchErrorKind::Unavailable, sentence).because(error)
         }
     }

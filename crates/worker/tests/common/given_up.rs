@@ -1,4 +1,4 @@
-//! A job that the server itself will not hand out any more.
+//! A job that the server no longer delivers.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use async_nats::jetstream::consumer::pull;
 use wire::subjects::JOBS_FILTER;
 use wire::v1::FailureReason;
 use worker::JobEvent;
-use worker::delivery::DeliveryFacts;
+use worker::delivery_info::DeliveryInfo;
 
 use super::{Bench, Running, bitmap, eventually, job, submit};
 
-/// A job that was handed out as often as its consumer allows, and given up by the server.
-pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
+/// A job that the server has delivered as often as its consumer's `max_deliver` allows.
+pub(crate) async fn given_up(bench: &Bench) -> DeliveryInfo {
     for (name, max_deliver, seconds, filter) in
         [(&bench.streams.jobs, 1, 3, JOBS_FILTER), (&bench.streams.advisories, -1, 1, "")]
     {
@@ -26,19 +26,22 @@ pub(crate) async fn given_up(bench: &Bench) -> DeliveryFacts {
     submit(bench, &job("given up", bitmap())).await;
     let mut intake = bench.intake(bench.consumer().await, 1);
     let delivery = intake.next().await;
-    let facts = delivery.facts().clone();
+    let info = delivery.info().clone();
     drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
-    // Without somebody who asks for jobs the server does not come to say so.
+    // The server publishes the advisory only while there are pull requests.
     let idle = bench.intake(bench.consumer().await, 1);
-    eventually("the server says so", || async { bench.messages_in(&bench.streams.advisories).await == 1 }).await;
+    eventually("the server publishes an advisory", || async {
+        bench.messages_in(&bench.streams.advisories).await == 1
+    })
+    .await;
     idle.stop.cancel();
     idle.task.await.unwrap();
-    facts
+    info
 }
 
-/// A worker records it, and nothing of it is left.
+/// A worker records a failure for it and removes it.
 pub(crate) async fn ends_as_a_failure(bench: &Bench) {
     let mut running = Running::start(bench);
     match running.event().await {
@@ -48,8 +51,7 @@ pub(crate) async fn ends_as_a_failure(bench: &Bench) {
         other => panic!("{other:?}"),
     }
     eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
-    eventually("the advisory is dealt with", || async { bench.messages_in(&bench.streams.advisories).await == 0 })
-        .await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
     running.end().await;
     assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
 }

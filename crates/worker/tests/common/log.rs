@@ -1,11 +1,11 @@
-//! What is logged on a test's own thread.
+//! Captures the log lines of a test's thread.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Everything that is logged.
+/// The captured log.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -14,7 +14,7 @@ impl Log {
         self.count(text) > 0
     }
 
-    /// How often the text was logged.
+    /// How often the log contains the text.
     pub(crate) fn count(&self, text: &str) -> usize {
         String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
     }

@@ -1,4 +1,4 @@
-//! A NATS server with streams and consumer as `groundling setup` makes them, and ways to look at them.
+//! A NATS server with the streams and consumers of `groundling setup`, and access to them.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
@@ -26,7 +26,7 @@ pub(crate) use given_up::{ends_as_a_failure, given_up};
 pub(crate) use log::{Log, watch_log};
 pub(crate) use yes::{Held, Running, Yes, annotated, bitmap, job, parts, settings, submit};
 
-/// Longer than any step takes on a busy machine.
+/// Longer than any step on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough to notice what should not happen.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(700);
@@ -40,7 +40,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A server with everything that workers need.
+    /// A server with all streams and consumers.
     pub(crate) async fn ready() -> Self {
         let bench = Self::bare().await;
         let report = setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
@@ -55,7 +55,7 @@ impl Bench {
         Self::at(server, nats).await
     }
 
-    /// This server, by these settings.
+    /// A bench with this server and these settings.
     pub(crate) async fn at(server: NatsServer, nats: NatsSettings) -> Self {
         let client = connection::connect(&nats, "test").await.unwrap();
         let jetstream = connection::jetstream(&client, &nats);
@@ -70,7 +70,7 @@ impl Bench {
         setup::find_retries_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()
     }
 
-    /// A consumer that hands jobs out again sooner than settings allow, to keep tests short.
+    /// A consumer with a shorter `ack_wait` than settings allow, to keep tests short.
     pub(crate) async fn hasty_consumer(&self, ack_wait: Duration) -> PullConsumer {
         let stream = self.jetstream.get_stream(&self.streams.jobs).await.unwrap();
         stream.delete_consumer(&self.streams.consumer).await.unwrap();
@@ -107,7 +107,7 @@ impl Bench {
     pub(crate) fn intake(&self, consumer: PullConsumer, slots: usize) -> RunningIntake {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(slots);
-        let running = Intake::new(self.client.clone(), consumer, slots, PATIENCE * 10).run(stop.clone(), sender);
+        let running = Intake::new(self.jetstream.clone(), consumer, slots, PATIENCE * 10).run(stop.clone(), sender);
         RunningIntake { stop, deliveries, task: tokio::spawn(running) }
     }
 }
@@ -129,7 +129,7 @@ impl RunningIntake {
     }
 }
 
-/// Waits until `holds`, looking every 50 ms.
+/// Waits until `holds`, checking every 50 ms.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let start = Instant::now();
     while !holds().await {

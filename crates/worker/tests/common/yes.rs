@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::{Annotator, Answer, Request, Response, Timings};
+use engine::{Annotator, Request, Response, ResponseFuture, Timings};
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::options::{FinishReason, GroundedText};
 use kosmos2::processor::image::{Picture, PixelValues};
@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::v1::{self, Outcome, image_job, outcome, task};
 use worker::settings::S3Settings;
-use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport};
+use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
 use super::{Bench, PATIENCE, annotation};
 
-/// Says "yes" to everything.
+/// Answers every query with "yes".
 pub(crate) struct Yes;
 
 impl Annotator for Yes {
@@ -25,7 +25,7 @@ impl Annotator for Yes {
         PixelValues::new(vec![0.0; 3], 1).unwrap()
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         let text = GroundedText {
             prompt: String::new(),
             prompt_tokens: 1,
@@ -41,7 +41,7 @@ impl Annotator for Yes {
     }
 }
 
-/// An engine that answers only as often as it is let, and can be told to have died.
+/// An engine whose answers the test releases one by one, and which can be marked as dead.
 pub(crate) struct Held {
     pub(crate) answers: Semaphore,
     pub(crate) asked: Semaphore,
@@ -59,7 +59,7 @@ impl Annotator for Held {
         Yes.preprocess(picture)
     }
 
-    fn submit(&self, request: Request) -> Answer<'_> {
+    fn submit(&self, request: Request) -> ResponseFuture<'_> {
         Box::pin(async move {
             self.asked.add_permits(1);
             self.answers.acquire().await.unwrap().forget();
@@ -100,7 +100,7 @@ impl Running {
     }
 }
 
-/// A worker's, for the servers of a bench.
+/// The settings of a worker for the servers of a bench.
 pub(crate) fn settings(bench: &Bench) -> Settings {
     let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
     Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() }
@@ -138,5 +138,5 @@ pub(crate) fn annotated(id: &str) -> Outcome {
 
 pub(crate) fn parts(settings: Settings) -> WorkerParts {
     let model = ModelIdentity { name: "yes".into(), revision: None, digest: "d".into() };
-    WorkerParts { settings, engine: Arc::new(Yes), model, events: Events::none() }
+    WorkerParts { settings, engine: Arc::new(Yes), model, events: Events::none(), telemetry: WorkerTelemetry::off() }
 }

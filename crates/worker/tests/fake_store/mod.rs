@@ -1,4 +1,4 @@
-//! A store that answers as it is told: what real stores do seldom, or only with what a test has not.
+//! A store with prepared responses, for behaviour that a real store rarely shows or that a test cannot provoke.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// One answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     status: u16,
@@ -26,11 +26,11 @@ enum Form {
     CutAt(usize),
     /// Nothing is sent.
     Stalled,
-    /// The head, and then a byte every tenth of a second.
+    /// The head, then a byte every tenth of a second.
     Dripping,
 }
 
-/// Between two bytes that drip.
+/// The interval between two bytes of a dripping response.
 const DRIP: Duration = Duration::from_millis(100);
 
 impl Answer {
@@ -42,7 +42,7 @@ impl Answer {
         Self::new(200, body)
     }
 
-    /// A refusal as S3 writes it.
+    /// An S3 error document.
     pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message><RequestId>R</RequestId></Error>"
@@ -59,27 +59,27 @@ impl Answer {
         Self { status, ..self }
     }
 
-    /// With `Transfer-Encoding: chunked`, in pieces of this many bytes.
+    /// With `Transfer-Encoding: chunked`, in chunks of this many bytes.
     pub(crate) fn in_pieces(self, bytes: usize) -> Self {
         Self { form: Form::Pieces(bytes), ..self }
     }
 
-    /// As HTTP 1.0 does it: the body ends with the connection.
+    /// As in HTTP 1.0: the body ends with the connection.
     pub(crate) fn http10(self) -> Self {
         Self { form: Form::Http10, ..self }
     }
 
-    /// The connection stays open, and nothing comes.
+    /// The connection stays open and nothing is sent.
     pub(crate) fn stalled() -> Self {
         Self { form: Form::Stalled, ..Self::ok(Vec::new()) }
     }
 
-    /// A byte at a time, each a tenth of a second after the other.
+    /// Sends a byte every tenth of a second.
     pub(crate) fn dripping(self) -> Self {
         Self { form: Form::Dripping, ..self }
     }
 
-    /// The whole length is announced, and the connection ends after this many bytes.
+    /// Announces the full length, but closes the connection after this many bytes.
     pub(crate) fn cut_at(self, bytes: usize) -> Self {
         Self { form: Form::CutAt(bytes), ..self }
     }
@@ -127,7 +127,7 @@ impl Request {
         headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The key, as it stands in the request.
+    /// The key, as it is encoded in the request.
     pub(crate) fn key(&self) -> &str {
         let target = self.0.split(' ').nth(1).and_then(|target| target.split('?').next()).unwrap_or_default();
         target.splitn(3, '/').nth(2).unwrap_or_default()
@@ -138,7 +138,7 @@ impl Request {
     }
 }
 
-/// The store, on a port of its own.
+/// The store, which listens on a free port.
 #[derive(Debug)]
 pub(crate) struct FakeStore {
     endpoint: String,
@@ -180,7 +180,7 @@ async fn serve(mut stream: TcpStream, answer: impl Fn(&Request) -> Answer) {
     }
     let request = Request(String::from_utf8_lossy(&head).into_owned());
     let answer = answer(&request);
-    // The client may have heard enough.
+    // The client may have closed the connection.
     let _ = stream.write_all(&answer.encode()).await;
     match answer.form {
         Form::Stalled => drop(stream.read_u8().await),
@@ -197,14 +197,14 @@ async fn serve(mut stream: TcpStream, answer: impl Fn(&Request) -> Answer) {
     let _ = stream.shutdown().await;
 }
 
-/// CRC-32 as S3 writes it.
+/// CRC-32 in the form of S3.
 pub(crate) fn crc32(bytes: &[u8]) -> String {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
     BASE64_STANDARD.encode(crc.sum().to_be_bytes())
 }
 
-/// SHA-256 as S3 writes it.
+/// SHA-256 in the form of S3.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(hex::decode(wire::identity::sha256_hex(bytes)).unwrap())
 }

@@ -6,7 +6,7 @@ use wire::v1::{self, FailureReason, image_job, prompt_box, task};
 
 use crate::common::bitmap;
 
-/// Who can tell that a job is wrong.
+/// What detects that a job is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// The check of its bytes.
@@ -20,7 +20,7 @@ pub(crate) struct Row {
     pub(crate) bytes: Vec<u8>,
     pub(crate) seen: Seen,
     pub(crate) reason: FailureReason,
-    /// A part of the sentence.
+    /// A part of the error text.
     pub(crate) says: &'static str,
 }
 
@@ -55,7 +55,7 @@ fn scoring(prompt: &str, text: &str) -> v1::Task {
     task_of(task::Kind::TextScoring(v1::TextScoring { prompt: prompt.into(), text, with_end: true }))
 }
 
-/// Every row; those without a word to the contrary are refused by the check.
+/// All rows. Unless marked otherwise, they are rejected by the check.
 pub(crate) fn rows() -> Vec<Row> {
     [bytes_that_are_no_job(), sizes(), names(), tags_in_words(), markup(), boxes(), options(), what_does_not_fit()]
         .into_iter()
@@ -71,7 +71,7 @@ fn later(row: Row) -> Row {
     Row { seen: Seen::Later, reason: FailureReason::InvalidPrompt, ..row }
 }
 
-/// A good job but for one change.
+/// A valid job with one change.
 fn changed(name: &str, says: &'static str, change: impl FnOnce(&mut v1::ImageJob)) -> Row {
     let mut job = job(name, vec![caption()]);
     change(&mut job);
@@ -96,7 +96,7 @@ fn bytes_that_are_no_job() -> Vec<Row> {
         row("an unclosed group around it", [&[0x7b][..], &good].concat(), unreadable),
         row("a length beyond the end", b"\x0a\xff\xff\xff\xff\x0fx".to_vec(), unreadable),
         row("no letters in the id", b"\x0a\x02\xc3\x28".to_vec(), unreadable),
-        row("a kind of task of another version", unknown_kind, "tasks[0] does not say what to ask"),
+        row("a kind of task of another version", unknown_kind, "tasks[0] has no known kind"),
     ]
 }
 
@@ -138,11 +138,11 @@ fn names() -> Vec<Row> {
     let from = |name: &'static str, says: &'static str, object: v1::S3Object| {
         changed(name, says, move |job| job.source = Some(image_job::Source::S3(object)))
     };
-    let no_bucket = "is no bucket's name";
+    let no_bucket = "is not a bucket name";
     let arn = "arn:aws:s3:eu-west-1:123456789012:accesspoint:elsewhere";
     let forbidden = |row: Row| Row { seen: Seen::Later, reason: FailureReason::ObjectForbidden, ..row };
     vec![
-        changed("no source", "no picture is named", |job| job.source = None),
+        changed("no source", "no picture", |job| job.source = None),
         changed("an empty picture", "inline is empty", |job| {
             job.source = Some(image_job::Source::Inline(vec![].into()))
         }),
@@ -156,7 +156,7 @@ fn names() -> Vec<Row> {
         from("a long key", "s3.key has 1025 bytes", object("allowed", &"k".repeat(1025))),
         from(
             "an ETag of two lines",
-            "characters that none can have",
+            "contains control characters or characters outside ASCII",
             v1::S3Object { etag: Some("a\r\nHost: elsewhere".into()), ..object("allowed", "k") },
         ),
         from(
@@ -172,7 +172,7 @@ fn names() -> Vec<Row> {
 /// A task that a text is put into.
 type InWords = fn(String) -> task::Kind;
 
-/// Each tag in each place for words, and forms that only the tokenizer takes for a tag.
+/// Each tag in each text field, and forms that only the tokenizer reads as a tag.
 fn tags_in_words() -> Vec<Row> {
     let places: [(&str, InWords); 3] = [
         ("question", |question| task::Kind::Question(v1::Question { question })),
@@ -201,7 +201,7 @@ fn tags_in_words() -> Vec<Row> {
 }
 
 fn markup() -> Vec<Row> {
-    let placed = "which is put there for the picture and the text's ends";
+    let placed = "which is reserved for the picture and the start and end of the text";
     let mut rows: Vec<Row> = ["<image>", "</image>", "<s>", "</s>", "<pad>", "<unk>", "<mask>"]
         .into_iter()
         .map(|tag| asking(&format!("{tag} in a raw prompt"), placed, raw(format!("<grounding> An {tag} image of"))))
@@ -235,7 +235,7 @@ fn boxes() -> Vec<Row> {
         asking("no end to a box", "give fractions from 0 to 1", place(vec![fractions(0.0, 0.0, f64::INFINITY, 1.0)])),
         asking("a box inside out", "give fractions from 0 to 1", place(vec![fractions(0.9, 0.0, 0.1, 1.0)])),
         asking("no box", "has no box", place(Vec::new())),
-        asking("neither patches nor fractions", "is no box", place(vec![v1::PromptBox::default()])),
+        asking("neither patches nor fractions", "is empty", place(vec![v1::PromptBox::default()])),
         asking("100,000 boxes", "tasks[0] has 100000 boxes", place(vec![patches(1, 2); 100_000])),
         asking("100,000 phrases", "tasks[0] has 100000 phrases with boxes", task_of(task::Kind::Raw(phrases))),
     ]
@@ -284,7 +284,7 @@ fn options() -> Vec<Row> {
     ]
 }
 
-/// What keeps every rule and is too much for the engine of the test, which has 16 slots of 512 tokens.
+/// Valid jobs that exceed the engine of the test, which has 16 slots of 512 tokens.
 fn what_does_not_fit() -> Vec<Row> {
     let longest = v1::GenerationOptions { max_new_tokens: Some(2048), ..Default::default() };
     let beam_search = Some(v1::BeamSearch { num_beams: 64, length_penalty: None, early_stopping: 0 });

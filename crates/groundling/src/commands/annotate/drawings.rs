@@ -1,4 +1,4 @@
-//! Pictures with boxes, one PNG file for each picture × prompt.
+//! Drawings: a PNG file with boxes for each picture and prompt.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -12,17 +12,17 @@ use image::codecs::png::PngEncoder;
 use crate::files;
 use crate::sources::{Input, Source};
 
-/// The folder of `--draw`. Its tree mirrors that of the pictures: `sub/a.jpg` is drawn as `sub/a.jpg.png`.
+/// The directory of `--draw`. Its tree mirrors that of the pictures: `sub/a.jpg` becomes `sub/a.jpg.png`.
 pub(super) struct Drawings {
     dir: PathBuf,
-    /// Directory entries that must not be replaced: the pictures themselves and what was drawn before.
+    /// Files that must not be replaced: the pictures, and the drawings so far.
     taken: HashSet<PathBuf>,
 }
 
 impl Drawings {
-    /// Creates the folder.
+    /// Creates the directory.
     pub(super) fn new(dir: &Path, inputs: &[Input]) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be created", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create the directory", dir.display()))?;
         let files = inputs.iter().filter_map(|input| match &input.source {
             Source::File(path) => entry(path).ok(),
             _ => None,
@@ -30,17 +30,18 @@ impl Drawings {
         Ok(Self { dir: dir.into(), taken: files.collect() })
     }
 
-    /// Draws a picture, with the number of its prompt where there are several, and returns the file's path.
+    /// Writes a drawing, with the number of the prompt if there are several, and returns the file's path.
     pub(super) fn write(&mut self, mirror: &Path, prompt: Option<usize>, drawn: &RgbImage) -> anyhow::Result<PathBuf> {
         let path = self.path(mirror, prompt)?;
         files::replace(&path, |file| Ok(drawn.write_with_encoder(PngEncoder::new(file))?))?;
         Ok(path)
     }
 
-    /// The first name that is not taken: `a.jpg.png`, `a.jpg~2.png`; with the number of a prompt `a.jpg-1.png`.
+    /// The first free name: `a.jpg.png`, then `a.jpg~2.png`; with the number of a prompt `a.jpg-1.png`.
     fn path(&mut self, mirror: &Path, prompt: Option<usize>) -> anyhow::Result<PathBuf> {
         let parent = self.dir.join(mirror.parent().unwrap_or(Path::new("")));
-        std::fs::create_dir_all(&parent).with_context(|| format!("{}: cannot be created", parent.display()))?;
+        std::fs::create_dir_all(&parent)
+            .with_context(|| format!("{}: cannot create the directory", parent.display()))?;
         let name = mirror.file_name().unwrap_or(OsStr::new("picture")).to_string_lossy();
         let prompt = prompt.map_or_else(String::new, |number| format!("-{number}"));
         let mut path = parent.join(format!("{name}{prompt}.png"));
@@ -53,7 +54,7 @@ impl Drawings {
     }
 }
 
-/// The directory entry that a path names, links in its folder resolved: what a rename to the path would replace.
+/// The file that a rename to `path` would replace: the path with symbolic links in its directory resolved.
 fn entry(path: &Path) -> io::Result<PathBuf> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(parent.canonicalize()?.join(path.file_name().unwrap_or_default()))

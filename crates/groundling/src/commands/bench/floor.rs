@@ -1,11 +1,12 @@
-//! What the machine's measured rates allow at best: the operations that must be done and the bytes that must be read.
+//! A lower bound on the time of a batch, from the operations and memory reads that it requires and the machine's
+//! measured rates.
 
 use kernels::cpu::WeightFormat;
 use kernels::cpu::rates::{fma_gflops, read_gb_per_s};
 use kosmos2::compute::Compute;
 use kosmos2::config::Config;
 
-/// Rates of this machine, in units a second.
+/// Measured rates of this machine, per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     operations: f64,
@@ -13,7 +14,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Measures them; `None` for devices whose rates are not measured here.
+    /// Measures the rates; `None` for the plain candle backend.
     pub(super) fn measure(compute: &Compute) -> anyhow::Result<Option<Self>> {
         match compute {
             Compute::Cpu(format) => {
@@ -23,7 +24,7 @@ impl Limits {
             }
             #[cfg(feature = "cuda-api")]
             Compute::Cuda { device, format } => {
-                let operations = card::product_flops(device, format.dtype())?;
+                let operations = gpu::product_flops(device, format.dtype())?;
                 Ok(Some(Self { operations, bytes: kernels::cuda::rates::copied_bytes(device)? }))
             }
             Compute::Candle { .. } => Ok(None),
@@ -31,27 +32,27 @@ impl Limits {
     }
 }
 
-/// The least seconds that a batch could take: each stage needs its operations or its bytes, whichever takes longer.
+/// The lower bound in seconds: each stage takes the time of its operations or of its reads, whichever is longer.
 pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_tokens: usize, limits: &Limits) -> f64 {
     let Limits { operations, bytes } = *limits;
     let stage = |flops: f64, read: f64| (flops / operations).max(read / bytes);
     let weight_bytes = match compute {
         Compute::Cpu(WeightFormat::F32) => 4.0,
         Compute::Cpu(WeightFormat::Bf16) => 2.0,
-        // A scale of four bytes for each group of 128.
+        // With a scale of four bytes for each group of 128 weights.
         Compute::Cpu(WeightFormat::Int8) => 1.0 + 4.0 / 128.0,
-        // A sum beside it.
+        // With a sum of four bytes in addition.
         Compute::Cpu(WeightFormat::W8A8) => 1.0 + 8.0 / 128.0,
         Compute::Candle { dtype, .. } => dtype.size_in_bytes() as f64,
         #[cfg(feature = "cuda-api")]
         Compute::Cuda { format, .. } => format.dtype().size_in_bytes() as f64,
     };
     let cache_bytes = match compute {
-        // Kept in f32.
+        // Stored in f32.
         Compute::Cpu(_) => 4.0,
-        // A scale of four bytes for each head's key, and for its value.
+        // With a scale of four bytes for each key and each value of a head.
         #[cfg(feature = "cuda-api")]
-        Compute::Cuda { format, .. } if format.has_small_cache() => {
+        Compute::Cuda { format, .. } if format.has_8_bit_cache() => {
             1.0 + 4.0 * config.text_config.attention_heads as f64 / config.text_config.embed_dim as f64
         }
         _ => weight_bytes,
@@ -69,7 +70,7 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
     vision + prefill + (1..new_tokens).map(step).sum::<f64>()
 }
 
-/// Weights and operations of the parts; what is not a matrix product is left out.
+/// Weights and operations of the matrix products. All else is ignored.
 struct Counts {
     prompt: f64,
     vision_weights: f64,
@@ -104,12 +105,12 @@ impl Counts {
 }
 
 #[cfg(feature = "cuda-api")]
-mod card {
+mod gpu {
     use half::{bf16, f16};
     use kernels::cuda::rates;
     use kernels::cuda::{CudaError, Device, Format};
 
-    /// Operations a second of a large product in the format that a dtype names.
+    /// Operations per second of a large matrix product in this dtype.
     pub(super) fn product_flops(device: &Device, dtype: kosmos2::compute::DType) -> Result<f64, CudaError> {
         match dtype {
             kosmos2::compute::DType::BF16 => rates::product_flops(device, &values::<bf16>()),
@@ -118,7 +119,7 @@ mod card {
         }
     }
 
-    /// Of all signs and sizes, since cards run faster on equal ones.
+    /// Values of different signs and magnitudes, since GPUs are faster on equal values.
     fn values<T: Format>() -> Vec<T> {
         let value = |n: u32| (n.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0;
         (0..4099).map(|n| <T as Format>::from_f32(value(n))).collect()

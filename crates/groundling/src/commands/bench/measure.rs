@@ -1,18 +1,16 @@
-//! One batch from pixels to the last token, timed by stage.
+//! Times one batch by stage, from pixel values to the last token.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use kosmos2::Model;
 use kosmos2::backend::Backend;
 use kosmos2::config::Config;
-use kosmos2::driver::{ActiveDecoding, step_all};
-use kosmos2::model::Model;
+use kosmos2::decoding::{ActiveDecoding, Sampler, Sequence, TokenRoles, step_all};
 use kosmos2::options::GenerationOptions;
 use kosmos2::processor::image::PixelValues;
 use kosmos2::processor::prompt::EncodedPrompt;
-use kosmos2::sampling::Sampler;
-use kosmos2::sequence::{Sequence, TokenRoles};
 
 pub(super) struct Workload {
     pub(super) batch: usize,
@@ -21,7 +19,7 @@ pub(super) struct Workload {
     pub(super) warmup: usize,
 }
 
-/// In seconds.
+/// Statistics of repeated measurements, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -46,12 +44,12 @@ pub(super) struct Times {
     pub(super) peak_memory_bytes: u64,
 }
 
-/// Runs the workload as often as asked; every run generates exactly the tokens asked for.
+/// Runs the workload. Every run generates exactly `workload.new_tokens` tokens for each picture.
 pub(super) fn run(model: &mut Model, workload: &Workload) -> anyhow::Result<Times> {
     let config = model.config().clone();
     let prompt = prompt(&config);
     let pictures = (0..workload.batch).map(|n| picture(&config, n)).collect::<anyhow::Result<Vec<_>>>()?;
-    // Nothing ends a text here: every run does the same work.
+    // Without end tokens, so that every run does the same work.
     let roles = Arc::new(TokenRoles { pad: config.text_config.pad_token_id, end: Vec::new(), patches: 0..0 });
     let backend = model.backend();
     backend.reserve(workload.batch, prompt.input_ids.len() + workload.new_tokens)?;
@@ -74,9 +72,9 @@ pub(super) fn run(model: &mut Model, workload: &Workload) -> anyhow::Result<Time
     })
 }
 
-/// On a device what is taken of its memory, all that was reserved included; else the most that this process had.
+/// Used memory of a GPU, including all reserved slots; on the CPU, the process's peak resident memory.
 pub(super) fn memory(backend: &dyn Backend) -> anyhow::Result<u64> {
-    backend.taken_bytes().or_else(peak_memory).context("the system does not tell the peak memory")
+    backend.used_bytes().or_else(peak_memory).context("the system does not report the peak memory")
 }
 
 struct Once {
@@ -116,17 +114,17 @@ fn once(
     Ok(Once { vision, prefill, total: start.elapsed().as_secs_f64() })
 }
 
-/// A prompt of the usual form and length: `<s><image>` and the picture, `</image><grounding>` and three words, in ids
-/// that any vocabulary has.
+/// A prompt of typical form and length: `<s><image>`, the image placeholders, `</image><grounding>` and three words,
+/// with ids that every vocabulary has.
 pub(super) fn prompt(config: &Config) -> EncodedPrompt {
     let (queries, vocabulary) = (config.latent_query_num as u32, config.text_config.vocab_size as u32);
     let ids = [0, 3].into_iter().chain(4..4 + queries).chain([5, 6, 7, 8, 9]);
     let input_ids: Vec<u32> = ids.map(|id| id % vocabulary).collect();
-    let marked = 2..2 + config.latent_query_num;
+    let placeholders = 2..2 + config.latent_query_num;
     EncodedPrompt {
         text: String::new(),
         attention_mask: vec![1; input_ids.len()],
-        image_embeds_position_mask: Some((0..input_ids.len()).map(|at| u8::from(marked.contains(&at))).collect()),
+        image_embeds_position_mask: Some((0..input_ids.len()).map(|at| u8::from(placeholders.contains(&at))).collect()),
         input_ids,
     }
 }
@@ -137,7 +135,7 @@ pub(super) fn picture(config: &Config, n: usize) -> anyhow::Result<PixelValues> 
     PixelValues::new(values, side).context("a picture has three planes")
 }
 
-/// The most memory this process ever had resident, mapped files included, in bytes.
+/// Peak resident memory of this process in bytes, including mapped files.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

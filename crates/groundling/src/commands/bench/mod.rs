@@ -1,4 +1,4 @@
-//! `groundling bench`: pictures per second of the model, by stage, and the share of what the machine could do.
+//! `groundling bench`: measures the model's throughput by stage, and compares it with what the machine allows.
 
 mod continuous;
 mod floor;
@@ -8,21 +8,22 @@ mod through_worker;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use kosmos2::Model;
 use kosmos2::checkpoint::random;
 use kosmos2::compute::{Compute, DeviceChoice};
 use kosmos2::config::Config;
-use kosmos2::model::Model;
 use rayon::ThreadPoolBuilder;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, Format};
-use crate::{Misuse, Outcome, model_dir, stdout};
+use crate::exit::{Misuse, Outcome};
+use crate::{model_dir, stdout};
 use measure::{Spread, Workload};
 
-/// Seed of the random weights: any would do, but runs must compare.
+/// Seed of the random weights, fixed so that runs are comparable.
 const SEED: u64 = 0;
 
-/// One batch size's figures. Times are medians over the repetitions, in seconds.
+/// The results for one batch size. Times are medians in seconds.
 #[derive(Debug, Serialize)]
 struct Report {
     device: &'static str,
@@ -52,7 +53,7 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if args.pictures.is_some() && args.lengths.is_none() {
         return Err(Misuse(anyhow!("--pictures goes with --lengths or --through-worker")).into());
     }
-    // Like the engine, on one of the threads that it computes with.
+    // Like the engine, on a thread of the pool that it computes with.
     ThreadPoolBuilder::new().build()?.install(|| measure(args))
 }
 
@@ -63,7 +64,7 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let mut model = load(args, &compute)?;
     let config = model.config().clone();
     if let Some(lengths) = args.lengths {
-        return unequal(args, &compute, &mut model, lengths);
+        return different_lengths(args, &compute, &mut model, lengths);
     }
     let mut reports = Vec::new();
     for &batch in &args.batch {
@@ -73,7 +74,7 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
         tracing::info!(batch, images_per_s = batch as f64 / seconds, step_ms, "measured");
         reports.push(report(&compute, &workload, &config, &times, args.price_per_hour));
     }
-    // The memory that the limits are measured in must not count as the model's.
+    // Measured last, so that its memory does not count as the model's.
     let limits = floor::Limits::measure(&compute)?;
     for (report, &batch) in reports.iter_mut().zip(&args.batch) {
         let floor = limits.map(|limits| floor::seconds(&config, &compute, batch, args.new_tokens, &limits));
@@ -83,9 +84,9 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The figures of texts of unequal lengths.
+/// The results for answers of different lengths.
 #[derive(Debug, Serialize)]
-struct Unequal {
+struct DifferentLengths {
     device: &'static str,
     dtype: &'static str,
     batch: usize,
@@ -100,13 +101,18 @@ struct Unequal {
     peak_memory_bytes: u64,
 }
 
-fn unequal(args: &BenchArgs, compute: &Compute, model: &mut Model, lengths: (usize, usize)) -> anyhow::Result<Outcome> {
+fn different_lengths(
+    args: &BenchArgs,
+    compute: &Compute,
+    model: &mut Model,
+    lengths: (usize, usize),
+) -> anyhow::Result<Outcome> {
     for &batch in &args.batch {
         let workload = Workload { batch, new_tokens: lengths.1, repeat: args.repeat, warmup: args.warmup };
         let pictures = args.pictures.unwrap_or(4 * batch);
         let times = continuous::run(model, &workload, lengths, pictures)?;
         let Spread { median: total_s, min: total_min_s, max: total_max_s } = times.total;
-        let report = Unequal {
+        let report = DifferentLengths {
             device: compute.device_name(),
             dtype: compute.format_name(),
             batch,
@@ -140,7 +146,7 @@ fn load(args: &BenchArgs, compute: &Compute) -> anyhow::Result<Model> {
     let config = Config::from_dir(dir)?;
     let parameters: usize = random::tensors(&config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     tracing::info!(parameters, "random weights");
-    Model::random(config, SEED, compute).context("the model cannot be made")
+    Model::random(config, SEED, compute).context("the model cannot be created")
 }
 
 fn report(

@@ -1,4 +1,4 @@
-//! Pictures through a whole worker (intake, S3, decoding, the engine, publishing) and through its engine alone.
+//! Compares the throughput of a whole worker (intake, S3, decoding, engine, publishing) with that of its engine alone.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,14 +18,14 @@ use worker::model_job::ModelJob;
 use super::measure::Spread;
 use crate::args::{BenchArgs, Format};
 use crate::commands::servers::{Servers, brief_caption};
-use crate::commands::start_engine;
-use crate::{Misuse, Outcome, model_dir, stderr, stdout};
+use crate::exit::{Misuse, Outcome};
+use crate::{model_dir, stderr, stdout};
 
 const DATASET: &str = "bench";
-/// Jobs that are submitted side by side.
-const SUBMITTING: usize = 64;
+/// Number of jobs enqueued concurrently.
+const CONCURRENT_ENQUEUES: usize = 64;
 
-/// One number of slots' figures, medians over the repetitions.
+/// The results for one number of slots, as medians over the repetitions.
 #[derive(Debug, Serialize)]
 struct Report {
     device: &'static str,
@@ -41,7 +41,7 @@ struct Report {
     job_stages: Stages,
 }
 
-/// Seconds that a job takes from stage to stage, means over all.
+/// Mean time of a job in each stage, in seconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Stages {
     intake_s: f64,
@@ -55,7 +55,7 @@ struct Stages {
 }
 
 impl Stages {
-    /// Adds one job's share of the mean.
+    /// Adds one of `jobs` jobs to the mean.
     fn add(&mut self, timings: &v1::StageTimings, jobs: usize) {
         let v1::StageTimings { intake, fetch, decode, queue, vision, prefill, generate, total } = timings;
         let means = [
@@ -75,8 +75,8 @@ impl Stages {
     }
 }
 
-/// What was done in which time.
-struct Done {
+/// One measured run.
+struct Measurement {
     seconds: f64,
     tokens: usize,
     stages: Stages,
@@ -99,32 +99,32 @@ pub(super) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
             args.through_worker.iter().map(|file| pixels(&engine, file)).collect::<anyhow::Result<Vec<_>>>()?;
         let count = args.pictures.unwrap_or(4 * batch);
         let run = Run { servers: &servers, engine, identity: &identity, pictures: &pictures, pixels, count, batch };
-        let (mut alone, mut whole) = (Vec::new(), Vec::new());
-        // In turn, so that what the machine does beside them meets both.
+        let (mut of_engine, mut of_worker) = (Vec::new(), Vec::new());
+        // Alternated, so that other load on the machine affects both.
         for number in 0..args.warmup + args.repeat {
-            let done = (run.alone(args.new_tokens).await?, run.whole(number, args.new_tokens).await?);
+            let (engine, worker) = (run.engine(args.new_tokens).await?, run.worker(number, args.new_tokens).await?);
             if number >= args.warmup {
-                alone.push(done.0);
-                whole.push(done.1);
+                of_engine.push(engine);
+                of_worker.push(worker);
             }
         }
-        print(&report(&compute, args.new_tokens, &run, &alone, &whole), args.format)?;
+        print(&report(&compute, args.new_tokens, &run, &of_engine, &of_worker), args.format)?;
     }
     servers.stop().await?;
     Ok(Outcome::Done)
 }
 
-/// An engine with this many slots, just long enough for what is asked.
+/// An engine with this many slots, which are just long enough for the query.
 fn start(dir: &Path, compute: &Compute, slots: usize, new_tokens: usize) -> anyhow::Result<Engine> {
     let model = kosmos2::Kosmos2::open(dir, compute).context("the model cannot be opened")?;
-    let asked = model.processor().encode(&query_of(new_tokens)?)?;
-    let slot_tokens = model.processor().decoding(&asked)?.max_tokens();
-    start_engine(model, EngineOptions { slots: Some(slots), slot_tokens, ..EngineOptions::default() })
+    let query = model.processor().encode(&brief_caption_query(new_tokens)?)?;
+    let slot_tokens = model.processor().decoding(&query)?.max_tokens();
+    model_dir::start_engine(model, EngineOptions { slots: Some(slots), slot_tokens, ..EngineOptions::default() })
 }
 
 fn pixels(engine: &Engine, file: &Path) -> anyhow::Result<PixelValues> {
-    let named = || file.display().to_string();
-    let picture = decode(&std::fs::read(file).with_context(named)?, &DecodeOptions::default()).with_context(named)?;
+    let name = || file.display().to_string();
+    let picture = decode(&std::fs::read(file).with_context(name)?, &DecodeOptions::default()).with_context(name)?;
     Ok(engine.processor().images().pixel_values(&picture))
 }
 
@@ -132,8 +132,8 @@ fn options(new_tokens: usize) -> v1::GenerationOptions {
     v1::GenerationOptions { max_new_tokens: u32::try_from(new_tokens).ok(), ..v1::GenerationOptions::default() }
 }
 
-/// What a worker makes of the jobs here.
-fn query_of(new_tokens: usize) -> anyhow::Result<Query> {
+/// The query of the jobs, as a worker derives it.
+fn brief_caption_query(new_tokens: usize) -> anyhow::Result<Query> {
     let job = ImageJob {
         job_id: DATASET.into(),
         dataset: DATASET.into(),
@@ -161,35 +161,35 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Prepared pictures through the engine.
-    async fn alone(&self, new_tokens: usize) -> anyhow::Result<Done> {
-        let query = query_of(new_tokens)?;
+    /// Runs preprocessed pictures through the engine.
+    async fn engine(&self, new_tokens: usize) -> anyhow::Result<Measurement> {
+        let query = brief_caption_query(new_tokens)?;
         let start = Instant::now();
-        let answers = (0..self.count).map(|number| {
+        let responses = (0..self.count).map(|number| {
             let pixels = &self.pixels[number % self.pixels.len()];
-            let request = || Request { pixels: pixels.clone(), queries: vec![query.clone()], deadline: None };
+            let request = || Request { pixels: pixels.clone(), queries: vec![query.clone()] };
             async move { Engine::submit(&self.engine, request()).await }
         });
-        let answers = stream::iter(answers).buffer_unordered(self.engine.jobs_in_hand());
-        let tokens = answers.try_fold(0, async |tokens, response| {
+        let responses = stream::iter(responses).buffer_unordered(self.engine.concurrent_jobs());
+        let tokens = responses.try_fold(0, async |tokens, response| {
             Ok(tokens + response.texts.iter().map(|text| text.token_ids.len()).sum::<usize>())
         });
         let tokens = tokens.await?;
-        Ok(Done { seconds: start.elapsed().as_secs_f64(), tokens, stages: Stages::default() })
+        Ok(Measurement { seconds: start.elapsed().as_secs_f64(), tokens, stages: Stages::default() })
     }
 
-    /// Jobs through a worker, from its start to the last annotation; the jobs are in the queue before.
-    async fn whole(&self, number: usize, new_tokens: usize) -> anyhow::Result<Done> {
+    /// Runs jobs through a worker, timed from its start to the last annotation. The jobs are enqueued before.
+    async fn worker(&self, number: usize, new_tokens: usize) -> anyhow::Result<Measurement> {
         let jobs = (0..self.count).map(|job| {
             let picture = self.pictures[job % self.pictures.len()].clone();
-            // A job that was done before would not be done again.
+            // With a new id in each run, since a worker does not repeat finished jobs.
             async move {
                 self.servers
                     .enqueue(&format!("{}-{number}-{job}", self.batch), picture, Some(options(new_tokens)))
                     .await
             }
         });
-        stream::iter(jobs).buffer_unordered(SUBMITTING).try_collect::<Vec<()>>().await?;
+        stream::iter(jobs).buffer_unordered(CONCURRENT_ENQUEUES).try_collect::<Vec<()>>().await?;
         let (mut tokens, mut stages, mut last, start) = (0, Stages::default(), Instant::now(), Instant::now());
         let count = |event: &JobEvent| match event {
             JobEvent::Finished { annotation, .. } => {
@@ -205,25 +205,32 @@ impl Run<'_> {
         if failed > 0 {
             return Err(anyhow!("{failed} of {} jobs failed", self.count));
         }
-        Ok(Done { seconds: (last - start).as_secs_f64(), tokens, stages })
+        Ok(Measurement { seconds: (last - start).as_secs_f64(), tokens, stages })
     }
 }
 
-fn report(compute: &Compute, new_tokens: usize, run: &Run, alone: &[Done], whole: &[Done]) -> Report {
-    let rate = |done: &[Done]| run.count as f64 / Spread::of(done.iter().map(|done| done.seconds).collect()).median;
-    let tokens = |done: &[Done]| done.first().map_or(0, |done| done.tokens);
+fn report(
+    compute: &Compute,
+    new_tokens: usize,
+    run: &Run,
+    of_engine: &[Measurement],
+    of_worker: &[Measurement],
+) -> Report {
+    let rate =
+        |runs: &[Measurement]| run.count as f64 / Spread::of(runs.iter().map(|run| run.seconds).collect()).median;
+    let tokens = |runs: &[Measurement]| runs.first().map_or(0, |run| run.tokens);
     Report {
         device: compute.device_name(),
         dtype: compute.format_name(),
         batch: run.batch,
         pictures: run.count,
         max_new_tokens: new_tokens,
-        engine_tokens: tokens(alone),
-        worker_tokens: tokens(whole),
-        engine_images_per_s: rate(alone),
-        worker_images_per_s: rate(whole),
-        worker_share: rate(whole) / rate(alone),
-        job_stages: whole.last().map_or_else(Stages::default, |done| done.stages),
+        engine_tokens: tokens(of_engine),
+        worker_tokens: tokens(of_worker),
+        engine_images_per_s: rate(of_engine),
+        worker_images_per_s: rate(of_worker),
+        worker_share: rate(of_worker) / rate(of_engine),
+        job_stages: of_worker.last().map_or_else(Stages::default, |run| run.stages),
     }
 }
 
@@ -243,7 +250,7 @@ fn print(report: &Report, format: Format) -> anyhow::Result<()> {
             let Stages { intake_s, fetch_s, decode_s, queue_s, vision_s, prefill_s, generate_s, total_s } =
                 report.job_stages;
             stdout::write_line(format_args!(
-                "a job on the way: intake {intake_s:.3} s, fetch {fetch_s:.3}, decode {decode_s:.3}, queue {queue_s:.3}, vision {vision_s:.3}, prefill {prefill_s:.3}, generate {generate_s:.3}, in all {total_s:.3}"
+                "mean times of a job: intake {intake_s:.3} s, fetch {fetch_s:.3}, decode {decode_s:.3}, queue {queue_s:.3}, vision {vision_s:.3}, prefill {prefill_s:.3}, generate {generate_s:.3}, in all {total_s:.3}"
             ))?;
         }
     }

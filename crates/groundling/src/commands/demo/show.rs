@@ -1,4 +1,4 @@
-//! The demo's results: a table, pictures with boxes, one page.
+//! The demo's results: lines on stdout, pictures with boxes, and an HTML page.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use wire::v1::{FinishReason, FractionBox, ImageAnnotation, TaskResult};
 
 use crate::args::Format;
 use crate::files;
-use crate::report::{box_text, finish, percent};
+use crate::report::{entity_line, finish};
 use crate::stderr::escape_control;
 use crate::stdout;
 
@@ -30,28 +30,24 @@ pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::
                     let line = json!({"image": annotation.job_id, "text": result.text, "entities": entities});
                     stdout::write_json(&line)?;
                 }
-                Format::Text => stdout::write(format_args!("{}", row(&annotation.job_id, result)))?,
+                Format::Text => stdout::write(format_args!("{}", lines(&annotation.job_id, result)))?,
             }
         }
     }
     Ok(())
 }
 
-/// The picture and its text on one line, a line for each phrase below it: scores stand behind phrases and boxes.
-fn row(name: &str, result: &TaskResult) -> String {
+/// A line with the picture and its text, and a line for each phrase.
+fn lines(name: &str, result: &TaskResult) -> String {
     let mut lines = format!("{name:10}  {}\n", escape_control(&result.text));
     for entity in labelled(result) {
-        let phrase = format!("{}{}", escape_control(&entity.phrase), percent(entity.score));
-        let _ = write!(lines, "{:10}    {phrase:28}", "");
-        for (corners, score) in entity.boxes.iter().zip(&entity.box_scores) {
-            let _ = write!(lines, "  {}{}", box_text(corners), percent(*score));
-        }
-        lines.push('\n');
+        let line = entity_line(&entity.phrase, entity.score, &entity.boxes, &entity.box_scores);
+        let _ = writeln!(lines, "{:10}    {line}", "");
     }
     lines
 }
 
-/// Writes the pictures with boxes and the page; gives the page's path.
+/// Writes the pictures with boxes and the page, and returns the page's path.
 pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be created", out.display()))?;
     let mut items = Vec::with_capacity(annotations.len());
@@ -69,7 +65,7 @@ pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path
         });
     }
     let path = out.join("index.html");
-    let page = page(&Page { title: "Groundling: the demo's scenes".into(), items });
+    let page = page(&Page { title: "Groundling demo".into(), items });
     files::replace(&path, |file| Ok(file.write_all(page.as_bytes())?))?;
     Ok(path)
 }

@@ -1,15 +1,15 @@
-//! Attention, and the caches that it reads.
+//! Attention and the key/value cache.
 
 use candle_core::{D, Device as Host, Tensor};
-use kernels::cuda::tables::{Copies, Copy, NewRow, RowLimits, Rows, Tile, TileLimits, Tiles};
-use kernels::cuda::{Attention, Contexts, CudaError, Device, Format, Kept, KeyValueCache, NewTokens, Norm, Splits};
+use kernels::cuda::index_tables::{Copies, Copy, NewRow, RowLimits, Rows, Tile, TileLimits, Tiles};
+use kernels::cuda::{Attention, Contexts, CudaError, Device, Format, KeyValueCache, KvFormat, NewTokens, Norm, Splits};
 
 use super::{EPS, Report, distance, layer_norm, tensor, unwritten};
 
-/// Heads, and values of each.
+/// Numbers of heads, and head sizes.
 const HEADS: [(usize, usize); 3] = [(32, 64), (8, 32), (4, 16)];
 
-/// The kernels of a format.
+/// Checks the kernels of a format.
 pub(super) fn format<T: Format>(device: &Device, report: &mut Report, bound: f64) -> Result<(), CudaError> {
     for (heads, head_dim) in HEADS {
         cache::<T, T>(device, report, heads, head_dim, bound)?;
@@ -34,7 +34,7 @@ pub(super) fn format<T: Format>(device: &Device, report: &mut Report, bound: f64
     Ok(())
 }
 
-fn cache<T: Format, S: Kept<T>>(
+fn cache<T: Format, S: KvFormat<T>>(
     device: &Device,
     report: &mut Report,
     heads: usize,
@@ -46,22 +46,22 @@ fn cache<T: Format, S: Kept<T>>(
     newest::<T, S>(device, report, heads, head_dim, &[2, 90], 8, false, bound)
 }
 
-/// The kernels for keys and values in 8 bits.
-pub(crate) fn small_cache<T: Format>(device: &Device, report: &mut Report, bound: f64) -> Result<(), CudaError>
+/// Checks the kernels for keys and values in 8 bits.
+pub(crate) fn int8_cache<T: Format>(device: &Device, report: &mut Report, bound: f64) -> Result<(), CudaError>
 where
-    i8: Kept<T>,
+    i8: KvFormat<T>,
 {
     for (heads, head_dim) in HEADS {
         cache::<T, i8>(device, report, heads, head_dim, bound)?;
         let (length, rows, width) = (150, 140, heads * head_dim);
         let limits = RowLimits { tokens: 1, positions: 1, slots: 2, columns: length };
-        let kept = KeyValueCache::<i8>::new::<T>(device, 2, heads, length, head_dim)?;
+        let cache = KeyValueCache::<i8>::new::<T>(device, 2, heads, length, head_dim)?;
         let table = Rows::new(device, rows, limits)?;
         let entry = |column: u32| NewRow { token: 0, position: 0, slot: 1, column };
         table.set(device, &(0..rows as u32).map(entry).collect::<Vec<_>>())?;
         let qkv = report.values::<T>(rows * 3 * width, 1.0, 0.0);
         let (new, bias) = (device.buffer(&qkv)?, device.zeros::<f32>(3 * width)?);
-        device.append(&table, rows, NewTokens { qkv: &new, bias: &bias }, &kept)?;
+        device.append(&table, rows, NewTokens { qkv: &new, bias: &bias }, &cache)?;
         let limits = TileLimits { queries: rows, contexts: 2, columns: length, out: rows };
         let list = Tile::cover(0, rows as u32, 1, 1, true, 0);
         let mut tiles = Tiles::new(device, list.len(), limits)?;
@@ -73,7 +73,7 @@ where
             query_stride: 3 * width,
             query_bias: None,
             value_bias: None,
-            contexts: &kept.contexts(),
+            contexts: &cache.contexts(),
             heads,
             head_dim,
             out: &out,
@@ -92,7 +92,7 @@ where
     Ok(())
 }
 
-/// softmax(q kᵀ / √d) v: [rows, d] against [columns, d], of which row i sees `first + i · step`.
+/// softmax(q kᵀ / √d) v for q [rows, d] and k, v [columns, d], of which row i sees `first + i · step`.
 fn attention(q: &Tensor, k: &Tensor, v: &Tensor, first: usize, step: usize) -> Tensor {
     let (rows, columns) = (q.dim(0).unwrap(), k.dim(0).unwrap());
     let scores = (q.matmul(&k.t().unwrap()).unwrap() / (q.dim(1).unwrap() as f64).sqrt()).unwrap();
@@ -103,7 +103,7 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor, first: usize, step: usize) -> T
 }
 
 #[allow(clippy::too_many_arguments, reason = "a case of a table")]
-fn newest<T: Format, S: Kept<T>>(
+fn newest<T: Format, S: KvFormat<T>>(
     device: &Device,
     report: &mut Report,
     heads: usize,
@@ -119,7 +119,7 @@ fn newest<T: Format, S: Kept<T>>(
     let bias = report.values::<f32>(3 * width, 0.3, 0.0);
     let biases = device.buffer(&bias)?;
     let entry = |slot: usize, column: usize| NewRow { token: 0, position: 0, slot: slot as u32, column: column as u32 };
-    // Older tokens go in by the kernel for prompts.
+    // Older tokens are written by the kernel for prompts.
     let mut older = Vec::new();
     for (row, &count) in columns.iter().enumerate() {
         older.extend((0..count as usize).map(|column| entry(row + 1, column)));
@@ -168,7 +168,7 @@ fn newest<T: Format, S: Kept<T>>(
     let name = format!("attend_newest{}{}", if append { ", append" } else { "" }, S::SUFFIX);
     report.line(&name, T::NAME, &[rows, heads, head_dim, splits], distance(&device.values(&out)?, &expected), bound);
 
-    // What one slot takes over from another, the other's results are the same from there.
+    // After copying a slot, attention over the copy gives the same result.
     let mut copies = Copies::new(device, 1, rows + 1, length)?;
     let last = rows - 1;
     copies.set(device, &[Copy { from: last as u32 + 1, to: 0, first: 0, count: columns[last] + 1 }])?;
@@ -215,30 +215,30 @@ fn tiles<T: Format>(
     let mut table = Tiles::new(device, list.len(), limits)?;
     table.set(device, &list)?;
     let buffer = device.buffer(&qkv)?;
-    let lying = Contexts {
+    let interleaved = Contexts {
         keys: &buffer.part(width..buffer.len()),
         values: &buffer.part(2 * width..buffer.len()),
         scales: None,
-        context: length * 3 * width,
-        head: head_dim,
-        column: 3 * width,
+        context_stride: length * 3 * width,
+        head_stride: head_dim,
+        column_stride: 3 * width,
         contexts,
         columns: length,
     };
     let (own, bias) = (device.buffer(&queries)?, device.buffer(&value_bias)?);
     let out = unwritten::<T>(device, total * width)?;
-    let asked = Attention {
+    let arguments = Attention {
         tiles: &table,
         queries: &own,
         query_stride: width,
         query_bias: None,
         value_bias: Some(&bias),
-        contexts: &lying,
+        contexts: &interleaved,
         heads,
         head_dim,
         out: &out,
     };
-    device.attend_by(on_tensor_cores, &asked)?;
+    device.attend_by(on_tensor_cores, &arguments)?;
 
     let all = tensor(&qkv, &[contexts, length, 3, heads, head_dim]);
     let (queries, bias) = (tensor(&queries, &[total, heads, head_dim]), tensor(&value_bias, &[heads, head_dim]));

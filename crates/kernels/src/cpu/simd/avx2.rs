@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::portable::join_pair;
-use super::{Kernel, LANES, Simd, fold_eight};
+use super::{Kernel, LANES, Simd, reduce_eight};
 
 /// Exists only where the CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ impl Avx2 {
     }
 }
 
-/// Register-only instructions.
+/// Evaluates an expression of register-only instructions.
 macro_rules! avx2 {
     ($value:expr) => {{
         // SAFETY: a value of `Avx2` exists only where the CPU has these instructions, and they touch no memory.
@@ -47,14 +47,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Self::F {
         let from = from.as_ptr();
-        // SAFETY: 16 floats are readable behind the reference, and the loads ask for no alignment.
+        // SAFETY: 16 floats are readable through the reference, and the loads need no alignment.
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
     }
 
     #[inline(always)]
     fn store(self, value: Self::F, to: &mut [f32; LANES]) {
         let to = to.as_mut_ptr();
-        // SAFETY: 16 floats are writable behind the reference, and the stores ask for no alignment.
+        // SAFETY: 16 floats are writable through the reference, and the stores need no alignment.
         unsafe {
             _mm256_storeu_ps(to, value[0]);
             _mm256_storeu_ps(to.add(8), value[1]);
@@ -132,7 +132,7 @@ impl Simd for Avx2 {
     fn sum_lanes(self, a: Self::F) -> f32 {
         avx2!({
             let eight = _mm256_add_ps(a[0], a[1]);
-            fold_eight!(eight, _mm_add_ps, _mm_add_ss)
+            reduce_eight!(eight, _mm_add_ps, _mm_add_ss)
         })
     }
 
@@ -140,14 +140,14 @@ impl Simd for Avx2 {
     fn max_lanes(self, a: Self::F) -> f32 {
         avx2!({
             let eight = _mm256_max_ps(a[0], a[1]);
-            fold_eight!(eight, _mm_max_ps, _mm_max_ss)
+            reduce_eight!(eight, _mm_max_ps, _mm_max_ss)
         })
     }
 
     #[inline(always)]
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
         let from = pairs.as_ptr().cast::<__m256i>();
-        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the loads need no alignment.
         let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
         avx2!({
             let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
@@ -168,7 +168,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I {
         let from = pairs.as_ptr().cast::<__m128i>();
-        // SAFETY: 32 bytes are readable behind the reference, and the loads ask for no alignment.
+        // SAFETY: 32 bytes are readable through the reference, and the loads need no alignment.
         let [low, high] = unsafe { [_mm_loadu_si128(from), _mm_loadu_si128(from.add(1))] };
         avx2!([_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)])
     }
@@ -190,12 +190,12 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
-        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 16 bytes are readable through the reference, and the load needs no alignment.
         let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
         avx2!([_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))])
     }
 
-    /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    /// Values 0 and 2 as a pair of i16, then values 1 and 3.
     #[inline(always)]
     fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
         [join_pair(a as i16, c as i16), join_pair(b as i16, d as i16)]
@@ -204,7 +204,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I {
         let from = quads.as_ptr().cast::<__m256i>();
-        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the loads need no alignment.
         let [low, high] = unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] };
         if half == 0 {
             avx2!([_mm256_and_si256(low, _mm256_set1_epi16(0xff)), _mm256_and_si256(high, _mm256_set1_epi16(0xff)),])
@@ -219,7 +219,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn between_halves(self, sum: Self::I) -> Self::I {
+    fn scale_first_half(self, sum: Self::I) -> Self::I {
         sum
     }
 
@@ -234,16 +234,16 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_i(self, from: &[i32; LANES]) -> Self::I {
         let from = from.as_ptr().cast::<__m256i>();
-        // SAFETY: 64 bytes are readable behind the reference, and the loads ask for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the loads need no alignment.
         unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] }
     }
 
     #[inline(always)]
     fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]) {
-        // The lower halves of all lanes, which a pack without signs leaves as they are.
+        // The low halves of all lanes are below 2^16, so packing with unsigned saturation keeps them.
         let lower = value.map(|eight| avx2!(_mm256_and_si256(eight, _mm256_set1_epi32(0xffff))));
         let packed = avx2!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(lower[0], lower[1])));
-        // SAFETY: 32 bytes are writable behind the reference, and the store asks for no alignment.
+        // SAFETY: 32 bytes are writable through the reference, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), packed) }
     }
 
@@ -256,7 +256,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]) {
         let to = to.as_mut_ptr().cast::<__m256i>();
-        // SAFETY: 64 bytes are writable behind the reference, and the stores ask for no alignment.
+        // SAFETY: 64 bytes are writable through the reference, and the stores need no alignment.
         unsafe {
             _mm256_storeu_si256(to, value[0]);
             _mm256_storeu_si256(to.add(1), value[1]);

@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::portable::join_pair;
-use super::{Kernel, LANES, Simd, fold_eight};
+use super::{Kernel, LANES, Simd, reduce_eight};
 
-/// Exists only where the CPU has AVX-512 F, BW and VL, and VNNI if so marked.
+/// Exists only where the CPU has AVX-512 F, BW and VL, and VNNI if `VNNI` is true.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512<const VNNI: bool>(());
 
@@ -21,13 +21,13 @@ impl<const VNNI: bool> Avx512<VNNI> {
 }
 
 impl Avx512<true> {
-    /// The same CPU without its dot products, for kernels that have no use for them and are compiled once so.
+    /// The same instruction set without VNNI, so that kernels that do not use VNNI are compiled only once.
     pub(crate) fn without_vnni(self) -> Avx512<false> {
         Avx512(())
     }
 }
 
-/// Register-only instructions.
+/// Evaluates an expression of register-only instructions.
 macro_rules! avx512 {
     ($value:expr) => {{
         // SAFETY: a value of `Avx512` exists only where the CPU has these instructions, and they touch no memory.
@@ -35,11 +35,11 @@ macro_rules! avx512 {
     }};
 }
 
-/// `vpdpwssd` by name: of its intrinsic the compiler makes a product and a sum, two instructions that each take as long.
+/// `vpdpwssd` in assembly: the compiler turns its intrinsic into a product and a sum, each of which takes as long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dot_pairs_vnni(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: the instruction is enabled here, and works on these registers alone.
+    // SAFETY: the instruction is enabled here and accesses only these registers.
     unsafe {
         std::arch::asm!(
             "vpdpwssd {sum}, {a}, {b}",
@@ -78,13 +78,13 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Self::F {
-        // SAFETY: 16 floats are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 16 floats are readable through the reference, and the load needs no alignment.
         unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
 
     #[inline(always)]
     fn store(self, value: Self::F, to: &mut [f32; LANES]) {
-        // SAFETY: 16 floats are writable behind the reference, and the store asks for no alignment.
+        // SAFETY: 16 floats are writable through the reference, and the store needs no alignment.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
     }
 
@@ -135,7 +135,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn round(self, a: Self::F) -> Self::F {
-        // An immediate of 0: no fraction bits kept, nearest, ties to even.
+        // Immediate 0: no fraction bits, to nearest, ties to even.
         avx512!(_mm512_roundscale_ps::<0>(a))
     }
 
@@ -149,7 +149,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         avx512!({
             let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a)));
             let eight = _mm256_add_ps(_mm512_castps512_ps256(a), upper);
-            fold_eight!(eight, _mm_add_ps, _mm_add_ss)
+            reduce_eight!(eight, _mm_add_ps, _mm_add_ss)
         })
     }
 
@@ -158,13 +158,13 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         avx512!({
             let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a)));
             let eight = _mm256_max_ps(_mm512_castps512_ps256(a), upper);
-            fold_eight!(eight, _mm_max_ps, _mm_max_ss)
+            reduce_eight!(eight, _mm_max_ps, _mm_max_ss)
         })
     }
 
     #[inline(always)]
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
-        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the load needs no alignment.
         let both = unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) };
         avx512!({
             let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
@@ -181,7 +181,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I {
-        // SAFETY: 32 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 32 bytes are readable through the reference, and the load needs no alignment.
         let bytes = unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) };
         avx512!(_mm512_cvtepi8_epi16(bytes))
     }
@@ -203,7 +203,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I {
-        // SAFETY: 16 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 16 bytes are readable through the reference, and the load needs no alignment.
         let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
         avx512!(_mm512_cvtepu8_epi32(bytes))
     }
@@ -214,7 +214,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let shifted = _mm512_sra_epi32(a, _mm_cvtsi32_si128(shift as i32));
             _mm512_cvtusepi32_epi8(_mm512_max_epi32(shifted, _mm512_setzero_si512()))
         });
-        // SAFETY: 16 bytes are writable behind the reference, and the store asks for no alignment.
+        // SAFETY: 16 bytes are writable through the reference, and the store needs no alignment.
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bytes) }
     }
 
@@ -223,7 +223,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         avx512!(_mm512_reduce_add_epi32(a))
     }
 
-    /// With VNNI upper and lower bytes, both signed; else inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    /// With VNNI: the upper and the lower bytes, both signed. Without: values 0 and 2 as a pair of i16, then values 1 and 3.
     #[inline(always)]
     fn split_quad(self, quad: [i32; 4]) -> [i32; 2] {
         if VNNI {
@@ -234,17 +234,17 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn split_quads(self, whole: Self::I) -> [[i32; 2]; LANES / 4] {
+    fn split_quads(self, values: Self::I) -> [[i32; 2]; LANES / 4] {
         if !VNNI {
             let mut lanes = [0; LANES];
-            self.store_i(whole, &mut lanes);
+            self.store_i(values, &mut lanes);
             let quads = lanes.as_chunks::<4>().0;
             return std::array::from_fn(|index| self.split_quad(quads[index]));
         }
         avx512!({
-            let rounded_up = _mm512_add_epi32(whole, _mm512_set1_epi32(128));
+            let rounded_up = _mm512_add_epi32(values, _mm512_set1_epi32(128));
             let upper = _mm512_cvtepi32_epi8(_mm512_srai_epi32::<8>(rounded_up));
-            let lower = _mm512_cvtepi32_epi8(whole);
+            let lower = _mm512_cvtepi32_epi8(values);
             let [first, second] = [_mm_unpacklo_epi32(upper, lower), _mm_unpackhi_epi32(upper, lower)];
             let pair = |low: i64| [low as i32, (low >> 32) as i32];
             [
@@ -258,7 +258,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I {
-        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the load needs no alignment.
         let bytes = unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) };
         if VNNI {
             bytes
@@ -275,7 +275,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn between_halves(self, sum: Self::I) -> Self::I {
+    fn scale_first_half(self, sum: Self::I) -> Self::I {
         if VNNI { avx512!(_mm512_slli_epi32::<8>(sum)) } else { sum }
     }
 
@@ -286,14 +286,14 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn load_i(self, from: &[i32; LANES]) -> Self::I {
-        // SAFETY: 64 bytes are readable behind the reference, and the load asks for no alignment.
+        // SAFETY: 64 bytes are readable through the reference, and the load needs no alignment.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
 
     #[inline(always)]
     fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]) {
         let pairs = avx512!(_mm512_cvtepi32_epi16(value));
-        // SAFETY: 32 bytes are writable behind the reference, and the store asks for no alignment.
+        // SAFETY: 32 bytes are writable through the reference, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), pairs) }
     }
 
@@ -304,7 +304,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]) {
-        // SAFETY: 64 bytes are writable behind the reference, and the store asks for no alignment.
+        // SAFETY: 64 bytes are writable through the reference, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
     }
 

@@ -1,30 +1,32 @@
-//! Vectors of 16 lanes, the unit every kernel is written in.
+//! Vectors of 16 lanes, in which every kernel is written, and the instruction sets that implement them.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod portable;
 
-/// Lanes of a vector and outputs of a weight panel, whatever the register width.
+/// Lanes of a vector and outputs of a weight panel, independent of the register width.
 pub(crate) const LANES: usize = 16;
 
-/// Work compiled once for each implementation. `run` must be `#[inline(always)]`, like everything it calls, or the
-/// callee is compiled without the implementation's instructions.
+/// A computation that is compiled once for each instruction set. `run` and everything it calls must be
+/// `#[inline(always)]`, or the callee is compiled without those instructions.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// One instruction set. A value of an implementing type proves that the CPU has it.
+/// One instruction set. A value of an implementing type proves that the CPU supports it.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// 16 f32.
     type F: Copy;
-    /// 16 i32, or 32 i16 as pairs of neighbours.
+    /// 16 i32, or 16 pairs of adjacent i16.
     type I: Copy;
-    /// Vectors that may be kept as accumulators, with registers left for operands.
+    /// How many vectors can be accumulators, with registers left for operands.
     const ACCUMULATORS: usize;
-    /// Whether the halves of [`Self::split_quad`] are the upper and the lower bytes, and not two of the inputs each.
+    /// Whether the halves of [`Self::split_quad`] are the upper and the lower bytes, rather than two of the inputs each.
     const HALVES_ARE_BYTES: bool;
 
     /// Runs a kernel with this instruction set enabled in its code.
@@ -37,38 +39,38 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a * b + c`, rounded once where the CPU can.
+    /// `a * b + c`, rounded once if the CPU supports it.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// `a > b ? a : b`: `b` where either is NaN.
+    /// `a > b ? a : b`; `b` if either is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a < b ? a : b`: `b` where either is NaN.
+    /// `a < b ? a : b`; `b` if either is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a < b ? x : y`.
     fn select_less(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
-    /// `a * 2^n` for whole n from -126 to 127, where that is no denormal.
+    /// `a * 2^n` for integers `n` from -126 to 127. The result must not be denormal.
     fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F;
-    /// Sum of the lanes, by halves.
+    /// Sum of the lanes: the upper half is added to the lower half until one lane is left.
     fn sum_lanes(self, a: Self::F) -> f32;
-    /// Largest lane, where none is NaN.
+    /// The largest lane; no lane may be NaN.
     fn max_lanes(self, a: Self::F) -> f32;
 
-    /// 16 pairs of bf16 as (first of each pair, second of each pair).
+    /// Widens 16 pairs of bf16 to (the first of each pair, the second of each pair).
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F);
 
     fn zero_i(self) -> Self::I;
-    /// 16 pairs of i8 as pairs of i16.
+    /// Widens 16 pairs of i8 to pairs of i16.
     fn widen_i8(self, pairs: &[i8; 2 * LANES]) -> Self::I;
-    /// One i32, or pair of i16 (low half first), or quad of bytes (lowest first), in every lane.
+    /// One i32, one pair of i16 (low half first) or one quad of bytes (lowest first) in every lane.
     fn splat_i(self, value: i32) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
-    /// The lower 32 bits of each product.
+    /// The low 32 bits of each product.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
-    /// 16 bytes as i32.
+    /// Widens 16 bytes to i32.
     fn widen_u8(self, bytes: &[u8; LANES]) -> Self::I;
-    /// Each lane shifted to the right, its sign kept, and limited to a byte.
+    /// Shifts each lane right arithmetically, clamps it to 0 to 255 and stores it as a byte.
     #[inline(always)]
     fn store_bytes(self, a: Self::I, shift: u32, to: &mut [u8; LANES]) {
         let mut lanes = [0; LANES];
@@ -82,58 +84,61 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_i(a, &mut lanes);
         lanes.into_iter().fold(0, i32::wrapping_add)
     }
-    /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact while it fits an i32.
+    /// `sum + a0 * b0 + a1 * b1` for every pair of i16, exact as long as it fits an i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
-    /// Four i16 in the two parts by which quads are multiplied: `sum x w` is what [`dot_half`](Self::dot_half) adds up
-    /// over all quads for the first part, [`between_halves`](Self::between_halves) then makes of that, and `dot_half`
-    /// adds to it for the second. Values lie between -32,639 and 32,639.
+    /// Splits four values from -32,639 to 32,639 into the two halves in which quads are multiplied. A dot product is
+    /// computed in two passes over all quads: [`dot_half`](Self::dot_half) with the first halves, then
+    /// [`scale_first_half`](Self::scale_first_half) of the sum, then `dot_half` with the second halves.
     fn split_quad(self, quad: [i32; 4]) -> [i32; 2];
     /// [`split_quad`](Self::split_quad) of every four lanes.
     #[inline(always)]
-    fn split_quads(self, whole: Self::I) -> [[i32; 2]; LANES / 4] {
+    fn split_quads(self, values: Self::I) -> [[i32; 2]; LANES / 4] {
         let mut lanes = [0; LANES];
-        self.store_i(whole, &mut lanes);
+        self.store_i(values, &mut lanes);
         let quads = lanes.as_chunks::<4>().0;
         std::array::from_fn(|index| self.split_quad(quads[index]))
     }
-    /// What `dot_half` takes of 16 quads of u8.
+    /// The operand of [`dot_half`](Self::dot_half) for 16 quads of u8 and half 0 or 1.
     fn half_of_quads(self, quads: &[u8; 4 * LANES], half: usize) -> Self::I;
+    /// Adds the products of one half of 16 quads with one half of a quad of values, as returned by
+    /// [`split_quad`](Self::split_quad), to the sums.
     fn dot_half(self, sum: Self::I, quads: Self::I, x: Self::I) -> Self::I;
-    fn between_halves(self, sum: Self::I) -> Self::I;
+    /// Prepares the sums of the first halves for adding those of the second.
+    fn scale_first_half(self, sum: Self::I) -> Self::I;
     fn load_i(self, from: &[i32; LANES]) -> Self::I;
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]);
-    /// The lower 16 bits of every lane, neighbours in pairs.
+    /// Stores the low 16 bits of every lane, as pairs of adjacent lanes.
     fn store_pairs(self, value: Self::I, to: &mut [i32; LANES / 2]);
-    /// The lower 16 bits of every lane of both as a pair.
+    /// Pairs the low 16 bits of each lane of both vectors.
     fn join_pairs(self, first: Self::I, second: Self::I) -> Self::I;
-    /// i32 to f32, ties to even.
+    /// i32 to f32, rounded to nearest, ties to even.
     fn to_f32(self, a: Self::I) -> Self::F;
-    /// f32 to i32, ties to even.
+    /// f32 to i32, rounded to nearest, ties to even.
     fn to_i32(self, a: Self::F) -> Self::I;
 }
 
-/// Asks for the cache line at an address, which may be any, into the second-level cache. Only advice.
+/// Prefetches the cache line at an address, which need not be valid, into the L2 cache.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every x86-64 CPU has the instruction, which neither faults nor changes memory.
+        // SAFETY: every x86-64 CPU has the instruction, which neither faults nor modifies memory.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
 
-/// Joins the lanes of eight, by halves: `$join` for two registers, `$join_one` for their lowest lanes.
+/// Reduces eight lanes to one by halves: with `$op` on registers, and with `$op_one` on their lowest lanes.
 #[cfg(target_arch = "x86_64")]
-macro_rules! fold_eight {
-    ($eight:expr, $join:ident, $join_one:ident) => {{
-        let four = $join(_mm256_castps256_ps128($eight), _mm256_extractf128_ps::<1>($eight));
-        let two = $join(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32($join_one(two, _mm_shuffle_ps::<1>(two, two)))
+macro_rules! reduce_eight {
+    ($eight:expr, $op:ident, $op_one:ident) => {{
+        let four = $op(_mm256_castps256_ps128($eight), _mm256_extractf128_ps::<1>($eight));
+        let two = $op(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32($op_one(two, _mm_shuffle_ps::<1>(two, two)))
     }};
 }
 #[cfg(target_arch = "x86_64")]
-pub(crate) use fold_eight;
+pub(crate) use reduce_eight;

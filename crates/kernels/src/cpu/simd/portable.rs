@@ -1,11 +1,11 @@
-//! Plain arrays, for any CPU.
+//! The portable implementation: plain arrays, for any CPU.
 
 use super::{Kernel, LANES, Simd};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
-/// Fused where that is one instruction; a library call for each lane would be a hundred times slower.
+/// Fused if that is one instruction; a library call for each lane would be a hundred times slower.
 #[inline(always)]
 fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
@@ -16,13 +16,13 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
     std::array::from_fn(f)
 }
 
-/// Joins lanes by halves.
+/// Reduces the lanes to one by halves.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+fn reduce(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            lanes[i] = join(lanes[i], lanes[i + half]);
+            lanes[i] = op(lanes[i], lanes[i + half]);
         }
         half /= 2;
     }
@@ -112,12 +112,12 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn sum_lanes(self, a: Self::F) -> f32 {
-        fold(a, |a, b| a + b)
+        reduce(a, |a, b| a + b)
     }
 
     #[inline(always)]
     fn max_lanes(self, a: Self::F) -> f32 {
-        fold(a, f32::max)
+        reduce(a, f32::max)
     }
 
     #[inline(always)]
@@ -156,7 +156,7 @@ impl Simd for Portable {
         bytes.map(i32::from)
     }
 
-    /// Inputs 0 and 2 as a pair of i16, and inputs 1 and 3.
+    /// Values 0 and 2 as a pair of i16, then values 1 and 3.
     #[inline(always)]
     fn split_quad(self, [a, b, c, d]: [i32; 4]) -> [i32; 2] {
         [join_pair(a as i16, c as i16), join_pair(b as i16, d as i16)]
@@ -173,7 +173,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn between_halves(self, sum: Self::I) -> Self::I {
+    fn scale_first_half(self, sum: Self::I) -> Self::I {
         sum
     }
 
@@ -217,7 +217,7 @@ impl Simd for Portable {
     }
 }
 
-/// Two i16 in one i32, the first in the low half.
+/// Packs two i16 into one i32, the first in the low half.
 #[inline(always)]
 pub(crate) fn join_pair(first: i16, second: i16) -> i32 {
     i32::from(first as u16) | (i32::from(second) << 16)

@@ -1,5 +1,5 @@
-//! The host in a card's place: kernels from the same source, their threads one after the other; products by plain
-//! loops. Slow, and only for checks.
+//! The host instead of a GPU: kernels compiled from the same source, whose threads run one after the other, and products
+//! by plain loops. Slow, and only for tests.
 
 use std::ffi::{CString, c_char, c_int};
 use std::sync::{Mutex, PoisonError};
@@ -7,35 +7,36 @@ use std::time::Instant;
 
 use half::{bf16, f16};
 
-use super::{DriverError, Product, Shape};
-use crate::cuda::format::{Format, Kind};
+use super::{DriverError, Gemm, LaunchShape};
+use crate::cuda::format::{DataType, Format};
 
-/// Memory that the host says it has: enough for checks.
+/// Bytes of memory that the driver reports: enough for tests.
 const MEMORY: usize = 4 << 30;
 
 unsafe extern "C" {
-    /// Runs a kernel; 0 where there is none of this name. In `tests/cuda_on_host/kernels.cpp`.
+    /// Runs a kernel; returns 0 if there is none of this name. Defined in `tests/cuda_on_host/kernels.cpp`.
     fn kernels_on_host_launch(name: *const c_char, grid: *const u32, threads: u32, words: *const u64) -> c_int;
 }
 
-/// The kernels share the host's one set of fibers.
+/// All kernels share one set of fibers.
 static FIBERS: Mutex<()> = Mutex::new(());
 
-/// What was launched.
+/// A launched operation.
 #[derive(Debug, Clone)]
 enum Call {
-    Kernel(CString, Shape, Vec<u64>),
-    Product(Product),
+    Kernel(CString, LaunchShape, Vec<u64>),
+    Gemm(Gemm),
     Copy(u64, u64, usize),
 }
 
-/// The host.
+/// The host as a device.
 #[derive(Default)]
 pub(in crate::cuda) struct Driver {
+    /// `Some` while a step is being recorded.
     recorded: Mutex<Option<Vec<Call>>>,
 }
 
-/// Bytes of the host, aligned like a card's.
+/// An allocation with the alignment of device memory.
 #[derive(Debug)]
 pub(in crate::cuda) struct Memory(Vec<u128>);
 
@@ -45,7 +46,7 @@ impl Memory {
     }
 }
 
-/// Bytes of the host.
+/// An allocation that stands in for pinned memory.
 #[derive(Debug)]
 pub(in crate::cuda) struct Pinned {
     words: Vec<u128>,
@@ -54,7 +55,7 @@ pub(in crate::cuda) struct Pinned {
 
 impl Pinned {
     pub(in crate::cuda) fn bytes(&self) -> &[u8] {
-        // SAFETY: the words hold at least as many bytes, and every pattern is one.
+        // SAFETY: the words hold at least `len` bytes, and every bit pattern is valid.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) }
     }
 
@@ -64,7 +65,7 @@ impl Pinned {
     }
 }
 
-/// A moment.
+/// An event: the time at which it was recorded.
 #[derive(Debug)]
 pub(in crate::cuda) struct Event(Instant);
 
@@ -79,7 +80,7 @@ pub(in crate::cuda) struct Recording(Vec<Call>);
 
 impl Recording {
     pub(in crate::cuda) fn replay(&mut self) -> Result<(), DriverError> {
-        // SAFETY: what was recorded was sound then; its buffers are kept alive, and its tables are checked when set.
+        // SAFETY: the calls were sound when recorded; their buffers are kept alive, and tables are checked when set.
         self.0.iter().try_for_each(|call| unsafe { run(call) })
     }
 }
@@ -90,7 +91,7 @@ impl Driver {
     }
 
     pub(in crate::cuda) fn name(&self) -> Result<String, DriverError> {
-        Ok("the host in a card's place".into())
+        Ok("the host, instead of a GPU".into())
     }
 
     pub(in crate::cuda) fn memory(&self) -> Result<(usize, usize), DriverError> {
@@ -106,25 +107,25 @@ impl Driver {
     }
 
     /// # Safety
-    /// The target is as long as the bytes.
+    /// The target is at least as long as `bytes`.
     pub(in crate::cuda) unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer(to), bytes.len()) };
         Ok(())
     }
 
     /// # Safety
-    /// The source is as long as the bytes, and they may hold anything.
+    /// The source is at least as long as `bytes`.
     pub(in crate::cuda) unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::copy_nonoverlapping(pointer(from), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
     /// # Safety
-    /// Both are as long as said.
+    /// Both ranges are valid for `bytes` bytes.
     pub(in crate::cuda) unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.run_or_record(Call::Copy(from, to, bytes)) }
     }
 
@@ -141,19 +142,24 @@ impl Driver {
     }
 
     /// # Safety
-    /// The arguments are the kernel's, each in the first bytes of its word, and it touches only memory that is there.
-    pub(in crate::cuda) unsafe fn launch(&self, kernel: &str, shape: Shape, words: &[u64]) -> Result<(), DriverError> {
-        let unnamed = |_| DriverError { call: "looking up a kernel", reason: kernel.to_owned() };
-        let name = CString::new(kernel).map_err(unnamed)?;
-        // SAFETY: the caller's.
+    /// The words are the kernel's arguments, each in the first bytes of its word, and the kernel accesses only valid memory.
+    pub(in crate::cuda) unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: LaunchShape,
+        words: &[u64],
+    ) -> Result<(), DriverError> {
+        let invalid_name = |_| DriverError { call: "looking up a kernel", reason: kernel.to_owned() };
+        let name = CString::new(kernel).map_err(invalid_name)?;
+        // SAFETY: guaranteed by the caller.
         unsafe { self.run_or_record(Call::Kernel(name, shape, words.to_vec())) }
     }
 
     /// # Safety
-    /// The three lie in memory that is there.
-    pub(in crate::cuda) unsafe fn product(&self, product: &Product) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
-        unsafe { self.run_or_record(Call::Product(*product)) }
+    /// The three matrices are in valid memory.
+    pub(in crate::cuda) unsafe fn gemm(&self, gemm: &Gemm) -> Result<(), DriverError> {
+        // SAFETY: guaranteed by the caller.
+        unsafe { self.run_or_record(Call::Gemm(*gemm)) }
     }
 
     pub(in crate::cuda) fn begin_recording(&self) -> Result<(), DriverError> {
@@ -170,13 +176,13 @@ impl Driver {
     }
 
     /// # Safety
-    /// As the calls'.
+    /// The call's own requirements hold.
     unsafe fn run_or_record(&self, call: Call) -> Result<(), DriverError> {
         if let Some(calls) = self.recorded().as_mut() {
             calls.push(call);
             return Ok(());
         }
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { run(&call) }
     }
 }
@@ -186,12 +192,12 @@ fn pointer<T>(address: u64) -> *mut T {
 }
 
 /// # Safety
-/// As the calls'.
+/// The call's own requirements hold.
 unsafe fn run(call: &Call) -> Result<(), DriverError> {
     match call {
-        Call::Kernel(name, Shape { grid: (x, y, z), threads }, words) => {
-            let _turn = FIBERS.lock().unwrap_or_else(PoisonError::into_inner);
-            // SAFETY: the caller's; the grid has the three numbers that are read.
+        Call::Kernel(name, LaunchShape { grid: (x, y, z), threads }, words) => {
+            let _guard = FIBERS.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: guaranteed by the caller; the grid has three numbers.
             let found =
                 unsafe { kernels_on_host_launch(name.as_ptr(), [*x, *y, *z].as_ptr(), *threads, words.as_ptr()) };
             if found == 0 {
@@ -199,16 +205,16 @@ unsafe fn run(call: &Call) -> Result<(), DriverError> {
                 return Err(DriverError { call: "looking up a kernel", reason });
             }
         }
-        // SAFETY: the caller's; ranges may overlap.
+        // SAFETY: guaranteed by the caller; the ranges may overlap.
         Call::Copy(from, to, bytes) => unsafe { std::ptr::copy(pointer::<u8>(*from), pointer(*to), *bytes) },
-        // SAFETY: the caller's.
-        Call::Product(product) => unsafe {
-            match (product.kind, product.result) {
-                (Kind::F32, _) => multiply::<f32, f32>(product),
-                (Kind::F16, Kind::F32) => multiply::<f16, f32>(product),
-                (Kind::F16, _) => multiply::<f16, f16>(product),
-                (Kind::Bf16, Kind::F32) => multiply::<bf16, f32>(product),
-                (Kind::Bf16, _) => multiply::<bf16, bf16>(product),
+        // SAFETY: guaranteed by the caller.
+        Call::Gemm(gemm) => unsafe {
+            match (gemm.data_type, gemm.result_type) {
+                (DataType::F32, _) => multiply::<f32, f32>(gemm),
+                (DataType::F16, DataType::F32) => multiply::<f16, f32>(gemm),
+                (DataType::F16, _) => multiply::<f16, f16>(gemm),
+                (DataType::Bf16, DataType::F32) => multiply::<bf16, f32>(gemm),
+                (DataType::Bf16, _) => multiply::<bf16, bf16>(gemm),
             }
         },
     }
@@ -216,22 +222,22 @@ unsafe fn run(call: &Call) -> Result<(), DriverError> {
 }
 
 /// # Safety
-/// The three lie in memory that is there.
-unsafe fn multiply<T: Format, O: Format>(product: &Product) {
-    let Product { outputs, rows, inner, stride, .. } = *product;
+/// The three matrices are in valid memory.
+unsafe fn multiply<T: Format, O: Format>(gemm: &Gemm) {
+    let Gemm { outputs, rows, inner, stride, .. } = *gemm;
     let [outputs, rows, inner, stride] = [outputs, rows, inner, stride].map(|size| size as usize);
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let read = |address, len| unsafe { std::slice::from_raw_parts(pointer::<T>(address), len) };
     let widen = |values: &[T]| -> Vec<f32> { values.iter().map(|value| value.to_f32()).collect() };
-    let (weights, x) = (widen(read(product.weights, outputs * inner)), widen(read(product.x, rows * inner)));
+    let (weights, x) = (widen(read(gemm.weights, outputs * inner)), widen(read(gemm.x, rows * inner)));
     for (r, x) in x.chunks_exact(inner).enumerate() {
         for (o, weights) in weights.chunks_exact(inner).enumerate() {
             let lanes = x.chunks_exact(8).zip(weights.chunks_exact(8)).fold([0f32; 8], |mut sums, (x, w)| {
                 sums.iter_mut().zip(x.iter().zip(w)).for_each(|(sum, (x, w))| *sum += x * w);
                 sums
             });
-            // SAFETY: the caller's.
-            unsafe { *pointer::<O>(product.y).add(r * stride + o) = O::from_f32(lanes.iter().sum()) };
+            // SAFETY: guaranteed by the caller.
+            unsafe { *pointer::<O>(gemm.y).add(r * stride + o) = O::from_f32(lanes.iter().sum()) };
         }
     }
 }

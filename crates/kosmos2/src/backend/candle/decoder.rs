@@ -1,19 +1,19 @@
 //! The decoder: Magneto sub-layer norms (Wang et al., 2022, <https://arxiv.org/abs/2210.06423>), sinusoidal positions
-//! and preallocated keys and values; names `text_model.model.*`, the output head tied to `embed_tokens`.
+//! and preallocated keys and values. Weights: `text_model.model.*`, the output head tied to `embed_tokens`.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module};
 
-use super::layers::{AttentionMaps, attend, join_heads, layer_norm, linear, split_heads};
+use super::layers::{AttentionLinears, attend, join_heads, layer_norm, linear, split_heads};
 use crate::backend::positions::Positions;
-use crate::backend::{CopyFrom, Segment};
+use crate::backend::segment::{CopyFrom, Segment};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
 
 /// The language model.
 pub(super) struct Decoder {
     embed_tokens: Tensor,
-    /// Set where the checkpoint's head is not tied.
+    /// `None` if the head is tied to `embed_tokens`.
     lm_head: Option<Tensor>,
     layers: Vec<Layer>,
     layer_norm: LayerNorm,
@@ -50,7 +50,7 @@ impl Decoder {
     }
 
     pub(super) fn reserve(&mut self, slots: usize, length: usize) -> Result<()> {
-        // What was kept goes first: the old and the new room may not fit together.
+        // Freed first, since the device may not have memory for the old and the new slots.
         self.cache = KvCache::default();
         let shape = (slots * length, self.embed_tokens.dim(1)?);
         let blank = || Tensor::zeros(shape, self.embed_tokens.dtype(), self.embed_tokens.device());
@@ -59,7 +59,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Slots, and tokens of each.
+    /// Number of slots, and tokens of each.
     pub(super) fn kv_capacity(&self) -> (usize, usize) {
         (self.cache.slots, self.cache.length)
     }
@@ -69,32 +69,32 @@ impl Decoder {
         (self.layers.len() * length * width) as u64
     }
 
-    /// Segments as `check_segments` lets them through, to logits [wanted, vocabulary].
+    /// Computes the logits `[rows, vocabulary]` of checked segments.
     pub(super) fn forward(&mut self, segments: &[Segment]) -> Result<Tensor> {
         let mut x = self.embed(segments)?; // [tokens, D]
         for (layer, cache) in self.layers.iter().zip(&self.cache.layers) {
             x = layer.forward(&x, segments, cache, self.cache.length, self.heads)?;
         }
-        let mut wanted = Vec::new();
+        let mut rows = Vec::new();
         let mut start = 0;
         for segment in segments {
-            wanted.extend(segment.logits.clone().map(|row| (start + row) as u32));
+            rows.extend(segment.logits.clone().map(|row| (start + row) as u32));
             start += segment.tokens.len();
         }
-        let hidden = x.index_select(&Tensor::new(wanted, x.device())?, 0)?;
+        let hidden = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
         Linear::new(head.clone(), None).forward(&self.layer_norm.forward(&hidden)?)
     }
 
-    /// What the first layer takes: token or image embeddings, scaled, plus their positions' rows.
+    /// Computes the input of the first layer: scaled token or image embeddings plus position embeddings.
     fn embed(&mut self, segments: &[Segment]) -> Result<Tensor> {
         let (device, dtype) = (self.embed_tokens.device().clone(), self.embed_tokens.dtype());
         let mut parts = Vec::new();
         let mut table = Vec::new();
         for segment in segments {
             let tokens = self.embed_tokens.index_select(&Tensor::new(segment.tokens, &device)?, 0)?;
-            parts.push(overwrite_with_picture(segment, tokens)?);
-            for position in self.positions.of(segment.tokens, segment.seen) {
+            parts.push(insert_image(segment, tokens)?);
+            for position in self.positions.of(segment.tokens, segment.preceding_non_pad) {
                 table.extend_from_slice(self.positions.row(position));
             }
         }
@@ -104,8 +104,8 @@ impl Decoder {
     }
 }
 
-/// Token embeddings [T, D] of a segment, those in the picture's places replaced by its rows, runs at a time.
-fn overwrite_with_picture(segment: &Segment, tokens: Tensor) -> Result<Tensor> {
+/// Replaces the token embeddings `[T, D]` of image tokens by rows of the image embedding.
+fn insert_image(segment: &Segment, tokens: Tensor) -> Result<Tensor> {
     let Some(image) = segment.image else {
         return Ok(tokens);
     };
@@ -125,9 +125,9 @@ fn overwrite_with_picture(segment: &Segment, tokens: Tensor) -> Result<Tensor> {
     Tensor::cat(&runs, 0)
 }
 
-/// A mask [T, cached + T]: each new token sees those before it and itself.
+/// A mask `[T, cached + T]`: each new token attends to the tokens before it and to itself.
 fn causal_mask(tokens: usize, cached: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    // Added to a real score it must stay finite; f16 ends at 65504.
+    // The sum with a score must be finite; the largest f16 is 65504.
     let hidden = if dtype == DType::F16 { -3e4 } else { -1e30 };
     let cell = |i: usize, j: usize| if j > cached + i { hidden } else { 0f32 };
     let total = cached + tokens;
@@ -143,14 +143,14 @@ struct KvCache {
     length: usize,
 }
 
-/// Keys and values of one layer: [slots · length, D] each, written in place.
+/// Keys and values of one layer, `[slots · length, D]` each, written in place.
 struct LayerCache {
     keys: Tensor,
     values: Tensor,
 }
 
 impl LayerCache {
-    /// Writes the segments' new rows behind those that are there, then what other sequences take over.
+    /// Appends the segments' new rows, then does the copies between sequences.
     fn write(&self, segments: &[Segment], length: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         for (cache, new) in [(&self.keys, keys), (&self.values, values)] {
             let mut start = 0;
@@ -166,8 +166,8 @@ impl LayerCache {
             for segment in segments {
                 let Some(CopyFrom { slot, columns }) = &segment.copy else { continue };
                 // A tensor cannot be written from itself.
-                let taken = cache.narrow(0, slot * length + columns.start, columns.len())?.copy()?;
-                cache.slice_set(&taken, 0, segment.slot * length + columns.start)?;
+                let copied = cache.narrow(0, slot * length + columns.start, columns.len())?.copy()?;
+                cache.slice_set(&copied, 0, segment.slot * length + columns.start)?;
             }
         }
         Ok(())
@@ -176,7 +176,7 @@ impl LayerCache {
 
 struct Layer {
     attention_norm: LayerNorm,
-    attention: AttentionMaps,
+    attention: AttentionLinears,
     inner_attention_norm: LayerNorm,
     final_norm: LayerNorm,
     fc1: Linear,
@@ -190,7 +190,7 @@ impl Layer {
         let norm = |name, width| layer_norm(&weights.pp(name), width, eps);
         Ok(Self {
             attention_norm: norm("self_attn_layer_norm", width)?,
-            attention: AttentionMaps::load(&weights.pp("self_attn"), width)?,
+            attention: AttentionLinears::load(&weights.pp("self_attn"), width)?,
             inner_attention_norm: norm("self_attn.inner_attn_ln", width)?,
             final_norm: norm("final_layer_norm", width)?,
             fc1: linear(&weights.pp("ffn.fc1"), width, inner)?,
@@ -207,11 +207,11 @@ impl Layer {
         length: usize,
         heads: usize,
     ) -> Result<Tensor> {
-        let AttentionMaps { q, k, v, out } = &self.attention;
+        let AttentionLinears { q, k, v, out } = &self.attention;
         let normed = self.attention_norm.forward(x)?;
         let queries = q.forward(&normed)?;
         cache.write(segments, length, &k.forward(&normed)?, &v.forward(&normed)?)?;
-        let (mut mixed, mut start) = (Vec::with_capacity(segments.len()), 0);
+        let (mut attended, mut start) = (Vec::with_capacity(segments.len()), 0);
         for segment in segments {
             let (count, total) = (segment.tokens.len(), segment.cached + segment.tokens.len());
             let heads = |rows: &Tensor, first: usize, len: usize| {
@@ -223,12 +223,12 @@ impl Layer {
             };
             let (q, first) = (heads(&queries, start, count)?, segment.slot * length);
             let (k, v) = (heads(&cache.keys, first, total)?, heads(&cache.values, first, total)?);
-            mixed.push(join_heads(&attend(&q, &k, &v, mask.as_ref())?)?.squeeze(0)?);
+            attended.push(join_heads(&attend(&q, &k, &v, mask.as_ref())?)?.squeeze(0)?);
             start += count;
         }
-        let mixed = Tensor::cat(&mixed, 0)?;
-        // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-        let x = (x + out.forward(&self.inner_attention_norm.forward(&mixed)?)?)?;
+        let attended = Tensor::cat(&attended, 0)?;
+        // Magneto's extra norms: after the attention heads and inside the feed-forward block.
+        let x = (x + out.forward(&self.inner_attention_norm.forward(&attended)?)?)?;
         let inner = self.fc1.forward(&self.final_norm.forward(&x)?)?.gelu_erf()?;
         &x + self.fc2.forward(&self.ffn_norm.forward(&inner)?)?
     }

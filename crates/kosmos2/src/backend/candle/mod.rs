@@ -1,4 +1,4 @@
-//! candle's tensors: what the hand-written kernels are held against, on the CPU and on CUDA.
+//! The plain candle implementation, on the CPU and on CUDA. The hand-written kernels are tested against it.
 
 mod decoder;
 mod layers;
@@ -7,7 +7,10 @@ mod vision;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Backend, ImageEmbedding, Logits, Segment, check_segments};
+use super::embedding::ImageEmbedding;
+use super::interface::Backend;
+use super::logits::Logits;
+use super::segment::{Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::error::ModelError;
@@ -16,24 +19,24 @@ use decoder::Decoder;
 use projection::ImageToTextProjection;
 use vision::VisionTower;
 
-/// The model in candle's tensors.
-pub struct CandleBackend {
+/// The model as candle tensors.
+pub(crate) struct CandleBackend {
     vision: VisionTower,
     projection: ImageToTextProjection,
     decoder: Decoder,
     image_size: usize,
     dtype: DType,
     device: Device,
-    /// The last step's logits.
+    /// The logits of the last pass.
     logits: Vec<f32>,
 }
 
 impl CandleBackend {
-    /// Takes the weights from a checkpoint, on its device and in its dtype.
+    /// Loads the weights of a checkpoint, on its device and in its dtype.
     ///
     /// # Errors
-    /// [`CheckpointError`] when a tensor is missing or misshapen.
-    pub fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError`] if a tensor is missing or has the wrong shape.
+    pub(crate) fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, CheckpointError> {
         let root = checkpoint.root();
         Ok(Self {
             vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config)?,
@@ -50,15 +53,15 @@ impl CandleBackend {
 impl Backend for CandleBackend {
     fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
         let side = self.image_size;
-        if let Some(odd) = pictures.iter().find(|pixels| pixels.size() != side) {
-            return Err(ModelError::PictureSize { found: odd.size(), expected: side });
+        if let Some(other) = pictures.iter().find(|pixels| pixels.size() != side) {
+            return Err(ModelError::PictureSize { found: other.size(), expected: side });
         }
         let pixels: Vec<f32> = pictures.iter().flat_map(|p| p.as_slice()).copied().collect();
         let pixels = Tensor::from_vec(pixels, (pictures.len(), 3, side, side), &self.device)?.to_dtype(self.dtype)?;
         let embeddings = self.projection.forward(&self.vision.forward(&pixels)?)?.to_dtype(DType::F32)?;
         let width = embeddings.dim(2)?;
-        let one = |embedding: Vec<Vec<f32>>| ImageEmbedding::new(embedding.concat(), width);
-        Ok(embeddings.to_vec3()?.into_iter().map(one).collect())
+        let image_embedding = |embedding: Vec<Vec<f32>>| ImageEmbedding::new(embedding.concat(), width);
+        Ok(embeddings.to_vec3()?.into_iter().map(image_embedding).collect())
     }
 
     fn reserve(&mut self, slots: usize, length: usize) -> Result<(), ModelError> {

@@ -1,17 +1,23 @@
 //! The decoder: Magneto sub-layer norms (Wang et al., 2022, <https://arxiv.org/abs/2210.06423>), sinusoidal positions
-//! and preallocated keys and values; names `text_model.model.*`, the output head tied to `embed_tokens`.
+//! and preallocated keys and values. Weights: `text_model.model.*`, the output head tied to `embed_tokens`.
 
 use candle_core::Tensor;
-use std::ops::Range;
+use kernels::cpu::{Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
 
-use kernels::cpu::{Attention, Context, Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
-
-use super::layers::{Buffer, Map, Norm, with_values};
-use super::threads::{self, PerThread, SingleThread};
+use super::layers::{Buffer, Linear, Norm, with_values};
+use super::rows::{
+    Rows, Slots, append_keys_values, attention_of_part, count_logits, count_rows, embed, keep_logits_rows, take_slots,
+};
+use super::threads::{self, ParallelPasses, PassThreads};
+use crate::backend::logits::{ChosenToken, Logits, LogitsOutput, LogitsRequest, choose_best};
 use crate::backend::positions::Positions;
-use crate::backend::{Chosen, CopyFrom, Logits, LogitsOutput, LogitsRequest, Segment, logits};
+use crate::backend::segment::Segment;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::{Config, TextConfig};
+
+/// Maximum number of rows by which a thread's part may exceed the average, if threads take whole segments. A larger
+/// excess takes longer than synchronizing the threads in every layer.
+const MAX_EXCESS_ROWS: usize = 32;
 
 pub(super) struct Decoder {
     network: Network,
@@ -21,13 +27,13 @@ pub(super) struct Decoder {
     /// Tokens of a slot.
     length: usize,
     buffers: Buffers,
-    lone: SingleThread<()>,
+    parallel: ParallelPasses<()>,
 }
 
 /// The weights.
 struct Network {
     embed_tokens: PackedWeights,
-    /// Set where the head is not simply `embed_tokens`: the checkpoint does not tie it, or it is packed otherwise.
+    /// `None` if the head is `embed_tokens`: tied in the checkpoint and packed in the same format.
     lm_head: Option<PackedWeights>,
     layers: Vec<Layer>,
     layer_norm: Norm,
@@ -47,13 +53,13 @@ struct Buffers {
 
 struct Layer {
     attention_norm: Norm,
-    qkv: Map,
+    qkv: Linear,
     inner_attention_norm: Norm,
-    out: Map,
+    out: Linear,
     final_norm: Norm,
-    fc1: Map,
+    fc1: Linear,
     ffn_norm: Norm,
-    fc2: Map,
+    fc2: Linear,
 }
 
 impl Layer {
@@ -63,18 +69,18 @@ impl Layer {
         let attention = weights.pp("self_attn");
         Ok(Self {
             attention_norm: norm("self_attn_layer_norm", width)?,
-            qkv: Map::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
+            qkv: Linear::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
             inner_attention_norm: norm("self_attn.inner_attn_ln", width)?,
-            out: Map::load(&attention.pp("out_proj"), width, width, format)?,
+            out: Linear::load(&attention.pp("out_proj"), width, width, format)?,
             final_norm: norm("final_layer_norm", width)?,
-            fc1: Map::load(&weights.pp("ffn.fc1"), width, inner, format)?,
+            fc1: Linear::load(&weights.pp("ffn.fc1"), width, inner, format)?,
             ffn_norm: norm("ffn.ffn_layernorm", inner)?,
-            fc2: Map::load(&weights.pp("ffn.fc2"), inner, width, format)?,
+            fc2: Linear::load(&weights.pp("ffn.fc2"), inner, width, format)?,
         })
     }
 
     fn bytes(&self) -> usize {
-        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Map::bytes).iter().sum()
+        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Linear::bytes).iter().sum()
     }
 }
 
@@ -85,7 +91,7 @@ impl Decoder {
         let embedding = model.get([vocabulary, width], "embed_tokens.weight")?;
         let pack =
             |tensor: &Tensor, format| with_values(tensor, |rows| PackedWeights::pack(rows, vocabulary, width, format));
-        // A token's embedding goes through every layer: in 8 bits it would cost more fidelity than its memory is worth.
+        // The embedding feeds every layer: 8 bits would cost more accuracy than the memory is worth.
         let embedding_format = if format.is_integer() { WeightFormat::Bf16 } else { format };
         let lm_head = if config.tie_word_embeddings {
             (format != embedding_format).then(|| pack(&embedding, format))
@@ -110,7 +116,7 @@ impl Decoder {
             caches: Vec::new(),
             length: 0,
             buffers: Buffers::default(),
-            lone: SingleThread::default(),
+            parallel: ParallelPasses::default(),
         })
     }
 
@@ -135,23 +141,24 @@ impl Decoder {
         (layers.len() * KeyValueCache::bytes(length, *heads, width / heads)) as u64
     }
 
-    /// Segments as [`super::check_segments`] lets them through.
-    pub(super) fn forward(&mut self, segments: &[Segment], threads: &mut PerThread) -> Logits<'_> {
+    /// Computes the logits of checked segments.
+    pub(super) fn forward(&mut self, segments: &[Segment], threads: &mut PassThreads) -> Logits<'_> {
         self.run(segments, &[], threads);
         let outputs = self.vocabulary();
-        Logits::new(self.buffers.logits.take(count_wanted(segments) * outputs), outputs)
+        Logits::new(self.buffers.logits.take(count_logits(segments) * outputs), outputs)
     }
 
-    /// As [`Self::forward`], with tokens in place of logits where they were chosen while these were in the caches.
+    /// Like [`Self::forward`], but with the requested tokens where they were chosen while the logits were in the
+    /// caches.
     pub(super) fn decode(
         &mut self,
         segments: &[Segment],
         requests: &[LogitsRequest],
-        threads: &mut PerThread,
+        threads: &mut PassThreads,
     ) -> Vec<LogitsOutput<'_>> {
         let chosen = self.run(segments, requests, threads);
         let outputs = self.vocabulary();
-        let logits = self.buffers.logits.take(count_wanted(segments) * outputs);
+        let logits = self.buffers.logits.take(count_logits(segments) * outputs);
         let chosen = chosen.into_iter().chain(std::iter::repeat(None));
         logits
             .chunks_exact(outputs)
@@ -160,46 +167,48 @@ impl Decoder {
             .collect()
     }
 
-    /// Fills the buffer of logits; what was chosen of the first rows.
+    /// Fills the buffer of logits. Returns the chosen tokens of the first rows; the other rows have none.
     fn run(
         &mut self,
         segments: &[Segment],
         requests: &[LogitsRequest],
-        threads: &mut PerThread,
-    ) -> Vec<Option<Chosen>> {
-        let Self { network, positions, caches, buffers, lone, .. } = self;
+        threads: &mut PassThreads,
+    ) -> Vec<Option<ChosenToken>> {
+        let Self { network, positions, caches, buffers, parallel, .. } = self;
         let Buffers { x, normed, qkv, inner, logits } = buffers;
         let (width, inner_width, outputs) = (network.width, network.inner_width(), network.head().outputs());
-        let (rows, wanted) = (count_rows(segments), count_wanted(segments));
+        let (rows, logits_rows) = (count_rows(segments), count_logits(segments));
         let mut rest = Rows {
             x: x.take(rows * width),
             normed: normed.take(rows * width),
             qkv: qkv.take(rows * 3 * width),
             inner: inner.take(rows * inner_width),
-            logits: logits.take(wanted * outputs),
+            logits: logits.take(logits_rows * outputs),
         };
-        // No token has a position further on than one behind all of its sequence.
-        positions.reach(segments.iter().map(|segment| segment.seen + segment.tokens.len() + 1).max().unwrap_or(0));
+        // A token's position is at most the number of its sequence's tokens plus one.
+        positions.grow_to(
+            segments.iter().map(|segment| segment.preceding_non_pad + segment.tokens.len() + 1).max().unwrap_or(0),
+        );
         let positions = &*positions;
         let runs = network.runs(segments);
-        let mut left: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
+        let mut slots: Vec<Slots> = caches.iter_mut().map(|layer| layer.iter_mut().map(Some).collect()).collect();
         if let [_] = runs[..] {
-            network.forward(segments, positions, &mut left, rest, threads);
+            network.forward(segments, positions, &mut slots, rest, threads);
             return Vec::new();
         }
-        // Each thread has sequences of its own and waits for nobody before the last layer is behind them.
+        // Each thread takes its segments through all layers without waiting for other threads.
         let mut parts = Vec::with_capacity(runs.len());
         let mut requests = requests.iter();
         for own in runs {
-            let slots: Vec<Slots> = left.iter_mut().map(|layer| take_slots(layer, own)).collect();
-            let (rows, others) = rest.split_at(count_rows(own), count_wanted(own), (width, inner_width, outputs));
+            let own_slots: Vec<Slots> = slots.iter_mut().map(|layer| take_slots(layer, own)).collect();
+            let (rows, others) = rest.split_at(count_rows(own), count_logits(own), (width, inner_width, outputs));
             rest = others;
-            parts.push((own, slots, rows, requests.by_ref().take(count_wanted(own)).collect::<Vec<_>>()));
+            parts.push((own, own_slots, rows, requests.by_ref().take(count_logits(own)).collect::<Vec<_>>()));
         }
-        let chosen = lone.share(parts, |(own, mut slots, rows, requests), threads, ()| {
+        let chosen = parallel.run(parts, |(own, mut slots, rows, requests), threads, ()| {
             let logits = network.forward(own, positions, &mut slots, rows, threads);
             let rows = requests.into_iter().zip(logits.chunks_exact(outputs));
-            rows.map(|(request, row)| logits::choose(request, row)).collect::<Vec<_>>()
+            rows.map(|(request, row)| choose_best(request, row)).collect::<Vec<_>>()
         });
         chosen.concat()
     }
@@ -214,29 +223,29 @@ impl Network {
         self.layers.first().map_or(0, |layer| layer.fc1.outputs())
     }
 
-    /// Runs of segments that threads can take through all layers by themselves: one of all segments where layers are
-    /// large, sequences take over columns from each other, or one thread would have much more to do than another.
+    /// Divides the segments among threads that take them through all layers independently. Returns a single run of all
+    /// segments if layers are large, sequences copy from each other, or the runs would be too uneven.
     fn runs<'r, 's>(&self, segments: &'r [Segment<'s>]) -> Vec<&'r [Segment<'s>]> {
         let parts = rayon::current_num_threads().min(segments.len());
-        let is_apart = |segment: &Segment| segment.copy.is_none();
+        let is_independent = |segment: &Segment| segment.copy.is_none();
         let is_small = self.layers.first().is_some_and(|layer| threads::is_small(layer.bytes()));
-        let together = || vec![segments];
-        if parts < 2 || !is_small || !segments.iter().all(is_apart) {
-            return together();
+        let undivided = || vec![segments];
+        if parts < 2 || !is_small || !segments.iter().all(is_independent) {
+            return undivided();
         }
         let rows = count_rows(segments);
         let (mut runs, mut start, mut taken) = (Vec::with_capacity(parts), 0, 0);
         for part in 1..=parts {
             let (first, before) = (start, taken);
-            // Up to the segment whose middle lies beyond the part's share.
+            // Up to the segment whose middle is beyond the part's end.
             while let Some(segment) = segments.get(start)
                 && (part == parts || 2 * taken + segment.tokens.len() <= 2 * rows * part / parts)
             {
                 taken += segment.tokens.len();
                 start += 1;
             }
-            if taken - before > rows.div_ceil(parts) + MOST_UNEVEN {
-                return together();
+            if taken - before > rows.div_ceil(parts) + MAX_EXCESS_ROWS {
+                return undivided();
             }
             if start > first {
                 runs.push(&segments[first..start]);
@@ -245,49 +254,50 @@ impl Network {
         runs
     }
 
-    /// Segments whose slots are there through all layers and the head, to their logits.
+    /// Runs segments through all layers and the head, and returns their logits. `caches` has the slots of each layer.
     fn forward<'r>(
         &self,
         segments: &[Segment],
         positions: &Positions,
         caches: &mut [Slots],
         rows: Rows<'r>,
-        threads: &mut PerThread,
+        threads: &mut PassThreads,
     ) -> &'r [f32] {
         let (width, heads) = (self.width, self.heads);
         let Rows { x, normed, qkv, inner, logits } = rows;
         let mut rows = count_rows(segments);
         embed(segments, &self.embed_tokens, self.embedding_scale, positions, x);
         for (index, (layer, slots)) in self.layers.iter().zip(caches).enumerate() {
-            let each = threads.rows_each(rows, layer.bytes());
-            let parts = x.chunks(each * width).zip(normed.chunks_mut(each * width));
-            threads.share(parts.zip(qkv.chunks_mut(each * 3 * width)), |((x, normed), qkv), scratch| {
-                let block = threads::block_of(each, layer.bytes());
+            let part_rows = threads.rows_per_part(rows, layer.bytes());
+            let parts = x.chunks(part_rows * width).zip(normed.chunks_mut(part_rows * width));
+            threads.share(parts.zip(qkv.chunks_mut(part_rows * 3 * width)), |((x, normed), qkv), scratch| {
+                let block = threads::block_rows(part_rows, layer.bytes());
                 let blocks = x.chunks(block * width).zip(normed.chunks_mut(block * width));
                 for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * width)) {
                     layer.attention_norm.apply(x, normed);
                     layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
                 }
             });
-            remember(slots, segments, width, qkv);
+            append_keys_values(slots, segments, width, qkv);
             let (slots, is_last) = (&*slots, index + 1 == self.layers.len());
             if is_last {
-                // Behind the last keys and values only the rows that logits are wanted for matter.
-                rows = keep_wanted(segments, width, x);
-                keep_wanted(segments, 3 * width, qkv);
+                // After the last layer's keys and values, only the rows that logits are computed for are needed.
+                rows = keep_logits_rows(segments, width, x);
+                keep_logits_rows(segments, 3 * width, qkv);
             }
-            let wanted = |segment: &Segment| if is_last { segment.logits.clone() } else { 0..segment.tokens.len() };
-            let (each, inner_width) = (threads.rows_each(rows, layer.bytes()), layer.fc1.outputs());
+            let tokens = |segment: &Segment| if is_last { segment.logits.clone() } else { 0..segment.tokens.len() };
+            let (part_rows, inner_width) = (threads.rows_per_part(rows, layer.bytes()), layer.fc1.outputs());
             let inner = &mut inner[..rows * inner_width];
             let (x, normed) = (&mut x[..rows * width], &mut normed[..rows * width]);
-            let parts = x.chunks_mut(each * width).zip(normed.chunks_mut(each * width));
-            let parts = parts.zip(inner.chunks_mut(each * inner_width)).zip(qkv.chunks(each * 3 * width)).enumerate();
+            let parts = x.chunks_mut(part_rows * width).zip(normed.chunks_mut(part_rows * width));
+            let parts =
+                parts.zip(inner.chunks_mut(part_rows * inner_width)).zip(qkv.chunks(part_rows * 3 * width)).enumerate();
             threads.share(parts, |(part, (((x, normed), inner), qkv)), scratch| {
-                let own = segments.iter().map(|segment| (segment, wanted(segment)));
-                let mut jobs = queries_of(own, part * each, width, slots, qkv, normed);
-                attention(&mut jobs, heads, width / heads, scratch);
-                // Magneto's extra norms: on the joined heads before the output map, and inside the feed-forward block.
-                let block = threads::block_of(each, layer.bytes());
+                let with_tokens = segments.iter().map(|segment| (segment, tokens(segment)));
+                let mut queries = attention_of_part(with_tokens, part * part_rows, width, slots, qkv, normed);
+                attention(&mut queries, heads, width / heads, scratch);
+                // Magneto's extra norms: after the attention heads and inside the feed-forward block.
+                let block = threads::block_rows(part_rows, layer.bytes());
                 for (x, normed) in x.chunks_mut(block * width).zip(normed.chunks_mut(block * width)) {
                     let inner = &mut inner[..x.len() / width * inner_width];
                     layer.inner_attention_norm.apply_in_place(normed);
@@ -301,143 +311,7 @@ impl Network {
         }
         let x = &mut x[..rows * width];
         self.layer_norm.apply_in_place(x);
-        linear(x, self.head(), None, Epilogue::Store, logits, threads.together());
+        linear(x, self.head(), None, Epilogue::Store, logits, threads.shared_scratch());
         logits
     }
-}
-
-/// Rows that a thread may have more than its share: computed alone they take as long as waiting for each other in
-/// every layer.
-const MOST_UNEVEN: usize = 32;
-
-/// A layer's slots, as far as they are at hand.
-type Slots<'a> = Vec<Option<&'a mut KeyValueCache>>;
-
-/// Takes the segments' slots out of those that are left.
-fn take_slots<'a>(left: &mut Slots<'a>, segments: &[Segment]) -> Slots<'a> {
-    let mut own: Slots = left.iter().map(|_| None).collect();
-    segments.iter().for_each(|segment| own[segment.slot] = left[segment.slot].take());
-    own
-}
-
-fn count_rows(segments: &[Segment]) -> usize {
-    segments.iter().map(|segment| segment.tokens.len()).sum()
-}
-
-fn count_wanted(segments: &[Segment]) -> usize {
-    segments.iter().map(|segment| segment.logits.len()).sum()
-}
-
-/// The buffers' rows that belong to some segments.
-struct Rows<'a> {
-    x: &'a mut [f32],
-    normed: &'a mut [f32],
-    qkv: &'a mut [f32],
-    inner: &'a mut [f32],
-    logits: &'a mut [f32],
-}
-
-impl Rows<'_> {
-    /// The first so many rows and logits, and the others.
-    fn split_at(
-        self,
-        rows: usize,
-        wanted: usize,
-        (width, inner_width, outputs): (usize, usize, usize),
-    ) -> (Self, Self) {
-        let (x, other_x) = self.x.split_at_mut(rows * width);
-        let (normed, other_normed) = self.normed.split_at_mut(rows * width);
-        let (qkv, other_qkv) = self.qkv.split_at_mut(rows * 3 * width);
-        let (inner, other_inner) = self.inner.split_at_mut(rows * inner_width);
-        let (logits, other_logits) = self.logits.split_at_mut(wanted * outputs);
-        let others =
-            Self { x: other_x, normed: other_normed, qkv: other_qkv, inner: other_inner, logits: other_logits };
-        (Self { x, normed, qkv, inner, logits }, others)
-    }
-}
-
-/// What the first layer takes: token or image embeddings, scaled, plus their positions' rows.
-fn embed(segments: &[Segment], table: &PackedWeights, scale: f32, positions: &Positions, x: &mut [f32]) {
-    let mut rows = x.chunks_exact_mut(table.inputs());
-    for segment in segments {
-        let mut pictures = segment.image.map(|image| image.rows(segment.cached, segment.tokens.len()));
-        let places = positions.of(segment.tokens, segment.seen);
-        for ((&token, position), row) in segment.tokens.iter().zip(places).zip(&mut rows) {
-            let picture = pictures.as_mut().and_then(|rows| rows.next().flatten());
-            match picture.zip(segment.image) {
-                Some((index, image)) => row.copy_from_slice(image.embedding.row(index)),
-                None => table.read_row(token as usize, row),
-            }
-            row.iter_mut().zip(positions.row_within(position)).for_each(|(value, p)| *value = *value * scale + p);
-        }
-    }
-}
-
-/// Moves the rows that logits are wanted for to the front; gives their number.
-fn keep_wanted(segments: &[Segment], width: usize, rows: &mut [f32]) -> usize {
-    let (mut start, mut wanted) = (0, 0);
-    for segment in segments {
-        let Range { start: first, end } = segment.logits;
-        rows.copy_within((start + first) * width..(start + end) * width, wanted * width);
-        wanted += end - first;
-        start += segment.tokens.len();
-    }
-    wanted
-}
-
-/// Writes the keys and values of `qkv` [rows, 3·width] behind those that are there; then takes over what a segment is
-/// to have from another slot, which may have been computed in this very step.
-fn remember(slots: &mut Slots, segments: &[Segment], width: usize, qkv: &[f32]) {
-    let mut rows = qkv.chunks_exact(3 * width);
-    for segment in segments {
-        let Some(cache) = &mut slots[segment.slot] else { unreachable!("a segment's own slot is at hand") };
-        for (place, row) in (segment.cached..segment.cached + segment.tokens.len()).zip(&mut rows) {
-            cache.write(place, &row[width..2 * width], &row[2 * width..]);
-        }
-    }
-    for segment in segments {
-        if let Some(CopyFrom { slot, columns }) = &segment.copy
-            && let Ok([Some(to), Some(from)]) = slots.get_disjoint_mut([segment.slot, *slot])
-        {
-            to.copy_from(from, columns.clone());
-        }
-    }
-}
-
-/// Attention of a run of rows, from row `first` on, where each segment has rows for some of its tokens: their queries
-/// stand in `qkv` [rows, 3·width].
-fn queries_of<'a, 's>(
-    segments: impl Iterator<Item = (&'s Segment<'s>, Range<usize>)>,
-    first: usize,
-    width: usize,
-    slots: &'a Slots,
-    mut qkv: &'a [f32],
-    mut out: &'a mut [f32],
-) -> Vec<Attention<'a>> {
-    let run = first..first + out.len() / width;
-    let mut start = 0;
-    let mut jobs = Vec::new();
-    for (segment, tokens) in segments {
-        let own = start..start + tokens.len();
-        start = own.end;
-        let taken = Range { start: own.start.max(run.start), end: own.end.min(run.end) };
-        if taken.is_empty() {
-            continue;
-        }
-        let Some(cache) = &slots[segment.slot] else { unreachable!("a segment's own slot is at hand") };
-        let cached = segment.cached + tokens.start + taken.start - own.start;
-        let (queries, next) = qkv.split_at(taken.len() * 3 * width);
-        qkv = next;
-        let (mixed, next) = std::mem::take(&mut out).split_at_mut(taken.len() * width);
-        out = next;
-        jobs.push(Attention {
-            queries,
-            query_stride: 3 * width,
-            context: Context::Cache(cache),
-            key_count: cached + taken.len(),
-            causal_offset: Some(cached),
-            out: mixed,
-        });
-    }
-    jobs
 }

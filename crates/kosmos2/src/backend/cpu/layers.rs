@@ -1,21 +1,21 @@
-//! What the towers share: maps, norms and buffers.
+//! Linear maps, layer norms and buffers that the vision tower, the projection and the decoder share.
 
 use candle_core::{Storage, Tensor};
 use kernels::cpu::{
-    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, attention_in_integers, layer_norm,
+    Attention, Epilogue, PackedWeights, Scratch, WeightFormat, attention, attention_i16, layer_norm,
     layer_norm_in_place, linear,
 };
 
 use crate::checkpoint::{CheckpointError, Weights};
 
-/// `y = x Wᵀ + b`, packed.
-pub(super) struct Map {
+/// `y = x Wᵀ + b` with packed weights.
+pub(super) struct Linear {
     weights: PackedWeights,
     bias: Vec<f32>,
 }
 
-impl Map {
-    /// The map of this scope, [outer, inner].
+impl Linear {
+    /// The linear map of this scope, `[outer, inner]`.
     pub(super) fn load(
         weights: &Weights,
         inner: usize,
@@ -27,7 +27,7 @@ impl Map {
         Ok(Self { weights: packed, bias: vector(weights, outer, "bias")? })
     }
 
-    /// The maps under these names as one, their outputs side by side: one pass over their common input.
+    /// The linear maps with these names as one, with concatenated outputs: their common input is read once.
     pub(super) fn concatenated(
         weights: &Weights,
         names: &[&str],
@@ -39,7 +39,7 @@ impl Map {
         Ok(Self::new(&matrix, bias, inner, format))
     }
 
-    /// Of a row-major matrix [outer, inner] and a bias for each of its rows.
+    /// From a row-major matrix `[outer, inner]` and its bias `[outer]`.
     pub(super) fn new(matrix: &[f32], bias: Vec<f32>, inner: usize, format: WeightFormat) -> Self {
         Self { weights: PackedWeights::pack(matrix, bias.len(), inner, format), bias }
     }
@@ -52,7 +52,7 @@ impl Map {
         self.weights.outputs()
     }
 
-    /// Memory of the packed weights.
+    /// Size of the packed weights in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.weights.bytes()
     }
@@ -62,7 +62,7 @@ impl Map {
     }
 }
 
-/// The maps under these names as one row-major matrix and its bias.
+/// The linear maps with these names as one row-major matrix with its bias.
 pub(super) fn concatenated_matrix(
     weights: &Weights,
     names: &[&str],
@@ -78,7 +78,7 @@ pub(super) fn concatenated_matrix(
     Ok((rows, bias))
 }
 
-/// Layer norm over rows.
+/// Layer norm of rows.
 pub(super) struct Norm {
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -100,35 +100,41 @@ impl Norm {
     }
 }
 
-/// Attention of queries that see all keys, in the arithmetic that belongs to a format.
-pub(super) fn attend(job: Attention<'_>, heads: usize, head_dim: usize, format: WeightFormat, scratch: &mut Scratch) {
+/// Attention without a mask, in the arithmetic of a weight format.
+pub(super) fn attend(
+    queries: Attention<'_>,
+    heads: usize,
+    head_dim: usize,
+    format: WeightFormat,
+    scratch: &mut Scratch,
+) {
     if format.is_integer() {
-        attention_in_integers(job, heads, head_dim, scratch);
+        attention_i16(queries, heads, head_dim, scratch);
     } else {
-        attention(&mut [job], heads, head_dim, scratch);
+        attention(&mut [queries], heads, head_dim, scratch);
     }
 }
 
-/// A tensor of one dimension.
+/// The values of a one-dimensional tensor.
 pub(super) fn vector(weights: &Weights, width: usize, name: &str) -> Result<Vec<f32>, CheckpointError> {
     Ok(with_values(&weights.get([width], name)?, <[f32]>::to_vec))
 }
 
-/// Reads the values of a contiguous f32 tensor on the CPU, as the checkpoint gives them, without a copy.
+/// Calls `read` with the values of a contiguous f32 tensor on the CPU, without copying them.
 pub(super) fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> R {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(candle_core::CpuStorage::F32(values)), Some((start, end))) => read(&values[start..end]),
-        _ => unreachable!("the checkpoint was opened in f32 on the CPU and hands out whole tensors"),
+        _ => unreachable!("the checkpoint was opened in f32 on the CPU and gives whole tensors"),
     }
 }
 
-/// A buffer that grows to the largest use and is kept.
+/// A buffer that grows to its largest use and is then reused.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// `len` values of whatever was there.
+    /// The first `len` values, with unspecified contents.
     pub(super) fn take(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len {
             self.0.resize(len, 0.0);

@@ -1,60 +1,68 @@
-//! The CPU: weights packed once for the hand-written kernels, f32 activations, buffers kept from step to step.
+//! The CPU backend: weights packed for the hand-written kernels, f32 activations, buffers reused from step to step.
 
 mod decoder;
 mod layers;
 mod projection;
+mod rows;
 mod threads;
 mod vision;
 
 use kernels::cpu::WeightFormat;
 
-use super::{Backend, ImageEmbedding, Logits, LogitsOutput, LogitsRequest, PreferredBatches, Segment, check_segments};
+use super::embedding::ImageEmbedding;
+use super::interface::{Backend, PreferredBatches};
+use super::logits::{Logits, LogitsOutput, LogitsRequest};
+use super::segment::{Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::processor::image::PixelValues;
 use decoder::Decoder;
 use projection::ImageToTextProjection;
-use threads::{PerThread, SingleThread};
+use threads::{ParallelPasses, PassThreads};
 use vision::VisionTower;
 
-/// The model in packed weights.
-pub struct CpuBackend {
+/// The model with packed weights.
+pub(crate) struct CpuBackend {
     vision: VisionTower,
     projection: ImageToTextProjection,
     decoder: Decoder,
     image_size: usize,
-    threads: PerThread,
-    buffers: PictureBuffers,
-    lone: SingleThread<PictureBuffers>,
+    threads: PassThreads,
+    buffers: VisionBuffers,
+    parallel: ParallelPasses<VisionBuffers>,
 }
 
-/// What a picture's pass needs beside the weights.
+/// Buffers of the vision tower and the projection.
 #[derive(Default)]
-struct PictureBuffers {
+struct VisionBuffers {
     vision: vision::Buffers,
     projection: projection::Buffers,
 }
 
 impl CpuBackend {
-    /// Takes the weights from a checkpoint opened in f32 on the CPU, and packs them in `format`.
+    /// Packs the weights of a checkpoint, which must have been opened in f32 on the CPU, in `format`.
     ///
     /// # Errors
-    /// [`CheckpointError`] when a tensor is missing or misshapen.
-    pub fn load(checkpoint: &Checkpoint, config: &Config, format: WeightFormat) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError`] if a tensor is missing or has the wrong shape.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        format: WeightFormat,
+    ) -> Result<Self, CheckpointError> {
         let root = checkpoint.root();
-        // Few of the products, and all that the decoder gets of a picture goes through them: with activations of one byte
-        // they would make a quarter of the squared error.
+        // The projection is a small part of the work, but the whole image embedding goes through it: with 8-bit
+        // activations it would cause a quarter of the squared error.
         let projection_format = if format == WeightFormat::W8A8 { WeightFormat::Int8 } else { format };
         Ok(Self {
-            // The largest tensor first: while it is packed it is held twice.
+            // The largest tensor first: two copies of it exist while it is packed.
             decoder: Decoder::load(&root.pp("text_model"), config, format)?,
             vision: VisionTower::load(&root.pp("vision_model.model"), &config.vision_config, format)?,
             projection: ImageToTextProjection::load(&root.pp("image_to_text_projection"), config, projection_format)?,
             image_size: config.vision_config.image_size,
-            threads: PerThread::default(),
-            buffers: PictureBuffers::default(),
-            lone: SingleThread::default(),
+            threads: PassThreads::default(),
+            buffers: VisionBuffers::default(),
+            parallel: ParallelPasses::default(),
         })
     }
 }
@@ -66,17 +74,18 @@ impl Backend for CpuBackend {
             return Err(ModelError::PictureSize { found: other.size(), expected });
         }
         let parallel_images = self.preferred_batches().parallel_images;
-        let Self { vision, projection, threads, buffers, lone, .. } = self;
-        // One picture at a time: its 257 rows fill the kernels, and more would only push the buffers out of the cache.
-        let one = |pixels: &PixelValues, threads: &mut PerThread, buffers: &mut PictureBuffers| {
+        let Self { vision, projection, threads, buffers, parallel, .. } = self;
+        // One picture at a time: its 257 rows suffice for the kernels, and more would evict the buffers from the cache.
+        let encode = |pixels: &PixelValues, threads: &mut PassThreads, buffers: &mut VisionBuffers| {
             let features = vision.forward(pixels.as_slice(), &mut buffers.vision, threads);
             projection.forward(features, &mut buffers.projection, threads)
         };
-        // Where a thread can take a picture by itself, those that are left over are shared by all.
-        let (apart, together) =
+        // If threads encode a picture each, all threads share each of the remaining ones.
+        let (one_each, rest) =
             pictures.split_at(if parallel_images > 1 { pictures.len() / parallel_images * parallel_images } else { 0 });
-        let mut embeddings = lone.share(apart.to_vec(), |pixels, threads, buffers| one(pixels, threads, buffers));
-        embeddings.extend(together.iter().map(|pixels| one(pixels, threads, buffers)));
+        let mut embeddings =
+            parallel.run(one_each.to_vec(), |pixels, threads, buffers| encode(pixels, threads, buffers));
+        embeddings.extend(rest.iter().map(|pixels| encode(pixels, threads, buffers)));
         Ok(embeddings)
     }
 
@@ -115,8 +124,8 @@ impl Backend for CpuBackend {
     }
 }
 
-/// What the kernel says could be given without swapping, in bytes; within a memory-limited container, what is left of
-/// its limit where that is less.
+/// Memory in bytes that Linux reports as available without swapping, or what is left of the control group's limit, if
+/// that is less.
 fn available_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

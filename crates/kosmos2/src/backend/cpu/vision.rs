@@ -1,15 +1,16 @@
-//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
+//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); weights `vision_model.model.*`.
 
 use kernels::cpu::{Attention, Context, Epilogue, PackedWeights, WeightFormat, l2_normalize, linear};
 
-use super::layers::{Buffer, Map, Norm, attend, vector, with_values};
-use super::threads::{self, PerThread};
+use super::layers::{Buffer, Linear, Norm, attend, vector, with_values};
+use super::threads::{self, PassThreads};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
 
-/// A picture to features: one row for the class token and one for each patch.
+/// Maps a picture to features: one row for the class token and one for each patch.
 pub(super) struct VisionTower {
-    /// The patch convolution as a matrix [hidden, 3·patch·patch]: its stride is its size, so patches never overlap.
+    /// The patch convolution as a matrix `[hidden, 3·patch·patch]`. Its stride equals its size, so patches do not
+    /// overlap.
     patch: PackedWeights,
     class: Vec<f32>,
     position: Vec<f32>,
@@ -23,7 +24,7 @@ pub(super) struct VisionTower {
     format: WeightFormat,
 }
 
-/// What a pass needs beside the weights.
+/// Buffers of a pass.
 #[derive(Default)]
 pub(super) struct Buffers {
     patches: Buffer,
@@ -35,11 +36,11 @@ pub(super) struct Buffers {
 
 struct Layer {
     layer_norm1: Norm,
-    qkv: Map,
-    out: Map,
+    qkv: Linear,
+    out: Linear,
     layer_norm2: Norm,
-    fc1: Map,
-    fc2: Map,
+    fc1: Linear,
+    fc2: Linear,
 }
 
 impl Layer {
@@ -48,16 +49,16 @@ impl Layer {
         let attention = weights.pp("self_attn");
         Ok(Self {
             layer_norm1: Norm::load(&weights.pp("layer_norm1"), width, eps)?,
-            qkv: Map::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
-            out: Map::load(&attention.pp("out_proj"), width, width, format)?,
+            qkv: Linear::concatenated(&attention, &["q_proj", "k_proj", "v_proj"], width, width, format)?,
+            out: Linear::load(&attention.pp("out_proj"), width, width, format)?,
             layer_norm2: Norm::load(&weights.pp("layer_norm2"), width, eps)?,
-            fc1: Map::load(&weights.pp("mlp.fc1"), width, inner, format)?,
-            fc2: Map::load(&weights.pp("mlp.fc2"), inner, width, format)?,
+            fc1: Linear::load(&weights.pp("mlp.fc1"), width, inner, format)?,
+            fc2: Linear::load(&weights.pp("mlp.fc2"), inner, width, format)?,
         })
     }
 
     fn bytes(&self) -> usize {
-        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Map::bytes).iter().sum()
+        [&self.qkv, &self.out, &self.fc1, &self.fc2].map(Linear::bytes).iter().sum()
     }
 }
 
@@ -76,7 +77,7 @@ impl VisionTower {
             patch: with_values(&patch, |rows| PackedWeights::pack(rows, hidden, inputs, format)),
             class: vector(&embeddings, hidden, "class_embedding")?,
             position: with_values(&position, <[f32]>::to_vec),
-            // The checkpoint's own spelling.
+            // The checkpoint's spelling.
             pre_layer_norm: Norm::load(&weights.pp("pre_layrnorm"), hidden, eps)?,
             layers: (0..config.num_hidden_layers)
                 .map(|n| Layer::load(&layers.pp(n), config, format))
@@ -90,7 +91,7 @@ impl VisionTower {
         })
     }
 
-    /// Whether each thread may take a picture of its own through all layers.
+    /// Whether each thread may take a whole picture through all layers.
     pub(super) fn is_small(&self) -> bool {
         threads::is_small(self.layer_bytes())
     }
@@ -99,9 +100,9 @@ impl VisionTower {
         self.layers.first().map_or(0, Layer::bytes)
     }
 
-    /// Pixels [3, S, S] to features [1 + patches, hidden]: normalised by the post layer norm and then to unit length,
-    /// all rows and not only the class token's, as the language model takes them.
-    pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, threads: &mut PerThread) -> &'b [f32] {
+    /// Maps pixels `[3, S, S]` to features `[1 + patches, hidden]`. All rows, not only the class token's, go through
+    /// the final layer norm and are normalized to unit length, as the language model expects.
+    pub(super) fn forward<'b>(&self, pixels: &[f32], buffers: &'b mut Buffers, threads: &mut PassThreads) -> &'b [f32] {
         let (hidden, heads) = (self.hidden, self.heads);
         let rows = self.position.len() / hidden;
         let Buffers { patches, x, normed, qkv, inner } = buffers;
@@ -109,27 +110,27 @@ impl VisionTower {
         cut_into_patches(pixels, self.image_size, self.patch_size, patches);
         let (x, normed) = (x.take(rows * hidden), normed.take(rows * hidden));
         let qkv = qkv.take(rows * 3 * hidden);
-        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], threads.together());
+        linear(patches, &self.patch, None, Epilogue::Store, &mut normed[hidden..], threads.shared_scratch());
         normed[..hidden].copy_from_slice(&self.class);
         normed.iter_mut().zip(&self.position).for_each(|(value, position)| *value += position);
         self.pre_layer_norm.apply(normed, x);
-        let each = threads.rows_each(rows, self.layer_bytes());
-        let block = threads::block_of(each, self.layer_bytes());
+        let part_rows = threads.rows_per_part(rows, self.layer_bytes());
+        let block = threads::block_rows(part_rows, self.layer_bytes());
         for layer in &self.layers {
             let width = layer.fc1.outputs();
             let inner = inner.take(rows * width);
-            let parts = x.chunks(each * hidden).zip(normed.chunks_mut(each * hidden));
-            threads.share(parts.zip(qkv.chunks_mut(each * 3 * hidden)), |((x, normed), qkv), scratch| {
+            let parts = x.chunks(part_rows * hidden).zip(normed.chunks_mut(part_rows * hidden));
+            threads.share(parts.zip(qkv.chunks_mut(part_rows * 3 * hidden)), |((x, normed), qkv), scratch| {
                 let blocks = x.chunks(block * hidden).zip(normed.chunks_mut(block * hidden));
                 for ((x, normed), qkv) in blocks.zip(qkv.chunks_mut(block * 3 * hidden)) {
                     layer.layer_norm1.apply(x, normed);
                     layer.qkv.apply(normed, Epilogue::Store, qkv, scratch);
                 }
             });
-            let parts = x.chunks_mut(each * hidden).zip(normed.chunks_mut(each * hidden));
-            let parts = parts.zip(inner.chunks_mut(each * width)).zip(qkv.chunks(each * 3 * hidden));
+            let parts = x.chunks_mut(part_rows * hidden).zip(normed.chunks_mut(part_rows * hidden));
+            let parts = parts.zip(inner.chunks_mut(part_rows * width)).zip(qkv.chunks(part_rows * 3 * hidden));
             threads.share(parts, |(((x, normed), inner), queries), scratch| {
-                let some_rows = Attention {
+                let attention = Attention {
                     queries,
                     query_stride: 3 * hidden,
                     context: Context::Rows { keys: &qkv[hidden..], values: &qkv[2 * hidden..], stride: 3 * hidden },
@@ -137,7 +138,7 @@ impl VisionTower {
                     causal_offset: None,
                     out: normed,
                 };
-                attend(some_rows, heads, hidden / heads, self.format, scratch);
+                attend(attention, heads, hidden / heads, self.format, scratch);
                 for (x, normed) in x.chunks_mut(block * hidden).zip(normed.chunks_mut(block * hidden)) {
                     let inner = &mut inner[..x.len() / hidden * width];
                     layer.out.apply(normed, Epilogue::Add, x, scratch);
@@ -153,18 +154,18 @@ impl VisionTower {
     }
 }
 
-/// Pixels [3, S, S] to rows [patches, 3·p·p], patches row by row, values of a patch by plane, row and column.
+/// Pixels `[3, S, S]` to rows `[patches, 3·p·p]`: patches row by row, the values of a patch by plane, row and column.
 fn cut_into_patches(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
     match patch {
-        // A line of known length is copied without a call.
+        // The compiler inlines copies of a known length.
         14 => cut::<14>(pixels, size, patch, out),
         _ => cut::<0>(pixels, size, patch, out),
     }
 }
 
-/// Of patches of `KNOWN` pixels a side, or of any where that is 0.
-fn cut<const KNOWN: usize>(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
-    let patch = if KNOWN > 0 { KNOWN } else { patch };
+/// `SIDE` is the patch size if it is known at compile time, else 0.
+fn cut<const SIDE: usize>(pixels: &[f32], size: usize, patch: usize, out: &mut [f32]) {
+    let patch = if SIDE > 0 { SIDE } else { patch };
     let across = size / patch;
     for (index, row) in out.chunks_exact_mut(3 * patch * patch).enumerate() {
         let (top, left) = (index / across * patch, index % across * patch);

@@ -1,19 +1,19 @@
-//! What the towers share: maps and norms on the card.
+//! Linear maps and layer norms in GPU memory, shared by the vision tower, the projection and the decoder.
 
 use candle_core::Tensor;
 use kernels::cuda::{Buffer, CudaError, Device, Format, Matrix, Norm};
 
-use super::Computed;
+use super::computed::Computed;
 use crate::checkpoint::{CheckpointError, Weights};
 
-/// `y = x Wᵀ`, and the bias that whoever reads y adds.
-pub(super) struct Map<T> {
+/// `y = x Wᵀ`, with a bias that the next kernel adds to `y`.
+pub(super) struct Linear<T> {
     pub(super) weights: Matrix<T>,
     pub(super) bias: Buffer<f32>,
 }
 
-impl<T: Computed> Map<T> {
-    /// The map of this scope, [outer, inner].
+impl<T: Computed> Linear<T> {
+    /// The linear map of this scope, `[outer, inner]`.
     pub(super) fn load(
         device: &Device,
         weights: &Weights,
@@ -24,7 +24,7 @@ impl<T: Computed> Map<T> {
         Ok(Self { weights: matrix(device, &values, outer, inner)?, bias: vector::<T>(device, weights, outer, "bias")? })
     }
 
-    /// The maps under these names as one, their outputs side by side: one product over their common input.
+    /// The linear maps with these names as one, with concatenated outputs.
     pub(super) fn concatenated(
         device: &Device,
         weights: &Weights,
@@ -45,7 +45,7 @@ impl<T: Computed> Map<T> {
         self.weights.outputs()
     }
 
-    /// `y = x Wᵀ` for `rows` rows, side by side.
+    /// `y = x Wᵀ` for `rows` rows.
     pub(super) fn apply<O: Format>(
         &self,
         device: &Device,
@@ -57,7 +57,7 @@ impl<T: Computed> Map<T> {
     }
 }
 
-/// Values as a matrix on the card.
+/// Uploads a matrix `[outer, inner]`.
 pub(super) fn matrix<T: Format>(
     device: &Device,
     values: &[T],
@@ -78,7 +78,7 @@ pub(super) fn norm<T: Computed>(
     Ok(Norm::new(vector("weight")?, vector("bias")?, eps as f32)?)
 }
 
-/// A tensor of one dimension, in f32 on the card.
+/// Uploads a one-dimensional tensor in f32.
 pub(super) fn vector<T: Computed>(
     device: &Device,
     weights: &Weights,
@@ -97,7 +97,7 @@ pub(super) fn wide<T: Format>(values: &[T]) -> Vec<f32> {
     values.iter().map(|value| value.to_f32()).collect()
 }
 
-/// The values of a whole tensor on the CPU, as the checkpoint gives them.
+/// The values of a contiguous tensor on the CPU.
 pub(super) fn values<T: Computed>(tensor: &Tensor) -> Vec<T> {
     let (storage, layout) = tensor.storage_and_layout();
     let all = match &*storage {
@@ -106,6 +106,6 @@ pub(super) fn values<T: Computed>(tensor: &Tensor) -> Vec<T> {
     };
     match (all, layout.contiguous_offsets()) {
         (Some(values), Some((start, end))) => values[start..end].to_vec(),
-        _ => unreachable!("the checkpoint was opened in this format on the CPU and hands out whole tensors"),
+        _ => unreachable!("the checkpoint was opened in this format on the CPU and gives whole tensors"),
     }
 }

@@ -1,9 +1,12 @@
-//! NVIDIA cards: weights and keys and values on the card, kernels of our own around cuBLAS's products, the step of a
-//! decoding batch recorded once and replayed, and tokens chosen on the card.
+//! The CUDA backend: weights, keys and values in GPU memory, matrix products by cuBLAS and all else by our own kernels.
+//! Steps of a decoding batch are recorded as CUDA graphs and replayed, and tokens are chosen on the GPU.
 //!
-//! What products read and give is in the computing format; the residual stream, norms, softmax and logits are f32.
+//! Inputs and outputs of matrix products are in the weights' format. The residual stream, norms, softmax and logits are
+//! f32.
 
+mod computed;
 mod decoder;
+mod layer;
 mod layers;
 mod plan;
 mod projection;
@@ -13,50 +16,52 @@ mod workspace;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::WithDType;
-use kernels::cuda::{Device, Format, Kept};
+use kernels::cuda::{Device, KvFormat};
 
-use super::{Backend, ImageEmbedding, Logits, LogitsOutput, LogitsRequest, PreferredBatches, Segment, check_segments};
+use super::embedding::ImageEmbedding;
+use super::interface::{Backend, PreferredBatches};
+use super::logits::{Logits, LogitsOutput, LogitsRequest};
+use super::segment::{Segment, check_segments};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::processor::image::PixelValues;
-use decoder::{Answer, Decoder};
+use computed::Computed;
+use decoder::{Decoder, RowOutput};
 use projection::ImageToTextProjection;
 use vision::VisionTower;
 
-/// Pictures that go through the vision tower together: their 64 · 257 rows fill any card.
+/// Pictures in one pass of the vision tower. Their 64 · 257 rows saturate any GPU.
 const PICTURES: usize = 64;
 
-/// Sequences that more of bring next to nothing: each step then takes as long as its products and reads do.
-const USEFUL_SLOTS: usize = 1024;
+/// Number of sequences beyond which throughput hardly grows, since steps are then bound by compute and memory.
+const PREFERRED_SLOTS: usize = 1024;
 
-/// Tokens of new prompts in a step, some 60 ms of work: two thirds of the peak are reached from 4,096 on.
+/// Prompt tokens in a step, about 60 ms of work. Two thirds of the peak throughput are reached from 4,096 tokens on.
 const PROMPT_TOKENS: usize = 8192;
 
-/// Number formats that weights are kept and products are computed in.
-pub trait Computed: Format + WithDType {}
-
-impl<T: Format + WithDType> Computed for T {}
-
-/// The model on a card, computed in one number format, with keys and values kept in that or another.
-pub struct CudaBackend<T, S = T> {
+/// The model on a GPU, computed in the format `T`, with keys and values stored in the format `S`.
+pub(crate) struct CudaBackend<T, S = T> {
     device: Arc<Device>,
     vision: VisionTower<T>,
     projection: ImageToTextProjection<T>,
     decoder: Decoder<T, S>,
     image_size: usize,
-    /// The last step's logits, of rows that they were wanted for.
+    /// The rows of logits that the last pass downloaded.
     logits: Vec<f32>,
 }
 
-impl<T: Computed, S: Kept<T>> CudaBackend<T, S> {
-    /// Puts the weights of a checkpoint, opened in this format on the CPU, on the card.
+impl<T: Computed, S: KvFormat<T>> CudaBackend<T, S> {
+    /// Uploads the weights of a checkpoint, which must have been opened in this format on the CPU.
     ///
     /// # Errors
-    /// [`CheckpointError`] when a tensor is missing or misshapen, the card has no room, or no kernel serves the model's
-    /// sizes.
-    pub fn load(device: &Arc<Device>, checkpoint: &Checkpoint, config: &Config) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError`] if a tensor is missing or has the wrong shape, the GPU has not enough memory, or no kernel
+    /// supports the model's sizes.
+    pub(crate) fn load(
+        device: &Arc<Device>,
+        checkpoint: &Checkpoint,
+        config: &Config,
+    ) -> Result<Self, CheckpointError> {
         let (root, started, free) = (checkpoint.root(), Instant::now(), device.memory()?.0);
         let backend = Self {
             device: Arc::clone(device),
@@ -68,27 +73,27 @@ impl<T: Computed, S: Kept<T>> CudaBackend<T, S> {
         };
         device.wait()?;
         let mib = free.saturating_sub(device.memory()?.0) >> 20;
-        tracing::info!(mib, seconds = started.elapsed().as_secs_f64(), "weights are on the card");
+        tracing::info!(mib, seconds = started.elapsed().as_secs_f64(), "weights uploaded to the GPU");
         Ok(backend)
     }
 
-    fn run(&mut self, segments: &[Segment], requests: &[LogitsRequest]) -> Result<Vec<Answer>, ModelError> {
+    fn run(&mut self, segments: &[Segment], requests: &[LogitsRequest]) -> Result<Vec<RowOutput>, ModelError> {
         let (slots, length) = self.decoder.kv_capacity();
         check_segments(segments, slots, length, self.decoder.vocabulary())?;
         Ok(self.decoder.forward(&self.device, segments, requests, &mut self.logits)?)
     }
 }
 
-impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
+impl<T: Computed, S: KvFormat<T>> Backend for CudaBackend<T, S> {
     fn image_embeddings(&mut self, pictures: &[&PixelValues]) -> Result<Vec<ImageEmbedding>, ModelError> {
         let side = self.image_size;
-        if let Some(odd) = pictures.iter().find(|pixels| pixels.size() != side) {
-            return Err(ModelError::PictureSize { found: odd.size(), expected: side });
+        if let Some(other) = pictures.iter().find(|pixels| pixels.size() != side) {
+            return Err(ModelError::PictureSize { found: other.size(), expected: side });
         }
         let mut embeddings = Vec::with_capacity(pictures.len());
-        for some in pictures.chunks(PICTURES) {
-            let features = self.vision.forward(&self.device, some)?;
-            embeddings.extend(self.projection.forward(&self.device, features, some.len())?);
+        for batch in pictures.chunks(PICTURES) {
+            let features = self.vision.forward(&self.device, batch)?;
+            embeddings.extend(self.projection.forward(&self.device, features, batch.len())?);
         }
         Ok(embeddings)
     }
@@ -116,19 +121,19 @@ impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
         segments: &[Segment],
         requests: &[LogitsRequest],
     ) -> Result<Vec<LogitsOutput<'_>>, ModelError> {
-        let answers = self.run(segments, requests)?;
+        let outputs = self.run(segments, requests)?;
         let (logits, vocabulary) = (&self.logits, self.decoder.vocabulary());
-        let row = |answer| match answer {
-            Answer::Chosen(chosen) => LogitsOutput::Chosen(chosen),
-            Answer::Logits(index) => LogitsOutput::Logits(&logits[index * vocabulary..][..vocabulary]),
+        let output = |output| match output {
+            RowOutput::Chosen(chosen) => LogitsOutput::Chosen(chosen),
+            RowOutput::Logits(index) => LogitsOutput::Logits(&logits[index * vocabulary..][..vocabulary]),
         };
-        Ok(answers.into_iter().map(row).collect())
+        Ok(outputs.into_iter().map(output).collect())
     }
 
     fn preferred_batches(&self) -> PreferredBatches {
-        let jobs = USEFUL_SLOTS + 4 * PICTURES;
+        let jobs = PREFERRED_SLOTS + 4 * PICTURES;
         PreferredBatches {
-            slots: USEFUL_SLOTS,
+            slots: PREFERRED_SLOTS,
             pictures: PICTURES,
             parallel_images: 1,
             prompt_tokens: PROMPT_TOKENS,
@@ -140,7 +145,7 @@ impl<T: Computed, S: Kept<T>> Backend for CudaBackend<T, S> {
         Ok(self.device.wait()?)
     }
 
-    fn taken_bytes(&self) -> Option<u64> {
-        self.device.memory().ok().map(|(free, all)| (all - free) as u64)
+    fn used_bytes(&self) -> Option<u64> {
+        self.device.memory().ok().map(|(free, total)| (total - free) as u64)
     }
 }

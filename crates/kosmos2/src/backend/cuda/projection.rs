@@ -1,39 +1,39 @@
-//! From vision features to the decoder's image embeddings: latent queries attend over the features and themselves,
-//! not causally (see [`crate::backend::candle`]); names `image_to_text_projection.*`.
+//! From vision features to image embeddings: latent queries attend to the features and to themselves, without a causal
+//! mask (see the candle backend's projection for why). Weights: `image_to_text_projection.*`.
 //!
-//! The latent queries are the same for every picture, so their own queries are computed once.
+//! The latent queries are the same for every picture, so their queries are computed once.
 
-use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::index_tables::{Tile, TileLimits, Tiles};
 use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format};
 
-use super::Computed;
-use super::layers::{Map, values};
-use crate::backend::ImageEmbedding;
+use super::computed::Computed;
+use super::layers::{Linear, values};
+use crate::backend::embedding::ImageEmbedding;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::Config;
 
 pub(super) struct ImageToTextProjection<T> {
-    dense: Map<T>,
-    key_value: Map<T>,
-    out: Map<T>,
-    /// [latent, width].
+    dense: Linear<T>,
+    key_value: Linear<T>,
+    out: Linear<T>,
+    /// The latent queries, `[latent, width]`.
     latent: Buffer<T>,
-    /// Their queries [latent, width], bias and all.
+    /// Their attention queries with bias, `[latent, width]`.
     queries: Buffer<T>,
-    /// Rows of a picture's features.
+    /// Number of feature rows of a picture.
     features: usize,
     width: usize,
     heads: usize,
     workspace: Option<Workspace<T>>,
 }
 
-/// Buffers for so many pictures.
+/// Buffers for up to `pictures` pictures.
 struct Workspace<T> {
     pictures: usize,
     h: Buffer<T>,
     context: Buffer<T>,
     key_values: Buffer<T>,
-    mixed: Buffer<T>,
+    attended: Buffer<T>,
     tiles: Tiles,
 }
 
@@ -42,15 +42,15 @@ impl<T: Computed> ImageToTextProjection<T> {
         let (width, latents) = (config.text_config.embed_dim, config.latent_query_num);
         let attention = weights.pp("x_attn");
         let latent = device.buffer(&values::<T>(&weights.get([latents, width], "latent_query")?))?;
-        let query = Map::<T>::load(device, &attention.pp("q_proj"), width, width)?;
+        let query = Linear::<T>::load(device, &attention.pp("q_proj"), width, width)?;
         let wide = device.zeros::<f32>(latents * width)?;
         query.apply(device, &latent, latents, &wide)?;
         device.add_bias(&wide, latents, &query.bias)?;
         let queries: Vec<T> = device.values(&wide)?.into_iter().map(<T as Format>::from_f32).collect();
         Ok(Self {
-            dense: Map::load(device, &weights.pp("dense"), config.vision_config.hidden_size, width)?,
-            key_value: Map::concatenated(device, &attention, &["k_proj", "v_proj"], width, width)?,
-            out: Map::load(device, &attention.pp("out_proj"), width, width)?,
+            dense: Linear::load(device, &weights.pp("dense"), config.vision_config.hidden_size, width)?,
+            key_value: Linear::concatenated(device, &attention, &["k_proj", "v_proj"], width, width)?,
+            out: Linear::load(device, &attention.pp("out_proj"), width, width)?,
             latent,
             queries: device.buffer(&queries)?,
             features: config.vision_config.patches() + 1,
@@ -60,7 +60,7 @@ impl<T: Computed> ImageToTextProjection<T> {
         })
     }
 
-    /// Features [pictures · (1 + patches), hidden] to an embedding [latent, width] for each picture.
+    /// Features `[pictures · (1 + patches), hidden]` to an embedding `[latent, width]` for each picture.
     pub(super) fn forward(
         &mut self,
         device: &Device,
@@ -71,23 +71,24 @@ impl<T: Computed> ImageToTextProjection<T> {
             Some(workspace) if workspace.pictures >= pictures => workspace,
             _ => self.allocate(device, pictures.next_power_of_two())?,
         };
-        let (width, latents, each) = (self.width, self.latents(), self.columns());
-        let tile = |picture: u32| Tile::cover(0, latents as u32, picture, each as u32, false, picture * latents as u32);
+        let (width, latents, columns) = (self.width, self.latents(), self.columns());
+        let tile =
+            |picture: u32| Tile::cover(0, latents as u32, picture, columns as u32, false, picture * latents as u32);
         workspace.tiles.set(device, &(0..pictures as u32).flat_map(tile).collect::<Vec<_>>())?;
-        let Workspace { h, context, key_values, mixed, tiles, .. } = &workspace;
+        let Workspace { h, context, key_values, attended, tiles, .. } = &workspace;
         self.dense.apply(device, features, pictures * self.features, h)?;
         device.with_latent(h, &self.dense.bias, &self.latent, pictures, self.features, context)?;
-        self.key_value.apply(device, context, pictures * each, key_values)?;
+        self.key_value.apply(device, context, pictures * columns, key_values)?;
         let head_dim = width / self.heads;
         let contexts = Contexts {
             keys: key_values,
             values: &key_values.part(width..key_values.len()),
             scales: None,
-            context: each * 2 * width,
-            head: head_dim,
-            column: 2 * width,
+            context_stride: columns * 2 * width,
+            head_stride: head_dim,
+            column_stride: 2 * width,
             contexts: workspace.pictures,
-            columns: each,
+            columns,
         };
         device.attend(&Attention {
             tiles,
@@ -98,11 +99,11 @@ impl<T: Computed> ImageToTextProjection<T> {
             contexts: &contexts,
             heads: self.heads,
             head_dim,
-            out: mixed,
+            out: attended,
         })?;
-        // The pictures' own memory: it goes with the last request that asks about one of them.
+        // Shared memory of the batch's embeddings, freed with the last of them.
         let embeddings = device.zeros::<f32>(pictures * latents * width)?;
-        self.out.apply(device, mixed, pictures * latents, &embeddings)?;
+        self.out.apply(device, attended, pictures * latents, &embeddings)?;
         device.add_bias(&embeddings, pictures * latents, &self.out.bias)?;
         self.workspace = Some(workspace);
         let len = latents * width;
@@ -113,21 +114,21 @@ impl<T: Computed> ImageToTextProjection<T> {
         self.latent.len() / self.width
     }
 
-    /// What the queries of a picture see: its features and themselves.
+    /// Number of keys that the latent queries attend to: the features and the latent queries.
     fn columns(&self) -> usize {
         self.features + self.latents()
     }
 
     fn allocate(&self, device: &Device, pictures: usize) -> Result<Workspace<T>, CudaError> {
-        let (width, latents, each) = (self.width, self.latents(), self.columns());
-        let limits = TileLimits { queries: latents, contexts: pictures, columns: each, out: pictures * latents };
+        let (width, latents, columns) = (self.width, self.latents(), self.columns());
+        let limits = TileLimits { queries: latents, contexts: pictures, columns, out: pictures * latents };
         Ok(Workspace {
             pictures,
             h: device.zeros(pictures * self.features * width)?,
-            context: device.zeros(pictures * each * width)?,
-            key_values: device.zeros(pictures * each * 2 * width)?,
-            mixed: device.zeros(pictures * latents * width)?,
-            tiles: Tiles::new(device, pictures * latents.div_ceil(Tile::MOST_ROWS), limits)?,
+            context: device.zeros(pictures * columns * width)?,
+            key_values: device.zeros(pictures * columns * 2 * width)?,
+            attended: device.zeros(pictures * latents * width)?,
+            tiles: Tiles::new(device, pictures * latents.div_ceil(Tile::MAX_ROWS), limits)?,
         })
     }
 }

@@ -1,23 +1,23 @@
-//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); names `vision_model.model.*`.
+//! The CLIP vision tower (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>); weights `vision_model.model.*`.
 
 use candle_core::Tensor;
-use kernels::cuda::tables::{Tile, TileLimits, Tiles};
+use kernels::cuda::index_tables::{Tile, TileLimits, Tiles};
 use kernels::cuda::{Attention, Buffer, Contexts, CudaError, Device, Format, Matrix, Norm, Residual, Staging};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::Computed;
-use super::layers::{Map, matrix, norm, values, vector, wide};
+use super::computed::Computed;
+use super::layers::{Linear, matrix, norm, values, vector, wide};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::config::VisionConfig;
 use crate::processor::image::PixelValues;
 
-/// Values that rows of patches are filled up to a multiple of, so that each begins where loads of 16 bytes may.
+/// Rows of patches are padded to a multiple of this many values, so that each is aligned for 16-byte loads.
 const PATCH_ALIGNMENT: usize = 16;
 
-/// Pictures to features: one row for the class token and one for each patch.
+/// Maps pictures to features: one row for the class token and one for each patch.
 pub(super) struct VisionTower<T> {
-    /// The patch convolution as a matrix [hidden, padded]: its stride is its size, so patches never overlap.
+    /// The patch convolution as a matrix `[hidden, padded]`. Its stride equals its size, so patches do not overlap.
     patch: Matrix<T>,
     class: Buffer<f32>,
     position: Buffer<f32>,
@@ -30,10 +30,10 @@ pub(super) struct VisionTower<T> {
     workspace: Option<Workspace<T>>,
 }
 
-/// Buffers for so many pictures.
+/// Buffers for up to `pictures` pictures.
 struct Workspace<T> {
     pictures: usize,
-    /// The host fills one while the card may still read the other.
+    /// The host fills one while the GPU may still read the other.
     staging: [Staging<T>; 2],
     pixels: Buffer<T>,
     patches: Buffer<T>,
@@ -47,11 +47,11 @@ struct Workspace<T> {
 
 struct Layer<T> {
     layer_norm1: Norm,
-    qkv: Map<T>,
-    out: Map<T>,
+    qkv: Linear<T>,
+    out: Linear<T>,
     layer_norm2: Norm,
-    fc1: Map<T>,
-    fc2: Map<T>,
+    fc1: Linear<T>,
+    fc2: Linear<T>,
 }
 
 impl<T: Computed> Layer<T> {
@@ -60,11 +60,11 @@ impl<T: Computed> Layer<T> {
         let attention = weights.pp("self_attn");
         Ok(Self {
             layer_norm1: norm::<T>(device, &weights.pp("layer_norm1"), width, eps)?,
-            qkv: Map::concatenated(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
-            out: Map::load(device, &attention.pp("out_proj"), width, width)?,
+            qkv: Linear::concatenated(device, &attention, &["q_proj", "k_proj", "v_proj"], width, width)?,
+            out: Linear::load(device, &attention.pp("out_proj"), width, width)?,
             layer_norm2: norm::<T>(device, &weights.pp("layer_norm2"), width, eps)?,
-            fc1: Map::load(device, &weights.pp("mlp.fc1"), width, inner)?,
-            fc2: Map::load(device, &weights.pp("mlp.fc2"), inner, width)?,
+            fc1: Linear::load(device, &weights.pp("mlp.fc1"), width, inner)?,
+            fc2: Linear::load(device, &weights.pp("mlp.fc2"), inner, width)?,
         })
     }
 }
@@ -79,7 +79,7 @@ impl<T: Computed> VisionTower<T> {
             patch: padded_rows::<T>(device, &patch, hidden, config.num_channels * side * side)?,
             class: vector::<T>(device, &embeddings, hidden, "class_embedding")?,
             position: device.buffer(&wide(&values::<T>(&position)))?,
-            // The checkpoint's own spelling.
+            // The checkpoint's spelling.
             pre_layer_norm: norm::<T>(device, &weights.pp("pre_layrnorm"), hidden, eps)?,
             layers: (0..config.num_hidden_layers)
                 .into_par_iter()
@@ -93,16 +93,16 @@ impl<T: Computed> VisionTower<T> {
         })
     }
 
-    /// Pixels [3, S, S] of each picture to features [pictures · (1 + patches), hidden]: normalised by the post layer
-    /// norm and then to unit length, all rows and not only the class token's, as the language model takes them.
+    /// Maps pixels `[3, S, S]` of each picture to features `[pictures · (1 + patches), hidden]`. All rows, not only the
+    /// class token's, go through the final layer norm and are normalized to unit length, as the language model expects.
     pub(super) fn forward(&mut self, device: &Device, pictures: &[&PixelValues]) -> Result<&Buffer<T>, CudaError> {
         let count = pictures.len();
         let mut workspace = match self.workspace.take() {
             Some(workspace) if workspace.pictures >= count => workspace,
             _ => self.allocate(device, count.next_power_of_two())?,
         };
-        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
-        let (rows, padded) = (count * each, self.patch.inner());
+        let (hidden, picture_rows) = (self.pre_layer_norm.width(), self.picture_rows());
+        let (rows, padded) = (count * picture_rows, self.patch.inner());
         let pixels = 3 * self.image_size * self.image_size;
         workspace.staging.rotate_left(1);
         let staging = &mut workspace.staging[0];
@@ -112,18 +112,25 @@ impl<T: Computed> VisionTower<T> {
         });
         staging.upload(device, count * pixels, &workspace.pixels)?;
         let tile = |picture: u32| {
-            let first = picture * each as u32;
-            Tile::cover(first, each as u32, picture, each as u32, false, first)
+            let (rows, first) = (picture_rows as u32, picture * picture_rows as u32);
+            Tile::cover(first, rows, picture, rows, false, first)
         };
         workspace.tiles.set(device, &(0..count as u32).flat_map(tile).collect::<Vec<_>>())?;
         let Workspace { pixels, patches, x, y, normed, qkv, inner, tiles, .. } = &workspace;
         device.cut_patches(pixels, count, self.image_size, self.patch_size, padded, patches)?;
-        device.product(&self.patch, patches, count * (each - 1), y, hidden)?;
+        device.product(&self.patch, patches, count * (picture_rows - 1), y, hidden)?;
         device.vision_rows(y, &self.class, &self.position, count, &self.pre_layer_norm, x)?;
 
         let mut added: Option<(&Buffer<T>, &Buffer<f32>)> = None;
-        let residual =
-            |added, norm, to_unit_length| Residual { x, added, picks: None, rows, norm, to_unit_length, out: normed };
+        let residual = |added, norm, to_unit_length| Residual {
+            x,
+            added,
+            row_indices: None,
+            rows,
+            norm,
+            to_unit_length,
+            out: normed,
+        };
         for layer in &self.layers {
             device.residual_norm(&residual(added, &layer.layer_norm1, false))?;
             layer.qkv.apply(device, normed, rows, qkv)?;
@@ -148,17 +155,17 @@ impl<T: Computed> VisionTower<T> {
         pictures: usize,
         out: &Buffer<T>,
     ) -> Result<(), CudaError> {
-        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
+        let (hidden, picture_rows) = (self.pre_layer_norm.width(), self.picture_rows());
         let head_dim = hidden / self.heads;
         let contexts = Contexts {
             keys: &qkv.part(hidden..qkv.len()),
             values: &qkv.part(2 * hidden..qkv.len()),
             scales: None,
-            context: each * 3 * hidden,
-            head: head_dim,
-            column: 3 * hidden,
+            context_stride: picture_rows * 3 * hidden,
+            head_stride: head_dim,
+            column_stride: 3 * hidden,
             contexts: pictures,
-            columns: each,
+            columns: picture_rows,
         };
         let bias = &layer.qkv.bias;
         device.attend(&Attention {
@@ -174,33 +181,33 @@ impl<T: Computed> VisionTower<T> {
         })
     }
 
-    /// Rows of a picture.
-    fn rows(&self) -> usize {
+    /// Number of feature rows of a picture.
+    fn picture_rows(&self) -> usize {
         self.position.len() / self.pre_layer_norm.width()
     }
 
     fn allocate(&self, device: &Device, pictures: usize) -> Result<Workspace<T>, CudaError> {
-        let (hidden, each) = (self.pre_layer_norm.width(), self.rows());
-        let rows = pictures * each;
+        let (hidden, picture_rows) = (self.pre_layer_norm.width(), self.picture_rows());
+        let rows = pictures * picture_rows;
         let inner = self.layers.first().map_or(0, |layer| layer.fc1.outputs());
-        let limits = TileLimits { queries: rows, contexts: pictures, columns: each, out: rows };
+        let limits = TileLimits { queries: rows, contexts: pictures, columns: picture_rows, out: rows };
         let pixels = pictures * 3 * self.image_size * self.image_size;
         Ok(Workspace {
             pictures,
             staging: [Staging::new(device, pixels)?, Staging::new(device, pixels)?],
             pixels: device.zeros(pixels)?,
-            patches: device.zeros(pictures * (each - 1) * self.patch.inner())?,
+            patches: device.zeros(pictures * (picture_rows - 1) * self.patch.inner())?,
             x: device.zeros(rows * hidden)?,
             y: device.zeros(rows * hidden)?,
             normed: device.zeros(rows * hidden)?,
             qkv: device.zeros(rows * 3 * hidden)?,
             inner: device.zeros(rows * inner)?,
-            tiles: Tiles::new(device, pictures * each.div_ceil(Tile::MOST_ROWS), limits)?,
+            tiles: Tiles::new(device, pictures * picture_rows.div_ceil(Tile::MAX_ROWS), limits)?,
         })
     }
 }
 
-/// A matrix [outer, inner] with zeros behind each row.
+/// A matrix `[outer, inner]` with rows padded by zeros.
 fn padded_rows<T: Computed>(
     device: &Device,
     tensor: &Tensor,
@@ -210,8 +217,8 @@ fn padded_rows<T: Computed>(
     let padded = inner.next_multiple_of(PATCH_ALIGNMENT);
     let zero = <T as Format>::from_f32(0.0);
     let mut rows = vec![zero; outer * padded];
-    for (row, own) in rows.chunks_exact_mut(padded).zip(values::<T>(tensor).chunks_exact(inner)) {
-        row[..inner].copy_from_slice(own);
+    for (row, values) in rows.chunks_exact_mut(padded).zip(values::<T>(tensor).chunks_exact(inner)) {
+        row[..inner].copy_from_slice(values);
     }
     matrix(device, &rows, outer, padded)
 }

@@ -1,28 +1,28 @@
-//! What the decoder keeps for the sequences it has room for: keys and values, buffers of a step, recorded steps.
+//! The decoder's workspace: keys and values of all slots, buffers of a pass, and recorded passes.
 
 use std::collections::BTreeMap;
 
-use kernels::cuda::tables::{Copies, Picks, RowLimits, RowRequests, Rows, Tile, TileLimits, Tiles};
-use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, Kept, KeyValueCache, Pictures, Splits};
+use kernels::cuda::index_tables::{Copies, RowIndices, RowLimits, RowRequests, Rows, Tile, TileLimits, Tiles};
+use kernels::cuda::{Buffer, CudaError, Device, Format, Graph, ImageRows, KeyValueCache, KvFormat, Splits};
 
-/// Rows of one pass at most: more fill no card better, and each takes some 50 KB of buffers.
-const MOST_ROWS: usize = 16_384;
+/// Maximum rows of one pass. More do not improve throughput, and each takes about 50 KB of buffers.
+const MAX_ROWS: usize = 16_384;
 
-/// Rows whose logits are held at once: 256 KB each.
-const MOST_LOGITS: usize = 1024;
+/// Maximum rows of logits in memory, of 256 KB each.
+const MAX_LOGITS_ROWS: usize = 1024;
 
-/// Batch sizes that steps are recorded for. A step of fewer sequences is filled up to the next: at most by a quarter
-/// from 32 on, where sequences begin to cost.
+/// Batch sizes of recorded passes. A smaller batch is padded to the next size, by a quarter at most from 32 sequences
+/// on, where more sequences begin to take more time.
 const BATCHES: [usize; 22] =
     [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 832, 1024];
 
-/// Warps that together read at a card's full rate: some 32 on each of 132 multiprocessors.
+/// Number of warps that read memory at the full rate: about 32 on each of 132 multiprocessors.
 const WARPS: usize = 4096;
 
-/// Most parts of a context: joining more takes longer than they save.
-const MOST_SPLITS: usize = 4;
+/// Maximum parts that a context is split into. Merging more takes longer than they save.
+const MAX_SPLITS: usize = 4;
 
-/// Sizes that the room is made for.
+/// Sizes of the decoder.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) width: usize,
@@ -37,25 +37,25 @@ impl Sizes {
         self.width / self.heads
     }
 
-    /// Rows of the head's matrix, and values from one row of logits to the next: what is beyond the vocabulary is zero.
-    /// cuBLAS takes six times as long for 65,037 outputs as for a multiple of its tiles.
+    /// Rows of the head's matrix, which are also the values of a row of logits. Those beyond the vocabulary are zero:
+    /// cuBLAS takes six times as long for 65,037 outputs as for a multiple of its tile size.
     pub(super) fn logits_stride(&self) -> usize {
         self.vocabulary.next_multiple_of(128)
     }
 
-    /// Parts that contexts are split into, so that few sequences too make work for a whole card.
+    /// Number of parts that contexts are split into, so that even few sequences occupy the whole GPU.
     pub(super) fn splits(&self, sequences: usize) -> usize {
-        (WARPS / (self.heads * sequences).max(1)).clamp(1, MOST_SPLITS)
+        (WARPS / (self.heads * sequences).max(1)).clamp(1, MAX_SPLITS)
     }
 }
 
-/// Workspace for `slots` sequences of `length` tokens.
+/// The workspace for `slots` sequences of `length` tokens.
 pub(super) struct Workspace<T, S> {
     pub(super) slots: usize,
     pub(super) length: usize,
-    /// Rows of one pass.
+    /// Maximum rows of one pass.
     pub(super) capacity: usize,
-    /// A slot more than asked for: rows that only fill up a recorded step write there.
+    /// Keys and values of each layer, with one more slot, which the padding rows of recorded passes write to.
     pub(super) caches: Vec<KeyValueCache<S>>,
     pub(super) position_table: Buffer<f32>,
     pub(super) x: Buffer<f32>,
@@ -69,16 +69,16 @@ pub(super) struct Workspace<T, S> {
     pub(super) choices: Buffer<u32>,
     pub(super) rows: Rows,
     pub(super) requests: RowRequests,
-    pub(super) picks: Picks,
+    pub(super) picks: RowIndices,
     pub(super) tiles: Tiles,
     pub(super) copies: Copies,
-    pub(super) pictures: Pictures,
-    /// Recorded steps by batch size.
+    pub(super) pictures: ImageRows,
+    /// Recorded passes by batch size.
     pub(super) graphs: BTreeMap<usize, Graph>,
 }
 
-impl<T: Format, S: Kept<T>> Workspace<T, S> {
-    /// `positions` are the rows of the position table for up to `length` tokens.
+impl<T: Format, S: KvFormat<T>> Workspace<T, S> {
+    /// `positions` has the rows of the position table for up to `length` tokens.
     pub(super) fn new(
         device: &Device,
         sizes: &Sizes,
@@ -88,8 +88,8 @@ impl<T: Format, S: Kept<T>> Workspace<T, S> {
     ) -> Result<Self, CudaError> {
         let Sizes { width, heads, inner, vocabulary, .. } = *sizes;
         let batch = recorded_batch(slots).unwrap_or(slots);
-        let capacity = (slots * length).min(MOST_ROWS).max(length).max(batch);
-        let logits_rows = batch.clamp(1, MOST_LOGITS);
+        let capacity = (slots * length).min(MAX_ROWS).max(length).max(batch);
+        let logits_rows = batch.clamp(1, MAX_LOGITS_ROWS);
         let parts = BATCHES.iter().filter(|&&size| size <= batch).chain([&batch]);
         let parts = parts.map(|&size| size * sizes.splits(size)).max().unwrap_or(1).max(capacity.min(slots));
         let limits =
@@ -113,17 +113,17 @@ impl<T: Format, S: Kept<T>> Workspace<T, S> {
             choices: device.zeros(capacity * 4)?,
             rows: Rows::new(device, capacity, limits)?,
             requests: RowRequests::new(device, capacity, vocabulary)?,
-            picks: Picks::new(device, capacity, capacity)?,
-            // Each sequence can end in a tile of its own.
-            tiles: Tiles::new(device, capacity.div_ceil(Tile::MOST_ROWS) + slots, tile_limits)?,
+            picks: RowIndices::new(device, capacity, capacity)?,
+            // The last tile of each sequence may be partly filled.
+            tiles: Tiles::new(device, capacity.div_ceil(Tile::MAX_ROWS) + slots, tile_limits)?,
             copies: Copies::new(device, slots, slots, length)?,
-            pictures: Pictures::new(device, capacity, width)?,
+            pictures: ImageRows::new(device, capacity, width)?,
             graphs: BTreeMap::new(),
         })
     }
 }
 
-/// The batch size that a step of so many sequences is recorded for, if it is at all.
+/// The batch size that a pass of this many sequences is padded to, if it can be recorded.
 pub(super) fn recorded_batch(sequences: usize) -> Option<usize> {
     BATCHES.iter().copied().find(|&size| size >= sequences)
 }

@@ -1,20 +1,20 @@
-//! The part of Python's pickle that torch writes tensors with, protocol 2.
+//! The part of Python's pickle protocol 2 that torch uses for tensors.
 //!
-//! A pickle is a program for a stack machine. This one knows the calls that make tensors and ordered dictionaries, and
-//! runs none: it only notes what they would be made of. Values are small and copied, tuples are ranges of one list, and
-//! nothing lies within anything else, so that no depth of nesting and no number of repetitions costs more than the
-//! bytes that ask for it.
+//! A pickle is a program for a stack machine. This machine executes no calls: it recognizes those that construct
+//! tensors and ordered dictionaries, and records their arguments. Values are small and are copied, tuples are ranges of
+//! one list, and no value contains another, so that memory and time are linear in the pickle's size, whatever its
+//! nesting.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// More dimensions than any weight has.
-const DIMENSIONS: usize = 8;
+/// Maximum dimensions of a tensor, more than any weight has.
+const MAX_DIMENSIONS: usize = 8;
 
-/// A tensor as a pickle describes it; numbers count elements.
+/// A tensor as a pickle describes it. Offset and strides are in elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Description<'a> {
-    /// Torch's name of the storage's class, such as `FloatStorage`.
+pub(super) struct TensorDescription<'a> {
+    /// Torch's class of the storage, such as `FloatStorage`.
     pub(super) class: &'a str,
     /// The storage's name in the archive.
     pub(super) key: &'a str,
@@ -23,31 +23,31 @@ pub(super) struct Description<'a> {
     pub(super) strides: Vec<usize>,
 }
 
-/// The tensors of a pickled dictionary, by name, in the file's order. Whatever else is in it is passed over.
+/// The tensors of a pickled dictionary by name, in the file's order. Other values are ignored.
 ///
 /// # Errors
-/// What is wrong, as part of a sentence.
-pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(&str, Description<'_>)>, String> {
+/// What is wrong with the pickle, as a clause about the file.
+pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(&str, TensorDescription<'_>)>, String> {
     let mut machine = Machine::new(pickle);
     let result = loop {
         match machine.step() {
             Ok(None) => {}
             Ok(Some(result)) => break result,
-            Err(fault) => {
+            Err(reason) => {
                 let at = pickle.len() - machine.rest.len();
-                return Err(format!("the list of its tensors is damaged before byte {at}: {fault}"));
+                return Err(format!("its list of tensors is damaged before byte {at}: {reason}"));
             }
         }
     };
     let Value::Dict(dict) = result else {
-        return Err("it holds no dictionary of tensors".to_owned());
+        return Err("it has no dictionary of tensors".to_owned());
     };
     let mut found = HashMap::new();
     for (count, (name, value)) in machine.dicts[dict].iter().enumerate() {
         if let (Value::Text(name), Value::Tensor(tensor)) = (name, value)
             && found.insert(*name, (count, *tensor)).is_some()
         {
-            return Err(format!("it names {} twice", shown(name)));
+            return Err(format!("it names {} twice", shortened(name)));
         }
     }
     let mut found: Vec<_> = found.into_iter().map(|(name, (count, tensor))| (count, name, tensor)).collect();
@@ -59,28 +59,28 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(&str, Description<'_>)>, Str
 enum Value<'a> {
     Number(i64),
     Text(&'a str),
-    /// A module and a name of it, with the line's end between them.
+    /// A module and a name in it, separated by a line feed.
     Global(&'a str),
     /// A range of the machine's `items`.
     Tuple(u32, u32),
     Dict(usize),
     Storage(usize),
     Tensor(usize),
-    /// What no tensor is made of.
+    /// Any value that cannot be part of a tensor.
     Other,
 }
 
 struct Machine<'a> {
     rest: &'a [u8],
     stack: Vec<Value<'a>>,
-    /// Lengths of the stack where marks were set.
+    /// The length of the stack at each mark.
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     items: Vec<Value<'a>>,
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    /// Class and key.
+    /// Class and key of each storage.
     storages: Vec<(&'a str, &'a str)>,
-    tensors: Vec<Description<'a>>,
+    tensors: Vec<TensorDescription<'a>>,
 }
 
 type Step<T> = Result<T, &'static str>;
@@ -99,11 +99,11 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// One operation; at the last one, what the pickle is of.
+    /// Executes one operation. Returns the pickle's value after the last one.
     fn step(&mut self) -> Step<Option<Value<'a>>> {
         match self.byte()? {
             b'.' => return self.pop().map(Some),
-            // The version of the protocol.
+            // The protocol version.
             0x80 => drop(self.byte()?),
             b'(' => self.marks.push(self.stack.len()),
             b'N' | 0x88 | 0x89 | b']' => self.push(Value::Other),
@@ -153,7 +153,7 @@ impl<'a> Machine<'a> {
                 let start = self.mark()?;
                 self.stack.truncate(start);
             }
-            // What a dictionary or a class is given beyond its content says nothing of tensors.
+            // The state of an object, which has no tensors.
             b'b' => drop(self.pop()?),
             0x81 => {
                 self.pop()?;
@@ -179,7 +179,8 @@ impl<'a> Machine<'a> {
         Ok(None)
     }
 
-    /// What a call would make. A parameter, or a tensor of a class of its own, counts as the tensor within.
+    /// The value that a call would construct. A parameter or an instance of a tensor subclass is the tensor that it
+    /// wraps.
     fn call(&mut self, callable: Value<'a>, arguments: Value<'a>) -> Step<Value<'a>> {
         let Value::Global(name) = callable else { return Ok(Value::Other) };
         let arguments = self.items_of(arguments).ok_or("a call has no arguments")?;
@@ -203,38 +204,42 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// From storage, offset, shape and strides; what follows them is about training.
+    /// Records a tensor from the arguments storage, offset, shape and strides. The others concern training.
     fn tensor(&mut self, arguments: Range<usize>) -> Step<Value<'a>> {
         let &[Value::Storage(storage), Value::Number(offset), shape, strides, ..] = &self.items[arguments] else {
             return Err("a tensor is not made of a storage, an offset, a shape and strides");
         };
         let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
         if shape.len() != strides.len() {
-            return Err("a tensor has not as many strides as dimensions");
+            return Err("a tensor does not have as many strides as dimensions");
         }
         let offset = usize::try_from(offset).map_err(|_| "a tensor begins before its storage")?;
         let (class, key) = self.storages[storage];
-        self.tensors.push(Description { class, key, offset, shape, strides });
+        self.tensors.push(TensorDescription { class, key, offset, shape, strides });
         Ok(Value::Tensor(self.tensors.len() - 1))
     }
 
     fn sizes(&self, value: Value<'a>) -> Step<Vec<usize>> {
-        let items = self.items_of(value).ok_or("a tensor's shape or strides are no tuple")?;
-        if items.len() > DIMENSIONS {
+        let items = self.items_of(value).ok_or("a tensor's shape or strides are not a tuple")?;
+        if items.len() > MAX_DIMENSIONS {
             return Err("a tensor has more dimensions than any weight");
         }
         let size = |item: &Value<'a>| match *item {
             Value::Number(size) => usize::try_from(size).ok(),
             _ => None,
         };
-        self.items[items].iter().map(size).collect::<Option<_>>().ok_or("a size or stride is not a number from 0")
+        self.items[items]
+            .iter()
+            .map(size)
+            .collect::<Option<_>>()
+            .ok_or("a size or stride is not a number of at least 0")
     }
 
-    /// From `("storage", class, key, device, elements)`.
+    /// Records a storage from the tuple `("storage", class, key, device, elements)`.
     fn storage(&mut self, id: Value<'a>) -> Step<Value<'a>> {
         let items = self.items_of(id).map(|items| &self.items[items]);
         let Some(&[Value::Text("storage"), Value::Global(class), Value::Text(key), ..]) = items else {
-            return Err("a storage is not named as torch names them");
+            return Err("a storage is not described as torch describes them");
         };
         let class = class.rsplit('\n').next().unwrap_or(class);
         self.storages.push((class, key));
@@ -245,7 +250,7 @@ impl<'a> Machine<'a> {
         self.stack.push(value);
     }
 
-    /// The topmost value, unless it lies below the last mark.
+    /// Pops the topmost value, unless it is below the last mark.
     fn pop(&mut self) -> Step<Value<'a>> {
         if self.stack.len() <= self.marks.last().copied().unwrap_or(0) {
             return Err("an operation lacks a value");
@@ -253,7 +258,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or("an operation lacks a value")
     }
 
-    /// Where the values after the last mark begin; takes the mark away.
+    /// Removes the last mark and returns the stack's length at it.
     fn mark(&mut self) -> Step<usize> {
         self.marks.pop().ok_or("an operation lacks a mark")
     }
@@ -284,8 +289,8 @@ impl<'a> Machine<'a> {
     fn pairs(&mut self) -> Step<Vec<(Value<'a>, Value<'a>)>> {
         let start = self.mark()?;
         let values: Vec<_> = self.stack.drain(start..).collect();
-        let (pairs, alone) = values.as_chunks::<2>();
-        if !alone.is_empty() {
+        let (pairs, rest) = values.as_chunks::<2>();
+        if !rest.is_empty() {
             return Err("a key has no value");
         }
         Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
@@ -301,7 +306,7 @@ impl<'a> Machine<'a> {
             Some(&Value::Dict(dict)) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => {
                 Ok(&mut self.dicts[dict])
             }
-            _ => Err("entries are for no dictionary"),
+            _ => Err("there is no dictionary for entries"),
         }
     }
 
@@ -314,7 +319,7 @@ impl<'a> Machine<'a> {
 
     fn get(&mut self, length: usize) -> Step<()> {
         let key = self.unsigned(length)?;
-        let value = *self.memo.get(&key).ok_or("a value is fetched that was never kept")?;
+        let value = *self.memo.get(&key).ok_or("a memoized value does not exist")?;
         self.push(value);
         Ok(())
     }
@@ -324,15 +329,15 @@ impl<'a> Machine<'a> {
     }
 
     fn take(&mut self, count: usize) -> Step<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or("it ends too soon")?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or("it ends too early")?;
         self.rest = rest;
         Ok(taken)
     }
 
-    /// Two lines, with the end of the first.
+    /// Reads two lines and returns them with the first line feed.
     fn lines(&mut self) -> Step<&'a str> {
         let mut ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
-        let (_, second) = (ends.next(), ends.next().ok_or("it ends too soon")?);
+        let (_, second) = (ends.next(), ends.next().ok_or("it ends too early")?);
         let lines = std::str::from_utf8(self.take(second)?).map_err(|_| "a name is not UTF-8")?;
         self.take(1)?;
         Ok(lines)
@@ -342,7 +347,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(length)?.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte)))
     }
 
-    /// A number of up to eight little-endian bytes; a longer one is of no use here.
+    /// Pushes a little-endian number. Numbers of more than eight bytes cannot be part of a tensor.
     fn push_number(&mut self, length: usize, signed: bool) -> Step<()> {
         let bytes = self.take(length)?;
         let number = bytes.iter().rev().fold(0i64, |number, byte| number << 8 | i64::from(*byte));
@@ -358,6 +363,6 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn shown(name: &str) -> &str {
+fn shortened(name: &str) -> &str {
     &name[..name.floor_char_boundary(200)]
 }

@@ -1,7 +1,6 @@
-//! `pytorch_model.bin`: a zip archive of a pickled dictionary of tensors, `data.pkl`, and one entry for each storage.
+//! `pytorch_model.bin`: a zip archive with a pickled dictionary of tensors, `data.pkl`, and one entry for each storage.
 //!
-//! The reader is this project's own, for the file comes from elsewhere: nothing in it is run, and nothing it says of
-//! sizes is believed before the bytes are there.
+//! The file is untrusted: no code in it is executed, and memory is allocated only for bytes that exist.
 
 mod archive;
 mod machine;
@@ -10,20 +9,23 @@ use std::ops::Range;
 
 use candle_core::DType;
 
-use self::archive::Archive;
-use self::machine::Description;
-use super::CheckpointError;
-use super::storage::Place;
+use self::archive::{Archive, MAX_DIRECTORY};
+use self::machine::TensorDescription;
+use super::error::CheckpointError;
+use super::location::TensorLocation;
 
-/// Most bytes of the archive's directory, and of the pickle. Those of the published checkpoint are below 0.2 MiB.
-const MOST: usize = 2 << 20;
+/// Maximum size of the pickle, in bytes. That of the published checkpoint is below 0.2 MiB.
+const MAX_PICKLE: usize = MAX_DIRECTORY;
 
-/// Tensors of one file, every one of them within its bytes.
-pub(super) fn read_places(file: &str, bytes: &[u8]) -> Result<Vec<(String, Place)>, CheckpointError> {
-    places(bytes).map_err(|reason| CheckpointError::Malformed { file: file.into(), kind: "PyTorch", reason })
+/// Reads where the tensors of a file are. All ranges are within `bytes`.
+///
+/// # Errors
+/// [`CheckpointError::Malformed`].
+pub(super) fn read_locations(file: &str, bytes: &[u8]) -> Result<Vec<(String, TensorLocation)>, CheckpointError> {
+    locations(bytes).map_err(|reason| CheckpointError::Malformed { file: file.into(), kind: "PyTorch", reason })
 }
 
-fn places(file: &[u8]) -> Result<Vec<(String, Place)>, String> {
+fn locations(file: &[u8]) -> Result<Vec<(String, TensorLocation)>, String> {
     let archive = Archive::read(file)?;
     let (folder, pickle) = pickle(&archive)?;
     if let Some(order) = archive.get(&format!("{folder}byteorder"))
@@ -31,59 +33,59 @@ fn places(file: &[u8]) -> Result<Vec<(String, Place)>, String> {
     {
         return Err("its numbers are not little-endian".to_owned());
     }
-    let of = |(name, tensor): (&str, Description)| match place(&archive, folder, tensor) {
-        Ok(place) => Ok((name.to_owned(), place)),
-        Err(fault) => Err(format!("tensor {}: {fault}", &name[..name.floor_char_boundary(200)])),
+    let locate = |(name, tensor): (&str, TensorDescription)| match location(&archive, folder, tensor) {
+        Ok(location) => Ok((name.to_owned(), location)),
+        Err(reason) => Err(format!("tensor {}: {reason}", &name[..name.floor_char_boundary(200)])),
     };
-    machine::tensors(&file[pickle])?.into_iter().map(of).collect()
+    machine::tensors(&file[pickle])?.into_iter().map(locate).collect()
 }
 
-/// The folder that everything is in, with its slash, and where the pickle lies.
+/// The folder of all entries, with its slash, and the range of the pickle.
 fn pickle<'a>(archive: &Archive<'a>) -> Result<(&'a str, Range<usize>), String> {
     let mut folders = archive.names().filter_map(|name| std::str::from_utf8(name).ok()?.strip_suffix("data.pkl"));
     let (Some(folder), None) = (folders.next(), folders.next()) else {
-        return Err("it has not one entry data.pkl".to_owned());
+        return Err("it does not have exactly one entry data.pkl".to_owned());
     };
     let pickle = archive.get(&format!("{folder}data.pkl")).unwrap_or(0..0);
-    if pickle.len() > MOST {
-        return Err(format!("the list of its tensors is of {} bytes, more than any checkpoint needs", pickle.len()));
+    if pickle.len() > MAX_PICKLE {
+        return Err(format!("its list of tensors has {} bytes, more than any checkpoint needs", pickle.len()));
     }
     Ok((folder, pickle))
 }
 
-fn place(archive: &Archive, folder: &str, tensor: Description) -> Result<Place, String> {
-    let Description { class, key, offset, shape, strides } = tensor;
+fn location(archive: &Archive, folder: &str, tensor: TensorDescription) -> Result<TensorLocation, String> {
+    let TensorDescription { class, key, offset, shape, strides } = tensor;
     let dtype = match class {
         "FloatStorage" => DType::F32,
         "HalfStorage" => DType::F16,
         "BFloat16Storage" => DType::BF16,
-        // Not all that is in a checkpoint is a weight. What it is matters only to who asks for it.
+        // An error only if the tensor is loaded: checkpoints may hold other things than weights.
         other => {
             let dtype = Err(other[..other.floor_char_boundary(100)].to_owned());
-            return Ok(Place { shard: 0, dtype, shape, strides: None, bytes: 0..0 });
+            return Ok(TensorLocation { shard: 0, dtype, shape, strides: None, bytes: 0..0 });
         }
     };
     let storage = archive.get(&format!("{folder}data/{key}")).ok_or("its storage is missing")?;
-    let within = extent(offset, &shape, &strides, dtype.size_in_bytes())
+    let range = extent(offset, &shape, &strides, dtype.size_in_bytes())
         .filter(|bytes| bytes.end <= storage.len())
         .ok_or_else(|| format!("of shape {shape:?}, it is larger than its storage of {} bytes", storage.len()))?;
-    let bytes = storage.start + within.start..storage.start + within.end;
+    let bytes = storage.start + range.start..storage.start + range.end;
     let strides = (!is_contiguous(&shape, &strides)).then_some(strides);
-    Ok(Place { shard: 0, dtype: Ok(dtype), shape, strides, bytes })
+    Ok(TensorLocation { shard: 0, dtype: Ok(dtype), shape, strides, bytes })
 }
 
-/// From the first to the last element, in bytes; `None` where that is beyond every number.
+/// The range from the first to the last element, in bytes; `None` if it overflows.
 fn extent(offset: usize, shape: &[usize], strides: &[usize], width: usize) -> Option<Range<usize>> {
     let mut last = offset;
     for (&size, &stride) in shape.iter().zip(strides) {
-        // No elements take no room, wherever they would be.
+        // A tensor without elements has an empty range, whatever its offset.
         let Some(steps) = size.checked_sub(1) else { return Some(0..0) };
         last = last.checked_add(steps.checked_mul(stride)?)?;
     }
     Some(offset.checked_mul(width)?..last.checked_add(1)?.checked_mul(width)?)
 }
 
-/// Whether elements follow each other in the order of their indices. Along a side of one nobody steps.
+/// Whether a tensor is contiguous in row-major order. The stride of a dimension of size one does not matter.
 fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut next = 1usize;
     shape.iter().zip(strides).rev().all(|(&size, &stride)| {
@@ -93,8 +95,8 @@ fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     })
 }
 
-/// The elements of a tensor in the order of their indices, from `bytes` that begin with its first. The shape is one that
-/// somebody asked for, and the bytes reach as far as it does with these strides.
+/// Copies the elements of a strided tensor in row-major order. `bytes` starts with the first element and must hold all
+/// elements of this shape and these strides.
 pub(super) fn gather(bytes: &[u8], width: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
     let count: usize = shape.iter().product();
     let mut gathered = Vec::with_capacity(count * width);

@@ -10,7 +10,7 @@ use crate::small_file;
 /// Why the configuration cannot be used. Each message names the file, the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorConfigError {
-    /// Neither file is there.
+    /// The directory has neither file.
     #[error("{dir}: has neither preprocessor_config.json nor an image_processor in processor_config.json")]
     Missing {
         /// The model directory.
@@ -21,18 +21,18 @@ pub enum ProcessorConfigError {
     Read {
         /// Path of the file.
         file: String,
-        /// What the system says.
+        /// The I/O error.
         cause: std::io::Error,
     },
-    /// A file is not JSON of the expected form.
+    /// A file is not JSON with the expected fields.
     #[error("{file}: is not an image processor's configuration: {cause}")]
     Parse {
         /// Path of the file.
         file: String,
-        /// What and where, as the JSON reader says it.
+        /// The JSON parser's error, with its position.
         cause: serde_json::Error,
     },
-    /// Something is asked for that is not served.
+    /// A key has a value that is not supported.
     #[error("{file}: {key} is {found}, but {expected} is expected")]
     Value {
         /// Path of the file.
@@ -41,12 +41,12 @@ pub enum ProcessorConfigError {
         key: &'static str,
         /// The value found.
         found: String,
-        /// What would be right.
+        /// What is supported.
         expected: &'static str,
     },
 }
 
-/// Turns decoded pictures into pixel values.
+/// Converts decoded pictures to pixel values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageProcessor {
     pub(super) size: usize,
@@ -64,7 +64,7 @@ struct File {
     use_square_size: bool,
     #[serde(default = "bicubic")]
     resample: u32,
-    #[serde(default = "one_255th")]
+    #[serde(default = "default_rescale")]
     rescale_factor: f64,
     #[serde(default = "yes")]
     do_resize: bool,
@@ -74,14 +74,14 @@ struct File {
     do_normalize: bool,
 }
 
-/// Pillow's number of the bicubic filter.
+/// Pillow's `Resampling.BICUBIC`.
 const BICUBIC: u32 = 3;
 
 fn bicubic() -> u32 {
     BICUBIC
 }
 
-fn one_255th() -> f64 {
+fn default_rescale() -> f64 {
     1.0 / 255.0
 }
 
@@ -90,21 +90,21 @@ fn yes() -> bool {
 }
 
 impl ImageProcessor {
-    /// Reads the configuration of a model directory: `image_processor` of processor_config.json, as newer files have
-    /// it, else preprocessor_config.json.
+    /// Reads the configuration from a model directory: `image_processor` in processor_config.json, where newer versions
+    /// of the library write it, or else preprocessor_config.json.
     ///
     /// # Errors
-    /// [`ProcessorConfigError`] when neither is there, or something is asked for that is not served.
+    /// [`ProcessorConfigError`] if neither exists, cannot be read, or has a value that is not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, ProcessorConfigError> {
-        let new = dir.join("processor_config.json");
-        if let Some(mut whole) = read(&new)?
-            && let Some(part) = whole.get_mut("image_processor")
+        let newer = dir.join("processor_config.json");
+        if let Some(mut file) = read(&newer)?
+            && let Some(section) = file.get_mut("image_processor")
         {
-            return Self::from_value(part.take(), &new);
+            return Self::from_value(section.take(), &newer);
         }
-        let old = dir.join("preprocessor_config.json");
-        match read(&old)? {
-            Some(value) => Self::from_value(value, &old),
+        let older = dir.join("preprocessor_config.json");
+        match read(&older)? {
+            Some(value) => Self::from_value(value, &older),
             None => Err(ProcessorConfigError::Missing { dir: dir.display().to_string() }),
         }
     }
@@ -121,17 +121,17 @@ impl ImageProcessor {
         let refuse = |key, found: String, expected| {
             Err(ProcessorConfigError::Value { file: name.clone(), key, found, expected })
         };
-        for (key, asked) in
+        for (key, is_set) in
             [("do_resize", file.do_resize), ("do_rescale", file.do_rescale), ("do_normalize", file.do_normalize)]
         {
-            if !asked {
+            if !is_set {
                 return refuse(key, "false".into(), "true");
             }
         }
         if file.resample != BICUBIC {
             return refuse("resample", file.resample.to_string(), "3 (bicubic)");
         }
-        // In f32, as they are computed with: a number may be finite only as the file writes it.
+        // Checked as f32, in which they are used: an f64 in the file may overflow.
         let rescale = file.rescale_factor as f32;
         if !rescale.is_normal() {
             return refuse("rescale_factor", file.rescale_factor.to_string(), "a finite number other than 0");
@@ -142,7 +142,7 @@ impl ImageProcessor {
         if !file.image_std.iter().all(|deviation| deviation.is_normal()) {
             return refuse("image_std", format!("{:?}", file.image_std), "a list of finite numbers without a zero");
         }
-        // A centre crop to the same square, which the published file asks for too, changes nothing.
+        // do_center_crop is ignored: the published file crops to the same square, which changes nothing.
         let Some(size) = square_size(&file.size, file.use_square_size) else {
             return refuse(
                 "size",
@@ -156,7 +156,7 @@ impl ImageProcessor {
 
 fn read(path: &Path) -> Result<Option<Value>, ProcessorConfigError> {
     let file = path.display().to_string();
-    match small_file::read(path, small_file::CONFIG) {
+    match small_file::read(path, small_file::MAX_CONFIG) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
             Err(cause) => Err(ProcessorConfigError::Parse { file, cause }),
@@ -171,7 +171,7 @@ fn square_size(size: &Value, use_square_size: bool) -> Option<usize> {
     let side = match (side("height"), side("width"), side("shortest_edge")) {
         (Some(height), Some(width), _) if height == width => height,
         (None, None, Some(edge)) if use_square_size => edge,
-        // Old files have the bare number.
+        // Old files have a plain number.
         (None, None, None) if use_square_size => size.as_u64()?,
         _ => return None,
     };

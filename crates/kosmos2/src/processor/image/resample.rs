@@ -1,34 +1,41 @@
 //! Pillow's bicubic resize of 8-bit pictures, bit for bit.
 //!
-//! Two passes, each rounded to bytes, so that their order matters; weights in 22-bit fixed point; when shrinking, the
-//! filter is stretched over all source pixels (antialiasing). A pass that would not change its side is left out.
+//! There are two passes, horizontal and vertical. Each rounds to bytes, so their order matters. Weights have a 22-bit
+//! fraction. When shrinking, the filter is widened to cover all source pixels (antialiasing). A pass that would keep
+//! its side is skipped.
 
 use image::RgbImage;
 use kernels::cpu::{RowFilter, filter_columns};
 
 const CHANNELS: usize = 3;
 
-/// Bits of a weight's fraction: what an i32 has left beside 8 bits of pixel and 2 bits of head room.
+/// Fraction bits of a weight: Pillow's `PRECISION_BITS`, what an i32 has left after 8 bits of pixel and 2 of headroom.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
-/// Source pixels on each side that the filter reaches at full size.
+/// Radius of the bicubic filter in source pixels, when not shrinking.
 const SUPPORT: f64 = 2.0;
 
-/// The picture squashed to a square.
+/// Resizes the picture to a square of `side` pixels. The aspect ratio is not kept.
 pub(super) fn square(source: &RgbImage, side: u32) -> RgbImage {
-    let narrow = |picture: &RgbImage| if picture.width() == side { picture.clone() } else { horizontal(picture, side) };
-    let lower = |picture: &RgbImage| if picture.height() == side { picture.clone() } else { vertical(picture, side) };
-    if is_vertical_first(source, side) { narrow(&lower(source)) } else { lower(&narrow(source)) }
+    let resize_width =
+        |picture: &RgbImage| if picture.width() == side { picture.clone() } else { horizontal(picture, side) };
+    let resize_height =
+        |picture: &RgbImage| if picture.height() == side { picture.clone() } else { vertical(picture, side) };
+    if is_vertical_first(source, side) {
+        resize_width(&resize_height(source))
+    } else {
+        resize_height(&resize_width(source))
+    }
 }
 
-/// Pillow 13 begins with the rows where that leaves it less to do: found by trying sizes around every bound. Older
-/// releases always begin with the columns.
+/// Whether the vertical pass comes first. Pillow 13 chooses the order that takes less work; the condition was found by
+/// comparing results for sizes around each bound. Older releases always start with the horizontal pass.
 fn is_vertical_first(source: &RgbImage, side: u32) -> bool {
     let (width, height, side) = (u64::from(source.width()), u64::from(source.height()), u64::from(side));
     height > side && height + side > 2 * width
 }
 
-/// For each target pixel: the first source pixel and the weights from there on.
+/// For each target pixel, the index of its first source pixel and the weights from there on.
 struct Weights {
     taps: Vec<(usize, Vec<i32>)>,
 }
@@ -47,7 +54,10 @@ impl Weights {
             let total: f64 = weights.iter().sum();
             (
                 first,
-                weights.into_iter().map(|weight| fixed(if total == 0.0 { weight } else { weight / total })).collect(),
+                weights
+                    .into_iter()
+                    .map(|weight| fixed_point(if total == 0.0 { weight } else { weight / total }))
+                    .collect(),
             )
         };
         Self { taps: (0..target).map(taps).collect() }
@@ -67,8 +77,8 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Rounded half away from zero, as a C cast after ±0.5 does.
-fn fixed(weight: f64) -> i32 {
+/// The weight in fixed point, rounded half away from zero, as C's cast after adding ±0.5 does.
+fn fixed_point(weight: f64) -> i32 {
     let scaled = weight * f64::from(1 << FRACTION_BITS);
     (scaled + if scaled < 0.0 { -0.5 } else { 0.5 }) as i32
 }

@@ -1,6 +1,6 @@
-//! Transparency on white, in Pillow's fixed point.
+//! Compositing over white in Pillow's fixed-point arithmetic, and palettes with alpha.
 
-/// A colour with opacity as it looks over opaque white: Pillow's `alpha_composite`.
+/// An RGBA pixel composited over opaque white as by Pillow's `alpha_composite`.
 #[inline]
 pub(super) fn on_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
     let alpha = u32::from(alpha);
@@ -11,7 +11,7 @@ pub(super) fn on_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
     [blend(red), blend(green), blend(blue)]
 }
 
-/// A palette of 256 colours. Those that a file does not set are opaque black.
+/// A palette of 256 RGBA colours. Those that a file does not set are opaque black, as in Pillow.
 pub(super) struct Palette([[u8; 4]; 256]);
 
 impl Palette {
@@ -23,7 +23,7 @@ impl Palette {
         palette
     }
 
-    /// The palette of a file that has none: each index is a shade of gray.
+    /// The palette of a file without one: each index is a shade of gray.
     pub(super) fn gray() -> Self {
         Self::new((0..=255).map(|shade| [shade; 3]))
     }
@@ -32,7 +32,7 @@ impl Palette {
         self.0[usize::from(index)][3] = alpha;
     }
 
-    /// The colours over white.
+    /// The colours composited over white.
     pub(super) fn on_white(&self) -> [[u8; 3]; 256] {
         self.0.map(on_white)
     }

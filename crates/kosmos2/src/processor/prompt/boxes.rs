@@ -2,27 +2,29 @@
 
 use serde_json::Value;
 
-use super::{PromptError, tags};
+use super::error::PromptError;
+use super::tags;
 use crate::grounding::grid::{GRID_CELLS, patches_of};
 
-/// The boxes of one phrase; empty for a phrase without any.
+/// The boxes of one phrase.
 pub type PhraseBoxes = Vec<PromptBox>;
 
-/// A place in the picture, as a prompt names it.
+/// A box in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PromptBox {
     /// Patch indices of the upper left and the lower right cell, 0 to 1023.
     Patches(i64, i64),
-    /// `[x0, y0, x1, y1]` in fractions of the picture, 0 to 1.
+    /// `[x0, y0, x1, y1]` in fractions of the picture's width and height, 0 to 1.
     Fractions([f64; 4]),
 }
 
 impl PromptBox {
-    /// Checks that the box lies within the picture. Encoding a prompt does not check this, as in the reference, which
-    /// makes ordinary text of a patch index that has no token.
+    /// Checks that the box is within the picture. Encoding a prompt does not check this, as in the reference, where an
+    /// unknown patch index becomes ordinary text.
     ///
     /// # Errors
-    /// [`PromptError::PatchRange`] or [`PromptError::FractionRange`].
+    /// [`PromptError::PatchRange`] if a patch index is not in the grid, [`PromptError::FractionRange`] if fractions are
+    /// not in 0..=1 or out of order.
     pub fn check(&self) -> Result<(), PromptError> {
         match *self {
             Self::Patches(upper_left, lower_right) => {
@@ -31,7 +33,7 @@ impl PromptBox {
                 if is_inside { Ok(()) } else { Err(PromptError::PatchRange(upper_left, lower_right)) }
             }
             Self::Fractions([x0, y0, x1, y1]) => {
-                // False for what is not a number, too.
+                // False for NaN.
                 let is_inside = 0.0 <= x0 && x0 < x1 && x1 <= 1.0 && 0.0 <= y0 && y0 < y1 && y1 <= 1.0;
                 if is_inside { Ok(()) } else { Err(PromptError::FractionRange([x0, y0, x1, y1])) }
             }
@@ -46,12 +48,16 @@ impl PromptBox {
     }
 }
 
-/// How many `<phrase>…</phrase>` a text has.
-pub(super) fn phrases(text: &str) -> usize {
+/// Number of `<phrase>…</phrase>` in a text.
+pub(super) fn count_phrases(text: &str) -> usize {
     phrase_ends(text).len()
 }
 
-/// The text with each phrase's boxes written behind it.
+/// Inserts the boxes of each phrase after it.
+///
+/// # Errors
+/// [`PromptError::BoxCount`] if the number of entries differs from the number of phrases, [`PromptError::BoxCorners`]
+/// if fractions are out of order.
 pub(super) fn insert(text: &str, boxes: Option<&[PhraseBoxes]>) -> Result<String, PromptError> {
     let Some(boxes) = boxes.filter(|boxes| !boxes.is_empty()) else {
         return Ok(text.to_owned());
@@ -72,23 +78,23 @@ pub(super) fn insert(text: &str, boxes: Option<&[PhraseBoxes]>) -> Result<String
     Ok(result)
 }
 
-/// The blanks are the reference's; the tokenizer drops them before tags.
+/// The markup of boxes. The blanks are the reference's; the tokenizer drops them before tags.
 fn object(boxes: &[PromptBox]) -> Result<String, PromptError> {
-    let pair = |place: &PromptBox| {
-        let (upper_left, lower_right) = place.patches()?;
+    let pair = |prompt_box: &PromptBox| {
+        let (upper_left, lower_right) = prompt_box.patches()?;
         Ok(format!("{} {}", tags::patch(upper_left), tags::patch(lower_right)))
     };
     let pairs = boxes.iter().map(pair).collect::<Result<Vec<_>, PromptError>>()?;
     Ok(format!("{} {} {}", tags::OBJECT_OPEN, pairs.join(&format!(" {} ", tags::DELIMITER)), tags::OBJECT_CLOSE))
 }
 
-/// Where each `<phrase>…</phrase>` ends: the nearest end tag on the same line, with at least one character between.
+/// The end of each `<phrase>…</phrase>`: that of the nearest end tag on the same line, after at least one character.
 fn phrase_ends(text: &str) -> Vec<usize> {
     let (mut ends, mut from) = (Vec::new(), 0);
     while let Some(open) = text[from..].find(tags::PHRASE_OPEN).map(|at| from + at) {
         let start = open + tags::PHRASE_OPEN.len();
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-        // The first character belongs to the phrase, even where it begins an end tag.
+        // The first character is part of the phrase, even if an end tag starts there.
         let first = text[start..line_end].chars().next().map_or(0, char::len_utf8);
         let close = text[start + first..line_end].find(tags::PHRASE_CLOSE).filter(|_| first > 0);
         from = match close {
@@ -103,7 +109,10 @@ fn phrase_ends(text: &str) -> Vec<usize> {
     ends
 }
 
-/// Reads the JSON form; null is no boxes at all.
+/// Parses boxes in JSON; null is `None`.
+///
+/// # Errors
+/// [`PromptError::BoxJson`] if the JSON is malformed or not a list, [`PromptError::BoxForm`] if a box has another form.
 pub(super) fn from_json(json: &str) -> Result<Option<Vec<PhraseBoxes>>, PromptError> {
     let value: Value = serde_json::from_str(json).map_err(|e| PromptError::BoxJson(e.to_string()))?;
     match value {
@@ -128,7 +137,7 @@ fn one_box(value: &Value) -> Result<PromptBox, PromptError> {
         [upper_left, lower_right] => {
             upper_left.as_i64().zip(lower_right.as_i64()).map(|(a, b)| PromptBox::Patches(a, b))
         }
-        // A whole number is no fraction, as in the reference: `[0, 0, 1, 1]` is more likely a slip than a box.
+        // Whole numbers are not fractions, as in the reference: `[0, 0, 1, 1]` is probably a mistake.
         corners if corners.len() == 4 && corners.iter().all(Value::is_f64) => {
             let corners: Vec<f64> = corners.iter().filter_map(Value::as_f64).collect();
             corners.try_into().ok().map(PromptBox::Fractions)

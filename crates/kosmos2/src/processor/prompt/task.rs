@@ -1,24 +1,27 @@
-//! The six tasks that KOSMOS-2 was tuned on, as prompts (texts by its model card).
+//! The tasks that KOSMOS-2 was trained for, with the prompts of its model card.
 
-use super::{Prompt, PromptBox, PromptError, tags};
+use super::boxes::PromptBox;
+use super::error::PromptError;
+use super::input::Prompt;
+use super::tags;
 use crate::grounding::markup::trim;
 
-/// What to ask about a picture.
+/// A question about a picture.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
-    /// One sentence about the picture, grounded.
+    /// Describe the picture in one sentence, grounded.
     BriefCaption,
-    /// Several sentences about the picture, grounded.
+    /// Describe the picture in several sentences, grounded.
     DetailedCaption,
-    /// Visual question answering, grounded.
+    /// Answer a question about the picture, grounded.
     Question(String),
-    /// Where is every thing that the phrase names, such as "a snowman"?
+    /// Find all objects that a phrase names, such as "a snowman".
     PhraseGrounding(String),
-    /// Where is the one thing that the expression means, such as "the dog on the left"?
+    /// Find the one object that an expression describes, such as "the dog on the left".
     ReferringExpressionComprehension(String),
-    /// What is it that stands in these boxes?
+    /// Describe what is in these boxes.
     ReferringExpressionGeneration(Vec<PromptBox>),
-    /// A prompt in the model's own markup.
+    /// A prompt in the model's markup.
     Raw(Prompt),
 }
 
@@ -26,17 +29,17 @@ impl Task {
     /// The task as a prompt.
     ///
     /// # Errors
-    /// [`PromptError::TagInWords`] when words hold one of the model's tags, [`PromptError::Empty`] when words or boxes
-    /// are missing.
+    /// [`PromptError::TagInWords`] if the text contains a tag, [`PromptError::Empty`] if the text or the boxes are
+    /// missing.
     pub fn prompt(&self) -> Result<Prompt, PromptError> {
         Ok(match self {
             Self::BriefCaption => Prompt::new("<grounding> An image of"),
             Self::DetailedCaption => Prompt::new("<grounding> Describe this image in detail:"),
             Self::Question(question) => {
-                Prompt::new(format!("<grounding> Question: {} Answer:", words(question, "question")?))
+                Prompt::new(format!("<grounding> Question: {} Answer:", plain_text(question, "question")?))
             }
-            Self::PhraseGrounding(phrase) => grounding(words(phrase, "phrase")?),
-            Self::ReferringExpressionComprehension(expression) => grounding(words(expression, "expression")?),
+            Self::PhraseGrounding(phrase) => grounding(plain_text(phrase, "phrase")?),
+            Self::ReferringExpressionComprehension(expression) => grounding(plain_text(expression, "expression")?),
             Self::ReferringExpressionGeneration(boxes) if boxes.is_empty() => return Err(PromptError::Empty("box")),
             Self::ReferringExpressionGeneration(boxes) => {
                 Prompt { text: "<grounding><phrase> It</phrase> is".into(), boxes: Some(vec![boxes.clone()]) }
@@ -50,11 +53,12 @@ fn grounding(phrase: &str) -> Prompt {
     Prompt::new(format!("<grounding><phrase> {phrase}</phrase>"))
 }
 
-fn words<'a>(text: &'a str, what: &'static str) -> Result<&'a str, PromptError> {
+/// Checks and trims the text of a task. `name` is used in the error.
+fn plain_text<'a>(text: &'a str, name: &'static str) -> Result<&'a str, PromptError> {
     let text = trim(text);
-    match tags::found_in(text) {
+    match tags::find_any(text) {
         Some(tag) => Err(PromptError::TagInWords { text: text.into(), tag: tag.into() }),
-        None if text.is_empty() => Err(PromptError::Empty(what)),
+        None if text.is_empty() => Err(PromptError::Empty(name)),
         None => Ok(text),
     }
 }

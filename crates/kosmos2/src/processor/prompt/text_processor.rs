@@ -1,17 +1,19 @@
-//! Prompts to token ids and masks, as the reference's `Kosmos2Processor`.
+//! Encodes prompts as token ids and masks, like the reference's `Kosmos2Processor`.
 
-use super::{Prompt, PromptError, boxes, tags};
+use super::error::PromptError;
+use super::input::Prompt;
+use super::{boxes, tags};
 use crate::grounding::markup::trim;
 use crate::processor::tokenizer::KosmosTokenizer;
 
-/// What goes around a prompt.
+/// What is added to a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Put the picture's placeholders before it.
+    /// Prepend the image placeholders.
     pub image: bool,
-    /// Put `</s>` behind it, where special tokens are added.
+    /// Append `</s>`, if `add_special_tokens` is set.
     pub add_eos: bool,
-    /// Put `<s>` before it.
+    /// Prepend `<s>`.
     pub add_special_tokens: bool,
 }
 
@@ -21,21 +23,21 @@ impl Default for EncodeOptions {
     }
 }
 
-/// A prompt as the model takes it. The three lists have the same length.
+/// A prompt as token ids. The three lists have the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedPrompt {
-    /// The prompt with its boxes written in, trimmed, without the picture's placeholders.
+    /// The trimmed text with inserted boxes, without image placeholders.
     pub text: String,
     /// Token ids.
     pub input_ids: Vec<u32>,
     /// 1 for tokens, 0 for padding.
     pub attention_mask: Vec<u8>,
-    /// 1 where an image embedding overwrites the token's; `None` without a picture.
+    /// 1 for image placeholders, 0 for other tokens; `None` without a picture.
     pub image_embeds_position_mask: Option<Vec<u8>>,
 }
 
 impl EncodedPrompt {
-    /// Puts one more text token behind it.
+    /// Appends a text token.
     pub(crate) fn push(&mut self, token: u32) {
         self.input_ids.push(token);
         self.attention_mask.push(1);
@@ -45,30 +47,30 @@ impl EncodedPrompt {
     }
 }
 
-/// Where padding goes.
+/// The side of padding tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaddingSide {
-    /// Before the prompt, as generation needs it.
+    /// Before the prompt, as the reference requires for generation.
     Left,
-    /// Behind it.
+    /// After the prompt.
     Right,
 }
 
-/// Turns prompts into tokens.
+/// Encodes prompts as token ids.
 #[derive(Debug, Clone)]
 pub struct TextProcessor {
     tokenizer: KosmosTokenizer,
     image_tokens: usize,
     /// `<image>`, the placeholders, `</image>`.
-    picture: String,
+    image: String,
 }
 
 impl TextProcessor {
-    /// A processor for a model that turns a picture into `image_tokens` embeddings.
+    /// A processor for a model with `image_tokens` rows in an image embedding.
     pub fn new(tokenizer: KosmosTokenizer, image_tokens: usize) -> Self {
-        let mut picture = format!("{} ", tags::IMAGE_OPEN).repeat(image_tokens + 1);
-        picture.push_str(tags::IMAGE_CLOSE);
-        Self { tokenizer, image_tokens, picture }
+        let mut image = format!("{} ", tags::IMAGE_OPEN).repeat(image_tokens + 1);
+        image.push_str(tags::IMAGE_CLOSE);
+        Self { tokenizer, image_tokens, image }
     }
 
     /// The tokenizer.
@@ -76,20 +78,21 @@ impl TextProcessor {
         &self.tokenizer
     }
 
-    /// Encodes one prompt.
+    /// Encodes a prompt.
     ///
     /// # Errors
-    /// [`PromptError`] when its boxes are not valid or do not fit its phrases.
+    /// [`PromptError::BoxCount`] if the boxes do not match the phrases, [`PromptError::BoxCorners`] if a box is
+    /// invalid, [`PromptError::Tokenizer`] if the tokenizer fails.
     pub fn encode(&self, prompt: &Prompt, options: &EncodeOptions) -> Result<EncodedPrompt, PromptError> {
         let text = boxes::insert(trim(&prompt.text), prompt.boxes.as_deref())?;
         let add_eos = options.add_eos && options.add_special_tokens;
-        // The tokenizer's own template adds both ends or none, so `<s>` alone goes in as text.
+        // The tokenizer's template adds both `<s>` and `</s>` or neither, so `<s>` alone is added as text.
         let start = if options.add_special_tokens && !add_eos { "<s>" } else { "" };
-        let full = if options.image { format!("{start}{} {text}", self.picture) } else { format!("{start}{text}") };
+        let full = if options.image { format!("{start}{} {text}", self.image) } else { format!("{start}{text}") };
         let mut input_ids = self.tokenizer.encode(&full, add_eos)?;
         let mask = options.image.then(|| {
             let first = 1 + usize::from(options.add_special_tokens);
-            self.place_picture(&mut input_ids, first)
+            self.mark_image(&mut input_ids, first)
         });
         Ok(EncodedPrompt {
             text,
@@ -99,44 +102,43 @@ impl TextProcessor {
         })
     }
 
-    /// As [`encode`](Self::encode) with the default options, for a prompt that comes from somebody else: every token
-    /// with a meaning of its own must stand in it letter by letter. The tokenizer makes characters alike before it cuts
-    /// words into pieces, so that `＜/s＞` would come out as the end of the text.
+    /// Encodes an untrusted prompt with the default options. Tags and special tokens must be spelled out in it: the
+    /// tokenizer normalizes characters, so that `＜/s＞` would otherwise become the end of the text.
     ///
     /// # Errors
-    /// [`PromptError`], also [`PromptError::DisguisedTag`].
-    pub fn encode_plain(&self, prompt: &Prompt) -> Result<EncodedPrompt, PromptError> {
+    /// [`PromptError::DisguisedTag`] if other characters become a tag, and the errors of [`encode`](Self::encode).
+    pub fn encode_untrusted(&self, prompt: &Prompt) -> Result<EncodedPrompt, PromptError> {
         let encoded = self.encode(prompt, &EncodeOptions::default())?;
         // `<s>`, `<image>`, the placeholders, `</image>`.
         let words = encoded.input_ids.get(self.image_tokens + 3..).unwrap_or_default();
-        let acts = |id: &&u32| self.tokenizer.acts(**id);
-        if words.iter().filter(acts).count() <= tags::count_in(&encoded.text) {
+        let is_control = |id: &&u32| self.tokenizer.is_control(**id);
+        if words.iter().filter(is_control).count() <= tags::count(&encoded.text) {
             return Ok(encoded);
         }
-        // One that is not written out; which of several does not matter.
-        let pieces = words.iter().filter(acts).filter_map(|&id| self.tokenizer.piece(id));
-        let mut hidden = pieces.filter(|piece| !encoded.text.contains(piece.as_str()));
-        Err(PromptError::DisguisedTag(hidden.next().unwrap_or_else(|| "</s>".to_owned())))
+        // The first one that is not spelled out.
+        let pieces = words.iter().filter(is_control).filter_map(|&id| self.tokenizer.piece(id));
+        let mut disguised = pieces.filter(|piece| !encoded.text.contains(piece.as_str()));
+        Err(PromptError::DisguisedTag(disguised.next().unwrap_or_else(|| "</s>".to_owned())))
     }
 
-    /// Gives the placeholders, tokenized as `<image>` each, their ids, and marks their places.
-    fn place_picture(&self, ids: &mut [u32], first: usize) -> Vec<u8> {
+    /// Replaces the image placeholders, which are encoded as `<image>`, by their ids, and returns the mask of them.
+    fn mark_image(&self, ids: &mut [u32], first: usize) -> Vec<u8> {
         let mut mask = vec![0; ids.len()];
-        let places = ids.iter_mut().zip(&mut mask).skip(first).take(self.image_tokens);
-        for ((id, mark), placeholder) in places.zip(self.tokenizer.first_image_token()..) {
+        let placeholders = ids.iter_mut().zip(&mut mask).skip(first).take(self.image_tokens);
+        for ((id, mark), placeholder) in placeholders.zip(self.tokenizer.first_image_token()..) {
             (*id, *mark) = (placeholder, 1);
         }
         mask
     }
 
-    /// Takes out blanks behind tags, from the token `from` on, that the tokenizer makes up: it begins anew behind every
-    /// tag, so that `</object>.` gets a `▁` before the point, which the model itself never writes.
-    pub(crate) fn drop_lone_blanks(&self, prompt: &mut EncodedPrompt, from: usize) {
+    /// Removes blanks after tags, from the token `from` on. The tokenizer adds them because it encodes the text after
+    /// each tag separately, so that `</object>.` becomes `</object> .`. The model never generates them.
+    pub(crate) fn remove_added_blanks(&self, prompt: &mut EncodedPrompt, from: usize) {
         let ids = &prompt.input_ids;
-        let lone = |at: usize| {
-            at > 0 && at + 1 < ids.len() && self.tokenizer.is_lone_blank(ids[at]) && self.tokenizer.is_tag(ids[at - 1])
+        let is_added = |at: usize| {
+            at > 0 && at + 1 < ids.len() && self.tokenizer.is_blank(ids[at]) && self.tokenizer.is_tag(ids[at - 1])
         };
-        let kept: Vec<usize> = (0..ids.len()).filter(|&at| at < from || !lone(at)).collect();
+        let kept: Vec<usize> = (0..ids.len()).filter(|&at| at < from || !is_added(at)).collect();
         prompt.input_ids = kept.iter().map(|&at| ids[at]).collect();
         prompt.attention_mask.truncate(kept.len());
         if let Some(mask) = &mut prompt.image_embeds_position_mask {
@@ -144,9 +146,9 @@ impl TextProcessor {
         }
     }
 
-    /// Pads prompts to the longest of them, and to `least` tokens at least.
-    pub fn pad(&self, prompts: &mut [EncodedPrompt], side: PaddingSide, least: usize) {
-        let longest = prompts.iter().map(|prompt| prompt.input_ids.len()).max().unwrap_or(0).max(least);
+    /// Pads prompts to the length of the longest, and at least to `min_length`.
+    pub fn pad(&self, prompts: &mut [EncodedPrompt], side: PaddingSide, min_length: usize) {
+        let longest = prompts.iter().map(|prompt| prompt.input_ids.len()).max().unwrap_or(0).max(min_length);
         for prompt in prompts {
             let missing = longest - prompt.input_ids.len();
             pad_with(&mut prompt.input_ids, self.tokenizer.pad(), missing, side);

@@ -2,38 +2,44 @@
 
 use std::iter;
 
-use super::super::decode::{ImageError, PictureFormat, undecodable};
+use super::super::error::{ImageError, undecodable};
+use super::super::format::PictureFormat;
 use super::super::transparency::Palette;
 
 const FILE_HEADER: usize = 14;
-/// The oldest header, with 16-bit sides and a palette of three bytes a colour.
+/// Size of the oldest DIB header (BITMAPCOREHEADER), with a 16-bit width and height and palette entries of three bytes.
 const CORE_HEADER: u32 = 12;
-/// Windows 3 to 5 and OS/2 2: all begin alike.
+/// Sizes of the headers of Windows 3 to 5 and OS/2 2, which share their first fields.
 const LATER_HEADERS: [u32; 6] = [40, 52, 56, 64, 108, 124];
-/// Headers from this size on hold colour masks; from the next one on, one for opacity too.
+/// Headers of at least this size have masks of red, green and blue; from the next constant on, of alpha too.
 const HEADER_WITH_MASKS: u32 = 52;
 const HEADER_WITH_ALPHA_MASK: u32 = 56;
+/// Offset of the masks in the header.
 const MASKS: usize = 40;
-const MOST_COLOURS: usize = 256;
-/// The header may state more, as long as they are shades of gray in their order.
-const MOST_STATED_COLOURS: usize = 1 << 16;
+const MAX_COLOURS: usize = 256;
+/// The header may state more than [`MAX_COLOURS`] if the palette is a gray ramp.
+const MAX_STATED_COLOURS: usize = 1 << 16;
 
-/// Where a pixel's channels are.
+/// How a pixel's channels are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Channels {
-    /// Indices of this many bits.
+    /// Palette indices of this many bits.
     Indices(usize),
-    /// Five bits each, or six of green.
+    /// Five bits per channel.
     Rgb555,
+    /// Five bits of red and blue, six of green.
     Rgb565,
-    /// Bytes: the size of a pixel, the places of red, green and blue, and of opacity if it has one.
+    /// Bytes: the size of a pixel, the offsets of red, green and blue in it, and of alpha if it has one.
     Bytes(usize, [usize; 3], Option<usize>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    Rows,
-    Runs { of_nibbles: bool },
+pub(super) enum Compression {
+    None,
+    /// Run-length encoding of 8-bit or 4-bit indices.
+    Rle {
+        is_4_bit: bool,
+    },
 }
 
 /// A file's pixels and how to read them.
@@ -42,22 +48,22 @@ pub(super) struct Bitmap<'a> {
     pub(super) height: u32,
     pub(super) is_top_down: bool,
     pub(super) channels: Channels,
-    pub(super) packing: Packing,
-    /// Bytes from one row to the next.
+    pub(super) compression: Compression,
+    /// Bytes from the start of one row to the next.
     pub(super) stride: usize,
-    /// Over white, though BMP palettes have no opacity.
+    /// The palette, composited over white (although a BMP palette has no alpha).
     pub(super) palette: [[u8; 3]; 256],
-    /// From the first row to the file's end.
+    /// From the first row to the end of the file.
     pub(super) data: &'a [u8],
-    /// Whether the data begin at an odd offset in the file: runs are aligned by the file's offsets.
-    pub(super) is_odd: bool,
+    /// Whether the data begins at an odd offset in the file: Pillow aligns runs to even file offsets.
+    pub(super) starts_at_odd_offset: bool,
 }
 
 impl Bitmap<'_> {
-    /// The picture's rows in their order in the file.
-    pub(super) fn lines(&self) -> impl Iterator<Item = u32> {
+    /// The row numbers of the picture in the order of the file.
+    pub(super) fn row_order(&self) -> impl Iterator<Item = u32> {
         let (height, is_top_down) = (self.height, self.is_top_down);
-        (0..height).map(move |line| if is_top_down { line } else { height - 1 - line })
+        (0..height).map(move |row| if is_top_down { row } else { height - 1 - row })
     }
 }
 
@@ -69,72 +75,83 @@ fn u32_at(file: &[u8], at: usize) -> Option<u32> {
     file.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
-/// Width, height, and whether rows go from top to bottom.
-pub(in super::super) fn sides(file: &[u8]) -> Option<(u32, u32, bool)> {
+/// Width, height, and whether rows are stored from top to bottom.
+pub(in super::super) fn dimensions(file: &[u8]) -> Option<(u32, u32, bool)> {
     if u32_at(file, FILE_HEADER)? == CORE_HEADER {
         return Some((u16_at(file, 18)?, u16_at(file, 20)?, false));
     }
     let height = u32_at(file, 22)?;
-    // Pillow takes a height for negative by its highest byte.
+    // A negative height. Pillow checks only its highest byte.
     let is_top_down = height >> 24 == 0xff;
     Some((u32_at(file, 18)?, if is_top_down { height.wrapping_neg() } else { height }, is_top_down))
 }
 
 impl<'a> Bitmap<'a> {
     pub(super) fn read(file: &'a [u8]) -> Result<Self, ImageError> {
-        let early = || undecodable(PictureFormat::Bmp, "it ends within its header");
+        let incomplete = || undecodable(PictureFormat::Bmp, "its header is incomplete");
         let unsupported = |what: String| ImageError::Unsupported { what };
-        let (width, height, is_top_down) = sides(file).ok_or_else(early)?;
-        let header_size = u32_at(file, FILE_HEADER).ok_or_else(early)?;
+        let (width, height, is_top_down) = dimensions(file).ok_or_else(incomplete)?;
+        let header_size = u32_at(file, FILE_HEADER).ok_or_else(incomplete)?;
         let is_core = header_size == CORE_HEADER;
         if !is_core && !LATER_HEADERS.contains(&header_size) {
-            return Err(unsupported(format!("a BMP header of {header_size} bytes")));
+            return Err(unsupported(format!("BMP with a header of {header_size} bytes")));
         }
-        let behind_header = FILE_HEADER + header_size as usize;
-        let header = file.get(..behind_header).ok_or_else(early)?;
-        let bits = u16_at(header, if is_core { 24 } else { 28 }).ok_or_else(early)?;
-        let compression = if is_core { 0 } else { u32_at(header, 30).ok_or_else(early)? };
-        let no_depth = || unsupported(format!("BMP of {bits} bits a pixel"));
-        let mut channels = without_masks(bits).ok_or_else(no_depth)?;
-        let (mut behind, mut packing) = (behind_header, Packing::Rows);
+        let header_end = FILE_HEADER + header_size as usize;
+        let header = file.get(..header_end).ok_or_else(incomplete)?;
+        let bits = u16_at(header, if is_core { 24 } else { 28 }).ok_or_else(incomplete)?;
+        let compression = if is_core { 0 } else { u32_at(header, 30).ok_or_else(incomplete)? };
+        let unknown_depth = || unsupported(format!("BMP with {bits} bits per pixel"));
+        let mut channels = default_channels(bits).ok_or_else(unknown_depth)?;
+        let (mut end, mut scheme) = (header_end, Compression::None);
         match compression {
             0 => {}
-            1 | 2 if bits > 8 => return Err(unsupported(format!("run-length encoded BMP of {bits} bits a pixel"))),
-            1 | 2 => packing = Packing::Runs { of_nibbles: compression == 2 },
+            1 | 2 if bits > 8 => return Err(unsupported(format!("run-length encoded BMP with {bits} bits per pixel"))),
+            1 | 2 => scheme = Compression::Rle { is_4_bit: compression == 2 },
             3 => {
                 let masks;
-                (masks, behind) = read_masks(file, header_size).ok_or_else(early)?;
-                let no_masks = || unsupported("BMP with these colour masks".to_owned());
-                channels = of_masks(bits, masks).ok_or_else(no_masks)?;
+                (masks, end) = read_masks(file, header_size).ok_or_else(incomplete)?;
+                let unknown_masks = || unsupported("BMP with these colour masks".to_owned());
+                channels = channels_of_masks(bits, masks).ok_or_else(unknown_masks)?;
             }
-            4 => return Err(unsupported("JPEG within BMP".to_owned())),
-            5 => return Err(unsupported("PNG within BMP".to_owned())),
-            _ => return Err(unsupported(format!("BMP compression {compression}"))),
+            4 => return Err(unsupported("BMP that contains a JPEG".to_owned())),
+            5 => return Err(unsupported("BMP that contains a PNG".to_owned())),
+            _ => return Err(unsupported(format!("BMP with compression {compression}"))),
         }
-        let mut start = u32_at(file, 10).ok_or_else(early)? as usize;
-        let mut colours = Colours { palette: Palette::gray(), index_bits: bits as usize };
+        let mut start = u32_at(file, 10).ok_or_else(incomplete)? as usize;
+        let mut indexed = IndexedPalette { palette: Palette::gray(), index_bits: bits as usize };
         if let Channels::Indices(_) = channels {
             let entry = if is_core { 3 } else { 4 };
-            let stated = if is_core { 0 } else { u32_at(header, 46).ok_or_else(early)? };
+            let stated = if is_core { 0 } else { u32_at(header, 46).ok_or_else(incomplete)? };
             let count = if stated == 0 { 1 << bits } else { stated as usize };
-            if start == behind_header {
+            if start == header_end {
                 start = start.saturating_add(count.saturating_mul(entry));
             }
-            let rest = file.get(behind..).unwrap_or_default();
+            let rest = file.get(end..).unwrap_or_default();
             let stored = &rest[..rest.len().min(count.saturating_mul(entry))];
-            behind += stored.len();
-            colours = Colours::read(stored, count, entry, bits as usize)?;
-            channels = Channels::Indices(colours.index_bits);
+            end += stored.len();
+            indexed = IndexedPalette::read(stored, count, entry, bits as usize)?;
+            channels = Channels::Indices(indexed.index_bits);
         }
-        let start = if start == 0 { behind } else { start };
+        let start = if start == 0 { end } else { start };
         let data = file.get(start..).unwrap_or_default();
         let stride = (u64::from(width) * u64::from(bits)).div_ceil(32) as usize * 4;
-        let palette = colours.palette.on_white();
-        Ok(Self { width, height, is_top_down, channels, packing, stride, palette, data, is_odd: start % 2 == 1 })
+        let palette = indexed.palette.on_white();
+        Ok(Self {
+            width,
+            height,
+            is_top_down,
+            channels,
+            compression: scheme,
+            stride,
+            palette,
+            data,
+            starts_at_odd_offset: start % 2 == 1,
+        })
     }
 }
 
-fn without_masks(bits: u32) -> Option<Channels> {
+/// The channels of a depth when the file has no masks.
+fn default_channels(bits: u32) -> Option<Channels> {
     Some(match bits {
         1 | 4 | 8 => Channels::Indices(bits as usize),
         16 => Channels::Rgb555,
@@ -144,38 +161,38 @@ fn without_masks(bits: u32) -> Option<Channels> {
     })
 }
 
-/// Masks of red, green, blue and, if the header has one, opacity; and the offset behind them and the header.
+/// The masks of red, green, blue and, if the header has one, alpha; and the offset after the header and the masks.
 fn read_masks(file: &[u8], header_size: u32) -> Option<([u32; 4], usize)> {
-    let behind_header = FILE_HEADER + header_size as usize;
-    let (at, count, behind) = match header_size {
-        HEADER_WITH_ALPHA_MASK.. => (FILE_HEADER + MASKS, 4, behind_header),
-        HEADER_WITH_MASKS.. => (FILE_HEADER + MASKS, 3, behind_header),
-        _ => (behind_header, 3, behind_header + 3 * 4),
+    let header_end = FILE_HEADER + header_size as usize;
+    let (at, count, end) = match header_size {
+        HEADER_WITH_ALPHA_MASK.. => (FILE_HEADER + MASKS, 4, header_end),
+        HEADER_WITH_MASKS.. => (FILE_HEADER + MASKS, 3, header_end),
+        _ => (header_end, 3, header_end + 3 * 4),
     };
     let mut masks = [0; 4];
     for (mask, at) in masks.iter_mut().take(count).zip((at..).step_by(4)) {
         *mask = u32_at(file, at)?;
     }
-    Some((masks, behind))
+    Some((masks, end))
 }
 
-/// What indices stand for.
-struct Colours {
+/// The palette, and the size of the indices into it.
+struct IndexedPalette {
     palette: Palette,
     index_bits: usize,
 }
 
-impl Colours {
-    /// Pillow drops a palette of gray shades in their order and reads the pixels by the number of shades: bits where
-    /// there are two, else bytes, whatever the header says of their size.
+impl IndexedPalette {
+    /// Pillow ignores a palette that is a gray ramp and then reads indices of one bit if it has at most two shades, or
+    /// of eight bits otherwise, whatever size the header states.
     fn read(stored: &[u8], count: usize, entry: usize, bits: usize) -> Result<Self, ImageError> {
-        let broken = |fault: &str| undecodable(PictureFormat::Bmp, fault);
-        if count > MOST_STATED_COLOURS {
-            return Err(broken("its palette has more than 65536 colours"));
+        let damaged = |reason: &str| undecodable(PictureFormat::Bmp, reason);
+        if count > MAX_STATED_COLOURS {
+            return Err(damaged("its palette has more than 65536 colours"));
         }
         let entries = || stored.chunks_exact(entry).map(|colour| [colour[2], colour[1], colour[0]]);
         let (black, white) = ([0; 3], [255; 3]);
-        // Of run-length encoded bytes, all but zero are white.
+        // Run-length encoded indices are bytes; all but 0 are white.
         let black_and_white = || Palette::new(iter::once(black).chain(iter::repeat(white)));
         Ok(match count {
             1 if entries().eq([black]) => Self { palette: black_and_white(), index_bits: 1 },
@@ -183,16 +200,16 @@ impl Colours {
             3.. if entries().eq((0..count).map(|shade| [shade as u8; 3])) => {
                 Self { palette: Palette::gray(), index_bits: 8 }
             }
-            _ if count > MOST_COLOURS && stored.len() / entry > MOST_COLOURS => {
-                return Err(broken("its palette has more than 256 colours"));
+            _ if count > MAX_COLOURS && stored.len() / entry > MAX_COLOURS => {
+                return Err(damaged("its palette has more than 256 colours"));
             }
             _ => Self { palette: Palette::new(entries()), index_bits: bits },
         })
     }
 }
 
-/// The sets of masks that Pillow knows: red, green, blue, opacity.
-fn of_masks(bits: u32, masks: [u32; 4]) -> Option<Channels> {
+/// The channels for masks of red, green, blue and alpha; `None` for combinations that Pillow does not support.
+fn channels_of_masks(bits: u32, masks: [u32; 4]) -> Option<Channels> {
     const LOW: u32 = 0xff;
     const SECOND: u32 = 0xff00;
     const THIRD: u32 = 0xff_0000;

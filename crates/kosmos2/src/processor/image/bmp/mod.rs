@@ -1,27 +1,28 @@
 //! BMP as Pillow 13 reads it.
 
 mod header;
-mod rows;
-mod runs;
+mod rle;
+mod uncompressed;
 
 use image::metadata::Orientation;
 use image::{Rgb, RgbImage};
 
-use super::decode::{Decoded, ImageError};
+use super::error::ImageError;
 use super::limits::DecodeOptions;
-pub(super) use header::sides;
-use header::{Bitmap, Packing};
+use super::picture::Decoded;
+pub(super) use header::dimensions;
+use header::{Bitmap, Compression};
 
 pub(super) fn decode(file: &[u8], options: &DecodeOptions) -> Result<Decoded, ImageError> {
     let bitmap = Bitmap::read(file)?;
-    let rgb = match bitmap.packing {
-        Packing::Rows => rows::unpack(&bitmap, options)?,
-        Packing::Runs { of_nibbles } => {
-            let indices = runs::unpack(&bitmap, of_nibbles, options)?;
+    let rgb = match bitmap.compression {
+        Compression::None => uncompressed::decode(&bitmap, options)?,
+        Compression::Rle { is_4_bit } => {
+            let indices = rle::decode(&bitmap, is_4_bit, options)?;
             let mut rgb = RgbImage::new(bitmap.width, bitmap.height);
-            let lines = indices.chunks_exact(bitmap.width as usize);
-            for (line, y) in lines.zip(bitmap.lines()) {
-                for (index, x) in line.iter().zip(0..) {
+            let rows = indices.chunks_exact(bitmap.width as usize);
+            for (row, y) in rows.zip(bitmap.row_order()) {
+                for (index, x) in row.iter().zip(0..) {
                     rgb.put_pixel(x, y, Rgb(bitmap.palette[usize::from(*index)]));
                 }
             }

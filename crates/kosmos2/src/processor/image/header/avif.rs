@@ -1,14 +1,14 @@
-//! AVIF: boxes say how large the picture is and where its streams lie; the streams say how many frames they have.
+//! AVIF: boxes state the picture's size and where its AV1 streams are; the streams' OBUs are counted.
 
 use super::super::avif::Description;
-use super::super::decode::ImageError;
+use super::super::error::ImageError;
 use super::super::limits::DecodeOptions;
-use super::Claims;
+use super::estimate::Estimate;
 
-pub(super) fn claims(file: &[u8], options: &DecodeOptions) -> Result<Option<Claims>, ImageError> {
-    let found = Description::read(file)?;
-    let (width, height) = (found.width, found.height);
-    // Before streams are looked at, of which a picture of many tiles has many.
+pub(super) fn estimate(file: &[u8], options: &DecodeOptions) -> Result<Option<Estimate>, ImageError> {
+    let description = Description::read(file)?;
+    let (width, height) = (description.width, description.height);
+    // Before reading the streams: a grid can have many.
     options.check_size(width.into(), height.into())?;
-    Ok(Some(Claims { width, height, memory: found.memory()?.saturating_add(file.len() as u64) }))
+    Ok(Some(Estimate { width, height, memory: description.memory()?.saturating_add(file.len() as u64) }))
 }

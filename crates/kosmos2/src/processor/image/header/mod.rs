@@ -1,76 +1,73 @@
-//! What a picture will cost, read from its headers alone: no room for pixels is made, and nothing is unpacked.
+//! What decoding a picture will cost, from its headers alone: nothing is decompressed, and no pixel buffer is
+//! allocated.
 //!
-//! Each format's walk goes once over the file and follows the lengths that it tells, as the decoders do. What is not
-//! well-formed is left to them; here it only must not make a picture look cheaper than it is.
+//! Each format's estimate makes one pass over the file and follows the lengths that it states, as the decoders do.
+//! Errors in the format are left to the decoders; here, they must only not make a picture look cheaper than it is.
 
 mod avif;
 mod bmp;
+mod estimate;
 mod gif;
 mod jpeg;
-mod names;
 mod png;
 mod tiff;
+mod unsupported_formats;
 mod webp;
 
 use image::ImageFormat;
 
 use super::avif::is_avif;
-use super::decode::{ImageError, PictureFormat, undecodable};
+use super::error::{ImageError, undecodable};
+use super::format::PictureFormat;
 use super::limits::DecodeOptions;
 use super::tiff::Directory;
-pub(super) use jpeg::scans as jpeg_scans;
+use estimate::Estimate;
+use unsupported_formats::{camera_raw_name, unsupported_format_name};
 
-/// What a picture's headers claim.
+/// What a picture's headers state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The encoding.
+    /// The file format.
     pub format: PictureFormat,
     /// Width in pixels, as stored.
     pub width: u32,
     /// Height in pixels, as stored.
     pub height: u32,
-    /// Most bytes that decoding takes at one time, the file's own not counted: what the decoder keeps, the pixels, and
-    /// the copies made on the way to upright RGB.
+    /// Upper bound on the bytes of memory that decoding takes, without the file itself: the decoder's state, the
+    /// pixels, and the intermediate copies up to upright RGB.
     pub memory: u64,
 }
 
-/// A format's claims, before limits are looked at.
-struct Claims {
-    width: u32,
-    height: u32,
-    memory: u64,
-}
-
 impl Header {
-    /// Reads a picture's headers and holds them against the limits.
+    /// Reads a picture's headers and checks them against the limits.
     ///
     /// # Errors
-    /// [`ImageError`]: an unknown format, headers that end too early, or more of anything than allowed.
+    /// [`ImageError`] if the format is unknown or unsupported, a header is incomplete, or a limit is exceeded.
     pub fn read(bytes: &[u8], options: &DecodeOptions) -> Result<Self, ImageError> {
-        let format = format_of(bytes)?;
-        let claims = match format {
-            PictureFormat::Jpeg => jpeg::claims(bytes)?,
-            PictureFormat::Png => png::claims(bytes)?,
-            PictureFormat::Gif => gif::claims(bytes)?,
-            PictureFormat::WebP => webp::claims(bytes)?,
-            PictureFormat::Bmp => bmp::claims(bytes)?,
-            PictureFormat::Tiff => tiff::claims(bytes, options)?,
-            PictureFormat::Avif => avif::claims(bytes, options)?,
+        let format = detect_format(bytes)?;
+        let estimate = match format {
+            PictureFormat::Jpeg => jpeg::estimate(bytes)?,
+            PictureFormat::Png => png::estimate(bytes)?,
+            PictureFormat::Gif => gif::estimate(bytes)?,
+            PictureFormat::WebP => webp::estimate(bytes)?,
+            PictureFormat::Bmp => bmp::estimate(bytes)?,
+            PictureFormat::Tiff => tiff::estimate(bytes, options)?,
+            PictureFormat::Avif => avif::estimate(bytes, options)?,
         };
-        let Some(Claims { width, height, memory }) = claims else {
-            return Err(undecodable(format, "it ends within its header"));
+        let Some(Estimate { width, height, memory }) = estimate else {
+            return Err(undecodable(format, "its header is incomplete"));
         };
         options.check_size(width.into(), height.into())?;
         if width == 0 || height == 0 {
-            return Err(undecodable(format, "it has no pixels"));
+            return Err(undecodable(format, "its width or height is 0"));
         }
         options.check_memory(memory)?;
         Ok(Self { format, width, height, memory })
     }
 }
 
-/// By the first bytes, never by a name.
-fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
+/// The format by the first bytes, whatever the file's name.
+fn detect_format(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
@@ -81,21 +78,13 @@ fn format_of(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
         Ok(ImageFormat::WebP) => Ok(PictureFormat::WebP),
         Ok(ImageFormat::Bmp) => Ok(PictureFormat::Bmp),
         _ if is_avif(bytes) => Ok(PictureFormat::Avif),
-        _ if Directory::begins(bytes) => match names::raw_of_tiff(bytes) {
+        _ if Directory::has_signature(bytes) => match camera_raw_name(bytes) {
             Some(name) => Err(ImageError::UnsupportedFormat { name }),
             None => Ok(PictureFormat::Tiff),
         },
-        _ => {
-            Err(names::name_of(bytes).map_or(ImageError::UnknownFormat, |name| ImageError::UnsupportedFormat { name }))
-        }
+        _ => match unsupported_format_name(bytes) {
+            Some(name) => Err(ImageError::UnsupportedFormat { name }),
+            None => Err(ImageError::UnknownFormat),
+        },
     }
-}
-
-/// `N` bytes at a place, where there are that many.
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn product(factors: &[u64]) -> u64 {
-    factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
 }

@@ -1,25 +1,25 @@
-//! TIFF: a directory of fields says what the picture is and where its pieces lie.
+//! TIFF: the first image file directory (IFD) describes the image.
 
-use super::super::decode::ImageError;
+use super::super::error::ImageError;
 use super::super::limits::DecodeOptions;
-use super::super::tiff::{Layout, Packing};
-use super::{Claims, product};
+use super::super::tiff::{Compression, Layout};
+use super::estimate::{Estimate, product};
 
-/// RGB and a turned copy of it.
-const TURNED: u64 = 3 + 3;
-/// A strip or tile in the list of those that are not packed.
-const PLACE: u64 = 16;
+/// RGB and a rotated copy of it.
+const ROTATED: u64 = 3 + 3;
+/// Size of an entry in the list of uncompressed strips or tiles.
+const LIST_ENTRY: u64 = 16;
 
-pub(super) fn claims(file: &[u8], options: &DecodeOptions) -> Result<Option<Claims>, ImageError> {
+pub(super) fn estimate(file: &[u8], options: &DecodeOptions) -> Result<Option<Estimate>, ImageError> {
     let layout = Layout::read(file, options)?;
     let (width, height) = (layout.width, layout.height);
-    let per_pixel = TURNED.max(layout.pixel_bytes() as u64 + 3);
-    let pixels = product(&[width.into(), height.into(), per_pixel]);
-    let kept = match layout.packing {
-        Packing::None => product(&[layout.pieces_in_file(), PLACE]),
-        // Packed bytes may have to be put in order, and a JPEG stream is put together anew.
+    let bytes_per_pixel = ROTATED.max(layout.pixel_bytes() as u64 + 3);
+    let pixels = product(&[width.into(), height.into(), bytes_per_pixel]);
+    let decoder = match layout.compression {
+        Compression::None => product(&[layout.chunks_in_file(), LIST_ENTRY]),
+        // Compressed bytes are copied to reverse their bits, or to add the tables to a JPEG stream.
         _ => file.len() as u64,
     };
-    let memory = pixels.saturating_add(layout.piece_bytes()).saturating_add(kept);
-    Ok(Some(Claims { width, height, memory }))
+    let memory = pixels.saturating_add(layout.chunk_bytes()).saturating_add(decoder);
+    Ok(Some(Estimate { width, height, memory }))
 }

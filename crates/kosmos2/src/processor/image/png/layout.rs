@@ -1,10 +1,11 @@
-//! How a PNG file's pixels are stored: depth, channels, and the passes of an interlaced picture.
+//! How a PNG file's pixels are stored: bit depth, colour type, and the passes of an interlaced picture.
 
-use super::super::decode::{ImageError, PictureFormat, undecodable};
+use super::super::error::{ImageError, undecodable};
+use super::super::format::PictureFormat;
 
-/// What a pixel is made of.
+/// The colour type of IHDR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Colours {
+pub(super) enum ColourType {
     Gray,
     Rgb,
     Palette,
@@ -12,77 +13,82 @@ pub(super) enum Colours {
     Rgba,
 }
 
-/// The header's fields.
+/// The fields of IHDR, and those of fcTL that apply to the default image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
-    /// Of the picture.
+    /// Width and height of the picture.
     pub(super) canvas: [usize; 2],
-    /// Where on the canvas the stored pixels belong: a frame of an animation may be smaller.
-    pub(super) place: [usize; 2],
-    /// Of the stored pixels.
+    /// Offset of the stored pixels on the canvas: a frame of an animation may be smaller.
+    pub(super) offset: [usize; 2],
+    /// Width of the stored pixels.
     pub(super) width: usize,
+    /// Height of the stored pixels.
     pub(super) height: usize,
-    /// Bits of a sample.
+    /// Bits per sample.
     pub(super) depth: u8,
-    pub(super) colours: Colours,
+    pub(super) colour_type: ColourType,
     is_interlaced: bool,
 }
 
-/// Rows that are stored together: the whole picture, or one pass over an interlaced one.
+/// The whole picture or, if it is interlaced, one of its passes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
-    /// The first pixel.
+    /// Column of the first pixel.
     pub(super) x: usize,
+    /// Row of the first pixel.
     pub(super) y: usize,
-    /// From one pixel to the next.
-    pub(super) across: usize,
-    pub(super) down: usize,
-    /// Bytes of a row, its filter not counted.
-    pub(super) row: usize,
-    pub(super) rows: usize,
+    /// Columns from one pixel to the next.
+    pub(super) column_step: usize,
+    /// Rows from one scanline to the next.
+    pub(super) row_step: usize,
+    /// Bytes of a scanline without its filter byte.
+    pub(super) scanline_bytes: usize,
+    pub(super) scanlines: usize,
 }
 
-/// First column and row, steps across and down.
-const WHOLE: [[usize; 4]; 1] = [[0, 0, 1, 1]];
-const INTERLACED: [[usize; 4]; 7] =
+/// First column, first row, column step and row step of each pass.
+const NOT_INTERLACED: [[usize; 4]; 1] = [[0, 0, 1, 1]];
+const ADAM7: [[usize; 4]; 7] =
     [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
 
 impl Layout {
-    /// Reads the header chunk's data.
+    /// Reads the data of IHDR.
     pub(super) fn read(data: &[u8]) -> Result<Self, ImageError> {
-        let broken = |fault: &str| undecodable(PictureFormat::Png, fault);
-        let Some((sides, &[depth, kind, _, filters, interlaced, ..])) = data.split_first_chunk::<8>() else {
-            return Err(broken("it ends within its header"));
+        let damaged = |reason: &str| undecodable(PictureFormat::Png, reason);
+        let Some((dimensions, &[depth, colour_type, _, filter_method, interlace_method, ..])) =
+            data.split_first_chunk::<8>()
+        else {
+            return Err(damaged("its IHDR chunk is too short"));
         };
         let [width, height] =
-            [0, 4].map(|at| u32::from_be_bytes(std::array::from_fn(|byte| sides[at + byte])) as usize);
-        if filters != 0 {
-            return Err(broken("its rows are filtered in an unknown way"));
+            [0, 4].map(|at| u32::from_be_bytes(std::array::from_fn(|byte| dimensions[at + byte])) as usize);
+        if filter_method != 0 {
+            return Err(damaged("its filter method is unknown"));
         }
-        let colours = match (kind, depth) {
-            (0, 1 | 2 | 4 | 8 | 16) => Colours::Gray,
-            (2, 8 | 16) => Colours::Rgb,
-            (3, 1 | 2 | 4 | 8) => Colours::Palette,
-            (4, 8 | 16) => Colours::GrayAlpha,
-            (6, 8 | 16) => Colours::Rgba,
-            _ => return Err(broken("its header states a depth and colour type that do not go together")),
+        let colour_type = match (colour_type, depth) {
+            (0, 1 | 2 | 4 | 8 | 16) => ColourType::Gray,
+            (2, 8 | 16) => ColourType::Rgb,
+            (3, 1 | 2 | 4 | 8) => ColourType::Palette,
+            (4, 8 | 16) => ColourType::GrayAlpha,
+            (6, 8 | 16) => ColourType::Rgba,
+            _ => return Err(damaged("its combination of bit depth and colour type is invalid")),
         };
-        let (canvas, place) = ([width, height], [0; 2]);
-        Ok(Self { canvas, place, width, height, depth, colours, is_interlaced: interlaced != 0 })
+        let (canvas, offset) = ([width, height], [0; 2]);
+        Ok(Self { canvas, offset, width, height, depth, colour_type, is_interlaced: interlace_method != 0 })
     }
 
-    /// Reads a frame's control chunk: the pixels that follow are that frame's.
+    /// Reads the data of an fcTL chunk before IDAT: the default image is then the animation's first frame.
     pub(super) fn set_frame(&mut self, data: &[u8]) -> Result<(), ImageError> {
-        let broken = || undecodable(PictureFormat::Png, "it states a frame that does not fit its size");
-        let (fields, _) = data.split_first_chunk::<26>().ok_or_else(broken)?;
+        let damaged = || undecodable(PictureFormat::Png, "its first frame does not fit on its canvas");
+        let (fields, _) = data.split_first_chunk::<26>().ok_or_else(damaged)?;
         let [width, height, x, y] =
             [4, 8, 12, 16].map(|at| u32::from_be_bytes(std::array::from_fn(|byte| fields[at + byte])) as usize);
         if width == 0 || height == 0 || x + width > self.canvas[0] || y + height > self.canvas[1] {
-            return Err(broken());
+            return Err(damaged());
         }
         (self.width, self.height) = (width, height);
-        // Pillow puts an interlaced frame at the corner.
-        self.place = if self.is_interlaced { [0; 2] } else { [x, y] };
+        // Pillow ignores the offset of an interlaced frame.
+        self.offset = if self.is_interlaced { [0; 2] } else { [x, y] };
         Ok(())
     }
 
@@ -91,37 +97,40 @@ impl Layout {
     }
 
     pub(super) fn bits_per_pixel(&self) -> usize {
-        let channels = match self.colours {
-            Colours::Gray | Colours::Palette => 1,
-            Colours::GrayAlpha => 2,
-            Colours::Rgb => 3,
-            Colours::Rgba => 4,
+        let channels = match self.colour_type {
+            ColourType::Gray | ColourType::Palette => 1,
+            ColourType::GrayAlpha => 2,
+            ColourType::Rgb => 3,
+            ColourType::Rgba => 4,
         };
         channels * usize::from(self.depth)
     }
 
-    /// Bytes that a transparency chunk has at least.
-    pub(super) fn shortest_transparency(&self) -> usize {
-        match self.colours {
-            Colours::Gray => 2,
-            Colours::Rgb => 6,
+    /// Minimum length of a tRNS chunk.
+    pub(super) fn min_transparency_bytes(&self) -> usize {
+        match self.colour_type {
+            ColourType::Gray => 2,
+            ColourType::Rgb => 6,
             _ => 0,
         }
     }
 
+    /// The passes that have pixels.
     pub(super) fn passes(&self) -> impl Iterator<Item = Pass> {
-        let table: &[[usize; 4]] = if self.is_interlaced { &INTERLACED } else { &WHOLE };
+        let table: &[[usize; 4]] = if self.is_interlaced { &ADAM7 } else { &NOT_INTERLACED };
         let (width, height, bits) = (self.width, self.height, self.bits_per_pixel());
-        let passes = table.iter().map(move |&[x, y, across, down]| {
-            let [columns, rows] = [(width, x, across), (height, y, down)]
+        let passes = table.iter().map(move |&[x, y, column_step, row_step]| {
+            let [columns, scanlines] = [(width, x, column_step), (height, y, row_step)]
                 .map(|(side, first, step)| side.saturating_sub(first).div_ceil(step));
-            Pass { x, y, across, down, row: (columns * bits).div_ceil(8), rows }
+            Pass { x, y, column_step, row_step, scanline_bytes: (columns * bits).div_ceil(8), scanlines }
         });
-        passes.filter(|pass| pass.row > 0)
+        passes.filter(|pass| pass.scanline_bytes > 0)
     }
 
-    /// Bytes of all rows with their filters.
-    pub(super) fn unpacked_size(&self) -> usize {
-        self.passes().map(|pass| (pass.row + 1).saturating_mul(pass.rows)).fold(0, usize::saturating_add)
+    /// Bytes of all scanlines with their filter bytes.
+    pub(super) fn decompressed_size(&self) -> usize {
+        self.passes()
+            .map(|pass| (pass.scanline_bytes + 1).saturating_mul(pass.scanlines))
+            .fold(0, usize::saturating_add)
     }
 }

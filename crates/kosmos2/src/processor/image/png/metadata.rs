@@ -1,70 +1,74 @@
-//! What a PNG file's chunks say of its orientation: EXIF, XMP, and EXIF as text that ImageMagick writes.
+//! Chunks of a PNG file that state an orientation: EXIF, XMP, and EXIF as ImageMagick's hexadecimal text.
 
 use std::borrow::Cow;
 
 use fdeflate::Decompressor;
 use image::metadata::Orientation;
 
-use super::super::decode::{ImageError, PictureFormat};
+use super::super::error::ImageError;
+use super::super::format::PictureFormat;
 use super::super::orientation;
 
-/// Most bytes that one text may unpack to. Pillow's limit.
-const LONGEST_TEXT: usize = 1 << 20;
-/// Most bytes that all texts together may unpack to. Pillow's limit.
-const LONGEST_TEXTS: usize = 64 << 20;
-/// Room for a text when it begins to be unpacked.
-const FIRST_ROOM: usize = 16 << 10;
+/// Maximum bytes of a decompressed text: Pillow's `MAX_TEXT_CHUNK`.
+const MAX_TEXT: usize = 1 << 20;
+/// Maximum bytes of all decompressed texts: Pillow's `MAX_TEXT_MEMORY`.
+const MAX_TEXT_MEMORY: usize = 64 << 20;
+/// Initial size of the buffer for a decompressed text.
+const INITIAL_BUFFER: usize = 16 << 10;
 
 const XMP: &[u8] = b"XML:com.adobe.xmp";
 const EXIF_TEXT: &[u8] = b"Raw profile type exif";
 
-/// The last of each kind counts.
+/// The relevant metadata. A later chunk replaces an earlier one of the same kind.
 #[derive(Default)]
 pub(super) struct Metadata<'a> {
     exif: Option<&'a [u8]>,
-    /// A hexadecimal dump of EXIF behind three lines.
+    /// EXIF as a hexadecimal dump after three lines.
     exif_text: Option<Cow<'a, [u8]>>,
-    /// XMP of whatever encoding, from an international text.
+    /// XMP from an iTXt chunk, in any encoding.
     xmp: Option<Cow<'a, [u8]>>,
-    /// XMP of a text in the encoding that its chunk prescribes.
+    /// XMP from a text chunk, in the encoding that its chunk type prescribes.
     xmp_text: Option<Cow<'a, [u8]>>,
-    unpacked: usize,
+    /// Bytes of text that were decompressed so far.
+    decompressed: usize,
 }
 
 impl<'a> Metadata<'a> {
-    pub(super) fn take(&mut self, kind: &[u8; 4], data: &'a [u8]) -> Result<(), ImageError> {
-        match kind {
+    pub(super) fn add(&mut self, chunk_type: &[u8; 4], data: &'a [u8]) -> Result<(), ImageError> {
+        match chunk_type {
             b"eXIf" => self.exif = Some(data),
             b"tEXt" => {
-                let (keyword, text) = split(data).unwrap_or((data, b""));
+                let (keyword, text) = split_at_nul(data).unwrap_or((data, b""));
                 match keyword {
                     b"exif" => self.exif = Some(text),
                     _ => self.set_text(keyword, Cow::Borrowed(text)),
                 }
             }
             b"zTXt" => {
-                let (keyword, packed) = split(data).unwrap_or((data, b""));
-                if is_read(keyword) {
-                    // A text that cannot be unpacked counts as an empty one.
-                    let text = self.unpack(packed.get(1..).unwrap_or_default())?.unwrap_or_default();
+                let (keyword, compressed) = split_at_nul(data).unwrap_or((data, b""));
+                if is_relevant(keyword) {
+                    // Pillow treats a text that cannot be decompressed as empty.
+                    let text = self.decompress(compressed.get(1..).unwrap_or_default())?.unwrap_or_default();
                     self.set_text(keyword, Cow::Owned(text));
                 }
             }
-            b"iTXt" => self.take_international(data)?,
+            b"iTXt" => self.add_international_text(data)?,
             _ => {}
         }
         Ok(())
     }
 
-    /// Keyword, whether the text is packed, how, language, keyword in that language, text.
-    fn take_international(&mut self, data: &'a [u8]) -> Result<(), ImageError> {
-        let Some((keyword, rest)) = split(data).filter(|(keyword, _)| is_read(keyword)) else { return Ok(()) };
-        let Some((&[is_packed, packing], rest)) = rest.split_first_chunk() else { return Ok(()) };
-        let Some((language, rest)) = split(rest) else { return Ok(()) };
-        let Some((translated, text)) = split(rest) else { return Ok(()) };
-        let text = match (is_packed, packing) {
+    /// The fields of iTXt: keyword, compression flag, compression method, language tag, translated keyword, text.
+    fn add_international_text(&mut self, data: &'a [u8]) -> Result<(), ImageError> {
+        let Some((keyword, rest)) = split_at_nul(data).filter(|(keyword, _)| is_relevant(keyword)) else {
+            return Ok(());
+        };
+        let Some((&[is_compressed, method], rest)) = rest.split_first_chunk() else { return Ok(()) };
+        let Some((language, rest)) = split_at_nul(rest) else { return Ok(()) };
+        let Some((translated, text)) = split_at_nul(rest) else { return Ok(()) };
+        let text = match (is_compressed, method) {
             (0, _) => Cow::Borrowed(text),
-            (_, 0) => match self.unpack(text)? {
+            (_, 0) => match self.decompress(text)? {
                 Some(text) => Cow::Owned(text),
                 None => return Ok(()),
             },
@@ -87,43 +91,47 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// As much as can be unpacked where the data end early; `None` where they are damaged.
-    fn unpack(&mut self, packed: &[u8]) -> Result<Option<Vec<u8>>, ImageError> {
+    /// Decompresses a text; as far as possible if the data ends early, `None` if it is damaged.
+    ///
+    /// # Errors
+    /// [`ImageError::TooMuchMetadata`].
+    fn decompress(&mut self, compressed: &[u8]) -> Result<Option<Vec<u8>>, ImageError> {
         let too_much = ImageError::TooMuchMetadata { format: PictureFormat::Png };
-        let (mut unpacker, mut text, mut written, mut rest) = (Decompressor::new(), vec![0; FIRST_ROOM], 0, packed);
+        let (mut decompressor, mut written, mut rest) = (Decompressor::new(), 0, compressed);
+        let mut text = vec![0; INITIAL_BUFFER];
         loop {
-            let Ok((read, wrote)) = unpacker.read(rest, &mut text, written, false) else {
-                self.unpacked += text.len();
-                break if self.unpacked > LONGEST_TEXTS { Err(too_much) } else { Ok(None) };
+            let Ok((read, wrote)) = decompressor.read(rest, &mut text, written, false) else {
+                self.decompressed += text.len();
+                break if self.decompressed > MAX_TEXT_MEMORY { Err(too_much) } else { Ok(None) };
             };
             rest = rest.get(read..).unwrap_or_default();
             written += wrote;
-            if unpacker.is_done() || written < text.len() && rest.is_empty() {
-                self.unpacked += written;
+            if decompressor.is_done() || written < text.len() && rest.is_empty() {
+                self.decompressed += written;
                 text.truncate(written);
-                break if written > LONGEST_TEXT || self.unpacked > LONGEST_TEXTS {
+                break if written > MAX_TEXT || self.decompressed > MAX_TEXT_MEMORY {
                     Err(too_much)
                 } else {
                     Ok(Some(text))
                 };
             }
             if written == text.len() {
-                if written > LONGEST_TEXT {
+                if written > MAX_TEXT {
                     return Err(too_much);
                 }
-                // One byte more than allowed shows that there is more.
-                text.resize((2 * written).min(LONGEST_TEXT + 1), 0);
+                // One byte more than allowed detects a longer text.
+                text.resize((2 * written).min(MAX_TEXT + 1), 0);
             }
         }
     }
 
-    /// Pillow's order: EXIF, else EXIF as text; then XMP.
+    /// The orientation, in Pillow's order of precedence: EXIF, or else EXIF as text; then XMP.
     pub(super) fn orientation(&self) -> Orientation {
         let xmp = self.xmp_text.as_deref().filter(|text| !text.is_empty()).or(self.xmp.as_deref());
         if self.exif.is_some() {
             return orientation::of_metadata(self.exif, xmp);
         }
-        match self.exif_text.as_deref().map(exif_of_text) {
+        match self.exif_text.as_deref().map(exif_from_text) {
             Some(Some(exif)) => orientation::of_metadata(Some(&exif), xmp),
             Some(None) => Orientation::NoTransforms,
             None => orientation::of_metadata(None, xmp),
@@ -131,24 +139,25 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// Whether a text of this keyword can say anything of the orientation.
-fn is_read(keyword: &[u8]) -> bool {
+/// Whether texts with this keyword may state an orientation.
+fn is_relevant(keyword: &[u8]) -> bool {
     keyword == XMP || keyword == EXIF_TEXT
 }
 
-/// What stands before and behind the first zero.
-fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The bytes before and after the first NUL.
+fn split_at_nul(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = data.iter().position(|&byte| byte == 0)?;
     Some((data.get(..at)?, data.get(at + 1..)?))
 }
 
-/// The bytes of a hexadecimal dump behind three lines, with blanks between pairs of digits.
-fn exif_of_text(text: &[u8]) -> Option<Vec<u8>> {
+/// Decodes a hexadecimal dump after three lines as Python's `bytes.fromhex` does: white space is allowed between bytes.
+/// `None` if it has other characters.
+fn exif_from_text(text: &[u8]) -> Option<Vec<u8>> {
     let dump = text.splitn(4, |&byte| byte == b'\n').nth(3).unwrap_or_default();
     let mut digits = dump.iter().filter(|&&byte| byte != b'\n').peekable();
     let mut bytes = Vec::with_capacity(dump.len() / 2);
     loop {
-        while digits.next_if(|byte| is_blank(**byte)).is_some() {}
+        while digits.next_if(|byte| is_whitespace(**byte)).is_some() {}
         let Some(high) = digits.next() else { return Some(bytes) };
         let digit = |byte: u8| char::from(byte).to_digit(16);
         let pair = digit(*high)? << 4 | digit(*digits.next()?)?;
@@ -156,7 +165,7 @@ fn exif_of_text(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Python's white space.
-fn is_blank(byte: u8) -> bool {
+/// Whether `bytes.fromhex` skips the byte.
+fn is_whitespace(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r')
 }

@@ -1,0 +1,226 @@
+//! Attention in f32, a tile of queries of one head at a time.
+
+use super::panels::{HeadColumns, PREFETCH_ROWS, gather_values, transpose_keys};
+use super::shape::{Context, Shape};
+use super::softmax::softmax;
+use crate::cpu::aligned::{F32x16, as_f32s};
+use crate::cpu::dispatch::IsaLevel;
+use crate::cpu::math::store_partial;
+use crate::cpu::microkernel::{Strided, sum_products, with_tile_size};
+use crate::cpu::parallel::Disjoint;
+use crate::cpu::scratch::{ThreadScratch, grow_to};
+use crate::cpu::simd::{Kernel, LANES, Simd};
+
+/// Rows of the tallest tile of any implementation.
+pub(super) const MAX_TILE_ROWS: usize = 8;
+
+/// The keys of one head in panels of 16 keys: `[panel][dimension][16]`.
+enum KeyPanels<'a> {
+    /// All panels, packed.
+    Packed(&'a [f32]),
+    /// Rows of keys that are packed a few panels at a time into the buffer.
+    OnDemand(HeadColumns<'a>, &'a mut [F32x16]),
+}
+
+/// All queries of one job in one head.
+pub(super) struct Head<'a> {
+    pub(super) level: IsaLevel,
+    pub(super) shape: &'a Shape<'a>,
+    pub(super) head: usize,
+    pub(super) out: &'a Disjoint<'a, f32>,
+    pub(super) thread: &'a mut ThreadScratch,
+}
+
+impl Kernel for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { level, shape, head, out, thread } = self;
+        let tiles = shape.rows.div_ceil(level.tile_rows(1));
+        let tile_panels = level.tile_panels(shape.rows.div_ceil(tiles), 1);
+        let visible = shape.visible_keys(shape.rows - 1);
+        let (dim, column) = (shape.head_dim, head * shape.head_dim);
+        // A single tile reads each key and value once, so keys are packed a few panels at a time and values are read in
+        // place. Several tiles share fully packed keys and values; rows whose stride is a large power of two would map
+        // to few cache sets.
+        let single_tile = tiles == 1;
+        let (mut keys, value_rows, prefetch) = match shape.context {
+            Context::Cache(cache) => {
+                let values = HeadColumns { values: cache.values(head), stride: dim, dim };
+                (KeyPanels::Packed(cache.keys(head)), values, 0)
+            }
+            Context::Rows { keys, values, stride } => {
+                let keys = HeadColumns { values: &keys[column..], stride, dim };
+                let packed_panels = if single_tile { tile_panels } else { visible.div_ceil(LANES) };
+                let lines = grow_to(&mut thread.keys, packed_panels * dim);
+                let panels = if single_tile {
+                    KeyPanels::OnDemand(keys, lines)
+                } else {
+                    for (panel, lines) in lines.chunks_mut(dim).enumerate() {
+                        transpose_keys(keys, panel, visible, lines);
+                    }
+                    KeyPanels::Packed(as_f32s(lines))
+                };
+                (panels, HeadColumns { values: &values[column..], stride, dim }, PREFETCH_ROWS * stride)
+            }
+        };
+        let in_place = single_tile || matches!(shape.context, Context::Cache(_));
+        let values = if in_place && dim.is_multiple_of(LANES) {
+            Strided { start: value_rows.values.as_ptr(), step: value_rows.stride, row: LANES, prefetch }
+        } else {
+            let values = grow_to(&mut thread.values, visible * dim.div_ceil(LANES));
+            gather_values(value_rows, visible, values);
+            Strided { start: values.as_ptr().cast(), step: LANES, row: visible * LANES, prefetch: 0 }
+        };
+        for tile in 0..tiles {
+            let first = shape.rows * tile / tiles;
+            let rows = shape.rows * (tile + 1) / tiles - first;
+            let panels = shape.visible_keys(first + rows - 1).div_ceil(LANES);
+            let buffer = grow_to(&mut thread.accumulators, rows * panels + rows * tile_panels);
+            let (scores, sums) = buffer.split_at_mut(rows * panels);
+            let tile = QueryTile { shape, column, first, rows, tile_panels, panels };
+            tile.score(s, &mut keys, scores);
+            let mut inverses = [0.0; MAX_TILE_ROWS];
+            for (r, scores) in scores.chunks_mut(panels).enumerate() {
+                inverses[r] = 1.0 / softmax(s, scores, shape.visible_keys(first + r), dim);
+            }
+            // SAFETY: `values` covers the keys visible to the job's last query, and no other unit writes this head's
+            // columns.
+            unsafe { tile.weighted_sums(s, scores, &inverses, values, sums, out) };
+        }
+    }
+}
+
+/// A tile of queries of one head.
+struct QueryTile<'a> {
+    shape: &'a Shape<'a>,
+    /// The head's first column.
+    column: usize,
+    /// The first query.
+    first: usize,
+    rows: usize,
+    /// Panels of a tile.
+    tile_panels: usize,
+    /// Panels of the keys visible to the last of the queries.
+    panels: usize,
+}
+
+/// How many of the remaining panels to compute next. Fewer than two would leave too few independent accumulators.
+#[inline(always)]
+pub(super) fn next_panels(tile_panels: usize, remaining: usize) -> usize {
+    match remaining {
+        1 => 1,
+        _ if remaining >= tile_panels => tile_panels,
+        _ if tile_panels > 2 => 2,
+        _ => 1,
+    }
+}
+
+impl QueryTile<'_> {
+    /// Products of queries and keys: `scores[query][key]`.
+    #[inline(always)]
+    fn score<S: Simd>(&self, s: S, keys: &mut KeyPanels<'_>, scores: &mut [F32x16]) {
+        let Self { shape, column, first, rows, panels, .. } = *self;
+        let dim = shape.head_dim;
+        let queries = Strided {
+            start: shape.queries[first * shape.query_stride + column..].as_ptr(),
+            step: 1,
+            row: shape.query_stride,
+            prefetch: 0,
+        };
+        let visible = shape.visible_keys(first + rows - 1);
+        let mut panel = 0;
+        while panel < panels {
+            let count = next_panels(self.tile_panels, panels - panel);
+            let keys = match keys {
+                KeyPanels::Packed(all) => &all[panel * dim * LANES..][..count * dim * LANES],
+                KeyPanels::OnDemand(rows, lines) => {
+                    for (index, lines) in lines[..count * dim].chunks_mut(dim).enumerate() {
+                        transpose_keys(*rows, panel + index, visible, lines);
+                    }
+                    as_f32s(&lines[..count * dim])
+                }
+            };
+            let keys = Strided { start: keys.as_ptr(), step: LANES, row: dim * LANES, prefetch: 0 };
+            let to = &mut scores[panel..];
+            // SAFETY: `Shape::of` checked that every query is in its slice, and `keys` holds `count` panels of `dim`
+            // vectors.
+            with_tile_size!(S, rows, count, R, P => unsafe {
+                s.call(Products::<R, P>::new(dim, queries, keys, to, panels))
+            });
+            panel += count;
+        }
+    }
+
+    /// Sums of the values weighted by the scores, times the factor of each row, into `out`.
+    ///
+    /// # Safety
+    /// `values` covers the head's values of all keys that the tile sees, and no other thread writes the head's columns.
+    #[inline(always)]
+    unsafe fn weighted_sums<S: Simd>(
+        &self,
+        s: S,
+        scores: &[F32x16],
+        factors: &[f32],
+        values: Strided,
+        sums: &mut [F32x16],
+        out: &Disjoint<'_, f32>,
+    ) {
+        let Self { shape, column, first, rows, panels, .. } = *self;
+        let dim = shape.head_dim;
+        let visible = shape.visible_keys(first + rows - 1);
+        let weights = Strided { start: scores.as_ptr().cast(), step: 1, row: panels * LANES, prefetch: 0 };
+        let mut panel = 0;
+        while panel * LANES < dim {
+            let count = next_panels(self.tile_panels, dim.div_ceil(LANES) - panel);
+            // SAFETY: within the values: panels are `row` floats apart.
+            let values = Strided { start: unsafe { values.start.add(panel * values.row) }, ..values };
+            // SAFETY: scores hold `panels * 16 >= visible` values for each row, and the caller guarantees the values.
+            with_tile_size!(S, rows, count, R, P => unsafe {
+                s.call(Products::<R, P>::new(visible, weights, values, sums, count))
+            });
+            for (index, vector) in sums[..rows * count].iter().enumerate() {
+                let (r, lane) = (index / count, (panel + index % count) * LANES);
+                let at = (first + r) * shape.heads * dim + column + lane;
+                // SAFETY: guaranteed by the caller.
+                let to = unsafe { out.part(at, LANES.min(dim - lane)) };
+                store_partial(s, s.mul(s.load(&vector.0), s.splat(factors[r])), to);
+            }
+            panel += count;
+        }
+    }
+}
+
+/// Products of a tile of rows and panels, into `to[r * to_row + p]`.
+struct Products<'a, const R: usize, const P: usize> {
+    steps: usize,
+    x: Strided,
+    w: Strided,
+    to: &'a mut [F32x16],
+    to_row: usize,
+}
+
+impl<'a, const R: usize, const P: usize> Products<'a, R, P> {
+    /// # Safety
+    /// As for [`sum_products`].
+    unsafe fn new(steps: usize, x: Strided, w: Strided, to: &'a mut [F32x16], to_row: usize) -> Self {
+        Self { steps, x, w, to, to_row }
+    }
+}
+
+impl<const R: usize, const P: usize> Kernel for Products<'_, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator would keep the accumulators in memory")]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: guaranteed by the caller of `new`.
+        let sums = unsafe { sum_products::<S, R, P>(s, self.steps, self.x, self.w) };
+        for r in 0..R {
+            for p in 0..P {
+                s.store(sums[r][p], &mut self.to[r * self.to_row + p].0);
+            }
+        }
+    }
+}
