@@ -19,7 +19,7 @@ async def main(url, modules, picture):
     connection = await nats.connect(url)
     stream = connection.jetstream()
     annotations = await stream.subscribe("groundling.annotations.python", ordered_consumer=True)
-    failures = await stream.subscribe("groundling.failed.python", ordered_consumer=True)
+    failures = await stream.subscribe("groundling.failed.python.*", ordered_consumer=True)
 
     job = job_pb2.ImageJob(job_id="from-python", dataset="python", labels={"camera": "7"})
     with open(picture, "rb") as file:

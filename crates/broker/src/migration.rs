@@ -1,20 +1,23 @@
-//! Changing the stream of jobs of an earlier version into that of this one: it holds the cursors of `groundling enqueue`
-//! and takes atomic batches, and its consumer takes the jobs alone.
+//! Changing streams of an earlier version into those of this one: the stream of jobs holds the cursors of
+//! `groundling enqueue` and takes atomic batches, and its consumer takes the jobs alone; the stream of failures has a
+//! subject for each reason.
 
 use async_nats::jetstream::consumer::{self, FromConsumer, pull};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use wire::subjects::{CURSORS_WILDCARD, JOBS_FILTER};
+use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER};
 
 use crate::api::{Broker, SetupError};
 use crate::causes::causes;
 use crate::settings::StreamSettings;
+use crate::stream_rules::holds_reasons;
 
-/// What is to be changed. Nothing else of the stream and its consumer changes, and no message is touched.
+/// What is to be changed. Nothing else of the streams and the consumer changes, and no message is touched.
 #[derive(Debug, Clone, Default)]
 pub struct Migration {
     /// First, so that no worker is given a cursor.
     consumer: Option<(String, pull::Config)>,
     stream: Option<stream::Config>,
+    failed: Option<stream::Config>,
     steps: Vec<String>,
 }
 
@@ -47,10 +50,17 @@ impl Migration {
     /// [`MigrationError`], except `Refused`.
     pub async fn plan(broker: impl Into<Broker>, settings: &StreamSettings) -> Result<Self, MigrationError> {
         let broker = broker.into();
-        let (name, what) = (&settings.jobs, format!("stream {}", settings.jobs));
         let mut plan = Self::default();
+        plan.change_jobs(&broker, settings).await?;
+        plan.change_failed(&broker, settings).await?;
+        Ok(plan)
+    }
+
+    async fn change_jobs(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let plan = self;
+        let (name, what) = (&settings.jobs, format!("stream {}", settings.jobs));
         let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
-            return Ok(plan);
+            return Ok(());
         };
         let mut config = found.cached_info().config.clone();
         let consumer_what = format!("consumer {}", settings.consumer);
@@ -71,7 +81,7 @@ impl Migration {
             plan.stream = Some(config.clone());
         }
         if plan.steps.is_empty() {
-            return Ok(plan);
+            return Ok(());
         }
         if config.retention != RetentionPolicy::WorkQueue {
             return Err(MigrationError::NoQueue(name.clone()));
@@ -79,7 +89,22 @@ impl Migration {
         if !broker.jetstream.client().is_server_compatible(2, 12, 0) {
             return Err(MigrationError::OldServer);
         }
-        Ok(plan)
+        Ok(())
+    }
+
+    /// The new subject includes that of earlier versions, so that their workers go on and stored failures stay.
+    async fn change_failed(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let (name, what) = (&settings.failed, format!("stream {}", settings.failed));
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let config = &found.cached_info().config;
+        if !holds_reasons(config) {
+            let was = config.subjects.join(", ");
+            self.steps.push(format!("{what}: replace the subject {was} by {FAILED_WILDCARD}"));
+            self.failed = Some(stream::Config { subjects: vec![FAILED_WILDCARD.to_owned()], ..config.clone() });
+        }
+        Ok(())
     }
 
     fn filter_consumer(&mut self, what: &str, name: &str, config: consumer::Config) {
@@ -111,7 +136,7 @@ impl Migration {
                 .await
                 .map_err(|error| refused(causes(&error)))?;
         }
-        if let Some(config) = self.stream {
+        for config in [self.stream, self.failed].into_iter().flatten() {
             let refused = |said| MigrationError::Refused { what: format!("stream {}", config.name), said };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }

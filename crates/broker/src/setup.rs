@@ -11,7 +11,7 @@ pub use crate::api::{Broker, SetupError};
 use crate::configs::{wanted_advisory_consumer, wanted_consumer, wanted_retries_consumer, wanted_streams};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
-use crate::stream_rules::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
+use crate::stream_rules::{consumer_errors, failed_stream_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::stream_sizes::{Storage, StorageUse};
 
 /// The state of the streams and consumers. [`SetupReport::is_ready`] says whether workers can start.
@@ -99,6 +99,8 @@ async fn create_or_compare(
                     report.errors.extend(jobs_stream_errors(config));
                 } else if config.name == settings.outcomes {
                     report.errors.extend(outcomes_stream_errors(config));
+                } else if config.name == settings.failed {
+                    report.errors.extend(failed_stream_errors(config));
                 }
                 report.found.push(what);
                 Some(found)

@@ -235,7 +235,7 @@ words! {
         /// Annotations.
         Annotations = "groundling.annotations.{dataset}",
         /// Failures.
-        Failed = "groundling.failed.{dataset}",
+        Failed = "groundling.failed.{dataset}.{reason}",
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::v1::FailureReason;
+
 /// The stream of jobs, a work queue.
 pub const JOBS_STREAM: &str = "GROUNDLING_JOBS";
 /// The stream of annotations.
@@ -26,8 +28,8 @@ pub const JOBS_FILTER: &str = "groundling.jobs.>";
 pub const CURSORS_WILDCARD: &str = "groundling.cursor.*.*";
 /// All annotation subjects.
 pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
-/// All failure subjects.
-pub const FAILED_WILDCARD: &str = "groundling.failed.*";
+/// All failure subjects: `groundling.failed.<dataset>.<reason>`, and `groundling.failed.<dataset>` of earlier versions.
+pub const FAILED_WILDCARD: &str = "groundling.failed.>";
 /// All outcome subjects.
 pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
 /// All attempt subjects.
@@ -55,7 +57,7 @@ pub const MAX_DATASET_BYTES: usize = 128;
 /// let dataset: Dataset = "holiday-2024".parse()?;
 /// assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
 /// assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
-/// assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
+/// assert_eq!(dataset.failed_wildcard(), "groundling.failed.holiday-2024.*");
 /// assert!("holiday.2024".parse::<Dataset>().is_err());
 /// # Ok::<(), wire::subjects::DatasetError>(())
 /// ```
@@ -104,9 +106,24 @@ impl Dataset {
         format!("{ANNOTATIONS_PREFIX}{}", self.0)
     }
 
-    /// The subject of this dataset's failures.
-    pub fn failed_subject(&self) -> String {
+    /// The subject of this dataset's failures with this reason.
+    pub fn failed_subject(&self, reason: FailureReason) -> String {
+        failed_subject(&self.0, reason)
+    }
+
+    /// The subject filter for all failures of this dataset.
+    pub fn failed_wildcard(&self) -> String {
+        format!("{FAILED_PREFIX}{}.*", self.0)
+    }
+
+    /// The subject on which earlier versions published all failures of this dataset.
+    pub fn failed_subject_without_reason(&self) -> String {
         format!("{FAILED_PREFIX}{}", self.0)
+    }
+
+    /// The subject filter for this dataset's retries.
+    pub fn retries_wildcard(&self) -> String {
+        format!("{RETRIES_PREFIX}{}.*", self.0)
     }
 }
 
@@ -144,12 +161,33 @@ pub fn is_cursor(subject: &str) -> bool {
     subject.starts_with(CURSOR_PREFIX)
 }
 
-/// The subject for the failure of a job with the subject `job_subject`.
+/// The subject for the failure of a job with the subject `job_subject`: `groundling.failed.<dataset>.<reason>`.
 ///
 /// The dataset is not checked: it was part of a subject before, and a job whose dataset name is too long for [`Dataset`]
-/// must fail with one too. For a subject that is not a job's, it is `groundling.failed.unknown`.
-pub fn failed_subject_for(job_subject: &str) -> String {
-    format!("{FAILED_PREFIX}{}", dataset_token(job_subject).unwrap_or("unknown"))
+/// must fail with one too. For a subject that is not a job's, it is `unknown`.
+pub fn failed_subject_for(job_subject: &str, reason: FailureReason) -> String {
+    failed_subject(dataset_token(job_subject).unwrap_or("unknown"), reason)
+}
+
+fn failed_subject(dataset: &str, reason: FailureReason) -> String {
+    format!("{FAILED_PREFIX}{dataset}.{}", reason.token())
+}
+
+/// The dataset and the reason's token in the subject of a failure, unchecked. Subjects of earlier versions have no reason.
+///
+/// ```
+/// use wire::subjects::failed_tokens;
+///
+/// assert_eq!(failed_tokens("groundling.failed.cats.internal"), Some(("cats", Some("internal"))));
+/// assert_eq!(failed_tokens("groundling.failed.cats"), Some(("cats", None)));
+/// assert_eq!(failed_tokens("groundling.jobs.cats"), None);
+/// ```
+pub fn failed_tokens(subject: &str) -> Option<(&str, Option<&str>)> {
+    let tokens = subject.strip_prefix(FAILED_PREFIX)?;
+    Some(match tokens.split_once('.') {
+        Some((dataset, reason)) => (dataset, Some(reason)),
+        None => (tokens, None),
+    })
 }
 
 /// The subject for the outcome of one message of the jobs stream. It contains the time of publication (nanoseconds since
@@ -207,7 +245,13 @@ mod tests {
         assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
         assert_eq!(dataset.cursor_subject("3"), "groundling.cursor.holiday-2024.3");
         assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
-        assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
+        assert_eq!(
+            dataset.failed_subject(FailureReason::ObjectNotFound),
+            "groundling.failed.holiday-2024.object_not_found"
+        );
+        assert_eq!(dataset.failed_wildcard(), "groundling.failed.holiday-2024.*");
+        assert_eq!(dataset.failed_subject_without_reason(), "groundling.failed.holiday-2024");
+        assert_eq!(dataset.retries_wildcard(), "groundling.retries.holiday-2024.*");
     }
 
     #[test]
@@ -229,8 +273,9 @@ mod tests {
 
     #[test]
     fn a_failure_goes_to_the_dataset_of_the_subject_it_came_from() {
-        assert_eq!(failed_subject_for("groundling.jobs.cats"), "groundling.failed.cats");
-        assert_eq!(failed_subject_for("elsewhere"), "groundling.failed.unknown");
-        assert_eq!(failed_subject_for("groundling.jobs."), "groundling.failed.unknown");
+        let subject = |job_subject| failed_subject_for(job_subject, FailureReason::InvalidJob);
+        assert_eq!(subject("groundling.jobs.cats"), "groundling.failed.cats.invalid_job");
+        assert_eq!(subject("elsewhere"), "groundling.failed.unknown.invalid_job");
+        assert_eq!(subject("groundling.jobs."), "groundling.failed.unknown.invalid_job");
     }
 }
