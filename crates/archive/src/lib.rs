@@ -5,14 +5,21 @@
 //! *cursor*, its position in the source, in one atomic batch: both are stored, or neither is. So a feeder that is killed
 //! loses no job and repeats none; the next one reads the cursors and goes on.
 //!
+//! Beside it: what a pool is doing ([`status`]), its dead letters ([`failures`]), and whether each object of an archive has
+//! an outcome ([`reconcile`]).
+//!
 //! State is in the stream of jobs alone, nothing is kept on the machine of the feeder. The crate knows neither the model
 //! nor how jobs are processed.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod failures;
 pub mod feed;
 pub mod filter;
 pub mod object;
+pub mod pool;
 pub mod recipe;
+pub mod reconcile;
 pub mod source;
+pub mod status;

@@ -7,6 +7,7 @@
 //! - [`stream_rules`]: settings of streams and consumers with which jobs could be lost;
 //! - [`stream_sizes`]: bounds on the bytes of each stream;
 //! - [`publish`]: publishing annotations and failures with retries;
+//! - [`direct`]: reading and counting a few messages of a stream without a consumer;
 //! - [`read`]: reading a range of a stream, each message once;
 //! - [`stream_states`]: which streams refuse messages at present, and why;
 //! - [`permissions`]: permissions that the server denied.
@@ -52,6 +53,7 @@ pub mod causes;
 mod configs;
 pub mod connection;
 mod differences;
+pub mod direct;
 mod duration_text;
 pub mod migration;
 pub mod permissions;

@@ -100,9 +100,12 @@ impl Migration {
         };
         let config = &found.cached_info().config;
         if !holds_reasons(config) {
-            let was = config.subjects.join(", ");
-            self.steps.push(format!("{what}: replace the subject {was} by {FAILED_WILDCARD}"));
-            self.failed = Some(stream::Config { subjects: vec![FAILED_WILDCARD.to_owned()], ..config.clone() });
+            // The server refuses subjects that overlap.
+            let is_kept = |subject: &&String| !subject.starts_with("groundling.failed.");
+            let mut subjects: Vec<_> = config.subjects.iter().filter(is_kept).cloned().collect();
+            subjects.push(FAILED_WILDCARD.to_owned());
+            self.steps.push(format!("{what}: replace the subject {} by {FAILED_WILDCARD}", config.subjects.join(", ")));
+            self.failed = Some(stream::Config { subjects, ..config.clone() });
         }
         Ok(())
     }

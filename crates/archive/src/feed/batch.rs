@@ -15,12 +15,28 @@ pub(crate) struct Guarded {
     pub(crate) last_sequence: u64,
 }
 
+/// A job with the id (`Nats-Msg-Id`) under which the stream takes it once within its duplicate window.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) payload: Bytes,
+    pub(crate) id: Option<String>,
+}
+
+impl From<Bytes> for Job {
+    fn from(payload: Bytes) -> Self {
+        Self { payload, id: None }
+    }
+}
+
 /// Why a batch was not stored, or not for certain.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BatchError {
     /// Another message is the last one on the guarded subject. Nothing was stored.
     #[error("another message was stored first")]
     Overtaken,
+    /// The stream has stored a job with the same id. Nothing was stored.
+    #[error("a job with the same id was stored before")]
+    Duplicate,
     /// The stream is full. Nothing was stored.
     #[error("{0}")]
     Full(String),
@@ -52,7 +68,7 @@ pub(crate) async fn store(
     client: &Client,
     stream: &str,
     subject: &str,
-    jobs: &[Bytes],
+    jobs: &[Job],
     guarded: &Guarded,
     timeout: Duration,
 ) -> Result<u64, BatchError> {
@@ -67,7 +83,11 @@ pub(crate) async fn store(
         headers
     };
     for (index, job) in jobs.iter().enumerate() {
-        let sent = client.publish_with_headers(subject.to_owned(), headers(index + 1), job.clone());
+        let mut headers = headers(index + 1);
+        if let Some(id) = &job.id {
+            headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        }
+        let sent = client.publish_with_headers(subject.to_owned(), headers, job.payload.clone());
         sent.await.map_err(|error| BatchError::MayPass(error.to_string()))?;
     }
     let mut headers = headers(jobs.len() + 1);
@@ -94,6 +114,8 @@ impl From<Refusal> for BatchError {
         let is = |known: ErrorCode| err_code == known.0;
         if is(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) || is(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) {
             Self::Overtaken
+        } else if is(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE) {
+            Self::Duplicate
         } else if is(ErrorCode::STREAM_STORE_FAILED) {
             Self::Full(said)
         } else if code == 503

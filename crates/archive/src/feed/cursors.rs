@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::subjects::Dataset;
 
-use super::batch::{self, BatchError, Guarded};
+use super::batch::{self, BatchError, Guarded, Job};
 use super::error::FeedError;
 use super::plan::{Cursor, FeederRecord, Plan};
 use crate::object::Position;
@@ -189,7 +189,8 @@ impl Cursors {
         let payload = serde_json::to_vec(value).map_err(|error| BatchError::Refused(error.to_string()))?.into();
         let guarded = Guarded { subject: self.dataset.cursor_subject(name), payload, last_sequence };
         let subject = self.dataset.jobs_subject();
-        batch::store(&self.client, self.stream_name(), &subject, jobs, &guarded, self.timeout).await
+        let jobs: Vec<Job> = jobs.iter().cloned().map(Job::from).collect();
+        batch::store(&self.client, self.stream_name(), &subject, &jobs, &guarded, self.timeout).await
     }
 
     /// Removes all but the last message of a subject. Those that stay for now cost only room.

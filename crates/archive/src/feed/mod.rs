@@ -1,6 +1,6 @@
 //! The feeder: jobs out of a source, each exactly once, however often it is killed on the way.
 
-mod batch;
+pub(crate) mod batch;
 mod cursors;
 mod error;
 mod lane;
