@@ -53,6 +53,16 @@ pub enum FeedError {
         /// Which of them.
         differing: String,
     },
+    /// The source of the dataset was not read to its end.
+    #[error(
+        "the source of the dataset {0} has not been read to its end, so objects are missing that have not had their turn: repeat `groundling enqueue` first"
+    )]
+    Unfinished(String),
+    /// The dataset takes one of several equal objects.
+    #[error(
+        "the dataset {0} was fed with --unique: objects that were left out count as missing, and submitting them is refused"
+    )]
+    UniqueRepair(String),
     /// A cursor that this version cannot read.
     #[error("{subject} holds something that is not readable as this version's: {cause}")]
     Unreadable {

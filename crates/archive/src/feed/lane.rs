@@ -86,6 +86,18 @@ impl Feeding<'_> {
         Ok(stored)
     }
 
+    /// Stores the objects of one page, which is not the end of its lane.
+    pub(crate) async fn append(
+        &self,
+        index: usize,
+        cursor: &mut Stored<Cursor>,
+        page: Page,
+    ) -> Result<Counts, FeedError> {
+        let mut pending = Pending::default();
+        pending.take(page);
+        self.store(index, cursor, pending).await
+    }
+
     async fn store(&self, index: usize, cursor: &mut Stored<Cursor>, pending: Pending) -> Result<Counts, FeedError> {
         let Pending { mut objects, seen, after, .. } = pending;
         let mut known = match &self.unique {

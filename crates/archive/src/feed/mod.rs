@@ -6,6 +6,7 @@ mod error;
 mod lane;
 mod plan;
 mod progress;
+mod repair;
 mod survey;
 mod unique;
 mod watermark;
@@ -22,6 +23,7 @@ use wire::subjects::CURSORS_WILDCARD;
 pub use error::FeedError;
 pub use plan::{Counts, Cursor, FeederRecord, Plan};
 pub use progress::{Progress, Snapshot};
+pub use repair::Repair;
 
 use crate::filter::{Filter, FilterError, SampleRule, Selection};
 use crate::object::Position;

@@ -40,6 +40,16 @@ impl Feed {
         Ok(total)
     }
 
+    /// Calls `each` with the objects that the filter and `sample` select from the sources.
+    pub(crate) async fn each_page(
+        &self,
+        sample: Option<SampleRule>,
+        each: impl FnMut(Page),
+    ) -> Result<(), FeedError> {
+        let (lanes, selection) = (self.lanes().await?, self.selection(sample)?);
+        self.read(&lanes, &selection, each).await
+    }
+
     /// The lanes of all sources.
     pub(super) async fn lanes(&self) -> Result<Vec<(usize, Lane)>, FeedError> {
         let mut lanes = Vec::new();
