@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bulk;
 mod support;
 
 use std::process::Output;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use support::groundling;
 use tempfile::TempDir;
 use wire::Message;
-use wire::subjects::JOBS_STREAM;
+use wire::subjects::{FAILED_STREAM, JOBS_STREAM};
 use wire::v1::{ImageJob, image_job};
 
 struct Archive {
@@ -135,20 +136,33 @@ async fn setup_reports_an_old_stream_and_migrates_it_when_told_to() {
     let archive = Archive::start().await;
     assert!(archive.run(&["setup"]).await.status.success());
     let jetstream = archive.jetstream().await;
-    let config = jetstream.get_stream(JOBS_STREAM).await.unwrap().cached_info().config.clone();
-    let subjects = vec!["groundling.jobs.*".to_owned()];
-    jetstream.update_stream(&Config { subjects, ..config }).await.unwrap();
+    for (stream, subject) in [(JOBS_STREAM, "groundling.jobs.*"), (FAILED_STREAM, "groundling.failed.*")] {
+        let config = jetstream.get_stream(stream).await.unwrap().cached_info().config.clone();
+        jetstream.update_stream(&Config { subjects: vec![subject.to_owned()], ..config }).await.unwrap();
+    }
+    // A failure of an earlier version, which stays.
+    jetstream.publish("groundling.failed.d", "x".into()).await.unwrap().await.unwrap();
     let reported = archive.run(&["setup"]).await;
     assert_eq!(reported.status.code(), Some(1));
     assert!(said(&reported).contains("GROUNDLING_JOBS has the subjects"), "{}", said(&reported));
+    assert!(said(&reported).contains("workers will not start: stream GROUNDLING_FAILED"), "{}", said(&reported));
     let refused = archive.enqueue(&["--dataset", "d"]).await;
     assert!(said(&refused).contains("does not hold cursors: run `groundling setup --migrate`"), "{}", said(&refused));
     let migrated = archive.run(&["setup", "--migrate"]).await;
     assert!(migrated.status.success(), "{}", said(&migrated));
     let text = String::from_utf8(migrated.stdout).unwrap();
     assert!(
-        text.starts_with("migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\nfound "),
+        text.starts_with(
+            "migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\n\
+             migrate stream GROUNDLING_FAILED: replace the subject groundling.failed.* by groundling.failed.>\nfound "
+        ),
         "{text}"
     );
+    let failed = jetstream.get_stream(FAILED_STREAM).await.unwrap();
+    assert_eq!(failed.cached_info().state.messages, 1);
+    // Workers of both versions can publish.
+    for subject in ["groundling.failed.d", "groundling.failed.d.internal"] {
+        jetstream.publish(subject, "x".into()).await.unwrap().await.unwrap();
+    }
     assert!(archive.enqueue(&["--dataset", "d"]).await.status.success());
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
+use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
 use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
@@ -60,6 +61,14 @@ pub(crate) enum Command {
     /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
+    /// Show what each dataset is doing: source, jobs waiting and in flight, done, failed by reason, rates, time left, cost.
+    Status(StatusArgs),
+    /// List, show, replay and drop failures, the jobs that ended without an annotation.
+    #[command(subcommand, after_help = FAILURES_EXAMPLES)]
+    Failures(FailuresCommand),
+    /// Compare an archive with a dataset: each object is done, failed, waiting or missing.
+    #[command(after_help = RECONCILE_EXAMPLES)]
+    Reconcile(ReconcileArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(AnnotateArgs),

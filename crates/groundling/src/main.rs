@@ -3,6 +3,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
+mod bulk_args;
 mod commands;
 mod enqueue_args;
 mod exit;
@@ -66,6 +67,9 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
+        Command::Status(given) => commands::status::run(given, settings.as_deref()).await,
+        Command::Failures(given) => commands::failures::run(given, settings.as_deref()).await,
+        Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,

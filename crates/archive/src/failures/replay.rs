@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Info, Stream};
 use broker::backoff::{Backoff, Delays};
+use futures::{StreamExt, TryStreamExt, stream};
 use wire::identity::resubmission_id;
 use wire::subjects::{CURSORS_WILDCARD, Dataset, dataset_token};
 
@@ -22,6 +23,8 @@ use super::remove::{exists, remove};
 use crate::feed::batch::{self, BatchError, Guarded, Job};
 use crate::pool::{Pool, PoolError, subjects};
 
+/// Failures that are replayed at once.
+const AT_ONCE: usize = 16;
 /// Times that a batch is stored again after an error that may pass.
 const ATTEMPTS: u32 = 8;
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -109,6 +112,15 @@ impl Replay {
         remove(&self.failed, failure.sequence).await?;
         self.remove_marker(&marker).await;
         Ok(stored)
+    }
+
+    /// Replays some failures, several at once; gives the sequence of each and what became of it.
+    ///
+    /// # Errors
+    /// The first [`ReplayError`]; others of these failures may have been replayed.
+    pub async fn replay_all(&self, failures: &[Failure]) -> Result<Vec<(u64, Replayed)>, ReplayError> {
+        let replays = failures.iter().map(|failure| async { Ok((failure.sequence, self.replay(failure).await?)) });
+        stream::iter(replays.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
     }
 
     /// Stores job and marker, unless the marker is there. The error is a refusal that concerns this job alone.

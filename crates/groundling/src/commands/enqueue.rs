@@ -1,7 +1,7 @@
 //! `groundling enqueue`: an archive into the queue.
 
-mod report;
-mod tasks;
+pub(super) mod report;
+pub(super) mod tasks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use worker::fetch::environment::environment_problems;
 use worker::fetch::s3::ObjectStore;
 use worker::settings_check::SettingsProblems;
 
-use crate::enqueue_args::{self, EnqueueArgs};
+use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
 use crate::settings::Settings;
 use crate::{Misuse, Outcome};
 
@@ -31,32 +31,17 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
         dataset,
         tasks: tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
         options: tasks::options(&args.generation),
-        pin: match args.pin {
-            enqueue_args::Pin::Version => Pin::Version,
-            enqueue_args::Pin::Etag => Pin::Etag,
-            enqueue_args::Pin::None => Pin::None,
-        },
+        pin: pin(args.pin),
     };
     let example = SourceObject { bucket: "bucket".into(), key: "key".into(), ..SourceObject::default() };
     let prompts = tasks::final_prompts(recipe.job(&example))?;
-    let filter = filter(&args);
+    let filter = filter(&args.filter);
     Selection::new(filter.clone(), None).map_err(|error| Misuse(anyhow!("--glob: {error}")))?;
     let addresses = args.sources.iter().map(|source| Address::parse(source).map_err(|error| Misuse(error.into())));
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
 
-    let mut settings = Settings::load(settings)?.with_stores(&args.stores);
-    // The allow-list guards against jobs of others; these sources were typed by whoever holds the keys.
-    settings.s3.allow = vec!["*".into()];
-    let mut problems = settings.s3.problems();
-    problems.extend(environment_problems(&settings.s3, |name| std::env::var(name).ok()));
-    if !problems.is_empty() {
-        return Err(Misuse(SettingsProblems(problems).into()).into());
-    }
-    let store = Store::new(ObjectStore::open(&settings.s3).await?.client().clone(), settings.s3.requester_pays);
-    let mut sources = Vec::new();
-    for address in addresses {
-        sources.push(Source::open(store.clone(), address, args.bucket.clone()).await?);
-    }
+    let settings = Settings::load(settings)?.with_stores(&args.stores);
+    let sources = open_sources(&settings, addresses, args.bucket.as_deref()).await?;
     let feed = Feed {
         arguments: arguments(&args, &recipe, &sources),
         sources,
@@ -94,8 +79,29 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
     Ok(Outcome::Done)
 }
 
-fn filter(args: &EnqueueArgs) -> Filter {
-    let given = &args.filter;
+/// Opens the sources with the store of the settings.
+pub(super) async fn open_sources(
+    settings: &Settings,
+    addresses: Vec<Address>,
+    bucket: Option<&str>,
+) -> anyhow::Result<Vec<Source>> {
+    let mut s3 = settings.s3.clone();
+    // The allow-list guards against jobs of others; these sources were typed by whoever holds the keys.
+    s3.allow = vec!["*".into()];
+    let mut problems = s3.problems();
+    problems.extend(environment_problems(&s3, |name| std::env::var(name).ok()));
+    if !problems.is_empty() {
+        return Err(Misuse(SettingsProblems(problems).into()).into());
+    }
+    let store = Store::new(ObjectStore::open(&s3).await?.client().clone(), s3.requester_pays);
+    let mut sources = Vec::new();
+    for address in addresses {
+        sources.push(Source::open(store.clone(), address, bucket.map(str::to_owned)).await?);
+    }
+    Ok(sources)
+}
+
+pub(super) fn filter(given: &FilterArgs) -> Filter {
     Filter {
         suffixes: given.suffix.clone(),
         min_size: given.min_size,
@@ -110,15 +116,10 @@ fn filter(args: &EnqueueArgs) -> Filter {
 fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMap<String, Value> {
     let given = &args.filter;
     let identities: Vec<_> = sources.iter().map(Source::identity).collect();
-    let options = recipe.options.map(|options| format!("{options:?}"));
     let all = [
         ("source", json!(args.sources)),
         ("state of the manifests", json!(identities)),
-        ("--task", json!(args.task)),
-        ("--prompt", json!(args.prompt)),
-        ("generation options", json!(options)),
         ("--bucket", json!(args.bucket)),
-        ("--pin", json!(recipe.pin)),
         ("--suffix", json!(given.suffix)),
         ("--glob", json!(given.glob)),
         ("--min-size", json!(given.min_size)),
@@ -129,11 +130,33 @@ fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMa
         ("--sample", json!(given.sample)),
         ("--seed", json!(args.generation.seed.unwrap_or(0))),
     ];
+    let mut arguments = recipe_arguments(&args.task, &args.prompt, recipe);
+    arguments.extend(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    arguments
+}
+
+/// Those of the arguments that decide what is asked about each object.
+pub(super) fn recipe_arguments(task: &[String], prompt: &[String], recipe: &Recipe) -> BTreeMap<String, Value> {
+    let options = recipe.options.map(|options| format!("{options:?}"));
+    let all = [
+        ("--task", json!(task)),
+        ("--prompt", json!(prompt)),
+        ("generation options", json!(options)),
+        ("--pin", json!(recipe.pin)),
+    ];
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+pub(super) fn pin(given: enqueue_args::Pin) -> Pin {
+    match given {
+        enqueue_args::Pin::Version => Pin::Version,
+        enqueue_args::Pin::Etag => Pin::Etag,
+        enqueue_args::Pin::None => Pin::None,
+    }
+}
+
 /// What other feeders are told of this one.
-fn feeder_name() -> String {
+pub(super) fn feeder_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{} process {}", host.trim(), std::process::id())
 }

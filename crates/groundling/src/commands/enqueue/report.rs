@@ -137,7 +137,7 @@ pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()
 }
 
 /// Days, hours, minutes and seconds, the two largest of them.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -148,7 +148,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let mut size = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if size < 1000.0 {
