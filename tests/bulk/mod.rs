@@ -54,9 +54,8 @@ async fn an_archive_is_fed_watched_repaired_and_reconciled() {
     }
     let source = format!("s3://{}/2024/", pool.bucket().bucket);
     let recipe = ["--dataset", DATASET, "--task", "brief", "--pin", "none"];
-    let reconcile = async |more: &[&str]| {
-        run(&pool, &[&["reconcile", source.as_str()], &recipe[..], more].concat()).await
-    };
+    let reconcile =
+        async |more: &[&str]| run(&pool, &[&["reconcile", source.as_str()], &recipe[..], more].concat()).await;
 
     let fed = run(&pool, &[&["enqueue", source.as_str()], &recipe[..]].concat()).await;
     assert_eq!(fed[0]["total"]["jobs"], 53);

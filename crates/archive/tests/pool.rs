@@ -319,7 +319,13 @@ async fn a_status_tells_of_each_dataset_what_the_streams_hold() {
 
     let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 4);
     let summary = fed.run(&bench.target(), &Progress::default()).await.unwrap();
-    bench.jetstream.publish("groundling.jobs.sent", job("sent", "a").encode_to_vec().into()).await.unwrap().await.unwrap();
+    bench
+        .jetstream
+        .publish("groundling.jobs.sent", job("sent", "a").encode_to_vec().into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let retry = v1::Retry { job: job("sent", "b").encode_to_vec().into(), ..Default::default() };
     publish(&bench, "groundling.retries.sent.9-1", "r", retry.encode_to_vec()).await;
     publish_failure(&bench, &failure(&job("sent", "c"), 1, FailureReason::Internal)).await;
@@ -475,7 +481,8 @@ async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
             // It waits for its next attempt.
             3 => {
                 let retry = v1::Retry { job: message.payload.clone(), ..Default::default() };
-                publish(&bench, &format!("groundling.retries.fed.{i}-1"), &format!("r{i}"), retry.encode_to_vec()).await;
+                publish(&bench, &format!("groundling.retries.fed.{i}-1"), &format!("r{i}"), retry.encode_to_vec())
+                    .await;
             }
             // A disaster.
             _ => lost.push(s3(&job).key.clone()),

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, header};
+use async_nats::{Client, HeaderMap, Message, Subscriber, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
@@ -124,14 +124,11 @@ impl DirectReader {
             .await
             .map_err(|_| format!("the server did not answer within {:?}", self.timeout))?
             .ok_or("the connection was closed")?;
-        match message.status {
+        match message.status.map(|status| status.as_u16()) {
             None => Ok(Some(message)),
-            // The end of the batch, and a filter that nothing matches.
-            Some(StatusCode::NOT_FOUND) => Ok(None),
-            Some(status) if status.as_u16() == 204 => Ok(None),
-            Some(StatusCode::NO_RESPONDERS) => {
-                Err("it does not exist, or does not allow direct gets (allow_direct)".into())
-            }
+            // The end of the batch, or no message matches.
+            Some(204 | 404) => Ok(None),
+            Some(503) => Err("it does not exist, or does not allow direct gets (allow_direct)".into()),
             Some(status) => Err(format!("status {status}: {}", message.description.unwrap_or_default()).into()),
         }
     }

@@ -64,7 +64,8 @@ impl Migration {
         };
         let mut config = found.cached_info().config.clone();
         let consumer_what = format!("consumer {}", settings.consumer);
-        if let Some(info) = broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
+        if let Some(info) =
+            broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
         {
             plan.filter_consumer(&consumer_what, &settings.consumer, info.config);
         }

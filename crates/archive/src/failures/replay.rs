@@ -124,20 +124,14 @@ impl Replay {
     }
 
     /// Stores job and marker, unless the marker is there. The error is a refusal that concerns this job alone.
-    async fn store(
-        &self,
-        failure: &Failure,
-        job: Job,
-        marker: &str,
-    ) -> Result<Result<Replayed, String>, ReplayError> {
+    async fn store(&self, failure: &Failure, job: Job, marker: &str) -> Result<Result<Replayed, String>, ReplayError> {
         let note = serde_json::json!({ "failure": failure.sequence, "job_id": failure.record.job_id });
         let guarded = Guarded { subject: marker.to_owned(), payload: note.to_string().into(), last_sequence: 0 };
         let (subject, jobs) = (&failure.record.subject, [job]);
         let (mut attempts, mut delays) = (0, Delays::of(AGAIN));
         loop {
             let name = &self.pool.streams.jobs;
-            let stored =
-                batch::store(&self.pool.client, name, subject, &jobs, &guarded, self.pool.timeout).await;
+            let stored = batch::store(&self.pool.client, name, subject, &jobs, &guarded, self.pool.timeout).await;
             let cause = match stored {
                 Ok(_) => return Ok(Ok(Replayed::Done)),
                 // Also if the answer to an earlier attempt was lost.

@@ -53,17 +53,11 @@ mod tests {
         };
         let reason = Some(FailureReason::ObjectNotFound);
         assert_eq!(selection(None, None).filters(), ["groundling.failed.>"]);
-        assert_eq!(
-            selection(Some("cats"), None).filters(),
-            ["groundling.failed.cats", "groundling.failed.cats.*"]
-        );
+        assert_eq!(selection(Some("cats"), None).filters(), ["groundling.failed.cats", "groundling.failed.cats.*"]);
         assert_eq!(
             selection(Some("cats"), reason).filters(),
             ["groundling.failed.cats", "groundling.failed.cats.object_not_found"]
         );
-        assert_eq!(
-            selection(None, reason).filters(),
-            ["groundling.failed.*", "groundling.failed.*.object_not_found"]
-        );
+        assert_eq!(selection(None, reason).filters(), ["groundling.failed.*", "groundling.failed.*.object_not_found"]);
     }
 }

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 
-pub use partitions::Spool;
 use partitions::Partitions;
+pub use partitions::Spool;
 use streams::Until;
 
 use crate::feed::{Feed, FeedError, Plan};
@@ -76,11 +76,7 @@ impl ReconcileProgress {
 ///
 /// # Errors
 /// [`ReconcileError`].
-pub async fn reconcile(
-    pool: &Pool,
-    feed: &Feed,
-    progress: &ReconcileProgress,
-) -> Result<Reconciled, ReconcileError> {
+pub async fn reconcile(pool: &Pool, feed: &Feed, progress: &ReconcileProgress) -> Result<Reconciled, ReconcileError> {
     let mut partitions = Partitions::new()?;
     let dataset = &feed.recipe.dataset;
     let jobs = pool.stream(&pool.streams.jobs).await?;

@@ -94,7 +94,8 @@ fn compare(
         let (key, state) = identity(&object);
         totals.objects += 1;
         let first = known.partition_point(|record| record.key < key);
-        let same_key = known.iter().zip(&mut is_matched).skip(first).take_while(|(record, _)| record.key == key);
+        let same_key =
+            known.iter().skip(first).zip(is_matched.iter_mut().skip(first)).take_while(|(record, _)| record.key == key);
         let mut best: Option<Outcome> = None;
         for (record, is_matched) in same_key.filter(|(record, _)| record.state.matches(state)) {
             *is_matched = true;
@@ -187,8 +188,7 @@ mod tests {
             partitions.add_record(record(key, etag, outcome)).unwrap();
         }
         let (totals, mut missing) = partitions.compare().unwrap();
-        let expected =
-            Totals { objects: 8, done: 1, waiting: 2, failed: 2, missing: 3, elsewhere: 2 };
+        let expected = Totals { objects: 8, done: 1, waiting: 2, failed: 2, missing: 3, elsewhere: 2 };
         assert_eq!(totals, expected);
         for _ in 0..2 {
             let mut keys: Vec<_> = missing.objects().unwrap().map(|object| object.unwrap().key).collect();

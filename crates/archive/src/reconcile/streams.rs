@@ -1,7 +1,7 @@
 //! What the streams know about the objects of a dataset.
 
-use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 use broker::read::{Range, read};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
@@ -54,7 +54,8 @@ pub(super) async fn read_all(
     let streams = &pool.streams;
     let of_annotation = |payload| Record::of_annotation(&ImageAnnotation::decode(payload).ok()?);
     let subject = dataset.annotations_subject();
-    until.annotations = follow(pool, &streams.annotations, &[subject], until.annotations, of_annotation, records).await?;
+    until.annotations =
+        follow(pool, &streams.annotations, &[subject], until.annotations, of_annotation, records).await?;
     let of_failure = |payload| of_failure(&JobFailure::decode(payload).ok()?);
     let subjects = [dataset.failed_subject_without_reason(), dataset.failed_wildcard()];
     until.failed = follow(pool, &streams.failed, &subjects, until.failed, of_failure, records).await?;

@@ -55,7 +55,8 @@ async fn walk(stream: &Stream<Info>, info: &ConsumerInfo) -> Result<HashMap<Stri
         if sequence > info.delivered.stream_sequence {
             break;
         }
-        let message = match stream.raw_message_builder().sequence(sequence).next_by_subject(JOBS_WILDCARD).send().await {
+        let message = match stream.raw_message_builder().sequence(sequence).next_by_subject(JOBS_WILDCARD).send().await
+        {
             Ok(message) => message,
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
             Err(error) => return Err(PoolError::broker("reading the jobs in flight", &error)),

@@ -132,7 +132,8 @@ impl Watch {
                 }
             }
         }
-        for (subject, messages) in subjects(&self.pool.stream(&streams.annotations).await?, ANNOTATIONS_WILDCARD).await?
+        for (subject, messages) in
+            subjects(&self.pool.stream(&streams.annotations).await?, ANNOTATIONS_WILDCARD).await?
         {
             if let Some(dataset) = subject.split('.').nth(2) {
                 *counted.done.entry(dataset.to_owned()).or_default() += messages;
@@ -174,8 +175,7 @@ impl Watch {
             status.cost = self.price_per_hour.map(|price| cost(price, device_seconds, status.done));
         }
         let is_all = status.source.as_ref().is_none_or(|source| source.total_jobs.is_some());
-        status.eta_seconds =
-            rates::time_left(status.queued + status.retrying, is_all, &status.images_per_second);
+        status.eta_seconds = rates::time_left(status.queued + status.retrying, is_all, &status.images_per_second);
         Ok(())
     }
 

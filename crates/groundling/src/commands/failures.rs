@@ -10,6 +10,7 @@ use archive::pool::Pool;
 use broker::connection;
 use serde_json::json;
 use time::OffsetDateTime;
+use wire::subjects::Dataset;
 
 use crate::args::{Format, StoreArgs};
 use crate::bulk_args::{ChangeArgs, FailureFilterArgs, FailuresCommand, ListArgs, ShowArgs};
@@ -36,10 +37,13 @@ async fn pool(settings: Option<&Path>, stores: &StoreArgs) -> anyhow::Result<Poo
 }
 
 fn selection(args: &FailureFilterArgs) -> anyhow::Result<Selection> {
-    let dataset = args.dataset.as_ref().map(|name| name.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
-    let since = args.since.map(|since| {
-        OffsetDateTime::from_unix_timestamp(since).map_err(|error| Misuse(anyhow!("--since: {error}")))
-    });
+    let dataset = args
+        .dataset
+        .as_ref()
+        .map(|name| name.parse::<Dataset>().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
+    let since = args
+        .since
+        .map(|since| OffsetDateTime::from_unix_timestamp(since).map_err(|error| Misuse(anyhow!("--since: {error}"))));
     Ok(Selection { dataset: dataset.transpose()?, reason: args.reason, since: since.transpose()?, limit: args.limit })
 }
 

@@ -58,9 +58,7 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
         print_missing(&object?, args.format)?;
     }
     let enqueued = match repair {
-        Some(repair) => {
-            Some(feed.repair(repair, found.missing_objects.objects()?, &Progress::default()).await?.jobs)
-        }
+        Some(repair) => Some(feed.repair(repair, found.missing_objects.objects()?, &Progress::default()).await?.jobs),
         None => None,
     };
     print_summary(&args, &found, enqueued)?;

@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use archive::pool::Pool;
 use archive::status::Watch;
 use broker::connection;
+use wire::subjects::Dataset;
 
 use crate::args::Format;
 use crate::bulk_args::StatusArgs;
@@ -18,7 +19,8 @@ use crate::settings::Settings;
 use crate::{stderr, stdout};
 
 pub(crate) async fn run(args: StatusArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
-    let datasets = args.dataset.iter().map(|name| name.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
+    let datasets =
+        args.dataset.iter().map(|name| name.parse::<Dataset>().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
     let datasets = datasets.collect::<Result<Vec<_>, _>>()?;
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
     let client = connection::connect(&nats, "groundling status").await?;

@@ -21,7 +21,8 @@ fn dataset(status: &DatasetStatus) -> String {
     let number = |number: Option<u64>| or_unknown(number, |number| number.to_string());
     let mut failed = status.failed.to_string();
     if status.failed > 0 {
-        let by_reason = status.failed_by_reason.iter().map(|(reason, count)| format!("{} {count}", escape_control(reason)));
+        let by_reason =
+            status.failed_by_reason.iter().map(|(reason, count)| format!("{} {count}", escape_control(reason)));
         failed += &format!(" ({})", by_reason.collect::<Vec<_>>().join(", "));
     }
     let mut rows = vec![
