@@ -502,7 +502,7 @@ async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
     let mut other = feed("fed", sources().await, 4);
     other.arguments.insert("--task".into(), "detailed".into());
     let error = other.begin_repair(&bench.target()).await.unwrap_err();
-    assert!(matches!(error, FeedError::OtherPlan { .. }), "{error}");
+    assert!(matches!(error, FeedError::OtherArguments { .. }), "{error}");
 
     // Two at once: the first one can no longer store anything.
     let first = fed.begin_repair(&bench.target()).await.unwrap();

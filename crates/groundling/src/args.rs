@@ -9,7 +9,7 @@ use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
 use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
-use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
+use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
@@ -61,7 +61,9 @@ pub(crate) enum Command {
     /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
-    /// Show what each dataset is doing: source, jobs waiting and in flight, done, failed by reason, rates, time left, cost.
+    /// List, pause, resume or cancel the datasets that `groundling enqueue` submits.
+    Datasets(DatasetsArgs),
+    /// Show each dataset: source, jobs, results, failures by reason, rates, time left and cost.
     Status(StatusArgs),
     /// List, show, replay and drop failures, the jobs that ended without an annotation.
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
@@ -126,8 +128,7 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
-    /// Change the stream of jobs of an earlier version, and its consumer, into what this version needs. The changes are
-    /// printed first.
+    /// Change the jobs stream of an earlier version, and its consumer, for this version. Prints the changes first.
     #[arg(long)]
     pub(crate) migrate: bool,
     #[command(flatten)]

@@ -138,6 +138,9 @@ pub(crate) struct ReconcileArgs {
     /// With --enqueue: what a picture must still have when it is read, as for `groundling enqueue`.
     #[arg(long, value_enum, default_value_t = Pin::Version)]
     pub(crate) pin: Pin,
+    /// With --enqueue: submit urgent jobs, as for `groundling enqueue`.
+    #[arg(long)]
+    pub(crate) urgent: bool,
     /// With --enqueue: most jobs of the dataset that wait in the stream. At least 1000.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub(crate) max_waiting: u64,

@@ -20,7 +20,7 @@ use wire::subjects::{CURSORS_WILDCARD, Dataset, dataset_token};
 
 use super::read::Failure;
 use super::remove::{exists, remove};
-use crate::feed::batch::{self, BatchError, Guarded, Job};
+use crate::feed::batch::{self, BatchError, BatchJob, GuardedMessage};
 use crate::pool::{Pool, PoolError, subjects};
 
 /// Failures that are replayed at once.
@@ -104,7 +104,7 @@ impl Replay {
             None => return Ok(Replayed::Impossible(format!("{:?} is not the subject of a job", record.subject))),
         };
         let marker = dataset.cursor_subject(&marker_name(failure));
-        let job = Job { payload: record.job.clone(), id: Some(resubmission_id(record)) };
+        let job = BatchJob { payload: record.job.clone(), id: Some(resubmission_id(record)) };
         let stored = match self.store(failure, job, &marker).await? {
             Ok(stored) => stored,
             Err(refusal) => return Ok(Replayed::Impossible(refusal)),
@@ -124,9 +124,9 @@ impl Replay {
     }
 
     /// Stores job and marker, unless the marker is there. The error is a refusal that concerns this job alone.
-    async fn store(&self, failure: &Failure, job: Job, marker: &str) -> Result<Result<Replayed, String>, ReplayError> {
+    async fn store(&self, failure: &Failure, job: BatchJob, marker: &str) -> Result<Result<Replayed, String>, ReplayError> {
         let note = serde_json::json!({ "failure": failure.sequence, "job_id": failure.record.job_id });
-        let guarded = Guarded { subject: marker.to_owned(), payload: note.to_string().into(), last_sequence: 0 };
+        let guarded = GuardedMessage { subject: marker.to_owned(), payload: note.to_string().into(), last_sequence: 0 };
         let (subject, jobs) = (&failure.record.subject, [job]);
         let (mut attempts, mut delays) = (0, Delays::of(AGAIN));
         loop {
@@ -135,11 +135,11 @@ impl Replay {
             let cause = match stored {
                 Ok(_) => return Ok(Ok(Replayed::Done)),
                 // Also if the answer to an earlier attempt was lost.
-                Err(BatchError::Overtaken | BatchError::Duplicate) if attempts > 0 => return Ok(Ok(Replayed::Done)),
-                Err(BatchError::Overtaken | BatchError::Duplicate) => return Ok(Ok(Replayed::Before)),
-                Err(BatchError::Refused(said)) => return Ok(Err(said)),
-                Err(BatchError::Full(said)) => return Err(ReplayError::Full(said)),
-                Err(BatchError::MayPass(cause)) => cause,
+                Err(BatchError::SequenceChanged | BatchError::Duplicate) if attempts > 0 => return Ok(Ok(Replayed::Done)),
+                Err(BatchError::SequenceChanged | BatchError::Duplicate) => return Ok(Ok(Replayed::Before)),
+                Err(BatchError::Permanent(said)) => return Ok(Err(said)),
+                Err(BatchError::StreamFull(said)) => return Err(ReplayError::Full(said)),
+                Err(BatchError::Temporary(cause)) => cause,
             };
             attempts += 1;
             if attempts >= ATTEMPTS {

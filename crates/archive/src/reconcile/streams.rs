@@ -39,7 +39,9 @@ pub(super) async fn read_all(
         let job = ImageJob::decode(message.payload.clone()).ok()?;
         Record::of_job(&job, Outcome::Waiting)
     };
-    walk(&jobs, &dataset.jobs_subject(), until.jobs + 1, last, of_job, records).await?;
+    for subject in [dataset.jobs_subject(), dataset.urgent_subject()] {
+        walk(&jobs, &subject, until.jobs + 1, last, of_job, records).await?;
+    }
     until.jobs = last;
 
     // A job can be stored here again at any time, so all of it is read each time.
@@ -49,7 +51,7 @@ pub(super) async fn read_all(
         let retry = Retry::decode(message.payload.clone()).ok()?;
         Record::of_job(&ImageJob::decode(retry.job).ok()?, Outcome::Waiting)
     };
-    walk(&retries, &dataset.retries_wildcard(), 1, last, of_retry, records).await?;
+    walk(&retries, &dataset.retries_subject(), 1, last, of_retry, records).await?;
 
     let streams = &pool.streams;
     let of_annotation = |payload| Record::of_annotation(&ImageAnnotation::decode(payload).ok()?);

@@ -44,8 +44,8 @@ pub(super) async fn source(
     for lane in 0..plan.lanes.len() {
         let subject = dataset.cursor_subject(&lane.to_string());
         match cache.0.get(&subject) {
-            Some(cursor) => cursors.push(cursor.clone()),
-            None => unknown.push(subject),
+            Some(cursor) if cursor.pass == plan.pass => cursors.push(cursor.clone()),
+            _ => unknown.push(subject),
         }
     }
     let reads = unknown.into_iter().map(|subject| async move {
@@ -63,6 +63,12 @@ pub(super) async fn source(
 }
 
 fn status(plan: &Plan, feeder: Option<FeederRecord>, cursors: &[Cursor]) -> SourceStatus {
+    // Cursors of an earlier pass say nothing about this one.
+    let of_pass = |cursor: &Cursor| match cursor.pass == plan.pass {
+        true => cursor.clone(),
+        false => Cursor::default(),
+    };
+    let cursors: Vec<Cursor> = cursors.iter().map(of_pass).collect();
     let mut counts = Counts::default();
     cursors.iter().for_each(|cursor| counts += cursor.counts);
     let lanes_done = cursors.iter().filter(|cursor| cursor.position == Position::End).count();
@@ -96,10 +102,11 @@ mod tests {
     #[test]
     fn the_total_is_known_when_all_lanes_are_at_their_end() {
         let lane = Lane::Keys { after: None, until: None };
-        let plan = Plan { arguments: Default::default(), sample: None, lanes: vec![(0, lane.clone()), (0, lane)] };
+        let plan = Plan { arguments: Default::default(), sample: None, lanes: vec![(0, lane.clone()), (0, lane)], pass: 1 };
         let cursor = |position, jobs| Cursor {
             position,
             counts: Counts { seen: jobs + 1, jobs, bytes: 10 * jobs },
+            pass: 1,
             ..Cursor::default()
         };
         let half = status(&plan, None, &[cursor(Position::End, 5), cursor(Position::Key("k".into()), 2)]);
@@ -107,5 +114,8 @@ mod tests {
         assert_eq!(half.total_jobs, None);
         let whole = status(&plan, None, &[cursor(Position::End, 5), cursor(Position::End, 3)]);
         assert_eq!((whole.total_jobs, whole.lanes_done), (Some(8), 2));
+        let old = Cursor { pass: 0, ..cursor(Position::End, 3) };
+        let next_pass = status(&plan, None, &[cursor(Position::End, 5), old]);
+        assert_eq!((next_pass.total_jobs, next_pass.jobs, next_pass.lanes_done), (None, 5, 1));
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
-use wire::subjects::{JOBS_WILDCARD, dataset_token};
+use broker::settings::StreamSettings;
+use wire::subjects::{JOBS_WILDCARD, URGENT_WILDCARD, dataset_token};
 
 use crate::pool::PoolError;
 
@@ -33,30 +34,40 @@ impl InFlight {
 }
 
 /// Finds the jobs that were delivered and are still in the stream: an acknowledgement removes them.
-pub(super) async fn in_flight(stream: &Stream<Info>, consumer: &str) -> Result<InFlight, PoolError> {
-    let info = match stream.consumer_info(consumer).await {
-        Ok(info) => info,
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
-            return Ok(InFlight::default());
+pub(super) async fn in_flight(stream: &Stream<Info>, streams: &StreamSettings) -> Result<InFlight, PoolError> {
+    let mut found = InFlight { total: None, by_dataset: Some(HashMap::new()) };
+    for (consumer, subject) in
+        [(streams.consumer.clone(), JOBS_WILDCARD), (streams.urgent_consumer(), URGENT_WILDCARD)]
+    {
+        let info = match stream.consumer_info(&consumer).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => continue,
+            Err(error) => return Err(PoolError::broker(format!("reading the consumer {consumer}"), &error)),
+        };
+        found.total = Some(found.total.unwrap_or(0) + info.num_ack_pending as u64);
+        match &mut found.by_dataset {
+            Some(by_dataset) if info.num_ack_pending <= MOST => walk(stream, &info, subject, by_dataset).await?,
+            by_dataset => *by_dataset = None,
         }
-        Err(error) => return Err(PoolError::broker(format!("reading the consumer {consumer}"), &error)),
-    };
-    let mut found = InFlight { total: Some(info.num_ack_pending as u64), by_dataset: None };
-    if info.num_ack_pending <= MOST {
-        found.by_dataset = Some(walk(stream, &info).await?);
+    }
+    if found.total.is_none() {
+        found.by_dataset = None;
     }
     Ok(found)
 }
 
-async fn walk(stream: &Stream<Info>, info: &ConsumerInfo) -> Result<HashMap<String, u64>, PoolError> {
-    let mut by_dataset = HashMap::new();
+async fn walk(
+    stream: &Stream<Info>,
+    info: &ConsumerInfo,
+    subject: &str,
+    by_dataset: &mut HashMap<String, u64>,
+) -> Result<(), PoolError> {
     let mut sequence = info.ack_floor.stream_sequence + 1;
     for _ in 0..info.num_ack_pending {
         if sequence > info.delivered.stream_sequence {
             break;
         }
-        let message = match stream.raw_message_builder().sequence(sequence).next_by_subject(JOBS_WILDCARD).send().await
-        {
+        let message = match stream.raw_message_builder().sequence(sequence).next_by_subject(subject).send().await {
             Ok(message) => message,
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
             Err(error) => return Err(PoolError::broker("reading the jobs in flight", &error)),
@@ -69,7 +80,7 @@ async fn walk(stream: &Stream<Info>, info: &ConsumerInfo) -> Result<HashMap<Stri
             *by_dataset.entry(dataset.to_owned()).or_insert(0) += 1;
         }
     }
-    Ok(by_dataset)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use broker::server_time;
 use time::{Duration, OffsetDateTime};
 use wire::Message;
 use wire::subjects::{
-    ANNOTATIONS_WILDCARD, Dataset, FAILED_WILDCARD, JOBS_WILDCARD, RETRIES_WILDCARD, dataset_token, failed_tokens,
+    ANNOTATIONS_WILDCARD, Dataset, FAILED_WILDCARD, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_WILDCARD, dataset_token,
+    failed_tokens,
 };
 use wire::v1::ImageAnnotation;
 
@@ -66,7 +67,7 @@ impl Watch {
             .map_err(|error| PoolError::broker("reading the server's time", error.as_ref()))?;
         let counted = self.count().await?;
         let planned = feeding::planned(&jobs).await?;
-        let in_flight = in_flight::in_flight(&jobs, &streams.consumer).await?;
+        let in_flight = in_flight::in_flight(&jobs, &streams).await?;
         let mut datasets = Vec::new();
         for dataset in self.names(&counted, &planned) {
             let name = dataset.as_str();
@@ -112,9 +113,12 @@ impl Watch {
     async fn count(&self) -> Result<Counted, PoolError> {
         let streams = &self.pool.streams;
         let mut counted = Counted::default();
-        for (subject, messages) in subjects(&self.pool.stream(&streams.jobs).await?, JOBS_WILDCARD).await? {
-            if let Some(dataset) = dataset_token(&subject) {
-                *counted.queued.entry(dataset.to_owned()).or_default() += messages;
+        let jobs = self.pool.stream(&streams.jobs).await?;
+        for filter in [JOBS_WILDCARD, URGENT_WILDCARD] {
+            for (subject, messages) in subjects(&jobs, filter).await? {
+                if let Some(dataset) = dataset_token(&subject) {
+                    *counted.queued.entry(dataset.to_owned()).or_default() += messages;
+                }
             }
         }
         let retries = self.pool.stream(&streams.retries).await?;
@@ -122,7 +126,7 @@ impl Watch {
             // Each retry has a subject of its own.
             let filters: Vec<String> = match &self.datasets[..] {
                 [] => vec![RETRIES_WILDCARD.to_owned()],
-                datasets => datasets.iter().map(Dataset::retries_wildcard).collect(),
+                datasets => datasets.iter().map(Dataset::retries_subject).collect(),
             };
             for filter in filters {
                 for (subject, messages) in subjects(&retries, &filter).await? {

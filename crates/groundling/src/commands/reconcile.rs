@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use wire::subjects::Dataset;
 
-use super::enqueue::{feeder_name, filter, open_sources, pin, recipe_arguments, tasks};
+use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments, tasks};
 use crate::args::Format;
 use crate::bulk_args::ReconcileArgs;
 use crate::exit::{Misuse, Outcome};
@@ -32,16 +32,16 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
     let client = connection::connect(&nats, "groundling reconcile").await?;
     let target = Target {
         jetstream: connection::jetstream(&client, &nats),
-        stream: streams.jobs.clone(),
-        consumer: streams.consumer.clone(),
+        streams: streams.clone(),
         max_waiting: args.max_waiting,
+        max_failure_rate: None,
         timeout: nats.request_timeout,
-        feeder: feeder_name(),
+        feeder: process_name(),
     };
     // Before the streams are read, so that nobody else submits what is found to be missing.
     let repair = match args.enqueue {
         true => Some(feed.begin_repair(&target).await.map_err(|error| match error {
-            FeedError::OtherPlan { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
+            FeedError::OtherArguments { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
             other => other.into(),
         })?),
         false => None,
@@ -67,8 +67,10 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
 
 async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<Feed> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
-    if args.filter.sample.is_some() || args.filter.unique.is_some() {
-        let error = anyhow!("--sample and --unique cannot be given here: the sample is that of the dataset");
+    if args.filter.sample.is_some() || args.filter.unique.is_some() || args.filter.missing {
+        let error = anyhow!(
+            "--sample, --unique and --missing cannot be given: the sample is that of the dataset, and --enqueue submits what is missing"
+        );
         return Err(Misuse(error).into());
     }
     let recipe = Recipe {
@@ -89,9 +91,11 @@ async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<F
         filter,
         sample: None,
         unique_etag: false,
+        missing: false,
+        urgent: args.urgent,
         arguments: recipe_arguments(&args.task, &args.prompt, &recipe),
         recipe,
-        lanes_at_once: args.lanes.into(),
+        parallel_lanes: args.lanes.into(),
     })
 }
 
