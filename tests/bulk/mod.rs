@@ -129,7 +129,11 @@ async fn wrong_arguments_of_the_commands_are_told() {
         (&["failures", "list", "--dataset", "a.b"], 2, "--dataset: "),
         (&["failures", "show", "7"], 1, "there is no failure with the sequence 7"),
         (&["status", "--dataset", ">"], 2, "--dataset: "),
-        (&["reconcile", "s3://b/", "--dataset", "d", "--sample", "3"], 2, "--sample, --unique and --missing cannot be given"),
+        (
+            &["reconcile", "s3://b/", "--dataset", "d", "--sample", "3"],
+            2,
+            "--sample, --unique and --missing cannot be given",
+        ),
     ] {
         let output = pool.groundling().args(arguments).output().await.unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -18,7 +18,11 @@ use crate::causes::causes;
 use crate::read::StoredMessage;
 use crate::settings::NatsSettings;
 
-/// How many messages come after a message, by the server's count.
+/// Headers that the server adds to each message.
+const SEQUENCE: &str = "Nats-Sequence";
+const SUBJECT: &str = "Nats-Subject";
+const TIME_STAMP: &str = "Nats-Time-Stamp";
+/// How many messages come after the message.
 const NUM_PENDING: &str = "Nats-Num-Pending";
 
 /// A stream that is read by direct gets. Any replica may answer, so the newest messages can be missing.
@@ -136,10 +140,10 @@ impl DirectReader {
 
 fn stored(headers: &HeaderMap, payload: Bytes) -> Result<StoredMessage, async_nats::Error> {
     Ok(StoredMessage {
-        sequence: number(headers, header::NATS_SEQUENCE)?,
-        subject: text(headers, header::NATS_SUBJECT)?.to_owned(),
+        sequence: number(headers, SEQUENCE)?,
+        subject: text(headers, SUBJECT)?.to_owned(),
         id: headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned()),
-        published: async_nats::datetime::parse_rfc3339(text(headers, header::NATS_TIME_STAMP)?)?,
+        published: async_nats::datetime::parse_rfc3339(text(headers, TIME_STAMP)?)?,
         payload,
     })
 }

@@ -124,7 +124,12 @@ impl Replay {
     }
 
     /// Stores job and marker, unless the marker is there. The error is a refusal that concerns this job alone.
-    async fn store(&self, failure: &Failure, job: BatchJob, marker: &str) -> Result<Result<Replayed, String>, ReplayError> {
+    async fn store(
+        &self,
+        failure: &Failure,
+        job: BatchJob,
+        marker: &str,
+    ) -> Result<Result<Replayed, String>, ReplayError> {
         let note = serde_json::json!({ "failure": failure.sequence, "job_id": failure.record.job_id });
         let guarded = GuardedMessage { subject: marker.to_owned(), payload: note.to_string().into(), last_sequence: 0 };
         let (subject, jobs) = (&failure.record.subject, [job]);
@@ -135,7 +140,9 @@ impl Replay {
             let cause = match stored {
                 Ok(_) => return Ok(Ok(Replayed::Done)),
                 // Also if the answer to an earlier attempt was lost.
-                Err(BatchError::SequenceChanged | BatchError::Duplicate) if attempts > 0 => return Ok(Ok(Replayed::Done)),
+                Err(BatchError::SequenceChanged | BatchError::Duplicate) if attempts > 0 => {
+                    return Ok(Ok(Replayed::Done));
+                }
                 Err(BatchError::SequenceChanged | BatchError::Duplicate) => return Ok(Ok(Replayed::Before)),
                 Err(BatchError::Permanent(said)) => return Ok(Err(said)),
                 Err(BatchError::StreamFull(said)) => return Err(ReplayError::Full(said)),

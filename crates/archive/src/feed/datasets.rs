@@ -11,8 +11,8 @@ use wire::subjects::Dataset;
 
 use super::cursors::Cursors;
 use super::error::FeedError;
-use super::repair::REPAIR_LANE;
 use super::records::{Counts, Cursor, DatasetState, Plan, StateRecord};
+use super::repair::REPAIR_LANE;
 use super::watermark::count;
 use crate::object::Position;
 

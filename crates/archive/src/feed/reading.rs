@@ -46,11 +46,7 @@ impl Feed {
     }
 
     /// Calls `each` with the objects that the filter and `sample` select from the sources.
-    pub(crate) async fn each_page(
-        &self,
-        sample: Option<SampleRule>,
-        each: impl FnMut(Page),
-    ) -> Result<(), FeedError> {
+    pub(crate) async fn each_page(&self, sample: Option<SampleRule>, each: impl FnMut(Page)) -> Result<(), FeedError> {
         let (lanes, selection) = (self.lanes().await?, self.selection(sample)?);
         self.read(&lanes, &selection, each).await
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wire::identity::sha256_hex;
 use wire::v1::{ImageAnnotation, ImageJob, ObjectIdentity, S3Object, image_job};
 
-use crate::object::{SourceObject, bare_etag};
+use crate::object::{SourceObject, unquoted_etag};
 
 /// Bytes of a record on disk.
 pub(super) const RECORD_BYTES: usize = 33;
@@ -54,7 +54,7 @@ struct Line {
 impl State {
     fn new(version: Option<&str>, etag: Option<&str>) -> Self {
         let hash = |text: Option<&str>| text.filter(|text| !text.is_empty()).map_or(0, |text| hash64(text).max(1));
-        Self { version: hash(version), etag: hash(etag.map(bare_etag)) }
+        Self { version: hash(version), etag: hash(etag.map(unquoted_etag)) }
     }
 
     /// Whether both can be the same state: by the versions if both are known, or else by the ETags.

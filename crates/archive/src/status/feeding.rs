@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn the_total_is_known_when_all_lanes_are_at_their_end() {
         let lane = Lane::Keys { after: None, until: None };
-        let plan = Plan { arguments: Default::default(), sample: None, lanes: vec![(0, lane.clone()), (0, lane)], pass: 1 };
+        let plan =
+            Plan { arguments: Default::default(), sample: None, lanes: vec![(0, lane.clone()), (0, lane)], pass: 1 };
         let cursor = |position, jobs| Cursor {
             position,
             counts: Counts { seen: jobs + 1, jobs, bytes: 10 * jobs },

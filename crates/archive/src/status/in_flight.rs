@@ -36,8 +36,7 @@ impl InFlight {
 /// Finds the jobs that were delivered and are still in the stream: an acknowledgement removes them.
 pub(super) async fn in_flight(stream: &Stream<Info>, streams: &StreamSettings) -> Result<InFlight, PoolError> {
     let mut found = InFlight { total: None, by_dataset: Some(HashMap::new()) };
-    for (consumer, subject) in
-        [(streams.consumer.clone(), JOBS_WILDCARD), (streams.urgent_consumer(), URGENT_WILDCARD)]
+    for (consumer, subject) in [(streams.consumer.clone(), JOBS_WILDCARD), (streams.urgent_consumer(), URGENT_WILDCARD)]
     {
         let info = match stream.consumer_info(&consumer).await {
             Ok(info) => info,
