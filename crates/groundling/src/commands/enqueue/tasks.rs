@@ -11,7 +11,7 @@ use crate::enqueue_args::JobGenerationArgs;
 use crate::exit::Misuse;
 
 /// The prompts of `--prompt` and the tasks of `--task`, in their order. A brief caption if there are none.
-pub(super) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
+pub(in crate::commands) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
     let mut tasks = Vec::new();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut add = |name: &str, kind| {
@@ -81,7 +81,7 @@ fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
 }
 
 /// The generation options; `None` if none is given.
-pub(super) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
+pub(in crate::commands) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
     let options = GenerationOptions {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
@@ -100,7 +100,7 @@ pub(super) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
 ///
 /// # Errors
 /// [`Misuse`] if a worker would reject the job.
-pub(super) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
+pub(in crate::commands) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
     let job = ModelJob::new(job).map_err(|error| Misuse(anyhow!("{error}")))?;
     let prompt = |query: Query| match query {
         Query::Generate { prompt, .. } | Query::Score { prompt, .. } => prompt.text,
