@@ -29,16 +29,16 @@ fn numbers(found: &Reconciled) -> [u64; 5] {
 #[tokio::test]
 async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
     let bench = Bench::ready().await;
-    let store = SyntheticStore::start(3000, Duration::ZERO).await;
+    let store = SyntheticStore::start(1500, Duration::ZERO).await;
     let sources = || async { vec![source(&store.endpoint, "s3://archive/").await] };
     let fed = feed("fed", sources().await, 4);
-    assert_eq!(numbers(&compare(&bench, &fed).await.0), [3000, 0, 0, 0, 3000]);
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 0, 0, 0, 1500]);
     fed.run(&bench.target(), &Progress::default()).await.unwrap();
-    assert_eq!(numbers(&compare(&bench, &fed).await.0), [3000, 0, 0, 3000, 0]);
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 0, 0, 1500, 0]);
 
     let consumer = broker::setup::find_consumer(&bench.jetstream, &bench.streams).await.unwrap().unwrap();
     let mut lost = Vec::new();
-    let mut messages = consumer.fetch().max_messages(1000).messages().await.unwrap();
+    let mut messages = consumer.fetch().max_messages(500).messages().await.unwrap();
     let mut i = 0;
     while let Some(message) = messages.next().await {
         let message = message.unwrap();
@@ -63,7 +63,7 @@ async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
     publish_annotation(&bench, &job("other", &lost[0]), "w").await;
     publish_annotation(&bench, &job("fed", "gone.jpg"), "w").await;
     let (found, missing) = compare(&bench, &fed).await;
-    assert_eq!(numbers(&found), [3000, 400, 200, 200 + 2000, 200]);
+    assert_eq!(numbers(&found), [1500, 200, 100, 100 + 1000, 100]);
     assert_eq!((missing, found.elsewhere), (lost.clone(), 1));
     assert!(!found.annotations_removed);
 
@@ -81,10 +81,10 @@ async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
     assert!(matches!(error, FeedError::FencedOut { .. }), "{error}");
     let objects = found.missing_objects.objects().unwrap();
     let stored = fed.repair(second, objects, &Progress::default()).await.unwrap();
-    assert_eq!(stored.jobs, 200);
-    assert_eq!(numbers(&compare(&bench, &fed).await.0), [3000, 400, 200, 2400, 0]);
+    assert_eq!(stored.jobs, 100);
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 200, 100, 1200, 0]);
     let queue = bench.drain().await;
-    assert!(queue.values().all(|times| *times == 1) && queue.len() == 2200);
+    assert!(queue.values().all(|times| *times == 1) && queue.len() == 1100);
     assert!(lost.iter().all(|key| queue.contains_key(key)));
 }
 
@@ -94,7 +94,8 @@ async fn nothing_is_submitted_while_the_source_is_being_read() {
     let store = SyntheticStore::start(3000, Duration::ZERO).await;
     let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 1);
     let target = Target { max_waiting: 1000, ..bench.target() };
-    let feeding = fed.run(&target, &Progress::default());
+    let progress = Progress::default();
+    let feeding = fed.run(&target, &progress);
     tokio::time::timeout(Duration::from_secs(3), feeding).await.expect_err("it waits for workers");
     let error = fed.begin_repair(&bench.target()).await.unwrap_err();
     assert!(matches!(error, FeedError::Unfinished(_)), "{error}");
