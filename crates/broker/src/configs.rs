@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use wire::subjects::{
-    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, JOBS_WILDCARD, OUTCOMES_WILDCARD, RETRIES_WILDCARD,
-    max_deliveries_subject,
+    ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, JOBS_WILDCARD,
+    OUTCOMES_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, max_deliveries_subject,
 };
 
 use crate::settings::StreamSettings;
@@ -37,9 +37,11 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
         stream::Config {
             name: settings.jobs.clone(),
             description: Some("Groundling: jobs".to_owned()),
-            subjects: vec![JOBS_WILDCARD.to_owned()],
+            subjects: vec![JOBS_WILDCARD.to_owned(), CURSORS_WILDCARD.to_owned(), URGENT_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
             max_message_size: i32::try_from(max_job).unwrap_or(i32::MAX),
+            // `groundling enqueue` stores jobs and its cursor in one batch.
+            allow_atomic_publish: true,
             ..common.clone()
         },
         stream::Config {
@@ -131,14 +133,33 @@ pub(crate) fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
         // handled its advisory.
         max_deliver: settings.max_deliver,
         max_ack_pending: settings.max_ack_pending,
+        // The stream also contains cursors and urgent jobs.
+        filter_subject: JOBS_FILTER.to_owned(),
         ..pull::Config::default()
     }
 }
 
-/// The consumer of the retries stream. The number of retries is limited by the workers, so the server does not limit it. Most retries are delayed rather than
-/// active, so more may be unacknowledged.
+/// The consumer of urgent jobs in the jobs stream. Workers limit the number of attempts, so the server does not: its
+/// advisories would need another subject of the advisories stream.
+pub(crate) fn wanted_urgent_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(settings.urgent_consumer()),
+        description: Some("Groundling: all workers, urgent jobs".to_owned()),
+        max_deliver: -1,
+        filter_subject: URGENT_FILTER.to_owned(),
+        ..wanted_consumer(settings)
+    }
+}
+
+/// The consumer of the retries stream. Workers limit the number of attempts, so the server does not. Most retries are
+/// delayed rather than active, so more may be unacknowledged.
 pub(crate) fn wanted_retries_consumer(settings: &StreamSettings) -> pull::Config {
-    pull::Config { max_deliver: -1, max_ack_pending: RETRIES_MAX_ACK_PENDING, ..wanted_consumer(settings) }
+    pull::Config {
+        max_deliver: -1,
+        max_ack_pending: RETRIES_MAX_ACK_PENDING,
+        filter_subject: String::new(),
+        ..wanted_consumer(settings)
+    }
 }
 
 #[cfg(test)]

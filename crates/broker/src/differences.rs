@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD};
 
 /// One sentence for each difference between an existing stream and the wanted one.
 pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
@@ -20,6 +20,12 @@ pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config
     if wanted.allow_message_ttl && !found.allow_message_ttl {
         differences.found.push(format!(
             "{} has no allow_msg_ttl, so outcomes of finished jobs keep their full size until their max_age: set it to true",
+            differences.name
+        ));
+    }
+    if wanted.allow_atomic_publish && !found.allow_atomic_publish {
+        differences.found.push(format!(
+            "{} has no allow_atomic, so `groundling enqueue` cannot feed it: run `groundling setup --migrate`",
             differences.name
         ));
     }
@@ -61,9 +67,14 @@ pub(crate) fn consumer_differences(
         &found.max_ack_pending,
     );
     differences.unless_equal("maximum number of deliveries", &wanted.max_deliver, &found.max_deliver);
-    let is_unfiltered = ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&found.filter_subject.as_str());
-    if !is_unfiltered || !found.filter_subjects.is_empty() {
-        differences.unless_equal("subject filter", &String::new(), &found.filter_subject);
+    let (wanted_filter, found_filter) = (wanted.filter_subject.as_str(), found.filter_subject.as_str());
+    // Two filters with the same effect.
+    let equivalent = [(JOBS_FILTER, JOBS_WILDCARD), (URGENT_FILTER, URGENT_WILDCARD), ("", RETRIES_WILDCARD)];
+    let is_equivalent = equivalent.contains(&(wanted_filter, found_filter));
+    if !found.filter_subjects.is_empty() {
+        differences.unless_equal("subject filters", &vec![wanted_filter.to_owned()], &found.filter_subjects);
+    } else if !is_equivalent {
+        differences.unless_equal("subject filter", &wanted_filter, &found_filter);
     }
     differences.found
 }

@@ -3,9 +3,11 @@
 //! - [`connection`]: authentication, TLS, reconnection, and leaving a server in lame duck mode;
 //! - [`settings`]: settings of the connection and of the streams;
 //! - [`setup`]: creating streams and consumers, and comparing existing ones with the settings;
+//! - [`migration`]: changing the jobs stream of an earlier version into that of this one;
 //! - [`stream_rules`]: settings of streams and consumers with which jobs could be lost;
 //! - [`stream_sizes`]: bounds on the bytes of each stream;
 //! - [`publish`]: publishing annotations and failures with retries;
+//! - [`direct`]: reading and counting a few messages of a stream without a consumer;
 //! - [`read`]: reading a range of a stream, each message once;
 //! - [`stream_states`]: which streams refuse messages at present, and why;
 //! - [`permissions`]: permissions that the server denied.
@@ -51,7 +53,9 @@ pub mod causes;
 mod configs;
 pub mod connection;
 mod differences;
+pub mod direct;
 mod duration_text;
+pub mod migration;
 pub mod permission_probe;
 pub mod permissions;
 pub mod publish;

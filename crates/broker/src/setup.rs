@@ -5,13 +5,16 @@
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::stream;
+use wire::subjects::URGENT_WILDCARD;
 
 use crate::api::{ApiError, ApiErrorKind};
 pub use crate::api::{Broker, SetupError};
-use crate::configs::{wanted_advisory_consumer, wanted_consumer, wanted_retries_consumer, wanted_streams};
+use crate::configs::{
+    wanted_advisory_consumer, wanted_consumer, wanted_retries_consumer, wanted_streams, wanted_urgent_consumer,
+};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
-use crate::stream_rules::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
+use crate::stream_rules::{consumer_errors, failed_stream_errors, jobs_stream_errors, outcomes_stream_errors};
 use crate::stream_sizes::{Storage, StorageUse};
 
 /// The state of the streams and consumers. [`SetupReport::is_ready`] says whether workers can start.
@@ -79,6 +82,7 @@ async fn create_or_compare(
     for mut wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
         // Older servers reject it.
         wanted.allow_message_ttl &= broker.jetstream.client().is_server_compatible(2, 11, 0);
+        wanted.allow_atomic_publish &= broker.jetstream.client().is_server_compatible(2, 12, 0);
         let found = find_stream(broker, &wanted.name).await?;
         lookups.push((wanted, found));
     }
@@ -98,6 +102,8 @@ async fn create_or_compare(
                     report.errors.extend(jobs_stream_errors(config));
                 } else if config.name == settings.outcomes {
                     report.errors.extend(outcomes_stream_errors(config));
+                } else if config.name == settings.failed {
+                    report.errors.extend(failed_stream_errors(config));
                 }
                 report.found.push(what);
                 Some(found)
@@ -129,7 +135,34 @@ async fn create_or_compare(
             }
         }
     }
+    if let Some(stream) = streams.iter().flatten().find(|stream| stream.cached_info().config.name == settings.jobs) {
+        create_or_compare_urgent_consumer(broker, stream, create, settings, &mut report).await?;
+    }
     Ok(report)
+}
+
+/// Workers can do without this consumer: a missing one is a difference.
+async fn create_or_compare_urgent_consumer(
+    broker: &Broker,
+    stream: &stream::Stream,
+    create: bool,
+    settings: &StreamSettings,
+    report: &mut SetupReport,
+) -> Result<(), SetupError> {
+    // Without the subject, the server would refuse the consumer. The missing subject is a difference of its own.
+    if !stream.cached_info().config.subjects.iter().any(|subject| subject == URGENT_WILDCARD) {
+        return Ok(());
+    }
+    let what = format!("consumer {}", settings.urgent_consumer());
+    let missing = report.missing.len();
+    create_or_compare_consumer(broker, stream, wanted_urgent_consumer(settings), create, what, settings, report)
+        .await?;
+    for what in report.missing.drain(missing..) {
+        report.differences.push(format!(
+            "{what} does not exist, so workers take no urgent jobs: run `groundling setup --migrate` and restart them"
+        ));
+    }
+    Ok(())
 }
 
 async fn create_or_compare_consumer(
@@ -208,7 +241,18 @@ pub async fn find_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.jobs).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.jobs).await
+}
+
+/// The consumer of urgent jobs; `None` if the stream or the consumer does not exist.
+///
+/// # Errors
+/// [`SetupError`] if it cannot be read, or is not a pull consumer.
+pub async fn find_urgent_consumer(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(&broker.into(), &settings.urgent_consumer(), &settings.jobs).await
 }
 
 /// The consumer of the retries stream; `None` if the stream or the consumer does not exist.
@@ -219,7 +263,7 @@ pub async fn find_retries_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.retries).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.retries).await
 }
 
 /// The consumer of the advisories stream; `None` if the stream or the consumer does not exist.
@@ -230,16 +274,12 @@ pub async fn find_advisory_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.advisories).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.advisories).await
 }
 
-async fn find_consumer_of(
-    broker: &Broker,
-    settings: &StreamSettings,
-    stream: &str,
-) -> Result<Option<PullConsumer>, SetupError> {
-    let what = format!("consumer {}", settings.consumer);
-    let find = || broker.jetstream.get_consumer_from_stream(&settings.consumer, stream);
+async fn find_consumer_of(broker: &Broker, consumer: &str, stream: &str) -> Result<Option<PullConsumer>, SetupError> {
+    let what = format!("consumer {consumer}");
+    let find = || broker.jetstream.get_consumer_from_stream(consumer, stream);
     broker.request(&what, stream, find).await
 }
 

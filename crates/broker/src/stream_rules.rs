@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy};
+use wire::subjects::failed_subject_for;
+use wire::v1::FailureReason;
 
 /// The shortest `ack_wait` within which a busy worker can send its progress acks in time.
 pub const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(3);
@@ -59,6 +61,34 @@ pub(crate) fn outcomes_stream_errors(config: &stream::Config) -> Vec<String> {
     errors
         .add_if(config.sealed, "is sealed: outcomes could not be written to it; delete it and run `groundling setup`");
     errors.found
+}
+
+/// Settings with which the failed stream refuses failures: one sentence for each.
+pub(crate) fn failed_stream_errors(config: &stream::Config) -> Vec<String> {
+    let mut errors = Errors::new(format!("stream {}", config.name));
+    errors.add_if(
+        !holds_reasons(config),
+        "does not have the subjects of failures with their reason (groundling.failed.<dataset>.<reason>): run `groundling setup --migrate`",
+    );
+    errors.found
+}
+
+/// Whether the stream has the subjects of failures with their reason, which those of earlier versions do not have.
+pub(crate) fn holds_reasons(config: &stream::Config) -> bool {
+    let example = failed_subject_for("groundling.jobs.dataset", FailureReason::Internal);
+    config.subjects.iter().any(|pattern| matches(pattern, &example))
+}
+
+/// Whether a subject without wildcards matches a subject with wildcards.
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (patterns.next(), tokens.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(pattern), Some(token)) if pattern == "*" || pattern == token => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Settings with which a consumer loses jobs, or cannot be used by workers: one sentence for each.
@@ -148,6 +178,22 @@ mod tests {
             let errors = jobs_stream_errors(&wrong);
             assert_eq!(errors.len(), 1, "{wrong:?}: {errors:?}");
             assert!(errors[0].starts_with("stream JOBS ") && !errors[0].contains('\n'), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_stream_must_take_failures_with_their_reason() {
+        let config = |subject: &str| stream::Config {
+            name: "FAILED".into(),
+            subjects: vec![subject.to_owned()],
+            ..Default::default()
+        };
+        for fine in ["groundling.failed.>", "groundling.failed.*.*", "groundling.>", ">"] {
+            assert!(failed_stream_errors(&config(fine)).is_empty(), "{fine}");
+        }
+        for old in ["groundling.failed.*", "groundling.failed.*.*.*", "groundling.jobs.>", "groundling.failed"] {
+            let errors = failed_stream_errors(&config(old));
+            assert!(matches!(&errors[..], [error] if error.contains("setup --migrate")), "{old}: {errors:?}");
         }
     }
 

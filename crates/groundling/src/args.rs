@@ -9,6 +9,9 @@ use crate::annotate_args::{ANNOTATE_EXAMPLES, AnnotateArgs};
 use crate::arg_values::{at_least_one, lengths, path};
 use crate::model_args::ModelArgs;
 
+use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
+use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
+
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
 #[command(
@@ -56,6 +59,19 @@ pub(crate) enum Command {
     ///
     /// Existing streams and consumers are never changed.
     Setup(SetupArgs),
+    /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
+    #[command(after_help = ENQUEUE_EXAMPLES)]
+    Enqueue(EnqueueArgs),
+    /// List, pause, resume or cancel the datasets that `groundling enqueue` submits.
+    Datasets(DatasetsArgs),
+    /// Show each dataset: source, jobs, results, failures by reason, rates, time left and cost.
+    Status(StatusArgs),
+    /// List, show, replay and drop failures, the jobs that ended without an annotation.
+    #[command(subcommand, after_help = FAILURES_EXAMPLES)]
+    Failures(FailuresCommand),
+    /// Compare an archive with a dataset: each object is done, failed, waiting or missing.
+    #[command(after_help = RECONCILE_EXAMPLES)]
+    Reconcile(ReconcileArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(Box<AnnotateArgs>),
@@ -98,6 +114,9 @@ pub(crate) struct SetupArgs {
     /// NATS server [default: nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
+    /// Change the jobs stream of an earlier version, and its consumer, for this version. Prints the changes first.
+    #[arg(long)]
+    pub(crate) migrate: bool,
 }
 
 /// The servers.

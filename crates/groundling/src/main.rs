@@ -5,7 +5,9 @@
 mod annotate_args;
 mod arg_values;
 mod args;
+mod bulk_args;
 mod commands;
+mod enqueue_args;
 mod exit;
 mod files;
 mod logging;
@@ -76,6 +78,11 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
     match arguments.command {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
+        Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
+        Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
+        Command::Status(given) => commands::status::run(given, settings.as_deref()).await,
+        Command::Failures(given) => commands::failures::run(given, settings.as_deref()).await,
+        Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(*given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
         Command::Bench(given) => commands::bench::run(&given).await,

@@ -1,4 +1,4 @@
-//! `soak run` starts a run, `soak worker` is a worker of a run.
+//! `soak run` starts a run, `soak worker` is a worker of a run, `soak feeder` a feeder.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -35,6 +35,18 @@ enum Command {
         /// Stop the stub for ever after it has answered this many requests.
         #[arg(long)]
         wedge_after: Option<usize>,
+    },
+    /// Feed a dataset as `groundling enqueue` does.
+    Feeder {
+        /// Settings file, as for `groundling enqueue`.
+        #[arg(long)]
+        settings: PathBuf,
+        /// The dataset.
+        #[arg(long)]
+        dataset: String,
+        /// The bucket of its objects.
+        #[arg(long)]
+        bucket: String,
     },
 }
 
@@ -98,6 +110,10 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
                 }
                 ended => ended.map(|()| ExitCode::SUCCESS),
             };
+        }
+        Command::Feeder { settings, dataset, bucket } => {
+            soak::feeder::run(&settings, &dataset, &bucket).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Run(run) => run,
     };

@@ -250,7 +250,7 @@ words! {
         /// Annotations.
         Annotations = "groundling.annotations.{dataset}",
         /// Failures.
-        Failed = "groundling.failed.{dataset}",
+        Failed = "groundling.failed.{dataset}.{reason}",
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::v1::FailureReason;
+
 /// The stream of jobs, a work queue.
 pub const JOBS_STREAM: &str = "GROUNDLING_JOBS";
 /// The stream of annotations.
@@ -20,10 +22,19 @@ pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
 /// All job subjects: the subjects of the jobs stream.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
+/// The filter of the consumer of jobs: all jobs that are not urgent, and no cursors.
+pub const JOBS_FILTER: &str = "groundling.jobs.>";
+/// All subjects of urgent jobs. They are in the jobs stream and have a consumer of their own, from which workers take jobs
+/// first.
+pub const URGENT_WILDCARD: &str = "groundling.urgent.*";
+/// The filter of the consumer of urgent jobs.
+pub const URGENT_FILTER: &str = "groundling.urgent.>";
+/// All cursor subjects. Cursors are in the jobs stream, so that jobs and cursor are stored in one atomic batch.
+pub const CURSORS_WILDCARD: &str = "groundling.cursor.*.*";
 /// All annotation subjects.
 pub const ANNOTATIONS_WILDCARD: &str = "groundling.annotations.*";
-/// All failure subjects.
-pub const FAILED_WILDCARD: &str = "groundling.failed.*";
+/// All failure subjects: `groundling.failed.<dataset>.<reason>`, and `groundling.failed.<dataset>` of earlier versions.
+pub const FAILED_WILDCARD: &str = "groundling.failed.>";
 /// All outcome subjects.
 pub const OUTCOMES_WILDCARD: &str = "groundling.outcomes.*";
 /// All attempt subjects.
@@ -32,6 +43,8 @@ pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
 pub const RETRIES_WILDCARD: &str = "groundling.retries.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
+const URGENT_PREFIX: &str = "groundling.urgent.";
+const CURSOR_PREFIX: &str = "groundling.cursor.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
 const OUTCOMES_PREFIX: &str = "groundling.outcomes.";
@@ -50,7 +63,7 @@ pub const MAX_DATASET_BYTES: usize = 128;
 /// let dataset: Dataset = "holiday-2024".parse()?;
 /// assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
 /// assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
-/// assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
+/// assert_eq!(dataset.failed_wildcard(), "groundling.failed.holiday-2024.*");
 /// assert!("holiday.2024".parse::<Dataset>().is_err());
 /// # Ok::<(), wire::subjects::DatasetError>(())
 /// ```
@@ -89,13 +102,38 @@ impl Dataset {
         format!("{JOBS_PREFIX}{}", self.0)
     }
 
+    /// The subject of this dataset's urgent jobs.
+    pub fn urgent_subject(&self) -> String {
+        format!("{URGENT_PREFIX}{}", self.0)
+    }
+
+    /// The subject of a record about feeding this dataset: `name` is a lane's number, `plan`, `feeder` or `state`.
+    pub fn cursor_subject(&self, name: &str) -> String {
+        format!("{CURSOR_PREFIX}{}.{name}", self.0)
+    }
+
+    /// The subject filter for this dataset's retries.
+    pub fn retries_subject(&self) -> String {
+        format!("{RETRIES_PREFIX}{}.*", self.0)
+    }
+
     /// The subject of this dataset's annotations.
     pub fn annotations_subject(&self) -> String {
         format!("{ANNOTATIONS_PREFIX}{}", self.0)
     }
 
-    /// The subject of this dataset's failures.
-    pub fn failed_subject(&self) -> String {
+    /// The subject of this dataset's failures with this reason.
+    pub fn failed_subject(&self, reason: FailureReason) -> String {
+        failed_subject(&self.0, reason)
+    }
+
+    /// The subject filter for all failures of this dataset.
+    pub fn failed_wildcard(&self) -> String {
+        format!("{FAILED_PREFIX}{}.*", self.0)
+    }
+
+    /// The subject on which earlier versions published all failures of this dataset.
+    pub fn failed_subject_without_reason(&self) -> String {
         format!("{FAILED_PREFIX}{}", self.0)
     }
 }
@@ -124,17 +162,49 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// The last token of a job's subject, unchecked; `None` if it is not the subject of a job.
+/// The last token of a job's subject, urgent or not, unchecked; `None` if it is not the subject of a job.
 pub fn dataset_token(job_subject: &str) -> Option<&str> {
-    job_subject.strip_prefix(JOBS_PREFIX).filter(|token| !token.is_empty())
+    let token = job_subject.strip_prefix(JOBS_PREFIX).or_else(|| job_subject.strip_prefix(URGENT_PREFIX));
+    token.filter(|token| !token.is_empty())
 }
 
-/// The subject for the failure of a job with the subject `job_subject`.
+/// Whether a subject is that of an urgent job.
+pub fn is_urgent(subject: &str) -> bool {
+    subject.starts_with(URGENT_PREFIX)
+}
+
+/// Whether a subject is that of a cursor.
+pub fn is_cursor(subject: &str) -> bool {
+    subject.starts_with(CURSOR_PREFIX)
+}
+
+/// The subject for the failure of a job with the subject `job_subject`: `groundling.failed.<dataset>.<reason>`.
 ///
 /// The dataset is not checked: it was part of a subject before, and a job whose dataset name is too long for [`Dataset`]
-/// must fail with one too. For a subject that is not a job's, it is `groundling.failed.unknown`.
-pub fn failed_subject_for(job_subject: &str) -> String {
-    format!("{FAILED_PREFIX}{}", dataset_token(job_subject).unwrap_or("unknown"))
+/// must fail with one too. For a subject that is not a job's, it is `unknown`.
+pub fn failed_subject_for(job_subject: &str, reason: FailureReason) -> String {
+    failed_subject(dataset_token(job_subject).unwrap_or("unknown"), reason)
+}
+
+fn failed_subject(dataset: &str, reason: FailureReason) -> String {
+    format!("{FAILED_PREFIX}{dataset}.{}", reason.token())
+}
+
+/// The dataset and the reason's token in the subject of a failure, unchecked. Subjects of earlier versions have no reason.
+///
+/// ```
+/// use wire::subjects::failed_tokens;
+///
+/// assert_eq!(failed_tokens("groundling.failed.cats.internal"), Some(("cats", Some("internal"))));
+/// assert_eq!(failed_tokens("groundling.failed.cats"), Some(("cats", None)));
+/// assert_eq!(failed_tokens("groundling.jobs.cats"), None);
+/// ```
+pub fn failed_tokens(subject: &str) -> Option<(&str, Option<&str>)> {
+    let tokens = subject.strip_prefix(FAILED_PREFIX)?;
+    Some(match tokens.split_once('.') {
+        Some((dataset, reason)) => (dataset, Some(reason)),
+        None => (tokens, None),
+    })
 }
 
 /// The subject for the outcome of one message of the jobs stream. It contains the time of publication (nanoseconds since
@@ -187,11 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dataset_names_its_three_subjects() {
+    fn a_dataset_names_its_subjects() {
         let dataset: Dataset = "holiday-2024".parse().unwrap();
         assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
+        assert_eq!(dataset.urgent_subject(), "groundling.urgent.holiday-2024");
+        assert_eq!(dataset.cursor_subject("3"), "groundling.cursor.holiday-2024.3");
         assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
-        assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
+        assert_eq!(
+            dataset.failed_subject(FailureReason::ObjectNotFound),
+            "groundling.failed.holiday-2024.object_not_found"
+        );
+        assert_eq!(dataset.failed_wildcard(), "groundling.failed.holiday-2024.*");
+        assert_eq!(dataset.failed_subject_without_reason(), "groundling.failed.holiday-2024");
+        assert_eq!(dataset.retries_subject(), "groundling.retries.holiday-2024.*");
     }
 
     #[test]
@@ -213,8 +291,10 @@ mod tests {
 
     #[test]
     fn a_failure_goes_to_the_dataset_of_the_subject_it_came_from() {
-        assert_eq!(failed_subject_for("groundling.jobs.cats"), "groundling.failed.cats");
-        assert_eq!(failed_subject_for("elsewhere"), "groundling.failed.unknown");
-        assert_eq!(failed_subject_for("groundling.jobs."), "groundling.failed.unknown");
+        let subject = |job_subject| failed_subject_for(job_subject, FailureReason::InvalidJob);
+        assert_eq!(subject("groundling.jobs.cats"), "groundling.failed.cats.invalid_job");
+        assert_eq!(subject("groundling.urgent.cats"), "groundling.failed.cats.invalid_job");
+        assert_eq!(subject("elsewhere"), "groundling.failed.unknown.invalid_job");
+        assert_eq!(subject("groundling.jobs."), "groundling.failed.unknown.invalid_job");
     }
 }

@@ -27,7 +27,9 @@ use telemetry::attributes::JobOutcome;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use wire::Message as _;
-use wire::subjects::{JOBS_WILDCARD, RETRIES_WILDCARD, dataset_token};
+use wire::subjects::{
+    JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, dataset_token, is_cursor, is_urgent,
+};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::attempts::Attempts;
@@ -56,6 +58,8 @@ pub(crate) struct MaxDeliveriesReconciler {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
     pub(crate) retries_stream: String,
+    /// The name of the consumer of urgent jobs.
+    pub(crate) urgent_consumer: String,
     pub(crate) retries: Retries,
     pub(crate) consumer: PullConsumer,
     pub(crate) publisher: OutcomePublisher,
@@ -105,13 +109,16 @@ impl MaxDeliveriesReconciler {
     /// Works until `stop`. Errors are retried.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut scanned = Instant::now();
-        let mut orphans = [&self.jobs_stream, &self.retries_stream].map(|stream| (stream, Orphans::default()));
+        let name = &self.consumer.cached_info().name;
+        let queues =
+            [(&self.jobs_stream, name), (&self.jobs_stream, &self.urgent_consumer), (&self.retries_stream, name)];
+        let mut orphans = queues.map(|queue| (queue, Orphans::default()));
         let interval = self.consumer.cached_info().config.ack_wait;
         while !stop.is_cancelled() {
             if scanned.elapsed() > interval {
                 scanned = Instant::now();
-                for (stream, seen) in &mut orphans {
-                    match self.scan(stream, *seen).await {
+                for ((stream, consumer), seen) in &mut orphans {
+                    match self.scan(stream, consumer, *seen).await {
                         Ok(now) => *seen = now,
                         Err(error) => tracing::debug!(%stream, "the queue could not be scanned for orphans: {error}"),
                     }
@@ -129,25 +136,31 @@ impl MaxDeliveriesReconciler {
 
     /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and removes or
     /// requeues those that were already found by earlier scans.
-    async fn scan(&self, name: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
+    async fn scan(&self, name: &str, consumer: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
         let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
-        let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
+        let consumer = stream.consumer_info(consumer).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // A consumer with another filter leaves messages to other consumers.
         let takes_all = config.filter_subjects.is_empty()
-            && ["", JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
+            && ["", JOBS_FILTER, JOBS_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, RETRIES_WILDCARD]
+                .contains(&config.filter_subject.as_str());
         let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
         if !takes_all || state.messages == 0 || done < state.first_sequence {
             return Ok(Orphans::default());
         }
-        let first_scan = before.last_sequence < state.first_sequence;
+        let urgent = Some(is_urgent(&config.filter_subject));
+        // Cursors of `groundling enqueue` are in the jobs stream too, and stay there.
+        let Some(first) = first_sequence(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
+            return Ok(Orphans::default());
+        };
+        let first_scan = before.last_sequence < first;
         let before = if first_scan { Orphans { scans: 0, last_sequence: done } } else { before };
-        let last = before.last_sequence.min(state.first_sequence.saturating_add(MAX_PER_SCAN));
+        let last = before.last_sequence.min(first.saturating_add(MAX_PER_SCAN));
         if !first_scan {
-            for sequence in state.first_sequence..=last {
+            for sequence in first..=last {
                 let action = if before.scans >= SCANS { Action::Requeue } else { Action::Wait };
-                self.end_job(&stream, sequence, None, action).await?;
+                self.end_job(&stream, sequence, None, urgent, action).await?;
             }
         }
         Ok(Orphans { scans: before.scans.saturating_add(1), ..before })
@@ -194,11 +207,12 @@ impl MaxDeliveriesReconciler {
             return Ok(());
         };
         let action = Action::Fail { deliveries: advised.deliveries };
-        self.end_job(&stream, advised.stream_seq, Some(advised_at), action).await
+        self.end_job(&stream, advised.stream_seq, Some(advised_at), None, action).await
     }
 
     /// Ends or requeues the job with this sequence and removes its message, unless it is newer than `advised_at`: in a
-    /// recreated stream another job has the same sequence.
+    /// recreated stream another job has the same sequence. With `urgent`, only if the job is urgent or is not: it belongs
+    /// to another consumer otherwise.
     ///
     /// The job ends with its outcome if it has one. If it has a newer copy in the retries stream, only the message is
     /// removed. Otherwise `action` decides.
@@ -207,6 +221,7 @@ impl MaxDeliveriesReconciler {
         stream: &Stream,
         sequence: u64,
         advised_at: Option<OffsetDateTime>,
+        urgent: Option<bool>,
         action: Action,
     ) -> Result<(), async_nats::Error> {
         let message = match stream.get_raw_message(sequence).await {
@@ -215,7 +230,10 @@ impl MaxDeliveriesReconciler {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if advised_at.is_some_and(|advised_at| message.time > advised_at) {
+        if advised_at.is_some_and(|advised_at| message.time > advised_at)
+            || urgent.is_some_and(|urgent| is_urgent(&message.subject) != urgent)
+            || is_cursor(&message.subject)
+        {
             return Ok(());
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;
@@ -311,6 +329,19 @@ impl MaxDeliveriesReconciler {
         }
         self.attempts.forget(info).await;
         Ok(())
+    }
+}
+
+/// The sequence of the first message that matches the filter.
+async fn first_sequence(stream: &Stream, filter: &str) -> Result<Option<u64>, async_nats::Error> {
+    let first = stream.cached_info().state.first_sequence;
+    if filter.is_empty() {
+        return Ok(Some(first));
+    }
+    match stream.get_first_raw_message_by_subject(filter, first).await {
+        Ok(message) => Ok(Some(message.sequence)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

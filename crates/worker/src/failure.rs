@@ -43,5 +43,5 @@ pub(crate) fn failure_outcome(
         version_id,
     };
     let record = Some(outcome::Record::Failure(failure));
-    Outcome { subject: failed_subject_for(subject), message_id, record }
+    Outcome { subject: failed_subject_for(subject, reason), message_id, record }
 }

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
+use wire::subjects::failed_subject_for;
 use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
@@ -205,7 +206,11 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
     assert!(good.1.picture.as_ref().unwrap().object.as_ref().unwrap().etag.is_some());
 
     let failures = stored::<v1::JobFailure>(&bench, &bench.streams.failed).await;
-    assert!(failures.iter().all(|(subject, _)| subject == "groundling.failed.cats"));
+    assert!(
+        failures
+            .iter()
+            .all(|(subject, failure)| *subject == failed_subject_for("groundling.jobs.cats", failure.reason()))
+    );
     let reasons: BTreeMap<&str, FailureReason> =
         failures.iter().map(|(_, failure)| (failure.job_id(), failure.reason())).collect();
     let wanted = BTreeMap::from([

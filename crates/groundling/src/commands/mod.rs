@@ -3,10 +3,15 @@
 pub(crate) mod annotate;
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod datasets;
 pub(crate) mod demo;
 pub(crate) mod dry_run;
+pub(crate) mod enqueue;
+pub(crate) mod failures;
 pub(crate) mod inspect;
+pub(crate) mod reconcile;
 mod servers;
 pub(crate) mod settings;
 pub(crate) mod setup;
+pub(crate) mod status;
 pub(crate) mod worker;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use broker::connection;
+use broker::migration::Migration;
 use broker::setup::{self, SetupReport};
 
 use crate::args::{SetupArgs, StoreArgs};
@@ -14,6 +15,13 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
     let flags = StoreArgs { nats_url: args.nats_url, s3_endpoint: None };
     let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
     let connection = connection::open(&nats, "groundling setup").await?;
+    if args.migrate {
+        let migration = Migration::plan(connection.broker(&nats), &streams).await?;
+        for step in migration.steps() {
+            stdout::write_line(format_args!("migrate {step}"))?;
+        }
+        migration.apply(connection.broker(&nats), &streams).await?;
+    }
     let report = setup::setup(connection.broker(&nats), &streams).await?;
     let SetupReport { created, found, missing, differences, errors } = &report;
     for (state, things) in [("created", created), ("found", found), ("missing", missing)] {

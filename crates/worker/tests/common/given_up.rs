@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
+use wire::subjects::JOBS_FILTER;
 use wire::v1::FailureReason;
 use worker::JobEvent;
 use worker::delivery_info::DeliveryInfo;
@@ -11,12 +12,15 @@ use super::{Bench, Running, bitmap, eventually, job, submit};
 
 /// A job that the server has delivered as often as its consumer's `max_deliver` allows.
 pub(crate) async fn given_up(bench: &Bench) -> DeliveryInfo {
-    for (name, max_deliver, seconds) in [(&bench.streams.jobs, 1, 3), (&bench.streams.advisories, -1, 1)] {
+    for (name, max_deliver, seconds, filter) in
+        [(&bench.streams.jobs, 1, 3, JOBS_FILTER), (&bench.streams.advisories, -1, 1, "")]
+    {
         let stream = bench.jetstream.get_stream(name).await.unwrap();
         stream.delete_consumer(&bench.streams.consumer).await.unwrap();
         let durable_name = Some(bench.streams.consumer.clone());
         let ack_wait = Duration::from_secs(seconds);
-        let config = pull::Config { durable_name, ack_wait, max_deliver, ..Default::default() };
+        let filter_subject = filter.to_owned();
+        let config = pull::Config { durable_name, ack_wait, max_deliver, filter_subject, ..Default::default() };
         stream.create_consumer(config).await.unwrap();
     }
     submit(bench, &job("given up", bitmap())).await;

@@ -1,0 +1,144 @@
+//! Reading failures page by page.
+
+use std::collections::VecDeque;
+
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use broker::direct::Start;
+use broker::read::StoredMessage;
+use time::OffsetDateTime;
+use wire::Message;
+use wire::v1::JobFailure;
+
+use super::selection::Selection;
+use crate::pool::{Pool, PoolError};
+
+/// Failures that are read with one request.
+const PAGE: usize = 100;
+
+/// A failure in its stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was stored, by the server's clock.
+    pub published: OffsetDateTime,
+    /// Its id (`Nats-Msg-Id`).
+    pub id: Option<String>,
+    /// What it says.
+    pub record: JobFailure,
+}
+
+impl Failure {
+    /// The address of the picture: `s3://bucket/key`, with `?versionId=` where the job names a version. `None` for a
+    /// picture within the job, and for a job that names no valid object.
+    pub fn address(&self) -> Option<String> {
+        let (bucket, key) = (self.record.bucket.as_ref()?, self.record.key.as_ref()?);
+        let version = self.record.version_id.as_ref().map(|version| format!("?versionId={version}"));
+        Some(format!("s3://{bucket}/{key}{}", version.unwrap_or_default()))
+    }
+}
+
+impl TryFrom<StoredMessage> for Failure {
+    type Error = PoolError;
+
+    fn try_from(stored: StoredMessage) -> Result<Self, PoolError> {
+        let StoredMessage { sequence, id, published, payload, .. } = stored;
+        let record = JobFailure::decode(payload)
+            .map_err(|error| PoolError::broker(format!("reading the failure with the sequence {sequence}"), &error))?;
+        Ok(Self { sequence, published, id, record })
+    }
+}
+
+/// The failures of a selection, in the order of their sequences; those of earlier versions come first.
+#[derive(Debug)]
+pub struct Failures {
+    pool: Pool,
+    selection: Selection,
+    filters: VecDeque<String>,
+    start: Start,
+    page: VecDeque<Failure>,
+    /// Failures that are stored later are not read: a job that is replayed may fail again at once.
+    last: u64,
+    left: u64,
+}
+
+impl Failures {
+    /// Reads the failures that are in the stream now.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the stream does not exist, or the server does not answer.
+    pub async fn open(pool: &Pool, selection: Selection) -> Result<Self, PoolError> {
+        let stream = pool.stream(&pool.streams.failed).await?;
+        let last = stream.cached_info().state.last_sequence;
+        Ok(Self {
+            pool: pool.clone(),
+            filters: selection.filters().into(),
+            start: start(&selection),
+            page: VecDeque::new(),
+            last,
+            left: selection.limit.unwrap_or(u64::MAX),
+            selection,
+        })
+    }
+
+    /// The next one; `None` after the last.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the server does not answer, or a message is not a failure.
+    pub async fn next(&mut self) -> Result<Option<Failure>, PoolError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        loop {
+            if let Some(failure) = self.page.pop_front() {
+                self.left -= 1;
+                return Ok(Some(failure));
+            }
+            let Some(filter) = self.filters.front() else { return Ok(None) };
+            let batch = self.pool.failed.batch(filter, self.start, PAGE).await?;
+            let next = batch.messages.last().map(|message| message.sequence + 1);
+            match next {
+                Some(next) if batch.pending > 0 && next <= self.last => self.start = Start::Sequence(next),
+                _ => {
+                    self.filters.pop_front();
+                    self.start = start(&self.selection);
+                }
+            }
+            for message in batch.messages.into_iter().filter(|message| message.sequence <= self.last) {
+                let failure = Failure::try_from(message)?;
+                if self.selection.takes(&failure) {
+                    self.page.push_back(failure);
+                }
+            }
+        }
+    }
+
+    /// The failure with this sequence in its stream; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the server does not answer, or the message is not a failure.
+    pub async fn find(pool: &Pool, sequence: u64) -> Result<Option<Failure>, PoolError> {
+        let stream = pool.stream(&pool.streams.failed).await?;
+        let message = match stream.get_raw_message(sequence).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => {
+                let what = format!("reading the failure with the sequence {sequence}");
+                return Err(PoolError::broker(what, &error));
+            }
+        };
+        let id = message.headers.get(async_nats::header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned());
+        let stored = StoredMessage {
+            sequence: message.sequence,
+            subject: message.subject.to_string(),
+            id,
+            published: message.time,
+            payload: message.payload,
+        };
+        Failure::try_from(stored).map(Some)
+    }
+}
+
+fn start(selection: &Selection) -> Start {
+    selection.since.map_or(Start::Sequence(1), Start::Time)
+}

@@ -1,0 +1,112 @@
+//! Errors of feeders, and of commands about datasets.
+
+use broker::causes::causes;
+use broker::read::ReadError;
+use wire::job::JobError;
+
+use crate::source::error::SourceError;
+
+/// Why a feeder ended before the end of its source. Stored jobs stay, and the next feeder continues after them.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The tasks or options are invalid.
+    #[error(transparent)]
+    Recipe(#[from] JobError),
+    /// The jobs are larger than the stream's limit.
+    #[error(
+        "a job with these tasks can have {bytes} bytes, more than the limit of the jobs stream ({limit}): shorten the tasks"
+    )]
+    LargeJobs {
+        /// Size of the largest job in bytes.
+        bytes: usize,
+        /// The stream's limit in bytes.
+        limit: usize,
+    },
+    /// The stream does not exist.
+    #[error("the stream {0} does not exist: run `groundling setup`")]
+    NoStream(String),
+    /// The stream was created by an earlier version.
+    #[error("the stream {stream} {problem}: run `groundling setup --migrate`")]
+    OldStream {
+        /// The stream.
+        stream: String,
+        /// The problem.
+        problem: &'static str,
+    },
+    /// Another feeder has taken over the dataset.
+    #[error(
+        "another feeder ({by}) has taken over the dataset {dataset}, so this one ends; its stored jobs stay. Run one feeder for each dataset"
+    )]
+    FencedOut {
+        /// The dataset.
+        dataset: String,
+        /// The other feeder.
+        by: String,
+    },
+    /// The dataset was started with other arguments.
+    #[error(
+        "the dataset {dataset} was started with other arguments ({differing}): use the same arguments, or another dataset"
+    )]
+    OtherArguments {
+        /// The dataset.
+        dataset: String,
+        /// The arguments that differ, with both values.
+        differing: String,
+    },
+    /// The dataset was cancelled.
+    #[error(
+        "the dataset {0} was cancelled: use another dataset, or --missing to enqueue the pictures without annotation"
+    )]
+    Cancelled(String),
+    /// The source of the dataset was not read to its end.
+    #[error(
+        "the source of the dataset {0} has not been read to its end, so objects are missing because they have not had their turn: run `groundling enqueue` again first"
+    )]
+    Unfinished(String),
+    /// The dataset has one of several objects with the same ETag.
+    #[error(
+        "the dataset {0} was fed with --unique, so objects that were skipped count as missing: they cannot be enqueued"
+    )]
+    UniqueRepair(String),
+    /// The dataset was never fed.
+    #[error("no dataset {0} was ever enqueued: `groundling datasets list` shows all datasets")]
+    NoDataset(String),
+    /// Another pass cannot start while jobs of the dataset wait.
+    #[error(
+        "{waiting} jobs of the dataset {dataset} are not done, and --missing would enqueue them again: wait until workers have done them"
+    )]
+    JobsWaiting {
+        /// The dataset.
+        dataset: String,
+        /// Jobs in the jobs and retries streams.
+        waiting: u64,
+    },
+    /// The annotations or failures cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record was written by another version.
+    #[error("the message on {subject} is not a record of this version: {cause}")]
+    InvalidRecord {
+        /// The subject.
+        subject: String,
+        /// The JSON error.
+        cause: serde_json::Error,
+    },
+    /// A request to the server failed.
+    #[error("{what} failed: {cause}")]
+    Broker {
+        /// The request.
+        what: String,
+        /// The error of the server or the connection.
+        cause: String,
+    },
+}
+
+impl FeedError {
+    pub(crate) fn broker(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Broker { what: what.into(), cause: causes(error) }
+    }
+}

@@ -1,0 +1,168 @@
+//! A NATS server with the streams of `groundling setup`, a synthetic S3 store, and feeds from one to the other.
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use archive::feed::{Feed, Target};
+use archive::filter::Filter;
+use archive::object::{Position, SourceObject};
+use archive::recipe::{Pin, Recipe};
+use archive::source::Source;
+use archive::source::address::Address;
+use archive::source::store::Store;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::PullConsumer;
+use broker::settings::{NatsSettings, StreamSettings};
+use broker::{connection, setup};
+use futures::StreamExt;
+use sandbox::{NatsOptions, NatsServer};
+use wire::Message;
+use wire::v1::{self, ImageJob};
+
+pub(crate) use store::{SyntheticStore, client, synthetic_key};
+
+/// A NATS server with all streams and consumers.
+pub(crate) struct Bench {
+    pub(crate) server: NatsServer,
+    pub(crate) jetstream: Context,
+    pub(crate) streams: StreamSettings,
+}
+
+impl Bench {
+    pub(crate) async fn ready() -> Self {
+        let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
+        let jetstream = jetstream(server.client_url()).await;
+        let streams = StreamSettings { jobs_max_bytes: Some(8 << 30), ..StreamSettings::default() };
+        assert!(setup::setup(&jetstream, &streams).await.unwrap().is_ready());
+        Self { server, jetstream, streams }
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        target(&self.jetstream, &self.streams, "test")
+    }
+
+    /// Takes all jobs from the queue as workers do. Returns the number of jobs of each object.
+    pub(crate) async fn drain(&self) -> HashMap<String, u32> {
+        self.drain_from(setup::find_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()).await
+    }
+
+    /// Takes all urgent jobs.
+    pub(crate) async fn drain_urgent(&self) -> HashMap<String, u32> {
+        self.drain_from(setup::find_urgent_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()).await
+    }
+
+    async fn drain_from(&self, consumer: PullConsumer) -> HashMap<String, u32> {
+        let mut found = HashMap::new();
+        loop {
+            let mut messages = consumer.fetch().max_messages(5000).messages().await.unwrap();
+            let mut taken = 0;
+            while let Some(message) = messages.next().await {
+                let message = message.unwrap();
+                let job = ImageJob::decode(message.payload.clone()).unwrap();
+                let Some(v1::image_job::Source::S3(object)) = job.source else { panic!("no object") };
+                *found.entry(object.key).or_insert(0) += 1;
+                message.ack().await.unwrap();
+                taken += 1;
+            }
+            if taken == 0 {
+                return found;
+            }
+        }
+    }
+
+    /// The number of messages on a subject.
+    pub(crate) async fn count(&self, subject: &str) -> u64 {
+        let stream = self.jetstream.get_stream(&self.streams.jobs).await.unwrap();
+        let mut subjects = stream.info_with_subjects(subject).await.unwrap();
+        let mut count = 0;
+        while let Some(subject) = subjects.next().await {
+            count += subject.unwrap().1 as u64;
+        }
+        count
+    }
+}
+
+pub(crate) async fn jetstream(url: &str) -> Context {
+    let nats = NatsSettings { url: url.to_owned(), ..NatsSettings::default() };
+    let client = connection::connect(&nats, "test").await.unwrap();
+    connection::jetstream(&client, &nats)
+}
+
+pub(crate) fn target(jetstream: &Context, streams: &StreamSettings, feeder: &str) -> Target {
+    Target {
+        jetstream: jetstream.clone(),
+        streams: streams.clone(),
+        max_waiting: u64::MAX,
+        max_failure_rate: None,
+        timeout: Duration::from_secs(15),
+        feeder: feeder.to_owned(),
+    }
+}
+
+/// A feed of these sources, with one brief caption for each object.
+pub(crate) fn feed(dataset: &str, sources: Vec<Source>, parallel_lanes: usize) -> Feed {
+    let kind = v1::task::Kind::BriefCaption(v1::BriefCaption {});
+    Feed {
+        sources,
+        filter: Filter::default(),
+        sample: None,
+        unique_etag: false,
+        missing: false,
+        urgent: false,
+        recipe: Recipe {
+            dataset: dataset.parse().unwrap(),
+            tasks: vec![v1::Task { task_id: "brief".into(), kind: Some(kind) }],
+            options: None,
+            pin: Pin::Version,
+        },
+        arguments: BTreeMap::new(),
+        parallel_lanes,
+    }
+}
+
+pub(crate) async fn source(endpoint: &str, address: &str) -> Source {
+    open(endpoint, address, None).await.unwrap()
+}
+
+pub(crate) async fn open(
+    endpoint: &str,
+    address: &str,
+    bucket: Option<&str>,
+) -> Result<Source, archive::source::error::SourceError> {
+    let store = Store::new(client(endpoint), false);
+    Source::open(store, Address::parse(address).unwrap(), bucket.map(str::to_owned)).await
+}
+
+/// All objects of a source, lane by lane.
+pub(crate) async fn objects(source: &Source, parallel_lanes: usize) -> Vec<SourceObject> {
+    let mut objects = Vec::new();
+    for lane in source.lanes(parallel_lanes).await.unwrap() {
+        let mut pages = source.pages(&lane, Position::Start, Default::default());
+        let mut is_ended = false;
+        while let Some(page) = pages.recv().await {
+            let page = page.unwrap();
+            is_ended = page.after == Position::End;
+            objects.extend(page.objects);
+        }
+        assert!(is_ended);
+    }
+    objects
+}
+
+pub(crate) fn keys(objects: &[SourceObject]) -> Vec<String> {
+    objects.iter().map(|object| object.key.clone()).collect()
+}
+
+/// The resident memory of this process in MB: now, and its peak.
+pub(crate) fn memory() -> (f64, f64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1000.0
+    };
+    (of("VmRSS:"), of("VmHWM:"))
+}

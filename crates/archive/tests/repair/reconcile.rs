@@ -1,0 +1,140 @@
+//! An archive compared with its outcomes.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use archive::feed::{Feed, FeedError, Progress, Target};
+use archive::reconcile::{ReconcileProgress, Reconciled, reconcile};
+use futures::StreamExt;
+use wire::Message;
+use wire::v1::{self, FailureReason, ImageJob};
+
+use crate::common::{Bench, SyntheticStore, feed, memory, source};
+use crate::fixtures::{
+    annotation, dataset, failure, job, pool, publish, publish_annotation, publish_failure, publish_many, s3,
+};
+
+async fn compare(bench: &Bench, feed: &Feed) -> (Reconciled, Vec<String>) {
+    let mut found = reconcile(&pool(bench), feed, &ReconcileProgress::default()).await.unwrap();
+    let mut missing: Vec<_> = found.missing_objects.objects().unwrap().map(|object| object.unwrap().key).collect();
+    missing.sort();
+    (found, missing)
+}
+
+fn numbers(found: &Reconciled) -> [u64; 5] {
+    [found.objects, found.done, found.failed, found.waiting, found.missing]
+}
+
+#[tokio::test]
+async fn what_is_missing_from_a_dataset_is_found_and_submitted_once() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(1500, Duration::ZERO).await;
+    let sources = || async { vec![source(&store.endpoint, "s3://archive/").await] };
+    let fed = feed("fed", sources().await, 4);
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 0, 0, 0, 1500]);
+    fed.run(&bench.target(), &Progress::default()).await.unwrap();
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 0, 0, 1500, 0]);
+
+    let consumer = broker::setup::find_consumer(&bench.jetstream, &bench.streams).await.unwrap().unwrap();
+    let mut lost = Vec::new();
+    let mut messages = consumer.fetch().max_messages(500).messages().await.unwrap();
+    let mut i = 0;
+    while let Some(message) = messages.next().await {
+        let message = message.unwrap();
+        let job = ImageJob::decode(message.payload.clone()).unwrap();
+        match i % 5 {
+            0 | 1 => publish_annotation(&bench, &job, "w").await,
+            2 => publish_failure(&bench, &failure(&job, i + 1, FailureReason::Internal)).await,
+            // It waits for its next attempt.
+            3 => {
+                let retry = v1::Retry { job: message.payload.clone(), ..Default::default() };
+                publish(&bench, &format!("groundling.retries.fed.{i}-1"), &format!("r{i}"), retry.encode_to_vec())
+                    .await;
+            }
+            // A disaster.
+            _ => lost.push(s3(&job).key.clone()),
+        }
+        message.double_ack().await.unwrap();
+        i += 1;
+    }
+    lost.sort();
+    // Annotations of another dataset, and of an object that the source does not have.
+    publish_annotation(&bench, &job("other", &lost[0]), "w").await;
+    publish_annotation(&bench, &job("fed", "gone.jpg"), "w").await;
+    let (found, missing) = compare(&bench, &fed).await;
+    assert_eq!(numbers(&found), [1500, 200, 100, 100 + 1000, 100]);
+    assert_eq!((missing, found.elsewhere), (lost.clone(), 1));
+    assert!(!found.annotations_removed);
+
+    let mut other = feed("fed", sources().await, 4);
+    other.arguments.insert("--task".into(), "detailed".into());
+    let error = other.begin_repair(&bench.target()).await.unwrap_err();
+    assert!(matches!(error, FeedError::OtherArguments { .. }), "{error}");
+
+    // Two at once: the first one can no longer store anything.
+    let first = fed.begin_repair(&bench.target()).await.unwrap();
+    let second = fed.begin_repair(&bench.target()).await.unwrap();
+    let (mut found, _) = compare(&bench, &fed).await;
+    let objects = found.missing_objects.objects().unwrap();
+    let error = fed.repair(first, objects, &Progress::default()).await.unwrap_err();
+    assert!(matches!(error, FeedError::FencedOut { .. }), "{error}");
+    let objects = found.missing_objects.objects().unwrap();
+    let stored = fed.repair(second, objects, &Progress::default()).await.unwrap();
+    assert_eq!(stored.jobs, 100);
+    assert_eq!(numbers(&compare(&bench, &fed).await.0), [1500, 200, 100, 1200, 0]);
+    let queue = bench.drain().await;
+    assert!(queue.values().all(|times| *times == 1) && queue.len() == 1100);
+    assert!(lost.iter().all(|key| queue.contains_key(key)));
+}
+
+#[tokio::test]
+async fn nothing_is_submitted_while_the_source_is_being_read() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(3000, Duration::ZERO).await;
+    let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 1);
+    let target = Target { max_waiting: 1000, ..bench.target() };
+    let progress = Progress::default();
+    let feeding = fed.run(&target, &progress);
+    tokio::time::timeout(Duration::from_secs(3), feeding).await.expect_err("it waits for workers");
+    let error = fed.begin_repair(&bench.target()).await.unwrap_err();
+    assert!(matches!(error, FeedError::Unfinished(_)), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: cargo test -p archive --test repair -- --ignored --nocapture memory_of_a_comparison"]
+async fn the_memory_of_a_comparison_does_not_grow_with_the_archive() {
+    let bench = Bench::ready().await;
+    let mut peaks = BTreeMap::new();
+    for count in [100_000, 1_000_000] {
+        let store = SyntheticStore::start(count, Duration::ZERO).await;
+        let name = format!("keys-{count}");
+        let fed = feed(&name, vec![source(&store.endpoint, "s3://archive/").await], 16);
+        // Three of four objects are annotated.
+        let keys = store.keys();
+        publish_many(&bench, count / 4 * 3, &dataset(&name).annotations_subject(), |i| {
+            let mut annotation = annotation(&job(&name, &keys[i as usize]), "w");
+            // The store makes up its ETags.
+            annotation.picture.as_mut().unwrap().object.as_mut().unwrap().etag = None;
+            annotation.encode_to_vec()
+        })
+        .await;
+        drop(keys);
+        let (before, started) = (memory().0, Instant::now());
+        let (stop, stopped) = mpsc::channel::<()>();
+        let sampling = std::thread::spawn(move || {
+            let mut most = 0.0_f64;
+            while stopped.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) {
+                most = most.max(memory().0);
+            }
+            most
+        });
+        let found = reconcile(&pool(&bench), &fed, &ReconcileProgress::default()).await.unwrap();
+        drop(stop);
+        let grown = sampling.join().unwrap() - before;
+        eprintln!("{count} keys: {grown:.1} MB more at most, {:.1?}", started.elapsed());
+        assert_eq!((found.objects, found.done), (count, count / 4 * 3));
+        peaks.insert(count, grown);
+    }
+    assert!(peaks[&1_000_000] < peaks[&100_000] + 60.0, "{peaks:?} MB");
+}

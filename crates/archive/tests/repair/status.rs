@@ -1,0 +1,124 @@
+//! The status of a pool.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use archive::feed::Progress;
+use archive::status::Watch;
+use futures::StreamExt;
+use wire::Message;
+use wire::v1::{self, FailureReason, ImageAnnotation, ImageJob, JobFailure};
+
+use crate::common::{Bench, SyntheticStore, feed, source};
+use crate::fixtures::{dataset, failure, job, look, pool, publish, publish_annotation, publish_failure, publish_many};
+
+#[tokio::test]
+async fn a_status_tells_of_each_dataset_what_the_streams_hold() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(1500, Duration::ZERO).await;
+    let mut watch = Watch::new(pool(&bench), Vec::new(), Some(3600.0));
+    assert!(watch.look().await.unwrap().datasets.is_empty());
+
+    let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 4);
+    let summary = fed.run(&bench.target(), &Progress::default()).await.unwrap();
+    bench
+        .jetstream
+        .publish("groundling.jobs.sent", job("sent", "a").encode_to_vec().into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let retry = v1::Retry { job: job("sent", "b").encode_to_vec().into(), ..Default::default() };
+    publish(&bench, "groundling.retries.sent.9-1", "r", retry.encode_to_vec()).await;
+    publish_failure(&bench, &failure(&job("sent", "c"), 1, FailureReason::Internal)).await;
+    publish_failure(&bench, &failure(&job("sent", "d"), 2, FailureReason::ObjectNotFound)).await;
+    publish_failure(&bench, &failure(&job("sent", "e"), 3, FailureReason::ObjectNotFound)).await;
+    publish(&bench, "groundling.failed.sent", "old", JobFailure::default().encode_to_vec()).await;
+
+    // A worker takes ten jobs and ends two of them.
+    let consumer = broker::setup::find_consumer(&bench.jetstream, &bench.streams).await.unwrap().unwrap();
+    let taken: Vec<_> = consumer.fetch().max_messages(10).messages().await.unwrap().collect().await;
+    for message in taken.iter().take(2) {
+        let message = message.as_ref().unwrap();
+        publish_annotation(&bench, &ImageJob::decode(message.payload.clone()).unwrap(), "worker-1").await;
+        message.double_ack().await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+
+    let fed = look(&mut watch, "fed").await;
+    let from = fed.source.clone().unwrap();
+    assert_eq!((from.objects, from.jobs, from.total_jobs), (1500, 1500, Some(1500)));
+    assert_eq!((from.lanes, from.lanes_done), (summary.lanes, summary.lanes));
+    assert_eq!((fed.queued, fed.waiting, fed.in_flight, fed.done), (1498, Some(1490), Some(8), 2));
+    assert_eq!(fed.workers.map(|workers| (workers.seen, workers.at_least)), Some((1, false)));
+    let rate = fed.images_per_second.thirty_minutes.unwrap();
+    assert!(rate > 0.0 && rate <= 2.0, "{rate}");
+    let left = fed.eta_seconds.unwrap();
+    assert!(left.least > 700.0 && left.most.unwrap() >= left.least, "{left:?}");
+    let (spent, cost) = (fed.device_seconds.unwrap(), fed.cost.unwrap());
+    assert!((cost.so_far.unwrap() - spent).abs() < 1e-9, "a worker costs 1 per second");
+    assert_eq!(cost.per_thousand.unwrap(), cost.so_far.unwrap() / 2.0 * 1000.0);
+
+    let sent = look(&mut watch, "sent").await;
+    assert_eq!((sent.source, sent.queued, sent.retrying, sent.done, sent.failed), (None, 1, 1, 0, 4));
+    let reasons = [("internal", 1), ("object_not_found", 2), ("unknown", 1)];
+    assert_eq!(sent.failed_by_reason, reasons.map(|(reason, count)| (reason.to_owned(), count)).into());
+    assert_eq!((sent.workers, sent.device_seconds, sent.eta_seconds), (None, None, None), "nothing is done yet");
+
+    let mut one = Watch::new(pool(&bench), vec![dataset("sent")], None);
+    let names: Vec<_> = one.look().await.unwrap().datasets.into_iter().map(|dataset| dataset.dataset).collect();
+    assert_eq!(names, ["sent"]);
+}
+
+#[tokio::test]
+async fn the_time_of_several_workers_is_added() {
+    let bench = Bench::ready().await;
+    for second in 0..4 {
+        for (worker, key) in [("one", "a"), ("two", "b"), ("three", "c")] {
+            publish_annotation(&bench, &job("cats", &format!("{key}{second}")), worker).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut watch = Watch::new(pool(&bench), Vec::new(), None);
+    let status = look(&mut watch, "cats").await;
+    assert_eq!(status.workers.unwrap().seen, 3);
+    let seconds = status.device_seconds.unwrap();
+    assert!((6.0..=12.0).contains(&seconds), "three workers for about three seconds: {seconds}");
+    assert_eq!(status.cost, None);
+    assert_eq!(status.eta_seconds.unwrap().most, Some(0.0), "nothing is left");
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: ANNOTATIONS=1000000 cargo test -p archive --test repair -- --ignored --nocapture cost_of_a_look"]
+async fn the_cost_of_a_look_does_not_grow_with_the_stream() {
+    let count: u64 = std::env::var("ANNOTATIONS").map_or(1_000_000, |count| count.parse().unwrap());
+    let bench = Bench::ready().await;
+    let mut looks = Vec::new();
+    for (name, count) in [("small", 1000), ("large", count)] {
+        let subject = dataset(name).annotations_subject();
+        let started = Instant::now();
+        publish_many(&bench, count, &subject, |i| {
+            let worker = Some(v1::WorkerIdentity { worker_id: format!("worker-{}", i % 4), ..Default::default() });
+            ImageAnnotation { worker, ..ImageAnnotation::default() }.encode_to_vec()
+        })
+        .await;
+        let stored = started.elapsed();
+        let mut watch = Watch::new(pool(&bench), vec![dataset(name)], None);
+        for what in ["first", "second"] {
+            let statistics = bench.jetstream.client().statistics();
+            let sent = || statistics.out_messages.load(Ordering::Relaxed);
+            let received = || statistics.in_bytes.load(Ordering::Relaxed);
+            let (before, bytes, started) = (sent(), received(), Instant::now());
+            let status = look(&mut watch, name).await;
+            let took = started.elapsed();
+            assert_eq!(status.done, count);
+            eprintln!(
+                "{count} annotations, stored in {stored:.0?}: the {what} look took {took:.1?}, {} requests, {} kB",
+                sent() - before,
+                (received() - bytes) / 1000
+            );
+            looks.push(sent() - before);
+        }
+    }
+    assert!(looks[2] <= looks[0] + 60, "{looks:?} requests");
+}

@@ -1,0 +1,154 @@
+//! Changes the jobs stream of an earlier version, so that it stores the records of `groundling enqueue` and urgent jobs,
+//! and accepts atomic batches. Its consumer is limited to jobs.
+
+use async_nats::jetstream::consumer::{self, FromConsumer, pull};
+use async_nats::jetstream::stream::{self, RetentionPolicy};
+use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, URGENT_WILDCARD};
+
+use crate::api::{Broker, SetupError};
+use crate::causes::causes;
+use crate::settings::StreamSettings;
+use crate::stream_rules::holds_reasons;
+
+/// The changes to make. Other settings of the stream and its consumer stay as they are, and so do all messages.
+#[derive(Debug, Clone, Default)]
+pub struct Migration {
+    /// Applied first, so that workers never receive cursors.
+    consumer: Option<(String, pull::Config)>,
+    stream: Option<stream::Config>,
+    failed: Option<stream::Config>,
+    steps: Vec<String>,
+}
+
+/// Why a migration could not be planned or completed. It can be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The stream or the consumer cannot be read.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The server does not support atomic batches.
+    #[error("the NATS server is older than 2.12 and has no atomic batches: upgrade the server, then migrate")]
+    OldServer,
+    /// The stream has another retention.
+    #[error(
+        "stream {0} is not a work queue and cannot be migrated: delete it and create it again with `groundling setup`"
+    )]
+    NoQueue(String),
+    /// The server rejected a change.
+    #[error("{what} could not be changed: {reason}")]
+    Refused {
+        /// The stream or consumer.
+        what: String,
+        /// The server's error.
+        reason: String,
+    },
+}
+
+impl Migration {
+    /// Compares the stream and its consumer with what this version needs. If the stream does not exist, there is nothing
+    /// to change.
+    ///
+    /// # Errors
+    /// [`MigrationError`], except `Refused`.
+    pub async fn plan(broker: impl Into<Broker>, settings: &StreamSettings) -> Result<Self, MigrationError> {
+        let broker = broker.into();
+        let mut plan = Self::default();
+        plan.change_jobs(&broker, settings).await?;
+        plan.change_failed(&broker, settings).await?;
+        Ok(plan)
+    }
+
+    async fn change_jobs(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let plan = self;
+        let (name, what) = (&settings.jobs, format!("stream {}", settings.jobs));
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let mut config = found.cached_info().config.clone();
+        let consumer_what = format!("consumer {}", settings.consumer);
+        if let Some(info) =
+            broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
+        {
+            plan.filter_consumer(&consumer_what, &settings.consumer, info.config);
+        }
+        let before = config.clone();
+        for subject in [CURSORS_WILDCARD, URGENT_WILDCARD] {
+            if !config.subjects.iter().any(|found| found == subject) {
+                plan.steps.push(format!("{what}: add the subject {subject}"));
+                config.subjects.push(subject.to_owned());
+            }
+        }
+        if !config.allow_atomic_publish {
+            plan.steps.push(format!("{what}: allow atomic batches (allow_atomic)"));
+            config.allow_atomic_publish = true;
+        }
+        if plan.steps.is_empty() {
+            return Ok(());
+        }
+        if config.retention != RetentionPolicy::WorkQueue {
+            return Err(MigrationError::NoQueue(name.clone()));
+        }
+        if !broker.jetstream.client().is_server_compatible(2, 12, 0) {
+            return Err(MigrationError::OldServer);
+        }
+        if config != before {
+            plan.stream = Some(config);
+        }
+        Ok(())
+    }
+
+    /// The new subject includes those of earlier versions, so their workers keep running and stored failures stay.
+    async fn change_failed(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let (name, what) = (&settings.failed, format!("stream {}", settings.failed));
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let config = &found.cached_info().config;
+        if !holds_reasons(config) {
+            // The server rejects subjects that overlap.
+            let is_kept = |subject: &&String| !subject.starts_with("groundling.failed.");
+            let mut subjects: Vec<_> = config.subjects.iter().filter(is_kept).cloned().collect();
+            subjects.push(FAILED_WILDCARD.to_owned());
+            let before = config.subjects.join(", ");
+            self.steps.push(format!("{what}: replace the subject {before} by {FAILED_WILDCARD}"));
+            self.failed = Some(stream::Config { subjects, ..config.clone() });
+        }
+        Ok(())
+    }
+
+    fn filter_consumer(&mut self, what: &str, name: &str, config: consumer::Config) {
+        if !config.filter_subject.is_empty() || !config.filter_subjects.is_empty() {
+            return;
+        }
+        if let Ok(mut config) = pull::Config::try_from_consumer_config(config) {
+            config.filter_subject = JOBS_FILTER.to_owned();
+            self.steps.push(format!("{what}: limit to the subjects {JOBS_FILTER}"));
+            self.consumer = Some((name.to_owned(), config));
+        }
+    }
+
+    /// A line for each change, in the order in which [`Self::apply`] makes them. Empty if there is nothing to change.
+    pub fn steps(&self) -> &[String] {
+        &self.steps
+    }
+
+    /// Makes the changes. Workers can keep running.
+    ///
+    /// # Errors
+    /// [`MigrationError::Refused`]. Changes that were made before the error stay.
+    pub async fn apply(self, broker: impl Into<Broker>, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let jetstream = broker.into().jetstream;
+        if let Some((name, config)) = self.consumer {
+            let refused = |reason| MigrationError::Refused { what: format!("consumer {name}"), reason };
+            jetstream
+                .update_consumer_on_stream(config, settings.jobs.as_str())
+                .await
+                .map_err(|error| refused(causes(&error)))?;
+        }
+        for config in [self.stream, self.failed].into_iter().flatten() {
+            let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
+            jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
+        }
+        Ok(())
+    }
+}

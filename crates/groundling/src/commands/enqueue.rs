@@ -1,0 +1,210 @@
+//! `groundling enqueue`: submits an archive.
+
+pub(super) mod report;
+pub(super) mod tasks;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::anyhow;
+use archive::feed::{Annotated, Feed, FeedError, Progress, Target, pool_rate};
+use archive::filter::{Filter, Selection};
+use archive::object::SourceObject;
+use archive::recipe::{Pin, Recipe};
+use archive::source::Source;
+use archive::source::address::Address;
+use archive::source::store::Store;
+use async_nats::jetstream::Context;
+use broker::connection;
+use broker::settings::{NatsSettings, StreamSettings};
+use serde_json::{Value, json};
+use wire::subjects::Dataset;
+use worker::fetch::environment::environment_problems;
+use worker::fetch::s3::ObjectStore;
+use worker::settings_validation::InvalidSettings;
+
+use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
+use crate::exit::{Misuse, Outcome};
+use crate::settings::Settings;
+use crate::stderr;
+
+pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
+    let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
+    let recipe = Recipe {
+        dataset,
+        tasks: tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
+        options: tasks::options(&args.generation),
+        pin: pin(args.pin),
+    };
+    let example = SourceObject { bucket: "bucket".into(), key: "key".into(), ..SourceObject::default() };
+    let prompts = tasks::final_prompts(recipe.job(&example))?;
+    let filter = filter(&args.filter);
+    Selection::new(filter.clone(), None).map_err(|error| Misuse(anyhow!("--glob: {error}")))?;
+    let addresses = args.sources.iter().map(|source| Address::parse(source).map_err(|error| Misuse(error.into())));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+
+    let settings = Settings::load(settings)?.with_stores(&args.stores);
+    let sources = open_sources(&settings, addresses, args.bucket.as_deref()).await?;
+    let (nats, streams) = settings.for_setup()?;
+    let feed = Feed {
+        arguments: arguments(&args, &recipe, &sources),
+        sources,
+        filter,
+        sample: args
+            .filter
+            .sample
+            .map(|size| (usize::try_from(size).unwrap_or(usize::MAX), args.generation.seed.unwrap_or(0))),
+        unique_etag: args.filter.unique.is_some(),
+        missing: args.filter.missing,
+        urgent: args.urgent,
+        recipe,
+        parallel_lanes: args.lanes.into(),
+    };
+    if args.dry_run {
+        return dry_run(&args, &feed, &prompts, &nats, &streams).await;
+    }
+    let target = Target {
+        jetstream: connect(&nats).await?,
+        streams,
+        max_waiting: args.max_waiting,
+        max_failure_rate: args.max_failure_rate,
+        timeout: nats.request_timeout,
+        feeder: process_name(),
+    };
+    let progress = Progress::default();
+    let fed = report::with_progress(feed.run(&target, &progress), &progress).await;
+    let summary = fed.map_err(|error| match error {
+        FeedError::OtherArguments { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
+        other => other.into(),
+    })?;
+    report::summary(&args, summary)?;
+    Ok(Outcome::Done)
+}
+
+/// Counts the jobs, and estimates time and cost.
+async fn dry_run(
+    args: &EnqueueArgs,
+    feed: &Feed,
+    prompts: &[String],
+    nats: &NatsSettings,
+    streams: &StreamSettings,
+) -> anyhow::Result<Outcome> {
+    let annotated = match feed.missing {
+        true => {
+            let jetstream = connect(nats).await?;
+            Some(Annotated::read(&jetstream, &streams.annotations, &feed.recipe.dataset).await?)
+        }
+        false => None,
+    };
+    let progress = Progress::default();
+    let counts = report::with_progress(feed.survey(annotated.as_ref(), &progress), &progress).await?;
+    let rate = match args.images_per_second {
+        Some(rate) => Some(rate),
+        None => current_rate(nats, streams).await,
+    };
+    report::survey(args, prompts, counts, rate)?;
+    Ok(Outcome::Done)
+}
+
+/// The pool's rate in pictures per second. If it is unknown, a message says why.
+async fn current_rate(nats: &NatsSettings, streams: &StreamSettings) -> Option<f64> {
+    let rate = async { anyhow::Ok(pool_rate(&connect(nats).await?, &streams.annotations).await?) };
+    let reason = match rate.await {
+        Ok(Some(rate)) => return Some(rate),
+        Ok(None) => "there are no annotations of the last 10 minutes".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    stderr::message!(
+        "groundling: time and cost are unknown, because the pool's rate is: {reason}; give --images-per-second"
+    );
+    None
+}
+
+async fn connect(nats: &NatsSettings) -> anyhow::Result<Context> {
+    let client = connection::connect(nats, "groundling enqueue").await?;
+    Ok(connection::jetstream(&client, nats))
+}
+
+/// Opens the sources in the store of the settings.
+pub(super) async fn open_sources(
+    settings: &Settings,
+    addresses: Vec<Address>,
+    bucket: Option<&str>,
+) -> anyhow::Result<Vec<Source>> {
+    let mut s3 = settings.s3.clone();
+    // The list of allowed buckets protects workers from the jobs of others. These sources were given by the user.
+    s3.allow = vec!["*".into()];
+    let mut problems = s3.problems();
+    problems.extend(environment_problems(&s3, |name| std::env::var(name).ok()));
+    if !problems.is_empty() {
+        return Err(Misuse(InvalidSettings(problems).into()).into());
+    }
+    let store = Store::new(ObjectStore::open(&s3).await?.client().clone(), s3.requester_pays);
+    let mut sources = Vec::new();
+    for address in addresses {
+        sources.push(Source::open(store.clone(), address, bucket.map(str::to_owned)).await?);
+    }
+    Ok(sources)
+}
+
+pub(super) fn filter(given: &FilterArgs) -> Filter {
+    Filter {
+        suffixes: given.suffix.clone(),
+        min_size: given.min_size,
+        max_size: given.max_size,
+        modified_after: given.modified_after,
+        modified_before: given.modified_before,
+        glob: given.glob.clone(),
+    }
+}
+
+/// The arguments that determine the jobs. A later run must have the same.
+fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMap<String, Value> {
+    let given = &args.filter;
+    let identities: Vec<_> = sources.iter().map(Source::identity).collect();
+    let all = [
+        ("source", json!(args.sources)),
+        ("contents of the manifests", json!(identities)),
+        ("--bucket", json!(args.bucket)),
+        ("--suffix", json!(given.suffix)),
+        ("--glob", json!(given.glob)),
+        ("--min-size", json!(given.min_size)),
+        ("--max-size", json!(given.max_size)),
+        ("--modified-after", json!(given.modified_after)),
+        ("--modified-before", json!(given.modified_before)),
+        ("--unique", json!(given.unique.map(|_| "etag"))),
+        ("--sample", json!(given.sample)),
+        ("--seed", json!(args.generation.seed.unwrap_or(0))),
+        ("--missing", json!(given.missing.then_some(true))),
+        ("--urgent", json!(args.urgent.then_some(true))),
+    ];
+    let mut arguments = recipe_arguments(&args.task, &args.prompt, recipe);
+    arguments.extend(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    arguments
+}
+
+/// The arguments that determine what is asked about each object.
+pub(super) fn recipe_arguments(task: &[String], prompt: &[String], recipe: &Recipe) -> BTreeMap<String, Value> {
+    let options = recipe.options.map(|options| format!("{options:?}"));
+    let all = [
+        ("--task", json!(task)),
+        ("--prompt", json!(prompt)),
+        ("generation options", json!(options)),
+        ("--pin", json!(recipe.pin)),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+pub(super) fn pin(given: enqueue_args::Pin) -> Pin {
+    match given {
+        enqueue_args::Pin::Version => Pin::Version,
+        enqueue_args::Pin::Etag => Pin::Etag,
+        enqueue_args::Pin::None => Pin::None,
+    }
+}
+
+/// The name of this process, as other feeders see it.
+pub(super) fn process_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} process {}", host.trim(), std::process::id())
+}

@@ -1,0 +1,178 @@
+//! The output of `groundling enqueue`: progress on stderr, a summary on stdout.
+
+use std::time::{Duration, Instant};
+
+use archive::feed::{Counts, Progress, Snapshot, Summary};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::args::Format;
+use crate::enqueue_args::EnqueueArgs;
+use crate::{stderr, stdout};
+
+/// How often the bar is drawn.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a line is written without a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Runs `work` and shows its progress: a bar on a terminal, otherwise lines.
+pub(super) async fn with_progress<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:20}] {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let interval = if bar.is_hidden() { LINE_INTERVAL } else { REDRAW_INTERVAL };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let (mut work, mut rate) = (std::pin::pin!(work), Rate::new());
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            _ = ticks.tick() => {
+                let snapshot = progress.snapshot();
+                let line = rate.line(snapshot);
+                if bar.is_hidden() {
+                    stderr::message!("{line}");
+                } else {
+                    bar.set_length(snapshot.lanes as u64);
+                    bar.set_position(snapshot.lanes_done as u64);
+                    bar.set_message(line);
+                    bar.tick();
+                }
+            }
+        }
+    };
+    bar.finish_and_clear();
+    result
+}
+
+/// The current rate in jobs per second, and the estimated remaining time.
+struct Rate {
+    started: Instant,
+    first: Option<Snapshot>,
+    last: (Instant, u64),
+    per_second: f64,
+}
+
+impl Rate {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, first: None, last: (now, 0), per_second: 0.0 }
+    }
+
+    fn line(&mut self, now: Snapshot) -> String {
+        if now.lanes == 0 {
+            return "dividing the source into lanes".to_owned();
+        }
+        let first = *self.first.get_or_insert(now);
+        let (at, jobs) = self.last;
+        let seconds = at.elapsed().as_secs_f64();
+        if seconds >= 1.0 {
+            self.per_second = now.counts.jobs.saturating_sub(jobs.max(first.counts.jobs)) as f64 / seconds;
+            self.last = (Instant::now(), now.counts.jobs);
+        }
+        let Snapshot { counts, lanes, lanes_done, lanes_waiting, is_paused } = now;
+        let mut line = format!(
+            "{} objects, {} jobs, {:.0} jobs/s, {lanes_done} of {lanes} lanes read",
+            counts.seen, counts.jobs, self.per_second
+        );
+        if is_paused {
+            line += ", paused (`groundling datasets resume` continues)";
+        } else if lanes_waiting > 0 {
+            line += ", waiting for workers (--max-waiting)";
+        } else if let Some(left) = self.remaining_seconds(first, now) {
+            line += &format!(", about {} left", duration(left));
+        }
+        line
+    }
+
+    /// Estimated from the share of lanes that were read since the start.
+    fn remaining_seconds(&self, first: Snapshot, now: Snapshot) -> Option<f64> {
+        let done = now.lanes_done.checked_sub(first.lanes_done).filter(|done| *done > 0)?;
+        let open = now.lanes.saturating_sub(now.lanes_done);
+        Some(self.started.elapsed().as_secs_f64() * open as f64 / done as f64)
+    }
+}
+
+/// Prints the result of a dry run. `rate` is the pool's rate in pictures per second, if it is known.
+pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts, rate: Option<f64>) -> anyhow::Result<()> {
+    let seconds = rate.map(|rate| counts.jobs as f64 / rate);
+    let cost = seconds.zip(args.price_per_hour).map(|(seconds, price)| seconds / 3600.0 * price);
+    if args.format == Format::Json {
+        return stdout::write_json(&json!({
+            "dataset": args.dataset, "dry_run": true, "objects": counts.seen, "jobs": counts.jobs,
+            "bytes": counts.bytes, "prompts": prompts, "images_per_second": rate, "seconds": seconds,
+            "cost": cost,
+        }));
+    }
+    let mut lines = format!(
+        "dry run: {} of {} objects would have a job in the dataset {}; their size is {}\n",
+        counts.jobs,
+        counts.seen,
+        args.dataset,
+        size(counts.bytes)
+    );
+    for prompt in prompts {
+        lines += &format!("prompt: {}\n", stderr::escape_control(prompt));
+    }
+    if let (Some(seconds), Some(rate)) = (seconds, rate) {
+        lines += &format!("time: {} at {rate:.1} images/s\n", duration(seconds));
+    }
+    if let Some(cost) = cost {
+        lines += &format!("cost: {cost:.2}\n");
+    }
+    Ok(stdout::write(format_args!("{lines}"))?)
+}
+
+/// Prints what was submitted.
+pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()> {
+    let Summary { total, stored, lanes } = summary;
+    if args.format == Format::Json {
+        let counts = |counts: Counts| json!({"objects": counts.seen, "jobs": counts.jobs, "bytes": counts.bytes});
+        return stdout::write_json(&json!({
+            "dataset": args.dataset, "complete": true, "lanes": lanes, "total": counts(total), "this_run": counts(stored),
+        }));
+    }
+    Ok(stdout::write_line(format_args!(
+        "{}: all {} objects read, {} jobs stored ({} by this run), total size {}",
+        args.dataset,
+        total.seen,
+        total.jobs,
+        stored.jobs,
+        size(total.bytes)
+    ))?)
+}
+
+/// Formats a duration in its two largest units.
+pub(crate) fn duration(seconds: f64) -> String {
+    let seconds = seconds.ceil() as u64;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+pub(crate) fn size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if size < 1000.0 {
+            return format!("{size:.3} {unit}").replace(".000 B", " B");
+        }
+        size /= 1000.0;
+    }
+    format!("{size:.3} PB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_written_in_their_largest_units() {
+        let times = [0.2, 61.0, 7260.0, 200_000.0].map(duration);
+        assert_eq!(times, ["1 s", "1 min 1 s", "2 h 1 min", "2 d 7 h"]);
+        assert_eq!([12, 1_500_000].map(size), ["12 B", "1.500 MB"]);
+    }
+}

@@ -1,0 +1,129 @@
+//! Converts the tasks of the command line to the tasks of jobs.
+
+use std::collections::HashMap;
+
+use anyhow::{anyhow, bail};
+use kosmos2::Query;
+use wire::v1::{self, GenerationOptions, RawPrompt, Task, prompt_box, task};
+use worker::model_job::ModelJob;
+
+use crate::enqueue_args::JobGenerationArgs;
+use crate::exit::Misuse;
+
+/// The prompts of `--prompt` and the tasks of `--task`, in their order. A brief caption if there are none.
+pub(in crate::commands) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let mut add = |name: &str, kind| {
+        let count = counts.entry(name.to_owned()).or_default();
+        *count += 1;
+        let task_id = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
+        tasks.push(Task { task_id, kind: Some(kind) });
+    };
+    for text in prompts {
+        add("prompt", task::Kind::Raw(RawPrompt { text: text.clone(), phrase_boxes: Vec::new() }));
+    }
+    for text in names {
+        let (name, kind) = task(text)?;
+        add(name, kind);
+    }
+    if prompts.is_empty() && names.is_empty() {
+        add("brief", task::Kind::BriefCaption(v1::BriefCaption {}));
+    }
+    Ok(tasks)
+}
+
+/// Parses a task. Returns its name, which becomes its id, and the task.
+fn task(text: &str) -> anyhow::Result<(&str, task::Kind)> {
+    let (name, argument) = text.split_once('=').unwrap_or((text, ""));
+    let kind = match name {
+        "brief" if argument.is_empty() => task::Kind::BriefCaption(v1::BriefCaption {}),
+        "detailed" if argument.is_empty() => task::Kind::DetailedCaption(v1::DetailedCaption {}),
+        "question" => task::Kind::Question(v1::Question { question: argument.into() }),
+        "ground" => task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: argument.into() }),
+        "find" => task::Kind::ReferringExpressionComprehension(v1::ReferringExpressionComprehension {
+            expression: argument.into(),
+        }),
+        "describe" => task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration {
+            boxes: vec![v1::PromptBox { r#box: Some(prompt_box(argument)?) }],
+        }),
+        _ => bail!(
+            "--task {text}: expected brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX"
+        ),
+    };
+    Ok((name, kind))
+}
+
+/// Parses `x0,y0,x1,y1` as fractions, or two patch indices.
+fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
+    let wrong =
+        || anyhow!("--task describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    match parts[..] {
+        [upper_left, lower_right] => {
+            let index = |part: &str| part.parse().map_err(|_| wrong());
+            Ok(prompt_box::Box::Patches(v1::PatchPair {
+                upper_left: index(upper_left)?,
+                lower_right: index(lower_right)?,
+            }))
+        }
+        [x0, y0, x1, y1] => {
+            let fraction = |part: &str| part.parse().map_err(|_| wrong());
+            Ok(prompt_box::Box::Fractions(v1::FractionBox {
+                x0: fraction(x0)?,
+                y0: fraction(y0)?,
+                x1: fraction(x1)?,
+                y1: fraction(y1)?,
+            }))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// The generation options; `None` if none is given.
+pub(in crate::commands) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
+    let options = GenerationOptions {
+        max_new_tokens: args.max_new_tokens,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed.filter(|_| args.temperature.is_some()),
+        no_repeat_ngram_size: args.no_repeat_ngram_size,
+        repetition_penalty: args.repetition_penalty,
+        well_formed: None,
+        beam_search: args.num_beams.map(|num_beams| v1::BeamSearch { num_beams, ..v1::BeamSearch::default() }),
+    };
+    (options != GenerationOptions::default()).then_some(options)
+}
+
+/// The prompts that workers give to the model for a job.
+///
+/// # Errors
+/// [`Misuse`] if a worker would reject the job.
+pub(in crate::commands) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
+    let job = ModelJob::new(job).map_err(|error| Misuse(anyhow!("{error}")))?;
+    let prompt = |query: Query| match query {
+        Query::Generate { prompt, .. } | Query::Score { prompt, .. } => prompt.text,
+    };
+    Ok(job.queries.into_iter().map(prompt).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(tasks: &[Task]) -> Vec<&str> {
+        tasks.iter().map(|task| task.task_id.as_str()).collect()
+    }
+
+    #[test]
+    fn tasks_are_named_by_their_kind_and_numbered_where_one_comes_again() {
+        let texts = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
+        assert_eq!(ids(&tasks(&[], &[]).unwrap()), ["brief"]);
+        let several = tasks(&texts(&["<grounding> A"]), &texts(&["ground=a cat", "brief", "ground=a dog"])).unwrap();
+        assert_eq!(ids(&several), ["prompt", "ground", "brief", "ground-2"]);
+        for bad in ["caption", "brief=x", "describe=1", "describe=a,b"] {
+            assert!(tasks(&[], &texts(&[bad])).unwrap_err().to_string().contains("--task"), "{bad}");
+        }
+    }
+}

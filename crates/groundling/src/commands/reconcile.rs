@@ -1,0 +1,154 @@
+//! `groundling reconcile`: an archive compared with a dataset.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use archive::feed::{Feed, FeedError, Progress, Target};
+use archive::filter::Selection;
+use archive::object::SourceObject;
+use archive::pool::Pool;
+use archive::recipe::Recipe;
+use archive::reconcile::{ReconcileProgress, Reconciled, reconcile};
+use archive::source::address::Address;
+use broker::connection;
+use indicatif::ProgressBar;
+use serde_json::json;
+use wire::subjects::Dataset;
+
+use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments, tasks};
+use crate::args::Format;
+use crate::bulk_args::ReconcileArgs;
+use crate::exit::{Misuse, Outcome};
+use crate::settings::Settings;
+use crate::{stderr, stdout};
+
+/// How often the progress is drawn.
+const REDRAW: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
+    let feed = feed(&args, settings).await?;
+    let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
+    let client = connection::connect(&nats, "groundling reconcile").await?;
+    let target = Target {
+        jetstream: connection::jetstream(&client, &nats),
+        streams: streams.clone(),
+        max_waiting: args.max_waiting,
+        max_failure_rate: None,
+        timeout: nats.request_timeout,
+        feeder: process_name(),
+    };
+    // Before the streams are read, so that nobody else submits what is found to be missing.
+    let repair = match args.enqueue {
+        true => Some(feed.begin_repair(&target).await.map_err(|error| match error {
+            FeedError::OtherArguments { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
+            other => other.into(),
+        })?),
+        false => None,
+    };
+    let pool = Pool::new(&client, &nats, streams);
+    let progress = ReconcileProgress::default();
+    let mut found = watched(reconcile(&pool, &feed, &progress), &progress).await?;
+    if found.annotations_removed && found.missing > 0 {
+        stderr::message!(
+            "groundling: annotations have been removed from their stream: their objects are counted as missing"
+        );
+    }
+    for object in found.missing_objects.objects()? {
+        print_missing(&object?, args.format)?;
+    }
+    let enqueued = match repair {
+        Some(repair) => Some(feed.repair(repair, found.missing_objects.objects()?, &Progress::default()).await?.jobs),
+        None => None,
+    };
+    print_summary(&args, &found, enqueued)?;
+    Ok(Outcome::Done)
+}
+
+async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<Feed> {
+    let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
+    if args.filter.sample.is_some() || args.filter.unique.is_some() || args.filter.missing {
+        let error = anyhow!(
+            "--sample, --unique and --missing cannot be given: the sample is that of the dataset, and --enqueue submits what is missing"
+        );
+        return Err(Misuse(error).into());
+    }
+    let recipe = Recipe {
+        dataset,
+        tasks: tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
+        options: tasks::options(&args.generation),
+        pin: pin(args.pin),
+    };
+    let example = SourceObject { bucket: "bucket".into(), key: "key".into(), ..SourceObject::default() };
+    tasks::final_prompts(recipe.job(&example))?;
+    let filter = filter(&args.filter);
+    Selection::new(filter.clone(), None).map_err(|error| Misuse(anyhow!("--glob: {error}")))?;
+    let addresses = args.sources.iter().map(|source| Address::parse(source).map_err(|error| Misuse(error.into())));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    let settings = Settings::load(settings)?.with_stores(&args.stores);
+    Ok(Feed {
+        sources: open_sources(&settings, addresses, args.bucket.as_deref()).await?,
+        filter,
+        sample: None,
+        unique_etag: false,
+        missing: false,
+        urgent: args.urgent,
+        arguments: recipe_arguments(&args.task, &args.prompt, &recipe),
+        recipe,
+        parallel_lanes: args.lanes.into(),
+    })
+}
+
+/// Runs the comparison and shows its progress on a terminal.
+async fn watched<T>(work: impl Future<Output = T>, progress: &ReconcileProgress) -> T {
+    let bar = ProgressBar::new_spinner();
+    let (mut work, mut ticks) = (std::pin::pin!(work), tokio::time::interval(REDRAW));
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            _ = ticks.tick() => {
+                let (objects, records) = progress.counts();
+                bar.set_message(format!("{objects} objects and {records} messages read"));
+                bar.tick();
+            }
+        }
+    };
+    bar.finish_and_clear();
+    result
+}
+
+fn print_missing(object: &SourceObject, format: Format) -> anyhow::Result<()> {
+    let SourceObject { bucket, key, size, etag, version, .. } = object;
+    match format {
+        Format::Json => stdout::write_json(&json!({
+            "missing": {"bucket": bucket, "key": key, "size": size, "etag": etag, "version_id": version},
+        })),
+        Format::Text => {
+            let address = format!("s3://{bucket}/{key}");
+            Ok(stdout::write_line(format_args!("missing {}", stderr::escape_control(&address)))?)
+        }
+    }
+}
+
+fn print_summary(args: &ReconcileArgs, found: &Reconciled, enqueued: Option<u64>) -> anyhow::Result<()> {
+    let Reconciled { objects, done, failed, waiting, missing, elsewhere, .. } = found;
+    if args.format == Format::Json {
+        return stdout::write_json(&json!({
+            "dataset": args.dataset, "objects": objects, "done": done, "failed": failed, "waiting": waiting,
+            "missing": missing, "elsewhere": elsewhere, "enqueued": enqueued,
+        }));
+    }
+    stdout::write_line(format_args!(
+        "{}: {objects} objects = {done} done + {failed} failed + {waiting} waiting + {missing} missing",
+        args.dataset
+    ))?;
+    if *elsewhere > 0 {
+        stdout::write_line(format_args!(
+            "{elsewhere} jobs, annotations and failures of other objects, or of earlier states of these"
+        ))?;
+    }
+    if let Some(enqueued) = enqueued {
+        stdout::write_line(format_args!("{enqueued} jobs stored"))?;
+    }
+    Ok(())
+}
