@@ -64,17 +64,18 @@ async fn read(
             Box::new(move || batch.read_parquet(file))
         }
         Format::Csv { gzip } => {
-            let head = unzipped(store.open(place, 0).await?, gzip);
+            let head = store.open(place, 0).await?;
             let rest = match byte {
                 Some(byte) => Some((store.open(place, byte).await?, byte)),
                 None => None,
             };
-            Box::new(move || batch.read_csv(head, rest, gzip))
+            // The decoder reads when it is created, so it is created on the thread that may block.
+            Box::new(move || batch.read_csv(unzipped(head, gzip), rest, gzip))
         }
         Format::Jsonl { gzip } => {
             let start = byte.unwrap_or(0);
-            let reader = unzipped(store.open(place, start).await?, gzip);
-            Box::new(move || batch.read_jsonl(reader, start, gzip))
+            let reader = store.open(place, start).await?;
+            Box::new(move || batch.read_jsonl(unzipped(reader, gzip), start, gzip))
         }
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| SourceError::file(place, error))?

@@ -1,9 +1,10 @@
-//! Dividing a prefix into ranges of keys that can be listed in parallel.
+//! Divides a prefix into ranges of keys that can be listed in parallel.
 //!
-//! A store tells keys only in order, and not how many there are. So the tree of the keys' characters is sampled: each
-//! node is asked for one page. A node whose keys fit on the page is small; one that has more is divided by the next
-//! character of its keys, until there are enough large ones. Ranges made of them are complete and do not overlap,
-//! whatever was sampled: what a sample misses only makes them uneven.
+//! A store lists keys in order and does not report how many there are. So the tree of the keys' characters is sampled: for
+//! each node, the first keys are requested, and the number of its keys is estimated from the part of the key space that
+//! these cover. Nodes with many keys are divided by the next character, until none has too large a share. The ranges that
+//! are made of the nodes are complete and do not overlap, whatever the samples contain: a wrong estimate only makes them
+//! uneven.
 
 use std::collections::BTreeSet;
 
@@ -12,53 +13,67 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use super::error::SourceError;
 use super::store::Store;
 
-/// Keys asked for to tell a large node from a small one.
-const SAMPLE: usize = 1000;
-/// Requests at once.
-const AT_ONCE: usize = 192;
-/// How often nodes are divided.
-const ROUNDS: usize = 12;
-/// Large nodes for each lane that is read at once, if there are as many: their sizes differ, and a lane that ends early
-/// takes the next one.
-const LARGE_PER_LANE: usize = 8;
-/// Most ranges for each lane that is read at once.
+/// The number of keys requested for a node.
+const SAMPLE: usize = 50;
+/// Maximum number of parallel requests.
+const PARALLEL_REQUESTS: usize = 192;
+/// Maximum number of times that nodes are divided.
+const MAX_ROUNDS: usize = 10;
+/// The number of nodes above which none is divided further.
+const MAX_NODES: usize = 1500;
+/// Nodes are divided until none has more than this share of the keys of one parallel lane: one in four.
+const NODES_PER_LANE: f64 = 4.0;
+/// Ranges for each parallel lane. Their sizes differ, and a lane that ends takes the next range.
 const RANGES_PER_LANE: usize = 8;
-/// Nodes up to which every printable character is tried as the next one of their keys, and not only those that their
-/// sample shows.
-const FEW: usize = 2;
-/// Weight of a large node, in pages; its true size is not known.
-const LARGE: usize = 4;
+/// Up to this number of nodes, all printable characters are tried as the next one of keys, in addition to those in the
+/// samples.
+const FEW_NODES: usize = 2;
+/// The number of characters of a key that the estimate uses.
+const ESTIMATED_CHARACTERS: usize = 12;
+/// The smallest part of the key space that is distinguished.
+const MIN_PART: f64 = 1e-9;
 
 /// The keys that begin with a prefix.
 #[derive(Debug, Clone)]
 struct Node {
     prefix: String,
-    first: String,
-    last: String,
-    keys: usize,
+    /// The longest prefix that all keys have in common, if the node is large.
+    stem: String,
+    /// Whether there are more keys than were sampled.
     is_large: bool,
-    /// The characters of the sampled keys after the prefix.
+    /// The characters of the sampled keys after the stem.
     alphabet: BTreeSet<char>,
+    /// The estimated number of keys.
+    keys: f64,
 }
 
-/// The keys, in order, that end one range and begin the next; none where the prefix is small, or `lanes` is 1.
+/// The first keys that begin with a prefix.
+#[derive(Debug, Clone)]
+struct Sample {
+    prefix: String,
+    keys: Vec<String>,
+    is_large: bool,
+}
+
+/// The keys that end one range and begin the next, in order. Empty if the prefix is small or `lanes` is 1.
 pub(crate) async fn split(store: &Store, bucket: &str, prefix: &str, lanes: usize) -> Result<Vec<String>, SourceError> {
     if lanes <= 1 {
         return Ok(Vec::new());
     }
     let tree = Tree { store, bucket };
-    let Some(root) = tree.node(prefix.to_owned()).await? else { return Ok(Vec::new()) };
-    let mut nodes = vec![root];
-    for _ in 0..ROUNDS {
-        let large = nodes.iter().filter(|node| node.is_large).count();
-        if large == 0 || large >= lanes * LARGE_PER_LANE {
+    let root: Vec<Sample> = tree.sample(prefix.to_owned()).await?.into_iter().collect();
+    let mut nodes = tree.nodes(root).await?;
+    for _ in 0..MAX_ROUNDS {
+        let share = nodes.iter().map(|node| node.keys).sum::<f64>() / (lanes as f64 * NODES_PER_LANE);
+        let is_divided: Vec<bool> = nodes.iter().map(|node| node.is_large && node.keys > share).collect();
+        if nodes.len() > MAX_NODES || !is_divided.contains(&true) {
             break;
         }
-        let divided = tree.divide(&nodes).await?;
-        if divided.len() == nodes.len() && divided.iter().zip(&nodes).all(|(new, old)| new.prefix == old.prefix) {
+        let before = nodes.len();
+        nodes = tree.divide(nodes, &is_divided).await?;
+        if nodes.len() == before {
             break;
         }
-        nodes = divided;
     }
     Ok(boundaries(&nodes, lanes * RANGES_PER_LANE))
 }
@@ -69,62 +84,68 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Nothing where no key begins with the prefix.
-    async fn node(&self, prefix: String) -> Result<Option<Node>, SourceError> {
+    /// Samples the keys with this prefix; `None` if there are none.
+    async fn sample(&self, prefix: String) -> Result<Option<Sample>, SourceError> {
         let listed = self.store.list(self.bucket, &prefix, None, SAMPLE).await?;
-        let (Some(first), Some(last)) = (listed.objects.first(), listed.objects.last()) else { return Ok(None) };
-        let tails = listed.objects.iter().filter_map(|object| object.key.get(prefix.len()..));
-        let alphabet = tails.flat_map(str::chars).collect();
-        let (first, last) = (first.key.clone(), last.key.clone());
-        Ok(Some(Node { prefix, first, last, keys: listed.objects.len(), is_large: listed.more, alphabet }))
+        let keys: Vec<String> = listed.objects.into_iter().map(|object| object.key).collect();
+        Ok(Some(Sample { prefix, keys, is_large: listed.more }).filter(|sample| !sample.keys.is_empty()))
     }
 
-    /// Replaces each large node by those of the next character of its keys.
-    async fn divide(&self, nodes: &[Node]) -> Result<Vec<Node>, SourceError> {
-        let (stems, is_few) = (self.stems(nodes).await?, nodes.len() <= FEW);
-        // Collected, because a future with a borrowing iterator in it cannot be moved to another thread.
+    /// Replaces each node that is to be divided by the nodes of the next character of its keys.
+    async fn divide(&self, nodes: Vec<Node>, is_divided: &[bool]) -> Result<Vec<Node>, SourceError> {
+        let are_few = nodes.len() <= FEW_NODES;
+        // Collected, because a future that contains a borrowing iterator is not `Send`.
         let mut requests = Vec::new();
-        for (index, (node, stem)) in nodes.iter().zip(&stems).enumerate() {
-            let Some(stem) = stem else { continue };
-            let printable = (' '..='~').filter(|_| is_few);
+        for (index, (node, _)) in nodes.iter().zip(is_divided).enumerate().filter(|(_, (_, divided))| **divided) {
+            let printable = (' '..='~').filter(|_| are_few);
             let candidates: BTreeSet<char> = node.alphabet.iter().copied().chain(printable).collect();
             for next in candidates {
-                let prefix = format!("{stem}{next}");
-                requests.push(async move { Ok::<_, SourceError>((index, self.node(prefix).await?)) }.boxed());
+                let prefix = format!("{}{next}", node.stem);
+                requests.push(async move { Ok::<_, SourceError>((index, self.sample(prefix).await?)) }.boxed());
             }
         }
-        let mut answers = stream::iter(requests).buffered(AT_ONCE);
-        let mut children: Vec<Vec<Node>> = vec![Vec::new(); nodes.len()];
-        while let Some((index, node)) = answers.try_next().await? {
-            if let (Some(node), Some(of)) = (node, children.get_mut(index)) {
-                of.push(node);
+        let mut responses = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); nodes.len()];
+        while let Some((index, sample)) = responses.try_next().await? {
+            if let (Some(sample), Some(of_node)) = (sample, samples.get_mut(index)) {
+                of_node.push(sample);
             }
         }
-        let replace = |(node, children): (&Node, Vec<Node>)| match children.len() {
-            0 => vec![node.clone()],
-            _ => children,
+        drop(responses);
+        let counts: Vec<usize> = samples.iter().map(Vec::len).collect();
+        let mut children = self.nodes(samples.into_iter().flatten().collect()).await?.into_iter();
+        let replace = |(node, count): (Node, usize)| match count {
+            0 => vec![node],
+            _ => children.by_ref().take(count).collect(),
         };
-        Ok(nodes.iter().zip(children).flat_map(replace).collect())
+        Ok(nodes.into_iter().zip(counts).flat_map(replace).collect())
     }
 
-    /// For each large node, the longest prefix that all its keys have in common; nothing for small ones.
-    async fn stems(&self, nodes: &[Node]) -> Result<Vec<Option<String>>, SourceError> {
-        let mut asked = Vec::new();
-        for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.is_large) {
-            let common = node.first.chars().zip(node.last.chars()).take_while(|(a, b)| a == b);
+    /// The nodes of these samples, in the same order.
+    async fn nodes(&self, samples: Vec<Sample>) -> Result<Vec<Node>, SourceError> {
+        let stems = self.stems(&samples).await?;
+        Ok(samples.into_iter().zip(stems).map(|(sample, stem)| Node::new(sample, stem)).collect())
+    }
+
+    /// For each large sample, the longest prefix that all keys of its node have in common; for others, their prefix.
+    async fn stems(&self, samples: &[Sample]) -> Result<Vec<String>, SourceError> {
+        let mut probes = Vec::new();
+        for (index, sample) in samples.iter().enumerate().filter(|(_, sample)| sample.is_large) {
+            let (Some(first), Some(last)) = (sample.keys.first(), sample.keys.last()) else { continue };
+            let common = first.chars().zip(last.chars()).take_while(|(a, b)| a == b);
             let mut end = 0;
             for (character, _) in common {
                 let start = end;
                 end += character.len_utf8();
-                if end > node.prefix.len() {
-                    // The first key behind all that begin with these characters, or near it.
+                if end > sample.prefix.len() {
+                    // A key after all keys that begin with these characters.
                     let next = char::from_u32(u32::from(character) + 1).unwrap_or(char::MAX);
-                    let after = format!("{}{next}", node.first.get(..start).unwrap_or_default());
-                    asked.push((index, end, node.prefix.clone(), after));
+                    let after = format!("{}{next}", first.get(..start).unwrap_or_default());
+                    probes.push((index, end, sample.prefix.clone(), after));
                 }
             }
         }
-        let requests: Vec<_> = asked
+        let requests: Vec<_> = probes
             .into_iter()
             .map(|(index, end, prefix, after)| {
                 let request = async move {
@@ -134,31 +155,56 @@ impl Tree<'_> {
                 request.boxed()
             })
             .collect();
-        let mut answers = stream::iter(requests).buffered(AT_ONCE);
-        let mut ends: Vec<usize> = nodes.iter().map(|node| node.prefix.len()).collect();
-        while let Some((index, end, nothing_behind)) = answers.try_next().await? {
-            if let Some(known) = ends.get_mut(index).filter(|known| nothing_behind && end > **known) {
+        let mut responses = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let mut ends: Vec<usize> = samples.iter().map(|sample| sample.prefix.len()).collect();
+        while let Some((index, end, is_common)) = responses.try_next().await? {
+            if let Some(known) = ends.get_mut(index).filter(|known| is_common && end > **known) {
                 *known = end;
             }
         }
-        let stem = |(node, end): (&Node, usize)| Some(node.first.get(..end)?.to_owned()).filter(|_| node.is_large);
-        Ok(nodes.iter().zip(ends).map(stem).collect())
+        let stem = |(sample, end): (&Sample, usize)| {
+            sample.keys.first().and_then(|first| first.get(..end)).unwrap_or(&sample.prefix).to_owned()
+        };
+        Ok(samples.iter().zip(ends).map(stem).collect())
     }
 }
 
-/// Joins neighbouring nodes to at most `wanted` ranges of about the same weight.
+impl Node {
+    /// A node whose keys have this stem in common.
+    fn new(sample: Sample, stem: String) -> Self {
+        let Sample { prefix, keys, is_large } = sample;
+        let tail = |key: &String| key.get(stem.len()..).unwrap_or_default().to_owned();
+        let alphabet: BTreeSet<char> = keys.iter().flat_map(|key| tail(key).chars().collect::<Vec<_>>()).collect();
+        let position = |key: Option<&String>| key.map_or(0.0, |key| position(&tail(key), &alphabet));
+        let (sampled, covered) = (keys.len() as f64, position(keys.last()) - position(keys.first()));
+        let keys = match is_large {
+            true => (sampled / covered.max(MIN_PART)).max(2.0 * sampled),
+            false => sampled,
+        };
+        Self { prefix, stem, is_large, alphabet, keys }
+    }
+}
+
+/// The position of a key in the space of keys with these characters, from 0 to 1.
+fn position(tail: &str, alphabet: &BTreeSet<char>) -> f64 {
+    let (mut position, mut width) = (0.0, 1.0);
+    for character in tail.chars().take(ESTIMATED_CHARACTERS) {
+        width /= alphabet.len().max(1) as f64;
+        position += alphabet.range(..character).count() as f64 * width;
+    }
+    position
+}
+
+/// Joins neighbouring nodes to about `wanted` ranges with similar numbers of keys.
 fn boundaries(nodes: &[Node], wanted: usize) -> Vec<String> {
-    // Stores can answer with fewer keys than they are asked for.
-    let page = nodes.iter().map(|node| node.keys).max().unwrap_or(0);
-    let weight = |node: &Node| if node.is_large { LARGE * page } else { node.keys };
-    let each = nodes.iter().map(weight).sum::<usize>().div_ceil(wanted.max(1));
-    let (mut boundaries, mut joined) = (Vec::new(), 0);
+    let share = nodes.iter().map(|node| node.keys).sum::<f64>() / wanted.max(1) as f64;
+    let (mut boundaries, mut joined) = (Vec::new(), 0.0);
     for node in nodes {
-        if joined >= each {
+        if joined >= share || (joined > 0.0 && joined + node.keys > 1.5 * share) {
             boundaries.push(node.prefix.clone());
-            joined = 0;
+            joined = 0.0;
         }
-        joined += weight(node);
+        joined += node.keys;
     }
     boundaries.sort();
     boundaries.dedup();
@@ -171,19 +217,27 @@ mod tests {
 
     #[test]
     fn neighbours_are_joined_to_ranges_of_about_the_same_weight() {
-        let node = |prefix: &str, keys, is_large| {
-            let (prefix, first, last) = (prefix.to_owned(), String::new(), String::new());
-            Node { prefix, first, last, keys, is_large, alphabet: BTreeSet::new() }
+        let node = |prefix: &str, keys| {
+            let (prefix, stem) = (prefix.to_owned(), String::new());
+            Node { prefix, stem, is_large: false, alphabet: BTreeSet::new(), keys }
         };
-        let nodes = [
-            node("a", 10, false),
-            node("b", 1000, true),
-            node("c", 5, false),
-            node("d", 1000, true),
-            node("e", 9, true),
-        ];
+        let nodes = [node("a", 10.0), node("b", 4000.0), node("c", 5.0), node("d", 4000.0), node("e", 4000.0)];
         assert_eq!(boundaries(&nodes, 3), ["c", "e"]);
         assert_eq!(boundaries(&nodes, 1), Vec::<String>::new());
         assert_eq!(boundaries(&[], 4), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_number_of_keys_is_estimated_from_the_first_ones() {
+        let estimated = |keys: Vec<String>, stem: &str, is_large| {
+            Node::new(Sample { prefix: "k/".to_owned(), keys, is_large }, stem.to_owned()).keys
+        };
+        let numbers = || (0..50).map(|i| format!("k/{i:06}")).collect();
+        // All numbers with six digits, and with four.
+        assert!((900_000.0..1_100_000.0).contains(&estimated(numbers(), "k/", true)));
+        assert!((9_000.0..11_000.0).contains(&estimated(numbers(), "k/00", true)));
+        assert!((49.9..50.1).contains(&estimated(numbers(), "k/", false)));
+        let spread = (0..16).map(|i| format!("k/{i:x}fff")).collect();
+        assert!((30.0..40.0).contains(&estimated(spread, "k/", true)));
     }
 }
