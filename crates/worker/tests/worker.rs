@@ -206,9 +206,11 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
     assert!(good.1.picture.as_ref().unwrap().object.as_ref().unwrap().etag.is_some());
 
     let failures = stored::<v1::JobFailure>(&bench, &bench.streams.failed).await;
-    assert!(failures
-        .iter()
-        .all(|(subject, failure)| *subject == failed_subject_for("groundling.jobs.cats", failure.reason())));
+    assert!(
+        failures
+            .iter()
+            .all(|(subject, failure)| *subject == failed_subject_for("groundling.jobs.cats", failure.reason()))
+    );
     let reasons: BTreeMap<&str, FailureReason> =
         failures.iter().map(|(_, failure)| (failure.job_id(), failure.reason())).collect();
     let wanted = BTreeMap::from([
