@@ -265,7 +265,7 @@ pub async fn run_with_health(
 }
 
 /// Waits for the ends of the intakes, and returns the number of pull requests that were refused or lost.
-async fn lost_pulls(intakes: [JoinHandle<u64>; 2]) -> u64 {
+async fn lost_pulls(intakes: Vec<JoinHandle<u64>>) -> u64 {
     let mut all = 0;
     for intake in intakes {
         match intake.await {
