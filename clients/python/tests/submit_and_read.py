@@ -1,4 +1,4 @@
-"""What tests/client.rs runs: python submit_and_read.py NATS_URL PICTURE TRACEPARENT
+"""What tests/pool/client.rs runs: python submit_and_read.py NATS_URL PICTURE TRACEPARENT
 
 Submits a job with a local picture, as a part of the trace of TRACEPARENT, and a message that is not a job, and prints the annotation and the failure as JSON.
 """

@@ -23,6 +23,8 @@ const MAX_ROUNDS: usize = 10;
 const MAX_NODES: usize = 1500;
 /// Nodes are divided until none has more than this share of the keys of one parallel lane: one in four.
 const NODES_PER_LANE: f64 = 4.0;
+/// Nodes with fewer keys are not divided: stores return this many keys for a request, and dividing takes many requests.
+const MIN_DIVIDED: f64 = 1000.0;
 /// Ranges for each parallel lane. Their sizes differ, and a lane that ends takes the next range.
 const RANGES_PER_LANE: usize = 8;
 /// Up to this number of nodes, all printable characters are tried as the next one of keys, in addition to those in the
@@ -65,6 +67,7 @@ pub(crate) async fn split(store: &Store, bucket: &str, prefix: &str, lanes: usiz
     let mut nodes = tree.nodes(root).await?;
     for _ in 0..MAX_ROUNDS {
         let share = nodes.iter().map(|node| node.keys).sum::<f64>() / (lanes as f64 * NODES_PER_LANE);
+        let share = share.max(MIN_DIVIDED);
         let is_divided: Vec<bool> = nodes.iter().map(|node| node.is_large && node.keys > share).collect();
         if nodes.len() > MAX_NODES || !is_divided.contains(&true) {
             break;

@@ -1,0 +1,101 @@
+//! The rate of the feeder, compared with a publisher without its guarantee.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use crate::common;
+
+use std::time::{Duration, Instant};
+
+use archive::feed::Progress;
+use archive::object::SourceObject;
+use async_nats::jetstream::Context;
+use broker::settings::StreamSettings;
+use broker::setup;
+use common::{Bench, feed, jetstream, open, target};
+use futures::{StreamExt, TryStreamExt, stream};
+use sandbox::NatsCluster;
+use wire::Message;
+
+const JOBS: usize = 200_000;
+/// Maximum number of unacknowledged messages of each lane.
+const UNACKNOWLEDGED: usize = 512;
+
+fn object(i: usize) -> SourceObject {
+    SourceObject {
+        bucket: "archive".into(),
+        key: format!("2024/11/29/scene-{i:08}.jpg"),
+        etag: Some(format!("{i:032x}")),
+        ..SourceObject::default()
+    }
+}
+
+/// Publishes the same jobs one by one. Returns jobs per second.
+async fn publish(jetstream: &Context, lanes: usize) -> f64 {
+    let recipe = feed("published", Vec::new(), 1).recipe;
+    let started = Instant::now();
+    let runs = (0..lanes).map(|lane| {
+        let recipe = &recipe;
+        let publishes = (lane..JOBS).step_by(lanes).map(move |i| async move {
+            let job = recipe.job(&object(i)).encode_to_vec().into();
+            jetstream.publish("groundling.jobs.published", job).await.unwrap().await.unwrap();
+        });
+        stream::iter(publishes).buffer_unordered(UNACKNOWLEDGED).for_each(|()| std::future::ready(()))
+    });
+    futures::future::join_all(runs).await;
+    JOBS as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Feeds as many files of keys as there are lanes. Returns jobs per second.
+async fn enqueue(jetstream: &Context, streams: &StreamSettings, lanes: usize) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let sources = (0..lanes).map(|lane| {
+        let path = dir.path().join(format!("{lane}.csv"));
+        let rows = (lane..JOBS).step_by(lanes).map(object).map(|o| format!("archive,{},{}\n", o.key, o.etag.unwrap()));
+        std::fs::write(&path, format!("bucket,key,etag\n{}", rows.collect::<String>())).unwrap();
+        async move { open("http://127.0.0.1:9", path.to_str().unwrap(), None).await }
+    });
+    let sources = stream::iter(sources).buffered(1).try_collect().await.unwrap();
+    let feed = feed(&format!("fed-{lanes}"), sources, lanes);
+    let started = Instant::now();
+    let summary = feed.run(&target(jetstream, streams, "rates"), &Progress::default()).await.unwrap();
+    assert_eq!(summary.total.jobs, JOBS as u64);
+    JOBS as f64 / started.elapsed().as_secs_f64()
+}
+
+async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) {
+    for lanes in [1, 4, 16] {
+        let purge = async || {
+            let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
+            stream.purge().await.unwrap();
+        };
+        let (mut single, mut batches) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            single.push(publish(jetstream, lanes).await);
+            purge().await;
+            batches.push(enqueue(jetstream, streams, lanes).await);
+            purge().await;
+        }
+        single.sort_by(f64::total_cmp);
+        batches.sort_by(f64::total_cmp);
+        eprintln!(
+            "{what}, {lanes} lanes: {:.0} jobs/s published one by one, {:.0} jobs/s in batches with cursors, {:.0} %",
+            single[1],
+            batches[1],
+            100.0 * batches[1] / single[1]
+        );
+        assert!(batches[1] >= 0.8 * single[1]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: cargo test --workspace --test feeding rates -- --ignored --nocapture"]
+async fn the_feeder_is_as_fast_as_a_bare_publisher() {
+    let bench = Bench::ready().await;
+    compare("one server", &bench.jetstream, &bench.streams).await;
+    drop(bench);
+    let cluster = NatsCluster::start(3, &Default::default()).await.unwrap();
+    let jetstream = jetstream(cluster.nodes[0].client_url()).await;
+    let streams = StreamSettings { replicas: 3, jobs_max_bytes: Some(4 << 30), ..StreamSettings::default() };
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(setup::setup(&jetstream, &streams).await.unwrap().is_ready());
+    compare("three servers, three copies", &jetstream, &streams).await;
+}

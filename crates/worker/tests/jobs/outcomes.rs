@@ -1,0 +1,258 @@
+//! The first outcome counts, jobs that the server no longer delivers, and full streams; with an engine that answers at
+//! once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use crate::common;
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use common::{Bench, Held, Running, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit};
+use futures::StreamExt;
+use wire::Message;
+use wire::subjects::retry_subject;
+use wire::v1::{FailureReason, Retry};
+use worker::JobEvent;
+use worker::delivery_info::DeliveryInfo;
+use worker::outcomes::Outcomes;
+
+fn outcomes(bench: &Bench) -> Outcomes {
+    Outcomes::new(bench.jetstream.clone(), &bench.streams.outcomes, Duration::from_secs(10))
+}
+
+#[tokio::test]
+async fn the_first_outcome_counts_whoever_comes_to_another() {
+    let bench = Bench::ready().await;
+    bench.publish_jobs(1).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    let outcomes = outcomes(&bench);
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap(), None);
+    let first = outcomes.claim(delivery.info(), annotated("a")).await.unwrap();
+    let second = outcomes.claim(delivery.info(), annotated("b")).await.unwrap();
+    assert_eq!((&first.outcome, &second.outcome), (&annotated("a"), &annotated("a")));
+    assert_eq!(outcomes.find(delivery.info()).await.unwrap().unwrap().outcome, annotated("a"));
+    let replaced = outcomes.replace(delivery.info(), &first, annotated("c")).await.unwrap();
+    assert_eq!(replaced.outcome, annotated("c"));
+    let late = outcomes.replace(delivery.info(), &first, annotated("d")).await.unwrap();
+    assert_eq!(late.outcome, annotated("c"), "what was replaced cannot be replaced again");
+}
+
+#[tokio::test]
+async fn a_job_whose_annotation_was_written_down_ends_with_it_even_if_its_picture_has_gone_bad() {
+    let bench = Bench::ready().await;
+    submit(&bench, &job("j", b"no picture".to_vec())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
+    // As if the worker had died here.
+    drop(delivery);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    let mut running = Running::start(&bench);
+    assert!(matches!(running.event().await, JobEvent::Finished { duplicate: false, .. }));
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+}
+
+#[tokio::test]
+async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream() {
+    let bench = Bench::ready().await;
+    let publisher = bench.publisher();
+    for id in ["x", "a", "y"] {
+        publisher.outcome(&annotated(id)).await.unwrap();
+    }
+    let found = publisher.find_published(&annotated("a"), Duration::from_secs(3600)).await.unwrap().unwrap();
+    assert_eq!((found.sequence(), found.duplicate()), (2, true));
+    assert_eq!(publisher.find_published(&annotated("b"), Duration::from_secs(3600)).await.unwrap(), None);
+}
+
+/// Changes the configuration of the annotations stream.
+async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
+    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    change(&mut config);
+    bench.jetstream.update_stream(&config).await.unwrap();
+}
+
+/// The shortest duplicate window that servers allow: as if ids had expired.
+const FORGETFUL: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    ends_as_a_failure(&bench).await;
+}
+
+/// As [`given_up`], without an advisory: nothing tells that the server no longer delivers the job.
+async fn orphaned(bench: &Bench) -> DeliveryInfo {
+    let info = given_up(bench).await;
+    bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
+    info
+}
+
+async fn ends_as_an_annotation(bench: &Bench) {
+    let mut running = Running::start(bench);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
+    for stream in [&bench.streams.jobs, &bench.streams.retries, &bench.streams.attempts] {
+        eventually(&format!("{stream} is empty"), || async { bench.messages_in(stream).await == 0 }).await;
+    }
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn a_job_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
+    let bench = Bench::ready().await;
+    orphaned(&bench).await;
+    ends_as_an_annotation(&bench).await;
+}
+
+#[tokio::test]
+async fn a_retry_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
+    let bench = Bench::ready().await;
+    let info = orphaned(&bench).await;
+    let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    let job = jobs.get_raw_message(info.sequence).await.unwrap();
+    jobs.delete_message(info.sequence).await.unwrap();
+    let retry = Retry {
+        job: job.payload,
+        subject: job.subject.to_string(),
+        stream: info.stream.clone(),
+        stream_sequence: info.sequence,
+        published_nanos: info.published_nanos,
+        deliveries: 1,
+        delay_nanos: 0,
+    };
+    // The consumer counts the message as delivered for the last time.
+    let retries = bench.jetstream.get_stream(&bench.streams.retries).await.unwrap();
+    retries.delete_consumer(&bench.streams.consumer).await.unwrap();
+    let config = pull::Config {
+        durable_name: Some(bench.streams.consumer.clone()),
+        ack_wait: Duration::from_secs(3),
+        max_deliver: 1,
+        ..Default::default()
+    };
+    let consumer = retries.create_consumer(config).await.unwrap();
+    let subject = retry_subject(&retry.subject, info.sequence, info.published_nanos);
+    let published = bench.jetstream.publish(subject, retry.encode_to_vec().into()).await.unwrap().await;
+    published.unwrap();
+    let delivered = consumer.fetch().max_messages(1).messages().await.unwrap().next().await;
+    assert!(delivered.is_some());
+    eventually("the server no longer waits for its acknowledgement", || async {
+        consumer.fetch().max_messages(1).messages().await.unwrap().next().await.is_none()
+            && retries.consumer_info(&bench.streams.consumer).await.unwrap().num_ack_pending == 0
+    })
+    .await;
+    assert_eq!(bench.messages_in(&bench.streams.retries).await, 1);
+    ends_as_an_annotation(&bench).await;
+}
+
+#[tokio::test]
+async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_again() {
+    let mut bench = Bench::ready().await;
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
+    let written = Instant::now();
+    bench.publisher().outcome(&annotated("a")).await.unwrap();
+    change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
+    // Short time limits, so that outcomes are soon old to the worker.
+    bench.streams.ack_wait = Duration::from_secs(3);
+    let mut settings = settings(&bench);
+    settings.worker.max_retry_delay = Duration::from_secs(1);
+    settings.worker.job_timeout = Duration::from_secs(1);
+    settings.worker.publish_timeout = Duration::from_secs(1);
+    settings.streams.duplicate_window = settings.longest_redelivery();
+    let old = settings.streams.duplicate_window;
+    tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
+    let running = Running::start_with(settings, Held::new());
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn an_annotation_of_a_job_that_the_server_gives_up_and_no_stream_takes_gives_way_to_a_failure() {
+    let bench = Bench::ready().await;
+    let info = given_up(&bench).await;
+    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
+    change_annotations(&bench, |config| config.max_message_size = 1).await;
+    let mut running = Running::start(&bench);
+    match running.event().await {
+        JobEvent::Failed { reason, .. } => assert_eq!(reason, FailureReason::AnnotationTooLarge),
+        other => panic!("{other:?}"),
+    }
+    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
+}
+
+#[tokio::test]
+async fn an_annotation_that_is_published_stays_the_only_outcome_when_its_stream_takes_less_than_before() {
+    let bench = Bench::ready().await;
+    submit(&bench, &job("j", bitmap())).await;
+    let mut intake = bench.intake(bench.consumer().await, 1);
+    let delivery = intake.next().await;
+    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
+    bench.publisher().outcome(&annotated("a")).await.unwrap();
+    // As if the worker had died here.
+    drop(delivery);
+    intake.stop.cancel();
+    intake.task.await.unwrap();
+    change_annotations(&bench, |config| (config.max_message_size, config.duplicate_window) = (1, FORGETFUL)).await;
+    tokio::time::sleep(FORGETFUL * 3).await;
+    let mut running = Running::start(&bench);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { duplicate: true, .. }), "{event:?}");
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with_its_sequence() {
+    let bench = Bench::ready().await;
+    given_up(&bench).await;
+    bench.jetstream.delete_stream(&bench.streams.jobs).await.unwrap();
+    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    submit(&bench, &job("another", bitmap())).await;
+    let engine = Held::new();
+    let mut running = Running::start_with(settings(&bench), engine.clone());
+    engine.asked.acquire().await.unwrap().forget();
+    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
+    engine.answers.add_permits(1);
+    let event = running.event().await;
+    assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
+    running.end().await;
+    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    assert_eq!(futures::future::join_all(ended).await, [1, 0]);
+}
+
+#[tokio::test]
+async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
+    let bench = Bench::ready().await;
+    change_annotations(&bench, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
+    for i in 0..4 {
+        submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+    }
+    let mut running = Running::start(&bench);
+    running.event().await;
+    // Longer than the first delays between attempts.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let info = bench.consumer_info().await;
+    assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");
+    change_annotations(&bench, |config| config.max_messages = -1).await;
+    for _ in 0..3 {
+        assert!(matches!(running.event().await, JobEvent::Finished { .. }));
+    }
+    let report = running.end().await;
+    assert_eq!((report.finished, report.failed, report.retried), (4, 0, 0));
+}

@@ -1,0 +1,74 @@
+//! `groundling setup` on a real NATS server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
+use crate::common;
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use broker::setup::{SetupError, check, setup};
+use common::Bench;
+
+const ALL: [&str; 11] = [
+    "stream GROUNDLING_JOBS",
+    "stream GROUNDLING_ANNOTATIONS",
+    "stream GROUNDLING_FAILED",
+    "stream GROUNDLING_OUTCOMES",
+    "stream GROUNDLING_ATTEMPTS",
+    "stream GROUNDLING_RETRIES",
+    "stream GROUNDLING_ADVISORIES",
+    "consumer groundling-workers",
+    "consumer groundling-workers of the retries",
+    "consumer groundling-workers of the advisories",
+    "consumer groundling-workers-urgent",
+];
+
+#[tokio::test]
+async fn setup_makes_everything_and_a_second_time_finds_it() {
+    let bench = Bench::bare().await;
+    let first = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!(first.created, ALL);
+    assert!(first.is_ready());
+    let second = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!(second.found, ALL);
+    assert!(second.created.is_empty() && second.is_ready(), "{second:?}");
+    let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    assert_eq!(jobs.cached_info().config.retention, RetentionPolicy::WorkQueue);
+    assert_eq!(bench.consumer_info().await.config.max_deliver, -1);
+}
+
+#[tokio::test]
+async fn a_check_makes_nothing() {
+    let bench = Bench::bare().await;
+    let report = check(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!(report.missing, ALL);
+    assert!(!report.is_ready());
+    assert_eq!(check(&bench.jetstream, &bench.streams).await.unwrap().missing, ALL);
+}
+
+#[tokio::test]
+async fn what_differs_is_told_and_left_as_it_is() {
+    let mut bench = Bench::ready().await;
+    bench.streams.ack_wait = Duration::from_secs(90);
+    bench.streams.failed_max_age = Duration::from_secs(86_400);
+    let report = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!(
+        report.differences,
+        [
+            "stream GROUNDLING_FAILED has the maximum age 0ns, and the settings say 86400s",
+            "consumer groundling-workers has the ack wait 60s, and the settings say 90s",
+            "consumer groundling-workers of the retries has the ack wait 60s, and the settings say 90s",
+            "consumer groundling-workers-urgent has the ack wait 60s, and the settings say 90s",
+        ]
+    );
+    assert_eq!(bench.consumer_info().await.config.ack_wait, Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_subject_that_another_stream_listens_to_is_named() {
+    let bench = Bench::bare().await;
+    let other = Config { name: "OTHER".into(), subjects: vec!["groundling.>".into()], ..Default::default() };
+    bench.jetstream.create_stream(other).await.unwrap();
+    let error = setup(&bench.jetstream, &bench.streams).await.unwrap_err();
+    assert!(matches!(error, SetupError::SubjectTaken { .. }), "{error}");
+}

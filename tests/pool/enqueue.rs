@@ -1,0 +1,172 @@
+//! `groundling enqueue` and `groundling setup --migrate` as they are typed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use crate::support;
+
+use std::process::Output;
+
+use async_nats::jetstream::{self, stream::Config};
+use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
+use serde_json::{Value, json};
+use support::groundling;
+use tempfile::TempDir;
+use wire::Message;
+use wire::subjects::{FAILED_STREAM, JOBS_STREAM};
+use wire::v1::{ImageJob, image_job};
+
+struct Archive {
+    nats: NatsServer,
+    s3: EmbeddedS3,
+    objects: TempDir,
+}
+
+impl Archive {
+    async fn start() -> Self {
+        let objects = tempfile::tempdir().unwrap();
+        let s3 = EmbeddedS3::start(objects.path()).await.unwrap();
+        let archive = Self { nats: NatsServer::start(&NatsOptions::default()).await.unwrap(), s3, objects };
+        for i in 0..30 {
+            archive.put(&format!("2024/{i:02}.{}", if i % 3 == 0 { "txt" } else { "JPG" }), &"x".repeat(i));
+        }
+        archive
+    }
+
+    fn put(&self, key: &str, text: &str) {
+        let path = self.objects.path().join(&self.s3.access().bucket).join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let access = self.s3.access();
+        let mut command = groundling();
+        command
+            .env("GROUNDLING__NATS__URL", self.nats.client_url())
+            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
+            .env("GROUNDLING__S3__PATH_STYLE", "true")
+            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
+            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
+            .args(arguments);
+        command.output().await.unwrap()
+    }
+
+    async fn enqueue(&self, arguments: &[&str]) -> Output {
+        let source = format!("s3://{}/2024/", self.s3.access().bucket);
+        self.run(&[&["enqueue", source.as_str()][..], arguments].concat()).await
+    }
+
+    async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.nats.client_url()).await.unwrap())
+    }
+}
+
+fn json_of(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", said(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn an_archive_is_looked_at_and_then_enqueued_once() {
+    let archive = Archive::start().await;
+    let setup = archive.run(&["setup"]).await;
+    assert!(setup.status.success(), "{}", said(&setup));
+    let arguments =
+        ["--dataset", "year", "--suffix", ".jpg", "--task", "brief", "--task", "ground=a cat", "--format", "json"];
+    let dry = ["--dry-run", "--images-per-second", "2", "--price-per-hour", "3600"];
+    let bytes: u64 = (0..30).filter(|i| i % 3 != 0).sum();
+    assert_eq!(
+        json_of(&archive.enqueue(&[&arguments[..], &dry[..]].concat()).await),
+        json!({
+            "dataset": "year", "dry_run": true, "objects": 30, "jobs": 20, "bytes": bytes, "seconds": 10.0, "cost": 10.0, "images_per_second": 2.0,
+            "prompts": ["<grounding> An image of", "<grounding><phrase> a cat</phrase>"],
+        })
+    );
+    let counts = json!({"objects": 30, "jobs": 20, "bytes": bytes});
+    assert_eq!(
+        json_of(&archive.enqueue(&arguments).await),
+        json!({"dataset": "year", "complete": true, "lanes": 1, "total": counts, "this_run": counts})
+    );
+    let again = json_of(&archive.enqueue(&arguments).await);
+    assert_eq!(again["this_run"], json!({"objects": 0, "jobs": 0, "bytes": 0}));
+
+    let stream = archive.jetstream().await.get_stream(JOBS_STREAM).await.unwrap();
+    let job = stream.get_last_raw_message_by_subject("groundling.jobs.year").await.unwrap();
+    let job = ImageJob::decode(job.payload).unwrap();
+    let Some(image_job::Source::S3(object)) = job.source else { panic!("no object") };
+    assert_eq!(object.key, "2024/29.JPG");
+    let ids: Vec<_> = job.tasks.iter().map(|task| task.task_id.as_str()).collect();
+    assert_eq!((ids, job.dataset.as_str(), job.job_id.len()), (vec!["brief", "ground"], "year", 64));
+}
+
+#[tokio::test]
+async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
+    let archive = Archive::start().await;
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["--dataset", "a.b"], 2, "--dataset: "),
+        (&["--dataset", "d", "--task", "caption"], 2, "expected brief, detailed"),
+        (&["--dataset", "d", "--prompt", "<image>"], 2, "groundling: "),
+        (&["--dataset", "d", "--max-new-tokens", "0"], 2, "max_new_tokens"),
+        (&["--dataset", "d", "--glob", "a["], 2, "--glob: "),
+        (&["--dataset", "d", "--modified-after", "yesterday"], 2, "2026-11-29T08:00:00Z"),
+        (&["--dataset", "d", "--max-waiting", "10"], 2, "--max-waiting"),
+        (&["--dataset", "d", "keys.orc"], 2, "ORC files are not supported"),
+        (&["--dataset", "d", "keys.csv"], 1, "keys.csv cannot be read"),
+        (&["--dataset", "d"], 1, "the stream GROUNDLING_JOBS does not exist: run `groundling setup`"),
+    ];
+    for (arguments, code, text) in cases {
+        let output = archive.enqueue(arguments).await;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(text), "{arguments:?}: {}", said(&output));
+    }
+    assert!(archive.run(&["setup"]).await.status.success());
+    assert!(archive.enqueue(&["--dataset", "d"]).await.status.success());
+    let other = archive.enqueue(&["--dataset", "d", "--pin", "none"]).await;
+    assert_eq!(other.status.code(), Some(2));
+    assert!(said(&other).contains("--pin was \"version\" and is \"none\""), "{}", said(&other));
+}
+
+#[tokio::test]
+async fn setup_reports_an_old_stream_and_migrates_it_when_told_to() {
+    let archive = Archive::start().await;
+    assert!(archive.run(&["setup"]).await.status.success());
+    let jetstream = archive.jetstream().await;
+    let config = jetstream.get_stream(JOBS_STREAM).await.unwrap().cached_info().config.clone();
+    let subjects = vec!["groundling.jobs.*".to_owned()];
+    jetstream.delete_consumer_from_stream("groundling-workers-urgent", JOBS_STREAM).await.unwrap();
+    jetstream.update_stream(&Config { subjects, ..config }).await.unwrap();
+    let config = jetstream.get_stream(FAILED_STREAM).await.unwrap().cached_info().config.clone();
+    let subjects = vec!["groundling.failed.*".to_owned()];
+    jetstream.update_stream(&Config { subjects, ..config }).await.unwrap();
+    // A failure of an earlier version, which stays.
+    jetstream.publish("groundling.failed.d", "x".into()).await.unwrap().await.unwrap();
+    let reported = archive.run(&["setup"]).await;
+    assert_eq!(reported.status.code(), Some(1));
+    assert!(said(&reported).contains("GROUNDLING_JOBS has the subjects"), "{}", said(&reported));
+    assert!(said(&reported).contains("workers will not start: stream GROUNDLING_FAILED"), "{}", said(&reported));
+    let refused = archive.enqueue(&["--dataset", "d"]).await;
+    assert!(said(&refused).contains("does not accept cursors: run `groundling setup --migrate`"), "{}", said(&refused));
+    let migrated = archive.run(&["setup", "--migrate"]).await;
+    assert!(migrated.status.success(), "{}", said(&migrated));
+    let text = String::from_utf8(migrated.stdout).unwrap();
+    assert!(
+        text.starts_with(
+            "migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\n\
+             migrate stream GROUNDLING_JOBS: add the subject groundling.urgent.*\n\
+             migrate stream GROUNDLING_FAILED: replace the subject groundling.failed.* by groundling.failed.>\nfound "
+        ),
+        "{text}"
+    );
+    assert!(text.contains("created consumer groundling-workers-urgent\n"), "{text}");
+    let failed = jetstream.get_stream(FAILED_STREAM).await.unwrap();
+    assert_eq!(failed.cached_info().state.messages, 1);
+    // Workers of both versions can publish.
+    for subject in ["groundling.failed.d", "groundling.failed.d.internal"] {
+        jetstream.publish(subject, "x".into()).await.unwrap().await.unwrap();
+    }
+    assert!(archive.enqueue(&["--dataset", "d", "--urgent"]).await.status.success());
+}
