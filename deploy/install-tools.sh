@@ -4,12 +4,14 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client]
+usage: deploy/install-tools.sh [--lint] [--client] [--loaders]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
+  --loaders   also install a Python with the programs that read exports (pyarrow, datasets, pycocotools and others, 1.3 GB),
+              .rig/loaders/bin/python
 
 Tools that are present in the pinned version are not installed again. GROUNDLING_RIG sets another directory than .rig.
 TEXT
@@ -22,10 +24,12 @@ die() {
 
 lint=no
 client=no
+loaders=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
+    --loaders) loaders=yes ;;
     -h | --help)
         usage
         exit 0
@@ -122,6 +126,22 @@ python_client() {
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not install protoc"
 }
 
+python_loaders() {
+    local requirements=$here/loaders-requirements.txt packages
+    if complete "$rig/loaders" "$requirements" python && "$rig/loaders/bin/python" -c 'import pyarrow, datumaro' 2>/dev/null; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+        die "the pinned loaders are built for Python 3.11, python3 is $(python3 -V)"
+    echo "install-tools: installing the programs that read exports" >&2
+    python3 -m venv --clear --without-pip "$rig/loaders" || die "python3 -m venv failed; see its output above"
+    packages=$("$rig/loaders/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    pip_install "$requirements" "$new/loaders"
+    mv "$new/loaders"/* "$packages/"
+    cp "$requirements" "$rig/loaders/requirements.txt"
+}
+
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
+[ "$loaders" = no ] || python_loaders

@@ -11,6 +11,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod export;
 pub mod feed;
 pub mod filter;
 pub mod object;

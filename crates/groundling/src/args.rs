@@ -9,6 +9,7 @@ use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
 use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
+use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
+    /// Write the annotations of a dataset as files for other tools.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(AnnotateArgs),

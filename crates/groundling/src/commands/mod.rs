@@ -4,6 +4,7 @@ pub(crate) mod annotate;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod enqueue;
+pub(crate) mod export;
 pub(crate) mod inspect;
 mod servers;
 pub(crate) mod settings;
