@@ -1,4 +1,4 @@
-//! The bulk side of Groundling: archives in, jobs out.
+//! The bulk side of Groundling: archives in, jobs out; annotations in, files out ([`export`]).
 //!
 //! A *source* ([`source`]) names the objects of an archive. It is divided into *lanes*, parts that are read in parallel.
 //! The feeder ([`feed`]) makes a job of each object and stores the jobs in the stream of jobs together with the lane's
