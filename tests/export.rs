@@ -12,6 +12,6 @@ mod loading;
 mod measurements;
 #[path = "export/ranges.rs"]
 mod ranges;
+mod support;
 #[path = "export/trimming.rs"]
 mod trimming;
-mod support;

@@ -220,7 +220,8 @@ fn annotation(index: usize, scene: &Value, bucket: &str, bytes: &[u8]) -> ImageA
         results[2].entities[0].boxes[0].score = None;
     }
     let labels = if index % 2 == 0 { vec![("camera", "7"), ("site", "a \"b\"")] } else { Vec::new() };
-    let object = v1::ObjectIdentity { bucket: bucket.into(), key: file, etag: Some(format!("e{index}")), version_id: None };
+    let object =
+        v1::ObjectIdentity { bucket: bucket.into(), key: file, etag: Some(format!("e{index}")), version_id: None };
     ImageAnnotation {
         annotation_id: sha256_hex(format!("scene {index}").as_bytes()),
         job_id: format!("job-{index}"),

@@ -65,10 +65,23 @@ async fn other_programs_load_every_format_and_find_the_boxes_of_the_scenes() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let loaded: Vec<_> = found.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = [
-        "coco: nouns", "coco: pycocotools", "coco: supervision", "cvat: datumaro", "fiftyone: layout", "grit: datasets",
-        "hub: datasets", "jsonl: datasets", "label-studio: label-studio-sdk", "parquet: datasets", "parquet: duckdb",
-        "parquet: polars", "parquet: pyarrow", "parquet-pictures: pyarrow", "webdataset: datasets",
-        "webdataset: webdataset", "yolo: supervision",
+        "coco: nouns",
+        "coco: pycocotools",
+        "coco: supervision",
+        "cvat: datumaro",
+        "fiftyone: layout",
+        "grit: datasets",
+        "hub: datasets",
+        "jsonl: datasets",
+        "label-studio: label-studio-sdk",
+        "parquet: datasets",
+        "parquet: duckdb",
+        "parquet: polars",
+        "parquet: pyarrow",
+        "parquet-pictures: pyarrow",
+        "webdataset: datasets",
+        "webdataset: webdataset",
+        "yolo: supervision",
     ];
     let mut expected = expected.to_vec();
     expected.sort_unstable();

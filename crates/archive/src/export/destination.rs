@@ -89,7 +89,9 @@ impl Destination {
     /// Creates the directory for unfinished files, without what an earlier run left in it.
     pub(crate) fn stage(&self) -> Result<Staging, ExportError> {
         let Self::Local(root) = self else {
-            return tempfile::tempdir().map(Staging::Temporary).map_err(|error| ExportError::file("temporary directory", error));
+            return tempfile::tempdir()
+                .map(Staging::Temporary)
+                .map_err(|error| ExportError::file("temporary directory", error));
         };
         let path = root.join(UNFINISHED);
         let failed = |error: std::io::Error| ExportError::file(path.display(), error);
@@ -125,7 +127,8 @@ impl Destination {
                 blocking(rename).await.map_err(|error| ExportError::file(full, error))
             }
             Self::Object { client, bucket, prefix } => {
-                let body = ByteStream::from_path(staged).await.map_err(|error| ExportError::file(&full, causes(&error)))?;
+                let body =
+                    ByteStream::from_path(staged).await.map_err(|error| ExportError::file(&full, causes(&error)))?;
                 let put = client.put_object().bucket(bucket).key(format!("{prefix}{name}")).body(body);
                 put.send().await.map_err(|error| ExportError::file(&full, causes(&error)))?;
                 fs::remove_file(staged).map_err(|error| ExportError::file(staged.display(), error))
@@ -244,9 +247,7 @@ impl Destination {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 

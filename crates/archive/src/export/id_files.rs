@@ -48,7 +48,10 @@ impl Entry {
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (id, sequence) = bytes.split_at_checked(16)?;
-        Some(Self { id: u128::from_be_bytes(id.try_into().ok()?), sequence: u64::from_be_bytes(sequence.try_into().ok()?) })
+        Some(Self {
+            id: u128::from_be_bytes(id.try_into().ok()?),
+            sequence: u64::from_be_bytes(sequence.try_into().ok()?),
+        })
     }
 }
 

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use parquet::basic::Compression;
-use parquet::data_type::{
-    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type,
-};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::Result;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
 
 use super::error::ExportError;
 use super::staged_file::{Finished, StagedFile};
@@ -116,8 +115,13 @@ impl ParquetFile {
         metadata: impl IntoIterator<Item = (&'static str, String)>,
     ) -> std::result::Result<Self, ExportError> {
         let entries = metadata.into_iter().map(|(name, value)| KeyValue::new(name.to_owned(), value)).collect();
+        let picture = ColumnPath::new(vec!["image".to_owned(), "bytes".to_owned()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
+            // Pictures are compressed and differ from each other.
+            .set_column_compression(picture.clone(), Compression::UNCOMPRESSED)
+            .set_column_dictionary_enabled(picture.clone(), false)
+            .set_column_statistics_enabled(picture, EnabledStatistics::None)
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_key_value_metadata(Some(entries))
@@ -130,7 +134,10 @@ impl ParquetFile {
     }
 
     /// Writes the columns, in the order of the schema, as one row group.
-    pub(crate) fn write_row_group(&mut self, columns: &mut [&mut dyn ColumnBuffer]) -> std::result::Result<(), ExportError> {
+    pub(crate) fn write_row_group(
+        &mut self,
+        columns: &mut [&mut dyn ColumnBuffer],
+    ) -> std::result::Result<(), ExportError> {
         self.write(columns).map_err(|error| self.file.inner().failed(error))
     }
 

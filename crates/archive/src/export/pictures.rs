@@ -41,7 +41,10 @@ impl Pictures {
             match self.get(object).await {
                 Ok(found) => break found,
                 Err(cause) if attempts == ATTEMPTS => {
-                    return Err(ExportError::Picture { object: format!("s3://{}/{}", object.bucket, object.key), cause });
+                    return Err(ExportError::Picture {
+                        object: format!("s3://{}/{}", object.bucket, object.key),
+                        cause,
+                    });
                 }
                 Err(_) => tokio::time::sleep(delays.after_failure()).await,
             }

@@ -15,6 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 use wire::Message;
 use wire::prost_types::Timestamp;
 use wire::subjects::Dataset;
@@ -125,7 +126,8 @@ impl Export {
         let plan = self.plan(&stream, &staging).await?;
         let records = ShardRecord::read_all(&self.destination).await?;
         let records = records.into_iter().map(|record| (record.shard, record)).collect();
-        let mut running = Running { export: self, stream, staging, plan, records, progress, is_described: false, trimmed: 0 };
+        let mut running =
+            Running { export: self, stream, staging, plan, records, progress, is_described: false, trimmed: 0 };
         let mut stop = std::pin::pin!(stop);
         loop {
             if !self.follow {
@@ -192,6 +194,8 @@ impl Export {
             ExportError::broker(format!("reading the stream {} from a time on", self.stream), error)
         };
         let config = OrderedConfig {
+            // Like the consumers of `broker::read`, so that the same permissions are enough.
+            name: Some(format!("groundling-read-{}", Uuid::new_v4().simple())),
             filter_subject: self.dataset.annotations_subject(),
             deliver_policy: DeliverPolicy::ByStartTime { start_time: time },
             ..OrderedConfig::default()
@@ -265,7 +269,8 @@ impl Running<'_> {
         if self.export.trim {
             let (destination, subject) = (&self.export.destination, self.export.dataset.annotations_subject());
             let trimmed =
-                trim::trim(&self.stream, &subject, destination, self.staging.path(), &self.plan, &mut self.records).await?;
+                trim::trim(&self.stream, &subject, destination, self.staging.path(), &self.plan, &mut self.records)
+                    .await?;
             self.trimmed += trimmed;
             if trimmed > 0 {
                 manifest::write(destination, self.staging.path(), &self.plan, &self.records).await?;

@@ -173,7 +173,8 @@ fn report(args: &ExportArgs, summary: &Summary, progress: &Progress, elapsed: Du
             stderr::message!("groundling: {count} {text}");
         }
     }
-    let removed = if summary.trimmed > 0 { format!(", {} removed from the stream", summary.trimmed) } else { String::new() };
+    let removed =
+        if summary.trimmed > 0 { format!(", {} removed from the stream", summary.trimmed) } else { String::new() };
     Ok(stdout::write_line(format_args!(
         "{}: {} annotations, {} results, {} boxes in {} shards at {} ({} repeats left out; {read} annotations read in {seconds:.1} s){removed}",
         args.dataset, counts.annotations, counts.results, counts.boxes, summary.shards, args.out, summary.repeats

@@ -82,8 +82,7 @@ impl ShardWriter for Shard {
             "annotation_id": item.annotation.annotation_id,
         }));
         for result in &item.annotation.results {
-            self.captions
-                .push(&json!({ "image_id": image_id, "caption": result.text, "task_id": result.task_id }));
+            self.captions.push(&json!({ "image_id": image_id, "caption": result.text, "task_id": result.task_id }));
         }
         for found in item.boxes() {
             self.push_box(image_id, found, (width, height));

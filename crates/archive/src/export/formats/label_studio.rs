@@ -89,8 +89,7 @@ fn region(id: &str, found: &CategorizedBox<'_>, width: u32, height: u32) -> Valu
 
 /// The labeling configuration with these labels.
 pub(super) fn config(categories: &[String]) -> String {
-    let labels: String =
-        categories.iter().map(|name| format!("    <Label value=\"{}\"/>\n", escaped(name))).collect();
+    let labels: String = categories.iter().map(|name| format!("    <Label value=\"{}\"/>\n", escaped(name))).collect();
     format!(
         "<View>\n  <Image name=\"image\" value=\"$image\"/>\n  <RectangleLabels name=\"label\" toName=\"image\">\n{labels}  </RectangleLabels>\n  <TextArea name=\"text\" toName=\"image\"/>\n</View>\n"
     )
