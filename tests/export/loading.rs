@@ -32,7 +32,7 @@ async fn other_programs_load_every_format_and_find_the_boxes_of_the_scenes() {
     let with_categories = ["--categories", &categories];
     let pictures = ["--pictures"];
     let hub = ["--layout", "hub"];
-    let cases: [(&str, &str, &[&str]); 12] = [
+    let cases: [(&str, &str, &[&str]); 13] = [
         ("parquet", "parquet", &[]),
         ("parquet-pictures", "parquet", &pictures),
         ("hub", "parquet", &[hub, with_categories].concat()),
@@ -45,6 +45,7 @@ async fn other_programs_load_every_format_and_find_the_boxes_of_the_scenes() {
         ("yolo", "yolo", &[&pictures[..], &with_categories].concat()),
         ("cvat", "cvat", &with_categories),
         ("fiftyone", "fiftyone", &with_categories),
+        ("opensearch", "opensearch", &[]),
     ];
     for (out, format, arguments) in cases {
         // Several shards of each.
@@ -74,6 +75,7 @@ async fn other_programs_load_every_format_and_find_the_boxes_of_the_scenes() {
         "hub: datasets",
         "jsonl: datasets",
         "label-studio: label-studio-sdk",
+        "opensearch: layout",
         "parquet: datasets",
         "parquet: duckdb",
         "parquet: polars",

@@ -426,8 +426,30 @@ def fiftyone():
     compare("fiftyone: layout", found, true_boxes(lambda annotation: annotation["file"], category))
 
 
+# OpenSearch: there is no server for the tests, so only the layout of the files is compared.
+
+
+def opensearch():
+    found, ids = [], set()
+    for path in files("opensearch", "bulk-*.ndjson"):
+        lines = [json.loads(line) for line in open(path, encoding="utf-8")]
+        for action, document in zip(lines[::2], lines[1::2], strict=True):
+            ids.add(action["index"]["_id"])
+            annotation = by_file[document["url"].rsplit("/", 1)[1]]
+            for result in document["results"]:
+                for entity in result["entities"]:
+                    for place in entity["boxes"]:
+                        corners = [place[side] for side in ("x0", "y0", "x1", "y1")]
+                        found.append((annotation["file"], *box(entity["phrase"], corners, place["score"])))
+    assert ids == {annotation["annotation_id"] for annotation in annotations}
+    mapping = json.load(open(files("opensearch", "mapping.json")[0]))["mappings"]["properties"]
+    assert mapping["results"]["properties"]["entities"]["properties"]["boxes"]["type"] == "nested"
+    compare("opensearch: layout", found, true_boxes(lambda annotation: annotation["file"], phrase))
+
+
 for load in (
     parquet, parquet_pictures, hub, jsonl, coco, coco_nouns, webdataset, label_studio, grit, yolo, cvat, fiftyone,
+    opensearch,
 ):
     load()
 print(json.dumps(found_boxes))

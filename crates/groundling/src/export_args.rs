@@ -81,6 +81,8 @@ pub(crate) enum ExportFormat {
     Cvat,
     /// FiftyOne: a folder with samples for each shard.
     Fiftyone,
+    /// OpenSearch: bodies for its bulk API.
+    Opensearch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -80,6 +80,7 @@ fn format(args: &ExportArgs) -> anyhow::Result<Format> {
         ExportFormat::Yolo => Format::Yolo,
         ExportFormat::Cvat => Format::Cvat,
         ExportFormat::Fiftyone => Format::Fiftyone,
+        ExportFormat::Opensearch => Format::Opensearch,
     };
     if args.layout == Layout::Hub && args.format != ExportFormat::Parquet {
         return Err(Misuse(anyhow!("--layout hub: only parquet has this layout")).into());

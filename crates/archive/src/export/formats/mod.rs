@@ -7,6 +7,7 @@ mod grit;
 mod hub;
 mod jsonl;
 mod label_studio;
+mod opensearch;
 mod parquet;
 mod tar_members;
 mod webdataset;
@@ -41,6 +42,8 @@ pub enum Format {
     Cvat,
     /// Samples of FiftyOne.
     Fiftyone,
+    /// Bodies of OpenSearch's bulk API.
+    Opensearch,
 }
 
 impl Format {
@@ -76,6 +79,7 @@ impl Format {
             Self::Yolo => Box::new(yolo::Shard::create(context)?),
             Self::Cvat => Box::new(cvat::Shard::create(&context)?),
             Self::Fiftyone => Box::new(fiftyone::Shard::create(&context)?),
+            Self::Opensearch => Box::new(opensearch::Shard::create(&context)?),
         })
     }
 
@@ -84,6 +88,7 @@ impl Format {
         match self {
             Self::LabelStudio => vec![("label-config.xml", label_studio::config(categories))],
             Self::Yolo => vec![("data.yaml", yolo::data_yaml(categories))],
+            Self::Opensearch => vec![("mapping.json", opensearch::mapping())],
             _ => Vec::new(),
         }
     }
