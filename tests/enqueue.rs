@@ -82,7 +82,7 @@ async fn an_archive_is_looked_at_and_then_enqueued_once() {
     assert_eq!(
         json_of(&archive.enqueue(&[&arguments[..], &dry[..]].concat()).await),
         json!({
-            "dataset": "year", "dry_run": true, "objects": 30, "jobs": 20, "bytes": bytes, "seconds": 10.0, "cost": 10.0,
+            "dataset": "year", "dry_run": true, "objects": 30, "jobs": 20, "bytes": bytes, "seconds": 10.0, "cost": 10.0, "images_per_second": 2.0,
             "prompts": ["<grounding> An image of", "<grounding><phrase> a cat</phrase>"],
         })
     );
@@ -116,7 +116,7 @@ async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
         (&["--dataset", "d", "--max-waiting", "10"], 2, "--max-waiting"),
         (&["--dataset", "d", "keys.orc"], 2, "ORC files are not supported"),
         (&["--dataset", "d", "keys.csv"], 1, "keys.csv cannot be read"),
-        (&["--dataset", "d"], 1, "the stream GROUNDLING_JOBS is not there: run `groundling setup`"),
+        (&["--dataset", "d"], 1, "the stream GROUNDLING_JOBS does not exist: run `groundling setup`"),
     ];
     for (arguments, code, text) in cases {
         let output = archive.enqueue(arguments).await;
@@ -137,18 +137,23 @@ async fn setup_reports_an_old_stream_and_migrates_it_when_told_to() {
     let jetstream = archive.jetstream().await;
     let config = jetstream.get_stream(JOBS_STREAM).await.unwrap().cached_info().config.clone();
     let subjects = vec!["groundling.jobs.*".to_owned()];
+    jetstream.delete_consumer_from_stream("groundling-workers-urgent", JOBS_STREAM).await.unwrap();
     jetstream.update_stream(&Config { subjects, ..config }).await.unwrap();
     let reported = archive.run(&["setup"]).await;
     assert_eq!(reported.status.code(), Some(1));
     assert!(said(&reported).contains("GROUNDLING_JOBS has the subjects"), "{}", said(&reported));
     let refused = archive.enqueue(&["--dataset", "d"]).await;
-    assert!(said(&refused).contains("does not hold cursors: run `groundling setup --migrate`"), "{}", said(&refused));
+    assert!(said(&refused).contains("does not accept cursors: run `groundling setup --migrate`"), "{}", said(&refused));
     let migrated = archive.run(&["setup", "--migrate"]).await;
     assert!(migrated.status.success(), "{}", said(&migrated));
     let text = String::from_utf8(migrated.stdout).unwrap();
     assert!(
-        text.starts_with("migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\nfound "),
+        text.starts_with(
+            "migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\n\
+             migrate stream GROUNDLING_JOBS: add the subject groundling.urgent.*\nfound "
+        ),
         "{text}"
     );
-    assert!(archive.enqueue(&["--dataset", "d"]).await.status.success());
+    assert!(text.contains("created consumer groundling-workers-urgent\n"), "{text}");
+    assert!(archive.enqueue(&["--dataset", "d", "--urgent"]).await.status.success());
 }

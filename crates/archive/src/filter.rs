@@ -1,4 +1,4 @@
-//! Which objects of a source become jobs.
+//! Selects the objects of a source that jobs are created for.
 
 use std::collections::BinaryHeap;
 
@@ -8,33 +8,33 @@ use wire::identity::sha256_hex;
 
 use crate::object::SourceObject;
 
-/// What an object must fulfil. An object whose size or time the source does not know fails filters on them.
+/// Conditions on objects. An object without a known size or time does not meet conditions on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// The key ends with one of these, whatever their case. Empty: any key.
+    /// The key ends with one of these, ignoring case. Empty for any key.
     pub suffixes: Vec<String>,
-    /// Smallest size in bytes.
+    /// Minimum size in bytes.
     pub min_size: Option<u64>,
-    /// Greatest size in bytes.
+    /// Maximum size in bytes.
     pub max_size: Option<u64>,
-    /// Changed at this time or later, in seconds since 1970.
+    /// Modified at or after this time, in seconds since 1970.
     pub modified_after: Option<i64>,
-    /// Changed before this time.
+    /// Modified before this time, in seconds since 1970.
     pub modified_before: Option<i64>,
-    /// The key matches this pattern: `*` within a part of the path, `**` across parts, `?`, `[a-z]`.
+    /// The key matches this pattern: `*` within a path component, `**` across components, `?`, `[a-z]`.
     pub glob: Option<String>,
 }
 
-/// A filter that cannot be used.
+/// The pattern of a filter is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("the pattern {pattern:?} cannot be used: {cause}")]
+#[error("the pattern {pattern:?} is invalid: {cause}")]
 pub struct FilterError {
     pattern: String,
     cause: glob::PatternError,
 }
 
-/// A filter ready to use, with the sample where there is one.
+/// A compiled filter, with the rule of the sample if there is one.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
     filter: Filter,
@@ -43,20 +43,20 @@ pub struct Selection {
     sample: Option<SampleRule>,
 }
 
-/// The objects of a sample: those whose hash is not above a threshold.
+/// The rule of a sample: it contains the objects whose hash is at most a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleRule {
-    /// Seed of the hash.
+    /// The seed of the hash.
     pub seed: u64,
-    /// Greatest hash in the sample.
+    /// The largest hash in the sample.
     pub threshold: u64,
 }
 
 impl Selection {
-    /// Prepares a filter.
+    /// Compiles a filter.
     ///
     /// # Errors
-    /// [`FilterError`] where the pattern is not valid.
+    /// [`FilterError`] if the pattern is invalid.
     pub fn new(filter: Filter, sample: Option<SampleRule>) -> Result<Self, FilterError> {
         let pattern = |text: &String| Pattern::new(text).map_err(|cause| FilterError { pattern: text.clone(), cause });
         let glob = filter.glob.as_ref().map(pattern).transpose()?;
@@ -64,17 +64,17 @@ impl Selection {
         Ok(Self { filter, suffixes, glob, sample })
     }
 
-    /// Whether the object becomes a job. A key that ends with `/` is a folder's mark and no picture.
-    pub fn takes(&self, object: &SourceObject) -> bool {
+    /// Whether a job is created for the object. Keys that end with `/` are placeholders of folders, and are skipped.
+    pub fn selects(&self, object: &SourceObject) -> bool {
         !object.key.ends_with('/')
-            && self.takes_key(&object.key)
+            && self.matches_key(&object.key)
             && within(object.size, self.filter.min_size, self.filter.max_size)
             && self.filter.modified_after.is_none_or(|after| object.last_modified.is_some_and(|at| at >= after))
             && self.filter.modified_before.is_none_or(|before| object.last_modified.is_some_and(|at| at < before))
             && self.sample.is_none_or(|sample| sample_hash(sample.seed, object) <= sample.threshold)
     }
 
-    fn takes_key(&self, key: &str) -> bool {
+    fn matches_key(&self, key: &str) -> bool {
         let options =
             MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
         self.glob.as_ref().is_none_or(|glob| glob.matches_with(key, options))
@@ -85,45 +85,46 @@ impl Selection {
     }
 }
 
-fn within(size: Option<u64>, least: Option<u64>, most: Option<u64>) -> bool {
-    least.is_none_or(|least| size.is_some_and(|size| size >= least))
-        && most.is_none_or(|most| size.is_some_and(|size| size <= most))
+fn within(size: Option<u64>, min: Option<u64>, max: Option<u64>) -> bool {
+    min.is_none_or(|min| size.is_some_and(|size| size >= min))
+        && max.is_none_or(|max| size.is_some_and(|size| size <= max))
 }
 
-/// Evenly distributed, and the same for an object in every run.
+/// A uniform hash, which is the same in every run.
 fn sample_hash(seed: u64, object: &SourceObject) -> u64 {
     let hash = sha256_hex(format!("{seed}\n{}\n{}", object.bucket, object.key).as_bytes());
     u64::from_str_radix(hash.get(..16).unwrap_or_default(), 16).unwrap_or(0)
 }
 
-/// Finds the threshold of a sample of so many objects in one pass over the source.
+/// Finds the threshold of a sample of a given size, in one pass over the source.
 #[derive(Debug)]
 pub struct Sampler {
     seed: u64,
     size: usize,
-    least: BinaryHeap<u64>,
+    smallest: BinaryHeap<u64>,
 }
 
 impl Sampler {
     /// A sample of `size` objects, at least one.
     pub fn new(size: usize, seed: u64) -> Self {
-        Self { seed, size: size.max(1), least: BinaryHeap::new() }
+        Self { seed, size: size.max(1), smallest: BinaryHeap::new() }
     }
 
-    /// Considers an object.
-    pub fn see(&mut self, object: &SourceObject) {
+    /// Takes an object into account.
+    pub fn add(&mut self, object: &SourceObject) {
         let hash = sample_hash(self.seed, object);
-        if self.least.len() < self.size {
-            self.least.push(hash);
-        } else if self.least.peek().is_some_and(|greatest| hash < *greatest) {
-            self.least.pop();
-            self.least.push(hash);
+        if self.smallest.len() < self.size {
+            self.smallest.push(hash);
+        } else if self.smallest.peek().is_some_and(|largest| hash < *largest) {
+            self.smallest.pop();
+            self.smallest.push(hash);
         }
     }
 
-    /// The rule by which the objects considered make the sample.
+    /// The rule of the sample of the objects so far.
     pub fn rule(&self) -> SampleRule {
-        let threshold = if self.least.len() < self.size { u64::MAX } else { self.least.peek().copied().unwrap_or(0) };
+        let threshold =
+            if self.smallest.len() < self.size { u64::MAX } else { self.smallest.peek().copied().unwrap_or(0) };
         SampleRule { seed: self.seed, threshold }
     }
 }
@@ -136,19 +137,21 @@ mod tests {
         SourceObject { bucket: "b".into(), key: key.into(), ..SourceObject::default() }
     }
 
-    fn takes(filter: Filter, object: &SourceObject) -> bool {
-        Selection::new(filter, None).unwrap().takes(object)
+    fn selects(filter: Filter, object: &SourceObject) -> bool {
+        Selection::new(filter, None).unwrap().selects(object)
     }
 
     #[test]
     fn a_key_is_selected_by_its_ending_and_by_a_pattern() {
         let suffixes = || Filter { suffixes: vec![".jpg".into(), ".PNG".into()], ..Filter::default() };
-        assert!(takes(suffixes(), &object("a/b.JPG")) && takes(suffixes(), &object("b.png")));
-        assert!(!takes(suffixes(), &object("b.jpg.txt")));
+        assert!(selects(suffixes(), &object("a/b.JPG")) && selects(suffixes(), &object("b.png")));
+        assert!(!selects(suffixes(), &object("b.jpg.txt")));
         let glob = |pattern: &str| Filter { glob: Some(pattern.into()), ..Filter::default() };
-        assert!(takes(glob("a/*.jpg"), &object("a/b.jpg")) && !takes(glob("a/*.jpg"), &object("a/c/b.jpg")));
-        assert!(takes(glob("a/**/*.jpg"), &object("a/c/d/b.jpg")) && takes(glob("a/[0-9]?.jpg"), &object("a/1x.jpg")));
-        assert!(!takes(Filter::default(), &object("folder/")));
+        assert!(selects(glob("a/*.jpg"), &object("a/b.jpg")) && !selects(glob("a/*.jpg"), &object("a/c/b.jpg")));
+        assert!(
+            selects(glob("a/**/*.jpg"), &object("a/c/d/b.jpg")) && selects(glob("a/[0-9]?.jpg"), &object("a/1x.jpg"))
+        );
+        assert!(!selects(Filter::default(), &object("folder/")));
         assert!(Selection::new(glob("a[").clone(), None).unwrap_err().to_string().contains("\"a[\""));
     }
 
@@ -156,15 +159,16 @@ mod tests {
     fn size_and_time_are_bounds_and_unknown_ones_fail_them() {
         let small = Filter { min_size: Some(10), max_size: Some(20), ..Filter::default() };
         let sized = |size| SourceObject { size: Some(size), ..object("k") };
-        let taken: Vec<u64> = [9, 10, 20, 21].into_iter().filter(|size| takes(small.clone(), &sized(*size))).collect();
+        let taken: Vec<u64> =
+            [9, 10, 20, 21].into_iter().filter(|size| selects(small.clone(), &sized(*size))).collect();
         assert_eq!(taken, [10, 20]);
-        assert!(!takes(small, &object("k")));
+        assert!(!selects(small, &object("k")));
         let between = Filter { modified_after: Some(100), modified_before: Some(200), ..Filter::default() };
         let at = |time| SourceObject { last_modified: Some(time), ..object("k") };
         let taken: Vec<i64> =
-            [99, 100, 199, 200].into_iter().filter(|time| takes(between.clone(), &at(*time))).collect();
+            [99, 100, 199, 200].into_iter().filter(|time| selects(between.clone(), &at(*time))).collect();
         assert_eq!(taken, [100, 199]);
-        assert!(!takes(between, &object("k")));
+        assert!(!selects(between, &object("k")));
     }
 
     #[test]
@@ -172,9 +176,9 @@ mod tests {
         let objects: Vec<_> = (0..5000).map(|i| object(&format!("{i:05}.jpg"))).collect();
         let sample = |seed, order: Vec<&SourceObject>| -> Vec<String> {
             let mut sampler = Sampler::new(100, seed);
-            order.into_iter().for_each(|object| sampler.see(object));
+            order.into_iter().for_each(|object| sampler.add(object));
             let selection = Selection::new(Filter::default(), Some(sampler.rule())).unwrap();
-            objects.iter().filter(|object| selection.takes(object)).map(|object| object.key.clone()).collect()
+            objects.iter().filter(|object| selection.selects(object)).map(|object| object.key.clone()).collect()
         };
         let first = sample(7, objects.iter().collect());
         assert_eq!(first.len(), 100);

@@ -1,12 +1,12 @@
-//! The bulk side of Groundling: archives in, jobs out; annotations in, files out ([`export`]).
+//! Submits archives: a job for each object of a source. Exports annotations ([`export`]).
 //!
-//! A *source* ([`source`]) names the objects of an archive. It is divided into *lanes*, parts that are read in parallel.
-//! The feeder ([`feed`]) makes a job of each object and stores the jobs in the stream of jobs together with the lane's
-//! *cursor*, its position in the source, in one atomic batch: both are stored, or neither is. So a feeder that is killed
-//! loses no job and repeats none; the next one reads the cursors and goes on.
+//! A *source* ([`source`]) lists the objects of an archive. It is divided into *lanes*, which are read in parallel. The
+//! feeder ([`feed`]) creates a job for each object. It stores jobs in the jobs stream together with the lane's *cursor*,
+//! the position in the source after them, in one atomic batch: the server stores all of it or nothing. A feeder that is
+//! killed therefore loses no job and repeats none; the next one continues at the cursors.
 //!
-//! State is in the stream of jobs alone, nothing is kept on the machine of the feeder. The crate knows neither the model
-//! nor how jobs are processed.
+//! All state is in the jobs stream, none on the feeder's machine. The crate knows neither the model nor how jobs are
+//! processed.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]

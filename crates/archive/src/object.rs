@@ -1,61 +1,62 @@
-//! The objects of a source, and the position of a lane in its source.
+//! The objects of a source, and positions in it.
 
 use serde::{Deserialize, Serialize};
 
-/// An object as a source lists it.
+/// An object of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceObject {
-    /// Bucket.
+    /// The bucket.
     pub bucket: String,
-    /// Key, not encoded.
+    /// The key, not URL-encoded.
     pub key: String,
-    /// Size in bytes, where the source knows it.
+    /// Size in bytes, if the source contains it.
     pub size: Option<u64>,
-    /// ETag without quotes, where the source knows it.
+    /// ETag without quotes, if the source contains it.
     pub etag: Option<String>,
-    /// Version, where the source knows it and the object has one.
+    /// Version, if the object has one and the source contains it.
     pub version: Option<String>,
-    /// Time of the last change in seconds since 1970, where the source knows it.
+    /// Time of the last modification in seconds since 1970, if the source contains it.
     pub last_modified: Option<i64>,
 }
 
-/// How far a lane has been read: everything up to here has become jobs, or was left out.
+/// The position up to which a lane has been read and its jobs have been stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Position {
     /// Nothing has been read.
     #[default]
     Start,
-    /// All keys up to this one, in the order of their bytes.
+    /// All keys up to this one, inclusive, in byte order.
     Key(String),
-    /// Rows of a file.
+    /// Some rows of a file, and all files of the lane before it.
     Row {
-        /// Index of the file among those of the source.
+        /// The index of the file in the source.
         file: usize,
-        /// Rows of it that have been read.
+        /// The number of rows that have been read.
         row: u64,
-        /// Where the next row begins in the file, in bytes; `None` for files that are read from their start.
+        /// The byte offset of the next row; `None` for files that can only be read from their start.
         byte: Option<u64>,
     },
-    /// Everything has been read.
+    /// The end of the lane.
     End,
 }
 
 /// The next objects of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Those that the filters let through; at most [`PAGE`].
+    /// The objects that pass the filter, at most [`PAGE_SIZE`].
     pub objects: Vec<SourceObject>,
-    /// Objects of the source that were read for them.
+    /// The number of objects that were read, including those that do not pass.
     pub seen: u64,
-    /// The position after them.
+    /// The position after the page.
     pub after: Position,
 }
 
-/// Most objects of a page. With the cursor they make the 1000 messages that the server takes in one atomic batch.
-pub const PAGE: usize = 999;
+/// The maximum number of objects of a page. With the cursor, they are the 1000 messages that the server accepts in one
+/// atomic batch.
+pub const PAGE_SIZE: usize = 999;
 
-/// An ETag without its quotes.
-pub(crate) fn bare_etag(etag: &str) -> &str {
+/// An ETag without quotes and weakness prefix.
+pub(crate) fn unquoted_etag(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }

@@ -1,4 +1,4 @@
-//! From an object to the job for it.
+//! Creates the job for an object.
 
 use serde::{Deserialize, Serialize};
 use wire::Message;
@@ -9,37 +9,37 @@ use wire::v1::{self, ImageJob, S3Object, image_job};
 
 use crate::object::SourceObject;
 
-/// Longest key of S3 in bytes.
-const LONGEST_KEY: usize = 1024;
+/// Maximum length of an S3 key in bytes.
+const MAX_KEY_BYTES: usize = 1024;
 
-/// Which state of an object a job must find. A job whose object has another one by then becomes a failure.
+/// What of an object must not have changed when a worker reads it. Otherwise the job becomes a failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pin {
-    /// The ETag, and the version where the source knows it.
+    /// The ETag, and the version if the source contains it.
     #[default]
     Version,
     /// The ETag.
     Etag,
-    /// Any state.
+    /// Nothing.
     None,
 }
 
-/// What is asked about every object of a dataset.
+/// The tasks and options of a dataset: the same for every object.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// The dataset.
     pub dataset: Dataset,
-    /// The tasks.
+    /// The tasks of each job.
     pub tasks: Vec<v1::Task>,
-    /// How to generate; `None` for the defaults.
+    /// The generation options; `None` for the defaults.
     pub options: Option<v1::GenerationOptions>,
-    /// What jobs pin.
+    /// What the jobs pin.
     pub pin: Pin,
 }
 
 impl Recipe {
-    /// The job for an object. The same object gives the same bytes.
+    /// The job for an object. Equal objects have equal jobs, byte for byte.
     pub fn job(&self, object: &SourceObject) -> ImageJob {
         let is_pinned = self.pin != Pin::None;
         let s3 = S3Object {
@@ -58,8 +58,8 @@ impl Recipe {
         }
     }
 
-    /// SHA-256 over the lines `groundling enqueue 1`, dataset, bucket, key, and the version or else the ETag, in lower-case
-    /// hexadecimal; each line begins with its length in bytes and a colon.
+    /// The SHA-256, in lower-case hexadecimal, of five lines: `groundling enqueue 1`, dataset, bucket, key, and version, or
+    /// ETag if there is no version. Each line begins with its length in bytes and a colon.
     fn job_id(&self, object: &SourceObject) -> String {
         let state = object.version.as_deref().or(object.etag.as_deref()).unwrap_or_default();
         let mut text = String::new();
@@ -69,15 +69,15 @@ impl Recipe {
         sha256_hex(text.as_bytes())
     }
 
-    /// Checks the recipe by the rules for jobs, and gives the size in bytes of the largest job.
+    /// Checks tasks and options as a worker does. Returns the maximum size of a job in bytes.
     ///
     /// # Errors
-    /// [`JobError`].
+    /// [`JobError`] if they are invalid.
     pub fn check(&self) -> Result<usize, JobError> {
         let text = |length: usize| Some("0".repeat(length));
         let example = SourceObject {
             bucket: "b".repeat(63),
-            key: "k".repeat(LONGEST_KEY),
+            key: "k".repeat(MAX_KEY_BYTES),
             etag: text(64),
             version: text(64),
             ..SourceObject::default()

@@ -51,7 +51,7 @@ async fn filters_samples_and_repeated_etags_leave_objects_out() {
 
     let mut sampled = feed("sampled", vec![prefix.clone()], 4);
     sampled.sample = Some((300, 7));
-    assert_eq!(sampled.survey(&Progress::default()).await.unwrap().jobs, 300);
+    assert_eq!(sampled.survey(None, &Progress::default()).await.unwrap().jobs, 300);
     let summary = sampled.run(&bench.target(), &Progress::default()).await.unwrap();
     assert_eq!((summary.total.jobs, bench.drain().await.len()), (300, 300));
 
@@ -60,7 +60,7 @@ async fn filters_samples_and_repeated_etags_leave_objects_out() {
     unique.unique_etag = true;
     let summary = unique.run(&bench.target(), &Progress::default()).await.unwrap();
     assert_eq!((summary.total.jobs, bench.drain().await.len()), (5000, 5000));
-    assert_eq!(unique.survey(&Progress::default()).await.unwrap().jobs, 5000);
+    assert_eq!(unique.survey(None, &Progress::default()).await.unwrap().jobs, 5000);
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn an_old_stream_is_reported_and_migrated_with_its_jobs() {
     bench.jetstream.publish("groundling.jobs.old", bytes).await.unwrap().await.unwrap();
 
     let error = feed.run(&bench.target(), &Progress::default()).await.unwrap_err().to_string();
-    assert_eq!(error, "the stream GROUNDLING_JOBS does not take atomic batches: run `groundling setup --migrate`");
+    assert_eq!(error, "the stream GROUNDLING_JOBS does not accept atomic batches: run `groundling setup --migrate`");
     let differences = setup::setup(&bench.jetstream, &bench.streams).await.unwrap().differences;
     assert_eq!(differences.len(), 3, "{differences:#?}");
     assert!(
@@ -197,13 +197,15 @@ async fn an_old_stream_is_reported_and_migrated_with_its_jobs() {
     assert_eq!(
         plan.steps(),
         [
-            "consumer groundling-workers: take the subjects groundling.jobs.> only",
+            "consumer groundling-workers: limit to the subjects groundling.jobs.>",
             "stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*",
+            "stream GROUNDLING_JOBS: add the subject groundling.urgent.*",
             "stream GROUNDLING_JOBS: allow atomic batches (allow_atomic)",
         ]
     );
     plan.apply(&bench.jetstream, &bench.streams).await.unwrap();
     assert!(setup::setup(&bench.jetstream, &bench.streams).await.unwrap().is_ready());
+    assert_eq!(consumers(&bench).await, ["groundling-workers", "groundling-workers-urgent"]);
     assert!(Migration::plan(&bench.jetstream, &bench.streams).await.unwrap().steps().is_empty());
     feed.run(&bench.target(), &Progress::default()).await.unwrap();
     let mut wanted = once(store.keys());
@@ -273,6 +275,14 @@ async fn a_feeder_needs_no_more_than_its_permissions() {
     let target = target(&connect("feeder", "f").await, &streams, "feeder");
     assert_eq!(feed.run(&target, &Progress::default()).await.unwrap().total.jobs, 3000);
     assert_eq!(*errors.lock().unwrap(), Vec::<String>::new());
+}
+
+/// The names of the jobs stream's consumers.
+async fn consumers(bench: &Bench) -> Vec<String> {
+    let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    let mut names: Vec<String> = stream.consumer_names().map(Result::unwrap).collect().await;
+    names.sort();
+    names
 }
 
 #[tokio::test]

@@ -223,7 +223,7 @@ async fn a_csv_file_without_a_header_holds_keys_or_buckets_and_keys() {
     assert_eq!(read("b,x.jpg,7\n").await.unwrap(), [object("b", "x.jpg", Some("7"))]);
     assert_eq!(read("").await.unwrap(), []);
     let problem = read("x.jpg\n").await.unwrap_err().to_string();
-    assert!(problem.contains("k.csv, row 1: it names no bucket"), "{problem}");
+    assert!(problem.contains("k.csv, row 1: it has no bucket"), "{problem}");
     let problem = read("1,2,3,4\n").await.unwrap_err().to_string();
     assert!(problem.contains("no header"), "{problem}");
 }

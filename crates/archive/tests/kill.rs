@@ -1,4 +1,4 @@
-//! A feeder as a process of its own that is killed, and its memory.
+//! Kills a feeder process at random times, and measures its memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -15,7 +15,7 @@ const STORE: &str = "ARCHIVE_TEST_STORE";
 const DATASET: &str = "ARCHIVE_TEST_DATASET";
 const LANES: &str = "ARCHIVE_TEST_LANES";
 
-/// This test program again, as a feeder.
+/// Starts this test program as a feeder.
 fn start(bench: &Bench, store: &SyntheticStore, dataset: &str, lanes: usize) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_feeder", "--ignored", "--nocapture"])
@@ -48,7 +48,7 @@ async fn a_feeder() {
     );
 }
 
-/// Kills feeders until `kills` of them were killed in the middle of their work, and compares the queue with the archive.
+/// Kills feeders until this many were killed before their end, and compares the queue with the archive.
 async fn kill_feeders(kills: u32) {
     const KEYS: u64 = 60_000;
     let (bench, store) = (Bench::ready().await, SyntheticStore::start(KEYS, Duration::from_millis(100)).await);
@@ -110,11 +110,21 @@ async fn two_hundred_killed_feeders_lose_no_job_and_repeat_none() {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: cargo test -p archive --test kill -- --ignored --nocapture memory"]
+#[ignore = "takes minutes: cargo test -p archive --test kill -- --ignored --nocapture memory_does"]
 async fn memory_does_not_grow_with_the_archive() {
+    measure_memory(&[100_000, 1_000_000]).await;
+}
+
+#[tokio::test]
+#[ignore = "takes an hour: cargo test -p archive --test kill -- --ignored --nocapture memory_of_ten"]
+async fn memory_of_ten_million_keys_is_that_of_a_hundred_thousand() {
+    measure_memory(&[100_000, 10_000_000]).await;
+}
+
+async fn measure_memory(sizes: &[u64]) {
     let bench = Bench::ready().await;
     let mut peaks = Vec::new();
-    for keys in [100_000, 1_000_000] {
+    for &keys in sizes {
         let store = SyntheticStore::start(keys, Duration::ZERO).await;
         let feeder = start(&bench, &store, &format!("keys-{keys}"), 16);
         let output = String::from_utf8(feeder.wait_with_output().unwrap().stdout).unwrap();

@@ -72,7 +72,7 @@ async fn lanes_list_in_parallel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, and wants an idle machine: cargo test -p archive --test listing -- --ignored --nocapture"]
+#[ignore = "a measurement that needs an idle machine: cargo test -p archive --test listing -- --ignored --nocapture"]
 async fn sixteen_lanes_list_eight_times_as_fast_as_one_from_a_store_that_takes_300_ms_for_a_page() {
     compare_lanes(64_000, 8.0).await;
 }

@@ -1,4 +1,4 @@
-//! Jobs per second of the feeder, beside those of a publisher without its guarantee.
+//! The rate of the feeder, compared with a publisher without its guarantee.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 mod common;
@@ -16,7 +16,7 @@ use sandbox::NatsCluster;
 use wire::Message;
 
 const JOBS: usize = 200_000;
-/// Publishes of each lane whose acknowledgement has not come yet.
+/// Maximum number of unacknowledged messages of each lane.
 const UNACKNOWLEDGED: usize = 512;
 
 fn object(i: usize) -> SourceObject {
@@ -28,7 +28,7 @@ fn object(i: usize) -> SourceObject {
     }
 }
 
-/// The same jobs, each published for itself.
+/// Publishes the same jobs one by one. Returns jobs per second.
 async fn publish(jetstream: &Context, lanes: usize) -> f64 {
     let recipe = feed("published", Vec::new(), 1).recipe;
     let started = Instant::now();
@@ -44,7 +44,7 @@ async fn publish(jetstream: &Context, lanes: usize) -> f64 {
     JOBS as f64 / started.elapsed().as_secs_f64()
 }
 
-/// The feeder, on as many files of keys as lanes.
+/// Feeds as many files of keys as there are lanes. Returns jobs per second.
 async fn enqueue(jetstream: &Context, streams: &StreamSettings, lanes: usize) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let sources = (0..lanes).map(|lane| {
@@ -87,7 +87,7 @@ async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures: cargo test -p archive --test rates -- --ignored --nocapture"]
+#[ignore = "a measurement: cargo test -p archive --test rates -- --ignored --nocapture"]
 async fn the_feeder_is_as_fast_as_a_bare_publisher() {
     let bench = Bench::ready().await;
     compare("one server", &bench.jetstream, &bench.streams).await;

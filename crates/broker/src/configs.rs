@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use wire::subjects::{
     ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, JOBS_WILDCARD,
-    OUTCOMES_WILDCARD, RETRIES_WILDCARD, max_deliveries_subject,
+    OUTCOMES_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, max_deliveries_subject,
 };
 
 use crate::settings::StreamSettings;
@@ -35,7 +35,7 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
         stream::Config {
             name: settings.jobs.clone(),
             description: Some("Groundling: jobs".to_owned()),
-            subjects: vec![JOBS_WILDCARD.to_owned(), CURSORS_WILDCARD.to_owned()],
+            subjects: vec![JOBS_WILDCARD.to_owned(), CURSORS_WILDCARD.to_owned(), URGENT_WILDCARD.to_owned()],
             retention: RetentionPolicy::WorkQueue,
             // A full stream refuses submissions; no job is discarded.
             discard: DiscardPolicy::New,
@@ -134,9 +134,21 @@ pub(crate) fn wanted_consumer(settings: &StreamSettings) -> pull::Config {
         // handled its advisory.
         max_deliver: settings.max_deliver,
         max_ack_pending: settings.max_ack_pending,
-        // The stream also contains cursors.
+        // The stream also contains cursors and urgent jobs.
         filter_subject: JOBS_FILTER.to_owned(),
         ..pull::Config::default()
+    }
+}
+
+/// The consumer of urgent jobs in the jobs stream. Workers limit the number of attempts, so the server does not: its
+/// advisories would need another subject of the advisories stream.
+pub(crate) fn wanted_urgent_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(settings.urgent_consumer()),
+        description: Some("Groundling: all workers, urgent jobs".to_owned()),
+        max_deliver: -1,
+        filter_subject: URGENT_FILTER.to_owned(),
+        ..wanted_consumer(settings)
     }
 }
 

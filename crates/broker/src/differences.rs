@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD};
+use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD};
 
 /// One sentence for each difference between an existing stream and the wanted one.
 pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
@@ -69,7 +69,8 @@ pub(crate) fn consumer_differences(
     differences.unless_equal("maximum number of deliveries", &wanted.max_deliver, &found.max_deliver);
     let (wanted_filter, found_filter) = (wanted.filter_subject.as_str(), found.filter_subject.as_str());
     // Two filters with the same effect.
-    let is_equivalent = [(JOBS_FILTER, JOBS_WILDCARD), ("", RETRIES_WILDCARD)].contains(&(wanted_filter, found_filter));
+    let equivalent = [(JOBS_FILTER, JOBS_WILDCARD), (URGENT_FILTER, URGENT_WILDCARD), ("", RETRIES_WILDCARD)];
+    let is_equivalent = equivalent.contains(&(wanted_filter, found_filter));
     if !found.filter_subjects.is_empty() {
         differences.unless_equal("subject filters", &vec![wanted_filter.to_owned()], &found.filter_subjects);
     } else if !is_equivalent {

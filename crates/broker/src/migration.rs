@@ -1,47 +1,50 @@
-//! Changing the stream of jobs of an earlier version into that of this one: it holds the cursors of `groundling enqueue`
-//! and takes atomic batches, and its consumer takes the jobs alone.
+//! Changes the jobs stream of an earlier version, so that it stores the records of `groundling enqueue` and urgent jobs,
+//! and accepts atomic batches. Its consumer is limited to jobs.
 
 use async_nats::jetstream::consumer::{self, FromConsumer, pull};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use wire::subjects::{CURSORS_WILDCARD, JOBS_FILTER};
+use wire::subjects::{CURSORS_WILDCARD, JOBS_FILTER, URGENT_WILDCARD};
 
 use crate::api::{Broker, SetupError};
 use crate::causes::causes;
 use crate::settings::StreamSettings;
 
-/// What is to be changed. Nothing else of the stream and its consumer changes, and no message is touched.
+/// The changes to make. Other settings of the stream and its consumer stay as they are, and so do all messages.
 #[derive(Debug, Clone, Default)]
 pub struct Migration {
-    /// First, so that no worker is given a cursor.
+    /// Applied first, so that workers never receive cursors.
     consumer: Option<(String, pull::Config)>,
     stream: Option<stream::Config>,
     steps: Vec<String>,
 }
 
-/// Why a migration cannot be planned or was not finished. It can be run again.
+/// Why a migration could not be planned or completed. It can be run again.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// The stream or the consumer cannot be looked at.
+    /// The stream or the consumer cannot be read.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The server has no atomic batches.
-    #[error("the NATS server is older than 2.12, which is the first with atomic batches: upgrade it, then migrate")]
+    /// The server does not support atomic batches.
+    #[error("the NATS server is older than 2.12 and has no atomic batches: upgrade the server, then migrate")]
     OldServer,
-    /// Another kind of stream.
-    #[error("stream {0} is no work queue: it cannot be migrated, make it anew with `groundling setup`")]
+    /// The stream has another retention.
+    #[error(
+        "stream {0} is not a work queue and cannot be migrated: delete it and create it again with `groundling setup`"
+    )]
     NoQueue(String),
-    /// The server refused a change.
-    #[error("{what} was not changed: {said}")]
+    /// The server rejected a change.
+    #[error("{what} could not be changed: {reason}")]
     Refused {
         /// The stream or consumer.
         what: String,
-        /// What the server said.
-        said: String,
+        /// The server's error.
+        reason: String,
     },
 }
 
 impl Migration {
-    /// Compares what is there with what this version needs. A stream that is not there needs no migration.
+    /// Compares the stream and its consumer with what this version needs. If the stream does not exist, there is nothing
+    /// to change.
     ///
     /// # Errors
     /// [`MigrationError`], except `Refused`.
@@ -54,21 +57,21 @@ impl Migration {
         };
         let mut config = found.cached_info().config.clone();
         let consumer_what = format!("consumer {}", settings.consumer);
-        if let Some(info) = broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
+        if let Some(info) =
+            broker.request(&consumer_what, name, || found.consumer_info(settings.consumer.as_str())).await?
         {
             plan.filter_consumer(&consumer_what, &settings.consumer, info.config);
         }
-        let has_cursors = config.subjects.iter().any(|subject| subject == CURSORS_WILDCARD);
-        if !has_cursors {
-            plan.steps.push(format!("{what}: add the subject {CURSORS_WILDCARD}"));
-            config.subjects.push(CURSORS_WILDCARD.to_owned());
+        let before = config.clone();
+        for subject in [CURSORS_WILDCARD, URGENT_WILDCARD] {
+            if !config.subjects.iter().any(|found| found == subject) {
+                plan.steps.push(format!("{what}: add the subject {subject}"));
+                config.subjects.push(subject.to_owned());
+            }
         }
         if !config.allow_atomic_publish {
             plan.steps.push(format!("{what}: allow atomic batches (allow_atomic)"));
-        }
-        if !has_cursors || !config.allow_atomic_publish {
             config.allow_atomic_publish = true;
-            plan.stream = Some(config.clone());
         }
         if plan.steps.is_empty() {
             return Ok(plan);
@@ -79,6 +82,9 @@ impl Migration {
         if !broker.jetstream.client().is_server_compatible(2, 12, 0) {
             return Err(MigrationError::OldServer);
         }
+        if config != before {
+            plan.stream = Some(config);
+        }
         Ok(plan)
     }
 
@@ -88,31 +94,31 @@ impl Migration {
         }
         if let Ok(mut config) = pull::Config::try_from_consumer_config(config) {
             config.filter_subject = JOBS_FILTER.to_owned();
-            self.steps.push(format!("{what}: take the subjects {JOBS_FILTER} only"));
+            self.steps.push(format!("{what}: limit to the subjects {JOBS_FILTER}"));
             self.consumer = Some((name.to_owned(), config));
         }
     }
 
-    /// One line for each change, in order. Empty if there is nothing to do.
+    /// A line for each change, in the order in which [`Self::apply`] makes them. Empty if there is nothing to change.
     pub fn steps(&self) -> &[String] {
         &self.steps
     }
 
-    /// Makes the changes. Workers can go on meanwhile.
+    /// Makes the changes. Workers can keep running.
     ///
     /// # Errors
-    /// [`MigrationError::Refused`]; the changes before it stay.
+    /// [`MigrationError::Refused`]. Changes that were made before the error stay.
     pub async fn apply(self, broker: impl Into<Broker>, settings: &StreamSettings) -> Result<(), MigrationError> {
         let jetstream = broker.into().jetstream;
         if let Some((name, config)) = self.consumer {
-            let refused = |said| MigrationError::Refused { what: format!("consumer {name}"), said };
+            let refused = |reason| MigrationError::Refused { what: format!("consumer {name}"), reason };
             jetstream
                 .update_consumer_on_stream(config, settings.jobs.as_str())
                 .await
                 .map_err(|error| refused(causes(&error)))?;
         }
         if let Some(config) = self.stream {
-            let refused = |said| MigrationError::Refused { what: format!("stream {}", config.name), said };
+            let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }
         Ok(())

@@ -99,7 +99,7 @@ pub struct StreamSettings {
     /// Default: `GROUNDLING_ADVISORIES`.
     pub advisories: String,
     /// Name of the durable consumer of the jobs stream, which all workers share. The consumers of the retries and
-    /// advisories streams have the same name. Default: `groundling-workers`.
+    /// advisories streams have the same name, and that of urgent jobs has `-urgent` added. Default: `groundling-workers`.
     pub consumer: String,
     /// Replicas of each stream in a cluster: 1, 3 or 5. Default: 1. Use 3 in a cluster, so that no message is lost with a
     /// server.
@@ -179,6 +179,13 @@ impl Default for NatsSettings {
             request_timeout: Duration::from_secs(15),
             ping_interval: Duration::from_secs(10),
         }
+    }
+}
+
+impl StreamSettings {
+    /// The name of the durable consumer of urgent jobs: `consumer` and `-urgent`.
+    pub fn urgent_consumer(&self) -> String {
+        format!("{}-urgent", self.consumer)
     }
 }
 

@@ -5,10 +5,13 @@
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::stream;
+use wire::subjects::URGENT_WILDCARD;
 
 use crate::api::{ApiError, ApiErrorKind};
 pub use crate::api::{Broker, SetupError};
-use crate::configs::{wanted_advisory_consumer, wanted_consumer, wanted_retries_consumer, wanted_streams};
+use crate::configs::{
+    wanted_advisory_consumer, wanted_consumer, wanted_retries_consumer, wanted_streams, wanted_urgent_consumer,
+};
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
 use crate::stream_rules::{consumer_errors, jobs_stream_errors, outcomes_stream_errors};
@@ -130,7 +133,34 @@ async fn create_or_compare(
             }
         }
     }
+    if let Some(stream) = streams.iter().flatten().find(|stream| stream.cached_info().config.name == settings.jobs) {
+        create_or_compare_urgent_consumer(broker, stream, create, settings, &mut report).await?;
+    }
     Ok(report)
+}
+
+/// Workers can do without this consumer: a missing one is a difference.
+async fn create_or_compare_urgent_consumer(
+    broker: &Broker,
+    stream: &stream::Stream,
+    create: bool,
+    settings: &StreamSettings,
+    report: &mut SetupReport,
+) -> Result<(), SetupError> {
+    // Without the subject, the server would refuse the consumer. The missing subject is a difference of its own.
+    if !stream.cached_info().config.subjects.iter().any(|subject| subject == URGENT_WILDCARD) {
+        return Ok(());
+    }
+    let what = format!("consumer {}", settings.urgent_consumer());
+    let missing = report.missing.len();
+    create_or_compare_consumer(broker, stream, wanted_urgent_consumer(settings), create, what, settings, report)
+        .await?;
+    for what in report.missing.drain(missing..) {
+        report.differences.push(format!(
+            "{what} does not exist, so workers take no urgent jobs: run `groundling setup --migrate` and restart them"
+        ));
+    }
+    Ok(())
 }
 
 async fn create_or_compare_consumer(
@@ -209,7 +239,18 @@ pub async fn find_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.jobs).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.jobs).await
+}
+
+/// The consumer of urgent jobs; `None` if the stream or the consumer does not exist.
+///
+/// # Errors
+/// [`SetupError`] if it cannot be read, or is not a pull consumer.
+pub async fn find_urgent_consumer(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Option<PullConsumer>, SetupError> {
+    find_consumer_of(&broker.into(), &settings.urgent_consumer(), &settings.jobs).await
 }
 
 /// The consumer of the retries stream; `None` if the stream or the consumer does not exist.
@@ -220,7 +261,7 @@ pub async fn find_retries_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.retries).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.retries).await
 }
 
 /// The consumer of the advisories stream; `None` if the stream or the consumer does not exist.
@@ -231,16 +272,12 @@ pub async fn find_advisory_consumer(
     broker: impl Into<Broker>,
     settings: &StreamSettings,
 ) -> Result<Option<PullConsumer>, SetupError> {
-    find_consumer_of(&broker.into(), settings, &settings.advisories).await
+    find_consumer_of(&broker.into(), &settings.consumer, &settings.advisories).await
 }
 
-async fn find_consumer_of(
-    broker: &Broker,
-    settings: &StreamSettings,
-    stream: &str,
-) -> Result<Option<PullConsumer>, SetupError> {
-    let what = format!("consumer {}", settings.consumer);
-    let find = || broker.jetstream.get_consumer_from_stream(&settings.consumer, stream);
+async fn find_consumer_of(broker: &Broker, consumer: &str, stream: &str) -> Result<Option<PullConsumer>, SetupError> {
+    let what = format!("consumer {consumer}");
+    let find = || broker.jetstream.get_consumer_from_stream(consumer, stream);
     broker.request(&what, stream, find).await
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
-use crate::enqueue_args::{ENQUEUE_EXAMPLES, EnqueueArgs};
+use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
 use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
+    /// List, pause, resume or cancel the datasets that `groundling enqueue` submits.
+    Datasets(DatasetsArgs),
     /// Write the annotations of a dataset as files for other tools.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(ExportArgs),
@@ -121,8 +123,7 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
-    /// Change the stream of jobs of an earlier version, and its consumer, into what this version needs. The changes are
-    /// printed first.
+    /// Change the jobs stream of an earlier version, and its consumer, for this version. Prints the changes first.
     #[arg(long)]
     pub(crate) migrate: bool,
     #[command(flatten)]

@@ -67,6 +67,7 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
+        Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
         Command::Export(given) => commands::export::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,

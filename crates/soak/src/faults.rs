@@ -256,7 +256,7 @@ pub async fn inject(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha
         Fault::Poison(_) => {
             let jobs = poisoned.pop_front().unwrap_or_default();
             for job in &jobs {
-                publish_until_accepted(jetstream, job).await?;
+                publish_until_accepted(jetstream, job, false).await?;
             }
             let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
             Ok(ids.join(" "))

@@ -21,6 +21,7 @@ macro_rules! progress {
 }
 
 pub mod faults;
+pub mod feeder;
 pub mod oracle;
 pub mod plan;
 pub mod pool;

@@ -1,4 +1,4 @@
-//! `soak run` starts a run, `soak worker` is a worker of a run.
+//! `soak run` starts a run, `soak worker` is a worker of a run, `soak feeder` a feeder.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -31,6 +31,18 @@ enum Command {
         /// Abort at a step of a job after passing it a number of times, for example `Fetched:3`.
         #[arg(long, value_parser = abort_at)]
         abort_at: Option<AbortAt>,
+    },
+    /// Feed a dataset as `groundling enqueue` does.
+    Feeder {
+        /// Settings file, as for `groundling enqueue`.
+        #[arg(long)]
+        settings: PathBuf,
+        /// The dataset.
+        #[arg(long)]
+        dataset: String,
+        /// The bucket of its objects.
+        #[arg(long)]
+        bucket: String,
     },
 }
 
@@ -87,6 +99,10 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     let run = match command {
         Command::Worker { settings, abort_at } => {
             stub_worker::run(&settings, abort_at).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Feeder { settings, dataset, bucket } => {
+            soak::feeder::run(&settings, &dataset, &bucket).await?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Run(run) => run,

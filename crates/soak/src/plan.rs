@@ -1,6 +1,7 @@
 //! The jobs of a run, with their expected results.
 
 use anyhow::Context;
+use archive::object::SourceObject;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use kosmos2::processor::image::{DecodeOptions, decode};
 use rand::{Rng, SeedableRng};
@@ -12,6 +13,7 @@ use wire::identity::sha256_hex;
 use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::model_job::ModelJob;
 
+use crate::feeder;
 use crate::s3_proxy::S3Fault;
 use crate::stub_engine;
 
@@ -23,6 +25,8 @@ pub const POISONED_DATASET: &str = "poisoned";
 const BLOCK: usize = 8;
 /// At most one of this many jobs is poisoned.
 const JOBS_PER_POISONED: usize = 25;
+/// One of this many jobs comes from a feeder.
+const JOBS_PER_FED: usize = 10;
 /// Side of the generated pictures in pixels.
 const SIDE: u32 = 8;
 
@@ -184,6 +188,30 @@ fn poisoned_job(
     let job = ImageJob { dataset: POISONED_DATASET.to_owned(), ..job(&id, bucket, &key, None) };
     let expected = fill(expected, &job, &png)?;
     Ok(PlannedJob { id, dataset: POISONED_DATASET, payload: job.encode_to_vec(), object: Some((key, png)), expected })
+}
+
+/// The jobs that feeders create for the objects of their sources, in a run of this many jobs for the stub.
+///
+/// # Errors
+/// If a picture cannot be encoded.
+pub fn fed_jobs(jobs: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<PlannedJob>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xfed);
+    let job = |i: usize| {
+        let dataset = feeder::DATASETS[i % feeder::DATASETS.len()];
+        let png = picture(&mut random)?;
+        let key = format!("{}{i}.png", feeder::prefix(dataset, i / feeder::DATASETS.len() % feeder::SOURCES));
+        let object = SourceObject {
+            bucket: bucket.to_owned(),
+            key: key.clone(),
+            etag: Some(md5_hex(&png)),
+            ..SourceObject::default()
+        };
+        let job = feeder::recipe(dataset)?.job(&object);
+        let expected = fill(Expected { texts: Some(Vec::new()), reasons: Vec::new() }, &job, &png)?;
+        let (id, payload) = (job.job_id.clone(), job.encode_to_vec());
+        Ok(PlannedJob { id, dataset, payload, object: Some((key, png)), expected })
+    };
+    (0..jobs / JOBS_PER_FED).map(job).collect()
 }
 
 /// Fills in the expected texts of the stub.

@@ -13,11 +13,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
 use tokio::sync::watch;
-use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
+use wire::subjects::{ANNOTATIONS_STREAM, CURSORS_WILDCARD, FAILED_STREAM, JOBS_STREAM};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret, StreamSettings};
 
 use crate::faults::{self, Fault, Targets};
+use crate::feeder::Feeders;
 use crate::oracle::{Records, Summary, compare};
 use crate::plan::{self, PlannedJob};
 use crate::pool::settings;
@@ -78,12 +79,14 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let is_real = options.groundling.is_some();
     // With the real model all are poisoned, because the expected texts of the others are the stub's.
     let poisoned = plan::poisoned_blocks(&poisons, options.jobs, is_real, options.seed, &bucket)?;
-    let count = options.jobs - poisoned.iter().map(Vec::len).sum::<usize>();
+    // The feeders' objects have no texts of the reference.
+    let fed = if is_real { Vec::new() } else { plan::fed_jobs(options.jobs, options.seed, &bucket)? };
+    let count = options.jobs - poisoned.iter().map(Vec::len).sum::<usize>() - fed.len();
     let jobs = match is_real {
         false => plan::stub_jobs(count, options.seed, &bucket)?,
         true => plan::real_jobs(count, options.seed, &bucket)?,
     };
-    let all: Vec<PlannedJob> = jobs.iter().chain(poisoned.iter().flatten()).cloned().collect();
+    let all: Vec<PlannedJob> = jobs.iter().chain(poisoned.iter().flatten()).chain(&fed).cloned().collect();
     upload(&store, &all).await?;
     let jetstream = servers.direct().await?;
     let replicas = options.nodes;
@@ -102,8 +105,15 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         duplicate_window,
     };
     progress!("{} jobs planned, objects uploaded and streams created; {:.0?}", all.len(), started.elapsed());
+    let feeders = Feeders {
+        executable: options.soak.clone(),
+        settings: program.settings.clone(),
+        logs: options.logs.clone(),
+        bucket,
+    };
     let mut pool = Pool::start(program, options.workers)?;
     let (allow, allowed) = watch::channel(0);
+    let feeding = (!fed.is_empty()).then(|| tokio::spawn(feeders.run(count, allowed.clone(), options.seed)));
     let submitting = tokio::spawn(submit(proxied, jobs, allowed));
     let targets = Targets {
         pool: &mut pool,
@@ -123,6 +133,17 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
     }
+    if let Some(mut feeding) = feeding {
+        let kills = loop {
+            pool.restart_ended()?;
+            tokio::select! {
+                fed = &mut feeding => break fed??,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        };
+        progress!("{} jobs fed, feeders killed {kills} times", fed.len());
+    }
+    remove_cursors(&jetstream).await?;
     let left = wait_for_the_end(&mut pool, &jetstream).await?;
     pool.shut_down().await?;
     let records = Records::read(&jetstream).await?;
@@ -156,6 +177,15 @@ async fn extend_duplicate_window(jetstream: &jetstream::Context) -> anyhow::Resu
         let found = jetstream.get_stream(JOBS_STREAM).await?;
         let config = stream::Config { duplicate_window, ..found.cached_info().config.clone() };
         jetstream.update_stream(config).await?;
+        anyhow::Ok(())
+    })
+    .await
+}
+
+/// Removes the records of the feeders, so that the jobs stream becomes empty.
+async fn remove_cursors(jetstream: &jetstream::Context) -> anyhow::Result<()> {
+    retry("the removal of cursors", async || {
+        jetstream.get_stream(JOBS_STREAM).await?.purge().filter(CURSORS_WILDCARD).await?;
         anyhow::Ok(())
     })
     .await

@@ -21,11 +21,17 @@ const REQUEST_TIME: Duration = Duration::from_millis(3);
 /// The sections of a settings file that a worker needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Sections {
-    nats: NatsSettings,
-    streams: StreamSettings,
-    s3: S3Settings,
-    worker: WorkerSettings,
+pub(crate) struct Sections {
+    pub(crate) nats: NatsSettings,
+    pub(crate) streams: StreamSettings,
+    pub(crate) s3: S3Settings,
+    pub(crate) worker: WorkerSettings,
+}
+
+/// Reads a settings file.
+pub(crate) fn read_settings(file: &Path) -> anyhow::Result<Sections> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    toml::from_str(&text).with_context(|| file.display().to_string())
 }
 
 /// A step at which the process aborts, and how often it passes the step before that.
@@ -42,9 +48,7 @@ pub struct AbortAt {
 /// # Errors
 /// If the settings cannot be read, and those of [`worker::run`].
 pub async fn run(settings: &Path, abort_at: Option<AbortAt>) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
-    let read = toml::from_str(&text).with_context(|| settings.display().to_string());
-    let Sections { nats, streams, s3, worker } = read?;
+    let Sections { nats, streams, s3, worker } = read_settings(settings)?;
     let settings = Settings { nats, streams, s3, worker };
     let shutdown = worker::signals::shutdown_by_signals(|| {})?;
     std::thread::spawn(exit_when_stdin_closes);

@@ -11,6 +11,8 @@ use crate::plan::PlannedJob;
 
 /// Maximum number of concurrent submissions.
 const CONCURRENT: usize = 16;
+/// One of this many jobs is urgent.
+const JOBS_PER_URGENT: usize = 8;
 /// Delay after a submission that was not acknowledged.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
@@ -34,7 +36,7 @@ pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver
             async move {
                 // Fails only if the run has ended early.
                 let _ = allowed.wait_for(|allowed| i < *allowed).await;
-                publish_until_accepted(jetstream, job).await
+                publish_until_accepted(jetstream, job, i.is_multiple_of(JOBS_PER_URGENT)).await
             }
         })
         .await
@@ -44,8 +46,13 @@ pub async fn submit(url: String, jobs: Vec<PlannedJob>, allowed: watch::Receiver
 ///
 /// # Errors
 /// If its dataset is not a valid name.
-pub async fn publish_until_accepted(jetstream: &jetstream::Context, job: &PlannedJob) -> anyhow::Result<()> {
-    let subject = job.dataset.parse::<Dataset>()?.jobs_subject();
+pub async fn publish_until_accepted(
+    jetstream: &jetstream::Context,
+    job: &PlannedJob,
+    urgent: bool,
+) -> anyhow::Result<()> {
+    let dataset: Dataset = job.dataset.parse()?;
+    let subject = if urgent { dataset.urgent_subject() } else { dataset.jobs_subject() };
     while let Err(error) = publish(jetstream, &subject, job).await {
         tracing::debug!(job = job.id, %error, "submission failed; retrying");
         tokio::time::sleep(RETRY_DELAY).await;

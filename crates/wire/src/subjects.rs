@@ -20,8 +20,13 @@ pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
 /// All job subjects: the subjects of the jobs stream.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
-/// The filter of the consumer of the jobs stream: all jobs, and no cursors.
+/// The filter of the consumer of jobs: all jobs that are not urgent, and no cursors.
 pub const JOBS_FILTER: &str = "groundling.jobs.>";
+/// All subjects of urgent jobs. They are in the jobs stream and have a consumer of their own, from which workers take jobs
+/// first.
+pub const URGENT_WILDCARD: &str = "groundling.urgent.*";
+/// The filter of the consumer of urgent jobs.
+pub const URGENT_FILTER: &str = "groundling.urgent.>";
 /// All cursor subjects. Cursors are in the jobs stream, so that jobs and cursor are stored in one atomic batch.
 pub const CURSORS_WILDCARD: &str = "groundling.cursor.*.*";
 /// All annotation subjects.
@@ -36,6 +41,7 @@ pub const ATTEMPTS_WILDCARD: &str = "groundling.attempts.*.*";
 pub const RETRIES_WILDCARD: &str = "groundling.retries.*.*";
 
 const JOBS_PREFIX: &str = "groundling.jobs.";
+const URGENT_PREFIX: &str = "groundling.urgent.";
 const CURSOR_PREFIX: &str = "groundling.cursor.";
 const ANNOTATIONS_PREFIX: &str = "groundling.annotations.";
 const FAILED_PREFIX: &str = "groundling.failed.";
@@ -94,9 +100,19 @@ impl Dataset {
         format!("{JOBS_PREFIX}{}", self.0)
     }
 
-    /// The subject of a cursor of this dataset: `name` is a lane's number, `plan` or `feeder`.
+    /// The subject of this dataset's urgent jobs.
+    pub fn urgent_subject(&self) -> String {
+        format!("{URGENT_PREFIX}{}", self.0)
+    }
+
+    /// The subject of a record about feeding this dataset: `name` is a lane's number, `plan`, `feeder` or `state`.
     pub fn cursor_subject(&self, name: &str) -> String {
         format!("{CURSOR_PREFIX}{}.{name}", self.0)
+    }
+
+    /// The subject filter for this dataset's retries.
+    pub fn retries_subject(&self) -> String {
+        format!("{RETRIES_PREFIX}{}.*", self.0)
     }
 
     /// The subject of this dataset's annotations.
@@ -134,9 +150,15 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// The last token of a job's subject, unchecked; `None` if it is not the subject of a job.
+/// The last token of a job's subject, urgent or not, unchecked; `None` if it is not the subject of a job.
 pub fn dataset_token(job_subject: &str) -> Option<&str> {
-    job_subject.strip_prefix(JOBS_PREFIX).filter(|token| !token.is_empty())
+    let token = job_subject.strip_prefix(JOBS_PREFIX).or_else(|| job_subject.strip_prefix(URGENT_PREFIX));
+    token.filter(|token| !token.is_empty())
+}
+
+/// Whether a subject is that of an urgent job.
+pub fn is_urgent(subject: &str) -> bool {
+    subject.starts_with(URGENT_PREFIX)
 }
 
 /// Whether a subject is that of a cursor.
@@ -205,6 +227,7 @@ mod tests {
     fn a_dataset_names_its_subjects() {
         let dataset: Dataset = "holiday-2024".parse().unwrap();
         assert_eq!(dataset.jobs_subject(), "groundling.jobs.holiday-2024");
+        assert_eq!(dataset.urgent_subject(), "groundling.urgent.holiday-2024");
         assert_eq!(dataset.cursor_subject("3"), "groundling.cursor.holiday-2024.3");
         assert_eq!(dataset.annotations_subject(), "groundling.annotations.holiday-2024");
         assert_eq!(dataset.failed_subject(), "groundling.failed.holiday-2024");
@@ -230,6 +253,7 @@ mod tests {
     #[test]
     fn a_failure_goes_to_the_dataset_of_the_subject_it_came_from() {
         assert_eq!(failed_subject_for("groundling.jobs.cats"), "groundling.failed.cats");
+        assert_eq!(failed_subject_for("groundling.urgent.cats"), "groundling.failed.cats");
         assert_eq!(failed_subject_for("elsewhere"), "groundling.failed.unknown");
         assert_eq!(failed_subject_for("groundling.jobs."), "groundling.failed.unknown");
     }

@@ -23,7 +23,9 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use wire::Message as _;
-use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, is_cursor};
+use wire::subjects::{
+    JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, is_cursor, is_urgent,
+};
 use wire::v1::{FailureReason, JobFailure, Retry, WorkerIdentity, outcome};
 
 use crate::attempts::Attempts;
@@ -53,6 +55,8 @@ pub(crate) struct MaxDeliveriesReconciler {
     pub(crate) jetstream: Context,
     pub(crate) jobs_stream: String,
     pub(crate) retries_stream: String,
+    /// The name of the consumer of urgent jobs.
+    pub(crate) urgent_consumer: String,
     pub(crate) retries: Retries,
     pub(crate) consumer: PullConsumer,
     pub(crate) publisher: OutcomePublisher,
@@ -88,13 +92,16 @@ impl MaxDeliveriesReconciler {
     /// Works until `stop`. Errors are retried.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut scanned = Instant::now();
-        let mut orphans = [&self.jobs_stream, &self.retries_stream].map(|stream| (stream, Orphans::default()));
+        let name = &self.consumer.cached_info().name;
+        let queues =
+            [(&self.jobs_stream, name), (&self.jobs_stream, &self.urgent_consumer), (&self.retries_stream, name)];
+        let mut orphans = queues.map(|queue| (queue, Orphans::default()));
         let interval = self.consumer.cached_info().config.ack_wait;
         while !stop.is_cancelled() {
             if scanned.elapsed() > interval {
                 scanned = Instant::now();
-                for (stream, seen) in &mut orphans {
-                    match self.scan(stream, *seen).await {
+                for ((stream, consumer), seen) in &mut orphans {
+                    match self.scan(stream, consumer, *seen).await {
                         Ok(now) => *seen = now,
                         Err(error) => tracing::debug!(%stream, "the queue could not be scanned for orphans: {error}"),
                     }
@@ -112,18 +119,20 @@ impl MaxDeliveriesReconciler {
 
     /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and ends
     /// those that were already found by earlier scans.
-    async fn scan(&self, name: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
+    async fn scan(&self, name: &str, consumer: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
         let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
-        let consumer = stream.consumer_info(&self.consumer.cached_info().name).await?;
+        let consumer = stream.consumer_info(consumer).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // A consumer with another filter leaves messages to other consumers.
         let takes_all = config.filter_subjects.is_empty()
-            && ["", JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD].contains(&config.filter_subject.as_str());
+            && ["", JOBS_FILTER, JOBS_WILDCARD, URGENT_FILTER, URGENT_WILDCARD, RETRIES_WILDCARD]
+                .contains(&config.filter_subject.as_str());
         let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
         if !takes_all || state.messages == 0 || done < state.first_sequence {
             return Ok(Orphans::default());
         }
+        let urgent = Some(is_urgent(&config.filter_subject));
         // Cursors of `groundling enqueue` are in the jobs stream too, and stay there.
         let Some(first) = first_sequence(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
             return Ok(Orphans::default());
@@ -134,7 +143,7 @@ impl MaxDeliveriesReconciler {
         if !first_scan {
             for sequence in first..=last {
                 let fault = |last_error| Fault::NotDelivered { last_error };
-                self.end_job(&stream, sequence, None, before.scans >= SCANS, fault).await?;
+                self.end_job(&stream, sequence, None, urgent, before.scans >= SCANS, fault).await?;
             }
         }
         Ok(Orphans { scans: before.scans.saturating_add(1), ..before })
@@ -181,11 +190,12 @@ impl MaxDeliveriesReconciler {
             return Ok(());
         };
         let fault = |last_error| Fault::DeliveriesExhausted { deliveries: advised.deliveries, last_error };
-        self.end_job(&stream, advised.stream_seq, Some(advised_at), true, fault).await
+        self.end_job(&stream, advised.stream_seq, Some(advised_at), None, true, fault).await
     }
 
     /// Ends the job with this sequence and removes its message, unless it is newer than `advised_at`: in a recreated
-    /// stream another job has the same sequence.
+    /// stream another job has the same sequence. With `urgent`, only if the job is urgent or is not: it belongs to another
+    /// consumer otherwise.
     ///
     /// The job ends with its outcome if it has one. If it has a copy in the retries stream, only the message is
     /// removed. Otherwise it ends with a failure, but only if `is_certain` that no worker will end it.
@@ -194,6 +204,7 @@ impl MaxDeliveriesReconciler {
         stream: &Stream,
         sequence: u64,
         advised_at: Option<OffsetDateTime>,
+        urgent: Option<bool>,
         is_certain: bool,
         fault: impl FnOnce(Option<String>) -> Fault,
     ) -> Result<(), async_nats::Error> {
@@ -203,7 +214,10 @@ impl MaxDeliveriesReconciler {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if advised_at.is_some_and(|advised_at| message.time > advised_at) || is_cursor(&message.subject) {
+        if advised_at.is_some_and(|advised_at| message.time > advised_at)
+            || urgent.is_some_and(|urgent| is_urgent(&message.subject) != urgent)
+            || is_cursor(&message.subject)
+        {
             return Ok(());
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use engine::Annotator;
 
-use crate::queue::Queue;
+use crate::queue::ConsumerKind;
 use broker::connection::Connection;
 use broker::stream_states::StreamStates;
 
@@ -26,6 +26,7 @@ struct State {
     connection: OnceLock<Connection>,
     phase: Mutex<Phase>,
     jobs: Mutex<Pulls>,
+    urgent: Mutex<Pulls>,
     retries: Mutex<Pulls>,
     streams: OnceLock<StreamStates>,
     /// When the worker's threads last reported that they run.
@@ -68,8 +69,8 @@ impl Health {
         let phase = Mutex::new(Phase::Waiting("the worker is starting".to_owned()));
         let heartbeat = Mutex::new(Instant::now());
         let (connection, streams) = (OnceLock::new(), OnceLock::new());
-        let (jobs, retries) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(State { engine, connection, phase, jobs, retries, streams, heartbeat }))
+        let (jobs, urgent, retries) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(State { engine, connection, phase, jobs, urgent, retries, streams, heartbeat }))
     }
 
     /// The same health, which is not ready while one of these streams refuses messages.
@@ -111,8 +112,10 @@ impl Health {
             }
             _ => return Err("the connection to NATS is lost".to_owned()),
         }
-        for (queue, what) in [(Queue::Jobs, "jobs"), (Queue::Retries, "retries")] {
-            if let Some(error) = &self.pulls_of(queue).error {
+        let kinds =
+            [(ConsumerKind::Jobs, "jobs"), (ConsumerKind::Urgent, "urgent jobs"), (ConsumerKind::Retries, "retries")];
+        for (kind, what) in kinds {
+            if let Some(error) = &self.pulls_of(kind).error {
                 return Err(format!("no {what} can be taken: {error}"));
             }
         }
@@ -149,19 +152,20 @@ impl Health {
     }
 
     /// Records that a pull request was sent on the connection with this number.
-    pub(crate) fn pull_sent(&self, queue: Queue, connection: u64) {
-        self.pulls_of(queue).sent_on = Some(connection);
+    pub(crate) fn pull_sent(&self, kind: ConsumerKind, connection: u64) {
+        self.pulls_of(kind).sent_on = Some(connection);
     }
 
     /// Records how the last pull request ended.
-    pub(crate) fn pull_ended(&self, queue: Queue, error: Option<&str>) {
-        self.pulls_of(queue).error = error.map(str::to_owned);
+    pub(crate) fn pull_ended(&self, kind: ConsumerKind, error: Option<&str>) {
+        self.pulls_of(kind).error = error.map(str::to_owned);
     }
 
-    fn pulls_of(&self, queue: Queue) -> MutexGuard<'_, Pulls> {
-        locked(match queue {
-            Queue::Jobs => &self.0.jobs,
-            Queue::Retries => &self.0.retries,
+    fn pulls_of(&self, kind: ConsumerKind) -> MutexGuard<'_, Pulls> {
+        locked(match kind {
+            ConsumerKind::Jobs => &self.0.jobs,
+            ConsumerKind::Urgent => &self.0.urgent,
+            ConsumerKind::Retries => &self.0.retries,
         })
     }
 }

@@ -25,7 +25,7 @@ use crate::consumer_monitor::{ConsumerMonitor, PullLimits, REFRESH_INTERVAL};
 use crate::delivery::{Delivery, Lease, ReceiveError};
 use crate::health::Health;
 use crate::pull_response::{PullResponse, nack_all};
-use crate::queue::Queue;
+use crate::queue::ConsumerKind;
 use crate::slots::Slots;
 use crate::telemetry_words::source;
 use broker::backoff::{Backoff, Delays};
@@ -50,7 +50,7 @@ const JOB_OVERHEAD: usize = 64 << 10;
 /// Takes jobs from one consumer.
 pub struct Intake {
     jetstream: Context,
-    queue: Queue,
+    kind: ConsumerKind,
     consumer: PullConsumer,
     monitor: ConsumerMonitor,
     slots: Slots,
@@ -84,21 +84,33 @@ impl Intake {
         let lease = Lease { ack_wait: monitor.ack_wait(), longest };
         let (slots, active_jobs) = (Slots::new(slots), ActiveJobs::default());
         let spans = JobSpans::off();
-        Self { jetstream, queue: Queue::Jobs, consumer, monitor, slots, lease, active_jobs, connection: None, spans }
+        let kind = ConsumerKind::Jobs;
+        Self { jetstream, kind, consumer, monitor, slots, lease, active_jobs, connection: None, spans }
     }
 
     /// The intake of retries beside this one of new jobs. It takes jobs from the `consumer` of the retries stream and
     /// has slots of its own, a quarter of which are used while new jobs are waiting.
     #[must_use]
     pub fn of_retries(&self, consumer: PullConsumer) -> Self {
+        self.of_kind(ConsumerKind::Retries, consumer)
+    }
+
+    /// The intake of urgent jobs beside this one of other new jobs. It takes jobs from the `consumer` of urgent jobs and
+    /// has as many slots of its own. While urgent jobs are waiting, this intake takes no jobs.
+    #[must_use]
+    pub fn of_urgent(&self, consumer: PullConsumer) -> Self {
+        self.of_kind(ConsumerKind::Urgent, consumer)
+    }
+
+    fn of_kind(&self, kind: ConsumerKind, consumer: PullConsumer) -> Self {
         let monitor = self.monitor.for_consumer(consumer.clone());
         Self {
             jetstream: self.jetstream.clone(),
-            queue: Queue::Retries,
+            kind,
             consumer,
             lease: Lease { ack_wait: monitor.ack_wait(), longest: self.lease.longest },
             monitor,
-            slots: self.slots.for_retries(),
+            slots: self.slots.for_consumer(kind),
             active_jobs: self.active_jobs.clone(),
             connection: self.connection.clone(),
             spans: self.spans.clone(),
@@ -146,6 +158,7 @@ impl Intake {
                 }
                 PullEnd::Stopped => break,
                 PullEnd::Reconnected(responses, open) => {
+                    self.set_urgent_waiting(false);
                     lost += 1;
                     self.spans.instruments().pull_lost();
                     tracing::info!(
@@ -156,6 +169,7 @@ impl Intake {
                     overtaken.spawn(nack_all(self.jetstream.client(), responses, open, until));
                 }
                 PullEnd::Failed(error) => {
+                    self.set_urgent_waiting(false);
                     lost += 1;
                     self.spans.instruments().pull_lost();
                     self.monitor.invalidate().await;
@@ -178,14 +192,29 @@ impl Intake {
     }
 
     fn set_new_jobs_waiting(&self, waiting: bool) {
-        if self.queue == Queue::Jobs {
+        if self.kind == ConsumerKind::Jobs {
             self.slots.set_new_jobs_waiting(waiting);
+        }
+    }
+
+    fn set_urgent_waiting(&self, waiting: bool) {
+        if self.kind == ConsumerKind::Urgent {
+            self.slots.set_urgent_waiting(waiting);
+        }
+    }
+
+    /// Records that a job has arrived, and whether others wait behind it.
+    fn job_arrived(&self, message: &Message) {
+        self.set_new_jobs_waiting(true);
+        if self.kind == ConsumerKind::Urgent {
+            let message = jetstream::Message { message: message.clone(), context: self.jetstream.clone() };
+            self.set_urgent_waiting(message.info().is_ok_and(|info| info.pending > 0));
         }
     }
 
     fn report_pull(&self, error: Option<&str>) {
         if let Some((_, health)) = &self.connection {
-            health.pull_ended(self.queue, error);
+            health.pull_ended(self.kind, error);
         }
     }
 
@@ -300,7 +329,7 @@ impl Intake {
             Err(error) => return PullEnd::Failed(error),
         };
         if let Some((_, health)) = &self.connection {
-            health.pull_sent(self.queue, connection);
+            health.pull_sent(self.kind, connection);
         }
         loop {
             let response = tokio::select! {
@@ -321,7 +350,7 @@ impl Intake {
                 Ok(Some(message)) => match PullResponse::of(&message) {
                     PullResponse::Job => {
                         received += 1;
-                        self.set_new_jobs_waiting(true);
+                        self.job_arrived(&message);
                         bytes = bytes.map(|bytes| bytes.saturating_sub(message.length));
                         if let Some(slot) = slots.pop() {
                             self.forward(message, slot, deliveries).await;
@@ -339,6 +368,9 @@ impl Intake {
                             end = PullEnd::TooLarge;
                         } else if received + due == 0 {
                             self.set_new_jobs_waiting(false);
+                        }
+                        if !too_large {
+                            self.set_urgent_waiting(false);
                         }
                         slots.truncate(due);
                         if slots.is_empty() {
@@ -372,13 +404,13 @@ impl Intake {
 
     /// Counts a message that does not become an active job.
     fn count_message(&self) {
-        self.spans.instruments().message_received(source(self.queue));
+        self.spans.instruments().message_received(source(self.kind.queue()));
     }
 
     /// Sends a job with its slot to `deliveries`.
     async fn forward(&self, message: Message, slot: OwnedSemaphorePermit, deliveries: &mpsc::Sender<Delivery>) {
         let message = jetstream::Message { message, context: self.jetstream.clone() };
-        match Delivery::receive(self.queue, message, &self.lease, &self.active_jobs, &self.spans, slot) {
+        match Delivery::receive(self.kind.queue(), message, &self.lease, &self.active_jobs, &self.spans, slot) {
             // If the channel is closed, the delivery is dropped, which nacks it.
             Ok(delivery) => drop(deliveries.send(delivery).await),
             Err(ReceiveError::NotFromConsumer { subject }) => {

@@ -19,6 +19,8 @@ pub(crate) struct Opened {
     pub(crate) connection: Connection,
     pub(crate) jetstream: async_nats::jetstream::Context,
     pub(crate) jobs: PullConsumer,
+    /// `None` if the server has no consumer of urgent jobs.
+    pub(crate) urgent: Option<PullConsumer>,
     pub(crate) retries: PullConsumer,
     pub(crate) advisories: PullConsumer,
 }
@@ -37,7 +39,7 @@ pub(crate) async fn open(settings: &Settings, worker_id: &str, health: &Health) 
     let (jetstream, broker) =
         (connection::jetstream(&connection.client, &settings.nats), connection.broker(&settings.nats));
     let (mut delays, mut logged) = (Delays::of(CHECK_AGAIN), String::new());
-    let [jobs, retries, advisories] = loop {
+    let ([jobs, retries, advisories], urgent) = loop {
         let error = match ready_consumers(&broker, settings).await {
             Err(WorkerError::Setup(error)) if error.is_temporary() => error.to_string(),
             ended => break ended?,
@@ -49,11 +51,14 @@ pub(crate) async fn open(settings: &Settings, worker_id: &str, health: &Health) 
         }
         tokio::time::sleep(delays.after_failure()).await;
     };
-    Ok(Opened { connection, jetstream, jobs, retries, advisories })
+    Ok(Opened { connection, jetstream, jobs, urgent, retries, advisories })
 }
 
-/// The consumers of jobs, of retries and of advisories.
-async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<[PullConsumer; 3], WorkerError> {
+/// The consumers of jobs, of retries and of advisories, and that of urgent jobs if there is one.
+async fn ready_consumers(
+    broker: &Broker,
+    settings: &Settings,
+) -> Result<([PullConsumer; 3], Option<PullConsumer>), WorkerError> {
     let found = setup::check(broker.clone(), &settings.streams).await?;
     if !found.missing.is_empty() {
         return Err(WorkerError::Missing(found.missing.join(", ")));
@@ -72,5 +77,6 @@ async fn ready_consumers(broker: &Broker, settings: &Settings) -> Result<[PullCo
         setup::find_retries_consumer(broker.clone(), streams).await?.ok_or_else(|| missing(&streams.retries))?;
     let advisories =
         setup::find_advisory_consumer(broker.clone(), streams).await?.ok_or_else(|| missing(&streams.advisories))?;
-    Ok([jobs, retries, advisories])
+    let urgent = setup::find_urgent_consumer(broker.clone(), streams).await?;
+    Ok(([jobs, retries, advisories], urgent))
 }

@@ -81,8 +81,8 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
     let worker_id = settings.worker.id.clone().unwrap_or_else(random_id);
     let slots = settings.worker.slots.unwrap_or_else(|| engine.concurrent_jobs());
     let max_slow_reads = |slots: usize| settings.worker.max_slow_reads.unwrap_or(slots.max(MIN_SLOW_READS));
-    // New jobs and retries have as many slots each.
-    raise_limit(slots, |slots| 2 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;
+    // New jobs, urgent jobs and retries have as many slots each.
+    raise_limit(slots, |slots| 3 * slots + max_slow_reads(slots) + retry_permits(max_slow_reads(slots)))?;
     let slow_reads = SlowReads::new(max_slow_reads(slots), settings.worker.max_bytes_in_flight);
     let store = ObjectStore::open(&settings.s3).await?;
     // A job that a stream has refused is delivered again within the delay, to this worker or another one.
@@ -104,7 +104,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         }
         opened = open(&settings, &worker_id, &health) => opened?,
     };
-    let Opened { connection, jetstream, jobs, retries, advisories } = opened;
+    let Opened { connection, jetstream, jobs, urgent, retries, advisories } = opened;
     let client = connection.client.clone();
     let WorkerSettings { publish_timeout, release_own_limits_for, .. } = settings.worker;
     let streams = &settings.streams;
@@ -138,6 +138,7 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
         retries_stream: streams.retries.clone(),
+        urgent_consumer: streams.urgent_consumer(),
         retries: retries_stream.clone(),
         consumer: advisories,
         publisher: publisher.clone(),
@@ -195,7 +196,9 @@ pub async fn run(parts: WorkerParts, shutdown: CancellationToken) -> Result<Work
         .with_connection(connection, health)
         .with_spans(telemetry.jobs);
     let retries = intake.of_retries(retries);
-    let intakes = [intake, retries].map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone())));
+    let urgent = urgent.map(|consumer| intake.of_urgent(consumer));
+    let intakes = [Some(intake), urgent, Some(retries)].into_iter().flatten();
+    let intakes: Vec<_> = intakes.map(|intake| tokio::spawn(intake.run(stop.clone(), sender.clone()))).collect();
     drop(sender);
     let refused_timeout = settings.nats.refused_timeout;
     let refused = refusing.credentials_refused_for(refused_timeout);

@@ -175,7 +175,13 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
     let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     stream.delete_consumer(&bench.streams.consumer).await.unwrap();
     let durable_name = Some(bench.streams.consumer.clone());
-    let config = pull::Config { durable_name, max_deliver: 1, max_ack_pending: 1000, ..Default::default() };
+    let config = pull::Config {
+        durable_name,
+        filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
+        max_deliver: 1,
+        max_ack_pending: 1000,
+        ..Default::default()
+    };
     stream.create_consumer(config).await.unwrap();
     // Otherwise the job would move to the retries stream.
     change(&bench, &bench.streams.retries, |config| config.max_message_size = 1).await;

@@ -27,7 +27,12 @@ async fn scan_often(bench: &Bench) {
     let stream = bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap();
     stream.delete_consumer(&bench.streams.consumer).await.unwrap();
     let durable_name = Some(bench.streams.consumer.clone());
-    let config = pull::Config { durable_name, ack_wait: Duration::from_secs(1), ..Default::default() };
+    let config = pull::Config {
+        durable_name,
+        filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
+        ack_wait: Duration::from_secs(1),
+        ..Default::default()
+    };
     stream.create_consumer(config).await.unwrap();
 }
 
@@ -35,6 +40,7 @@ async fn change_consumer(bench: &Bench, change: impl FnOnce(&mut pull::Config)) 
     let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     let mut config = pull::Config {
         durable_name: Some(bench.streams.consumer.clone()),
+        filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
         ack_wait: bench.streams.ack_wait,
         max_ack_pending: bench.streams.max_ack_pending,
         max_deliver: bench.streams.max_deliver,
@@ -118,6 +124,7 @@ async fn a_slow_job_stays_one_try_when_the_consumer_is_made_anew_with_other_sett
         stream.delete_consumer(&bench.streams.consumer).await.unwrap();
         let config = pull::Config {
             durable_name: Some(bench.streams.consumer.clone()),
+            filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
             backoff: vec![Duration::from_secs(3), Duration::from_secs(10)],
             max_deliver: 10,
             ..Default::default()

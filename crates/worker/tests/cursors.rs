@@ -1,4 +1,4 @@
-//! Cursors of `groundling enqueue` are in the stream of jobs too, and are nothing to a worker.
+//! Workers never receive the cursors of `groundling enqueue`, which are in the jobs stream too.
 #![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;

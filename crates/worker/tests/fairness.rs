@@ -258,3 +258,73 @@ async fn rate_of_good_jobs_beside_spoilt_ones() {
         }
     }
 }
+
+/// Publishes this many jobs of the dataset `cats` with the same bytes.
+async fn fill(bench: &Bench, count: u64) {
+    let payload = bytes::Bytes::from(job("waiting", bitmap()).encode_to_vec());
+    for _ in 0..count {
+        bench.client.publish("groundling.jobs.cats", payload.clone()).await.unwrap();
+    }
+    eventually("all jobs are stored", || async { bench.messages_in(&bench.streams.jobs).await == count }).await;
+}
+
+/// Starts a worker beside this many waiting jobs, submits urgent ones, and counts the other jobs that are done before
+/// them.
+async fn urgent_jobs_pass(waiting: u64) {
+    const URGENT: usize = 100;
+    let bench = Bench::ready().await;
+    fill(&bench, waiting).await;
+    let mut settings = settings(&bench);
+    settings.worker.slots = Some(4);
+    let mut running = Running::start_with(settings, Arc::new(Yes));
+    for _ in 0..20 {
+        assert!(matches!(running.event().await, JobEvent::Finished { .. }));
+    }
+    let publish = async |id: String| {
+        let job = v1::ImageJob { dataset: "hurry".into(), ..job(&id, bitmap()) };
+        bench.client.publish("groundling.urgent.hurry", job.encode_to_vec().into()).await.unwrap();
+    };
+    publish("urgent".into()).await;
+    let (started, mut others) = (Instant::now(), 0);
+    let annotation = loop {
+        match running.event().await {
+            JobEvent::Finished { annotation, .. } if annotation.job_id == "urgent" => break annotation,
+            JobEvent::Finished { .. } => others += 1,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(annotation.dataset, "hurry");
+    let left = bench.messages_in(&bench.streams.jobs).await;
+    eprintln!("with {waiting} jobs waiting, {others} were done before the urgent one, after {:?}", started.elapsed());
+    assert!(others < 1000 && left > waiting / 2, "{others} jobs were done before the urgent one, {left} are left");
+
+    // While urgent jobs are waiting, no others are taken.
+    for i in 0..URGENT {
+        publish(format!("urgent {i}")).await;
+    }
+    let (mut urgent, mut others) = (0, 0);
+    while urgent < URGENT {
+        match running.event().await {
+            JobEvent::Finished { annotation, .. } if annotation.dataset == "hurry" => urgent += 1,
+            JobEvent::Finished { .. } if urgent > 0 => others += 1,
+            JobEvent::Finished { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    eprintln!("{others} other jobs were done among {URGENT} urgent ones");
+    assert!(others < URGENT / 2, "{others} other jobs were done among {URGENT} urgent ones");
+    // Afterwards, the others are taken again.
+    assert!(matches!(running.event().await, JobEvent::Finished { annotation, .. } if annotation.dataset == "cats"));
+    running.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urgent_jobs_pass_twenty_thousand_waiting_ones() {
+    urgent_jobs_pass(20_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: cargo test -p worker --test fairness -- --ignored --nocapture"]
+async fn urgent_jobs_pass_a_million_waiting_ones() {
+    urgent_jobs_pass(1_000_000).await;
+}

@@ -241,8 +241,14 @@ async fn a_worker_whose_ack_wait_is_too_short_takes_no_jobs_until_it_is_longer()
     let set = async |ack_wait| {
         let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
         let durable_name = Some(bench.streams.consumer.clone());
-        let config =
-            pull::Config { durable_name, ack_wait, max_deliver: 100, max_ack_pending: 100, ..Default::default() };
+        let config = pull::Config {
+            durable_name,
+            filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
+            ack_wait,
+            max_deliver: 100,
+            max_ack_pending: 100,
+            ..Default::default()
+        };
         stream.update_consumer(config).await.unwrap();
     };
     set(Duration::from_secs(1)).await;

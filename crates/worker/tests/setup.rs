@@ -20,6 +20,7 @@ const ALL: [&str; 10] = [
     "consumer groundling-workers",
     "consumer groundling-workers of the retries",
     "consumer groundling-workers of the advisories",
+    "consumer groundling-workers-urgent",
 ];
 
 #[tokio::test]
@@ -57,6 +58,7 @@ async fn what_differs_is_told_and_left_as_it_is() {
             "stream GROUNDLING_FAILED has the maximum age 0ns, and the settings say 86400s",
             "consumer groundling-workers has the ack wait 60s, and the settings say 90s",
             "consumer groundling-workers of the retries has the ack wait 60s, and the settings say 90s",
+            "consumer groundling-workers-urgent has the ack wait 60s, and the settings say 90s",
         ]
     );
     assert_eq!(bench.consumer_info().await.config.ack_wait, Duration::from_secs(60));

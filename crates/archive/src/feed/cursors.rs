@@ -1,4 +1,4 @@
-//! Reading, claiming and moving the cursors of a dataset.
+//! Reads and writes the records of a dataset.
 
 use std::time::Duration;
 
@@ -9,29 +9,63 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::subjects::Dataset;
 
-use super::batch::{self, BatchError, Guarded};
+use super::batch::{self, BatchError, GuardedMessage};
 use super::error::FeedError;
-use super::plan::{Cursor, FeederRecord, Plan};
+use super::records::{Cursor, DatasetState, FeederRecord, Plan, StateRecord};
 use crate::object::Position;
 
-/// How long a request is repeated while it fails in a way that passes.
-const PATIENCE: u32 = 60;
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// Maximum attempts at a request that fails with temporary errors.
+const MAX_ATTEMPTS: u32 = 60;
+/// The attempt at which a warning is logged.
+const WARN_AT_ATTEMPT: u32 = 5;
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// Delay between attempts while the stream is full.
+const FULL_DELAY: Duration = Duration::from_secs(1);
 
-/// The cursors of one dataset in the stream of jobs.
+/// The records of one dataset in the jobs stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Cursors {
     pub(crate) client: Client,
     pub(crate) stream: Stream,
     pub(crate) dataset: Dataset,
+    /// The subject of the dataset's jobs, urgent or not.
+    pub(crate) jobs_subject: String,
     pub(crate) timeout: Duration,
 }
 
-/// A value with the sequence of its message; 0 if there is none.
+/// A record with the sequence of its message; 0 if it is not stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored<T> {
     pub(crate) value: T,
     pub(crate) sequence: u64,
+}
+
+/// Attempts at one request, with growing delays between them.
+struct Attempts {
+    failed: u32,
+    delays: Delays,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Self { failed: 0, delays: Delays::of(RETRY_BACKOFF) }
+    }
+
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// If the error is permanent, or this was the last attempt.
+    async fn retry_after(&mut self, what: &str, error: BatchError) -> Result<(), FeedError> {
+        self.failed += 1;
+        if matches!(error, BatchError::Permanent(_)) || self.failed > MAX_ATTEMPTS {
+            return Err(FeedError::Broker { what: what.to_owned(), cause: error.to_string() });
+        }
+        if self.failed == WARN_AT_ATTEMPT {
+            tracing::warn!(attempts = self.failed, "{what} failed, trying again: {error}");
+        }
+        tokio::time::sleep(self.delays.after_failure()).await;
+        Ok(())
+    }
 }
 
 impl Cursors {
@@ -39,46 +73,76 @@ impl Cursors {
         &self.stream.cached_info().config.name
     }
 
-    /// The last value on a subject of the dataset.
+    /// The last record with this name.
     pub(crate) async fn last<T: DeserializeOwned>(&self, name: &str) -> Result<Option<Stored<T>>, FeedError> {
         let subject = self.dataset.cursor_subject(name);
-        let (mut failures, mut delays) = (0, Delays::of(AGAIN));
+        let (mut failed, mut delays) = (0, Delays::of(RETRY_BACKOFF));
         let message = loop {
             match self.stream.get_last_raw_message_by_subject(&subject).await {
                 Ok(message) => break message,
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-                Err(error) if failures >= PATIENCE => {
+                Err(error) if failed >= MAX_ATTEMPTS => {
                     return Err(FeedError::broker(format!("reading {subject}"), &error));
                 }
                 Err(error) => {
-                    failures += 1;
-                    tracing::debug!(subject, "not read yet: {error}");
+                    failed += 1;
+                    tracing::debug!(subject, "a record could not be read, trying again: {error}");
                     tokio::time::sleep(delays.after_failure()).await;
                 }
             }
         };
         let value =
-            serde_json::from_slice(&message.payload).map_err(|cause| FeedError::Unreadable { subject, cause })?;
+            serde_json::from_slice(&message.payload).map_err(|cause| FeedError::InvalidRecord { subject, cause })?;
         Ok(Some(Stored { value, sequence: message.sequence }))
     }
 
-    /// Stores `plan` if there is none, and gives the one that is stored then.
-    pub(crate) async fn plan_or(&self, plan: &Plan) -> Result<Plan, FeedError> {
-        let (mut failures, mut delays) = (0, Delays::of(AGAIN));
+    /// The state of the dataset.
+    pub(crate) async fn state(&self) -> Result<StateRecord, FeedError> {
+        Ok(self.last("state").await?.map(|found| found.value).unwrap_or_default())
+    }
+
+    /// Sets the state of the dataset. Returns the one before.
+    pub(crate) async fn set_state(&self, state: &StateRecord) -> Result<DatasetState, FeedError> {
+        let mut attempts = Attempts::new();
         loop {
-            if let Some(found) = self.last("plan").await? {
-                return Ok(found.value);
+            let last = self.last::<StateRecord>("state").await?;
+            let (before, sequence) = last.map_or((StateRecord::default(), 0), |last| (last.value, last.sequence));
+            if before == *state {
+                return Ok(before.state);
             }
-            match self.store("plan", plan, 0, &[]).await {
-                Ok(_) | Err(BatchError::Overtaken) => {}
-                Err(error) => self.wait(&mut failures, &mut delays, "storing the plan", error).await?,
+            match self.store("state", state, sequence, &[]).await {
+                Ok(_) => {
+                    self.remove_old("state").await;
+                    return Ok(before.state);
+                }
+                Err(BatchError::SequenceChanged) => {}
+                Err(error) => attempts.retry_after("storing the dataset's state", error).await?,
             }
         }
     }
 
-    /// Becomes the feeder that was started last.
+    /// Stores `plan`, unless another process has stored one since the plan with the sequence `last_sequence`. Returns the
+    /// stored plan.
+    pub(crate) async fn store_plan(&self, plan: Plan, last_sequence: u64) -> Result<Plan, FeedError> {
+        let mut attempts = Attempts::new();
+        loop {
+            match self.store("plan", &plan, last_sequence, &[]).await {
+                Ok(_) | Err(BatchError::SequenceChanged) => {}
+                Err(error) => attempts.retry_after("storing the plan", error).await?,
+            }
+            match self.last::<Plan>("plan").await? {
+                Some(found) if found.sequence > last_sequence => {
+                    self.remove_old("plan").await;
+                    return Ok(found.value);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Registers a feeder as the one that was started last.
     pub(crate) async fn register(&self, name: &str) -> Result<FeederRecord, FeedError> {
-        let (mut failures, mut delays) = (0, Delays::of(AGAIN));
+        let mut attempts = Attempts::new();
         loop {
             let last = self.last::<FeederRecord>("feeder").await?;
             let (generation, sequence) = last.map_or((0, 0), |last| (last.value.generation, last.sequence));
@@ -88,43 +152,51 @@ impl Cursors {
                     self.remove_old("feeder").await;
                     return Ok(own);
                 }
-                // Another one came first; or this one did, and the answer was lost: then a number is left out.
-                Err(BatchError::Overtaken) => {}
-                Err(error) => self.wait(&mut failures, &mut delays, "registering the feeder", error).await?,
+                // Another feeder was faster, or the response to an earlier attempt was lost, which skips a generation.
+                Err(BatchError::SequenceChanged) => {}
+                Err(error) => attempts.retry_after("registering the feeder", error).await?,
             }
         }
     }
 
-    /// Takes a lane over from earlier feeders.
-    pub(crate) async fn claim(&self, lane: usize, feeder: &FeederRecord) -> Result<Stored<Cursor>, FeedError> {
-        let (name, mut failures, mut delays) = (lane.to_string(), 0, Delays::of(AGAIN));
+    /// Takes a lane over from earlier feeders. A lane of an earlier pass starts again.
+    pub(crate) async fn take_over(
+        &self,
+        lane: usize,
+        pass: u64,
+        feeder: &FeederRecord,
+    ) -> Result<Stored<Cursor>, FeedError> {
+        let (name, mut attempts) = (lane.to_string(), Attempts::new());
         loop {
             let last = self.last::<Cursor>(&name).await?;
-            let last = last.unwrap_or(Stored { value: Cursor::default(), sequence: 0 });
-            // Nobody moves a cursor at the end any more.
-            if last.value.feeder == *feeder || last.value.position == Position::End {
-                return Ok(last);
+            let Stored { value: last, sequence } = last.unwrap_or(Stored { value: Cursor::default(), sequence: 0 });
+            // A cursor at the end never moves again.
+            if last.pass == pass && (last.feeder == *feeder || last.position == Position::End) {
+                return Ok(Stored { value: last, sequence });
             }
-            self.refuse_later(&last.value, feeder)?;
-            let own = Cursor { feeder: feeder.clone(), batches: 0, ..last.value };
-            match self.store(&name, &own, last.sequence, &[]).await {
+            self.check_fence(&last, feeder)?;
+            let own = match last.pass == pass {
+                true => Cursor { feeder: feeder.clone(), batches: 0, ..last },
+                false => Cursor { feeder: feeder.clone(), pass, ..Cursor::default() },
+            };
+            match self.store(&name, &own, sequence, &[]).await {
                 Ok(sequence) => return Ok(Stored { value: own, sequence }),
-                // The earlier feeder was faster.
-                Err(BatchError::Overtaken) => {}
-                Err(error) => self.wait(&mut failures, &mut delays, "claiming a lane", error).await?,
+                // The earlier feeder has moved the cursor meanwhile.
+                Err(BatchError::SequenceChanged) => {}
+                Err(error) => attempts.retry_after("taking over a lane", error).await?,
             }
         }
     }
 
-    fn refuse_later(&self, found: &Cursor, own: &FeederRecord) -> Result<(), FeedError> {
+    fn check_fence(&self, found: &Cursor, own: &FeederRecord) -> Result<(), FeedError> {
         if found.feeder.generation < own.generation {
             return Ok(());
         }
         Err(FeedError::FencedOut { dataset: self.dataset.to_string(), by: found.feeder.name.clone() })
     }
 
-    /// Stores jobs and the lane's cursor after them. Tries until it is certain that both are stored, or that they never
-    /// will be.
+    /// Stores jobs together with the lane's cursor after them. Retries until both are stored, or it is certain that they
+    /// never will be.
     pub(crate) async fn commit(
         &self,
         lane: usize,
@@ -132,51 +204,29 @@ impl Cursors {
         cursor: &Cursor,
         last_sequence: u64,
     ) -> Result<u64, FeedError> {
-        let (name, mut failures, mut delays, mut is_full) = (lane.to_string(), 0, Delays::of(AGAIN), false);
+        let (name, mut attempts, mut is_full) = (lane.to_string(), Attempts::new(), false);
         loop {
             let error = match self.store(&name, cursor, last_sequence, jobs).await {
                 Ok(sequence) => return Ok(sequence),
                 Err(error) => error,
             };
-            // The answer can be lost where the batch is not, so only the cursor tells.
+            // The response can be lost although the batch is stored, so the stored cursor decides.
             match self.last::<Cursor>(&name).await? {
                 Some(found) if found.value == *cursor => return Ok(found.sequence),
-                Some(found) if found.value.feeder != cursor.feeder => {
-                    self.refuse_later(&found.value, &cursor.feeder)?
-                }
+                Some(found) if found.value.feeder != cursor.feeder => self.check_fence(&found.value, &cursor.feeder)?,
                 _ => {}
             }
             match error {
-                BatchError::Full(said) => {
+                BatchError::StreamFull(message) => {
                     if !is_full {
-                        tracing::warn!("the stream of jobs is full, waiting for workers to make room: {said}");
+                        tracing::warn!("the jobs stream is full, waiting until workers have taken jobs: {message}");
                     }
                     is_full = true;
-                    tokio::time::sleep(AGAIN.longest / 10).await;
+                    tokio::time::sleep(FULL_DELAY).await;
                 }
-                error => self.wait(&mut failures, &mut delays, "storing jobs", error).await?,
+                error => attempts.retry_after("storing jobs", error).await?,
             }
         }
-    }
-
-    /// Waits before the next attempt.
-    async fn wait(
-        &self,
-        failures: &mut u32,
-        delays: &mut Delays,
-        what: &str,
-        error: BatchError,
-    ) -> Result<(), FeedError> {
-        *failures += 1;
-        let is_final = matches!(error, BatchError::Refused(_)) || *failures > PATIENCE;
-        if is_final {
-            return Err(FeedError::Broker { what: what.to_owned(), cause: error.to_string() });
-        }
-        if *failures == 5 {
-            tracing::warn!("{what} does not succeed, trying again: {error}");
-        }
-        tokio::time::sleep(delays.after_failure()).await;
-        Ok(())
     }
 
     async fn store(
@@ -186,17 +236,16 @@ impl Cursors {
         last_sequence: u64,
         jobs: &[Bytes],
     ) -> Result<u64, BatchError> {
-        let payload = serde_json::to_vec(value).map_err(|error| BatchError::Refused(error.to_string()))?.into();
-        let guarded = Guarded { subject: self.dataset.cursor_subject(name), payload, last_sequence };
-        let subject = self.dataset.jobs_subject();
-        batch::store(&self.client, self.stream_name(), &subject, jobs, &guarded, self.timeout).await
+        let payload = serde_json::to_vec(value).map_err(|error| BatchError::Permanent(error.to_string()))?.into();
+        let guarded = GuardedMessage { subject: self.dataset.cursor_subject(name), payload, last_sequence };
+        batch::store(&self.client, self.stream_name(), &self.jobs_subject, jobs, &guarded, self.timeout).await
     }
 
-    /// Removes all but the last message of a subject. Those that stay for now cost only room.
+    /// Removes all but the last record with this name. Best effort: old records only take storage.
     pub(crate) async fn remove_old(&self, name: &str) {
         let purge = self.stream.purge().filter(self.dataset.cursor_subject(name)).keep(1);
         if let Err(error) = purge.await {
-            tracing::debug!(name, "old cursors were not removed: {error}");
+            tracing::debug!(name, "old records could not be removed: {error}");
         }
     }
 }

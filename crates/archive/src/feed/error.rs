@@ -1,41 +1,44 @@
-//! Why a feeder ends before its source.
+//! Errors of feeders, and of commands about datasets.
 
 use broker::causes::causes;
+use broker::read::ReadError;
 use wire::job::JobError;
 
 use crate::source::error::SourceError;
 
-/// A feeder that could not go on. What it stored stays, and the next one goes on from there.
+/// Why a feeder ended before the end of its source. Stored jobs stay, and the next feeder continues after them.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The tasks or options break the rules for jobs.
+    /// The tasks or options are invalid.
     #[error(transparent)]
     Recipe(#[from] JobError),
-    /// The jobs are larger than the stream takes.
-    #[error("jobs with these tasks can have {bytes} bytes, and the stream of jobs takes {most}: shorten the tasks")]
+    /// The jobs are larger than the stream's limit.
+    #[error(
+        "a job with these tasks can have {bytes} bytes, more than the limit of the jobs stream ({limit}): shorten the tasks"
+    )]
     LargeJobs {
         /// Size of the largest job in bytes.
         bytes: usize,
-        /// What the stream takes in bytes.
-        most: usize,
+        /// The stream's limit in bytes.
+        limit: usize,
     },
-    /// The stream is not there.
-    #[error("the stream {0} is not there: run `groundling setup`")]
+    /// The stream does not exist.
+    #[error("the stream {0} does not exist: run `groundling setup`")]
     NoStream(String),
-    /// The stream is that of an earlier version.
+    /// The stream was created by an earlier version.
     #[error("the stream {stream} {problem}: run `groundling setup --migrate`")]
     OldStream {
         /// The stream.
         stream: String,
-        /// What it lacks.
+        /// The problem.
         problem: &'static str,
     },
-    /// Another feeder has taken the dataset over.
+    /// Another feeder has taken over the dataset.
     #[error(
-        "another feeder ({by}) has taken over the dataset {dataset}: this one ends, everything it stored counts; run only one at a time"
+        "another feeder ({by}) has taken over the dataset {dataset}, so this one ends; its stored jobs stay. Run one feeder for each dataset"
     )]
     FencedOut {
         /// The dataset.
@@ -43,30 +46,51 @@ pub enum FeedError {
         /// The other feeder.
         by: String,
     },
-    /// The dataset was begun with other arguments.
+    /// The dataset was started with other arguments.
     #[error(
-        "the dataset {dataset} was begun with other arguments ({differing}): repeat the same ones, or choose another dataset"
+        "the dataset {dataset} was started with other arguments ({differing}): use the same arguments, or another dataset"
     )]
-    OtherPlan {
+    OtherArguments {
         /// The dataset.
         dataset: String,
-        /// Which of them.
+        /// The arguments that differ, with both values.
         differing: String,
     },
-    /// A cursor that this version cannot read.
-    #[error("{subject} holds something that is not readable as this version's: {cause}")]
-    Unreadable {
+    /// The dataset was cancelled.
+    #[error(
+        "the dataset {0} was cancelled: use another dataset, or --missing to enqueue the pictures without annotation"
+    )]
+    Cancelled(String),
+    /// The dataset was never fed.
+    #[error("no dataset {0} was ever enqueued: `groundling datasets list` shows all datasets")]
+    NoDataset(String),
+    /// Another pass cannot start while jobs of the dataset wait.
+    #[error(
+        "{waiting} jobs of the dataset {dataset} are not done, and --missing would enqueue them again: wait until workers have done them"
+    )]
+    JobsWaiting {
+        /// The dataset.
+        dataset: String,
+        /// Jobs in the jobs and retries streams.
+        waiting: u64,
+    },
+    /// The annotations or failures cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record was written by another version.
+    #[error("the message on {subject} is not a record of this version: {cause}")]
+    InvalidRecord {
         /// The subject.
         subject: String,
-        /// Why not.
+        /// The JSON error.
         cause: serde_json::Error,
     },
-    /// The server does not do what was asked.
+    /// A request to the server failed.
     #[error("{what} failed: {cause}")]
     Broker {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// What the server or the connection said.
+        /// The error of the server or the connection.
         cause: String,
     },
 }

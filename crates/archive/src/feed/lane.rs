@@ -1,44 +1,48 @@
-//! One lane: from pages of objects to batches of jobs.
+//! Feeds one lane: turns pages of objects into batches of jobs.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use wire::Message;
 
+use super::annotated::Annotated;
+use super::control::Control;
 use super::cursors::{Cursors, Stored};
 use super::error::FeedError;
-use super::plan::{Counts, Cursor};
 use super::progress::Progress;
-use super::unique::{self, Unique};
+use super::records::{Counts, Cursor};
+use super::seen_etags::{SeenEtags, retain_new};
 use super::watermark::Watermark;
-use crate::object::{PAGE, Page, Position, SourceObject};
+use crate::object::{PAGE_SIZE, Page, Position, SourceObject};
 use crate::recipe::Recipe;
 use crate::source::error::SourceError;
 
-/// Pages after which the cursor is moved even if no object of them became a job.
-const PAGES_WITHOUT_JOBS: usize = 64;
-/// Batches after which old cursors are removed.
-const BATCHES_BETWEEN_CLEANING: u64 = 16;
+/// The number of pages after which the cursor is moved even if no job was created for their objects.
+const MAX_PAGES_PER_BATCH: usize = 64;
+/// The number of batches after which old cursors are removed.
+const BATCHES_PER_CLEANUP: u64 = 16;
 
-/// What all lanes have in common.
-pub(crate) struct Feeding<'a> {
+/// What all lanes share.
+pub(crate) struct LaneFeeder<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) cursors: &'a Cursors,
     pub(crate) watermark: Watermark,
-    pub(crate) unique: Option<Unique>,
+    pub(crate) control: Control,
+    pub(crate) seen_etags: Option<SeenEtags>,
+    pub(crate) annotated: Option<Annotated>,
     pub(crate) progress: &'a Progress,
 }
 
-/// Pages that are to be stored together.
+/// Pages that are stored in one batch.
 #[derive(Default)]
-struct Pending {
+struct PendingPages {
     objects: Vec<SourceObject>,
     seen: u64,
     pages: usize,
     after: Position,
 }
 
-impl Pending {
-    fn take(&mut self, page: Page) {
+impl PendingPages {
+    fn add(&mut self, page: Page) {
         self.objects.extend(page.objects);
         self.seen += page.seen;
         self.pages += 1;
@@ -46,53 +50,62 @@ impl Pending {
     }
 }
 
-impl Feeding<'_> {
-    /// Stores a lane's pages to their end; gives the counts of what was stored.
+impl LaneFeeder<'_> {
+    /// Stores the jobs of a lane up to its end. Returns the counts of what was stored.
     pub(crate) async fn run(
         &self,
-        index: usize,
+        lane: usize,
         mut cursor: Stored<Cursor>,
         mut pages: mpsc::Receiver<Result<Page, SourceError>>,
     ) -> Result<Counts, FeedError> {
-        let (mut pending, mut stored) = (Pending::default(), Counts::default());
+        let (mut pending, mut stored) = (PendingPages::default(), Counts::default());
         while pending.after != Position::End {
             let next = match pages.try_recv() {
                 Ok(page) => Some(page),
-                // While the source is slow, what there is goes.
+                // The source is slow: store what has been read.
                 Err(_) if !pending.objects.is_empty() => None,
                 Err(_) => pages.recv().await,
             };
             if let Some(page) = next {
                 let page = page?;
-                if pending.objects.len() + page.objects.len() > PAGE {
-                    stored += self.store(index, &mut cursor, std::mem::take(&mut pending)).await?;
+                if pending.objects.len() + page.objects.len() > PAGE_SIZE {
+                    stored += self.store(lane, &mut cursor, std::mem::take(&mut pending)).await?;
                 }
-                pending.take(page);
-                let is_due = pending.after == Position::End || pending.pages >= PAGES_WITHOUT_JOBS;
-                if !is_due {
+                pending.add(page);
+                if pending.after != Position::End && pending.pages < MAX_PAGES_PER_BATCH {
                     continue;
                 }
             } else if pages.is_closed() && pending.objects.is_empty() {
-                return Err(SourceError::file("the source", "it ended before its end was told").into());
+                return Err(SourceError::file("the source", "reading stopped before its end").into());
             }
             let is_end = pending.after == Position::End;
-            stored += self.store(index, &mut cursor, std::mem::take(&mut pending)).await?;
+            stored += self.store(lane, &mut cursor, std::mem::take(&mut pending)).await?;
             if is_end {
                 break;
             }
         }
-        self.cursors.remove_old(&index.to_string()).await;
+        self.cursors.remove_old(&lane.to_string()).await;
         self.progress.lane_done();
         Ok(stored)
     }
 
-    async fn store(&self, index: usize, cursor: &mut Stored<Cursor>, pending: Pending) -> Result<Counts, FeedError> {
-        let Pending { mut objects, seen, after, .. } = pending;
-        let mut known = match &self.unique {
-            Some(unique) => Some(unique.lock().await),
+    async fn store(
+        &self,
+        lane: usize,
+        cursor: &mut Stored<Cursor>,
+        pending: PendingPages,
+    ) -> Result<Counts, FeedError> {
+        let PendingPages { mut objects, seen, after, .. } = pending;
+        self.control.wait_while_paused().await;
+        let mut seen_etags = match &self.seen_etags {
+            Some(seen_etags) => Some(seen_etags.lock().await),
             None => None,
         };
-        let new = known.as_deref().map(|known| unique::retain_new(&mut objects, known));
+        let new_etags = seen_etags.as_deref().map(|seen| retain_new(&mut objects, seen));
+        // Afterwards, so that an object with the ETag of an annotated one is skipped too.
+        if let Some(annotated) = &self.annotated {
+            objects.retain(|object| !annotated.contains(object));
+        }
         let jobs: Vec<Bytes> = objects.iter().map(|object| self.recipe.job(object).encode_to_vec().into()).collect();
         let bytes = objects.iter().filter_map(|object| object.size).sum();
         let counts = Counts { seen, jobs: jobs.len() as u64, bytes };
@@ -101,16 +114,18 @@ impl Feeding<'_> {
         next.position = after;
         next.counts += counts;
         if !jobs.is_empty() {
-            self.watermark.admit(counts.jobs, |waits| self.progress.waits(waits)).await;
+            self.watermark.reserve(counts.jobs, self.progress).await;
+            // The dataset may have been paused meanwhile.
+            self.control.wait_while_paused().await;
         }
-        let sequence = self.cursors.commit(index, &jobs, &next, cursor.sequence).await?;
+        let sequence = self.cursors.commit(lane, &jobs, &next, cursor.sequence).await?;
         self.watermark.stored(counts.jobs).await;
-        if let (Some(known), Some(new)) = (&mut known, new) {
-            known.extend(new);
+        if let (Some(seen), Some(new)) = (&mut seen_etags, new_etags) {
+            seen.extend(new);
         }
-        drop(known);
-        if next.batches.is_multiple_of(BATCHES_BETWEEN_CLEANING) {
-            self.cursors.remove_old(&index.to_string()).await;
+        drop(seen_etags);
+        if next.batches.is_multiple_of(BATCHES_PER_CLEANUP) {
+            self.cursors.remove_old(&lane.to_string()).await;
         }
         self.progress.add(counts);
         *cursor = Stored { value: next, sequence };

@@ -1,10 +1,10 @@
-//! How far a feeder is, for those who watch it.
+//! Progress of a running feeder.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::plan::Counts;
+use super::records::Counts;
 
-/// Counts of a running feeder.
+/// The progress of a running feeder, which can be read at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
     seen: AtomicU64,
@@ -13,23 +13,26 @@ pub struct Progress {
     lanes: AtomicUsize,
     lanes_done: AtomicUsize,
     lanes_waiting: AtomicUsize,
+    is_paused: AtomicBool,
 }
 
-/// The counts at a moment.
+/// The progress at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What came of the source, earlier feeders included.
+    /// Counts, including those of earlier feeders.
     pub counts: Counts,
-    /// Lanes; 0 while the source is being sampled.
+    /// Number of lanes; 0 until the source is divided.
     pub lanes: usize,
     /// Lanes that have been read to their end.
     pub lanes_done: usize,
-    /// Lanes that wait because enough jobs of the dataset are in the stream.
+    /// Lanes that wait because the maximum number of jobs is waiting in the stream.
     pub lanes_waiting: usize,
+    /// Whether the dataset is paused.
+    pub is_paused: bool,
 }
 
 impl Progress {
-    /// The counts now.
+    /// The progress now.
     pub fn snapshot(&self) -> Snapshot {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         Snapshot {
@@ -37,6 +40,7 @@ impl Progress {
             lanes: self.lanes.load(Ordering::Relaxed),
             lanes_done: self.lanes_done.load(Ordering::Relaxed),
             lanes_waiting: self.lanes_waiting.load(Ordering::Relaxed),
+            is_paused: self.is_paused.load(Ordering::Relaxed),
         }
     }
 
@@ -46,7 +50,7 @@ impl Progress {
         self.bytes.fetch_add(counts.bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn has_lanes(&self, lanes: usize) {
+    pub(crate) fn set_lanes(&self, lanes: usize) {
         self.lanes.store(lanes, Ordering::Relaxed);
     }
 
@@ -54,11 +58,22 @@ impl Progress {
         self.lanes_done.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn waits(&self, waits: bool) {
-        if waits {
-            self.lanes_waiting.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.lanes_waiting.fetch_sub(1, Ordering::Relaxed);
-        }
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.is_paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Counts a lane as waiting until the guard is dropped.
+    pub(crate) fn waiting(&self) -> WaitingLane<'_> {
+        self.lanes_waiting.fetch_add(1, Ordering::Relaxed);
+        WaitingLane(self)
+    }
+}
+
+/// A lane that waits.
+pub(crate) struct WaitingLane<'a>(&'a Progress);
+
+impl Drop for WaitingLane<'_> {
+    fn drop(&mut self) {
+        self.0.lanes_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

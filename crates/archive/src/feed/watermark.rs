@@ -1,4 +1,4 @@
-//! At most so many jobs of a dataset wait in the stream; the source is the real queue.
+//! Limits the number of jobs of a dataset that wait in the stream, so that the source, not the stream, is the queue.
 
 use std::time::Duration;
 
@@ -6,74 +6,74 @@ use async_nats::jetstream::stream::Stream;
 use futures::TryStreamExt;
 use tokio::sync::Mutex;
 
-/// How often the jobs are counted while there are too many.
-const COUNT_EVERY: Duration = Duration::from_millis(500);
+use super::progress::Progress;
 
-/// Admits jobs while fewer than `most` wait.
+/// How often jobs are counted while the maximum is reached.
+const COUNT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Allows jobs to be stored while fewer than `max_waiting` wait.
 #[derive(Debug)]
 pub(crate) struct Watermark {
     stream: Stream,
     subject: String,
-    most: u64,
+    max_waiting: u64,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// No fewer than wait in the stream or are about to be stored: workers take some without telling.
+    /// An upper bound on the jobs that wait in the stream or are being stored: jobs that workers have taken since the last
+    /// count are included.
     waiting: u64,
-    /// Admitted, but not known to be stored yet.
-    on_their_way: u64,
+    /// Jobs that are being stored.
+    unconfirmed: u64,
 }
 
 impl Watermark {
-    pub(crate) fn new(stream: Stream, subject: String, most: u64) -> Self {
-        Self { stream, subject, most, state: Mutex::new(State { waiting: u64::MAX, on_their_way: 0 }) }
+    pub(crate) fn new(stream: Stream, subject: String, max_waiting: u64) -> Self {
+        Self { stream, subject, max_waiting, state: Mutex::new(State { waiting: u64::MAX, unconfirmed: 0 }) }
     }
 
-    /// Waits until `jobs` more can be stored. `wait` is called once if there is no room for them at first.
-    pub(crate) async fn admit(&self, jobs: u64, mut wait: impl FnMut(bool)) {
-        let mut has_waited = false;
+    /// Waits until this many more jobs may be stored.
+    pub(crate) async fn reserve(&self, jobs: u64, progress: &Progress) {
+        let mut waiting = None;
         loop {
             {
                 let mut state = self.state.lock().await;
-                let fits = |state: &State| state.waiting.checked_add(jobs).is_some_and(|sum| sum <= self.most);
+                let fits = |state: &State| state.waiting.checked_add(jobs).is_some_and(|sum| sum <= self.max_waiting);
                 if !fits(&state) {
-                    match self.count().await {
-                        // A job that is stored during the count may be counted twice: too many, which does no harm.
-                        Ok(counted) => state.waiting = counted.saturating_add(state.on_their_way),
-                        Err(error) => tracing::warn!("the waiting jobs cannot be counted, trying again: {error}"),
+                    match count(&self.stream, &self.subject).await {
+                        // Jobs that are stored during the count may be counted twice, which only delays the next ones.
+                        Ok(counted) => state.waiting = counted.saturating_add(state.unconfirmed),
+                        Err(error) => {
+                            tracing::warn!("the waiting jobs could not be counted, trying again: {error}");
+                        }
                     }
                 }
                 if fits(&state) {
                     state.waiting += jobs;
-                    state.on_their_way += jobs;
-                    if has_waited {
-                        wait(false);
-                    }
+                    state.unconfirmed += jobs;
                     return;
                 }
             }
-            if !has_waited {
-                wait(true);
-                has_waited = true;
-            }
-            tokio::time::sleep(COUNT_EVERY).await;
+            waiting.get_or_insert_with(|| progress.waiting());
+            tokio::time::sleep(COUNT_INTERVAL).await;
         }
     }
 
-    /// Jobs that were admitted are stored.
+    /// Records that reserved jobs have been stored.
     pub(crate) async fn stored(&self, jobs: u64) {
         let mut state = self.state.lock().await;
-        state.on_their_way = state.on_their_way.saturating_sub(jobs);
+        state.unconfirmed = state.unconfirmed.saturating_sub(jobs);
     }
+}
 
-    async fn count(&self) -> Result<u64, async_nats::Error> {
-        let mut subjects = self.stream.info_with_subjects(&self.subject).await?;
-        let mut counted = 0;
-        while let Some((_, messages)) = subjects.try_next().await? {
-            counted += messages as u64;
-        }
-        Ok(counted)
+/// The number of messages in the stream whose subjects match the filter.
+pub(crate) async fn count(stream: &Stream, filter: &str) -> Result<u64, async_nats::Error> {
+    let mut subjects = stream.info_with_subjects(filter).await?;
+    let mut counted = 0;
+    while let Some((_, messages)) = subjects.try_next().await? {
+        counted += messages as u64;
     }
+    Ok(counted)
 }

@@ -1,29 +1,29 @@
-//! What a source is called on the command line.
+//! The address of a source, as it is given on the command line.
 
 use std::path::{Path, PathBuf};
 
-/// Where objects are listed.
+/// The address of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// The keys of a bucket that begin with a prefix.
     Prefix {
         /// Bucket.
         bucket: String,
-        /// Prefix, may be empty.
+        /// Prefix; may be empty.
         prefix: String,
     },
-    /// An S3 Inventory, named by its `manifest.json`.
+    /// The `manifest.json` of an S3 Inventory.
     Inventory(Place),
-    /// A file with a key in each row.
+    /// A manifest: a file with a key in each row.
     Manifest(Place, Format),
 }
 
-/// Where a file is.
+/// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// On this machine.
+    /// A local file.
     Local(PathBuf),
-    /// In the S3 store.
+    /// An object in S3.
     Object {
         /// Bucket.
         bucket: String,
@@ -32,7 +32,7 @@ pub enum Place {
     },
 }
 
-/// The form of a file.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Comma-separated values.
@@ -40,7 +40,7 @@ pub enum Format {
         /// Compressed with gzip.
         gzip: bool,
     },
-    /// One JSON value a line.
+    /// One JSON value per line.
     Jsonl {
         /// Compressed with gzip.
         gzip: bool,
@@ -49,18 +49,18 @@ pub enum Format {
     Parquet,
 }
 
-/// A text that names no source.
+/// A text is not the address of a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// A file that cannot be read.
-    #[error("{0}: ORC files are not supported: have the inventory written as CSV or Parquet")]
+    /// An ORC file.
+    #[error("{0}: ORC files are not supported: configure the inventory to write CSV or Parquet")]
     Orc(String),
-    /// No bucket.
-    #[error("{0}: a source in S3 is written s3://bucket/prefix")]
+    /// The bucket is missing.
+    #[error("{0}: the bucket is missing: write s3://bucket/prefix")]
     NoBucket(String),
-    /// A file without a known ending.
+    /// A local file with another suffix.
     #[error(
-        "{0}: a source is s3://bucket/prefix, the manifest.json of an S3 Inventory, or a file with the ending .csv, .csv.gz, .jsonl, .jsonl.gz or .parquet"
+        "{0}: not a source: give s3://bucket/prefix, the manifest.json of an S3 Inventory, or a file with the suffix .csv, .csv.gz, .jsonl, .jsonl.gz or .parquet"
     )]
     Unknown(String),
 }
@@ -75,10 +75,10 @@ impl std::fmt::Display for Place {
 }
 
 impl Address {
-    /// Reads a source's name. In S3, what has no file's ending is a prefix.
+    /// Parses an address. An address in S3 is a prefix unless it has the suffix of a file format.
     ///
     /// # Errors
-    /// [`AddressError`].
+    /// [`AddressError`] if it is none.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (place, name) = match text.strip_prefix("s3://") {
             Some(rest) => {
@@ -106,7 +106,7 @@ impl Address {
 }
 
 impl Format {
-    /// The form that a file's ending tells.
+    /// The format according to the suffix of a file name.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         let (name, gzip) = name.strip_suffix(".gz").map_or((name, false), |name| (name, true));
         match name.rsplit_once('.')?.1 {

@@ -1,28 +1,28 @@
 //! Why a source cannot be read.
 
-/// A source that cannot be read, or not to its end.
+/// A source cannot be read to its end.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
-    /// The store does not list.
+    /// The store failed to list keys.
     #[error("s3://{bucket}/{prefix} cannot be listed: {cause}")]
     Listing {
         /// Bucket.
         bucket: String,
         /// Prefix.
         prefix: String,
-        /// What the store or the connection said.
+        /// The error of the store or the connection.
         cause: String,
         /// Whether the same request may succeed later.
-        may_pass: bool,
+        is_temporary: bool,
     },
-    /// The keys are not in the order of their bytes, so that they cannot be divided into ranges.
+    /// The store does not list keys in byte order, which ranges of keys require.
     #[error(
-        "the store lists the keys of s3://{bucket} out of order ({before:?} before {key:?}), so that they cannot be divided into ranges: choose another dataset and --lanes 1"
+        "the store does not list the keys of s3://{bucket} in byte order ({before:?} before {key:?}), so they cannot be divided into ranges: use another dataset with --lanes 1"
     )]
     OutOfOrder {
         /// Bucket.
         bucket: String,
-        /// The key that came first.
+        /// The key that was listed first.
         before: String,
         /// The key after it.
         key: String,
@@ -32,17 +32,17 @@ pub enum SourceError {
     File {
         /// The file.
         file: String,
-        /// What went wrong.
+        /// The error.
         cause: String,
     },
-    /// A row of a file does not name an object.
+    /// A row of a file is invalid.
     #[error("{file}, row {row}: {problem}")]
     Row {
         /// The file.
         file: String,
-        /// Its number, from 1, a header not counted.
+        /// The number of the row, from 1, without the header.
         row: u64,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The rows of a source's files, page by page.
+//! Reads the rows of a source's files, page by page.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -13,12 +13,12 @@ use super::error::SourceError;
 use super::row::{Column, Layout, Row, time_text};
 use super::store::Store;
 use crate::filter::Selection;
-use crate::object::{PAGE, Page, Position};
+use crate::object::{PAGE_SIZE, Page, Position};
 
-/// Longest line of a JSONL file in bytes.
-const LONGEST_LINE: u64 = 1 << 20;
+/// Maximum length of a line of a JSONL file in bytes.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// The files of a lane, in order, with their index among those of the source.
+/// The files of a lane, in order, with their index in the source.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneFiles {
     pub(crate) files: Vec<(usize, Place, Format)>,
@@ -27,7 +27,7 @@ pub(crate) struct LaneFiles {
 
 type Pages = mpsc::Sender<Result<Page, SourceError>>;
 
-/// Reads the files from `position` on and sends their pages, until nobody takes them.
+/// Reads the files from `position` on and sends their pages, until the receiver is dropped.
 pub(crate) async fn send_pages(store: Store, lane: LaneFiles, position: Position, selection: Selection, pages: Pages) {
     let (first, mut row, mut byte) = match position {
         Position::Row { file, row, byte } => (file, row, byte),
@@ -50,7 +50,7 @@ pub(crate) async fn send_pages(store: Store, lane: LaneFiles, position: Position
     drop(pages.send(Ok(Page { objects: Vec::new(), seen: 0, after: Position::End })).await);
 }
 
-/// Reads one file to its end; `false` if nobody takes the pages any more.
+/// Reads one file to its end. Returns `false` if the receiver was dropped.
 async fn read(
     store: &Store,
     place: &Place,
@@ -84,11 +84,11 @@ fn unzipped(reader: Box<dyn Read + Send>, gzip: bool) -> Box<dyn Read + Send> {
     if gzip { Box::new(MultiGzDecoder::new(BufReader::new(reader))) } else { reader }
 }
 
-/// Rows that become pages.
+/// Collects the rows of a file into pages.
 struct Batch {
     file: usize,
     name: String,
-    /// Rows that were read before, by an earlier run.
+    /// The number of rows before the position.
     skip: u64,
     row: u64,
     page: Page,
@@ -103,17 +103,17 @@ impl Batch {
         Self { file, name: place.to_string(), skip, row: 0, page, layout, selection, pages }
     }
 
-    /// Takes the next row; `byte` is where the one after it begins. `false` if nobody takes the pages any more.
-    fn take(&mut self, row: Row, byte: Option<u64>) -> Result<bool, SourceError> {
+    /// Adds the next row; `byte` is the offset of the one after it. Returns `false` if the receiver was dropped.
+    fn add(&mut self, row: Row, byte: Option<u64>) -> Result<bool, SourceError> {
         self.row += 1;
         if self.row <= self.skip {
             return Ok(true);
         }
-        let object = row.object(&self.layout).map_err(|problem| self.wrong(problem))?;
+        let object = row.object(&self.layout).map_err(|problem| self.invalid(problem))?;
         self.page.seen += 1;
         self.page.after = Position::Row { file: self.file, row: self.row, byte };
-        self.page.objects.extend(object.filter(|object| self.selection.takes(object)));
-        if self.page.seen < PAGE as u64 { Ok(true) } else { Ok(self.send()) }
+        self.page.objects.extend(object.filter(|object| self.selection.selects(object)));
+        if self.page.seen < PAGE_SIZE as u64 { Ok(true) } else { Ok(self.send()) }
     }
 
     fn send(&mut self) -> bool {
@@ -124,7 +124,7 @@ impl Batch {
         self.pages.blocking_send(Ok(std::mem::replace(&mut self.page, empty))).is_ok()
     }
 
-    fn wrong(&self, problem: String) -> SourceError {
+    fn invalid(&self, problem: String) -> SourceError {
         SourceError::Row { file: self.name.clone(), row: self.row, problem }
     }
 
@@ -132,7 +132,7 @@ impl Batch {
         SourceError::file(format!("{}, row {}", self.name, self.row + 1), cause)
     }
 
-    /// `rest` is the file from the first row that is still to be read, with its place in the file.
+    /// `head` is the file from its start. `rest` is the file from the next row on, with its offset, if the position has one.
     fn read_csv(
         mut self,
         head: Box<dyn Read + Send>,
@@ -147,12 +147,12 @@ impl Batch {
         }
         let (columns, is_header) = match &self.layout.columns {
             Some(columns) => (columns.clone(), false),
-            None => columns_of(&record).map_err(|problem| self.wrong(problem))?,
+            None => columns_of(&record).map_err(|problem| self.invalid(problem))?,
         };
         let mut base = 0;
         if let Some((rest, byte)) = rest {
             (reader, base) = (open(rest), byte);
-            (self.row, self.skip) = (self.skip, self.skip);
+            self.row = self.skip;
             is_row = reader.read_record(&mut record).map_err(|error| self.unreadable(error))?;
         } else if is_header {
             is_row = reader.read_record(&mut record).map_err(|error| self.unreadable(error))?;
@@ -163,7 +163,7 @@ impl Batch {
                 row.set(*column, text);
             }
             let byte = (!gzip).then(|| base + reader.position().byte());
-            if !self.take(row, byte)? {
+            if !self.add(row, byte)? {
                 return Ok(false);
             }
             is_row = reader.read_record(&mut record).map_err(|error| self.unreadable(error))?;
@@ -178,13 +178,13 @@ impl Batch {
         }
         loop {
             line.clear();
-            let read = (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line);
+            let read = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
             let length = read.map_err(|error| self.unreadable(error))? as u64;
             if length == 0 {
                 return Ok(self.send());
             }
-            if length == LONGEST_LINE && line.last() != Some(&b'\n') {
-                return Err(self.unreadable(format!("it is longer than {LONGEST_LINE} bytes")));
+            if length == MAX_LINE_BYTES && line.last() != Some(&b'\n') {
+                return Err(self.unreadable(format!("it is longer than {MAX_LINE_BYTES} bytes")));
             }
             byte += length;
             if line.trim_ascii().is_empty() {
@@ -194,7 +194,7 @@ impl Batch {
             let row = json_row(&value).ok_or_else(|| {
                 self.unreadable("it is neither a key nor an object such as {\"bucket\": …, \"key\": …}")
             })?;
-            if !self.take(row, (!gzip).then_some(byte))? {
+            if !self.add(row, (!gzip).then_some(byte))? {
                 return Ok(false);
             }
         }
@@ -219,7 +219,7 @@ impl Batch {
             let rows = group.get_row_iter(Some(projection.clone())).map_err(|error| self.unreadable(error))?;
             for row in rows {
                 let row = row.map_err(|error| self.unreadable(error))?;
-                if !self.take(parquet_row(&row), None)? {
+                if !self.add(parquet_row(&row), None)? {
                     return Ok(false);
                 }
             }
@@ -228,8 +228,8 @@ impl Batch {
     }
 }
 
-/// The columns of a file by its first row, and whether that is a header: without one it holds keys, or bucket, key and
-/// version.
+/// The columns of a file according to its first row, and whether that row is a header. Files without header contain keys,
+/// or bucket, key and version.
 fn columns_of(first: &csv::StringRecord) -> Result<(Vec<Column>, bool), String> {
     let named: Vec<Column> = first.iter().map(Column::of_name).collect();
     if named.contains(&Column::Key) {
@@ -239,7 +239,7 @@ fn columns_of(first: &csv::StringRecord) -> Result<(Vec<Column>, bool), String> 
     match first.len() {
         1 => Ok((vec![Column::Key], false)),
         2 | 3 => Ok((columns.into_iter().take(first.len()).collect(), false)),
-        _ => Err("the file begins with no header that names a column \"key\"".to_owned()),
+        _ => Err("the file has no header with a column \"key\"".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! S3 Inventory: the `manifest.json` and the files that it names.
+//! S3 Inventory: the `manifest.json` and the files that it lists.
 
 use serde::Deserialize;
 
@@ -7,8 +7,8 @@ use super::error::SourceError;
 use super::row::{Column, Layout};
 use super::store::Store;
 
-/// Largest `manifest.json` in bytes: some hundred bytes for each of its files.
-const LARGEST: u64 = 64 << 20;
+/// Maximum size of a `manifest.json` in bytes. Each of its files takes some hundred bytes.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,11 +25,11 @@ struct File {
     key: String,
 }
 
-/// Reads the manifest: the files, and how their rows are written.
+/// Reads a manifest. Returns its files and the layout of their rows.
 pub(crate) async fn open(store: &Store, place: &Place) -> Result<(Vec<(Place, Format)>, Layout), SourceError> {
-    let text = store.read_whole(place, LARGEST).await?;
+    let text = store.read_whole(place, MAX_MANIFEST_BYTES).await?;
     let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| SourceError::file(place, format!("it is no manifest of S3 Inventory: {error}")))?;
+        .map_err(|error| SourceError::file(place, format!("it is not a manifest of an S3 Inventory: {error}")))?;
     manifest.read().map_err(|problem| SourceError::file(place, problem))
 }
 
@@ -38,13 +38,17 @@ impl Manifest {
         let format = match self.file_format.to_uppercase().as_str() {
             "CSV" => Format::Csv { gzip: true },
             "PARQUET" => Format::Parquet,
-            "ORC" => return Err("ORC inventories are not supported: have it written as CSV or Parquet".to_owned()),
-            other => return Err(format!("its format {other:?} is not known: CSV and Parquet are")),
+            "ORC" => {
+                return Err(
+                    "ORC inventories are not supported: configure the inventory to write CSV or Parquet".to_owned()
+                );
+            }
+            other => return Err(format!("its format {other:?} is not supported: use CSV or Parquet")),
         };
         let is_csv = format != Format::Parquet;
         let columns: Vec<Column> = self.file_schema.split(',').map(Column::of_name).collect();
         if is_csv && !columns.contains(&Column::Key) {
-            return Err(format!("its fileSchema {:?} names no key", self.file_schema));
+            return Err(format!("its fileSchema {:?} has no column Key", self.file_schema));
         }
         let bucket = self.destination_bucket.rsplit(':').next().unwrap_or_default().to_owned();
         let file = |file: File| {
@@ -82,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn unsupported_inventories_are_rejected_with_a_reason() {
         assert!(read("ORC", "").unwrap_err().contains("ORC inventories are not supported"));
-        assert!(read("XML", "").unwrap_err().contains("\"XML\" is not known"));
-        assert!(read("CSV", "Bucket, Size").unwrap_err().contains("names no key"));
+        assert!(read("XML", "").unwrap_err().contains("\"XML\" is not supported"));
+        assert!(read("CSV", "Bucket, Size").unwrap_err().contains("has no column Key"));
     }
 }

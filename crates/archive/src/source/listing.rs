@@ -8,24 +8,24 @@ use tokio::sync::mpsc;
 use super::error::SourceError;
 use super::store::{Listed, Store};
 use crate::filter::Selection;
-use crate::object::{PAGE, Page, Position};
+use crate::object::{PAGE_SIZE, Page, Position};
 
-/// Requests for one page before the listing fails; the client has tried each of them several times.
-const ATTEMPTS: u32 = 8;
-const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+/// Maximum requests for one page. The client itself tries each request several times.
+const MAX_ATTEMPTS: u32 = 8;
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// The keys of a bucket that begin with `prefix` and are in the range above `after`, up to and including `until`.
+/// The keys of a bucket that begin with `prefix`, are greater than `after`, and at most `until`.
 #[derive(Debug, Clone)]
 pub(crate) struct Range {
     pub(crate) bucket: String,
     pub(crate) prefix: String,
     pub(crate) after: Option<String>,
     pub(crate) until: Option<String>,
-    /// Whether it is the only one of its prefix; then the order of keys is the store's own matter.
+    /// Whether it is the only range of its prefix. Then the store may list keys in any order.
     pub(crate) is_alone: bool,
 }
 
-/// Lists the range from `position` on and sends its pages, until nobody takes them.
+/// Lists the range from `position` on and sends its pages, until the receiver is dropped.
 pub(crate) async fn send_pages(
     store: Store,
     range: Range,
@@ -38,7 +38,7 @@ pub(crate) async fn send_pages(
         _ => range.after.clone(),
     };
     loop {
-        let page = match list_patiently(&store, &range, after.as_deref()).await {
+        let page = match list_with_retries(&store, &range, after.as_deref()).await {
             Ok(listed) => page(&range, after.as_deref(), listed, &selection),
             Err(error) => Err(error),
         };
@@ -55,12 +55,12 @@ pub(crate) async fn send_pages(
     }
 }
 
-async fn list_patiently(store: &Store, range: &Range, after: Option<&str>) -> Result<Listed, SourceError> {
-    let (mut attempt, mut delays) = (1, Delays::of(AGAIN));
+async fn list_with_retries(store: &Store, range: &Range, after: Option<&str>) -> Result<Listed, SourceError> {
+    let (mut attempt, mut delays) = (1, Delays::of(RETRY_BACKOFF));
     loop {
-        match store.list(&range.bucket, &range.prefix, after, PAGE).await {
-            Err(error @ SourceError::Listing { may_pass: true, .. }) if attempt < ATTEMPTS => {
-                tracing::warn!("{error}; trying again");
+        match store.list(&range.bucket, &range.prefix, after, PAGE_SIZE).await {
+            Err(error @ SourceError::Listing { is_temporary: true, .. }) if attempt < MAX_ATTEMPTS => {
+                tracing::warn!(attempt, "{error}; trying again");
                 attempt += 1;
                 tokio::time::sleep(delays.after_failure()).await;
             }
@@ -87,8 +87,8 @@ fn page(range: &Range, after: Option<&str>, listed: Listed, selection: &Selectio
         return Err(SourceError::Listing {
             bucket: range.bucket.clone(),
             prefix: range.prefix.clone(),
-            cause: "the store answered with an empty page and says that more follow".to_owned(),
-            may_pass: false,
+            cause: "the store returned an empty page that is not the last one".to_owned(),
+            is_temporary: false,
         });
     }
     objects.retain(|object| !beyond(&object.key));
@@ -97,6 +97,6 @@ fn page(range: &Range, after: Option<&str>, listed: Listed, selection: &Selectio
         _ => Position::End,
     };
     let seen = objects.len() as u64;
-    objects.retain(|object| selection.takes(object));
+    objects.retain(|object| selection.selects(object));
     Ok(Page { objects, seen, after: position })
 }

@@ -1,5 +1,5 @@
-//! Where the objects come from: the keys of a prefix, an S3 Inventory, or a manifest of keys. Each source is divided into
-//! lanes that are read in parallel, each of them in a fixed order and from any position on.
+//! Sources of objects: the keys of a prefix, an S3 Inventory, or a manifest. A source is divided into lanes, which are
+//! read in parallel. Each lane has a fixed order and can be read from any position on.
 
 pub mod address;
 pub mod error;
@@ -22,10 +22,10 @@ use listing::Range;
 use row::Layout;
 use store::Store;
 
-/// Pages that wait for the feeder, for each lane.
-const PAGES: usize = 2;
+/// Maximum number of pages of a lane that are buffered.
+const BUFFERED_PAGES: usize = 2;
 
-/// A source that can be read.
+/// A source.
 #[derive(Debug, Clone)]
 pub struct Source {
     store: Store,
@@ -43,27 +43,27 @@ enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
-    /// The keys above `after`, up to and including `until`.
+    /// The keys greater than `after` and at most `until`.
     Keys {
-        /// `None`: from the first key on.
+        /// `None` for no lower bound.
         after: Option<String>,
-        /// `None`: to the last key.
+        /// `None` for no upper bound.
         until: Option<String>,
     },
     /// The files `first`, `first + step`, `first + 2·step` and so on.
     Files {
-        /// Index of the first file.
+        /// The index of the first file.
         first: usize,
-        /// Number of lanes of the source.
+        /// The number of lanes of the source.
         step: usize,
     },
 }
 
 impl Source {
-    /// Opens a source. `bucket` is that of rows which name none.
+    /// Opens a source. `bucket` is the bucket of rows without a bucket.
     ///
     /// # Errors
-    /// [`SourceError`], if a file of it cannot be read.
+    /// [`SourceError`] if a manifest cannot be read.
     pub async fn open(store: Store, address: Address, bucket: Option<String>) -> Result<Self, SourceError> {
         let (kind, identity) = match address {
             Address::Prefix { bucket, prefix } => (Kind::Prefix { bucket, prefix }, String::new()),
@@ -80,42 +80,42 @@ impl Source {
         Ok(Self { store, kind, identity })
     }
 
-    /// What tells this state of a manifest from a later one; empty for a prefix, whose keys may change.
+    /// A text that changes with the contents of a manifest. Empty for a prefix.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// Divides the source so that `at_once` lanes keep busy. Together the lanes hold every object exactly once.
+    /// Divides the source into lanes, of which `parallel` are to be read in parallel. Each object is in exactly one lane.
     ///
     /// # Errors
-    /// [`SourceError`], if the keys cannot be sampled.
-    pub async fn lanes(&self, at_once: usize) -> Result<Vec<Lane>, SourceError> {
+    /// [`SourceError`] if the keys cannot be sampled.
+    pub async fn lanes(&self, parallel: usize) -> Result<Vec<Lane>, SourceError> {
         match &self.kind {
             Kind::Prefix { bucket, prefix } => {
                 let mut lanes = Vec::new();
                 let mut after = None;
-                for boundary in split::split(&self.store, bucket, prefix, at_once).await? {
+                for boundary in split::split(&self.store, bucket, prefix, parallel).await? {
                     lanes.push(Lane::Keys { after: after.replace(boundary.clone()), until: Some(boundary) });
                 }
                 lanes.push(Lane::Keys { after, until: None });
                 Ok(lanes)
             }
             Kind::Files { files, .. } => {
-                let step = files.len().clamp(1, at_once.max(1));
+                let step = files.len().clamp(1, parallel.max(1));
                 Ok((0..step).map(|first| Lane::Files { first, step }).collect())
             }
         }
     }
 
-    /// Reads a lane from `position` on, on a task of its own that ends with the receiver. The last page is at
-    /// [`Position::End`]; an error ends the pages as well.
+    /// Reads a lane from `position` on, in another task, until the receiver is dropped. The last page ends at
+    /// [`Position::End`], unless there is an error.
     pub fn pages(
         &self,
         lane: &Lane,
         position: Position,
         selection: Selection,
     ) -> mpsc::Receiver<Result<Page, SourceError>> {
-        let (sender, pages) = mpsc::channel(PAGES);
+        let (sender, pages) = mpsc::channel(BUFFERED_PAGES);
         let store = self.store.clone();
         match (&self.kind, lane) {
             (Kind::Prefix { bucket, prefix }, Lane::Keys { after, until }) => {
@@ -130,7 +130,7 @@ impl Source {
                 let lane = LaneFiles { files, layout: layout.clone() };
                 tokio::spawn(files::send_pages(store, lane, position, selection, sender));
             }
-            // A plan names lanes of the kind that its source has; nothing else is ever written into one.
+            // A plan has only lanes of the kind of its sources.
             _ => drop(sender),
         }
         pages

@@ -1,13 +1,13 @@
-//! One row of a manifest or an inventory as an object.
+//! Converts a row of a manifest or an inventory to an object.
 
 use std::time::UNIX_EPOCH;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
 use super::store::decoded;
-use crate::object::{SourceObject, bare_etag};
+use crate::object::{SourceObject, unquoted_etag};
 
-/// What a column holds.
+/// The meaning of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
     Bucket,
@@ -18,23 +18,23 @@ pub(crate) enum Column {
     Size,
     LastModified,
     Etag,
-    /// Something that is of no use here.
+    /// Any other column.
     Other,
 }
 
-/// How rows are to be read.
+/// The layout of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// The columns of files that do not name them; `None` if each file does.
+    /// The columns of files without header; `None` if each file names its columns.
     pub(crate) columns: Option<Vec<Column>>,
-    /// Whether keys are encoded as in URLs.
+    /// Whether keys are URL-encoded.
     pub(crate) encoded_keys: bool,
-    /// The bucket of rows that name none.
+    /// The bucket of rows without a bucket.
     pub(crate) bucket: Option<String>,
 }
 
 impl Column {
-    /// By the names that AWS and most tools give them: `Key`, `key`, `e_tag`, `LastModifiedDate`.
+    /// The column with this name, in the spelling of AWS or other tools: `Key`, `key`, `e_tag`, `LastModifiedDate`.
     pub(crate) fn of_name(name: &str) -> Self {
         let plain: String =
             name.trim().chars().filter(|c| !matches!(c, '_' | '-' | ' ')).flat_map(char::to_lowercase).collect();
@@ -66,7 +66,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Sets a field; an empty text leaves it unset.
+    /// Sets a field. An empty text is ignored.
     pub(crate) fn set(&mut self, column: Column, text: &str) {
         if text.is_empty() {
             return;
@@ -85,10 +85,10 @@ impl Row {
         }
     }
 
-    /// The object; nothing for a delete marker or a version that is not the latest.
+    /// The object; `None` for a delete marker or a version that is not the latest.
     ///
     /// # Errors
-    /// What is wrong with the row.
+    /// The problem, if the row is invalid.
     pub(crate) fn object(self, layout: &Layout) -> Result<Option<SourceObject>, String> {
         if self.is_old || self.is_delete_marker {
             return Ok(None);
@@ -100,24 +100,24 @@ impl Row {
         };
         let bucket = bucket
             .or_else(|| layout.bucket.clone())
-            .ok_or("it names no bucket: add a column \"bucket\", write keys as s3://bucket/key, or give --bucket")?;
+            .ok_or("it has no bucket: add a column \"bucket\", write keys as s3://bucket/key, or use --bucket")?;
         let size = self.size.map(|size| size.parse().map_err(|_| format!("its size {size:?} is not a number")));
         Ok(Some(SourceObject {
             bucket,
             key: if layout.encoded_keys { decoded(&key) } else { key },
             size: size.transpose()?,
-            etag: self.etag.map(|etag| bare_etag(&etag).to_owned()),
-            // "null" is S3's way to say that the object has none.
+            etag: self.etag.map(|etag| unquoted_etag(&etag).to_owned()),
+            // S3 writes "null" for an object without version.
             version: self.version.filter(|version| version != "null"),
             last_modified: self.last_modified.map(|time| seconds(&time)).transpose()?,
         }))
     }
 }
 
-/// Seconds since 1970 of a time as RFC 3339 writes it, or of a date.
+/// Parses a time in the format of RFC 3339, or a date. Returns seconds since 1970.
 ///
 /// # Errors
-/// A sentence, where it is neither.
+/// A message, if it is neither.
 pub fn seconds(text: &str) -> Result<i64, String> {
     let text = text.trim();
     let whole = if text.len() == "2026-11-29".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
@@ -125,7 +125,7 @@ pub fn seconds(text: &str) -> Result<i64, String> {
     time.map(|time| time.secs()).map_err(|_| format!("{text:?} is not a time such as 2026-11-29T08:00:00Z"))
 }
 
-/// A time in seconds since 1970 as text that [`seconds`] reads.
+/// Formats a time in seconds since 1970, so that [`seconds`] can parse it.
 pub(crate) fn time_text(seconds: i64) -> String {
     DateTime::from_secs(seconds).fmt(DateTimeFormat::DateTime).unwrap_or_else(|_| format!("{UNIX_EPOCH:?}"))
 }

@@ -1,4 +1,4 @@
-//! The S3 store as sources use it: listing keys, and reading files.
+//! Access to the S3 store: lists keys, and reads files.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 
 use super::address::Place;
 use super::error::SourceError;
-use crate::object::{SourceObject, bare_etag};
+use crate::object::{SourceObject, unquoted_etag};
 
-/// Chunks of a file that wait for their reader.
-const CHUNKS: usize = 8;
-/// Times that a download breaks off without bringing anything before it fails.
-const ATTEMPTS: u32 = 8;
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
+/// Maximum number of chunks of a file that are buffered.
+const BUFFERED_CHUNKS: usize = 8;
+/// Maximum consecutive interruptions of a download without progress.
+const MAX_ATTEMPTS: u32 = 8;
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
 
 /// Access to the store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,16 +29,16 @@ pub struct Store {
     requester_pays: bool,
 }
 
-/// One answer of a listing.
+/// One response of a listing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listed {
     pub(crate) objects: Vec<SourceObject>,
-    /// Whether there are keys after them.
+    /// Whether there are more keys.
     pub(crate) more: bool,
 }
 
 impl Store {
-    /// Through this client. With `requester_pays`, the owner of the client's key agrees to pay for the requests.
+    /// A store that is accessed with `client`. With `requester_pays`, the client pays for the requests.
     pub fn new(client: Client, requester_pays: bool) -> Self {
         Self { client, requester_pays }
     }
@@ -47,13 +47,13 @@ impl Store {
         self.requester_pays.then_some(RequestPayer::Requester)
     }
 
-    /// The first keys after `after`, at most `most` (1000 at most) of them.
+    /// Lists the first keys after `after`, at most `max_keys`, of which stores return 1000.
     pub(crate) async fn list(
         &self,
         bucket: &str,
         prefix: &str,
         after: Option<&str>,
-        most: usize,
+        max_keys: usize,
     ) -> Result<Listed, SourceError> {
         let answer = self
             .client
@@ -61,8 +61,8 @@ impl Store {
             .bucket(bucket)
             .prefix(prefix)
             .set_start_after(after.map(str::to_owned))
-            .max_keys(i32::try_from(most).unwrap_or(1000))
-            // Keys can hold characters that XML cannot.
+            .max_keys(i32::try_from(max_keys).unwrap_or(1000))
+            // Keys can contain characters that XML cannot.
             .encoding_type(EncodingType::Url)
             .set_request_payer(self.payer())
             .send()
@@ -70,8 +70,8 @@ impl Store {
             .map_err(|error| SourceError::Listing {
                 bucket: bucket.to_owned(),
                 prefix: prefix.to_owned(),
-                may_pass: may_pass(&error),
-                cause: said(&error),
+                is_temporary: is_temporary(&error),
+                cause: message(&error),
             })?;
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let object = |object: &aws_sdk_s3::types::Object| {
@@ -80,7 +80,7 @@ impl Store {
                 bucket: bucket.to_owned(),
                 key: if is_encoded { decoded(key) } else { key.to_owned() },
                 size: object.size().and_then(|size| u64::try_from(size).ok()),
-                etag: object.e_tag().map(|etag| bare_etag(etag).to_owned()),
+                etag: object.e_tag().map(|etag| unquoted_etag(etag).to_owned()),
                 version: None,
                 last_modified: object.last_modified().map(aws_sdk_s3::primitives::DateTime::secs),
             })
@@ -89,7 +89,7 @@ impl Store {
         Ok(Listed { objects, more: answer.is_truncated().unwrap_or(false) })
     }
 
-    /// What tells one state of a file from another: an object's ETag, a local file's size.
+    /// A text that changes with the contents of a file: the ETag of an object, the size of a local file.
     pub(crate) async fn identity(&self, place: &Place) -> Result<String, SourceError> {
         match place {
             Place::Local(path) => {
@@ -98,23 +98,23 @@ impl Store {
             }
             Place::Object { bucket, key } => {
                 let head = self.client.head_object().bucket(bucket).key(key).set_request_payer(self.payer());
-                let found = head.send().await.map_err(|error| SourceError::file(place, said(&error)))?;
-                Ok(found.e_tag().map_or_else(String::new, |etag| bare_etag(etag).to_owned()))
+                let found = head.send().await.map_err(|error| SourceError::file(place, message(&error)))?;
+                Ok(found.e_tag().map_or_else(String::new, |etag| unquoted_etag(etag).to_owned()))
             }
         }
     }
 
-    /// A small file whole; `most` is the greatest size in bytes.
-    pub(crate) async fn read_whole(&self, place: &Place, most: u64) -> Result<Vec<u8>, SourceError> {
+    /// Reads a file of at most `max_bytes`.
+    pub(crate) async fn read_whole(&self, place: &Place, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         let reader = self.open(place, 0).await?;
         let name = place.to_string();
         let read = move || {
             let mut bytes = Vec::new();
-            reader.take(most.saturating_add(1)).read_to_end(&mut bytes).map(|_| bytes)
+            reader.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map(|_| bytes)
         };
         match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(bytes)) if bytes.len() as u64 > most => {
-                Err(SourceError::file(name, format!("it has more than {most} bytes")))
+            Ok(Ok(bytes)) if bytes.len() as u64 > max_bytes => {
+                Err(SourceError::file(name, format!("it has more than {max_bytes} bytes")))
             }
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => Err(SourceError::file(name, error)),
@@ -122,7 +122,7 @@ impl Store {
         }
     }
 
-    /// A file from `offset` bytes on. To be read on a thread that may block.
+    /// Opens a file at an offset in bytes. The reader blocks.
     pub(crate) async fn open(&self, place: &Place, offset: u64) -> Result<Box<dyn Read + Send>, SourceError> {
         match place {
             Place::Local(path) => {
@@ -139,15 +139,14 @@ impl Store {
                 let Some(body) = download.request().await.map_err(|error| SourceError::file(place, error))? else {
                     return Ok(Box::new(std::io::empty()));
                 };
-                let (sender, chunks) = mpsc::channel(CHUNKS);
+                let (sender, chunks) = mpsc::channel(BUFFERED_CHUNKS);
                 tokio::spawn(download.send_to(sender, body));
                 Ok(Box::new(Chunks { chunks, current: Bytes::new() }))
             }
         }
     }
 
-    /// A file that can be read in any order: an object is copied into a temporary file, which has no name and goes with
-    /// the program.
+    /// Opens a file for random access. An object is copied to an unnamed temporary file first.
     pub(crate) async fn open_seekable(&self, place: &Place) -> Result<std::fs::File, SourceError> {
         if let Place::Local(path) = place {
             return std::fs::File::open(path).map_err(|error| SourceError::file(place, error));
@@ -167,19 +166,20 @@ impl Store {
     }
 }
 
-/// An object on its way. A connection that breaks off, for example because the reader waits for workers, is made anew.
+/// A download of an object. It continues over another connection if one is interrupted, for example because the reader
+/// waits for workers.
 struct Download {
     store: Store,
     bucket: String,
     key: String,
-    /// Bytes that have arrived.
+    /// The number of bytes received.
     offset: u64,
-    /// Of the first answer: later ones must be of the same object.
+    /// The ETag of the first response. Later ones must have the same.
     etag: Option<String>,
 }
 
 impl Download {
-    /// The rest of the object; `None` if nothing is left of it.
+    /// Requests the rest of the object; `None` if there is none.
     async fn request(&mut self) -> Result<Option<ByteStream>, String> {
         let get = self.store.client.get_object().bucket(&self.bucket).key(&self.key);
         let get = get.set_request_payer(self.store.payer()).set_if_match(self.etag.clone());
@@ -189,19 +189,19 @@ impl Download {
                 Ok(Some(answer.body))
             }
             Err(error) if error.code() == Some("InvalidRange") => Ok(None),
-            Err(error) => Err(said(&error)),
+            Err(error) => Err(message(&error)),
         }
     }
 
     async fn send_to(mut self, sender: mpsc::Sender<std::io::Result<Bytes>>, mut body: ByteStream) {
-        let mut delays = Delays::of(AGAIN);
+        let mut delays = Delays::of(RETRY_BACKOFF);
         let mut failures = 0;
         loop {
             let error = match body.next().await {
                 None => return,
                 Some(Ok(chunk)) => {
                     self.offset += chunk.len() as u64;
-                    (failures, delays) = (0, Delays::of(AGAIN));
+                    (failures, delays) = (0, Delays::of(RETRY_BACKOFF));
                     if sender.send(Ok(chunk)).await.is_err() {
                         return;
                     }
@@ -210,22 +210,22 @@ impl Download {
                 Some(Err(error)) => causes(&error),
             };
             failures += 1;
-            tracing::debug!(self.key, "the download broke off: {error}");
+            tracing::debug!(self.key, "a download was interrupted: {error}");
             tokio::time::sleep(delays.after_failure()).await;
             match self.request().await {
                 Ok(Some(next)) => body = next,
                 Ok(None) => return,
-                Err(_) if failures < ATTEMPTS => {}
+                Err(_) if failures < MAX_ATTEMPTS => {}
                 Err(error) => return drop(sender.send(Err(std::io::Error::other(error))).await),
             }
-            if failures >= ATTEMPTS {
+            if failures >= MAX_ATTEMPTS {
                 return drop(sender.send(Err(std::io::Error::other(error))).await);
             }
         }
     }
 }
 
-/// A body that is received on one thread and read on another.
+/// Reads the chunks that a download sends.
 struct Chunks {
     chunks: mpsc::Receiver<std::io::Result<Bytes>>,
     current: Bytes,
@@ -245,8 +245,8 @@ impl Read for Chunks {
     }
 }
 
-/// What the store said, or why it said nothing.
-fn said<
+/// The error of the store, or of the connection.
+fn message<
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 >(
@@ -259,14 +259,14 @@ fn said<
     }
 }
 
-fn may_pass<E: ProvideErrorMetadata>(error: &SdkError<E, aws_sdk_s3::config::http::HttpResponse>) -> bool {
+fn is_temporary<E: ProvideErrorMetadata>(error: &SdkError<E, aws_sdk_s3::config::http::HttpResponse>) -> bool {
     match error.raw_response().map(|response| response.status().as_u16()) {
         None => true,
         Some(status) => status >= 500 || status == 429 || status == 200,
     }
 }
 
-/// A key in the encoding of URLs, where a blank can be `+`. What is not encoded stays.
+/// Decodes a URL-encoded key, in which `+` is a space. Invalid escapes are kept.
 pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

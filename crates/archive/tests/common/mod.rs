@@ -1,5 +1,4 @@
-//! A store that makes its keys up, a NATS server with the streams of `groundling setup`, and what the tests feed from one
-//! to the other.
+//! A NATS server with the streams of `groundling setup`, a synthetic S3 store, and feeds from one to the other.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
@@ -16,6 +15,7 @@ use archive::source::Source;
 use archive::source::address::Address;
 use archive::source::store::Store;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::PullConsumer;
 use broker::settings::{NatsSettings, StreamSettings};
 use broker::{connection, setup};
 use futures::StreamExt;
@@ -25,7 +25,7 @@ use wire::v1::{self, ImageJob};
 
 pub(crate) use store::{SyntheticStore, client, synthetic_key};
 
-/// A NATS server with everything that workers and feeders need.
+/// A NATS server with all streams and consumers.
 pub(crate) struct Bench {
     pub(crate) server: NatsServer,
     pub(crate) jetstream: Context,
@@ -45,9 +45,17 @@ impl Bench {
         target(&self.jetstream, &self.streams, "test")
     }
 
-    /// Takes all jobs from the queue as workers do, and gives how often each object has a job.
+    /// Takes all jobs from the queue as workers do. Returns the number of jobs of each object.
     pub(crate) async fn drain(&self) -> HashMap<String, u32> {
-        let consumer = setup::find_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap();
+        self.drain_from(setup::find_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()).await
+    }
+
+    /// Takes all urgent jobs.
+    pub(crate) async fn drain_urgent(&self) -> HashMap<String, u32> {
+        self.drain_from(setup::find_urgent_consumer(&self.jetstream, &self.streams).await.unwrap().unwrap()).await
+    }
+
+    async fn drain_from(&self, consumer: PullConsumer) -> HashMap<String, u32> {
         let mut found = HashMap::new();
         loop {
             let mut messages = consumer.fetch().max_messages(5000).messages().await.unwrap();
@@ -87,22 +95,24 @@ pub(crate) async fn jetstream(url: &str) -> Context {
 pub(crate) fn target(jetstream: &Context, streams: &StreamSettings, feeder: &str) -> Target {
     Target {
         jetstream: jetstream.clone(),
-        stream: streams.jobs.clone(),
-        consumer: streams.consumer.clone(),
+        streams: streams.clone(),
         max_waiting: u64::MAX,
+        max_failure_rate: None,
         timeout: Duration::from_secs(15),
         feeder: feeder.to_owned(),
     }
 }
 
-/// A feed of these sources with one brief caption for each object.
-pub(crate) fn feed(dataset: &str, sources: Vec<Source>, lanes_at_once: usize) -> Feed {
+/// A feed of these sources, with one brief caption for each object.
+pub(crate) fn feed(dataset: &str, sources: Vec<Source>, parallel_lanes: usize) -> Feed {
     let kind = v1::task::Kind::BriefCaption(v1::BriefCaption {});
     Feed {
         sources,
         filter: Filter::default(),
         sample: None,
         unique_etag: false,
+        missing: false,
+        urgent: false,
         recipe: Recipe {
             dataset: dataset.parse().unwrap(),
             tasks: vec![v1::Task { task_id: "brief".into(), kind: Some(kind) }],
@@ -110,7 +120,7 @@ pub(crate) fn feed(dataset: &str, sources: Vec<Source>, lanes_at_once: usize) ->
             pin: Pin::Version,
         },
         arguments: BTreeMap::new(),
-        lanes_at_once,
+        parallel_lanes,
     }
 }
 
@@ -128,9 +138,9 @@ pub(crate) async fn open(
 }
 
 /// All objects of a source, lane by lane.
-pub(crate) async fn objects(source: &Source, lanes_at_once: usize) -> Vec<SourceObject> {
+pub(crate) async fn objects(source: &Source, parallel_lanes: usize) -> Vec<SourceObject> {
     let mut objects = Vec::new();
-    for lane in source.lanes(lanes_at_once).await.unwrap() {
+    for lane in source.lanes(parallel_lanes).await.unwrap() {
         let mut pages = source.pages(&lane, Position::Start, Default::default());
         let mut is_ended = false;
         while let Some(page) = pages.recv().await {
@@ -147,7 +157,7 @@ pub(crate) fn keys(objects: &[SourceObject]) -> Vec<String> {
     objects.iter().map(|object| object.key.clone()).collect()
 }
 
-/// Resident memory of this process in MB, now and at most.
+/// The resident memory of this process in MB: now, and its peak.
 pub(crate) fn memory() -> (f64, f64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let of = |name: &str| {

@@ -1,5 +1,5 @@
-//! An S3 store on this machine whose bucket `archive` holds as many objects as wanted: their keys are computed when they
-//! are listed. Other objects are kept in memory.
+//! A synthetic S3 store. Its bucket `archive` has any number of objects, whose keys are computed when they are listed.
+//! Other objects are in memory.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The key of object `i`: half of the archive is in one folder, by number, the rest in folders of a day each.
+/// The key of object `i`. Half of the objects are numbered in one folder, the others in a folder for each day.
 pub(crate) fn synthetic_key(i: u64, count: u64) -> String {
     let half = count / 2;
     match i.checked_sub(half) {
@@ -38,9 +38,9 @@ pub(crate) struct SyntheticStore {
 
 struct State {
     count: u64,
-    /// Before each answer to a listing.
+    /// Delay of each response to a listing.
     delay: Duration,
-    /// Most keys of an answer, whatever is asked for.
+    /// Maximum number of keys of a response.
     page: u64,
     listings: AtomicU64,
     objects: Mutex<HashMap<String, Bytes>>,
@@ -59,12 +59,12 @@ impl SyntheticStore {
         Self { endpoint, state, accepting }
     }
 
-    /// Puts an object; `path` is bucket and key.
+    /// Stores an object; `path` is bucket and key.
     pub(crate) fn put(&self, path: &str, bytes: impl Into<Bytes>) {
         self.state.objects.lock().unwrap().insert(format!("/{path}"), bytes.into());
     }
 
-    /// Requests for listings so far.
+    /// The number of listing requests so far.
     pub(crate) fn listings(&self) -> u64 {
         self.state.listings.load(Ordering::Relaxed)
     }
@@ -81,7 +81,7 @@ impl Drop for SyntheticStore {
     }
 }
 
-/// A client of a store without rules about keys.
+/// A client of a store that accepts any credentials.
 pub(crate) fn client(endpoint: &str) -> Client {
     let http = aws_smithy_http_client::Builder::new().build_http();
     let config = aws_sdk_s3::Config::builder()

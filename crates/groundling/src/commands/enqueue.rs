@@ -1,4 +1,4 @@
-//! `groundling enqueue`: an archive into the queue.
+//! `groundling enqueue`: submits an archive.
 
 mod report;
 mod tasks;
@@ -7,23 +7,26 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::anyhow;
-use archive::feed::{Feed, FeedError, Progress, Target};
+use archive::feed::{Annotated, Feed, FeedError, Progress, Target, pool_rate};
 use archive::filter::{Filter, Selection};
 use archive::object::SourceObject;
 use archive::recipe::{Pin, Recipe};
 use archive::source::Source;
 use archive::source::address::Address;
 use archive::source::store::Store;
+use async_nats::jetstream::Context;
 use broker::connection;
+use broker::settings::{NatsSettings, StreamSettings};
 use serde_json::{Value, json};
 use wire::subjects::Dataset;
 use worker::fetch::environment::environment_problems;
 use worker::fetch::s3::ObjectStore;
-use worker::settings_check::SettingsProblems;
+use worker::settings_validation::InvalidSettings;
 
 use crate::enqueue_args::{self, EnqueueArgs};
+use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::{Misuse, Outcome};
+use crate::stderr;
 
 pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
@@ -45,18 +48,19 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
 
     let mut settings = Settings::load(settings)?.with_stores(&args.stores);
-    // The allow-list guards against jobs of others; these sources were typed by whoever holds the keys.
+    // The list of allowed buckets protects workers from the jobs of others. These sources were given by the user.
     settings.s3.allow = vec!["*".into()];
     let mut problems = settings.s3.problems();
     problems.extend(environment_problems(&settings.s3, |name| std::env::var(name).ok()));
     if !problems.is_empty() {
-        return Err(Misuse(SettingsProblems(problems).into()).into());
+        return Err(Misuse(InvalidSettings(problems).into()).into());
     }
     let store = Store::new(ObjectStore::open(&settings.s3).await?.client().clone(), settings.s3.requester_pays);
     let mut sources = Vec::new();
     for address in addresses {
         sources.push(Source::open(store.clone(), address, args.bucket.clone()).await?);
     }
+    let (nats, streams) = settings.for_setup()?;
     let feed = Feed {
         arguments: arguments(&args, &recipe, &sources),
         sources,
@@ -66,32 +70,74 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
             .sample
             .map(|size| (usize::try_from(size).unwrap_or(usize::MAX), args.generation.seed.unwrap_or(0))),
         unique_etag: args.filter.unique.is_some(),
+        missing: args.filter.missing,
+        urgent: args.urgent,
         recipe,
-        lanes_at_once: args.lanes.into(),
+        parallel_lanes: args.lanes.into(),
+    };
+    if args.dry_run {
+        return dry_run(&args, &feed, &prompts, &nats, &streams).await;
+    }
+    let target = Target {
+        jetstream: connect(&nats).await?,
+        streams,
+        max_waiting: args.max_waiting,
+        max_failure_rate: args.max_failure_rate,
+        timeout: nats.request_timeout,
+        feeder: process_name(),
     };
     let progress = Progress::default();
-    if args.dry_run {
-        let counts = report::watched(feed.survey(&progress), &progress).await?;
-        report::survey(&args, &prompts, counts)?;
-        return Ok(Outcome::Done);
-    }
-    let (nats, streams) = settings.for_setup()?;
-    let client = connection::connect(&nats, "groundling enqueue").await?;
-    let target = Target {
-        jetstream: connection::jetstream(&client, &nats),
-        stream: streams.jobs,
-        consumer: streams.consumer,
-        max_waiting: args.max_waiting,
-        timeout: nats.request_timeout,
-        feeder: feeder_name(),
-    };
-    let fed = report::watched(feed.run(&target, &progress), &progress).await;
+    let fed = report::with_progress(feed.run(&target, &progress), &progress).await;
     let summary = fed.map_err(|error| match error {
-        FeedError::OtherPlan { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
+        FeedError::OtherArguments { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
         other => other.into(),
     })?;
     report::summary(&args, summary)?;
     Ok(Outcome::Done)
+}
+
+/// Counts the jobs, and estimates time and cost.
+async fn dry_run(
+    args: &EnqueueArgs,
+    feed: &Feed,
+    prompts: &[String],
+    nats: &NatsSettings,
+    streams: &StreamSettings,
+) -> anyhow::Result<Outcome> {
+    let annotated = match feed.missing {
+        true => {
+            let jetstream = connect(nats).await?;
+            Some(Annotated::read(&jetstream, &streams.annotations, &feed.recipe.dataset).await?)
+        }
+        false => None,
+    };
+    let progress = Progress::default();
+    let counts = report::with_progress(feed.survey(annotated.as_ref(), &progress), &progress).await?;
+    let rate = match args.images_per_second {
+        Some(rate) => Some(rate),
+        None => current_rate(nats, streams).await,
+    };
+    report::survey(args, prompts, counts, rate)?;
+    Ok(Outcome::Done)
+}
+
+/// The pool's rate in pictures per second. If it is unknown, a message says why.
+async fn current_rate(nats: &NatsSettings, streams: &StreamSettings) -> Option<f64> {
+    let rate = async { anyhow::Ok(pool_rate(&connect(nats).await?, &streams.annotations).await?) };
+    let reason = match rate.await {
+        Ok(Some(rate)) => return Some(rate),
+        Ok(None) => "there are no annotations of the last 10 minutes".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    stderr::message!(
+        "groundling: time and cost are unknown, because the pool's rate is: {reason}; give --images-per-second"
+    );
+    None
+}
+
+async fn connect(nats: &NatsSettings) -> anyhow::Result<Context> {
+    let client = connection::connect(nats, "groundling enqueue").await?;
+    Ok(connection::jetstream(&client, nats))
 }
 
 fn filter(args: &EnqueueArgs) -> Filter {
@@ -106,14 +152,14 @@ fn filter(args: &EnqueueArgs) -> Filter {
     }
 }
 
-/// Everything that decides which jobs come of the sources. A later run must give the same.
+/// The arguments that determine the jobs. A later run must have the same.
 fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMap<String, Value> {
     let given = &args.filter;
     let identities: Vec<_> = sources.iter().map(Source::identity).collect();
     let options = recipe.options.map(|options| format!("{options:?}"));
     let all = [
         ("source", json!(args.sources)),
-        ("state of the manifests", json!(identities)),
+        ("contents of the manifests", json!(identities)),
         ("--task", json!(args.task)),
         ("--prompt", json!(args.prompt)),
         ("generation options", json!(options)),
@@ -128,12 +174,14 @@ fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMa
         ("--unique", json!(given.unique.map(|_| "etag"))),
         ("--sample", json!(given.sample)),
         ("--seed", json!(args.generation.seed.unwrap_or(0))),
+        ("--missing", json!(given.missing.then_some(true))),
+        ("--urgent", json!(args.urgent.then_some(true))),
     ];
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What other feeders are told of this one.
-fn feeder_name() -> String {
+/// The name of this process, as other feeders see it.
+pub(super) fn process_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{} process {}", host.trim(), std::process::id())
 }

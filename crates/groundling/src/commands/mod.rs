@@ -2,6 +2,7 @@
 
 pub(crate) mod annotate;
 pub(crate) mod bench;
+pub(crate) mod datasets;
 pub(crate) mod demo;
 pub(crate) mod enqueue;
 pub(crate) mod export;

@@ -75,7 +75,13 @@ impl Bench {
         let stream = self.jetstream.get_stream(&self.streams.jobs).await.unwrap();
         stream.delete_consumer(&self.streams.consumer).await.unwrap();
         let durable_name = Some(self.streams.consumer.clone());
-        let config = pull::Config { durable_name, ack_wait, max_ack_pending: 1000, ..Default::default() };
+        let config = pull::Config {
+            durable_name,
+            filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
+            ack_wait,
+            max_ack_pending: 1000,
+            ..Default::default()
+        };
         stream.create_consumer(config).await.unwrap()
     }
 

@@ -1,4 +1,4 @@
-//! What `groundling enqueue` tells: progress on stderr, a summary on stdout.
+//! The output of `groundling enqueue`: progress on stderr, a summary on stdout.
 
 use std::time::{Duration, Instant};
 
@@ -11,27 +11,30 @@ use crate::enqueue_args::EnqueueArgs;
 use crate::{stderr, stdout};
 
 /// How often the bar is drawn.
-const REDRAW: Duration = Duration::from_millis(200);
-/// How often a line is written where there is no terminal.
-const LINE: Duration = Duration::from_secs(10);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a line is written without a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs the work and shows its progress.
-pub(super) async fn watched<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
+/// Runs `work` and shows its progress: a bar on a terminal, otherwise lines.
+pub(super) async fn with_progress<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:20}] {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
     }
-    let every = if bar.is_hidden() { LINE } else { REDRAW };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let interval = if bar.is_hidden() { LINE_INTERVAL } else { REDRAW_INTERVAL };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let (mut work, mut rate) = (std::pin::pin!(work), Rate::new());
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
             _ = ticks.tick() => {
-                let line = rate.line(progress.snapshot());
+                let snapshot = progress.snapshot();
+                let line = rate.line(snapshot);
                 if bar.is_hidden() {
                     stderr::message!("{line}");
                 } else {
+                    bar.set_length(snapshot.lanes as u64);
+                    bar.set_position(snapshot.lanes_done as u64);
                     bar.set_message(line);
                     bar.tick();
                 }
@@ -42,7 +45,7 @@ pub(super) async fn watched<T>(work: impl Future<Output = T>, progress: &Progres
     result
 }
 
-/// Jobs per second of late, and the time that is left.
+/// The current rate in jobs per second, and the estimated remaining time.
 struct Rate {
     started: Instant,
     first: Option<Snapshot>,
@@ -58,7 +61,7 @@ impl Rate {
 
     fn line(&mut self, now: Snapshot) -> String {
         if now.lanes == 0 {
-            return "sampling the source".to_owned();
+            return "dividing the source into lanes".to_owned();
         }
         let first = *self.first.get_or_insert(now);
         let (at, jobs) = self.last;
@@ -67,39 +70,42 @@ impl Rate {
             self.per_second = now.counts.jobs.saturating_sub(jobs.max(first.counts.jobs)) as f64 / seconds;
             self.last = (Instant::now(), now.counts.jobs);
         }
-        let Snapshot { counts, lanes, lanes_done, lanes_waiting } = now;
+        let Snapshot { counts, lanes, lanes_done, lanes_waiting, is_paused } = now;
         let mut line = format!(
             "{} objects, {} jobs, {:.0} jobs/s, {lanes_done} of {lanes} lanes read",
             counts.seen, counts.jobs, self.per_second
         );
-        if lanes_waiting > 0 {
+        if is_paused {
+            line += ", paused (`groundling datasets resume` continues)";
+        } else if lanes_waiting > 0 {
             line += ", waiting for workers (--max-waiting)";
-        } else if let Some(left) = self.left(first, now) {
+        } else if let Some(left) = self.remaining_seconds(first, now) {
             line += &format!(", about {} left", duration(left));
         }
         line
     }
 
-    /// By the share of lanes that were read since the start.
-    fn left(&self, first: Snapshot, now: Snapshot) -> Option<f64> {
+    /// Estimated from the share of lanes that were read since the start.
+    fn remaining_seconds(&self, first: Snapshot, now: Snapshot) -> Option<f64> {
         let done = now.lanes_done.checked_sub(first.lanes_done).filter(|done| *done > 0)?;
         let open = now.lanes.saturating_sub(now.lanes_done);
         Some(self.started.elapsed().as_secs_f64() * open as f64 / done as f64)
     }
 }
 
-/// Tells what a dry run found.
-pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts) -> anyhow::Result<()> {
-    let seconds = args.images_per_second.map(|rate| counts.jobs as f64 / rate);
+/// Prints the result of a dry run. `rate` is the pool's rate in pictures per second, if it is known.
+pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts, rate: Option<f64>) -> anyhow::Result<()> {
+    let seconds = rate.map(|rate| counts.jobs as f64 / rate);
     let cost = seconds.zip(args.price_per_hour).map(|(seconds, price)| seconds / 3600.0 * price);
     if args.format == Format::Json {
         return stdout::write_json(&json!({
             "dataset": args.dataset, "dry_run": true, "objects": counts.seen, "jobs": counts.jobs,
-            "bytes": counts.bytes, "prompts": prompts, "seconds": seconds, "cost": cost,
+            "bytes": counts.bytes, "prompts": prompts, "images_per_second": rate, "seconds": seconds,
+            "cost": cost,
         }));
     }
     let mut lines = format!(
-        "dry run: {} of {} objects would become jobs of {}, {} in all\n",
+        "dry run: {} of {} objects would have a job in the dataset {}; their size is {}\n",
         counts.jobs,
         counts.seen,
         args.dataset,
@@ -108,8 +114,8 @@ pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts) -> 
     for prompt in prompts {
         lines += &format!("prompt: {}\n", stderr::escape_control(prompt));
     }
-    if let Some(seconds) = seconds {
-        lines += &format!("time: {}\n", duration(seconds));
+    if let (Some(seconds), Some(rate)) = (seconds, rate) {
+        lines += &format!("time: {} at {rate:.1} images/s\n", duration(seconds));
     }
     if let Some(cost) = cost {
         lines += &format!("cost: {cost:.2}\n");
@@ -117,7 +123,7 @@ pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts) -> 
     Ok(stdout::write(format_args!("{lines}"))?)
 }
 
-/// Tells what a feeder did.
+/// Prints what was submitted.
 pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()> {
     let Summary { total, stored, lanes } = summary;
     if args.format == Format::Json {
@@ -127,7 +133,7 @@ pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()
         }));
     }
     Ok(stdout::write_line(format_args!(
-        "{}: all {} objects read, {} jobs stored ({} by this run), pictures of {}",
+        "{}: all {} objects read, {} jobs stored ({} by this run), total size {}",
         args.dataset,
         total.seen,
         total.jobs,
@@ -136,7 +142,7 @@ pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()
     ))?)
 }
 
-/// Days, hours, minutes and seconds, the two largest of them.
+/// Formats a duration in its two largest units.
 fn duration(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

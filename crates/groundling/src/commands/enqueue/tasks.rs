@@ -1,4 +1,4 @@
-//! The tasks of the command line as those of jobs.
+//! Converts the tasks of the command line to the tasks of jobs.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use kosmos2::Query;
 use wire::v1::{self, GenerationOptions, RawPrompt, Task, prompt_box, task};
 use worker::model_job::ModelJob;
 
-use crate::Misuse;
 use crate::enqueue_args::JobGenerationArgs;
+use crate::exit::Misuse;
 
-/// The prompts of `--prompt`, then the tasks of `--task`, each in the order given; a brief caption where there are none.
+/// The prompts of `--prompt` and the tasks of `--task`, in their order. A brief caption if there are none.
 pub(super) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
     let mut tasks = Vec::new();
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -33,7 +33,7 @@ pub(super) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<
     Ok(tasks)
 }
 
-/// The name of a task, which is its id, and the task.
+/// Parses a task. Returns its name, which becomes its id, and the task.
 fn task(text: &str) -> anyhow::Result<(&str, task::Kind)> {
     let (name, argument) = text.split_once('=').unwrap_or((text, ""));
     let kind = match name {
@@ -54,7 +54,7 @@ fn task(text: &str) -> anyhow::Result<(&str, task::Kind)> {
     Ok((name, kind))
 }
 
-/// `x0,y0,x1,y1` in fractions, or two patch indices.
+/// Parses `x0,y0,x1,y1` as fractions, or two patch indices.
 fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
     let wrong =
         || anyhow!("--task describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
@@ -80,7 +80,7 @@ fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
     }
 }
 
-/// The generation options, `None` if all are left out.
+/// The generation options; `None` if none is given.
 pub(super) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
     let options = GenerationOptions {
         max_new_tokens: args.max_new_tokens,
@@ -96,10 +96,10 @@ pub(super) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
     (options != GenerationOptions::default()).then_some(options)
 }
 
-/// The prompts that workers feed to the model for a job.
+/// The prompts that workers give to the model for a job.
 ///
 /// # Errors
-/// [`Misuse`], where a worker would refuse the job.
+/// [`Misuse`] if a worker would reject the job.
 pub(super) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
     let job = ModelJob::new(job).map_err(|error| Misuse(anyhow!("{error}")))?;
     let prompt = |query: Query| match query {

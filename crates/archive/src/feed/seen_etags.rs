@@ -1,45 +1,46 @@
-//! Objects with an ETag that another object had before.
+//! The ETags that objects of a dataset had so far, to create one job only for objects with the same ETag.
 
 use std::collections::HashSet;
 
 use tokio::sync::{Mutex, MutexGuard};
 use wire::identity::sha256_hex;
 
+use crate::filter::Selection;
 use crate::object::{Page, Position, SourceObject};
 use crate::source::error::SourceError;
 use crate::source::{Lane, Source};
 
-/// The ETags that have become jobs. 16 bytes of memory and some overhead for each.
+/// The ETags seen so far. Takes about 40 bytes of memory for each.
 #[derive(Debug, Default)]
-pub(crate) struct Unique {
-    seen: Mutex<HashSet<u128>>,
+pub(crate) struct SeenEtags {
+    etags: Mutex<HashSet<u128>>,
 }
 
-impl Unique {
-    /// Held from the look at the ETags until their jobs are stored, so that no lane leaves an object out for a job that
-    /// is never stored.
+impl SeenEtags {
+    /// Locks the set. The lock is held from the lookup until the jobs are stored: otherwise a lane could skip an object
+    /// because of a job that is never stored.
     pub(crate) async fn lock(&self) -> MutexGuard<'_, HashSet<u128>> {
-        self.seen.lock().await
+        self.etags.lock().await
     }
 
-    /// Learns what a lane has stored until its cursor, by reading it again.
-    pub(crate) async fn learn(
+    /// Adds the ETags of a lane's objects up to its cursor at `end`, by reading them again.
+    pub(crate) async fn load(
         &self,
         source: &Source,
         lane: &Lane,
-        until: &Position,
-        selection: &crate::filter::Selection,
+        end: &Position,
+        selection: &Selection,
     ) -> Result<(), SourceError> {
-        if *until == Position::Start {
+        if *end == Position::Start {
             return Ok(());
         }
         let mut pages = source.pages(lane, Position::Start, selection.clone());
         while let Some(page) = pages.recv().await {
             let page = page?;
-            let is_last = is_at(&page, until);
+            let is_last = reaches(&page, end);
             let mut seen = self.lock().await;
-            for object in page.objects.iter().filter(|object| is_before(object, until)) {
-                seen.extend(key(object));
+            for object in page.objects.iter().filter(|object| is_before(object, end)) {
+                seen.extend(digest(object));
             }
             if is_last {
                 break;
@@ -49,39 +50,39 @@ impl Unique {
     }
 }
 
-/// Keeps the objects whose ETag is not in `seen`, the first one of each; gives their ETags.
+/// Removes the objects whose ETag is in `seen` or occurred before in `objects`. Returns the ETags of the others.
 pub(crate) fn retain_new(objects: &mut Vec<SourceObject>, seen: &HashSet<u128>) -> HashSet<u128> {
     let mut new = HashSet::new();
-    objects.retain(|object| key(object).is_none_or(|etag| !seen.contains(&etag) && new.insert(etag)));
+    objects.retain(|object| digest(object).is_none_or(|etag| !seen.contains(&etag) && new.insert(etag)));
     new
 }
 
-fn key(object: &SourceObject) -> Option<u128> {
+fn digest(object: &SourceObject) -> Option<u128> {
     let etag = object.etag.as_deref()?;
-    // Most are an MD5.
-    let hash = match etag.len() {
+    // Most ETags are an MD5.
+    let md5 = match etag.len() {
         32 => u128::from_str_radix(etag, 16).ok(),
         _ => None,
     };
-    hash.or_else(|| u128::from_str_radix(sha256_hex(etag.as_bytes()).get(..32)?, 16).ok())
+    md5.or_else(|| u128::from_str_radix(sha256_hex(etag.as_bytes()).get(..32)?, 16).ok())
 }
 
-/// Whether the cursor is at the end of this page or within it.
-fn is_at(page: &Page, until: &Position) -> bool {
-    match (&page.after, until) {
+/// Whether the page ends at or after the cursor at `end`.
+fn reaches(page: &Page, end: &Position) -> bool {
+    match (&page.after, end) {
         (Position::End, _) => true,
-        (Position::Key(key), Position::Key(until)) => key >= until,
-        (Position::Row { file, row, .. }, Position::Row { file: until_file, row: until, .. }) => {
-            file > until_file || (file == until_file && row >= until)
+        (Position::Key(key), Position::Key(end)) => key >= end,
+        (Position::Row { file, row, .. }, Position::Row { file: end_file, row: end, .. }) => {
+            file > end_file || (file == end_file && row >= end)
         }
         _ => false,
     }
 }
 
-/// Rows are read in pages that begin at the same rows each time, so only keys can be beyond the cursor.
-fn is_before(object: &SourceObject, until: &Position) -> bool {
-    match until {
-        Position::Key(until) => object.key <= *until,
+/// Whether the object is before the cursor. Pages of rows always begin at the same rows, so only keys can be after it.
+fn is_before(object: &SourceObject, end: &Position) -> bool {
+    match end {
+        Position::Key(end) => object.key <= *end,
         _ => true,
     }
 }
@@ -106,7 +107,7 @@ mod tests {
             object("e", None),
             object("f", Some("y")),
         ];
-        let seen = key(&object("", Some("y"))).into_iter().collect();
+        let seen = digest(&object("", Some("y"))).into_iter().collect();
         let new = retain_new(&mut objects, &seen);
         let kept: Vec<_> = objects.iter().map(|object| object.key.as_str()).collect();
         assert_eq!((kept, new.len()), (vec!["a", "b", "d", "e"], 2));

@@ -1,32 +1,37 @@
-//! Reading the sources without storing anything.
+//! Reading the sources without storing jobs.
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::Feed;
+use super::annotated::Annotated;
 use super::error::FeedError;
-use super::plan::Counts;
 use super::progress::Progress;
-use super::unique::{self, Unique};
+use super::records::Counts;
+use super::seen_etags::{SeenEtags, retain_new};
+use super::types::Feed;
 use crate::filter::{SampleRule, Sampler, Selection};
 use crate::object::{Page, Position};
 use crate::source::Lane;
 
 impl Feed {
-    /// What would come of the sources if they were fed now.
+    /// Counts the objects of the sources, and the jobs that would be created for them. Objects in `annotated` are
+    /// skipped.
     ///
     /// # Errors
-    /// [`FeedError`], if a source cannot be read or the tasks break rules.
-    pub async fn survey(&self, progress: &Progress) -> Result<Counts, FeedError> {
+    /// [`FeedError`] if a source cannot be read, or the tasks or options are invalid.
+    pub async fn survey(&self, annotated: Option<&Annotated>, progress: &Progress) -> Result<Counts, FeedError> {
         self.recipe.check()?;
-        let selection = self.selection(self.find_sample(progress).await?)?;
-        let (unique, mut total) = (Unique::default(), Counts::default());
+        let selection = self.selection(self.find_sample().await?)?;
+        let (etags, mut total) = (SeenEtags::default(), Counts::default());
         let lanes = self.lanes().await?;
-        progress.has_lanes(lanes.len());
-        let mut known = unique.lock().await;
+        progress.set_lanes(lanes.len());
+        let mut seen = etags.lock().await;
         self.read(&lanes, &selection, |mut page| {
             if self.unique_etag {
-                let new = unique::retain_new(&mut page.objects, &known);
-                known.extend(new);
+                let new = retain_new(&mut page.objects, &seen);
+                seen.extend(new);
+            }
+            if let Some(annotated) = annotated {
+                page.objects.retain(|object| !annotated.contains(object));
             }
             let bytes = page.objects.iter().filter_map(|object| object.size).sum();
             let counts = Counts { seen: page.seen, jobs: page.objects.len() as u64, bytes };
@@ -40,22 +45,22 @@ impl Feed {
         Ok(total)
     }
 
-    /// The lanes of all sources.
+    /// Divides all sources into lanes. Each lane has the index of its source.
     pub(super) async fn lanes(&self) -> Result<Vec<(usize, Lane)>, FeedError> {
         let mut lanes = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
-            let own = source.lanes(self.lanes_at_once).await?;
-            lanes.extend(own.into_iter().map(|lane| (index, lane)));
+            let of_source = source.lanes(self.parallel_lanes).await?;
+            lanes.extend(of_source.into_iter().map(|lane| (index, lane)));
         }
         Ok(lanes)
     }
 
-    /// The threshold of the sample, by one pass over the sources.
-    pub(super) async fn find_sample(&self, _progress: &Progress) -> Result<Option<SampleRule>, FeedError> {
+    /// Finds the threshold of the sample, in one pass over the sources. `None` without a sample.
+    pub(super) async fn find_sample(&self) -> Result<Option<SampleRule>, FeedError> {
         let Some((size, seed)) = self.sample else { return Ok(None) };
         let (mut sampler, lanes) = (Sampler::new(size, seed), self.lanes().await?);
         let selection = self.selection(None)?;
-        self.read(&lanes, &selection, |page| page.objects.iter().for_each(|object| sampler.see(object))).await?;
+        self.read(&lanes, &selection, |page| page.objects.iter().for_each(|object| sampler.add(object))).await?;
         Ok(Some(sampler.rule()))
     }
 
@@ -65,17 +70,17 @@ impl Feed {
         selection: &Selection,
         mut each: impl FnMut(Page),
     ) -> Result<(), FeedError> {
-        let mut runs = Vec::new();
+        let mut readers = Vec::new();
         for (source, lane) in lanes {
             let Some(source) = self.sources.get(*source) else { continue };
-            // Read only when it is this lane's turn.
+            // The lane is read only when the stream is polled.
             let pages = stream::once(async move { source.pages(lane, Position::Start, selection.clone()) });
             let pages = pages.flat_map(|pages| {
                 stream::unfold(pages, |mut pages| async move { Some((pages.recv().await?, pages)) }).boxed()
             });
-            runs.push(pages.boxed());
+            readers.push(pages.boxed());
         }
-        let mut pages = std::pin::pin!(stream::iter(runs).flatten_unordered(self.lanes_at_once.max(1)));
+        let mut pages = std::pin::pin!(stream::iter(readers).flatten_unordered(self.parallel_lanes.max(1)));
         while let Some(page) = pages.try_next().await? {
             each(page);
         }

@@ -1,0 +1,215 @@
+//! Lists, pauses, resumes and cancels datasets.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Stream;
+use broker::causes::causes;
+use broker::settings::StreamSettings;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use wire::subjects::Dataset;
+
+use super::cursors::Cursors;
+use super::error::FeedError;
+use super::records::{Counts, Cursor, DatasetState, Plan, StateRecord};
+use super::watermark::count;
+use crate::object::Position;
+
+/// The number of parallel requests for cursors.
+const PARALLEL_REQUESTS: usize = 16;
+
+/// The datasets in the jobs stream.
+#[derive(Debug, Clone)]
+pub struct Datasets {
+    jetstream: Context,
+    streams: StreamSettings,
+    jobs: Stream,
+    timeout: Duration,
+}
+
+/// A dataset that was enqueued, and how far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetSummary {
+    /// The dataset.
+    pub dataset: String,
+    /// Its state.
+    pub state: DatasetState,
+    /// Why it has this state; `None` if an operator set it.
+    pub reason: Option<String>,
+    /// Counts of the current pass over the source.
+    pub counts: Counts,
+    /// The number of lanes.
+    pub lanes: usize,
+    /// Lanes that have been read to their end.
+    pub lanes_done: usize,
+    /// Jobs in the jobs stream, waiting or active.
+    pub waiting: u64,
+}
+
+impl DatasetSummary {
+    /// Whether the source has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.lanes == self.lanes_done
+    }
+}
+
+impl Datasets {
+    /// Opens the jobs stream.
+    ///
+    /// # Errors
+    /// [`FeedError::Broker`] if it does not exist or cannot be read.
+    pub async fn open(jetstream: Context, streams: StreamSettings, timeout: Duration) -> Result<Self, FeedError> {
+        let name = streams.jobs.clone();
+        let jobs = jetstream.get_stream(&name).await;
+        let jobs = jobs.map_err(|error| FeedError::broker(format!("opening the stream {name}"), &error))?;
+        Ok(Self { jetstream, streams, jobs, timeout })
+    }
+
+    /// All datasets that were ever enqueued, sorted by name.
+    ///
+    /// # Errors
+    /// [`FeedError`] if they cannot be read.
+    pub async fn list(&self) -> Result<Vec<DatasetSummary>, FeedError> {
+        let mut names = Vec::new();
+        let subjects = async {
+            let mut subjects = self.jobs.info_with_subjects("groundling.cursor.*.plan").await?;
+            while let Some((subject, _)) = subjects.try_next().await? {
+                names.extend(subject.split('.').nth(2).and_then(|name| name.parse::<Dataset>().ok()));
+            }
+            Ok::<_, async_nats::Error>(())
+        };
+        subjects.await.map_err(|error| FeedError::Broker {
+            what: "listing the datasets".to_owned(),
+            cause: causes(error.as_ref()),
+        })?;
+        names.sort();
+        let mut summaries = Vec::new();
+        for name in names {
+            summaries.push(self.summary(&name).await?);
+        }
+        Ok(summaries)
+    }
+
+    /// One dataset.
+    ///
+    /// # Errors
+    /// [`FeedError::NoDataset`] if it was never enqueued; others if it cannot be read.
+    pub async fn summary(&self, dataset: &Dataset) -> Result<DatasetSummary, FeedError> {
+        let (cursors, plan) = self.plan(dataset).await?;
+        let StateRecord { state, reason } = cursors.state().await?;
+        let requests: Vec<_> = (0..plan.lanes.len())
+            .map(|lane| {
+                let cursors = &cursors;
+                async move { cursors.last::<Cursor>(&lane.to_string()).await }.boxed()
+            })
+            .collect();
+        let mut found = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let (mut counts, mut lanes_done) = (Counts::default(), 0);
+        while let Some(cursor) = found.try_next().await? {
+            if let Some(cursor) = cursor.map(|cursor| cursor.value).filter(|cursor| cursor.pass == plan.pass) {
+                counts += cursor.counts;
+                lanes_done += usize::from(cursor.position == Position::End);
+            }
+        }
+        let waiting = waiting_jobs(&self.jobs, dataset).await?;
+        let (dataset, lanes) = (dataset.to_string(), plan.lanes.len());
+        Ok(DatasetSummary { dataset, state, reason, counts, lanes, lanes_done, waiting })
+    }
+
+    /// Pauses a dataset: within about a second, feeders store no more jobs. Workers continue with the waiting ones.
+    /// Returns the state before.
+    ///
+    /// # Errors
+    /// [`FeedError::Cancelled`] if the dataset was cancelled, and others.
+    pub async fn pause(&self, dataset: &Dataset) -> Result<DatasetState, FeedError> {
+        self.set(dataset, DatasetState::Paused).await
+    }
+
+    /// Resumes a paused dataset: feeders that wait continue. Returns the state before.
+    ///
+    /// # Errors
+    /// [`FeedError::Cancelled`] if the dataset was cancelled, and others.
+    pub async fn resume(&self, dataset: &Dataset) -> Result<DatasetState, FeedError> {
+        self.set(dataset, DatasetState::Active).await
+    }
+
+    async fn set(&self, dataset: &Dataset, state: DatasetState) -> Result<DatasetState, FeedError> {
+        let (cursors, _) = self.plan(dataset).await?;
+        if cursors.state().await?.state == DatasetState::Cancelled {
+            return Err(FeedError::Cancelled(dataset.to_string()));
+        }
+        cursors.set_state(&StateRecord { state, reason: None }).await
+    }
+
+    /// Cancels a dataset: takes its lanes over, so that no feeder can store jobs, and removes its waiting jobs, retries
+    /// included. Jobs that workers process at this time may still be done. `name` is shown to feeders. Returns the number
+    /// of jobs removed.
+    ///
+    /// # Errors
+    /// [`FeedError`]. It can be called again.
+    pub async fn cancel(&self, dataset: &Dataset, name: &str) -> Result<u64, FeedError> {
+        let (cursors, plan) = self.plan(dataset).await?;
+        cursors.set_state(&StateRecord { state: DatasetState::Cancelled, reason: None }).await?;
+        let feeder = cursors.register(name).await?;
+        for lane in 0..plan.lanes.len() {
+            cursors.take_over(lane, plan.pass, &feeder).await?;
+        }
+        let retries = self.retries().await?;
+        let mut removed = 0;
+        for (stream, subject) in [
+            (&self.jobs, dataset.jobs_subject()),
+            (&self.jobs, dataset.urgent_subject()),
+            (&retries, dataset.retries_subject()),
+        ] {
+            let purged = stream.purge().filter(&subject).await;
+            removed += purged.map_err(|error| FeedError::broker(format!("removing {subject}"), &error))?.purged;
+        }
+        Ok(removed)
+    }
+
+    async fn retries(&self) -> Result<Stream, FeedError> {
+        open_retries(&self.jetstream, &self.streams).await
+    }
+
+    async fn plan(&self, dataset: &Dataset) -> Result<(Cursors, Plan), FeedError> {
+        let cursors = Cursors {
+            client: self.jetstream.client(),
+            stream: self.jobs.clone(),
+            dataset: dataset.clone(),
+            jobs_subject: dataset.jobs_subject(),
+            timeout: self.timeout,
+        };
+        match cursors.last::<Plan>("plan").await? {
+            Some(plan) => Ok((cursors, plan.value)),
+            None => Err(FeedError::NoDataset(dataset.to_string())),
+        }
+    }
+}
+
+/// The number of jobs of a dataset in the jobs and retries streams.
+pub(crate) async fn unfinished_jobs(
+    jetstream: &Context,
+    streams: &StreamSettings,
+    dataset: &Dataset,
+) -> Result<u64, FeedError> {
+    let jobs = jetstream.get_stream(&streams.jobs).await;
+    let jobs = jobs.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.jobs), &error))?;
+    let retries = open_retries(jetstream, streams).await?;
+    Ok(waiting_jobs(&jobs, dataset).await? + counted(&retries, &dataset.retries_subject()).await?)
+}
+
+async fn open_retries(jetstream: &Context, streams: &StreamSettings) -> Result<Stream, FeedError> {
+    let retries = jetstream.get_stream(&streams.retries).await;
+    retries.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.retries), &error))
+}
+
+async fn waiting_jobs(jobs: &Stream, dataset: &Dataset) -> Result<u64, FeedError> {
+    Ok(counted(jobs, &dataset.jobs_subject()).await? + counted(jobs, &dataset.urgent_subject()).await?)
+}
+
+async fn counted(stream: &Stream, subject: &str) -> Result<u64, FeedError> {
+    count(stream, subject).await.map_err(|error| FeedError::Broker {
+        what: format!("counting the messages on {subject}"),
+        cause: causes(error.as_ref()),
+    })
+}

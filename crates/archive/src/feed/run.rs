@@ -1,0 +1,226 @@
+//! Feeds a dataset, from the cursors of earlier feeders to the end of its source.
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Stream;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use wire::subjects::{CURSORS_WILDCARD, URGENT_WILDCARD};
+
+use super::annotated::Annotated;
+use super::control::StateReader;
+use super::cursors::{Cursors, Stored};
+use super::datasets::unfinished_jobs;
+use super::error::FeedError;
+use super::failure_rate::FailureRate;
+use super::lane::LaneFeeder;
+use super::progress::Progress;
+use super::records::{Counts, Cursor, DatasetState, Plan, StateRecord};
+use super::seen_etags::SeenEtags;
+use super::types::{Feed, MIN_MAX_WAITING, Summary, Target};
+use super::watermark::Watermark;
+use crate::filter::Selection;
+use crate::object::Position;
+
+/// Bytes of a job's headers.
+const HEADER_BYTES: usize = 1024;
+
+impl Feed {
+    /// Feeds the dataset until the end of its source, after the jobs of earlier feeders. Waits while the dataset is
+    /// paused.
+    ///
+    /// # Errors
+    /// [`FeedError`]. Jobs that were stored before the error stay, and a later call continues after them.
+    pub async fn run(&self, target: &Target, progress: &Progress) -> Result<Summary, FeedError> {
+        let stream = open_stream(target, self.urgent).await?;
+        self.check_size(&stream, target)?;
+        let cursors = Cursors {
+            client: target.jetstream.client(),
+            stream,
+            dataset: self.recipe.dataset.clone(),
+            jobs_subject: self.jobs_subject(),
+            timeout: target.timeout,
+        };
+        let fed = self.feed(target, &cursors, progress).await;
+        if let Err(FeedError::FencedOut { dataset, .. }) = &fed
+            && cursors.state().await?.state == DatasetState::Cancelled
+        {
+            return Err(FeedError::Cancelled(dataset.clone()));
+        }
+        fed
+    }
+
+    async fn feed(&self, target: &Target, cursors: &Cursors, progress: &Progress) -> Result<Summary, FeedError> {
+        let (plan, annotated) = self.current_plan(target, cursors).await?;
+        progress.set_lanes(plan.lanes.len());
+        let feeder = cursors.register(&target.feeder).await?;
+        let lanes: Vec<_> =
+            (0..plan.lanes.len()).map(|lane| cursors.take_over(lane, plan.pass, &feeder).boxed()).collect();
+        let lanes: Vec<Stored<Cursor>> = stream::iter(lanes).buffered(self.parallel_lanes.max(1)).try_collect().await?;
+        // A cancellation after this fences this feeder out.
+        let state = cursors.state().await?.state;
+        if state == DatasetState::Cancelled {
+            return Err(FeedError::Cancelled(self.recipe.dataset.to_string()));
+        }
+        let mut earlier = Counts::default();
+        lanes.iter().for_each(|cursor| earlier += cursor.value.counts);
+        progress.add(earlier);
+
+        let selection = self.selection(plan.sample)?;
+        let seen_etags = match self.unique_etag {
+            true => Some(self.load_etags(&plan, &lanes, &selection).await?),
+            false => None,
+        };
+        let max_waiting = target.max_waiting.max(MIN_MAX_WAITING);
+        let watermark = Watermark::new(cursors.stream.clone(), cursors.jobs_subject.clone(), max_waiting);
+        let failure_rate = target.max_failure_rate.map(|maximum| {
+            let (jetstream, streams) = (target.jetstream.clone(), target.streams.clone());
+            FailureRate::new(jetstream, streams, self.recipe.dataset.clone(), maximum)
+        });
+        let (state_reader, control) = StateReader::new(cursors.clone(), failure_rate, state);
+        let feeder = LaneFeeder { recipe: &self.recipe, cursors, watermark, control, seen_etags, annotated, progress };
+        let mut runs = Vec::new();
+        for (index, ((source, lane), cursor)) in plan.lanes.iter().zip(lanes).enumerate() {
+            if cursor.value.position == Position::End {
+                progress.lane_done();
+                continue;
+            }
+            let Some(source) = self.sources.get(*source) else { continue };
+            let (feeder, selection) = (&feeder, selection.clone());
+            let run = async move {
+                // The lane is read only when the future is polled.
+                let pages = source.pages(lane, cursor.value.position.clone(), selection);
+                feeder.run(index, cursor, pages).await
+            };
+            runs.push(run.boxed());
+        }
+        let all = async {
+            let mut stored = Counts::default();
+            let mut ended = stream::iter(runs).buffer_unordered(self.parallel_lanes.max(1));
+            while let Some(counts) = ended.try_next().await? {
+                stored += counts;
+            }
+            Ok::<_, FeedError>(stored)
+        };
+        let stored = tokio::select! {
+            stored = all => stored?,
+            () = state_reader.run(progress) => Counts::default(),
+        };
+        let mut total = earlier;
+        total += stored;
+        Ok(Summary { total, stored, lanes: plan.lanes.len() })
+    }
+
+    /// The plan to follow, and the objects to skip because they have an annotation.
+    async fn current_plan(&self, target: &Target, cursors: &Cursors) -> Result<(Plan, Option<Annotated>), FeedError> {
+        let dataset = &self.recipe.dataset;
+        let annotated = async || Annotated::read(&target.jetstream, &target.streams.annotations, dataset).await;
+        let Some(Stored { value: plan, sequence }) = cursors.last::<Plan>("plan").await? else {
+            let plan = cursors.store_plan(self.plan(0).await?, 0).await?;
+            return Ok((plan, if self.missing { Some(annotated().await?) } else { None }));
+        };
+        let differing = plan.differences(&self.arguments);
+        if !differing.is_empty() {
+            return Err(FeedError::OtherArguments { dataset: dataset.to_string(), differing });
+        }
+        let is_cancelled = cursors.state().await?.state == DatasetState::Cancelled;
+        if self.missing && (is_cancelled || self.is_complete(&plan, cursors).await?) {
+            let waiting = unfinished_jobs(&target.jetstream, &target.streams, dataset).await?;
+            if waiting > 0 {
+                return Err(FeedError::JobsWaiting { dataset: dataset.to_string(), waiting });
+            }
+            let annotated = annotated().await?;
+            let next = cursors.store_plan(self.plan(plan.pass + 1).await?, sequence).await?;
+            if is_cancelled {
+                cursors.set_state(&StateRecord::default()).await?;
+            }
+            return Ok((next, Some(annotated)));
+        }
+        if is_cancelled {
+            return Err(FeedError::Cancelled(dataset.to_string()));
+        }
+        let skips_annotated = self.missing || plan.is_of_missing();
+        Ok((plan, if skips_annotated { Some(annotated().await?) } else { None }))
+    }
+
+    /// Whether all lanes of the plan have been read to their end.
+    async fn is_complete(&self, plan: &Plan, cursors: &Cursors) -> Result<bool, FeedError> {
+        for lane in 0..plan.lanes.len() {
+            let cursor = cursors.last::<Cursor>(&lane.to_string()).await?;
+            let is_at_end = |cursor: Cursor| cursor.pass == plan.pass && cursor.position == Position::End;
+            if !cursor.is_some_and(|cursor| is_at_end(cursor.value)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A plan for a pass over the sources.
+    async fn plan(&self, pass: u64) -> Result<Plan, FeedError> {
+        let sample = self.find_sample().await?;
+        Ok(Plan { arguments: self.arguments.clone(), sample, lanes: self.lanes().await?, pass })
+    }
+
+    /// The ETags of all objects before the cursors.
+    async fn load_etags(
+        &self,
+        plan: &Plan,
+        lanes: &[Stored<Cursor>],
+        selection: &Selection,
+    ) -> Result<SeenEtags, FeedError> {
+        let etags = SeenEtags::default();
+        // Collected, because a future that contains a borrowing iterator is not `Send`.
+        let loads: Vec<_> = plan
+            .lanes
+            .iter()
+            .zip(lanes)
+            .filter_map(|((source, lane), cursor)| {
+                let source = self.sources.get(*source)?;
+                Some(etags.load(source, lane, &cursor.value.position, selection).boxed())
+            })
+            .collect();
+        let mut ended = stream::iter(loads).buffer_unordered(self.parallel_lanes.max(1));
+        while ended.try_next().await?.is_some() {}
+        drop(ended);
+        Ok(etags)
+    }
+
+    fn check_size(&self, stream: &Stream, target: &Target) -> Result<(), FeedError> {
+        let bytes = self.recipe.check()?;
+        let limit = match usize::try_from(stream.cached_info().config.max_message_size) {
+            Ok(limit) if limit > 0 => limit,
+            _ => target.jetstream.client().max_payload(),
+        };
+        if bytes + HEADER_BYTES > limit { Err(FeedError::LargeJobs { bytes, limit }) } else { Ok(()) }
+    }
+}
+
+/// Opens the jobs stream. Checks that it accepts cursors and atomic batches, and that its consumer does not deliver
+/// cursors as jobs.
+async fn open_stream(target: &Target, urgent: bool) -> Result<Stream, FeedError> {
+    let name = &target.streams.jobs;
+    let stream = target.jetstream.get_stream(name).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            FeedError::NoStream(name.clone())
+        }
+        _ => FeedError::broker(format!("opening the stream {name}"), &error),
+    })?;
+    let config = &stream.cached_info().config;
+    let has = |subject: &str| config.subjects.iter().any(|found| found == subject);
+    let old = |problem| Err(FeedError::OldStream { stream: name.clone(), problem });
+    if !config.allow_atomic_publish {
+        return old("does not accept atomic batches");
+    }
+    if !has(CURSORS_WILDCARD) {
+        return old("does not accept cursors");
+    }
+    if urgent && !has(URGENT_WILDCARD) {
+        return old("does not accept urgent jobs");
+    }
+    match stream.consumer_info(&target.streams.consumer).await {
+        Ok(info) if info.config.filter_subject.is_empty() && info.config.filter_subjects.is_empty() => {
+            old("has a consumer that would deliver cursors as jobs")
+        }
+        // Without a consumer, no cursor is delivered.
+        _ => Ok(stream),
+    }
+}
