@@ -15,7 +15,7 @@ pub(crate) const MOST_UNMAPPED: usize = 1000;
 
 /// A finished shard. The record is written after the shard's files: without it, the shard is made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardRecord {
+pub(crate) struct ShardRecord {
     /// Its number.
     pub shard: u64,
     /// The first sequence.

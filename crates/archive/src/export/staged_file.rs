@@ -33,7 +33,7 @@ pub(crate) struct Finished {
 
 /// A file of an export, in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRecord {
+pub(crate) struct FileRecord {
     /// Its name at the destination.
     pub name: String,
     /// Its size.
