@@ -117,9 +117,12 @@ impl Feeders {
                     false => Duration::from_secs(600),
                 };
                 match tokio::time::timeout(life, feeder.wait()).await {
-                    Ok(status) if status?.success() => break,
-                    // A feeder also ends if the server does not respond. The next one continues.
-                    Ok(_) => {}
+                    Ok(status) => {
+                        // A feeder also ends if the server does not respond. The next one continues.
+                        if status?.success() {
+                            break;
+                        }
+                    }
                     Err(_) => {
                         feeder.kill().await?;
                         kills += 1;

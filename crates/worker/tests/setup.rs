@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use broker::setup::{SetupError, check, setup};
 use common::Bench;
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "stream GROUNDLING_JOBS",
     "stream GROUNDLING_ANNOTATIONS",
     "stream GROUNDLING_FAILED",

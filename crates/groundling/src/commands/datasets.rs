@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::anyhow;
 use archive::feed::{DatasetState, DatasetSummary, Datasets};
 use broker::connection;
 use serde_json::{Value, json};
