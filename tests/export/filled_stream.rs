@@ -228,7 +228,7 @@ fn annotation(index: usize, scene: &Value, bucket: &str, bytes: &[u8]) -> ImageA
         dataset: DATASET.into(),
         labels: labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         picture: Some(v1::PictureFacts {
-            format: text(&scene["encoding"]),
+            format,
             width: size.0,
             height: size.1,
             size_bytes: bytes.len() as u64,

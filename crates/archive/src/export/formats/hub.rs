@@ -15,9 +15,9 @@ const GROUP_BYTES: usize = 64 << 20;
 
 const SCHEMA: &str = "
 message examples {
-  REQUIRED GROUP image {
+  OPTIONAL GROUP image {
     OPTIONAL BYTE_ARRAY bytes;
-    REQUIRED BYTE_ARRAY path (STRING);
+    OPTIONAL BYTE_ARRAY path (STRING);
   }
   REQUIRED INT64 image_id;
   REQUIRED INT32 width;
@@ -52,7 +52,7 @@ message examples {
   }
 }";
 
-/// The features, by which `datasets` reads the columns.
+/// The features, by which `datasets` reads the columns. It takes that of `image` only if the column may be null.
 const FEATURES: &str = r#"{"info":{"features":{"image":{"_type":"Image"},"image_id":{"dtype":"int64","_type":"Value"},"width":{"dtype":"int32","_type":"Value"},"height":{"dtype":"int32","_type":"Value"},"task_id":{"dtype":"string","_type":"Value"},"text":{"dtype":"string","_type":"Value"},"objects":{"bbox":{"feature":{"feature":{"dtype":"float32","_type":"Value"},"_type":"List"},"_type":"List"},"categories":{"feature":{"dtype":"string","_type":"Value"},"_type":"List"},"phrases":{"feature":{"dtype":"string","_type":"Value"},"_type":"List"},"scores":{"feature":{"dtype":"float32","_type":"Value"},"_type":"List"}}}}}"#;
 
 pub(super) struct Shard {
@@ -116,8 +116,8 @@ impl Rows {
         let Some(result) = item.annotation.results.get(index) else { return };
         self.count += 1;
         self.bytes += item.picture.as_ref().map_or(0, bytes::Bytes::len);
-        self.picture.push_optional(item.picture.clone().map(ByteArray::from));
-        self.path.push_text(&item.file_name());
+        self.picture.push_at(0, 1, item.picture.clone().map(ByteArray::from));
+        self.path.push_at(0, 1, Some(ByteArray::from(item.file_name().as_str())));
         self.image_id.push(i64::try_from(item.sequence).unwrap_or(i64::MAX));
         let (width, height) = item.size();
         self.width.push(i32::try_from(width).unwrap_or(i32::MAX));

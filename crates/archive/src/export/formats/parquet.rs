@@ -1,4 +1,6 @@
 //! Apache Parquet: a row for each picture and task, with phrases and boxes as nested lists.
+//!
+//! Labels are a list of keys and values, because `datasets` does not read maps.
 
 use parquet::data_type::ByteArray;
 use wire::v1::{Entity, FractionBox, GroundedBox, ImageAnnotation, PictureFacts, TaskResult};
@@ -21,10 +23,12 @@ message annotations {
   REQUIRED INT64 stream_sequence;
   REQUIRED BYTE_ARRAY job_id (STRING);
   REQUIRED BYTE_ARRAY dataset (STRING);
-  REQUIRED GROUP labels (MAP) {
-    REPEATED GROUP key_value {
-      REQUIRED BYTE_ARRAY key (STRING);
-      REQUIRED BYTE_ARRAY value (STRING);
+  REQUIRED GROUP labels (LIST) {
+    REPEATED GROUP list {
+      REQUIRED GROUP element {
+        REQUIRED BYTE_ARRAY key (STRING);
+        REQUIRED BYTE_ARRAY value (STRING);
+      }
     }
   }
   OPTIONAL BYTE_ARRAY bucket (STRING);
