@@ -201,6 +201,7 @@ fn annotation(index: usize, scene: &Value, bucket: &str, bytes: &[u8]) -> ImageA
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (file, width, height) = (text(&scene["file"]), &scene["width"], &scene["height"]);
     let size = (width.as_u64().unwrap() as u32, height.as_u64().unwrap() as u32);
+    let format = file.rsplit('.').next().unwrap().replace("jpg", "jpeg");
     let grounding = &scene["grounding"][0];
     let boxes: Vec<_> = grounding["patch_index"].as_array().unwrap().iter().map(patches).collect();
     let object = format!("<object>{}</object>", boxes.join("</delimiter_of_multi_objects/>"));

@@ -247,10 +247,7 @@ def coco_nouns():
 
 
 def webdataset():
-    import io
-
     import datasets
-    import PIL.Image
     import webdataset as wds
 
     paths = files("webdataset", "shard-*.tar")
@@ -267,9 +264,6 @@ def webdataset():
             message = sample["json"]
             annotation = by_sequence[int(sample["__key__"])]
             (picture,) = (sample[kind] for kind in pictures)
-            if pictures == {"webp"}:
-                # webdataset does not decode this format.
-                picture = PIL.Image.open(io.BytesIO(picture))
             assert picture.size == (annotation["width"], annotation["height"])
             assert sample["txt"] == annotation["results"][0]["text"]
             found += boxes_of_message(message, annotation)
