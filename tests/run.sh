@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs the servers and the Python client that the tests run, where they are missing, then runs every test.
+# Installs the servers, the Python client and the readers of exports that the tests run, where they are missing, then runs
+# every test.
 # Arguments go to cargo test: tests/run.sh -p worker
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-./deploy/install-tools.sh --client
+./deploy/install-tools.sh --client --loaders
 if [ $# -gt 0 ]; then
     exec cargo test --locked "$@"
 fi

@@ -1,4 +1,4 @@
-//! Submits archives, a job for each object of a source, and shows and repairs what became of the jobs.
+//! Submits archives, a job for each object of a source; shows and repairs what became of the jobs; exports annotations.
 //!
 //! A *source* ([`source`]) lists the objects of an archive. It is divided into *lanes*, which are read in parallel. The
 //! feeder ([`feed`]) creates a job for each object. It stores jobs in the jobs stream together with the lane's *cursor*,
@@ -14,6 +14,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod export;
 pub mod failures;
 pub mod feed;
 pub mod filter;

@@ -7,10 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::annotate_args::{ANNOTATE_EXAMPLES, AnnotateArgs};
 use crate::arg_values::{at_least_one, lengths, path};
-use crate::model_args::ModelArgs;
-
 use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
 use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
+use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
+use crate::model_args::ModelArgs;
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Compare an archive with a dataset: each object is done, failed, waiting or missing.
     #[command(after_help = RECONCILE_EXAMPLES)]
     Reconcile(ReconcileArgs),
+    /// Write the annotations of a dataset as files for other tools.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(Box<AnnotateArgs>),

@@ -9,6 +9,7 @@ mod bulk_args;
 mod commands;
 mod enqueue_args;
 mod exit;
+mod export_args;
 mod files;
 mod logging;
 mod model_args;
@@ -80,6 +81,7 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
         Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
+        Command::Export(given) => commands::export::run(given, settings.as_deref()).await,
         Command::Status(given) => commands::status::run(given, settings.as_deref()).await,
         Command::Failures(given) => commands::failures::run(given, settings.as_deref()).await,
         Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,

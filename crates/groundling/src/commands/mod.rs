@@ -7,6 +7,7 @@ pub(crate) mod datasets;
 pub(crate) mod demo;
 pub(crate) mod dry_run;
 pub(crate) mod enqueue;
+pub(crate) mod export;
 pub(crate) mod failures;
 pub(crate) mod inspect;
 pub(crate) mod reconcile;

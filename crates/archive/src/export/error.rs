@@ -1,0 +1,103 @@
+//! Why an export ends early.
+
+use broker::causes::causes;
+use broker::read::ReadError;
+
+/// An export that could not go on. Finished shards stay, and the next run goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The stream does not exist.
+    #[error("the stream {0} does not exist: run `groundling setup`")]
+    NoStream(String),
+    /// The stream could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A request to the server failed.
+    #[error("{what} failed: {cause}")]
+    Broker {
+        /// The request.
+        what: String,
+        /// The server's or the client's error.
+        cause: String,
+    },
+    /// A text that names no destination.
+    #[error("{0}: a destination is a directory or s3://bucket/prefix")]
+    NoDestination(String),
+    /// Another export writes to the directory.
+    #[error("{0} is in use by another export: wait until it ends")]
+    InUse(String),
+    /// The destination holds an export that was begun with other arguments.
+    #[error(
+        "{place} holds an export with other arguments ({differing}): repeat the same ones, or choose another destination"
+    )]
+    OtherPlan {
+        /// The destination.
+        place: String,
+        /// The arguments that differ, with both values.
+        differing: String,
+    },
+    /// The stream was created again since the export was begun.
+    #[error(
+        "the stream {stream} was created at {found}, and {place} holds an export of the one created at {expected}: sequences have another meaning now, so choose another destination"
+    )]
+    OtherStream {
+        /// The stream.
+        stream: String,
+        /// When it was created.
+        found: String,
+        /// The destination.
+        place: String,
+        /// When the exported stream was created.
+        expected: String,
+    },
+    /// A file could not be read or written.
+    #[error("{name}: {cause}")]
+    File {
+        /// The file or object.
+        name: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// A file of the destination does not have the bytes that were written.
+    #[error("{name} has the SHA-256 {found}, and {expected} was written: nothing was removed from the stream")]
+    Verification {
+        /// The file or object.
+        name: String,
+        /// Its digest, or `nothing`.
+        found: String,
+        /// The digest of what was written.
+        expected: String,
+    },
+    /// A picture could not be read.
+    #[error("the picture {object} cannot be read: {cause}")]
+    Picture {
+        /// Its bucket and key.
+        object: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// A file of categories is not valid.
+    #[error("the categories file {file}: {problem}")]
+    Categories {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Repeated annotations were found in shards whose annotations were removed from the stream.
+    #[error("shard {shard} must be written again without repeats, but its annotations were removed from the stream")]
+    Trimmed {
+        /// The shard's number.
+        shard: u64,
+    },
+}
+
+impl ExportError {
+    pub(crate) fn broker(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Broker { what: what.into(), cause: causes(error) }
+    }
+
+    pub(crate) fn file(name: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
+        Self::File { name: name.to_string(), cause: cause.to_string() }
+    }
+}

@@ -1,0 +1,366 @@
+//! Apache Parquet: a row for each picture and task, with phrases and boxes as nested lists.
+//!
+//! Labels are a list of keys and values, because `datasets` does not read maps.
+
+use parquet::data_type::ByteArray;
+use wire::v1::{Entity, FractionBox, GroundedBox, ImageAnnotation, PictureFacts, TaskResult};
+
+use crate::export::error::ExportError;
+use crate::export::item::Item;
+use crate::export::parquet_columns::{Bool, ColumnBuffer, Double, Float, Int32, Int64, ParquetFile, Text};
+use crate::export::shard_writer::{ShardContext, ShardWriter};
+use crate::export::staged_file::Finished;
+
+/// Rows of a row group, without and with pictures.
+const GROUP_ROWS: usize = 5000;
+const GROUP_ROWS_WITH_PICTURES: usize = 100;
+/// Bytes of texts and pictures after which a row group ends early.
+const GROUP_BYTES: usize = 64 << 20;
+
+const SCHEMA: &str = "
+message annotations {
+  REQUIRED BYTE_ARRAY annotation_id (STRING);
+  REQUIRED INT64 stream_sequence;
+  REQUIRED BYTE_ARRAY job_id (STRING);
+  REQUIRED BYTE_ARRAY dataset (STRING);
+  REQUIRED GROUP labels (LIST) {
+    REPEATED GROUP list {
+      REQUIRED GROUP element {
+        REQUIRED BYTE_ARRAY key (STRING);
+        REQUIRED BYTE_ARRAY value (STRING);
+      }
+    }
+  }
+  OPTIONAL BYTE_ARRAY bucket (STRING);
+  OPTIONAL BYTE_ARRAY key (STRING);
+  OPTIONAL BYTE_ARRAY etag (STRING);
+  OPTIONAL BYTE_ARRAY version_id (STRING);
+  REQUIRED BYTE_ARRAY picture_format (STRING);
+  REQUIRED BYTE_ARRAY picture_sha256 (STRING);
+  REQUIRED INT32 width_px;
+  REQUIRED INT32 height_px;
+  REQUIRED INT64 size_bytes;
+  REQUIRED INT32 orientation;
+  REQUIRED BOOLEAN orientation_applied;
+  REQUIRED BYTE_ARRAY model (STRING);
+  OPTIONAL BYTE_ARRAY model_revision (STRING);
+  REQUIRED BYTE_ARRAY model_digest (STRING);
+  OPTIONAL INT64 finished_at (TIMESTAMP(MICROS,true));
+  REQUIRED BYTE_ARRAY task_id (STRING);
+  REQUIRED BYTE_ARRAY prompt (STRING);
+  REQUIRED BYTE_ARRAY text (STRING);
+  REQUIRED BYTE_ARRAY raw_text (STRING);
+  REQUIRED BYTE_ARRAY finish_reason (STRING);
+  REQUIRED INT32 prompt_tokens;
+  REQUIRED INT32 generated_tokens;
+  OPTIONAL FLOAT loss_nats_per_token;
+  REQUIRED GROUP entities (LIST) {
+    REPEATED GROUP list {
+      REQUIRED GROUP element {
+        REQUIRED BYTE_ARRAY phrase (STRING);
+        OPTIONAL INT32 start;
+        OPTIONAL INT32 end;
+        OPTIONAL FLOAT score;
+        REQUIRED GROUP boxes (LIST) {
+          REPEATED GROUP list {
+            REQUIRED GROUP element {
+              REQUIRED DOUBLE x0;
+              REQUIRED DOUBLE y0;
+              REQUIRED DOUBLE x1;
+              REQUIRED DOUBLE y1;
+              OPTIONAL FLOAT score;
+              OPTIONAL GROUP refined {
+                REQUIRED DOUBLE x0;
+                REQUIRED DOUBLE y0;
+                REQUIRED DOUBLE x1;
+                REQUIRED DOUBLE y1;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+";
+
+const PICTURE: &str = "
+  REQUIRED GROUP image {
+    OPTIONAL BYTE_ARRAY bytes;
+    REQUIRED BYTE_ARRAY path (STRING);
+  }
+";
+
+/// What the columns mean, in the metadata of each file.
+const UNITS: &str = r#"{"width_px":"pixels, after the orientation if it was applied","height_px":"pixels, after the orientation if it was applied","size_bytes":"bytes of the encoded picture","finished_at":"microseconds since 1970, UTC","loss_nats_per_token":"mean negative log-probability, natural logarithm","entities.start":"Unicode code points of text","entities.end":"Unicode code points of text, exclusive","entities.score":"geometric mean of token probabilities, 0 to 1","entities.boxes.x0":"fraction of the width from the left, 0 to 1","entities.boxes.y0":"fraction of the height from the top, 0 to 1","entities.boxes.x1":"fraction of the width from the left, 0 to 1","entities.boxes.y1":"fraction of the height from the top, 0 to 1","entities.boxes.score":"geometric mean of token probabilities, 0 to 1","entities.boxes.refined":"the same box with sub-cell corners, same units"}"#;
+
+pub(super) struct Shard {
+    file: ParquetFile,
+    rows: Rows,
+    pictures: bool,
+}
+
+/// The columns of a row group, in the order of the schema.
+#[derive(Default)]
+struct Rows {
+    count: usize,
+    bytes: usize,
+    annotation_id: Text,
+    sequence: Int64,
+    job_id: Text,
+    dataset: Text,
+    label_names: Text,
+    label_values: Text,
+    bucket: Text,
+    key: Text,
+    etag: Text,
+    version_id: Text,
+    format: Text,
+    sha256: Text,
+    width: Int32,
+    height: Int32,
+    size_bytes: Int64,
+    orientation: Int32,
+    orientation_applied: Bool,
+    model: Text,
+    model_revision: Text,
+    model_digest: Text,
+    finished_at: Int64,
+    task_id: Text,
+    prompt: Text,
+    text: Text,
+    raw_text: Text,
+    finish_reason: Text,
+    prompt_tokens: Int32,
+    generated_tokens: Int32,
+    loss: Float,
+    entities: Entities,
+    picture: Text,
+    path: Text,
+}
+
+#[derive(Default)]
+struct Entities {
+    phrase: Text,
+    start: Int32,
+    end: Int32,
+    score: Float,
+    corners: [Double; 4],
+    box_score: Float,
+    refined: [Double; 4],
+}
+
+impl Shard {
+    pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
+        let schema = format!("{SCHEMA}{}}}", if context.pictures { PICTURE } else { "" });
+        let metadata = [("groundling.format", "1".to_owned()), ("groundling.units", UNITS.to_owned())];
+        let file = ParquetFile::create(context.create("shard", ".parquet")?, &schema, metadata)?;
+        Ok(Self { file, rows: Rows::default(), pictures: context.pictures })
+    }
+
+    fn write_group(&mut self) -> Result<(), ExportError> {
+        let mut columns = self.rows.columns();
+        if !self.pictures {
+            columns.truncate(columns.len() - 2);
+        }
+        self.file.write_row_group(&mut columns)?;
+        self.rows = Rows::default();
+        Ok(())
+    }
+}
+
+impl ShardWriter for Shard {
+    fn add(&mut self, item: &Item) -> Result<(), ExportError> {
+        let most = if self.pictures { GROUP_ROWS_WITH_PICTURES } else { GROUP_ROWS };
+        for result in &item.annotation.results {
+            self.rows.push(item, result);
+            if self.rows.count >= most || self.rows.bytes >= GROUP_BYTES {
+                self.write_group()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<Finished>, ExportError> {
+        if self.rows.count > 0 {
+            self.write_group()?;
+        }
+        Ok(vec![self.file.finish()?])
+    }
+}
+
+impl Rows {
+    fn push(&mut self, item: &Item, result: &TaskResult) {
+        self.count += 1;
+        self.bytes += result.text.len() + result.raw_text.len() + item.picture.as_ref().map_or(0, bytes::Bytes::len);
+        self.push_annotation(&item.annotation);
+        self.sequence.push(signed(item.sequence));
+        self.push_picture(item.annotation.picture.as_ref().unwrap_or(&PictureFacts::default()));
+        self.push_result(result);
+        self.picture.push_optional(item.picture.clone().map(ByteArray::from));
+        self.path.push_text(&item.url());
+    }
+
+    fn push_annotation(&mut self, annotation: &ImageAnnotation) {
+        self.annotation_id.push_text(&annotation.annotation_id);
+        self.job_id.push_text(&annotation.job_id);
+        self.dataset.push_text(&annotation.dataset);
+        // In the order of their names: a hash map has none.
+        let mut labels: Vec<_> = annotation.labels.iter().collect();
+        labels.sort_unstable();
+        if labels.is_empty() {
+            self.label_names.push_absent(0, 0);
+            self.label_values.push_absent(0, 0);
+        }
+        for (index, (name, value)) in labels.into_iter().enumerate() {
+            let repetition = i16::from(index > 0);
+            self.label_names.push_in_list(repetition, 1, ByteArray::from(name.as_str()));
+            self.label_values.push_in_list(repetition, 1, ByteArray::from(value.as_str()));
+        }
+        let model = annotation.model.as_ref();
+        self.model.push_text(model.map_or("", |model| &model.name));
+        self.model_revision.push_optional_text(model.and_then(|model| model.revision.as_deref()));
+        self.model_digest.push_text(model.map_or("", |model| &model.digest));
+        let finished = annotation.finished_at.as_ref();
+        self.finished_at.push_optional(finished.map(|time| time.seconds * 1_000_000 + i64::from(time.nanos) / 1000));
+    }
+
+    fn push_picture(&mut self, picture: &PictureFacts) {
+        let object = picture.object.as_ref();
+        self.bucket.push_optional_text(object.map(|object| object.bucket.as_str()));
+        self.key.push_optional_text(object.map(|object| object.key.as_str()));
+        self.etag.push_optional_text(object.and_then(|object| object.etag.as_deref()));
+        self.version_id.push_optional_text(object.and_then(|object| object.version_id.as_deref()));
+        self.format.push_text(&picture.format);
+        self.sha256.push_text(&picture.sha256);
+        self.width.push(signed_32(picture.width));
+        self.height.push(signed_32(picture.height));
+        self.size_bytes.push(signed(picture.size_bytes));
+        self.orientation.push(signed_32(picture.orientation));
+        self.orientation_applied.push(picture.orientation_applied);
+    }
+
+    fn push_result(&mut self, result: &TaskResult) {
+        self.task_id.push_text(&result.task_id);
+        self.prompt.push_text(&result.prompt);
+        self.text.push_text(&result.text);
+        self.raw_text.push_text(&result.raw_text);
+        let reason = result.finish_reason().as_str_name();
+        self.finish_reason.push_text(&reason.trim_start_matches("FINISH_REASON_").to_lowercase());
+        self.prompt_tokens.push(signed_32(result.prompt_tokens));
+        self.generated_tokens.push(signed_32(result.generated_tokens));
+        self.loss.push_optional(result.loss);
+        if result.entities.is_empty() {
+            self.entities.push_none();
+        }
+        for (index, entity) in result.entities.iter().enumerate() {
+            self.entities.push(i16::from(index > 0), entity);
+        }
+    }
+
+    fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer> {
+        let Entities { phrase, start, end, score, corners: [x0, y0, x1, y1], box_score, refined: [rx0, ry0, rx1, ry1] } =
+            &mut self.entities;
+        vec![
+            &mut self.annotation_id,
+            &mut self.sequence,
+            &mut self.job_id,
+            &mut self.dataset,
+            &mut self.label_names,
+            &mut self.label_values,
+            &mut self.bucket,
+            &mut self.key,
+            &mut self.etag,
+            &mut self.version_id,
+            &mut self.format,
+            &mut self.sha256,
+            &mut self.width,
+            &mut self.height,
+            &mut self.size_bytes,
+            &mut self.orientation,
+            &mut self.orientation_applied,
+            &mut self.model,
+            &mut self.model_revision,
+            &mut self.model_digest,
+            &mut self.finished_at,
+            &mut self.task_id,
+            &mut self.prompt,
+            &mut self.text,
+            &mut self.raw_text,
+            &mut self.finish_reason,
+            &mut self.prompt_tokens,
+            &mut self.generated_tokens,
+            &mut self.loss,
+            phrase,
+            start,
+            end,
+            score,
+            x0,
+            y0,
+            x1,
+            y1,
+            box_score,
+            rx0,
+            ry0,
+            rx1,
+            ry1,
+            &mut self.picture,
+            &mut self.path,
+        ]
+    }
+}
+
+impl Entities {
+    /// A row without entities.
+    fn push_none(&mut self) {
+        self.phrase.push_absent(0, 0);
+        self.start.push_absent(0, 0);
+        self.end.push_absent(0, 0);
+        self.score.push_absent(0, 0);
+        self.push_no_box(0, 0);
+    }
+
+    /// `repetition` is 0 for the first entity of a row, then 1.
+    fn push(&mut self, repetition: i16, entity: &Entity) {
+        self.phrase.push_in_list(repetition, 1, ByteArray::from(entity.phrase.as_str()));
+        self.start.push_at(repetition, 1, entity.span.as_ref().map(|span| span.start));
+        self.end.push_at(repetition, 1, entity.span.as_ref().map(|span| span.end));
+        self.score.push_at(repetition, 1, entity.score);
+        if entity.boxes.is_empty() {
+            self.push_no_box(repetition, 1);
+        }
+        for (index, found) in entity.boxes.iter().enumerate() {
+            self.push_box(if index > 0 { 2 } else { repetition }, found);
+        }
+    }
+
+    fn push_box(&mut self, repetition: i16, found: &GroundedBox) {
+        let corners = found.fractions.as_ref().map_or([0.0; 4], corners);
+        for (column, value) in self.corners.iter_mut().zip(corners) {
+            column.push_in_list(repetition, 2, value);
+        }
+        self.box_score.push_at(repetition, 2, found.score);
+        let refined = found.refined.as_ref().map(self::corners);
+        for (index, column) in self.refined.iter_mut().enumerate() {
+            column.push_at(repetition, 2, refined.and_then(|refined| refined.get(index).copied()));
+        }
+    }
+
+    fn push_no_box(&mut self, repetition: i16, parents: i16) {
+        for column in self.corners.iter_mut().chain(&mut self.refined) {
+            column.push_absent(repetition, parents);
+        }
+        self.box_score.push_absent(repetition, parents);
+    }
+}
+
+fn corners(corners: &FractionBox) -> [f64; 4] {
+    [corners.x0, corners.y0, corners.x1, corners.y1]
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn signed_32(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

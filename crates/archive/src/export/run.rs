@@ -1,0 +1,410 @@
+//! An export from the stream to the manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Stream;
+use broker::read::{Range, StoredMessage, read};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use wire::Message;
+use wire::prost_types::Timestamp;
+use wire::subjects::Dataset;
+use wire::v1::ImageAnnotation;
+
+use super::destination::{Destination, Staging};
+use super::error::ExportError;
+use super::formats::Format;
+use super::head_noun::head_noun;
+use super::id_files::{self, RepeatSearch};
+use super::manifest;
+use super::pictures::Pictures;
+use super::plan::{PLAN, Plan};
+use super::progress::Progress;
+use super::proto_json::timestamp;
+use super::shard_builder::{Event, ShardBuilder, categories, needs_survey};
+use super::shard_record::{Counts, ShardRecord};
+use super::shard_writer::ShardContext;
+use super::trim;
+
+/// Pictures that are read at once.
+const PICTURES_AT_ONCE: usize = 16;
+/// Messages that are handed to the builder together.
+const BATCH: usize = 64;
+/// Batches that wait for the builder.
+const BATCHES: usize = 4;
+/// How often an export that follows the stream looks for new messages.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Where an export begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the first annotation, or where an earlier run began.
+    Beginning,
+    /// At a sequence.
+    Sequence(u64),
+    /// At the first annotation that was published at this time or later.
+    Time(OffsetDateTime),
+}
+
+/// What is exported, and how.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// JetStream.
+    pub jetstream: Context,
+    /// The stream of annotations.
+    pub stream: String,
+    /// The dataset.
+    pub dataset: Dataset,
+    /// The format.
+    pub format: Format,
+    /// Where the files go.
+    pub destination: Destination,
+    /// Sequences of a shard, at least 1. Sequences of other datasets count.
+    pub shard_size: u64,
+    /// Where to begin.
+    pub start: Start,
+    /// One past the last sequence; `None` for all.
+    pub end: Option<u64>,
+    /// Reads pictures, if they are exported.
+    pub pictures: Option<Pictures>,
+    /// The text of a categories file.
+    pub categories: Option<String>,
+    /// Whether to go on with annotations that come later, shard by shard, until told to stop.
+    pub follow: bool,
+    /// Whether to remove the annotations of full shards from the stream.
+    pub trim: bool,
+}
+
+/// What an export has done, by all runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Shards.
+    pub shards: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Repeated annotations that were left out.
+    pub repeats: u64,
+    /// Messages that are not annotations.
+    pub unreadable: u64,
+    /// Messages that this run removed from the stream.
+    pub trimmed: u64,
+    /// Counts of the contents.
+    pub counts: Counts,
+}
+
+/// An export that is running.
+struct Running<'a> {
+    export: &'a Export,
+    stream: Stream,
+    staging: Staging,
+    plan: Plan,
+    records: BTreeMap<u64, ShardRecord>,
+    progress: &'a Arc<Progress>,
+    /// Whether repeats were searched and the manifest was written since the last shard.
+    is_described: bool,
+    trimmed: u64,
+}
+
+impl Export {
+    /// Exports what is in the stream, from where an earlier run stopped. With `follow`, goes on until `stop`.
+    ///
+    /// # Errors
+    /// [`ExportError`]. Finished shards stay, and a later call goes on from there.
+    pub async fn run(&self, progress: &Arc<Progress>, stop: impl Future<Output = ()>) -> Result<Summary, ExportError> {
+        let stream = open_stream(&self.jetstream, &self.stream).await?;
+        let staging = self.destination.stage()?;
+        let plan = self.plan(&stream, &staging).await?;
+        let records = ShardRecord::read_all(&self.destination).await?;
+        let records = records.into_iter().map(|record| (record.shard, record)).collect();
+        let mut running =
+            Running { export: self, stream, staging, plan, records, progress, is_described: false, trimmed: 0 };
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            if !self.follow {
+                running.update().await?;
+                return Ok(running.summary());
+            }
+            tokio::select! {
+                updated = running.update() => updated?,
+                // Shards that are not finished are made again by the next run.
+                () = &mut stop => return Ok(running.summary()),
+            }
+            if running.has_ended() {
+                return Ok(running.summary());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = &mut stop => return Ok(running.summary()),
+            }
+        }
+    }
+
+    /// The plan of an earlier run, or a new one.
+    async fn plan(&self, stream: &Stream, staging: &Staging) -> Result<Plan, ExportError> {
+        let created = stream.cached_info().created;
+        let earlier = Plan::read(&self.destination).await?;
+        let first = match (self.start, &earlier) {
+            (Start::Sequence(first), _) => first,
+            (_, Some(earlier)) => earlier.first,
+            (Start::Beginning, None) => 0,
+            (Start::Time(time), None) => self.first_since(stream, time).await?,
+        };
+        let mut plan = Plan {
+            version: 1,
+            dataset: self.dataset.to_string(),
+            format: self.format,
+            stream: self.stream.clone(),
+            stream_created: timestamp(&Timestamp {
+                seconds: created.unix_timestamp(),
+                nanos: i32::try_from(created.nanosecond()).unwrap_or(0),
+            }),
+            shard_size: self.shard_size.max(1),
+            first,
+            end: self.end,
+            pictures: self.pictures.is_some(),
+            categories_file: self.categories.clone(),
+            categories: None,
+        };
+        if let Some(earlier) = earlier {
+            earlier.check(&plan, matches!(self.start, Start::Sequence(_)), &self.destination)?;
+            return Ok(earlier);
+        }
+        if needs_survey(self.format, self.categories.as_ref()) {
+            plan.categories = Some(self.survey(first).await?);
+        }
+        categories(&plan)?;
+        let json = serde_json::to_vec(&plan).map_err(|error| ExportError::file(PLAN, error))?;
+        self.destination.write(staging.path(), PLAN, json).await?;
+        Ok(plan)
+    }
+
+    /// The sequence of the first annotation that was published at a time or later.
+    async fn first_since(&self, stream: &Stream, time: OffsetDateTime) -> Result<u64, ExportError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            ExportError::broker(format!("reading the stream {} from a time on", self.stream), error)
+        };
+        let config = OrderedConfig {
+            // Like the consumers of `broker::read`, so that the same permissions are enough.
+            name: Some(format!("groundling-read-{}", Uuid::new_v4().simple())),
+            filter_subject: self.dataset.annotations_subject(),
+            deliver_policy: DeliverPolicy::ByStartTime { start_time: time },
+            ..OrderedConfig::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(stream.cached_info().state.last_sequence + 1);
+        }
+        let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
+        let message = messages.try_next().await.map_err(|error| failed(&error))?;
+        let info = message.as_ref().and_then(|message| message.info().ok());
+        Ok(info.map_or(stream.cached_info().state.last_sequence + 1, |info| info.stream_sequence))
+    }
+
+    /// The head nouns of all phrases with boxes, in order.
+    async fn survey(&self, first: u64) -> Result<Vec<String>, ExportError> {
+        let mut nouns = BTreeSet::new();
+        let end = self.end.unwrap_or(u64::MAX);
+        let mut messages = self.read(first, end).await?.boxed();
+        while let Some(message) = messages.try_next().await? {
+            let Ok(annotation) = ImageAnnotation::decode(message.payload) else { continue };
+            for entity in annotation.results.iter().flat_map(|result| &result.entities) {
+                nouns.insert(head_noun(&entity.phrase));
+            }
+        }
+        nouns.remove("");
+        if nouns.is_empty() {
+            tracing::warn!("no phrases to make categories of: boxes will be left out, give --categories");
+        }
+        Ok(nouns.into_iter().collect())
+    }
+
+    async fn read(
+        &self,
+        first: u64,
+        end: u64,
+    ) -> Result<impl futures::Stream<Item = Result<StoredMessage, broker::read::ReadError>> + use<>, ExportError> {
+        let range = Range {
+            subject: self.dataset.annotations_subject(),
+            sequences: first..=end.saturating_sub(1),
+            // Repeats are found by their annotation ids, in constant memory.
+            deduplicate: false,
+        };
+        Ok(read(&self.jetstream, &self.stream, range).await?)
+    }
+}
+
+impl Running<'_> {
+    /// Exports what has come since the last update.
+    async fn update(&mut self) -> Result<(), ExportError> {
+        let info = self.stream.info().await;
+        let last = info.map_err(|error| ExportError::broker("reading the stream's state", &error))?.state.last_sequence;
+        let mut limit = last.saturating_add(1).min(self.plan.end.unwrap_or(u64::MAX));
+        let full = self.records.values().filter(|record| record.is_full);
+        let next = full.map(|record| record.end).max().unwrap_or(0).max(self.plan.first);
+        if self.export.follow && Some(limit) != self.plan.end {
+            // Only full shards.
+            limit -= limit % self.plan.shard_size;
+        }
+        self.progress.ends_at(limit.saturating_sub(1));
+        let is_current = self.records.values().any(|record| record.end == limit);
+        if next < limit && !is_current {
+            self.is_described = false;
+            self.write_shards(next, limit, BTreeMap::new()).await?;
+        }
+        if !self.is_described {
+            self.remove_repeats().await?;
+            manifest::write(&self.export.destination, self.staging.path(), &self.plan, &self.records).await?;
+            self.is_described = true;
+        }
+        if self.export.trim {
+            let (destination, subject) = (&self.export.destination, self.export.dataset.annotations_subject());
+            let trimmed =
+                trim::trim(&self.stream, &subject, destination, self.staging.path(), &self.plan, &mut self.records)
+                    .await?;
+            self.trimmed += trimmed;
+            if trimmed > 0 {
+                manifest::write(destination, self.staging.path(), &self.plan, &self.records).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the end of the export has been reached.
+    fn has_ended(&self) -> bool {
+        let last = self.stream.cached_info().state.last_sequence;
+        self.plan.end.is_some_and(|end| last.saturating_add(1) >= end)
+    }
+
+    /// Makes the shards of a range, without the repeats.
+    async fn write_shards(
+        &mut self,
+        first: u64,
+        limit: u64,
+        repeats: BTreeMap<u64, Vec<u64>>,
+    ) -> Result<(), ExportError> {
+        let names = categories(&self.plan)?.names().map(str::to_owned).collect();
+        let (from, to) = (first / self.plan.shard_size, limit / self.plan.shard_size);
+        let builder = ShardBuilder {
+            plan: self.plan.clone(),
+            destination: self.export.destination.clone(),
+            context: ShardContext {
+                staging: self.staging.path().to_owned(),
+                shard: from,
+                dataset: self.plan.dataset.clone(),
+                pictures: self.plan.pictures,
+                categories: Arc::new(names),
+            },
+            categories: categories(&self.plan)?,
+            limit,
+            repeats,
+            earlier: self.records.range(from..=to).map(|(shard, record)| (*shard, record.clone())).collect(),
+            progress: Arc::clone(self.progress),
+            runtime: Handle::current(),
+        };
+        let (events, received) = mpsc::channel(BATCHES);
+        let building = tokio::task::spawn_blocking(move || builder.run(received));
+        let read = self.send(first, limit, events).await;
+        let built = building.await.map_err(|error| ExportError::file("shards", error))?;
+        // A builder that failed ends the reading too; its error says why.
+        let records = built?;
+        read?;
+        self.records.extend(records.into_iter().map(|record| (record.shard, record)));
+        Ok(())
+    }
+
+    /// Reads a range and hands it to the builder.
+    async fn send(&self, first: u64, limit: u64, events: mpsc::Sender<Event>) -> Result<(), ExportError> {
+        let pictures = self.export.pictures.as_ref();
+        let messages = self.export.read(first, limit).await?;
+        let messages = messages.map_err(ExportError::from).map(|message| async {
+            let message = message?;
+            let picture = match pictures {
+                Some(pictures) => picture(pictures, &message).await?,
+                None => None,
+            };
+            Ok::<_, ExportError>((message, picture))
+        });
+        let at_once = if pictures.is_some() { PICTURES_AT_ONCE } else { 1 };
+        let mut messages = messages.buffered(at_once).boxed();
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(message) = messages.try_next().await? {
+            batch.push(message);
+            // Pictures are large.
+            if batch.len() >= if pictures.is_some() { 1 } else { BATCH } {
+                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+                if events.send(Event::Messages(full)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        drop(events.send(Event::Messages(batch)).await);
+        drop(events.send(Event::End).await);
+        Ok(())
+    }
+
+    /// Makes the shards again that contain an annotation twice, or one that an earlier shard has.
+    async fn remove_repeats(&mut self) -> Result<(), ExportError> {
+        let mut search = RepeatSearch::new()?;
+        for shard in self.records.keys() {
+            let entries = id_files::read(&self.export.destination, *shard).await?;
+            search.add(&entries)?;
+        }
+        let size = self.plan.shard_size;
+        for (shard, repeats) in search.finish(|sequence| sequence / size)? {
+            let Some(record) = self.records.get(&shard) else { continue };
+            if record.repeats == repeats {
+                continue;
+            }
+            if record.trimmed {
+                return Err(ExportError::Trimmed { shard });
+            }
+            tracing::debug!(shard, repeats = repeats.len(), "writing a shard again without repeated annotations");
+            let (first, limit) = (record.first, record.end);
+            self.write_shards(first, limit, BTreeMap::from([(shard, repeats)])).await?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> Summary {
+        let mut summary = Summary { trimmed: self.trimmed, ..Summary::default() };
+        for record in self.records.values() {
+            summary.shards += 1;
+            summary.bytes += record.files.iter().map(|file| file.bytes).sum::<u64>();
+            summary.repeats += record.repeats.len() as u64;
+            summary.unreadable += record.unreadable.len() as u64;
+            summary.counts.add(&record.counts);
+        }
+        summary
+    }
+}
+
+/// The picture of an annotation, if it can be read.
+async fn picture(pictures: &Pictures, message: &StoredMessage) -> Result<Option<Bytes>, ExportError> {
+    // The builder reports messages that are not annotations.
+    let Ok(annotation) = ImageAnnotation::decode(message.payload.as_ref()) else { return Ok(None) };
+    match &annotation.picture {
+        Some(facts) => pictures.read(facts).await,
+        None => Ok(None),
+    }
+}
+
+async fn open_stream(jetstream: &Context, name: &str) -> Result<Stream, ExportError> {
+    jetstream.get_stream(name).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(said)
+            if said.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND =>
+        {
+            ExportError::NoStream(name.to_owned())
+        }
+        _ => ExportError::broker(format!("opening the stream {name}"), &error),
+    })
+}

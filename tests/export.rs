@@ -1,0 +1,17 @@
+//! `groundling export`: other programs load what it writes, and nothing is lost or repeated.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "export/filled_stream.rs"]
+mod filled_stream;
+#[path = "export/kills.rs"]
+mod kills;
+#[path = "export/loading.rs"]
+mod loading;
+#[path = "export/measurements.rs"]
+mod measurements;
+#[path = "export/ranges.rs"]
+mod ranges;
+mod support;
+#[path = "export/trimming.rs"]
+mod trimming;
