@@ -114,7 +114,7 @@ impl Bench {
             let annotation = annotation(index, scene, &bucket, &bytes);
             let sequence = self.publish(&annotation, "").await;
             // Other datasets are in the same stream.
-            if index % 5 == 0 {
+            if index.is_multiple_of(5) {
                 let other = ImageAnnotation { dataset: "other".into(), ..annotation.clone() };
                 self.publish(&other, "-other").await;
             }
@@ -220,7 +220,7 @@ fn annotation(index: usize, scene: &Value, bucket: &str, bytes: &[u8]) -> ImageA
         // A box from the prompt.
         results[2].entities[0].boxes[0].score = None;
     }
-    let labels = if index % 2 == 0 { vec![("camera", "7"), ("site", "a \"b\"")] } else { Vec::new() };
+    let labels = if index.is_multiple_of(2) { vec![("camera", "7"), ("site", "a \"b\"")] } else { Vec::new() };
     let object =
         v1::ObjectIdentity { bucket: bucket.into(), key: file, etag: Some(format!("e{index}")), version_id: None };
     ImageAnnotation {

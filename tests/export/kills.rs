@@ -43,7 +43,7 @@ async fn kill(format: &str, annotations: u64, kills: u32) {
             if killed % 4 == 3 {
                 // Long enough without a kill that every export ends.
                 let last = bench.export(&out, &arguments).await;
-                assert!(last.status.success(), "seed {seed}: {}", said(&last));
+                assert!(last.status.success(), "seed {seed}: {} {}", last.status, said(&last));
                 break;
             }
         }
