@@ -219,7 +219,7 @@ async fn rows_are_protobufs_json() {
     protoc.current_dir(root.join("proto")).arg(format!("--python_out={}", dir.path().display())).args(protos);
     assert!(protoc.status().await.unwrap().success());
     let mut python = Command::new(client.join("python"));
-    python.arg(root.join("tests/client/read_rows.py")).arg(dir.path()).arg(&rows);
+    python.arg(root.join("tests/annotate/read_rows.py")).arg(dir.path()).arg(&rows);
     let read = python.output().await.unwrap();
     assert!(read.status.success(), "{}", said(&read));
     let (read, rows) = (json_lines(&read), json_lines(&output));

@@ -92,12 +92,13 @@ impl PermissionProbe {
 fn probes(api: &str, streams: &StreamSettings) -> Vec<Probe> {
     let StreamSettings { jobs, annotations, failed, outcomes, attempts, retries, advisories, consumer, .. } = streams;
     let written = [ANNOTATIONS_WILDCARD, FAILED_WILDCARD, OUTCOMES_WILDCARD, ATTEMPTS_WILDCARD, RETRIES_WILDCARD];
-    let mut probes: Vec<Probe> = written.map(|subjects| Probe::refused(subjects.replace('*', NAME))).into();
+    let mut probes: Vec<Probe> = written.map(|subjects| Probe::refused(subjects.replace(['*', '>'], NAME))).into();
     let mut request = |subject: String, payload: String| probes.push(Probe::request(subject, payload));
     for stream in [jobs, annotations, failed, outcomes, attempts, retries, advisories] {
         request(format!("{api}.STREAM.INFO.{stream}"), String::new());
     }
-    for stream in [jobs, retries, advisories] {
+    let urgent_consumer = &streams.urgent_consumer();
+    for (stream, consumer) in [(jobs, consumer), (jobs, urgent_consumer), (retries, consumer), (advisories, consumer)] {
         request(format!("{api}.CONSUMER.INFO.{stream}.{consumer}"), String::new());
         request(format!("{api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"), MALFORMED.to_owned());
         // Progress of message 0, which does not exist.

@@ -79,8 +79,10 @@ async fn create_or_compare(
     let mut report = SetupReport::default();
     let mut streams = Vec::new();
     let mut lookups = Vec::new();
+    // Before the first answer, a client that is still connecting knows neither the server's version nor its limits.
+    find_stream(broker, &settings.jobs).await?;
     for mut wanted in wanted_streams(settings, broker.jetstream.client().max_payload()) {
-        // Older servers reject it.
+        // Older servers reject these.
         wanted.allow_message_ttl &= broker.jetstream.client().is_server_compatible(2, 11, 0);
         wanted.allow_atomic_publish &= broker.jetstream.client().is_server_compatible(2, 12, 0);
         let found = find_stream(broker, &wanted.name).await?;

@@ -64,7 +64,8 @@ async fn fail(bench: &Bench, dataset: &str, reason: FailureReason, count: usize)
     for _ in 0..count {
         let failure = JobFailure { reason: reason.into(), ..Default::default() };
         let payload = failure.encode_to_vec().into();
-        bench.jetstream.publish(format!("groundling.failed.{dataset}"), payload).await.unwrap().await.unwrap();
+        let subject = dataset.parse::<wire::subjects::Dataset>().unwrap().failed_subject(reason);
+        bench.jetstream.publish(subject, payload).await.unwrap().await.unwrap();
     }
 }
 
