@@ -118,7 +118,7 @@ async fn a_dry_run_finds_nothing_wrong_with_a_pool_that_works_and_changes_nothin
 async fn a_dry_run_reports_each_problem_with_its_fix() {
     // Two permissions of the worker are missing.
     let conf = worker_permissions();
-    let conf = conf.replace("\"groundling.failed.*\"", "").replace("\"$JS.API.STREAM.PURGE.GROUNDLING_RETRIES\"", "");
+    let conf = conf.replace("\"groundling.failed.>\"", "").replace("\"$JS.API.STREAM.PURGE.GROUNDLING_RETRIES\"", "");
     let users = "authorization { users = [ { user: a, password: p }, { user: w, password: p, permissions: $GROUNDLING_WORKER } ] }";
     let servers = Servers::start(format!("{conf}{users}"), Some("a")).await;
     servers.jetstream.delete_stream("GROUNDLING_ATTEMPTS").await.unwrap();

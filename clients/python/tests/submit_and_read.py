@@ -45,7 +45,7 @@ async def main(url: str, picture: str, traceparent: str) -> None:
     }
     found = {
         "job_id": annotation.job_id,
-        "traceparent": annotation.trace_context["traceparent"],
+        "traceparent": annotation.origin.trace_context["traceparent"],
         "labels": annotation.labels,
         "texts": {result.task_id: result.text for result in annotation.message.results},
         "boxes": boxes,
