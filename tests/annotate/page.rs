@@ -32,6 +32,22 @@ async fn a_page_has_the_pictures_of_this_run_and_of_the_one_that_it_continues() 
 }
 
 #[tokio::test]
+async fn a_page_replaces_nothing_but_a_page() {
+    let dir = folder(&["a.jpg"]);
+    let (picture, missing) = (dir.path().join("a.jpg"), dir.path().join("none/page.html"));
+    let before = fs::read(&picture).unwrap();
+    for (page, problem) in [(&picture, "exists and is not a page"), (&missing, "none does not exist")] {
+        let output = annotate().arg(&picture).arg("--page").arg(page).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said(&output).contains(problem) && output.stdout.is_empty(), "{}", said(&output));
+    }
+    let page = dir.path().join("page.html");
+    let output = annotate().arg(&picture).arg("--page").arg(&page).arg("--out").arg(&page).output().await.unwrap();
+    assert!(said(&output).contains("--out has the same name"), "{}", said(&output));
+    assert_eq!(fs::read(&picture).unwrap(), before);
+}
+
+#[tokio::test]
 async fn each_run_has_its_own_folder_of_drawings() {
     let dir = folder(&["a.jpg", "sub/a.jpg"]);
     let drawn = dir.path().join("boxes");

@@ -26,7 +26,9 @@ pub const DATASETS: [&str; 4] = ["fed-0", "fed-1", "fed-2", "fed-3"];
 /// The number of sources of each dataset. Each is at least one batch.
 pub const SOURCES: usize = 12;
 /// How often the feeder of a dataset is killed, at most.
-const MAX_KILLS: u32 = 8;
+const MAX_KILLS: usize = 8;
+/// One kill of each dataset's feeder for this many jobs of the run.
+const JOBS_PER_KILL: usize = 500;
 /// The maximum time after which a feeder is killed, in milliseconds.
 const MAX_LIFE_MS: u64 = 900;
 /// Delay before a feeder that has ended is started again.
@@ -102,8 +104,9 @@ impl Feeders {
     ///
     /// # Errors
     /// If a feeder cannot be started.
-    pub async fn run(self, jobs: usize, mut allowed: watch::Receiver<usize>, seed: u64) -> anyhow::Result<u32> {
+    pub async fn run(self, jobs: usize, mut allowed: watch::Receiver<usize>, seed: u64) -> anyhow::Result<usize> {
         let (mut random, mut killed) = (ChaCha8Rng::seed_from_u64(seed ^ 0xfeed), 0);
+        let max_kills = (jobs / JOBS_PER_KILL).clamp(1, MAX_KILLS);
         for (number, dataset) in DATASETS.into_iter().enumerate() {
             let share = jobs * number / DATASETS.len();
             // Fails only if the run has ended early.
@@ -111,7 +114,7 @@ impl Feeders {
             let mut kills = 0;
             loop {
                 let mut feeder = self.spawn(dataset)?;
-                let life = match kills < MAX_KILLS {
+                let life = match kills < max_kills {
                     true => Duration::from_millis(random.random_range(0..MAX_LIFE_MS)),
                     // Long enough for all faults.
                     false => Duration::from_secs(600),

@@ -79,8 +79,12 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let is_real = options.groundling.is_some();
     // With the real model all are poisoned, because the expected texts of the others are the stub's.
     let poisoned = plan::poisoned_blocks(&poisons, options.jobs, is_real, options.seed, &bucket)?;
-    // The feeders' objects have no texts of the reference.
-    let fed = if is_real { Vec::new() } else { plan::fed_jobs(options.jobs, options.seed, &bucket)? };
+    // The feeders' objects have no texts of the reference. Runs with one kind of fault are about that fault.
+    let fed = if is_real || options.only.is_some() {
+        Vec::new()
+    } else {
+        plan::fed_jobs(options.jobs, options.seed, &bucket)?
+    };
     let count = options.jobs - poisoned.iter().map(Vec::len).sum::<usize>() - fed.len();
     let jobs = match is_real {
         false => plan::stub_jobs(count, options.seed, &bucket)?,

@@ -62,6 +62,9 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let options = options::generation_options(&args.generation)?;
     let filter = Filter::new(&args.output).map_err(Misuse)?;
     let format = format(&args)?;
+    if let Some(page) = &args.output.page {
+        page_writer::check(page, args.output.out.as_deref()).map_err(Misuse)?;
+    }
     let settings = Settings::load(settings)?.with_model(&args.model).with_s3_endpoint(args.s3_endpoint.as_ref());
     let dir = model_dir::require(settings.model.path.as_ref())?.to_path_buf();
     let model_name = ModelIdentity::name_of(&dir)?;

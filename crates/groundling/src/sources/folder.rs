@@ -1,6 +1,7 @@
 //! Finds the pictures below a directory, or those that a pattern matches.
 
 use std::collections::{HashSet, VecDeque};
+use std::ffi::OsStr;
 use std::fs::{self, FileType};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,10 @@ use super::skipped::{Reason, Skipped};
 /// The bytes by which a file without an extension is recognized.
 const RECOGNIZED_BYTES: u64 = 4096;
 
-/// How files are matched with a pattern: `*` stays within a directory and matches no hidden names, `**` any number of
-/// directories.
+/// How files are matched with a pattern: `*` stays within a directory, `**` matches any number of directories. Hidden names
+/// are left out afterwards: glob panics on names that are not UTF-8 if it has to look for dots.
 const MATCHING: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What a search found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -141,7 +142,7 @@ impl FolderSearch {
         let mut found = Found::default();
         for entry in glob::glob_with(pattern, MATCHING)? {
             match entry {
-                Ok(path) if path.is_dir() || self.is_excluded(&path) => {}
+                Ok(path) if path.is_dir() || self.is_excluded(&path) || has_hidden_part(&path, pattern) => {}
                 Ok(path) if path.is_file() => found.file(&root, path),
                 Ok(path) => found.skip(Reason::Special, &root, &path),
                 Err(error) => {
@@ -171,6 +172,21 @@ fn pattern_root(pattern: &str) -> PathBuf {
 
 fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Whether a path has a hidden name that is not written in the pattern.
+fn has_hidden_part(path: &Path, pattern: &str) -> bool {
+    let written: HashSet<_> = Path::new(pattern).iter().collect();
+    let dots = [OsStr::new("."), OsStr::new("..")];
+    path.iter().any(|part| {
+        let may_be_hidden = part.as_encoded_bytes().starts_with(b".") && !dots.contains(&part);
+        may_be_hidden && !written.contains(part) && !written.iter().any(|written| is_dotted_pattern(written))
+    })
+}
+
+/// Whether a component of a pattern asks for hidden names, such as `.*`.
+fn is_dotted_pattern(component: &OsStr) -> bool {
+    component.as_encoded_bytes().starts_with(b".") && is_pattern(&component.to_string_lossy())
 }
 
 /// Whether the first bytes of a file are those of a picture. A file that cannot be read counts as one, so that its error

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
@@ -20,6 +22,8 @@ pub(crate) enum ReadError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     File(#[from] io::Error),
+    #[error("is not a file but a {0}: only files are read; use - for standard input")]
+    NotAFile(&'static str),
     #[error("has more than {limit} bytes; raise --max-bytes to allow it")]
     TooLarge { limit: u64 },
     #[error(transparent)]
@@ -87,11 +91,26 @@ impl Reader {
             }
             Source::File(path) => {
                 let path = path.clone();
-                let read = move || read_bounded(&mut fs::File::open(path)?, limit);
+                let read = move || read_bounded(&mut open_file(&path)?, limit);
                 Ok(tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Panicked)??.into())
             }
         }
     }
+}
+
+/// Opens a file. Opening a named pipe would wait for its writer, for ever if there is none.
+fn open_file(path: &Path) -> Result<fs::File, ReadError> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_fifo() {
+        return Err(ReadError::NotAFile("named pipe"));
+    }
+    if kind.is_char_device() || kind.is_block_device() {
+        return Err(ReadError::NotAFile("device"));
+    }
+    if kind.is_socket() {
+        return Err(ReadError::NotAFile("socket"));
+    }
+    Ok(fs::File::open(path)?)
 }
 
 fn read_bounded(from: &mut dyn Read, limit: u64) -> Result<Bytes, ReadError> {
@@ -106,6 +125,17 @@ fn read_bounded(from: &mut dyn Read, limit: u64) -> Result<Bytes, ReadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_a_file_is_named_and_not_waited_for() {
+        let socket = tempfile::tempdir().unwrap();
+        let path = socket.path().join("picture.jpg");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        for (path, kind) in [(path.as_path(), "socket"), (Path::new("/dev/zero"), "device")] {
+            let error = open_file(path).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("is not a file but a {kind}")), "{error}");
+        }
+    }
 
     #[test]
     fn reading_stops_at_the_limit() {

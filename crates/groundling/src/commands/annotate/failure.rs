@@ -46,6 +46,7 @@ impl From<ReadError> for Failure {
                 Self::new(reason(&Fault::from(error)), with_advice(message, option))
             }
             ReadError::File(error) => Self::new(file_reason(&error), message),
+            ReadError::NotAFile(_) => Self::new(FailureReason::UnsupportedPicture, message),
             ReadError::TooLarge { .. } => Self::new(FailureReason::ObjectTooLarge, message),
             ReadError::Store(_) => Self::new(FailureReason::ObjectForbidden, message),
             ReadError::Panicked => Self::new(FailureReason::Internal, message),

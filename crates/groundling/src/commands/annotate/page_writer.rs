@@ -1,8 +1,10 @@
 //! The HTML page of `--page`.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 
+use anyhow::{Context, ensure};
 use review::{Page, PageItem, Picture, page};
 use wire::v1::ImageAnnotation;
 
@@ -11,6 +13,31 @@ use crate::review_items::annotated;
 
 /// The most pictures of a page: it holds them all, at about 100 kB each.
 const MAX_PICTURES: usize = 2000;
+
+/// What every page begins with.
+const BEGINNING: &[u8] = b"<!DOCTYPE html>";
+
+/// Checks, before pictures are annotated, that a page can be written: its directory exists, and it replaces nothing but
+/// another page.
+///
+/// # Errors
+/// A sentence that names the path.
+pub(super) fn check(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    let shown = path.display();
+    ensure!(out != Some(path), "--page {shown}: --out has the same name; name another file");
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(dir.is_dir(), "--page {shown}: the directory {} does not exist", dir.display());
+    if path.try_exists().with_context(|| format!("--page {shown}"))? {
+        let is_page = path.is_file() && {
+            let mut beginning = Vec::new();
+            let file = File::open(path).with_context(|| format!("--page {shown}"))?;
+            file.take(BEGINNING.len() as u64).read_to_end(&mut beginning).with_context(|| format!("--page {shown}"))?;
+            beginning == BEGINNING
+        };
+        ensure!(is_page, "--page {shown}: exists and is not a page; name another file");
+    }
+    Ok(())
+}
 
 /// The pictures of a page.
 #[derive(Debug, Default)]
