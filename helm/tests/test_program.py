@@ -86,9 +86,11 @@ class Nack(unittest.TestCase):
             with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                 file.write(settings["data"]["groundling.toml"])
                 file.flush()
-                result = program("setup", "--settings", file.name, GROUNDLING__NATS__URL=f"nats://{address}")
+                result = program("setup", "--migrate", "--settings", file.name, GROUNDLING__NATS__URL=f"nats://{address}")
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertEqual([line.split()[0] for line in result.stdout.splitlines()], ["found"] * 10, result.stdout)
+        migrated, *found = result.stdout.splitlines()
+        self.assertIn("stream GROUNDLING_JOBS: allow atomic batches", migrated)
+        self.assertEqual([line.split()[0] for line in found], ["found"] * 11, result.stdout)
 
 
 def nanoseconds(duration):
@@ -124,6 +126,7 @@ def consumer_config(spec):
         "ack_wait": nanoseconds(spec["ackWait"]),
         "max_deliver": spec["maxDeliver"],
         "max_ack_pending": spec["maxAckPending"],
+        "filter_subject": spec.get("filterSubject", ""),
         "replay_policy": "instant",
     }
 
