@@ -116,7 +116,8 @@ async fn worker_in_another_environment() {
 /// The output of a process with these environment variables and none of this process's proxy variables.
 async fn said(test: &str, endpoint: &str, variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]).stderr(Stdio::inherit()).kill_on_drop(true);
+    let test = format!("store_environment::{test}");
+    command.args(["--exact", &test, "--ignored", "--nocapture"]).stderr(Stdio::inherit()).kill_on_drop(true);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }

@@ -158,7 +158,8 @@ async fn worker_with_a_limit_of_open_files() {
 
 fn started_with(limits: &str, slots: usize) -> String {
     let test = std::env::current_exe().unwrap();
-    let command = format!("{limits} && exec \"$0\" --exact worker_with_a_limit_of_open_files --ignored --nocapture");
+    let command =
+        format!("{limits} && exec \"$0\" --exact bounds::worker_with_a_limit_of_open_files --ignored --nocapture");
     let mut shell = std::process::Command::new("sh");
     let output = shell.args(["-c", &command]).arg(test).env(SLOTS, slots.to_string()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()

@@ -72,7 +72,7 @@ async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) 
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
     bench.hasty_consumer(Duration::from_secs(3)).await;
     let mut worker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "worker_with_a_wrong_clock", "--ignored", "--nocapture"])
+        .args(["--exact", "clock::worker_with_a_wrong_clock", "--ignored", "--nocapture"])
         .envs(clock.variables(shift))
         .env(URL, &bench.nats.url)
         .env(RIGHT, seconds().to_string())
