@@ -137,8 +137,9 @@ async fn create_or_compare(
             }
         }
     }
-    if let Some(stream) = streams.iter().flatten().find(|stream| stream.cached_info().config.name == settings.jobs) {
-        create_or_compare_urgent_consumer(broker, stream, create, settings, &mut report).await?;
+    match streams.iter().flatten().find(|stream| stream.cached_info().config.name == settings.jobs) {
+        None => report.missing.push(format!("consumer {}", settings.urgent_consumer())),
+        Some(stream) => create_or_compare_urgent_consumer(broker, stream, create, settings, &mut report).await?,
     }
     Ok(report)
 }
