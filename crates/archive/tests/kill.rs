@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use archive::feed::Progress;
-use common::{Bench, SyntheticStore, feed, jetstream, memory, source, target};
+use common::{Bench, SyntheticStore, feed, jetstream, memory, random, source, target};
 
 const NATS: &str = "ARCHIVE_TEST_NATS";
 const STORE: &str = "ARCHIVE_TEST_STORE";
@@ -54,16 +54,7 @@ async fn kill_feeders(kills: u32) {
     let (bench, store) = (Bench::ready().await, SyntheticStore::start(KEYS, Duration::from_millis(100)).await);
     let wanted: HashMap<String, u32> = store.keys().into_iter().map(|key| (key, 1)).collect();
     let (mut killed, mut runs, mut jobs) = (0, 0, 0);
-    // SplitMix64.
-    let mut seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
-    let mut random = move |below: u64| {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = seed;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % below
-    };
+    let mut random = random();
     while killed < kills {
         let dataset = format!("run-{runs}");
         loop {

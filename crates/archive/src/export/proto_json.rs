@@ -90,6 +90,8 @@ struct TaskResult<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     text: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
+    answer: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     raw_text: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     entities: Vec<Entity<'a>>,
@@ -242,7 +244,7 @@ impl<'a> From<&'a v1::ImageAnnotation> for Annotation<'a> {
                 .worker
                 .as_ref()
                 .map(|worker| Worker { worker_id: &worker.worker_id, version: &worker.version }),
-            finished_at: from.finished_at.as_ref().map(timestamp),
+            finished_at: from.finished_at.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -270,6 +272,7 @@ fn result(from: &v1::TaskResult) -> TaskResult<'_> {
         task_id: &from.task_id,
         prompt: &from.prompt,
         text: &from.text,
+        answer: &from.answer,
         raw_text: &from.raw_text,
         entities: from.entities.iter().map(entity).collect(),
         finish_reason: (from.finish_reason != 0).then(|| match v1::FinishReason::try_from(from.finish_reason) {
@@ -306,7 +309,7 @@ fn grounded_box(from: &v1::GroundedBox) -> GroundedBox {
 }
 
 fn timings(from: &v1::StageTimings) -> Timings {
-    let text = |duration: &Option<prost_types::Duration>| duration.as_ref().map(duration_text);
+    let text = |duration: &Option<prost_types::Duration>| duration.as_ref().map(ToString::to_string);
     Timings {
         intake: text(&from.intake),
         fetch: text(&from.fetch),
@@ -319,55 +322,18 @@ fn timings(from: &v1::StageTimings) -> Timings {
     }
 }
 
-/// Seconds with 0, 3, 6 or 9 digits after the point, such as `1.500s`.
-fn duration_text(duration: &prost_types::Duration) -> String {
-    let sign = if duration.seconds < 0 || duration.nanos < 0 { "-" } else { "" };
-    format!("{sign}{}{}s", duration.seconds.unsigned_abs(), fraction(duration.nanos.unsigned_abs()))
-}
-
-/// RFC 3339 in UTC, such as `2026-11-29T08:00:00.250Z`.
-pub(crate) fn timestamp(time: &prost_types::Timestamp) -> String {
-    let (days, seconds) = (time.seconds.div_euclid(86_400), time.seconds.rem_euclid(86_400));
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = fraction(time.nanos.unsigned_abs());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
-fn fraction(nanos: u32) -> String {
-    match nanos {
-        0 => String::new(),
-        nanos if nanos % 1_000_000 == 0 => format!(".{:03}", nanos / 1_000_000),
-        nanos if nanos % 1000 == 0 => format!(".{:06}", nanos / 1000),
-        nanos => format!(".{nanos:09}"),
-    }
-}
-
-/// Year, month and day of a number of days since 1970 in the Gregorian calendar.
-/// Source: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
-fn date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_and_durations_have_the_form_of_protobuf() {
-        let time = |seconds, nanos| timestamp(&prost_types::Timestamp { seconds, nanos });
+        let time = |seconds, nanos| prost_types::Timestamp { seconds, nanos }.to_string();
         assert_eq!(time(0, 0), "1970-01-01T00:00:00Z");
         assert_eq!(time(951_782_400, 250_000_000), "2000-02-29T00:00:00.250Z");
         assert_eq!(time(1_796_027_696, 1), "2026-11-30T08:34:56.000000001Z");
         assert_eq!(time(-1, 0), "1969-12-31T23:59:59Z");
-        let duration = |seconds, nanos| duration_text(&prost_types::Duration { seconds, nanos });
+        let duration = |seconds, nanos| prost_types::Duration { seconds, nanos }.to_string();
         assert_eq!(duration(1, 500_000_000), "1.500s");
         assert_eq!(duration(0, 1000), "0.000001s");
         assert_eq!(duration(0, -5), "-0.000000005s");
@@ -377,6 +343,7 @@ mod tests {
     fn numbers_that_json_does_not_have_are_strings_and_defaults_are_left_out() {
         let result = v1::TaskResult {
             task_id: "t".into(),
+            answer: "a fox".into(),
             finish_reason: 3,
             logprobs: vec![-0.1, f32::NEG_INFINITY, f32::NAN],
             loss: Some(0.0),
@@ -389,7 +356,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Annotation::from(&annotation)).unwrap(),
-            r#"{"picture":{"sizeBytes":"5"},"results":[{"taskId":"t","finishReason":"FINISH_REASON_SCORED","logprobs":[-0.1,"-Infinity","NaN"],"loss":0.0}]}"#
+            r#"{"picture":{"sizeBytes":"5"},"results":[{"taskId":"t","answer":"a fox","finishReason":"FINISH_REASON_SCORED","logprobs":[-0.1,"-Infinity","NaN"],"loss":0.0}]}"#
         );
     }
 }

@@ -30,7 +30,6 @@ use super::manifest;
 use super::pictures::Pictures;
 use super::plan::{PLAN, Plan};
 use super::progress::Progress;
-use super::proto_json::timestamp;
 use super::shard_builder::{Event, ShardBuilder, categories, needs_survey};
 use super::shard_record::{Counts, ShardRecord};
 use super::shard_writer::ShardContext;
@@ -164,10 +163,11 @@ impl Export {
             dataset: self.dataset.to_string(),
             format: self.format,
             stream: self.stream.clone(),
-            stream_created: timestamp(&Timestamp {
+            stream_created: Timestamp {
                 seconds: created.unix_timestamp(),
                 nanos: i32::try_from(created.nanosecond()).unwrap_or(0),
-            }),
+            }
+            .to_string(),
             shard_size: self.shard_size.max(1),
             first,
             end: self.end,

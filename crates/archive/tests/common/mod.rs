@@ -5,6 +5,8 @@
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use archive::feed::{Feed, Target};
@@ -165,4 +167,47 @@ pub(crate) fn memory() -> (f64, f64) {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1000.0
     };
     (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// Random numbers below a bound (SplitMix64). The seed is printed.
+pub(crate) fn random() -> impl FnMut(u64) -> u64 {
+    let mut seed = u64::from(std::process::id());
+    eprintln!("seed {seed}");
+    move |below| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = seed;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % below
+    }
+}
+
+/// A server with the users `admin`, who may do everything, and `feeder` with the permissions of `deploy`.
+pub(crate) struct RestrictedServer {
+    server: NatsServer,
+    /// What the server denied.
+    pub(crate) errors: Arc<Mutex<Vec<String>>>,
+}
+
+impl RestrictedServer {
+    pub(crate) async fn start() -> Self {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/feeder-permissions.conf");
+        let permissions = std::fs::read_to_string(file).unwrap();
+        let users = "{ user: admin, password: a }, { user: feeder, password: f, permissions: $GROUNDLING_FEEDER }";
+        let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
+        let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
+        Self { server, errors: Arc::default() }
+    }
+
+    pub(crate) async fn connect(&self, user: &str, password: &str) -> Context {
+        let errors = Arc::clone(&self.errors);
+        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+        let options = options.event_callback(move |event| {
+            if let async_nats::Event::ServerError(error) = event {
+                errors.lock().unwrap().push(error.to_string());
+            }
+            std::future::ready(())
+        });
+        async_nats::jetstream::new(options.connect(self.server.client_url()).await.unwrap())
+    }
 }

@@ -3,16 +3,14 @@
 
 use crate::common;
 
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use archive::feed::{DatasetState, Datasets, Feed, FeedError, Progress, Summary, Target, pool_rate};
 use async_nats::jetstream::message::PublishMessage;
 use broker::settings::StreamSettings;
 use broker::setup;
-use common::{Bench, SyntheticStore, feed, source, target};
-use sandbox::{NatsOptions, NatsServer};
+use common::{Bench, RestrictedServer, SyntheticStore, feed, source, target};
 use tokio::task::JoinHandle;
 use wire::Message;
 use wire::v1::{FailureReason, ImageAnnotation, JobFailure, ObjectIdentity, PictureFacts};
@@ -232,25 +230,9 @@ async fn the_pools_rate_comes_from_the_last_annotations() {
 
 #[tokio::test]
 async fn the_permissions_of_a_feeder_suffice_for_all_of_this() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/feeder-permissions.conf");
-    let permissions = std::fs::read_to_string(file).unwrap();
-    let users = "{ user: admin, password: a }, { user: feeder, password: f, permissions: $GROUNDLING_FEEDER }";
-    let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
-    let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
-    let errors: Arc<Mutex<Vec<String>>> = Arc::default();
-    let connect = async |user: &str, password: &str| {
-        let errors = Arc::clone(&errors);
-        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
-        let options = options.event_callback(move |event| {
-            if let async_nats::Event::ServerError(error) = event {
-                errors.lock().unwrap().push(error.to_string());
-            }
-            std::future::ready(())
-        });
-        async_nats::jetstream::new(options.connect(server.client_url()).await.unwrap())
-    };
+    let server = RestrictedServer::start().await;
     let streams = StreamSettings::default();
-    let admin = connect("admin", "a").await;
+    let admin = server.connect("admin", "a").await;
     assert!(setup::setup(&admin, &streams).await.unwrap().is_ready());
     for (subject, payload) in [
         ("groundling.annotations.allowed", ImageAnnotation::default().encode_to_vec()),
@@ -262,7 +244,7 @@ async fn the_permissions_of_a_feeder_suffice_for_all_of_this() {
     let store = SyntheticStore::start(3000, Duration::ZERO).await;
     let mut feed = feed("allowed", vec![source(&store.endpoint, "s3://archive/").await], 4);
     (feed.missing, feed.urgent) = (true, true);
-    let jetstream = connect("feeder", "f").await;
+    let jetstream = server.connect("feeder", "f").await;
     let mut target = target(&jetstream, &streams, "feeder");
     target.max_failure_rate = Some(0.0);
     assert_eq!(feed.run(&target, &Progress::default()).await.unwrap().total.jobs, 3000);
@@ -273,5 +255,5 @@ async fn the_permissions_of_a_feeder_suffice_for_all_of_this() {
     datasets.resume(&name).await.unwrap();
     assert_eq!(datasets.list().await.unwrap().len(), 1);
     assert_eq!(datasets.cancel(&name, "test").await.unwrap(), 3000);
-    assert_eq!(*errors.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(*server.errors.lock().unwrap(), Vec::<String>::new());
 }

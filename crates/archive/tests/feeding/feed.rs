@@ -4,8 +4,7 @@
 use crate::common;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use archive::feed::{Counts, Cursor, FeedError, Progress};
@@ -14,9 +13,8 @@ use async_nats::jetstream::stream::Config;
 use broker::migration::Migration;
 use broker::settings::StreamSettings;
 use broker::setup;
-use common::{Bench, SyntheticStore, feed, open, source, target};
+use common::{Bench, RestrictedServer, SyntheticStore, feed, open, source, target};
 use futures::StreamExt;
-use sandbox::{NatsOptions, NatsServer};
 use wire::subjects::JOBS_FILTER;
 
 fn once(keys: impl IntoIterator<Item = String>) -> HashMap<String, u32> {
@@ -251,30 +249,14 @@ async fn a_feeder_goes_on_when_the_server_is_killed_and_comes_back() {
 
 #[tokio::test]
 async fn a_feeder_needs_no_more_than_its_permissions() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/feeder-permissions.conf");
-    let permissions = std::fs::read_to_string(file).unwrap();
-    let users = "{ user: admin, password: a }, { user: feeder, password: f, permissions: $GROUNDLING_FEEDER }";
-    let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
-    let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
-    let errors: Arc<Mutex<Vec<String>>> = Arc::default();
-    let connect = async |user: &str, password: &str| {
-        let errors = Arc::clone(&errors);
-        let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
-        let options = options.event_callback(move |event| {
-            if let async_nats::Event::ServerError(error) = event {
-                errors.lock().unwrap().push(error.to_string());
-            }
-            std::future::ready(())
-        });
-        async_nats::jetstream::new(options.connect(server.client_url()).await.unwrap())
-    };
+    let server = RestrictedServer::start().await;
     let streams = StreamSettings::default();
-    assert!(setup::setup(&connect("admin", "a").await, &streams).await.unwrap().is_ready());
+    assert!(setup::setup(&server.connect("admin", "a").await, &streams).await.unwrap().is_ready());
     let store = SyntheticStore::start(3000, Duration::ZERO).await;
     let feed = feed("permitted", vec![source(&store.endpoint, "s3://archive/").await], 4);
-    let target = target(&connect("feeder", "f").await, &streams, "feeder");
+    let target = target(&server.connect("feeder", "f").await, &streams, "feeder");
     assert_eq!(feed.run(&target, &Progress::default()).await.unwrap().total.jobs, 3000);
-    assert_eq!(*errors.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(*server.errors.lock().unwrap(), Vec::<String>::new());
 }
 
 /// The names of the jobs stream's consumers.

@@ -13,7 +13,7 @@ use wire::identity::resubmission_id;
 use wire::subjects::failed_subject_for;
 use wire::v1::{FailureReason, JobFailure};
 
-use crate::common::{Bench, jetstream};
+use crate::common::{Bench, jetstream, random};
 use crate::fixtures::{all, dataset, failure, job, keys, pool, publish, publish_failure};
 
 const NATS: &str = "ARCHIVE_TEST_NATS";
@@ -149,16 +149,7 @@ async fn kill_replays(kills: u32) {
     let config = Config { duplicate_window, ..stream.cached_info().config.clone() };
     bench.jetstream.update_stream(&config).await.unwrap();
     let (mut killed, mut runs) = (0, 0);
-    // SplitMix64.
-    let mut seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
-    let mut random = move |below: u64| {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = seed;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % below
-    };
+    let mut random = random();
     while killed < kills {
         for i in 0..FAILURES {
             let sequence = runs * FAILURES + i + 1;
