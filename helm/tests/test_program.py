@@ -160,7 +160,10 @@ class Client:
 def nats_server():
     """A server on a free port: its address and a client."""
     with tempfile.TemporaryDirectory() as directory:
-        arguments = ["-a", "127.0.0.1", "-p", "-1", "-js", "-sd", f"{directory}/js", "--ports_file_dir", directory]
+        configuration = pathlib.Path(directory) / "nats.conf"
+        # By default the file store is limited by the free disk space, and the streams would not fit on a full disk.
+        configuration.write_text(f'jetstream {{ store_dir: "{directory}/js", max_file_store: 1TB }}\n')
+        arguments = ["-a", "127.0.0.1", "-p", "-1", "-c", configuration, "--ports_file_dir", directory]
         log = open(f"{directory}/log", "wb")
         server = subprocess.Popen([RIG / "bin/nats-server", *arguments], stdout=log, stderr=log)
         try:

@@ -61,7 +61,9 @@ class NatsServer:
         configuration.write_text(
             f'listen: "127.0.0.1:{self.port or -1}"\nhttp: "127.0.0.1:-1"\n'
             f'ports_file_dir: "{self.folder}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: always }}\n{self.configuration}\n'
+            # By default the file store is limited by the free disk space, and streams reserve more on a full disk.
+            f'jetstream {{ store_dir: "{self.folder}/store", max_file_store: 1TB, sync_interval: always }}\n'
+            f"{self.configuration}\n"
         )
         with (self.folder / "nats.log").open("ab") as log:
             process = subprocess.Popen([RIG / "bin/nats-server", "-c", configuration], stdout=log, stderr=log)
@@ -177,6 +179,9 @@ def _start_store(folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]
         f"-s3.config={folder / 's3.json'}",
         f"-bucket={BUCKET}",
         f"-filer.localSocket={folder / 'filer.sock'}",
+        # Otherwise both follow the free disk space, and on a disk that is almost full a new bucket gets no volumes.
+        "-volume.max=200",
+        "-master.volumeSizeLimitMB=128",
         "-master.telemetry=false",
         "-admin.ui=false",
         "-webdav=false",

@@ -19,6 +19,9 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Attempts to bind the old ports at a restart: a client that dials a closed loopback port can be assigned that port as
 /// its own for a moment.
 const RESTART_ATTEMPTS: u32 = 5;
+/// Otherwise it is three quarters of the free disk space at the start, and on a disk that is almost full the reservations
+/// of the streams exceed it.
+const FILE_STORE: &str = "1TB";
 
 /// Options of a server.
 #[derive(Clone, Debug, Default)]
@@ -238,7 +241,10 @@ fn config_text(options: &NatsOptions, home: &Path) -> Result<String, SandboxErro
     }
     let sync = if options.sync_always { "\n  sync_interval: always" } else { "" };
     let domain = options.domain.as_ref().map(|name| format!("\n  domain: \"{name}\"")).unwrap_or_default();
-    Ok(format!("jetstream {{\n  store_dir: {store}{sync}{domain}\n}}\n{}\n", options.extra_config))
+    Ok(format!(
+        "jetstream {{\n  store_dir: {store}\n  max_file_store: {FILE_STORE}{sync}{domain}\n}}\n{}\n",
+        options.extra_config
+    ))
 }
 
 /// The addresses in the ports file that the server writes; `None` while it is missing or incomplete.

@@ -196,6 +196,8 @@ fn command(executable: &Path, home: &Path, ports: &[u16]) -> Command {
         .arg(format!("-s3.config={}", home.join("s3.json").display()))
         .arg(format!("-bucket={}", crate::s3_access::BUCKET))
         .arg(format!("-filer.localSocket={}", home.join("filer.sock").display()))
+        // Otherwise both follow the free disk space, and on a disk that is almost full a new bucket gets no volumes.
+        .args(["-volume.max=200", "-master.volumeSizeLimitMB=128"])
         // Telemetry is on by default.
         .arg("-master.telemetry=false")
         .args(["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])

@@ -157,8 +157,11 @@ class Pool:
         urllib.request.urlopen(urllib.request.Request(address, content, method="PUT"), timeout=10).close()
 
     def _start_nats(self):
-        command = [self._rig / "nats-server", "-a", "127.0.0.1", "-p", "-1", "-m", "-1", "-js"]
-        server = self.start("nats", [*command, "-sd", self.home / "js", "--ports_file_dir", self.home])
+        # By default the file store is limited by the free disk space, and the streams would not fit on a full disk.
+        configuration = self.home / "nats.conf"
+        configuration.write_text(f'jetstream {{ store_dir: "{self.home}/js", max_file_store: 1TB }}\n')
+        command = [self._rig / "nats-server", "-a", "127.0.0.1", "-p", "-1", "-m", "-1", "-c", configuration]
+        server = self.start("nats", [*command, "--ports_file_dir", self.home])
         wait_until("the NATS server is not up", 30, lambda: server.check() and self._ports_file())
         ports = self._ports_file()
         self._nats_port = int(ports["nats"][0].rsplit(":", 1)[1])
@@ -185,6 +188,8 @@ class Pool:
         command = [
             *[self._rig / "weed", f"-logdir={self.home}", "-logtostderr=true", "mini", f"-dir={self.home / 'store'}"],
             *["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.home / 's3.json'}", f"-bucket={BUCKET}"],
+            # Otherwise both follow the free disk space, and on a disk that is almost full a new bucket gets no volumes.
+            *["-volume.max=200", "-master.volumeSizeLimitMB=128"],
             *["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
             f"-filer.localSocket={self.home / 'filer.sock'}",
             *[f"-{flag}={port}" for flag, port in zip(flags, ports, strict=True)],
