@@ -12,9 +12,9 @@ use rayon::ThreadPoolBuilder;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admission;
-use crate::job::Job;
 use crate::options::{EngineOptions, KvCapacity};
 use crate::request::{EngineError, Request, Response};
+use crate::scheduled_request::ScheduledRequest;
 use crate::scheduler::Scheduler;
 use crate::slots::{self, StartError};
 use crate::stats::{EngineSnapshot, EngineStats};
@@ -30,7 +30,7 @@ const MIN_CPU_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 #[derive(Clone)]
 pub struct Engine {
     processor: Arc<Processor>,
-    pub(crate) queue: mpsc::Sender<Job>,
+    pub(crate) queue: mpsc::Sender<ScheduledRequest>,
     kv_capacity: KvCapacity,
     pub(crate) concurrent_jobs: usize,
     pub(crate) stats: Arc<EngineStats>,
@@ -113,8 +113,9 @@ impl Engine {
             request.queries.iter().map(|query| self.processor.encode(query)).collect::<Result<Vec<_>, _>>()?;
         let decodings = queries.iter().map(|query| self.decoding(query)).collect::<Result<Vec<_>, _>>()?;
         let (reply, response) = oneshot::channel();
-        let job = Job::new(request.pixels, queries, decodings, submitted, self.stats.queued(), reply);
-        self.queue.send(job).await.map_err(|_| EngineError::Stopped)?;
+        let scheduled =
+            ScheduledRequest::new(request.pixels, queries, decodings, submitted, self.stats.queued(), reply);
+        self.queue.send(scheduled).await.map_err(|_| EngineError::Stopped)?;
         let finished = response.await.map_err(|_| EngineError::Stopped)??;
         Ok(finished.into_response(&self.processor))
     }

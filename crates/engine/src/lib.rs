@@ -40,10 +40,10 @@
 mod admission;
 mod annotator;
 mod engine;
-mod job;
 mod options;
 mod panics;
 mod request;
+mod scheduled_request;
 mod scheduler;
 mod slots;
 mod stats;

@@ -11,24 +11,24 @@ use kosmos2::{AnnotateError, Model, ModelError};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, PromptCost};
-use crate::job::Job;
 use crate::options::KvCapacity;
 use crate::panics::panic_message;
 use crate::request::EngineError;
+use crate::scheduled_request::ScheduledRequest;
 use crate::slots::FreeSlots;
 use crate::stats::EngineStats;
 
 /// Jobs are numbered in order of arrival.
-type JobId = u64;
+type RequestId = u64;
 
 pub(crate) struct Scheduler {
     model: Model,
-    requests: mpsc::Receiver<Job>,
+    queue: mpsc::Receiver<ScheduledRequest>,
     vision_batch: usize,
     parallel_images: usize,
     admission: Admission,
-    jobs: BTreeMap<JobId, Job>,
-    next_id: JobId,
+    requests: BTreeMap<RequestId, ScheduledRequest>,
+    next_id: RequestId,
     active: Vec<ActiveQuery>,
     free: FreeSlots,
     slots: usize,
@@ -37,8 +37,8 @@ pub(crate) struct Scheduler {
 
 /// A query that holds slots.
 struct ActiveQuery {
-    job: JobId,
-    /// Index of the query in its job.
+    request: RequestId,
+    /// Index of the query in its request.
     index: usize,
     decoding: ActiveDecoding,
     /// Result of the last step.
@@ -54,7 +54,7 @@ impl AsRef<ActiveDecoding> for ActiveQuery {
 impl Scheduler {
     pub(crate) fn new(
         model: Model,
-        requests: mpsc::Receiver<Job>,
+        queue: mpsc::Receiver<ScheduledRequest>,
         kv_capacity: KvCapacity,
         vision_batch: usize,
         parallel_images: usize,
@@ -63,11 +63,11 @@ impl Scheduler {
     ) -> Self {
         Self {
             model,
-            requests,
+            queue,
             vision_batch,
             parallel_images,
             admission,
-            jobs: BTreeMap::new(),
+            requests: BTreeMap::new(),
             next_id: 0,
             active: Vec::new(),
             free: FreeSlots::all(kv_capacity.slots),
@@ -76,7 +76,7 @@ impl Scheduler {
         }
     }
 
-    /// Serves requests until the queue is closed and all jobs are finished.
+    /// Serves requests until the queue is closed and all requests are finished.
     pub(crate) fn run(mut self) {
         while self.receive() {
             self.evict_cancelled();
@@ -91,20 +91,20 @@ impl Scheduler {
     }
 
     /// Receives as many requests as [`Self::image_demand`] allows; the others stay in the queue. Blocks if there are no
-    /// jobs. Returns `false` when the queue is closed and no jobs are left.
+    /// requests. Returns `false` when the queue is closed and no requests are left.
     fn receive(&mut self) -> bool {
         for _ in 0..self.image_demand() {
-            let next = if self.jobs.is_empty() { self.wait_for_request() } else { self.requests.try_recv().ok() };
-            let Some(job) = next else { break };
-            self.jobs.insert(self.next_id, job);
+            let next = if self.requests.is_empty() { self.wait_for_request() } else { self.queue.try_recv().ok() };
+            let Some(request) = next else { break };
+            self.requests.insert(self.next_id, request);
             self.next_id += 1;
         }
-        !self.jobs.is_empty()
+        !self.requests.is_empty()
     }
 
-    fn wait_for_request(&mut self) -> Option<Job> {
+    fn wait_for_request(&mut self) -> Option<ScheduledRequest> {
         self.stats.idle();
-        let next = self.requests.blocking_recv();
+        let next = self.queue.blocking_recv();
         self.stats.progressed();
         next
     }
@@ -117,34 +117,39 @@ impl Scheduler {
     /// Number of pictures to encode now: enough for the free slots, rounded up to what the backend encodes in parallel,
     /// and at most one batch.
     fn image_demand(&self) -> usize {
-        let waiting: usize = self.jobs.values().map(|job| job.waiting.len()).sum();
+        let waiting: usize = self.requests.values().map(|request| request.waiting.len()).sum();
         let startable = self.free.len().saturating_sub(waiting);
         startable.next_multiple_of(self.parallel_images).min(self.vision_batch)
     }
 
-    /// Drops cancelled jobs and releases their slots.
+    /// Drops cancelled requests and releases their slots.
     fn evict_cancelled(&mut self) {
-        let cancelled: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_cancelled()).map(|(&id, _)| id).collect();
+        let cancelled: Vec<_> =
+            self.requests.iter().filter(|(_, request)| request.is_cancelled()).map(|(&id, _)| id).collect();
         for id in cancelled {
             self.remove(id);
         }
         // A request without queries needs no pass.
-        let finished: Vec<_> = self.jobs.iter().filter(|(_, job)| job.is_finished()).map(|(&id, _)| id).collect();
+        let finished: Vec<_> =
+            self.requests.iter().filter(|(_, request)| request.is_finished()).map(|(&id, _)| id).collect();
         for id in finished {
             self.respond(id);
         }
     }
 
-    /// Runs the vision tower on the pictures of new jobs, all in one batch.
+    /// Runs the vision tower on the pictures of new requests, all in one batch.
     fn encode_images(&mut self) {
-        let new_jobs = self.jobs.iter().filter(|(_, job)| job.embedding.is_none());
-        let ids: Vec<JobId> = new_jobs.map(|(&id, _)| id).collect();
+        let new = self.requests.iter().filter(|(_, request)| request.embedding.is_none());
+        let ids: Vec<RequestId> = new.map(|(&id, _)| id).collect();
         if ids.is_empty() {
             return;
         }
         let started = Instant::now();
-        self.jobs.values_mut().filter(|job| job.embedding.is_none()).for_each(|job| job.vision_started(started));
-        let pictures: Vec<_> = ids.iter().filter_map(|id| self.jobs.get(id)?.pixels.as_ref()).collect();
+        self.requests
+            .values_mut()
+            .filter(|request| request.embedding.is_none())
+            .for_each(|request| request.vision_started(started));
+        let pictures: Vec<_> = ids.iter().filter_map(|id| self.requests.get(id)?.pixels.as_ref()).collect();
         let batch = guarded(|| self.model.backend().image_embeddings(&pictures));
         let results: Vec<Result<ImageEmbedding, EngineError>> = match batch {
             Ok(embeddings) => {
@@ -169,8 +174,8 @@ impl Scheduler {
         for (id, result) in ids.into_iter().zip(results) {
             match result {
                 Ok(embedding) => {
-                    if let Some(job) = self.jobs.get_mut(&id) {
-                        job.image_encoded(embedding, started, now);
+                    if let Some(request) = self.requests.get_mut(&id) {
+                        request.image_encoded(embedding, started, now);
                     }
                 }
                 Err(error) => self.fail(id, error),
@@ -180,11 +185,13 @@ impl Scheduler {
 
     /// Moves waiting queries into free slots, by the admission rule.
     fn admit(&mut self) {
-        // A query shares its prefix with an active query of its job, or else with the first one admitted here.
+        // A query shares its prefix with an active query of its request, or else with the first one admitted here.
         let mut waiting = Vec::new();
-        for (&id, job) in self.jobs.iter().filter(|(_, job)| job.embedding.is_some() && !job.waiting.is_empty()) {
-            let mut source = self.active.iter().find(|query| query.job == id).map(|q| q.decoding.decoding.prompt());
-            for (_, decoding) in &job.waiting {
+        for (&id, request) in
+            self.requests.iter().filter(|(_, request)| request.embedding.is_some() && !request.waiting.is_empty())
+        {
+            let mut source = self.active.iter().find(|query| query.request == id).map(|q| q.decoding.decoding.prompt());
+            for (_, decoding) in &request.waiting {
                 let shared = source.map_or(0, |other| common_prefix(decoding.prompt(), other));
                 source.get_or_insert(decoding.prompt());
                 waiting.push((id, PromptCost { slots: decoding.slots(), tokens: decoding.prompt().len() - shared }));
@@ -197,25 +204,25 @@ impl Scheduler {
         }
     }
 
-    /// Starts the next waiting query of a job in these slots. `cached` is the prompt whose keys and values are in the
+    /// Starts the next waiting query of a request in these slots. `cached` is the prompt whose keys and values are in the
     /// first of them.
-    fn start(&mut self, id: JobId, slots: Vec<usize>, cached: Option<&[u32]>) {
-        let Some((job, (index, mut decoding))) =
-            self.jobs.get_mut(&id).and_then(|job| job.waiting.pop_front().map(|next| (job, next)))
+    fn start(&mut self, id: RequestId, slots: Vec<usize>, cached: Option<&[u32]>) {
+        let Some((request, (index, mut decoding))) =
+            self.requests.get_mut(&id).and_then(|request| request.waiting.pop_front().map(|next| (request, next)))
         else {
             self.free.release(slots);
             return;
         };
-        job.active += 1;
-        let image = job.embedding.clone();
+        request.active += 1;
+        let image = request.embedding.clone();
         if let Some(cached) = cached {
             decoding.share_prefix(None, common_prefix(decoding.prompt(), cached));
-        } else if let Some(source) = self.active.iter().find(|query| query.job == id) {
+        } else if let Some(source) = self.active.iter().find(|query| query.request == id) {
             let tokens = common_prefix(decoding.prompt(), source.decoding.decoding.prompt());
             decoding.share_prefix(Some(source.decoding.slots[0]), tokens);
         }
         let decoding = ActiveDecoding { decoding, slots, image };
-        self.active.push(ActiveQuery { job: id, index, decoding, progress: Ok(Progress::Unfinished) });
+        self.active.push(ActiveQuery { request: id, index, decoding, progress: Ok(Progress::Unfinished) });
     }
 
     /// Runs one step of all active queries.
@@ -239,16 +246,16 @@ impl Scheduler {
         }
     }
 
-    /// Removes finished and failed queries, and responds to jobs whose last query finished.
+    /// Removes finished and failed queries, and responds to requests whose last query finished.
     fn retire_finished(&mut self) {
         let now = Instant::now();
         let mut index = 0;
         while index < self.active.len() {
-            let id = self.active[index].job;
+            let id = self.active[index].request;
             match std::mem::replace(&mut self.active[index].progress, Ok(Progress::Unfinished)) {
                 Ok(Progress::Unfinished) => {
-                    if let Some(job) = self.jobs.get_mut(&id) {
-                        job.token_generated(now);
+                    if let Some(request) = self.requests.get_mut(&id) {
+                        request.token_generated(now);
                     }
                     index += 1;
                 }
@@ -256,7 +263,7 @@ impl Scheduler {
                     let query = self.active.remove(index);
                     self.finish(query, now);
                 }
-                // This removes all queries of the job, also earlier ones: start over.
+                // This removes all queries of the request, also earlier ones: start over.
                 Err(error) => {
                     self.fail(id, error);
                     index = 0;
@@ -266,16 +273,16 @@ impl Scheduler {
     }
 
     fn finish(&mut self, query: ActiveQuery, now: Instant) {
-        let ActiveQuery { job: id, index, decoding: ActiveDecoding { decoding, slots, .. }, .. } = query;
+        let ActiveQuery { request: id, index, decoding: ActiveDecoding { decoding, slots, .. }, .. } = query;
         let cached = decoding.prompt().to_vec();
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(request) = self.requests.get_mut(&id) else {
             self.free.release(slots);
             return;
         };
-        job.token_generated(now);
-        job.query_finished(index, decoding.finish());
-        // The slot holds the picture's keys and values: the job's next query takes it over before it is overwritten.
-        let next = job.waiting.front().map(|(_, decoding)| decoding.slots());
+        request.token_generated(now);
+        request.query_finished(index, decoding.finish());
+        // The slot holds the picture's keys and values: the request's next query takes it over before it is overwritten.
+        let next = request.waiting.front().map(|(_, decoding)| decoding.slots());
         match next {
             Some(needed) if needed <= slots.len() => {
                 let mut slots = slots;
@@ -284,30 +291,30 @@ impl Scheduler {
             }
             _ => self.free.release(slots),
         }
-        if self.jobs.get(&id).is_some_and(Job::is_finished) {
+        if self.requests.get(&id).is_some_and(ScheduledRequest::is_finished) {
             self.respond(id);
         }
     }
 
-    fn respond(&mut self, id: JobId) {
-        if let Some(job) = self.jobs.remove(&id) {
-            job.respond();
+    fn respond(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.remove(&id) {
+            request.respond();
         }
     }
 
-    fn fail(&mut self, id: JobId, error: EngineError) {
-        if let Some(job) = self.remove(id) {
-            job.fail(error);
+    fn fail(&mut self, id: RequestId, error: EngineError) {
+        if let Some(request) = self.remove(id) {
+            request.fail(error);
         }
     }
 
-    /// Removes a job and releases the slots of its active queries.
-    fn remove(&mut self, id: JobId) -> Option<Job> {
-        let removed = self.active.extract_if(.., |query| query.job == id);
+    /// Removes a request and releases the slots of its active queries.
+    fn remove(&mut self, id: RequestId) -> Option<ScheduledRequest> {
+        let removed = self.active.extract_if(.., |query| query.request == id);
         for query in removed.collect::<Vec<_>>() {
             self.free.release(query.decoding.slots);
         }
-        self.jobs.remove(&id)
+        self.requests.remove(&id)
     }
 }
 

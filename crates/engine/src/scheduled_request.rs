@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::request::{EngineError, Response, Timings};
 use crate::stats::Queued;
 
-pub(crate) struct Job {
+pub(crate) struct ScheduledRequest {
     /// `None` once the picture is encoded.
     pub(crate) pixels: Option<PixelValues>,
     pub(crate) embedding: Option<Arc<ImageEmbedding>>,
@@ -26,7 +26,7 @@ pub(crate) struct Job {
     submitted: Instant,
     /// `None` once the vision tower has started.
     queued: Option<Queued>,
-    reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
+    reply: oneshot::Sender<Result<FinishedRequest, EngineError>>,
     timings: Timings,
     encoded: Option<Instant>,
     first_token: Option<Instant>,
@@ -34,26 +34,26 @@ pub(crate) struct Job {
 
 /// The queries of a request and their tokens. The submitter turns the tokens into text, so that the scheduler does not
 /// have to.
-pub(crate) struct FinishedJob {
+pub(crate) struct FinishedRequest {
     queries: Vec<(EncodedQuery, GeneratedTokens)>,
     timings: Timings,
 }
 
-impl FinishedJob {
+impl FinishedRequest {
     pub(crate) fn into_response(self, processor: &Processor) -> Response {
         let texts = self.queries.into_iter().map(|(query, tokens)| processor.grounded_text(&query, tokens)).collect();
         Response { texts, timings: self.timings }
     }
 }
 
-impl Job {
+impl ScheduledRequest {
     pub(crate) fn new(
         pixels: PixelValues,
         queries: Vec<EncodedQuery>,
         decodings: Vec<Decoding>,
         submitted: Instant,
         queued: Queued,
-        reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
+        reply: oneshot::Sender<Result<FinishedRequest, EngineError>>,
     ) -> Self {
         Self {
             pixels: Some(pixels),
@@ -112,6 +112,6 @@ impl Job {
         self.timings.prefill = first - self.encoded.unwrap_or(first);
         self.timings.decode = now - first;
         let queries = self.queries.into_iter().zip(self.generated.into_iter().flatten()).collect();
-        let _ = self.reply.send(Ok(FinishedJob { queries, timings: self.timings }));
+        let _ = self.reply.send(Ok(FinishedRequest { queries, timings: self.timings }));
     }
 }
