@@ -46,8 +46,11 @@ pub(crate) struct EngineStats {
     slots_used: AtomicU64,
     queue_size: AtomicU64,
     steps: AtomicU64,
-    /// In nanoseconds since `started`; 0 without work.
+    /// In nanoseconds since `started`; 0 while the scheduler waits for a request.
     last_progress: AtomicU64,
+    /// When the first of the requests in the queue arrived, or the scheduler last began to wait, in nanoseconds since
+    /// `started`.
+    queued_since: AtomicU64,
     /// The longest time between two signs of progress with work in hand, in nanoseconds.
     longest_pass: AtomicU64,
     prompt_tokens: AtomicU64,
@@ -74,6 +77,7 @@ impl EngineStats {
             queue_size: AtomicU64::default(),
             steps: AtomicU64::default(),
             last_progress: AtomicU64::default(),
+            queued_since: AtomicU64::default(),
             longest_pass: AtomicU64::default(),
             prompt_tokens: AtomicU64::default(),
             answer_tokens: AtomicU64::default(),
@@ -88,12 +92,15 @@ impl EngineStats {
     }
 
     pub(crate) fn queued(self: &Arc<Self>) -> Queued {
-        self.queue_size.fetch_add(1, Ordering::Relaxed);
+        if self.queue_size.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.queued_since.store(self.now(), Ordering::Relaxed);
+        }
         Queued(Arc::clone(self))
     }
 
-    /// There is no work.
+    /// The scheduler waits for a request. If one is in the queue, it must take it soon.
     pub(crate) fn idle(&self) {
+        self.queued_since.store(self.now(), Ordering::Relaxed);
         self.last_progress.store(0, Ordering::Relaxed);
     }
 
@@ -131,13 +138,18 @@ impl EngineStats {
 
     pub(crate) fn snapshot(&self) -> EngineSnapshot {
         let last_progress = self.last_progress.load(Ordering::Relaxed);
-        let age = || Duration::from_nanos(self.now().saturating_sub(last_progress));
+        let queue_size = self.queue_size.load(Ordering::Relaxed);
+        let since = match (last_progress, queue_size) {
+            (0, 0) => None,
+            (0, _) => Some(self.queued_since.load(Ordering::Relaxed)),
+            _ => Some(last_progress),
+        };
         EngineSnapshot {
             slots_used: self.slots_used.load(Ordering::Relaxed),
             slots_limit: self.slots_limit,
-            queue_size: self.queue_size.load(Ordering::Relaxed),
+            queue_size,
             steps: self.steps.load(Ordering::Relaxed),
-            last_progress_age: (last_progress > 0).then(age),
+            last_progress_age: since.map(|since| Duration::from_nanos(self.now().saturating_sub(since))),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             answer_tokens: self.answer_tokens.load(Ordering::Relaxed),
             kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
@@ -158,6 +170,26 @@ impl EngineStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_that_the_scheduler_does_not_take_has_an_age() {
+        let stats = EngineStats::new(1);
+        stats.progressed();
+        stats.idle();
+        assert_eq!(stats.snapshot().last_progress_age, None);
+        std::thread::sleep(Duration::from_millis(20));
+        let first = stats.queued();
+        std::thread::sleep(Duration::from_millis(5));
+        let second = stats.queued();
+        let age = stats.snapshot().last_progress_age.unwrap();
+        assert!(age >= Duration::from_millis(5), "{age:?}");
+        // The requests overlap while the scheduler works: their age begins anew when it waits.
+        stats.progressed();
+        stats.idle();
+        assert!(stats.snapshot().last_progress_age.unwrap() < age);
+        drop((first, second));
+        assert_eq!(stats.snapshot().last_progress_age, None);
+    }
 
     #[test]
     fn the_longest_pass_leaves_out_the_time_without_work() {

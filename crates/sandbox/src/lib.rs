@@ -21,7 +21,7 @@ mod shifted_clock;
 pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
 pub use error::SandboxError;
-pub use nats::{NatsOptions, NatsServer};
+pub use nats::{NatsOptions, NatsServer, NatsTraffic};
 pub use nats_cluster::{NatsCluster, NodeRoutes, free_ports};
 pub use nats_leaf::NatsLeaf;
 pub use s3_access::S3Access;

@@ -23,6 +23,19 @@ const RESTART_ATTEMPTS: u32 = 5;
 /// of the streams exceed it.
 const FILE_STORE: &str = "1TB";
 
+/// Messages between a server and its clients, and the bytes of their payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatsTraffic {
+    /// Messages that the server received.
+    pub in_messages: u64,
+    /// Messages that the server sent.
+    pub out_messages: u64,
+    /// Bytes that the server received.
+    pub in_bytes: u64,
+    /// Bytes that the server sent.
+    pub out_bytes: u64,
+}
+
 /// Options of a server.
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
@@ -145,6 +158,19 @@ impl NatsServer {
         let body = http_probe::body(port_of(&self.monitoring_url)?, "/varz").await?;
         let response: serde_json::Value = serde_json::from_slice(&body).ok()?;
         Some(response.get("config_load_time")?.as_str()?.to_owned())
+    }
+
+    /// The messages that clients have sent and received since the start; `None` if the server does not respond.
+    pub async fn traffic(&self) -> Option<NatsTraffic> {
+        let body = http_probe::body(port_of(&self.monitoring_url)?, "/varz").await?;
+        let response: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        let count = |name: &str| response.get(name)?.as_u64();
+        Some(NatsTraffic {
+            in_messages: count("in_msgs")?,
+            out_messages: count("out_msgs")?,
+            in_bytes: count("in_bytes")?,
+            out_bytes: count("out_bytes")?,
+        })
     }
 
     /// The names of the connected clients; `None` if the server does not respond.

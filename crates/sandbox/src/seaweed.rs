@@ -97,6 +97,11 @@ impl SeaweedFs {
         &self.admin.endpoint
     }
 
+    /// The process id; `None` while the store is down.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(ServerProcess::id)
+    }
+
     /// An identity with all permissions.
     pub fn admin(&self) -> &S3Access {
         &self.admin

@@ -1,14 +1,16 @@
-//! `soak run` starts a run, `soak worker` is a worker of a run, `soak feeder` a feeder.
+//! `soak run` starts a run, `soak worker` is a worker of a run, `soak feeder` a feeder. `soak scale` measures.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use soak::faults::Fault;
-use soak::stub_worker::{self, AbortAt};
+use soak::scale::ScaleOptions;
+use soak::stub_worker::{self, AbortAt, Behaviour};
 use tracing_subscriber::EnvFilter;
 use worker::worker_error::ENGINE_STALLED;
 use worker::{Step, WorkerError};
@@ -35,6 +37,25 @@ enum Command {
         /// Stop the stub for ever after it has answered this many requests.
         #[arg(long)]
         wedge_after: Option<usize>,
+        /// How long the stub takes for a request, in milliseconds.
+        #[arg(long, default_value_t = stub_worker::REQUEST_TIME.as_millis() as u64)]
+        request_time: u64,
+    },
+    /// Measure the throughput of several numbers of workers with a stub in place of the model, and what a job costs.
+    /// Prints a line of JSON for each number.
+    Scale {
+        /// Numbers of worker processes.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+        workers: Vec<usize>,
+        /// How long the stub takes for a picture, in milliseconds.
+        #[arg(long, default_value_t = 20)]
+        request_time: u64,
+        /// How long each measurement would take at the stub's rate, in seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Directory for logs.
+        #[arg(long, default_value = "target/soak")]
+        logs: PathBuf,
     },
     /// Feed a dataset as `groundling enqueue` does.
     Feeder {
@@ -101,8 +122,9 @@ async fn main() -> ExitCode {
 
 async fn go(command: Command) -> anyhow::Result<ExitCode> {
     let run = match command {
-        Command::Worker { settings, abort_at, wedge_after } => {
-            let ended = stub_worker::run(&settings, abort_at, wedge_after).await;
+        Command::Worker { settings, abort_at, wedge_after, request_time } => {
+            let request_time = Duration::from_millis(request_time);
+            let ended = stub_worker::run(&settings, Behaviour { request_time, abort_at, wedge_after }).await;
             return match ended {
                 Err(error) if matches!(error.downcast_ref(), Some(WorkerError::EngineStalled { .. })) => {
                     write_line(std::io::stderr(), &format!("soak: {error:#}"));
@@ -113,6 +135,20 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Feeder { settings, dataset, bucket } => {
             soak::feeder::run(&settings, &dataset, &bucket).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Scale { workers, request_time, seconds, logs } => {
+            let options = ScaleOptions {
+                workers,
+                request_time: Duration::from_millis(request_time),
+                duration: Duration::from_secs(seconds),
+                soak: std::env::current_exe()?,
+                logs: std::path::absolute(logs)?,
+            };
+            soak::scale::scale(&options, |result| {
+                write_line(std::io::stdout(), &serde_json::json!(result).to_string());
+            })
+            .await?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Run(run) => run,

@@ -260,6 +260,20 @@ pub fn real_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<Pl
     Ok(jobs)
 }
 
+/// A job with one task, for an object with these bytes.
+pub fn plain_job(id: &str, bucket: &str, key: &str, bytes: Vec<u8>) -> PlannedJob {
+    let job = job(id, bucket, key, None);
+    let job = ImageJob { tasks: job.tasks.into_iter().take(1).collect(), ..job };
+    let object = Some((key.to_owned(), bytes));
+    PlannedJob {
+        id: id.to_owned(),
+        dataset: DATASET,
+        payload: job.encode_to_vec(),
+        object,
+        expected: Expected::default(),
+    }
+}
+
 fn job(id: &str, bucket: &str, key: &str, etag: Option<String>) -> ImageJob {
     let caption = v1::Task { task_id: "brief".into(), kind: Some(task::Kind::BriefCaption(v1::BriefCaption {})) };
     let question = v1::Question { question: format!("What is it that {id} shows?") };

@@ -195,7 +195,11 @@ async fn remove_cursors(jetstream: &jetstream::Context) -> anyhow::Result<()> {
     .await
 }
 
-async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
+/// Uploads the objects of the jobs.
+///
+/// # Errors
+/// If one cannot be uploaded.
+pub(crate) async fn upload(store: &SeaweedFs, jobs: &[PlannedJob]) -> anyhow::Result<()> {
     let access = store.admin();
     let uploads = ObjectStore::open(&S3Settings {
         endpoint: Some(access.endpoint.clone()),

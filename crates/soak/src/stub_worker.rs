@@ -15,8 +15,8 @@ use crate::stub_engine::StubEngine;
 
 /// The name and digest of the model in the stub's annotations.
 pub const STUB_MODEL: &str = "stub";
-/// How long the stub takes for a request.
-const REQUEST_TIME: Duration = Duration::from_millis(3);
+/// How long the stub takes for a request, unless the command line says otherwise.
+pub const REQUEST_TIME: Duration = Duration::from_millis(3);
 
 /// How long a wedged stub may make no progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,11 +46,24 @@ pub struct AbortAt {
     pub after: u32,
 }
 
-/// Runs a worker until SIGTERM, or until its device is wedged after `wedge_after` requests, or until standard input closes: it must not outlive the test that started it.
+/// What a stub does besides answering requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    /// How long it takes for a request.
+    pub request_time: Duration,
+    /// Where the process aborts.
+    pub abort_at: Option<AbortAt>,
+    /// The number of requests after which its device stops for ever.
+    pub wedge_after: Option<usize>,
+}
+
+/// Runs a worker until SIGTERM, or until its device is stalled, or until standard input closes: it must not outlive the
+/// test that started it.
 ///
 /// # Errors
 /// If the settings cannot be read, and those of [`worker::run`].
-pub async fn run(settings: &Path, abort_at: Option<AbortAt>, wedge_after: Option<usize>) -> anyhow::Result<()> {
+pub async fn run(settings: &Path, behaviour: Behaviour) -> anyhow::Result<()> {
+    let Behaviour { request_time, abort_at, wedge_after } = behaviour;
     let Sections { nats, streams, s3, worker } = read_settings(settings)?;
     let settings = Settings { nats, streams, s3, worker };
     let shutdown = worker::signals::shutdown_by_signals(|| {})?;
@@ -60,7 +73,7 @@ pub async fn run(settings: &Path, abort_at: Option<AbortAt>, wedge_after: Option
         Some(abort_at) => aborting(abort_at),
     };
     let model = ModelIdentity { name: STUB_MODEL.into(), revision: None, digest: STUB_MODEL.into() };
-    let mut engine = StubEngine::new(REQUEST_TIME);
+    let mut engine = StubEngine::new(request_time);
     if let Some(answered) = wedge_after {
         engine = engine.with_wedge(answered, STALL_TIMEOUT);
     }

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use soak::faults::Fault;
+use soak::scale::{Scale, ScaleOptions, scale};
 use soak::{Options, Summary, run};
 
 fn options(name: &str, nodes: usize) -> Options {
@@ -65,5 +67,25 @@ async fn no_healthy_job_fails_whatever_operators_do() {
             keeps_the_promise(Options { jobs: 100, faults, seed, only: Some(only), ..options(name, 1) })
         });
         futures::future::join_all(runs).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_number_of_workers_is_measured_with_what_a_job_costs() {
+    let options = ScaleOptions {
+        workers: vec![1, 2],
+        request_time: Duration::from_millis(10),
+        duration: Duration::from_secs(1),
+        soak: PathBuf::from(env!("CARGO_BIN_EXE_soak")),
+        logs: Path::new(env!("CARGO_TARGET_TMPDIR")).join("scale"),
+    };
+    let mut results = Vec::new();
+    scale(&options, |result| results.push(result.clone())).await.unwrap();
+    assert_eq!(results.iter().map(|result| (result.workers, result.jobs)).collect::<Vec<_>>(), [(1, 100), (2, 200)]);
+    for Scale { images_per_s, engine_share, cpu_share, job, .. } in &results {
+        assert!(*images_per_s > 0.0 && *cpu_share > 0.0 && *engine_share <= 1.05, "{engine_share}");
+        // At least the claim, the annotation and the acknowledgement; the job and the answers to the publishes.
+        assert!(job.nats_messages_in >= 3.0 && job.nats_messages_out >= 3.0, "{job:?}");
+        assert!(job.stored_bytes.values().all(|bytes| *bytes > 50.0) && job.worker_cpu_ms > 0.0, "{job:?}");
     }
 }
