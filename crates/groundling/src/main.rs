@@ -23,7 +23,7 @@ mod stdout;
 
 use std::process::ExitCode;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, LogFormat};
 use broker::causes::causes;
 use clap::Parser;
 use exit::{Misuse, Outcome};
@@ -38,6 +38,7 @@ const STDOUT_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let log_format = arguments.log_format;
     let logs = logging::start(&arguments);
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
@@ -55,22 +56,32 @@ fn main() -> ExitCode {
             (ExitCode::from(STDOUT_CLOSED), Vec::new())
         }
         Err(error) if matches!(error.downcast_ref(), Some(WorkerError::EngineStalled { .. })) => {
-            stderr::finish(&messages(&error));
+            finish(&messages(&error), log_format);
             // An exit in order could wait for the device.
             kernels::process::exit_immediately(ENGINE_STALLED)
         }
         Err(error) => (ExitCode::from(if error.is::<Misuse>() { 2 } else { 1 }), messages(&error)),
     };
-    stderr::finish(&messages);
+    finish(&messages, log_format);
     code
+}
+
+/// Writes the last messages in the format of the log, so that a reader of JSON lines can read them too.
+fn finish(messages: &[String], format: LogFormat) {
+    if format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
+        messages.iter().for_each(|message| tracing::error!("{message}"));
+        return stderr::finish(&[]);
+    }
+    let lines: Vec<String> = messages.iter().map(|message| format!("groundling: {message}")).collect();
+    stderr::finish(&lines);
 }
 
 /// An error as messages for the user: one for each problem with the settings, or a single one.
 fn messages(error: &anyhow::Error) -> Vec<String> {
     let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<InvalidSettings>());
     match problems {
-        Some(problems) => problems.0.iter().map(|problem| format!("groundling: {problem}")).collect(),
-        None => vec![format!("groundling: {}", causes(error.as_ref()))],
+        Some(problems) => problems.0.iter().map(ToString::to_string).collect(),
+        None => vec![causes(error.as_ref())],
     }
 }
 

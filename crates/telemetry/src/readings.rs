@@ -16,8 +16,8 @@ use crate::export_state::ExportState;
 use crate::instruments::{Instruments, word};
 use crate::table::{
     BYTES_IN_FLIGHT, CONNECTIONS, ENGINE_KV_TOKENS, ENGINE_LAST_STEP_AGE, ENGINE_QUEUE_SIZE, ENGINE_SLOTS_LIMIT,
-    ENGINE_SLOTS_USED, ENGINE_STEPS, ENGINE_TOKENS, GPU_MEMORY_USAGE, HW_ENERGY, HW_ERRORS, InstrumentInfo, READY,
-    STREAMS_REFUSING, TELEMETRY_EXPORTS,
+    ENGINE_SLOTS_USED, ENGINE_STALL_TIMEOUT, ENGINE_STEPS, ENGINE_TOKENS, GPU_MEMORY_USAGE, HW_ENERGY, HW_ERRORS,
+    InstrumentInfo, READY, STREAMS_REFUSING, TELEMETRY_EXPORTS,
 };
 
 /// The engine's current state.
@@ -33,6 +33,8 @@ pub struct EngineReading {
     pub steps: u64,
     /// Time since the last progress; `None` without work.
     pub last_step_age: Option<Duration>,
+    /// The time without progress after which the engine counts as stalled; `None` if it never does.
+    pub stall_timeout: Option<Duration>,
     /// Tokens of prompts computed since the start.
     pub prompt_tokens: u64,
     /// Tokens of answers computed since the start.
@@ -77,11 +79,20 @@ impl Instruments {
         integer_gauge(meter, &ENGINE_SLOTS_LIMIT, read.clone(), |reading| reading.slots_limit);
         integer_gauge(meter, &ENGINE_QUEUE_SIZE, read.clone(), |reading| reading.queue_size);
         integer_gauge(meter, &ENGINE_KV_TOKENS, read.clone(), |reading| reading.kv_tokens);
-        let (read_age, read_steps) = (read.clone(), read.clone());
+        let (read_age, read_timeout, read_steps) = (read.clone(), read.clone(), read.clone());
         let age = meter.f64_observable_gauge(ENGINE_LAST_STEP_AGE.name).with_unit(ENGINE_LAST_STEP_AGE.unit);
         age.with_description(ENGINE_LAST_STEP_AGE.help)
             .with_callback(move |observer| {
                 observer.observe(read_age().last_step_age.unwrap_or_default().as_secs_f64(), &[]);
+            })
+            .build();
+        let timeout = meter.f64_observable_gauge(ENGINE_STALL_TIMEOUT.name).with_unit(ENGINE_STALL_TIMEOUT.unit);
+        timeout
+            .with_description(ENGINE_STALL_TIMEOUT.help)
+            .with_callback(move |observer| {
+                if let Some(timeout) = read_timeout().stall_timeout {
+                    observer.observe(timeout.as_secs_f64(), &[]);
+                }
             })
             .build();
         integer_counter(meter, &ENGINE_STEPS, move |observer| observer.observe(read_steps().steps, &[]));

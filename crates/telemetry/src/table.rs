@@ -115,6 +115,8 @@ instruments! {
         "Steps of the decoder.";
     ENGINE_LAST_STEP_AGE = Gauge "groundling.engine.last_step.age", "s", &[], [],
         "Time since the engine last made progress; 0 while it has no work.";
+    ENGINE_STALL_TIMEOUT = Gauge "groundling.engine.stall_timeout", "s", &[], [],
+        "Time without progress after which the engine counts as stalled and the worker exits.";
     ENGINE_TOKENS = Counter "groundling.engine.tokens", "{token}", &[], [TOKEN_TYPE],
         "Tokens that the decoder computed.";
     ENGINE_KV_TOKENS = Gauge "groundling.engine.kv.tokens", "{token}", &[], [],

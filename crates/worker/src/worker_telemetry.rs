@@ -1,6 +1,7 @@
 //! What a worker needs of the program's telemetry, and the readings that it registers there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Annotator, EngineSnapshot, Pass};
 use telemetry::attributes::BatchPass;
@@ -46,8 +47,8 @@ impl WorkerTelemetry {
         // The readings must not keep the engine's thread alive.
         let engine = Arc::downgrade(engine);
         instruments.observe_engine(move || {
-            let snapshot = engine.upgrade().and_then(|engine| engine.snapshot());
-            reading(snapshot.unwrap_or_default())
+            let Some(engine) = engine.upgrade() else { return EngineReading::default() };
+            reading(engine.snapshot().unwrap_or_default(), engine.stall_timeout())
         });
     }
 }
@@ -65,13 +66,14 @@ fn batch_pass(pass: Pass) -> BatchPass {
     }
 }
 
-fn reading(snapshot: EngineSnapshot) -> EngineReading {
+fn reading(snapshot: EngineSnapshot, stall_timeout: Option<Duration>) -> EngineReading {
     EngineReading {
         slots_used: snapshot.slots_used,
         slots_limit: snapshot.slots_limit,
         queue_size: snapshot.queue_size,
         steps: snapshot.steps,
         last_step_age: snapshot.last_progress_age,
+        stall_timeout,
         prompt_tokens: snapshot.prompt_tokens,
         answer_tokens: snapshot.answer_tokens,
         kv_tokens: snapshot.kv_tokens,

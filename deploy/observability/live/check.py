@@ -29,7 +29,7 @@ MAY_BE_EMPTY = {
     "GroundlingGpuErrors": GPU,
 }
 # What is wrong in this test on purpose. The `for` of the alerts is too long for them to fire here.
-TRUE_HERE = {"GroundlingStreamNearlyFull", "GroundlingStreamRefusesMessages", "GroundlingTelemetryExportFailing"}
+TRUE_HERE = {"GroundlingPublishesFailing", "GroundlingStreamNearlyFull", "GroundlingStreamRefusesMessages", "GroundlingTelemetryExportFailing"}
 ANNOTATIONS = "GROUNDLING_ANNOTATIONS"
 LIMIT = 120
 

@@ -32,9 +32,9 @@ async fn check_telemetry(settings: &Settings, report: &mut Report) -> anyhow::Re
         let (signal, endpoint) = (probe.signal, &probe.endpoint);
         match &probe.result {
             Ok(()) => report.ok("telemetry", format_args!("{signal} are accepted at {endpoint}"))?,
-            Err(cause) => report.problem(
+            Err(cause) => report.warning(
                 "telemetry",
-                format_args!("{signal} cannot be exported to {endpoint}: {cause}; check telemetry.endpoint, telemetry.protocol and telemetry.headers, and that the collector runs"),
+                format_args!("{signal} cannot be exported to {endpoint}: {cause}; workers run without, but check telemetry.endpoint, telemetry.protocol and telemetry.headers, and that the collector runs"),
             )?,
         }
     }

@@ -9,6 +9,11 @@ use worker::settings::Settings;
 
 use super::report::Report;
 
+/// The used part of a stream's bound from which it may refuse the next message.
+const FULL: f64 = 0.98;
+/// As in the alert on streams that are nearly full.
+const NEARLY_FULL: f64 = 0.9;
+
 pub(super) async fn check(
     settings: &Settings,
     slots: usize,
@@ -39,6 +44,7 @@ pub(super) async fn check(
     match found {
         Ok(found) => {
             check_streams(&found, report)?;
+            check_room(&connection, settings, report).await?;
             check_limits(&connection, settings, active_jobs(settings, slots), workers, report).await
         }
         // Reported above with its permission.
@@ -67,6 +73,28 @@ fn check_streams(found: &SetupReport, report: &mut Report) -> anyhow::Result<()>
     } else {
         Ok(())
     }
+}
+
+/// Whether the streams that workers publish to have room.
+async fn check_room(connection: &Connection, settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let jetstream = connection::jetstream(&connection.client, &settings.nats);
+    let streams = &settings.streams;
+    for name in [&streams.annotations, &streams.failed, &streams.outcomes, &streams.attempts, &streams.retries] {
+        let Ok(stream) = jetstream.get_stream(name).await else { continue };
+        let info = stream.cached_info();
+        let Some(bound) = u64::try_from(info.config.max_bytes).ok().filter(|bound| *bound > 0) else { continue };
+        let (bytes, share) = (info.state.bytes, info.state.bytes as f64 / bound as f64);
+        let text = format!("{name} uses {bytes} of its {bound} bytes ({:.1} %)", share * 100.0);
+        if share >= FULL {
+            report.problem(
+                "streams",
+                format_args!("{text}: workers wait until it has room; remove what has been read, or raise its bound"),
+            )?;
+        } else if share >= NEARLY_FULL {
+            report.warning("streams", format_args!("{text}: a full stream stops the workers"))?;
+        }
+    }
+    Ok(())
 }
 
 async fn check_limits(

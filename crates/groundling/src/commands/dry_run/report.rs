@@ -20,7 +20,16 @@ pub(super) struct Report {
 struct Line<'a> {
     check: &'a str,
     ok: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    warning: bool,
     message: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    Ok,
+    Warning,
+    Problem,
 }
 
 impl Report {
@@ -29,13 +38,18 @@ impl Report {
     }
 
     pub(super) fn ok(&mut self, check: &str, message: impl Display) -> anyhow::Result<()> {
-        self.line(check, true, message)
+        self.line(check, Severity::Ok, message)
+    }
+
+    /// `message` tells what is wrong, although workers run.
+    pub(super) fn warning(&mut self, check: &str, message: impl Display) -> anyhow::Result<()> {
+        self.line(check, Severity::Warning, message)
     }
 
     /// `message` tells the problem and the fix.
     pub(super) fn problem(&mut self, check: &str, message: impl Display) -> anyhow::Result<()> {
         self.problems += 1;
-        self.line(check, false, message)
+        self.line(check, Severity::Problem, message)
     }
 
     /// Prints what a worker with this many job slots would do.
@@ -49,12 +63,19 @@ impl Report {
         Ok(Outcome::PartlyFailed)
     }
 
-    fn line(&mut self, check: &str, ok: bool, message: impl Display) -> anyhow::Result<()> {
+    fn line(&mut self, check: &str, severity: Severity, message: impl Display) -> anyhow::Result<()> {
         let message = message.to_string();
         match self.format {
-            Format::Json => stdout::write_json(&Line { check, ok, message }),
+            Format::Json => {
+                let (ok, warning) = (severity != Severity::Problem, severity == Severity::Warning);
+                stdout::write_json(&Line { check, ok, warning, message })
+            }
             Format::Text => {
-                let result = if ok { "ok" } else { "problem" };
+                let result = match severity {
+                    Severity::Ok => "ok",
+                    Severity::Warning => "warning",
+                    Severity::Problem => "problem",
+                };
                 Ok(stdout::write_line(format_args!("{result:<8} {check}: {}", escape_control(&message)))?)
             }
         }

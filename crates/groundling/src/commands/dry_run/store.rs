@@ -1,5 +1,7 @@
 //! The S3 store: whether what `s3.allow` lists can be read.
 
+use std::time::{Duration, Instant};
+
 use wire::v1::S3Object;
 use worker::fetch::bucket_probe::BucketAccess;
 use worker::fetch::s3::ObjectStore;
@@ -8,6 +10,9 @@ use worker::settings::S3Settings;
 use super::report::Report;
 use crate::exit::Misuse;
 use crate::sources::input::Source;
+
+/// A worker's reads that take longer than this hold its job slots rather than its engine.
+const SLOW_READ: Duration = Duration::from_secs(5);
 
 pub(super) async fn check(settings: &S3Settings, object: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
     let store = match ObjectStore::open(settings).await {
@@ -43,8 +48,17 @@ async fn check_object(store: &ObjectStore, address: &str, report: &mut Report) -
         return Err(Misuse(anyhow::anyhow!("--object {address}: expected s3://bucket/key")).into());
     };
     let object = S3Object { bucket, key, ..S3Object::default() };
+    let started = Instant::now();
     match store.read(&object).await {
-        Ok(fetched) => report.ok("store", format_args!("{address} was read: {} bytes", fetched.bytes.len())),
+        Ok(fetched) => {
+            let (bytes, elapsed) = (fetched.bytes.len(), started.elapsed());
+            let seconds = elapsed.as_secs_f64();
+            if elapsed > SLOW_READ {
+                report.warning("store", format_args!("{address} was read, but slowly: {bytes} bytes in {seconds:.1} s"))
+            } else {
+                report.ok("store", format_args!("{address} was read: {bytes} bytes in {seconds:.2} s"))
+            }
+        }
         Err(error) => report.problem("store", error),
     }
 }
