@@ -221,7 +221,7 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
     }
     let output = run(groundling().args(["annotate", &scene])).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("hf download microsoft/kosmos-2-patch14-224"), "{}", said(&output));
+    assert!(said(&output).contains("hf://microsoft/kosmos-2-patch14-224"), "{}", said(&output));
     assert_eq!(said(&output).trim_end().lines().count(), 1);
     let output = run(groundling().args(["annotate", "--model", "/no/such", &scene])).await;
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));

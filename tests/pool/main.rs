@@ -9,4 +9,6 @@ mod client;
 mod connections;
 mod enqueue;
 mod lame_duck;
+mod model_sources;
+mod scaler;
 mod workers;

@@ -18,6 +18,7 @@ pub mod export;
 pub mod failures;
 pub mod feed;
 pub mod filter;
+pub mod load;
 pub mod object;
 pub mod pool;
 pub mod recipe;

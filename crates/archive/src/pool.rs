@@ -28,6 +28,14 @@ pub enum PoolError {
     /// A stream does not exist.
     #[error("the stream {0} is not there: run `groundling setup`")]
     NoStream(String),
+    /// A consumer does not exist.
+    #[error("the consumer {consumer} of the stream {stream} is not there: run `groundling setup`")]
+    NoConsumer {
+        /// The consumer.
+        consumer: String,
+        /// Its stream.
+        stream: String,
+    },
     /// The server does not do what was asked.
     #[error("{what} failed: {cause}")]
     Broker {

@@ -1,6 +1,7 @@
 //! The command line. The doc comments are the help texts.
 #![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts, in which tags are the model's markup")]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -94,6 +95,12 @@ pub(crate) enum Command {
     ///
     /// Exit code 1: there are problems.
     DryRun(DryRunArgs),
+    /// Tell KEDA how long one worker would take for the backlog, so that it runs as many as drain it in time.
+    ///
+    /// An external-push scaler (gRPC) with the metric drain_seconds: jobs that have not ended, divided by the jobs per second
+    /// of a worker. The trigger's metadata has targetDrainSeconds and jobsPerSecond, which is used until the rate is
+    /// measured. Needs no GPU and no model.
+    Scaler(ScalerArgs),
     /// Print the settings and their defaults, as a settings file, a JSON schema or Markdown.
     Settings(SettingsArgs),
 }
@@ -122,6 +129,16 @@ pub(crate) struct SetupArgs {
     pub(crate) migrate: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ScalerArgs {
+    /// Address for KEDA and for probes (gRPC, without TLS).
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051")]
+    pub(crate) listen: SocketAddr,
+    /// NATS server [default: nats://127.0.0.1:4222].
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Option<String>,
+}
+
 /// The servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
@@ -145,8 +162,8 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Model directory: a local Hugging Face checkpoint. Only its configuration and weights are read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
+    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its configuration and weights are read.
+    #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Use random weights instead of a model, for this config.json or the one in this directory.
     #[arg(long, value_name = "CONFIG")]
@@ -208,8 +225,8 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectPrompt {
-    /// Model directory: a local Hugging Face checkpoint. Only its tokenizer and configuration are read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
+    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its tokenizer and configuration are read.
+    #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Prompt in the model's markup.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -229,8 +246,8 @@ pub(crate) struct InspectPrompt {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectImage {
-    /// Model directory: a local Hugging Face checkpoint. Only its image processor's configuration is read.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
+    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its image processor's configuration is read.
+    #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Picture file.
     pub(crate) file: PathBuf,

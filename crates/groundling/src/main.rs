@@ -14,6 +14,7 @@ mod files;
 mod logging;
 mod model_args;
 mod model_dir;
+mod model_supply;
 mod report;
 mod review_items;
 mod settings;
@@ -98,10 +99,11 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,
         Command::Annotate(given) => commands::annotate::run(*given, settings.as_deref()).await,
         Command::Demo(given) => commands::demo::run(given).await,
-        Command::Bench(given) => commands::bench::run(&given).await,
-        Command::Inspect(given) => commands::inspect::run(given),
+        Command::Bench(given) => commands::bench::run(given, settings.as_deref()).await,
+        Command::Inspect(given) => commands::inspect::run(given, settings.as_deref()).await,
         Command::Check(given) => commands::check::run(&given, settings.as_deref()),
         Command::DryRun(given) => commands::dry_run::run(given, settings.as_deref()).await,
+        Command::Scaler(given) => commands::scaler::run(given, settings.as_deref()).await,
         Command::Settings(given) => commands::settings::run(&given),
     }
 }

@@ -9,9 +9,14 @@ use crate::arg_values::path;
 /// The model and its device.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Model directory: a local Hugging Face checkpoint.
-    #[arg(long, value_name = "DIR", env = "GROUNDLING_MODEL", value_parser = path())]
+    /// Model: a directory (a local Hugging Face checkpoint), hf://OWNER/NAME[@REVISION][/FOLDER] or s3://BUCKET/PREFIX.
+    ///
+    /// Models of the hub and of a store are downloaded once, into HF_HOME or XDG_CACHE_HOME.
+    #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
+    /// Do not download: use the directory, or what was downloaded before.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Device to compute on: auto, cpu, cuda or cuda:N [default: auto].
     #[arg(long)]
     pub(crate) device: Option<String>,

@@ -1,8 +1,8 @@
 //! Opens the model and starts the engine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
 use kosmos2::checkpoint::LoadProgress;
@@ -12,27 +12,14 @@ use kosmos2::processor::image::ImageProcessor;
 use crate::exit::Misuse;
 use crate::settings::ModelSettings;
 
-const NO_MODEL: &str = "no model given: pass --model DIR, set GROUNDLING_MODEL, or set model.path in the settings file; get the published model with \
-    `hf download microsoft/kosmos-2-patch14-224 --local-dir kosmos-2`, or use the small one for tests in \
-    crates/sandbox/demo/kosmos-2-emoji";
-
-/// The given directory.
-///
-/// # Errors
-/// If none is given: how to get a model.
-pub(crate) fn require(given: Option<&PathBuf>) -> anyhow::Result<&Path> {
-    let given = given.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty());
-    given.ok_or_else(|| Misuse(anyhow!(NO_MODEL)).into())
-}
-
 /// The image processor of a model directory, which needs no weights.
 pub(crate) fn images(dir: &Path) -> anyhow::Result<ImageProcessor> {
     ImageProcessor::from_dir(dir).context("the model cannot be opened")
 }
 
-/// Opens the model that the settings name, on their device.
-pub(crate) fn open(settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
-    open_on(settings, &open_device(settings)?, LoadProgress::default())
+/// Opens the model of a directory on the device that the settings name.
+pub(crate) fn open(dir: &Path, settings: &ModelSettings) -> anyhow::Result<Kosmos2> {
+    open_on(dir, &open_device(settings)?, LoadProgress::default())
 }
 
 /// Opens the device that the settings name.
@@ -42,9 +29,8 @@ pub(crate) fn open_device(settings: &ModelSettings) -> anyhow::Result<Compute> {
     Ok(Compute::open(device, settings.dtype.as_deref()).map_err(misuse)?)
 }
 
-/// Opens the model that the settings name, and reports how much of its weights has been read.
-pub(crate) fn open_on(settings: &ModelSettings, compute: &Compute, progress: LoadProgress) -> anyhow::Result<Kosmos2> {
-    let dir = require(settings.path.as_ref())?;
+/// Opens the model of a directory, and reports how much of its weights has been read.
+pub(crate) fn open_on(dir: &Path, compute: &Compute, progress: LoadProgress) -> anyhow::Result<Kosmos2> {
     Kosmos2::open_with_progress(dir, compute, progress).context("the model cannot be opened")
 }
 

@@ -3,11 +3,12 @@
 pub(crate) mod check;
 mod error;
 mod layers;
+mod model;
 pub(crate) mod reference;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +26,7 @@ use crate::args::StoreArgs;
 use crate::exit::Misuse;
 use crate::model_args::ModelArgs;
 use layers::Layered;
+pub(crate) use model::ModelSettings;
 
 /// The settings file if none is named.
 pub(crate) const DEFAULT_FILE: &str = "groundling.toml";
@@ -42,25 +44,6 @@ pub(crate) struct Settings {
     pub(crate) s3: S3Settings,
     pub(crate) worker: WorkerSettings,
     pub(crate) telemetry: TelemetrySettings,
-}
-
-/// The model and its device.
-#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ModelSettings {
-    /// Model directory: a local Hugging Face checkpoint. `GROUNDLING_MODEL` sets it, too.
-    pub(crate) path: Option<PathBuf>,
-    /// Device to compute on: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it is available.
-    pub(crate) device: String,
-    /// Weight format: `f32`, `bf16`, `int8` or `w8a8` on the CPU; `bf16`, `f16`, `f32`, `bf16-kv8` or `f16-kv8` on
-    /// CUDA; or `fastest`. If unset: `f32` on the CPU, `bf16` on CUDA.
-    pub(crate) dtype: Option<String>,
-}
-
-impl Default for ModelSettings {
-    fn default() -> Self {
-        Self { path: None, device: "auto".into(), dtype: None }
-    }
 }
 
 /// Continuous batching.
@@ -136,6 +119,7 @@ impl Settings {
     pub(crate) fn with_model(mut self, flags: &ModelArgs) -> Self {
         let model = &mut self.model;
         model.path = flags.model.clone().filter(|path| !path.as_os_str().is_empty()).or(model.path.take());
+        model.offline |= flags.offline;
         model.device = flags.device.clone().unwrap_or(std::mem::take(&mut model.device));
         model.dtype = flags.dtype.clone().or(model.dtype.take());
         self.engine.slots = flags.batch.or(self.engine.slots);
@@ -173,7 +157,7 @@ impl Settings {
         let invalid = self.of_worker().validate().err();
         let of_worker = invalid.map_or_else(Vec::new, |InvalidSettings(problems)| problems);
         let of_environment = environment_problems(&self.s3, |name| std::env::var(name).ok());
-        [of_worker, self.engine.problems(), self.telemetry.problems(), of_environment].concat()
+        [of_worker, self.model.problems(), self.engine.problems(), self.telemetry.problems(), of_environment].concat()
     }
 
     /// The validated settings of the worker.
@@ -205,6 +189,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {

@@ -8,14 +8,11 @@ use broker::causes::causes;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use opentelemetry_http::{HttpClient, HttpError};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Handle;
+use web::{ConnectorError, Direct};
 
 use crate::error::TelemetryError;
 use crate::export_state::ExportState;
@@ -26,7 +23,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Sends exports. The SDK calls it from threads without a runtime, so the work is spawned on the given one.
 #[derive(Debug)]
 pub(crate) struct ExportClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Direct, Full<Bytes>>,
     runtime: Handle,
     timeout: Duration,
     state: ExportState,
@@ -45,32 +42,11 @@ impl ExportClient {
     }
 }
 
-fn connector(ca_file: Option<&Path>) -> Result<HttpsConnector<HttpConnector>, TelemetryError> {
-    let provider = rustls::crypto::ring::default_provider();
-    let builder = match ca_file {
-        None => HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map_err(TelemetryError::NoSystemCertificates)?,
-        Some(file) => {
-            let unusable = |cause: String| TelemetryError::CaFile { file: file.to_owned(), cause };
-            let mut roots = rustls::RootCertStore::empty();
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable("it holds no certificate".to_owned()));
-            }
-            let config = rustls::ClientConfig::builder_with_provider(provider.into())
-                .with_safe_default_protocol_versions()
-                .map_err(|error| unusable(error.to_string()))?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            HttpsConnectorBuilder::new().with_tls_config(config)
-        }
-    };
-    Ok(builder.https_or_http().enable_http1().build())
+fn connector(ca_file: Option<&Path>) -> Result<Direct, TelemetryError> {
+    web::direct(ca_file).map_err(|error| match error {
+        ConnectorError::NoSystemCertificates(cause) => TelemetryError::NoSystemCertificates(cause),
+        ConnectorError::CaFile { file, cause } => TelemetryError::CaFile { file, cause },
+    })
 }
 
 #[async_trait]

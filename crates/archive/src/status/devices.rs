@@ -29,7 +29,7 @@ const CLOSED_AFTER: Duration = Duration::seconds(10);
 pub(super) struct Cache(HashMap<(String, i64, i64), u64>);
 
 /// The workers with an annotation from `from` until before `until`.
-pub(super) async fn workers(
+pub(crate) async fn workers(
     annotations: &DirectReader,
     subject: &str,
     from: OffsetDateTime,

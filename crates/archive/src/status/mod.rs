@@ -23,6 +23,7 @@ use wire::subjects::{
 use wire::v1::ImageAnnotation;
 
 use crate::pool::{Pool, PoolError, subjects};
+pub(crate) use devices::workers as workers_between;
 pub use report::{Cost, DatasetStatus, Interval, Rates, SourceStatus, Status, Workers};
 
 /// The time within which workers must have published an annotation to be counted.

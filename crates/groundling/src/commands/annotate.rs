@@ -18,12 +18,12 @@ use wire::v1;
 
 use crate::annotate_args::{AnnotateArgs, AnnotateFormat, OutputArgs};
 use crate::exit::{Misuse, Outcome};
-use crate::model_dir;
 use crate::settings::Settings;
 use crate::sources::collect::{Collector, Inputs};
 use crate::sources::input::Input;
 use crate::sources::reader::Reader;
 use crate::stderr;
+use crate::{model_dir, model_supply};
 
 mod done_rows;
 mod drawings;
@@ -66,7 +66,10 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         page_writer::check(page, args.output.out.as_deref()).map_err(Misuse)?;
     }
     let settings = Settings::load(settings)?.with_model(&args.model).with_s3_endpoint(args.s3_endpoint.as_ref());
-    let dir = model_dir::require(settings.model.path.as_ref())?.to_path_buf();
+    let Some(dir) = interrupt.or(model_supply::directory(&settings.model, &settings.s3)).await else {
+        return Ok(interrupted(&interrupt));
+    };
+    let dir = dir?;
     let model_name = ModelIdentity::name_of(&dir)?;
     let images = model_dir::images(&dir)?;
     let reader = Reader::new(&settings.s3, args.limits.max_bytes);
@@ -85,6 +88,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     }
     // Computing the digest reads all weights. It runs beside loading them, and only if rows have the digest.
     let has_rows = format == AnnotateFormat::Json;
+    let model_dir = dir.clone();
     let mut recipe = tokio::task::spawn_blocking(move || {
         let model = if has_rows { identity(&dir)? } else { v1::ModelIdentity::default() };
         Recipe::new(tasks, &options, labels, model)
@@ -119,7 +123,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     // Loading a model leaves most processors idle.
     let prefetched: Vec<_> = inputs.iter().take(PREFETCH).map(|input| preparer.start(input.clone())).collect();
     let model_settings = settings.model.clone();
-    let load = tokio::task::spawn_blocking(move || model_dir::open(&model_settings));
+    let load = tokio::task::spawn_blocking(move || model_dir::open(&model_dir, &model_settings));
     let Some(model) = interrupt.or(load).await else { return Ok(interrupted(&interrupt)) };
     let model = model.context("loading the model panicked")??;
     let mut engine_options = settings.engine.options();

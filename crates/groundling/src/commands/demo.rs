@@ -55,7 +55,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
 
 /// Runs a worker until every job has ended, and returns the number of failed jobs.
 async fn work(model_dir: &Path, servers: &Servers, jobs: usize) -> anyhow::Result<usize> {
-    let model = model_dir::open(&ModelSettings { path: Some(model_dir.into()), ..ModelSettings::default() })?;
+    let model = model_dir::open(model_dir, &ModelSettings::default())?;
     let engine = model_dir::start_engine(model, EngineOptions::default())?;
     let bar = progress_bar(jobs as u64);
     let show = |event: &JobEvent| match event {

@@ -1,7 +1,7 @@
 //! `groundling inspect`: the model's inputs, and the parsing of its raw output.
 
 use std::io::{self, BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use kosmos2::config::Config;
@@ -15,18 +15,23 @@ use serde_json::json;
 
 use crate::args::{Inspect, InspectImage, InspectPrompt, InspectText};
 use crate::exit::{Misuse, Outcome};
-use crate::{files, model_dir, stdout};
+use crate::{files, model_supply, stdout};
 
-pub(crate) fn run(what: Inspect) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(what: Inspect, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     match what {
-        Inspect::Prompt(args) => inspect_prompt(args),
-        Inspect::Image(args) => inspect_image(args),
+        Inspect::Prompt(args) => {
+            let dir = model_supply::directory_of_flag(args.model.as_ref(), settings).await?;
+            inspect_prompt(args, &dir)
+        }
+        Inspect::Image(args) => {
+            let dir = model_supply::directory_of_flag(args.model.as_ref(), settings).await?;
+            inspect_image(&args, &dir)
+        }
         Inspect::Text(args) => inspect_text(&args),
     }
 }
 
-fn inspect_prompt(args: InspectPrompt) -> anyhow::Result<Outcome> {
-    let dir = model_dir::require(args.model.as_ref())?;
+fn inspect_prompt(args: InspectPrompt, dir: &Path) -> anyhow::Result<Outcome> {
     let config = Config::from_dir(dir)?;
     let processor = TextProcessor::new(KosmosTokenizer::from_dir(dir)?, config.latent_query_num);
     let prompt = Prompt::from_json(args.prompt, args.boxes.as_deref()).map_err(|error| Misuse(error.into()))?;
@@ -40,8 +45,8 @@ fn inspect_prompt(args: InspectPrompt) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn inspect_image(args: InspectImage) -> anyhow::Result<Outcome> {
-    let processor = ImageProcessor::from_dir(model_dir::require(args.model.as_ref())?)?;
+fn inspect_image(args: &InspectImage, dir: &Path) -> anyhow::Result<Outcome> {
+    let processor = ImageProcessor::from_dir(dir)?;
     let same = args.out.canonicalize().is_ok_and(|out| args.file.canonicalize().is_ok_and(|file| file == out));
     if same {
         return Err(Misuse(anyhow!("--out is the picture itself; choose another file")).into());

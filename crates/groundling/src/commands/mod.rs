@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod failures;
 pub(crate) mod inspect;
 pub(crate) mod reconcile;
+pub(crate) mod scaler;
 mod servers;
 pub(crate) mod settings;
 pub(crate) mod setup;

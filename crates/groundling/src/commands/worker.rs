@@ -1,6 +1,6 @@
 //! `groundling worker`: the queue worker.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use kosmos2::checkpoint::{LoadProgress, ModelIdentity};
 use kosmos2::options::GenerationOptions;
 use kosmos2::processor::prompt::Task;
 use kosmos2::{Processor, Query};
+use models::Supply;
 use telemetry::nvidia::NvidiaGpu;
 use telemetry::{InstrumentOptions, LogLayer, ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::task::spawn_blocking;
@@ -23,7 +24,7 @@ use worker::{WorkerParts, WorkerTelemetry};
 use crate::args::WorkerArgs;
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::{model_dir, stderr};
+use crate::{model_dir, model_supply, stderr};
 
 pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>, logs: &LogLayer) -> anyhow::Result<Outcome> {
     let mut settings = Settings::load(settings)?.with_model(&args.model).with_stores(&args.stores);
@@ -31,10 +32,10 @@ pub(crate) async fn run(args: WorkerArgs, settings: Option<&Path>, logs: &LogLay
     // Annotations and exported telemetry name the worker alike.
     settings.worker.id.get_or_insert_with(random_id);
     let for_worker = settings.for_worker()?;
-    let dir = model_dir::require(settings.model.path.as_ref())?.to_path_buf();
+    let supply = model_supply::supply(&settings.model, &settings.s3).await?;
     let shutdown = worker::signals::shutdown_by_signals(|| stderr::finish(&[]))?;
     let telemetry = start_telemetry(&settings.telemetry, &for_worker, logs)?;
-    let worked = work(&settings, for_worker, dir, &telemetry, shutdown).await;
+    let worked = work(&settings, for_worker, supply, &telemetry, shutdown).await;
     // After the last job, whose spans it exports.
     telemetry.shutdown().await;
     worked.map(|()| Outcome::Done)
@@ -55,14 +56,14 @@ fn start_telemetry(
 async fn work(
     settings: &Settings,
     for_worker: worker::Settings,
-    dir: PathBuf,
+    supply: Supply,
     telemetry: &Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let health = Health::new();
     let _server = HealthServer::start_if_set(&for_worker.worker, &health, telemetry.scraper())?;
     let (engine, model) = tokio::select! {
-        loaded = load(settings, dir, telemetry, &health) => loaded?,
+        loaded = load(settings, &supply, telemetry, &health) => loaded?,
         () = shutdown.cancelled() => {
             tracing::info!("the worker was shut down while it loaded its model");
             return Ok(());
@@ -74,20 +75,23 @@ async fn work(
     Ok(())
 }
 
-/// Loads the model and starts its engine. `health` tells the progress.
+/// Downloads the model if it is not here, loads it and starts its engine. `health` tells the progress.
 async fn load(
     settings: &Settings,
-    dir: PathBuf,
+    supply: &Supply,
     telemetry: &Telemetry,
     health: &Health,
 ) -> anyhow::Result<(Arc<Engine>, ModelIdentity)> {
+    let downloading = supply.progress().clone();
+    health.set_loading(move || downloading.to_string());
+    let dir = model_supply::directory_with_log(supply).await?;
     let (started, progress) = (Instant::now(), LoadProgress::default());
     let shown = progress.clone();
     health.set_loading(move || format!("loading model: {} %", shown.percent()));
-    let model_settings = settings.model.clone();
+    let (model_settings, model_dir) = (settings.model.clone(), dir.clone());
     let (model, gpu) = spawn_blocking(move || {
         let compute = model_dir::open_device(&model_settings)?;
-        let model = model_dir::open_on(&model_settings, &compute, progress)?;
+        let model = model_dir::open_on(&model_dir, &compute, progress)?;
         anyhow::Ok((model, compute.pci_bus_id()))
     })
     .await??;

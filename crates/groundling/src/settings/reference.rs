@@ -11,8 +11,9 @@ use super::Settings;
 use super::layers::{PREFIX, SEPARATOR};
 
 /// The flags that override settings.
-const FLAGS: [(&str, &str); 7] = [
+const FLAGS: [(&str, &str); 8] = [
     ("model.path", "model"),
+    ("model.offline", "offline"),
     ("model.device", "device"),
     ("model.dtype", "dtype"),
     ("engine.slots", "batch"),

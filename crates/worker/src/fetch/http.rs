@@ -6,11 +6,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use url::Url;
+use web::Direct;
 
 use super::encoding::{Body, BodyError};
 use super::{FetchError, FetchErrorKind, too_large, unsupported_encoding};
@@ -26,7 +25,7 @@ impl<B> WebBody for B where B: BodyExt<Data = Bytes, Error: std::error::Error + 
 /// Reads pictures from web addresses.
 #[derive(Debug, Clone)]
 pub struct WebReader {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<Direct, Empty<Bytes>>,
     max_bytes: u64,
     timeout: Duration,
 }
@@ -37,15 +36,8 @@ impl WebReader {
     /// # Errors
     /// `Misconfigured` if the system's certificates cannot be read.
     pub fn new(max_bytes: u64, timeout: Duration) -> Result<Self, FetchError> {
-        let tls = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .map_err(|error| {
-                let sentence = "the system's certificates cannot be read: install them (package ca-certificates)";
-                FetchError::new(FetchErrorKind::Misconfigured, sentence).because(error)
-            })?
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let tls =
+            web::direct(None).map_err(|error| FetchError::new(FetchErrorKind::Misconfigured, error.to_string()))?;
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(tls), max_bytes, timeout })
     }
 

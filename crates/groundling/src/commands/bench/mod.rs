@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::args::{BenchArgs, Format};
 use crate::exit::{Misuse, Outcome};
-use crate::{model_dir, stdout};
+use crate::{model_supply, stdout};
 use measure::{Spread, Workload};
 
 /// Seed of the random weights, fixed so that runs are comparable.
@@ -47,7 +47,11 @@ struct Report {
     cost_per_1000_images: Option<f64>,
 }
 
-pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(mut args: BenchArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
+    if args.random.is_none() {
+        args.model = Some(model_supply::directory_of_flag(args.model.as_ref(), settings).await?);
+    }
+    let args = &args;
     if !args.through_worker.is_empty() {
         return through_worker::run(args).await;
     }
@@ -140,7 +144,7 @@ fn different_lengths(
 
 fn load(args: &BenchArgs, compute: &Compute) -> anyhow::Result<Model> {
     let Some(path) = &args.random else {
-        let dir = model_dir::require(args.model.as_ref())?;
+        let dir = args.model.as_deref().context("no model")?;
         return Model::load(dir, compute).context("the model cannot be opened");
     };
     let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };

@@ -93,7 +93,7 @@ struct Measurement {
 pub(super) async fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let misuse = |error| Misuse(anyhow::Error::from(error));
     let compute = Compute::open(args.device.parse().map_err(misuse)?, args.dtype.as_deref()).map_err(misuse)?;
-    let dir = model_dir::require(args.model.as_ref())?;
+    let dir = args.model.as_deref().context("no model")?;
     let identity = ModelIdentity::of_dir(dir)?;
     let servers = Servers::start(DATASET).await?;
     let mut pictures = Vec::new();

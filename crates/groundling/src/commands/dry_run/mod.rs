@@ -16,7 +16,7 @@ pub(crate) async fn run(args: DryRunArgs, settings: Option<&Path>) -> anyhow::Re
     let settings = Settings::load(settings)?.with_model(&args.model).with_stores(&args.stores);
     let for_worker = settings.for_worker()?;
     let mut report = Report::new(args.format);
-    let slots = model::check(&settings, &mut report)?;
+    let slots = model::check(&settings, &mut report).await?;
     nats::check(&for_worker, slots, args.workers, &mut report).await?;
     store::check(&for_worker.s3, args.object.as_deref(), &mut report).await?;
     check_telemetry(&settings, &mut report).await?;

@@ -1,11 +1,14 @@
 //! The model's files and the device.
 
+use std::path::Path;
+
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
+use models::Availability;
 
 use super::report::Report;
 use crate::commands::worker::check_slot_tokens;
-use crate::model_dir;
+use crate::model_supply;
 use crate::settings::Settings;
 
 /// Job slots of a worker without `worker.slots`. The engine's own number is known only once it runs.
@@ -13,8 +16,8 @@ const CPU_SLOTS: usize = 8;
 const GPU_SLOTS: usize = 1280;
 
 /// Returns the number of job slots of a worker.
-pub(super) fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<usize> {
-    check_files(settings, report)?;
+pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<usize> {
+    check_model(settings, report).await?;
     let device: DeviceChoice = settings.model.device.parse()?;
     let compute = Compute::open(device, settings.model.dtype.as_deref());
     let usual = if compute.as_ref().is_ok_and(Compute::is_gpu) { GPU_SLOTS } else { CPU_SLOTS };
@@ -25,11 +28,23 @@ pub(super) fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<
     Ok(settings.worker.slots.unwrap_or(usual))
 }
 
-fn check_files(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
-    let dir = match model_dir::require(settings.model.path.as_ref()) {
-        Ok(dir) => dir,
+/// Nothing is downloaded: of a model that is not here, only the source is checked.
+async fn check_model(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let supply = match model_supply::supply(&settings.model, &settings.s3).await {
+        Ok(supply) => supply,
         Err(error) => return report.problem("model", error),
     };
+    match supply.availability().await {
+        Ok(Availability::Here(dir)) => check_files(&dir, settings, report),
+        Ok(Availability::ToDownload { commit, bytes }) => {
+            let (source, size) = (model_supply::source(settings.model.path.as_ref())?, bytes as f64 / 1e6);
+            report.ok("model", format_args!("{source} can be downloaded: commit {commit}, {size:.1} MB"))
+        }
+        Err(error) => report.problem("model", error),
+    }
+}
+
+fn check_files(dir: &Path, settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let processor = match Kosmos2::check_files(dir) {
         Ok(processor) => processor,
         Err(error) => {
