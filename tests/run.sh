@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-./deploy/install-tools.sh --client --loaders
+./deploy/install-tools.sh --client --loaders --postgres
 if [ $# -gt 0 ]; then
     exec cargo test --locked "$@"
 fi

@@ -130,7 +130,7 @@ pub(crate) struct Truth {
     pub(crate) annotations: Vec<Value>,
     pub(crate) messages: BTreeMap<u64, ImageAnnotation>,
     /// The name of each object by the phrases for it.
-    categories: BTreeMap<String, String>,
+    pub(crate) categories: BTreeMap<String, String>,
 }
 
 impl Truth {
@@ -176,7 +176,7 @@ pub(crate) fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-fn scenes() -> Vec<Value> {
+pub(crate) fn scenes() -> Vec<Value> {
     let truth = std::fs::read(demo().scenes_dir.join("truth.json")).unwrap();
     let truth: Value = serde_json::from_slice(&truth).unwrap();
     truth["scenes"].as_array().unwrap().clone()

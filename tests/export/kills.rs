@@ -55,7 +55,7 @@ async fn kill(format: &str, annotations: u64, kills: u32) {
 }
 
 /// A number from 0 to 1.
-fn fraction(seed: &str, number: u32) -> f64 {
+pub(crate) fn fraction(seed: &str, number: u32) -> f64 {
     let digest = sha256_hex(format!("{seed} {number}").as_bytes());
     u64::from_str_radix(&digest[..8], 16).unwrap() as f64 / f64::from(u32::MAX)
 }

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use crate::filled_stream::{Bench, STREAM, SUBJECT, synthetic};
 
 /// Greatest resident memory of a process in MB, while it runs.
-async fn most_memory(id: u32) -> f64 {
+pub(crate) async fn most_memory(id: u32) -> f64 {
     let mut most = 0.0f64;
     loop {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status")) else { return most };
@@ -19,7 +19,7 @@ async fn most_memory(id: u32) -> f64 {
     }
 }
 
-async fn bare_rate(bench: &Bench) -> f64 {
+pub(crate) async fn bare_rate(bench: &Bench) -> f64 {
     let range = Range { subject: SUBJECT.into(), sequences: 1..=u64::MAX, deduplicate: false };
     let started = Instant::now();
     let mut messages = std::pin::pin!(read(&bench.jetstream, STREAM, range).await.unwrap());

@@ -1,4 +1,5 @@
-//! Submits archives, a job for each object of a source; shows and repairs what became of the jobs; exports annotations.
+//! Submits archives, a job for each object of a source; shows and repairs what became of the jobs; exports and
+//! indexes annotations.
 //!
 //! A *source* ([`source`]) lists the objects of an archive. It is divided into *lanes*, which are read in parallel. The
 //! feeder ([`feed`]) creates a job for each object. It stores jobs in the jobs stream together with the lane's *cursor*,
@@ -19,6 +20,7 @@ pub mod failures;
 pub mod feed;
 pub mod filter;
 pub mod load;
+pub mod index;
 pub mod object;
 pub mod pool;
 pub mod recipe;

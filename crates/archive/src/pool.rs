@@ -10,6 +10,8 @@ use broker::direct::{DirectError, DirectReader};
 use broker::read::ReadError;
 use broker::settings::{NatsSettings, StreamSettings};
 use futures::TryStreamExt;
+use time::OffsetDateTime;
+use wire::prost_types::Timestamp;
 
 /// Access to the streams.
 #[derive(Debug, Clone)]
@@ -80,6 +82,12 @@ impl Pool {
             _ => PoolError::broker(format!("opening the stream {name}"), &error),
         })
     }
+}
+
+/// When a stream was created, as a text. It tells a stream that was deleted and created again from the earlier one.
+pub(crate) fn created_text(created: OffsetDateTime) -> String {
+    let nanos = i32::try_from(created.nanosecond()).unwrap_or(0);
+    Timestamp { seconds: created.unix_timestamp(), nanos }.to_string()
 }
 
 /// The subjects of a stream that match a filter, with the number of messages on each of them.

@@ -11,6 +11,7 @@ use crate::arg_values::{at_least_one, lengths, path};
 use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
 use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
 use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
+use crate::index_args::{INDEX_EXAMPLES, IndexArgs};
 use crate::model_args::ModelArgs;
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
@@ -76,6 +77,9 @@ pub(crate) enum Command {
     /// Write the annotations of a dataset as files for other tools.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(ExportArgs),
+    /// Keep a searchable database of annotations, in PostgreSQL or SQLite.
+    #[command(after_help = INDEX_EXAMPLES)]
+    Index(IndexArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(Box<AnnotateArgs>),

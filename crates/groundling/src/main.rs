@@ -11,6 +11,7 @@ mod enqueue_args;
 mod exit;
 mod export_args;
 mod files;
+mod index_args;
 mod logging;
 mod model_args;
 mod model_dir;
@@ -94,6 +95,7 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
         Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
         Command::Export(given) => commands::export::run(given, settings.as_deref()).await,
+        Command::Index(given) => commands::index::run(given, settings.as_deref()).await,
         Command::Status(given) => commands::status::run(given, settings.as_deref()).await,
         Command::Failures(given) => commands::failures::run(given, settings.as_deref()).await,
         Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,

@@ -8,7 +8,10 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum SandboxError {
     /// The pinned tools are not installed.
-    #[error("{name} was not found in {searched}; run ./deploy/install-tools.sh in the checkout of Groundling")]
+    #[error(
+        "{name} was not found in {searched}; run ./deploy/install-tools.sh{} in the checkout of Groundling",
+        option(name)
+    )]
     MissingExecutable {
         /// The program.
         name: String,
@@ -60,6 +63,11 @@ pub enum SandboxError {
         /// The error of the store.
         reason: String,
     },
+}
+
+/// The option of `install-tools.sh` that installs a program.
+fn option(name: &str) -> &'static str {
+    if name == "postgres" { " --postgres" } else { "" }
 }
 
 impl SandboxError {

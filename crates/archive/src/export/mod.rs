@@ -14,7 +14,7 @@ mod error;
 mod formats;
 mod head_noun;
 mod id_files;
-mod item;
+pub(crate) mod item;
 mod manifest;
 mod parquet_columns;
 mod pictures;

@@ -17,7 +17,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use wire::Message;
-use wire::prost_types::Timestamp;
 use wire::subjects::Dataset;
 use wire::v1::ImageAnnotation;
 
@@ -34,6 +33,7 @@ use super::shard_builder::{Event, ShardBuilder, categories, needs_survey};
 use super::shard_record::{Counts, ShardRecord};
 use super::shard_writer::ShardContext;
 use super::trim;
+use crate::pool::created_text;
 
 /// Pictures that are read at once.
 const PICTURES_AT_ONCE: usize = 16;
@@ -163,11 +163,7 @@ impl Export {
             dataset: self.dataset.to_string(),
             format: self.format,
             stream: self.stream.clone(),
-            stream_created: Timestamp {
-                seconds: created.unix_timestamp(),
-                nanos: i32::try_from(created.nanosecond()).unwrap_or(0),
-            }
-            .to_string(),
+            stream_created: created_text(created),
             shard_size: self.shard_size.max(1),
             first,
             end: self.end,

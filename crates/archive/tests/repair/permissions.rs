@@ -1,11 +1,13 @@
-//! The permissions of an operator on the NATS server.
+//! The permissions of operators and readers on the NATS server.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use archive::export::{Destination, Export, Format, Start};
 use archive::failures::{Failures, Replay, Replayed, Selection, drop_failures};
 use archive::feed::{Progress, Target};
+use archive::index::Index;
 use archive::pool::Pool;
 use archive::reconcile::{ReconcileProgress, reconcile};
 use archive::status::Watch;
@@ -15,40 +17,100 @@ use wire::Message;
 use wire::v1::{self, FailureReason};
 
 use crate::common::{Bench, SyntheticStore, feed, source};
-use crate::fixtures::{all, failure, job, look, publish, publish_annotation, publish_failure};
+use crate::fixtures::{all, dataset, failure, job, look, publish, publish_annotation, publish_failure};
+
+/// A server with a user who has the permissions of a file of `deploy/nats`.
+struct Restricted {
+    bench: Bench,
+    /// The user's client.
+    client: async_nats::Client,
+    /// What the server denied.
+    errors: Arc<Mutex<Vec<String>>>,
+}
+
+impl Restricted {
+    async fn start(file: &str, permissions: &str) -> Self {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats").join(file);
+        let text = std::fs::read_to_string(file).unwrap();
+        let users =
+            format!("{{ user: admin, password: a }}, {{ user: other, password: o, permissions: ${permissions} }}");
+        let extra_config = format!("{text}\nauthorization {{ users = [ {users} ] }}");
+        let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
+        let errors: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&errors);
+        let options = async_nats::ConnectOptions::with_user_and_password("other".into(), "o".into());
+        let options = options.event_callback(move |event| {
+            if let async_nats::Event::ServerError(error) = event {
+                seen.lock().unwrap().push(error.to_string());
+            }
+            std::future::ready(())
+        });
+        let client = options.connect(server.client_url()).await.unwrap();
+        let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "a".into());
+        let jetstream = async_nats::jetstream::new(admin.connect(server.client_url()).await.unwrap());
+        let streams = StreamSettings { jobs_max_bytes: Some(1 << 30), ..StreamSettings::default() };
+        assert!(broker::setup::setup(&jetstream, &streams).await.unwrap().is_ready());
+        Self { bench: Bench { server, jetstream, streams }, client, errors }
+    }
+
+    fn pool(&self) -> Pool {
+        Pool::new(&self.client, &NatsSettings::default(), self.bench.streams.clone())
+    }
+
+    fn denied(&self) -> Vec<String> {
+        self.errors.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_reader_needs_no_more_than_its_permissions() {
+    let restricted = Restricted::start("reader-permissions.conf", "GROUNDLING_READER").await;
+    for key in ["a", "b", "c", "d"] {
+        publish_annotation(&restricted.bench, &job("read", key), "w").await;
+    }
+    let (dir, progress) = (tempfile::tempdir().unwrap(), Arc::default());
+    let export = |out: &str, start, trim| Export {
+        jetstream: async_nats::jetstream::new(restricted.client.clone()),
+        stream: restricted.bench.streams.annotations.clone(),
+        dataset: dataset("read"),
+        format: Format::Jsonl,
+        destination: Destination::Local(dir.path().join(out)),
+        shard_size: 2,
+        start,
+        end: None,
+        pictures: None,
+        categories: None,
+        follow: false,
+        trim,
+    };
+    let since = Start::Time(time::OffsetDateTime::UNIX_EPOCH);
+    let exported = export("since", since, false).run(&progress, std::future::pending()).await.unwrap();
+    assert_eq!(exported.counts.annotations, 4);
+    let target = archive::index::Target::parse(&format!("sqlite:{}", dir.path().join("index.db").display())).unwrap();
+    let index = Index { pool: restricted.pool(), datasets: vec![dataset("read")], target, follow: false };
+    let indexed = archive::index::Progress::default();
+    index.run(&indexed, std::future::pending()).await.unwrap();
+    assert_eq!(indexed.snapshot().annotations, 4);
+    // Sequences 2 and 3 one by one, and then all of the first shards at once.
+    let some = export("some", Start::Sequence(2), true).run(&progress, std::future::pending()).await.unwrap();
+    let all = export("all", Start::Beginning, true).run(&progress, std::future::pending()).await.unwrap();
+    assert_eq!((some.trimmed, all.trimmed), (2, 1));
+    assert_eq!(restricted.denied(), Vec::<String>::new());
+}
 
 #[tokio::test]
 async fn an_operator_needs_no_more_than_its_permissions() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/operator-permissions.conf");
-    let permissions = std::fs::read_to_string(file).unwrap();
-    let users = "{ user: admin, password: a }, { user: operator, password: o, permissions: $GROUNDLING_OPERATOR }";
-    let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
-    let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
-    let errors: Arc<Mutex<Vec<String>>> = Arc::default();
-    let seen = Arc::clone(&errors);
-    let options = async_nats::ConnectOptions::with_user_and_password("operator".into(), "o".into());
-    let options = options.event_callback(move |event| {
-        if let async_nats::Event::ServerError(error) = event {
-            seen.lock().unwrap().push(error.to_string());
-        }
-        std::future::ready(())
-    });
-    let operator = options.connect(server.client_url()).await.unwrap();
-    let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "a".into());
-    let jetstream = async_nats::jetstream::new(admin.connect(server.client_url()).await.unwrap());
-    let streams = StreamSettings { jobs_max_bytes: Some(1 << 30), ..StreamSettings::default() };
-    assert!(broker::setup::setup(&jetstream, &streams).await.unwrap().is_ready());
-    let bench = Bench { server, jetstream, streams: streams.clone() };
-    let pool = Pool::new(&operator, &NatsSettings::default(), streams);
+    let restricted = Restricted::start("operator-permissions.conf", "GROUNDLING_OPERATOR").await;
+    let (bench, pool) = (&restricted.bench, restricted.pool());
     let store = SyntheticStore::start(10, Duration::ZERO).await;
     let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 1);
-    publish_annotation(&bench, &job("fed", "a"), "w").await;
+    publish_annotation(bench, &job("fed", "a"), "w").await;
     for (sequence, key) in [(1, "b"), (2, "c")] {
-        publish_failure(&bench, &failure(&job("fed", key), sequence, FailureReason::Internal)).await;
+        publish_failure(bench, &failure(&job("fed", key), sequence, FailureReason::Internal)).await;
     }
-    publish(&bench, "groundling.retries.fed.9-1", "r", v1::Retry::default().encode_to_vec()).await;
+    publish(bench, "groundling.retries.fed.9-1", "r", v1::Retry::default().encode_to_vec()).await;
 
-    let target = Target { jetstream: async_nats::jetstream::new(operator), ..bench.target() };
+    let target = Target { jetstream: async_nats::jetstream::new(restricted.client.clone()), ..bench.target() };
     let repair = fed.begin_repair(&target).await.unwrap();
     let mut found = reconcile(&pool, &fed, &ReconcileProgress::default()).await.unwrap();
     assert_eq!((found.missing, found.elsewhere), (10, 3));
@@ -59,5 +121,5 @@ async fn an_operator_needs_no_more_than_its_permissions() {
     assert_eq!(drop_failures(&pool, &failures[1..]).await.unwrap(), 1);
     let status = look(&mut Watch::new(pool, Vec::new(), None), "fed").await;
     assert_eq!((status.queued, status.done, status.failed), (11, 1, 0));
-    assert_eq!(*errors.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(restricted.denied(), Vec::<String>::new());
 }

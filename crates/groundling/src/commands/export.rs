@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use archive::export::{Destination, Export, ExportError, Format, Pictures, Progress, Start, Summary};
 use broker::connection;
+use futures::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wire::subjects::Dataset;
@@ -14,6 +15,7 @@ use worker::fetch::environment::environment_problems;
 use worker::fetch::s3::ObjectStore;
 use worker::settings_validation::InvalidSettings;
 
+use super::stop::stopped;
 use crate::args;
 use crate::exit::{Misuse, Outcome};
 use crate::export_args::{ExportArgs, ExportFormat, Layout};
@@ -56,7 +58,7 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         trim: args.trim,
     };
     let (progress, started) = (Arc::new(Progress::default()), Instant::now());
-    let exported = watched(export.run(&progress, stopped()), &progress).await;
+    let exported = watched(export.run(&progress, stopped().map(drop)), &progress).await;
     let summary = exported.map_err(|error| match error {
         ExportError::OtherPlan { .. } | ExportError::OtherStream { .. } | ExportError::Categories { .. } => {
             anyhow::Error::from(Misuse(error.into()))
@@ -113,19 +115,6 @@ async fn open_store(settings: &mut Settings) -> anyhow::Result<ObjectStore> {
         return Err(Misuse(InvalidSettings(problems).into()).into());
     }
     Ok(ObjectStore::open(&settings.s3).await?)
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// Runs the export and shows its progress at a terminal.

@@ -1,0 +1,102 @@
+//! `groundling index`: a searchable database of annotations.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use archive::index::{Index, Progress, Snapshot, Target};
+use archive::pool::Pool;
+use broker::connection;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wire::subjects::Dataset;
+
+use super::stop::stopped;
+use crate::args::{Format, StoreArgs};
+use crate::exit::{Misuse, Outcome};
+use crate::index_args::IndexArgs;
+use crate::settings::Settings;
+use crate::{stderr, stdout};
+
+/// How often the bar is drawn.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a line is written without a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
+    let target = Target::parse(&args.into).map_err(|error| Misuse(anyhow!("--into: {error}")))?;
+    let datasets =
+        args.dataset.iter().map(|name| name.parse::<Dataset>().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
+    let mut datasets = datasets.collect::<Result<Vec<_>, _>>()?;
+    datasets.sort_unstable();
+    datasets.dedup();
+    let flags = StoreArgs { nats_url: args.nats_url.clone(), s3_endpoint: None };
+    let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
+    let connection = connection::open(&nats, "groundling index").await?;
+    let pool = Pool::new(&connection.client, &nats, streams);
+    let index = Index { pool, datasets, target: target.clone(), follow: args.follow };
+    let (progress, started, signal) = (Progress::default(), Instant::now(), Cell::new(0));
+    let stop = async { signal.set(stopped().await) };
+    let summary = watched(index.run(&progress, stop), &progress).await?;
+    let found = progress.snapshot();
+    report(&args, &target, &found, started.elapsed())?;
+    Ok(match (summary.is_interrupted, found.unreadable) {
+        (true, _) => Outcome::Interrupted { signal: signal.get() },
+        (false, 0) => Outcome::Done,
+        (false, _) => Outcome::PartlyFailed,
+    })
+}
+
+/// Runs the work and shows its progress: a bar on a terminal, otherwise a line from time to time.
+async fn watched<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:20}] {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let interval = if bar.is_hidden() { LINE_INTERVAL } else { REDRAW_INTERVAL };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let (mut work, mut shown) = (std::pin::pin!(work), Snapshot::default());
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            _ = ticks.tick() => {
+                let now = progress.snapshot();
+                let line = format!(
+                    "{} annotations indexed, {} there already, sequence {} of {}",
+                    now.annotations, now.repeats(), now.sequence, now.last
+                );
+                if !bar.is_hidden() {
+                    bar.set_length(now.last);
+                    bar.set_position(now.sequence);
+                    bar.set_message(line);
+                    bar.tick();
+                } else if now != shown {
+                    stderr::message!("{line}");
+                }
+                shown = now;
+            }
+        }
+    };
+    bar.finish_and_clear();
+    result
+}
+
+fn report(args: &IndexArgs, target: &Target, found: &Snapshot, elapsed: Duration) -> anyhow::Result<()> {
+    let seconds = elapsed.as_secs_f64();
+    let Snapshot { read, annotations, results, entities, boxes, unreadable, sequence, .. } = *found;
+    if args.format == Format::Json {
+        return stdout::write_json(&json!({
+            "into": target.to_string(), "datasets": args.dataset, "read": read, "annotations": annotations,
+            "results": results, "entities": entities, "boxes": boxes, "repeats": found.repeats(),
+            "unreadable": unreadable, "sequence": sequence, "seconds": seconds,
+        }));
+    }
+    if unreadable > 0 {
+        stderr::message!("groundling: {unreadable} messages left out, they are not annotations");
+    }
+    Ok(stdout::write_line(format_args!(
+        "{target}: {annotations} annotations, {results} results, {entities} phrases and {boxes} boxes added ({} were there already; {read} messages read in {seconds:.1} s)",
+        found.repeats()
+    ))?)
+}
