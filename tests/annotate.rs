@@ -136,10 +136,10 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(json_lines(&output).len(), 2);
     for sentence in [
-        "dddd: directory skipped: File name too long",
+        "dddd: the directory cannot be searched: File name too long",
         "empty: contains no pictures",
-        "no/such.jpg: No such file or directory",
-        "2 done, 1 failed, 2 arguments or directories skipped",
+        "no/such.jpg: there is no such file",
+        "4 found: 2 done, 2 failed, ",
     ] {
         assert!(said(&output).contains(sentence), "{sentence}: {}", said(&output));
     }
@@ -180,6 +180,18 @@ async fn control_characters_of_names_do_not_reach_the_terminal() {
     let output = annotate().args(["--format", "json-v0"]).arg(dir.path()).output().await.unwrap();
     let lines = json_lines(&output);
     assert_eq!(lines[1]["image"].as_str().unwrap(), dir.path().join(names[1]).to_str().unwrap(), "JSON is exact");
+}
+
+#[tokio::test]
+async fn a_file_whose_name_begins_with_a_dash_is_told_from_an_option() {
+    let dir = folder(&["-x.jpg"]);
+    let output = annotate().current_dir(dir.path()).arg("-x.jpg").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("for the file '-x.jpg', write './-x.jpg', or '--' before it"), "{}", said(&output));
+    for arguments in [&["./-x.jpg"][..], &["--", "-x.jpg"]] {
+        let output = annotate().current_dir(dir.path()).args(arguments).output().await.unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
 }
 
 #[tokio::test]

@@ -194,8 +194,14 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
 #[tokio::test]
 async fn misuse_is_one_sentence_and_exit_code_2() {
     let scene = demo().scenes[0].path.display().to_string();
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 23] = [
         (&["annotate"], "required"),
+        (&["annotate", ""], "an argument is empty"),
+        (&["annotate", "--s3-endpoint", "127.0.0.1:8333", &scene], "an address like http://127.0.0.1:8333"),
+        (&["annotate", "--out", "x.csv", &scene], "not as .csv; name a file ending in .jsonl"),
+        (&["annotate", "--out", "x.jsonl", "--format", "text", &scene], "--out writes --format json only"),
+        (&["annotate", "--format", "parquet", &scene], "possible values"),
+        (&["annotate", "--out", "", &scene], "--out is empty"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[null, null]", &scene], "1 <phrase>…</phrase>"),
         (&["annotate", "--prompt", "<phrase>a</phrase>", "--boxes", "[[[0, 0, 1, 1]]]", &scene], "write 0.0, not 0"),
         (&["annotate", "--task", "describe=50,40,120,100", &scene], "fractions from 0 to 1"),
@@ -225,6 +231,7 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
     assert_eq!(said(&output).trim_end().lines().count(), 1);
     let output = run(groundling().args(["annotate", "--model", "/no/such", &scene])).await;
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).starts_with("groundling: /no/such: there is no such model directory"), "{}", said(&output));
     let output = run(with_model().env("GROUNDLING__WORKER__SLOTZ", "3").args(["worker"])).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("slotz"), "{}", said(&output));

@@ -60,6 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 // Numbers of google.protobuf.FieldDescriptorProto.
 const LABEL_REPEATED: i32 = 3;
+const TYPE_DOUBLE: i32 = 1;
+const TYPE_FLOAT: i32 = 2;
 const TYPE_MESSAGE: i32 = 11;
 const TYPE_BYTES: i32 = 12;
 
@@ -72,6 +74,7 @@ fn module(type_name: &str, kind: i32) -> Option<&'static str> {
         ".groundling.v1.FailureReason" => Some("failure_reason"),
         name if name.ends_with(".LabelsEntry") => Some("sorted"),
         _ if kind == TYPE_BYTES => Some("base64"),
+        _ if [TYPE_DOUBLE, TYPE_FLOAT].contains(&kind) => Some("float"),
         _ => None,
     }
 }

@@ -27,7 +27,7 @@ async fn a_page_has_the_pictures_of_this_run_and_of_the_one_that_it_continues() 
     run().await;
     fs::remove_file(&page).unwrap();
     let output = run().await;
-    assert!(said(&output).contains("0 done, 1 failed, 3 already done, "), "{}", said(&output));
+    assert!(said(&output).contains("0 done, 1 failed, 3 skipped (already done), "), "{}", said(&output));
     assert_eq!(fs::read_to_string(&page).unwrap(), html);
 }
 
@@ -41,7 +41,7 @@ async fn a_page_replaces_nothing_but_a_page() {
         assert_eq!(output.status.code(), Some(2));
         assert!(said(&output).contains(problem) && output.stdout.is_empty(), "{}", said(&output));
     }
-    let page = dir.path().join("page.html");
+    let page = dir.path().join("page");
     let output = annotate().arg(&picture).arg("--page").arg(&page).arg("--out").arg(&page).output().await.unwrap();
     assert!(said(&output).contains("--out has the same name"), "{}", said(&output));
     assert_eq!(fs::read(&picture).unwrap(), before);

@@ -75,7 +75,11 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
     for out in ["rows.jsonl", "rows"].map(|name| home.path().join(name)) {
         let output = run(annotate().arg("--out").arg(&out).arg(dir.path()).arg(dir.path())).await;
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(output.stdout.is_empty() && said(&output).contains("3 done, 1 failed, "), "{}", said(&output));
+        assert!(
+            output.stdout.is_empty() && said(&output).contains("3 done, 1 failed, 4 skipped (named before), "),
+            "{}",
+            said(&output)
+        );
         let first = rows(&out);
         assert_eq!(assert_each_once(&first).len(), 4, "a folder that is named twice gives each picture once");
         // Without --resume, nothing is overwritten.
@@ -86,7 +90,7 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
 
         let output = run(&mut to_out(&out, dir.path())).await;
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("0 done, 1 failed, 3 already done, "), "{}", said(&output));
+        assert!(said(&output).contains("4 found: 0 done, 1 failed, 3 skipped (already done), "), "{}", said(&output));
         assert_eq!(assert_each_once(&rows(&out)).len(), 4);
 
         // One is repaired, one has other content, and one is new.
@@ -95,7 +99,7 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
         fs::copy(dir.path().join("a.jpg"), dir.path().join("new.jpg")).unwrap();
         let output = run(&mut to_out(&out, dir.path())).await;
         assert!(output.status.success(), "{}", said(&output));
-        assert!(said(&output).contains("3 done, 2 already done, "), "{}", said(&output));
+        assert!(said(&output).contains("3 done, 2 skipped (already done), "), "{}", said(&output));
         let all = rows(&out);
         let ids: BTreeSet<_> = all.iter().map(|row| row["annotation_id"].to_string()).collect();
         assert_eq!((all.len(), ids.len()), (6, 6), "the row of the earlier content stays");
@@ -106,7 +110,7 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
             let output = run(to_out(&out, &dir.path().join("sub")).args(other)).await;
             assert!(said(&output).contains("1 done, "), "{other:?}: {}", said(&output));
             let output = run(to_out(&out, &dir.path().join("sub")).args(other)).await;
-            assert!(said(&output).contains("0 done, 1 already done, "), "{other:?}: {}", said(&output));
+            assert!(said(&output).contains("0 done, 1 skipped (already done), "), "{other:?}: {}", said(&output));
         }
         // The folder is as it was for the next round.
         fs::write(dir.path().join("bad.jpg"), "no picture").unwrap();
@@ -223,7 +227,7 @@ async fn ctrl_c_finishes_what_was_started_and_says_how_to_continue() {
         let so_far = rows(&out);
         assert_each_once(&so_far);
         assert!(so_far.len() < 60, "the signal came too late");
-        let summary = format!("{} done, ", so_far.len());
+        let summary = format!("60 found: {} done, {} left, ", so_far.len(), 60 - so_far.len());
         let left = format!("{} pictures left; to continue, run the same command with --resume", 60 - so_far.len());
         assert!(said(&output).contains(&summary) && said(&output).contains(&left), "{}", said(&output));
         assert!(fs::read_to_string(&out).unwrap().ends_with('\n'));
@@ -231,6 +235,33 @@ async fn ctrl_c_finishes_what_was_started_and_says_how_to_continue() {
     let out = home.path().join("rows130.jsonl");
     assert!(run(&mut to_out(&out, dir.path())).await.status.success());
     assert_eq!(assert_each_once(&rows(&out)).len(), 60);
+}
+
+#[tokio::test]
+async fn after_ctrl_c_a_picture_that_does_not_end_is_waited_for_only_so_long() {
+    let (dir, home) = (folder(&["a.jpg", "b.jpg"]), tempfile::tempdir().unwrap());
+    let out = home.path().join("rows.jsonl");
+    // A web server that accepts connections and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut command = annotate();
+    command.env("GROUNDLING__WORKER__SHUTDOWN_TIMEOUT", "100ms").env("GROUNDLING__S3__OPERATION_TIMEOUT", "1h");
+    command.arg("--out").arg(&out).arg(dir.path()).arg(format!("http://{}/c.jpg", silent.local_addr().unwrap()));
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let connection = silent.accept().await.unwrap();
+    has_rows(&out, 2).await;
+    send(&child, "-INT").await;
+    let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    for part in [
+        "for at most 0.1 s (worker.shutdown_timeout)",
+        "have not ended in time",
+        "3 found: 2 done, 1 left, ",
+        "1 picture left; to continue, run the same command with --resume",
+    ] {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+    assert_eq!(rows(&out).len(), 2);
+    drop(connection);
 }
 
 #[tokio::test]

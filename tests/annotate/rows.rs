@@ -138,8 +138,8 @@ fn the_schema_has_every_field_and_no_other() {
             entities: vec![entity],
             finish_reason: v1::FinishReason::Scored.into(),
             token_ids: vec![1],
-            logprobs: vec![-0.5],
-            loss: Some(0.5),
+            logprobs: vec![-0.5, f32::NEG_INFINITY],
+            loss: Some(f32::INFINITY),
             ..v1::TaskResult::default()
         }],
         timings: Some(v1::StageTimings {
@@ -190,6 +190,7 @@ fn the_schema_has_every_field_and_no_other() {
         ("/results/0/finish_reason", json!("DONE")),
         ("/results/0/entities/0/boxes/0/score", json!(2)),
         ("/picture/width", json!("9")),
+        ("/results/0/loss", json!("inf")),
         ("/labels", json!({"a": 1})),
         ("/model/extra", json!(1)),
     ] {

@@ -55,7 +55,7 @@ impl Schema {
             match keyword.as_str() {
                 "description" | "contentEncoding" | "required" | "additionalProperties" | "items" => {}
                 "type" => {
-                    let is_valid = match rule.as_str().unwrap() {
+                    let is_of = |name: &Value| match name.as_str().unwrap() {
                         "object" => value.is_object(),
                         "array" => value.is_array(),
                         "string" => value.is_string(),
@@ -64,7 +64,7 @@ impl Schema {
                         "number" => value.is_number(),
                         other => panic!("type {other}"),
                     };
-                    if !is_valid {
+                    if !rule.as_array().map_or_else(|| is_of(rule), |names| names.iter().any(is_of)) {
                         problems.push(format!("{at}: not of type {rule}: {value}"));
                     }
                 }
@@ -76,7 +76,7 @@ impl Schema {
                 }
                 "pattern" => {
                     let pattern = Regex::new(rule.as_str().unwrap()).unwrap();
-                    if !value.as_str().is_some_and(|text| pattern.is_match(text)) {
+                    if value.as_str().is_some_and(|text| !pattern.is_match(text)) {
                         problems.push(format!("{at}: {value} does not match {rule}"));
                     }
                 }

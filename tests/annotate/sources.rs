@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use sandbox::SeaweedFs;
@@ -13,7 +14,7 @@ use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
 use crate::support::demo;
-use crate::{annotate, folder, json_lines, said};
+use crate::{annotate, files_below, folder, json_lines, said};
 
 /// The names of the pictures of JSON rows, without the folder.
 fn names(output: &Output, folder: &str) -> BTreeSet<String> {
@@ -63,7 +64,7 @@ async fn a_messy_folder_gives_its_pictures_and_an_account_of_the_rest() {
         "4 hidden names (",
         "2 links to directories, which --follow-links searches (",
         "1 broken link (broken.jpg)",
-        "7 done, 2 failed, 5 skipped (not pictures), ",
+        "21 found: 7 done, 2 failed, 12 skipped (5 not pictures, 4 hidden, 2 links to directories, 1 broken link), ",
     ] {
         assert!(said(&output).contains(part), "{part}: {}", said(&output));
     }
@@ -146,7 +147,8 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
     for part in [
         "1 file that is not a picture (notes.txt)",
         "1 hidden name (.hidden.jpg)",
-        "4 done, 2 skipped (not pictures), ",
+        "names without an extension: skipped 1 file that is not a picture (s3://",
+        "7 found: 4 done, 3 skipped (2 not pictures, 1 hidden), ",
     ] {
         assert!(said(&output).contains(part), "{part}: {}", said(&output));
     }
@@ -165,22 +167,165 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
     };
     assert!(resumed().await.contains("4 done, "));
     let said = resumed().await;
-    assert!(said.contains("0 done, 4 already done, "), "{said}");
+    assert!(said.contains("7 found: 0 done, 7 skipped (2 not pictures, 1 hidden, 4 already done), "), "{said}");
     upload("p/a.jpg", fs::read(&scenes[7].path).unwrap()).await;
     let said = resumed().await;
-    assert!(said.contains("1 done, 3 already done, "), "{said}");
+    assert!(said.contains("1 done, 6 skipped (2 not pictures, 1 hidden, 3 already done), "), "{said}");
 
     let output = command("missing/").output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(crate::said(&output).contains("missing/: no object is a picture by its key"), "{}", crate::said(&output));
-    let output = annotate()
-        .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
-        .env("GROUNDLING__S3__ANONYMOUS", "true")
-        .env("GROUNDLING__S3__PATH_STYLE", "true")
-        .arg(format!("s3://{bucket}/p/"))
-        .output()
-        .await
-        .unwrap();
+    let said = crate::said(&output);
+    assert!(
+        said.contains("missing/: there are no objects with this prefix") && said.contains("0 found: 0 done"),
+        "{said}"
+    );
+    // Without a slash at its end, an address is that of one object.
+    let output = command("p").output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(crate::said(&output).contains("/p/: cannot be listed: "), "{}", crate::said(&output));
+    let advice = "there are objects below it: end the address with / to annotate them";
+    assert!(crate::said(&output).contains(advice), "{}", crate::said(&output));
+    let output = command("p/none.jpg").output().await.unwrap();
+    assert!(!crate::said(&output).contains(advice), "{}", crate::said(&output));
+
+    // A listing that fails is a row, and a sentence that names the place, the problem and the remedy.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with_tls = access.endpoint.replace("http://", "https://");
+    let place = format!("s3://{bucket}/p/");
+    let none = "s3://no-such-bucket/p/".to_owned();
+    let cases: [(&str, &str, &str, &str, [&str; 2]); 6] = [
+        (
+            "GROUNDLING__S3__ANONYMOUS",
+            "true",
+            &place,
+            "FORBIDDEN",
+            ["denied", "allow the access key to list the bucket"],
+        ),
+        ("AWS_ACCESS_KEY_ID", "other", &place, "RETRIES_EXHAUSTED", ["rejects the access key", "check s3.access_key"]),
+        ("AWS_SECRET_ACCESS_KEY", "other", &place, "RETRIES_EXHAUSTED", ["signature", "check s3.secret_key"]),
+        ("LANG", "C", &none, "NOT_FOUND", ["its bucket does not exist", "correct the bucket's name"]),
+        (
+            "endpoint",
+            &format!("http://{dead}"),
+            &place,
+            "RETRIES_EXHAUSTED",
+            ["connection refused", "check s3.endpoint"],
+        ),
+        ("endpoint", &with_tls, &place, "RETRIES_EXHAUSTED", ["does not speak TLS", "http://"]),
+    ];
+    for (name, value, place, reason, parts) in cases {
+        let mut command = annotate();
+        command.env("GROUNDLING__S3__PATH_STYLE", "true").env("GROUNDLING__S3__ATTEMPTS", "1");
+        if name != "GROUNDLING__S3__ANONYMOUS" {
+            command.env("AWS_ACCESS_KEY_ID", &access.access_key).env("AWS_SECRET_ACCESS_KEY", &access.secret_key);
+        }
+        let endpoint = if name == "endpoint" { value } else { access.endpoint.as_str() };
+        command.env(name, value).args(["--format", "json", "--s3-endpoint", endpoint, place]);
+        let output = command.output().await.unwrap();
+        let said = crate::said(&output);
+        assert_eq!(output.status.code(), Some(1), "{name} {value}: {said}");
+        let sentence = said.lines().next().unwrap_or_default();
+        for part in parts.iter().chain([&place]) {
+            assert!(sentence.contains(part), "{name} {value}: {part}: {said}");
+        }
+        assert_eq!(sentence.matches(place).count(), 1, "{said}");
+        assert!(!said.contains("os error") && !said.contains("dispatch"), "{said}");
+        let [row] = &json_lines(&output)[..] else { panic!("one row: {said}") };
+        assert_eq!(row["job_id"], place);
+        assert!(row["reason"].as_str().unwrap().ends_with(reason), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_has_a_row_and_what_is_not_supported_fails() {
+    let dir = folder(&["a.jpg", "sub/b.jpg", "locked/c.jpg", "unreadable.jpg"]);
+    let root = dir.path();
+    // Not even root can open a path that is too long; an ordinary user also meets permissions.
+    let half = |name: &str| root.join([name].into_iter().chain(["d".repeat(250).as_str(); 10]).collect::<PathBuf>());
+    fs::create_dir_all(half("upper")).unwrap();
+    fs::create_dir_all(half("lower")).unwrap();
+    fs::rename(root.join("lower"), half("upper").join("lower")).unwrap();
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    for (name, bytes) in
+        [("i.heic", &heic[..]), ("no_ending", heic), ("page", b"<!DOCTYPE html>"), ("p.jpg", b"<html>")]
+    {
+        fs::write(root.join(name), bytes).unwrap();
+    }
+    for private in ["locked", "unreadable.jpg"] {
+        fs::set_permissions(root.join(private), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let is_root = fs::File::open(root.join("unreadable.jpg")).is_ok();
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("rows.jsonl");
+    for run in 0..2 {
+        let output = annotate().args(["--resume", "--out"]).arg(&out).arg(root).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let text = fs::read_to_string(&out).unwrap();
+        let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let reason = |end: &str| {
+            let of = rows.iter().filter(|row| row["job_id"].as_str().unwrap().ends_with(end));
+            let reasons: Vec<_> = of.map(|row| row["reason"].as_str().unwrap_or("none").to_owned()).collect();
+            assert_eq!(reasons.len(), 1, "{end}, run {run}: {reasons:?}");
+            reasons[0].clone()
+        };
+        for name in ["i.heic", "no_ending", "p.jpg"] {
+            assert_eq!(reason(name), "FAILURE_REASON_UNSUPPORTED_PICTURE");
+        }
+        assert_eq!(reason(&"d".repeat(250)), "FAILURE_REASON_OBJECT_NOT_FOUND");
+        if !is_root {
+            assert_eq!(reason("unreadable.jpg"), "FAILURE_REASON_OBJECT_FORBIDDEN");
+            assert_eq!(reason("locked"), "FAILURE_REASON_OBJECT_FORBIDDEN");
+        }
+        let said = said(&output);
+        assert!(said.contains("p.jpg: the file is an HTML page, not a picture") && !said.contains("HTML page, which"));
+        assert!(said.contains("HEIC (HEIF) file, which is not supported; convert it to JPEG"), "{said}");
+        assert!(said.contains("skipped 1 file that is not a picture (page)"), "{said}");
+        assert!(said.contains("9 found: "), "{said}");
+    }
+    // What can be read again has no failure any more.
+    for private in ["locked", "unreadable.jpg"] {
+        fs::set_permissions(root.join(private), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::remove_dir_all(root.join("upper")).unwrap();
+    let output = annotate().args(["--resume", "--out"]).arg(&out).arg(root).output().await.unwrap();
+    assert!(!fs::read_to_string(&out).unwrap().contains("FORBIDDEN"), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn a_place_without_pictures_is_named_and_the_exit_code_is_1() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("list"), "\u{feff}\r\n").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    for (arguments, sentence) in [
+        (&["--files-from", "list"][..], "--files-from list: the list is empty"),
+        (&["empty"], "empty: contains no pictures"),
+        (&["*.jpg"], "*.jpg: no picture matches"),
+    ] {
+        let output = annotate().current_dir(dir.path()).args(arguments).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(sentence) && said(&output).contains("0 found: 0 done, "), "{}", said(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn each_path_is_annotated_once_and_has_a_name_of_its_own() {
+    let dir = folder(&["a.jpg", "sub/b.jpg", "c\\xff.jpg", "-"]);
+    let root = dir.path();
+    let picture = fs::read(root.join("a.jpg")).unwrap();
+    fs::write(root.join(OsStr::from_bytes(b"c\xff.jpg")), &picture).unwrap();
+    symlink("a.jpg", root.join("link.jpg")).unwrap();
+    // As an editor on Windows writes it.
+    fs::write(root.join("list"), "\u{feff}a.jpg\r\nsub/b.jpg\r\n./a.jpg\r\n").unwrap();
+    let mut command = annotate();
+    command.current_dir(root).args(["--format", "json", "--draw", "drawn", "--files-from", "list"]);
+    command.args([".", "sub", "*.jpg", "sub//b.jpg", "-"]).arg(root.join("a.jpg"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&picture).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    // Arguments come before the list.
+    let all = set(&["./a.jpg", "./sub/b.jpg", "./c\\xff.jpg", "./c\\x5cxff.jpg", "./link.jpg", "./-", "-"]);
+    assert_eq!(names(&output, ""), all);
+    assert!(said(&output).contains("7 done, 10 skipped (1 not a picture, 9 named before), "), "{}", said(&output));
+    assert_eq!(files_below(&root.join("drawn")).len(), all.len());
 }

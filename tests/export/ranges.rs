@@ -16,7 +16,7 @@ fn jobs(bench: &Bench, out: &str) -> Vec<String> {
         if name.ends_with(".jsonl") {
             for line in String::from_utf8(bytes).unwrap().lines() {
                 let annotation: Value = serde_json::from_str(line).unwrap();
-                jobs.push(annotation["jobId"].as_str().unwrap().to_owned());
+                jobs.push(annotation["job_id"].as_str().unwrap().to_owned());
             }
         }
     }

@@ -184,7 +184,7 @@ def jsonl():
             for entity in result.get("entities") or []:
                 for place in entity["boxes"]:
                     corners = [place["fractions"][side] for side in ("x0", "y0", "x1", "y1")]
-                    found.append((row["annotationId"], *box(entity["phrase"], corners, place.get("score"))))
+                    found.append((row["annotation_id"], *box(entity["phrase"], corners, place.get("score"))))
     compare("jsonl: datasets", found, true_boxes(lambda annotation: annotation["annotation_id"], phrase))
 
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use kosmos2::options::EarlyStopping;
 use kosmos2::processor::image::DecodeOptions;
 
-use crate::arg_values::{early_stopping, path};
+use crate::arg_values::{early_stopping, endpoint, path};
 use crate::model_args::ModelArgs;
 
 pub(crate) const ANNOTATE_EXAMPLES: &str = "\
@@ -28,8 +28,13 @@ S3 credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the AWS pr
 GROUNDLING__S3__ACCESS_KEY and GROUNDLING__S3__SECRET_KEY. Stores without a host name for each bucket also need
 GROUNDLING__S3__PATH_STYLE=true.
 
-Exit codes: 0 success, 1 failure of all or part of the work, 2 invalid arguments or settings, 130 or 143 interrupted by
-Ctrl-C or SIGTERM.";
+A file whose name begins with a dash is written ./-name.jpg, or after --.
+
+Ctrl-C finishes the pictures that were started, for at most GROUNDLING__WORKER__SHUTDOWN_TIMEOUT (5m); a second one exits
+at once.
+
+Exit codes: 0 success, 1 failure of all or part of the work, or an argument or list without pictures, 2 invalid arguments
+or settings, 130 or 143 interrupted by Ctrl-C or SIGTERM.";
 
 /// The formats of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +42,7 @@ pub(crate) enum AnnotateFormat {
     /// Human-readable.
     Text,
     /// One JSON object per line for each picture: the annotation or failure as workers publish it (docs/protocol.md).
+    #[value(alias = "jsonl")]
     Json,
     /// One JSON object per line for each picture and prompt, with the earlier keys. Failures are only on stderr.
     #[value(name = "json-v0")]
@@ -46,17 +52,17 @@ pub(crate) enum AnnotateFormat {
 #[derive(Debug, Args)]
 pub(crate) struct AnnotateArgs {
     /// Pictures: files, directories (searched recursively), s3://bucket/key, s3://bucket/prefix/, patterns such as
-    /// 'a/**/*.jpg' and 's3://bucket/*.jpg', http(s):// URLs, or - for stdin.
+    /// 'a/**/*.jpg' and 's3://bucket/*.jpg', http(s):// URLs, or - for stdin. Each path is annotated once.
     #[arg(required_unless_present = "files_from", value_name = "IMAGE")]
     pub(crate) images: Vec<OsString>,
-    /// Also annotate what this file lists: one IMAGE per line, or separated by NUL; - for stdin.
+    /// Also annotate what this file lists: one IMAGE per line, or separated by NUL, in UTF-8; - for stdin.
     #[arg(long, value_name = "FILE")]
     pub(crate) files_from: Option<PathBuf>,
     /// Search directories that symbolic links lead to.
     #[arg(long)]
     pub(crate) follow_links: bool,
-    /// S3 endpoint [default: AWS].
-    #[arg(long, value_name = "URL")]
+    /// S3 endpoint, such as http://127.0.0.1:8333 [default: s3.endpoint of the settings, or AWS].
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub(crate) s3_endpoint: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -92,8 +98,9 @@ pub(crate) struct OutputArgs {
     pub(crate) format: Option<AnnotateFormat>,
     /// Write the results to this file (ending in .jsonl or .json) or into this directory instead of stdout, as JSON.
     ///
-    /// A directory gets files of --shard-rows rows. A row is written as soon as its picture is done, and a file is named
-    /// part-NNNNN.jsonl once it is complete.
+    /// Rows are in the order of the pictures: a row is written once its picture and all before it have ended. A directory
+    /// gets files of --shard-rows rows; a file is named part-NNNNN.jsonl once it is complete. End the name of a directory
+    /// with / if it looks like that of a file.
     #[arg(long, value_name = "FILE|DIR", value_parser = path())]
     pub(crate) out: Option<PathBuf>,
     /// Continue an earlier run: skip the pictures that --out has already, with the same content and the same tasks, options

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::annotate_args::{ANNOTATE_EXAMPLES, AnnotateArgs};
-use crate::arg_values::{at_least_one, lengths, path};
+use crate::arg_values::{at_least_one, endpoint, lengths, path};
 use crate::bulk_args::{FAILURES_EXAMPLES, FailuresCommand, RECONCILE_EXAMPLES, ReconcileArgs, StatusArgs};
 use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
 use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
@@ -150,7 +150,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
     /// S3 endpoint [default: AWS].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub(crate) s3_endpoint: Option<String>,
 }
 

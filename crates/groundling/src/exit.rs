@@ -1,6 +1,6 @@
 //! How a command ends, which determines the exit code.
 
-use broker::causes::causes;
+use crate::errors::plain;
 
 /// Invalid arguments or settings. The exit code is 2, as for the errors of clap.
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub(crate) struct Misuse(pub(crate) anyhow::Error);
 
 impl std::fmt::Display for Misuse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&causes(self.0.as_ref()))
+        f.write_str(&plain(self.0.as_ref()))
     }
 }
 

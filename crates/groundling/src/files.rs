@@ -1,7 +1,7 @@
-//! Atomic replacement of files.
+//! Atomic replacement of files, and the marks at their beginning.
 
 use std::fs::{File, Permissions};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -21,7 +21,8 @@ pub(crate) fn replace(
         // Temporary files are private by default; these are created like any other, with the umask applied.
         let mut options = tempfile::Builder::new();
         options.prefix(".groundling-").suffix(".tmp").permissions(Permissions::from_mode(0o666));
-        let temporary = options.tempfile_in(dir)?;
+        // The name of the temporary file means nothing to users.
+        let temporary = options.tempfile_in(dir).map_err(|error| io::Error::from(error.kind()))?;
         let mut buffer = BufWriter::new(temporary.as_file());
         write(&mut buffer)?;
         buffer.flush()?;
@@ -30,4 +31,25 @@ pub(crate) fn replace(
         anyhow::Ok(())
     };
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Checks that files can be created in the directory of `path`.
+///
+/// # Errors
+/// The error of the file system.
+pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(dir).map(drop).map_err(|error| io::Error::from(error.kind()))
+}
+
+/// The bytes of a text file without a byte-order mark.
+///
+/// # Errors
+/// The text is not UTF-8 but UTF-16: what to do, in a few words.
+pub(crate) fn without_mark(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err("the file is UTF-16; save it as UTF-8"),
+        [0xef, 0xbb, 0xbf, rest @ ..] => Ok(rest),
+        _ => Ok(bytes),
+    }
 }

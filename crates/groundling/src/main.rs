@@ -3,11 +3,13 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod annotate_args;
+mod arg_hints;
 mod arg_values;
 mod args;
 mod bulk_args;
 mod commands;
 mod enqueue_args;
+mod errors;
 mod exit;
 mod export_args;
 mod files;
@@ -26,8 +28,8 @@ mod stdout;
 use std::process::ExitCode;
 
 use args::{Arguments, Command, LogFormat};
-use broker::causes::causes;
 use clap::Parser;
+use errors::plain;
 use exit::{Misuse, Outcome};
 use stdout::StdoutError;
 use telemetry::LogLayer;
@@ -39,7 +41,8 @@ use worker::worker_error::ENGINE_STALLED;
 const STDOUT_CLOSED: u8 = 128 + 13;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments =
+        Arguments::try_parse().unwrap_or_else(|error| arg_hints::with_hint(error, std::env::args_os()).exit());
     let log_format = arguments.log_format;
     let logs = logging::start(&arguments);
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
@@ -83,7 +86,7 @@ fn messages(error: &anyhow::Error) -> Vec<String> {
     let problems = error.downcast_ref::<Misuse>().and_then(|misuse| misuse.0.downcast_ref::<InvalidSettings>());
     match problems {
         Some(problems) => problems.0.iter().map(ToString::to_string).collect(),
-        None => vec![causes(error.as_ref())],
+        None => vec![plain(error.as_ref())],
     }
 }
 

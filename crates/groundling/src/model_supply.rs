@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{DownloadProgress, Environment, ModelError, ModelErrorKind, ModelSource, Supply};
 use tokio::time::{Instant, interval};
@@ -26,10 +26,17 @@ const LINES: Duration = Duration::from_secs(30);
 /// Where the given model comes from.
 ///
 /// # Errors
-/// If none is given: how to get one. If it is not a source of models: how to write one.
+/// If none is given: how to get one. If it is not a source of models: how to write one. If the directory does not exist.
 pub(crate) fn source(given: Option<&PathBuf>) -> anyhow::Result<ModelSource> {
     let given = given.filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| Misuse(anyhow!(NO_MODEL)))?;
-    Ok(ModelSource::parse(given).map_err(misuse)?)
+    let source = ModelSource::parse(given).map_err(misuse)?;
+    if let ModelSource::Directory(dir) = &source
+        && !dir.is_dir()
+    {
+        let problem = if dir.exists() { "the model is not a directory" } else { "there is no such model directory" };
+        bail!("{}: {problem}: correct --model, GROUNDLING_MODEL or model.path", dir.display());
+    }
+    Ok(source)
 }
 
 /// Access to the model of the settings.

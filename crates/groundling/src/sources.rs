@@ -5,4 +5,4 @@ mod folder;
 pub(crate) mod input;
 mod objects;
 pub(crate) mod reader;
-mod skipped;
+pub(crate) mod skipped;

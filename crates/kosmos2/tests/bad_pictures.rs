@@ -18,9 +18,10 @@ fn strict() -> DecodeOptions {
 
 fn fault_of(error: &ImageError) -> Option<PictureFault> {
     match error {
-        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
-            Some(PictureFault::Unsupported)
-        }
+        ImageError::UnknownFormat
+        | ImageError::UnsupportedFormat { .. }
+        | ImageError::NotAPicture { .. }
+        | ImageError::Unsupported { .. } => Some(PictureFault::Unsupported),
         ImageError::Empty | ImageError::Undecodable { .. } => Some(PictureFault::Damaged),
         ImageError::TimedOut => None,
         _ => Some(PictureFault::OverLimit),

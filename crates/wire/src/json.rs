@@ -2,9 +2,10 @@
 //!
 //! [`v1::ImageAnnotation`] and [`v1::JobFailure`] with the messages that they contain implement serde's `Serialize` and
 //! `Deserialize`. The JSON is that of protobuf, with the field names of the `.proto` files: enum values by name, bytes in
-//! base64, durations as `"1.500s"`, timestamps in RFC 3339. Fields that are unset are left out. In annotations, fields
-//! that cannot be unset are always written, so that a coordinate of 0 is not missing; in failures they are left out if
-//! they have their default. 64-bit integers are numbers, which protobuf's parsers accept as well as strings.
+//! base64, durations as `"1.500s"`, timestamps in RFC 3339, numbers that JSON does not have as `"NaN"`, `"Infinity"` and
+//! `"-Infinity"`. Fields that are unset are left out. In annotations, fields that cannot be unset are always written, so
+//! that a coordinate of 0 is not missing; in failures they are left out if they have their default. 64-bit integers are
+//! numbers, which protobuf's parsers accept as well as strings.
 //!
 //! ```
 //! use wire::v1::{ObjectIdentity, PictureFacts};
@@ -17,8 +18,10 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::Error;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::v1;
@@ -118,6 +121,115 @@ pub(crate) mod base64 {
     }
 }
 
+/// A floating-point number. Those that JSON does not have are strings.
+struct Float<T>(T);
+
+macro_rules! floats {
+    ($kind:ty, $serialize:ident) => {
+        impl Serialize for Float<$kind> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self.0 {
+                    number if number.is_finite() => serializer.$serialize(number),
+                    number if number.is_nan() => serializer.serialize_str("NaN"),
+                    number if number > 0.0 => serializer.serialize_str("Infinity"),
+                    _ => serializer.serialize_str("-Infinity"),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for Float<$kind> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(FloatVisitor::<$kind>(PhantomData))
+            }
+        }
+
+        impl Visitor<'_> for FloatVisitor<$kind> {
+            type Value = Float<$kind>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, \"NaN\", \"Infinity\" or \"-Infinity\"")
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+                Ok(Float(number as $kind))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(Float(number as $kind))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Float(number as $kind))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                let number = match text {
+                    "NaN" => Some(<$kind>::NAN),
+                    "Infinity" => Some(<$kind>::INFINITY),
+                    "-Infinity" => Some(<$kind>::NEG_INFINITY),
+                    // Protobuf's parsers accept numbers in quotes.
+                    text => text.parse().ok().filter(|number: &$kind| number.is_finite()),
+                };
+                number.map(Float).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+    };
+}
+
+struct FloatVisitor<T>(PhantomData<T>);
+
+floats!(f32, serialize_f32);
+floats!(f64, serialize_f64);
+
+/// Floating-point numbers: one, an optional one or a list.
+pub(crate) mod float {
+    use super::{Deserialize, Deserializer, Float, Serialize, Serializer};
+
+    /// The type of a field of floating-point numbers.
+    pub(crate) trait Field: Sized {
+        fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
+        fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error>;
+    }
+
+    impl Field for f64 {
+        fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            Float(*self).serialize(serializer)
+        }
+
+        fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Float::deserialize(deserializer).map(|Float(number)| number)
+        }
+    }
+
+    impl Field for Option<f32> {
+        fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.map(Float).serialize(serializer)
+        }
+
+        fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Option::<Float<f32>>::deserialize(deserializer)?.map(|Float(number)| number))
+        }
+    }
+
+    impl Field for Vec<f32> {
+        fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(self.iter().copied().map(Float))
+        }
+
+        fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Vec::<Float<f32>>::deserialize(deserializer)?.into_iter().map(|Float(number)| number).collect())
+        }
+    }
+
+    pub(crate) fn serialize<F: Field, S: Serializer>(field: &F, serializer: S) -> Result<S::Ok, S::Error> {
+        field.write(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, F: Field, D: Deserializer<'de>>(deserializer: D) -> Result<F, D::Error> {
+        F::read(deserializer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prost::bytes::Bytes;
@@ -196,5 +308,38 @@ mod tests {
         assert_eq!(serde_json::from_value::<v1::JobFailure>(json).unwrap(), failure);
         let error = serde_json::from_value::<v1::JobFailure>(json!({"reason": "NO_SUCH"})).unwrap_err();
         assert!(error.to_string().contains("NO_SUCH"), "{error}");
+    }
+    #[test]
+    fn numbers_that_json_does_not_have_are_strings() {
+        let result = v1::TaskResult {
+            logprobs: vec![-0.1, f32::NEG_INFINITY, f32::INFINITY],
+            loss: Some(f32::NAN),
+            ..v1::TaskResult::default()
+        };
+        let line = serde_json::to_string(&result).unwrap();
+        assert!(line.contains(r#""logprobs":[-0.1,"-Infinity","Infinity"],"loss":"NaN""#), "{line}");
+        let read: v1::TaskResult = serde_json::from_str(&line).unwrap();
+        assert_eq!(read.logprobs, result.logprobs);
+        assert!(read.loss.unwrap().is_nan());
+        let corners = v1::FractionBox { x0: f64::NEG_INFINITY, y0: 0.1, x1: 1.0, y1: 1.0 };
+        let line = serde_json::to_string(&corners).unwrap();
+        assert_eq!(line, r#"{"x0":"-Infinity","y0":0.1,"x1":1.0,"y1":1.0}"#);
+        assert_eq!(serde_json::from_str::<v1::FractionBox>(&line).unwrap(), corners);
+        let read: v1::TaskResult = serde_json::from_str(r#"{"loss":"1.5","logprobs":[0,-1]}"#).unwrap();
+        assert_eq!((read.loss, read.logprobs), (Some(1.5), vec![0.0, -1.0]));
+        assert!(serde_json::from_str::<v1::TaskResult>(r#"{"loss":"inf"}"#).is_err());
+    }
+
+    #[test]
+    fn times_and_durations_have_the_form_of_protobuf() {
+        let time = |seconds, nanos| prost_types::Timestamp { seconds, nanos }.to_string();
+        assert_eq!(time(0, 0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(951_782_400, 250_000_000), "2000-02-29T00:00:00.250Z");
+        assert_eq!(time(1_796_027_696, 1), "2026-11-30T08:34:56.000000001Z");
+        assert_eq!(time(-1, 0), "1969-12-31T23:59:59Z");
+        let duration = |seconds, nanos| prost_types::Duration { seconds, nanos }.to_string();
+        assert_eq!(duration(1, 500_000_000), "1.500s");
+        assert_eq!(duration(0, 1000), "0.000001s");
+        assert_eq!(duration(0, -5), "-0.000000005s");
     }
 }

@@ -262,9 +262,10 @@ fn fetch_policy(kind: FetchErrorKind) -> Policy {
 fn picture_policy(error: &ImageError) -> Policy {
     use FailureReason as Reason;
     match error {
-        ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Unsupported { .. } => {
-            Policy::Fail(Reason::UnsupportedPicture)
-        }
+        ImageError::UnknownFormat
+        | ImageError::UnsupportedFormat { .. }
+        | ImageError::NotAPicture { .. }
+        | ImageError::Unsupported { .. } => Policy::Fail(Reason::UnsupportedPicture),
         ImageError::Empty | ImageError::Undecodable { .. } => Policy::Fail(Reason::UndecodablePicture),
         // Limited by worker.max_picture_pixels, worker.max_picture_side and worker.max_decode_bytes.
         ImageError::TooManyPixels { .. } | ImageError::SideTooLong { .. } | ImageError::TooMuchMemory { .. } => {

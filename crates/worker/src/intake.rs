@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::active_jobs::ActiveJobs;
 use crate::consumer_monitor::{ConsumerMonitor, PullLimits, REFRESH_INTERVAL};
 use crate::delivery::{Delivery, Lease, ReceiveError};
+use crate::followed_connection::FollowedConnection;
 use crate::health::Health;
 use crate::pull_response::{PullResponse, nack_all};
 use crate::queue::ConsumerKind;
@@ -30,7 +31,6 @@ use crate::slots::Slots;
 use crate::telemetry_words::source;
 use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
-use broker::permissions::PermissionViolation;
 
 /// How long the server keeps a pull request open. Shutdown waits for its end: a request that is abandoned earlier may
 /// still be sent a job, which would then be redelivered only after `ack_wait`.
@@ -56,7 +56,7 @@ pub struct Intake {
     slots: Slots,
     lease: Lease,
     active_jobs: ActiveJobs,
-    connection: Option<(Connection, Health)>,
+    connection: FollowedConnection,
     spans: JobSpans,
 }
 
@@ -85,7 +85,17 @@ impl Intake {
         let (slots, active_jobs) = (Slots::new(slots), ActiveJobs::default());
         let spans = JobSpans::off();
         let kind = ConsumerKind::Jobs;
-        Self { jetstream, kind, consumer, monitor, slots, lease, active_jobs, connection: None, spans }
+        Self {
+            jetstream,
+            kind,
+            consumer,
+            monitor,
+            slots,
+            lease,
+            active_jobs,
+            connection: FollowedConnection::default(),
+            spans,
+        }
     }
 
     /// The intake of retries beside this one of new jobs. It takes jobs from the `consumer` of the retries stream and
@@ -128,7 +138,7 @@ impl Intake {
     /// down between two pull requests, when no job can be in transit.
     #[must_use]
     pub fn with_connection(self, connection: Connection, health: Health) -> Self {
-        Self { connection: Some((connection, health)), ..self }
+        Self { connection: FollowedConnection::new(connection, health), ..self }
     }
 
     /// The same intake, which starts the spans of its jobs with `spans`.
@@ -154,7 +164,7 @@ impl Intake {
                 end @ (PullEnd::Done | PullEnd::TooLarge) => {
                     next_is_large = matches!(end, PullEnd::TooLarge);
                     delays.reset();
-                    self.report_pull(None);
+                    self.connection.report_pull(self.kind, None);
                 }
                 PullEnd::Stopped => break,
                 PullEnd::Reconnected(responses, open) => {
@@ -173,7 +183,7 @@ impl Intake {
                     lost += 1;
                     self.spans.instruments().pull_lost();
                     self.monitor.invalidate().await;
-                    self.report_pull(Some(&error));
+                    self.connection.report_pull(self.kind, Some(&error));
                     let delay = delays.after_failure();
                     tracing::warn!(
                         pull_requests_lost = lost,
@@ -212,61 +222,13 @@ impl Intake {
         }
     }
 
-    fn report_pull(&self, error: Option<&str>) {
-        if let Some((_, health)) = &self.connection {
-            health.pull_ended(self.kind, error);
-        }
-    }
-
-    /// Waits for the connection and returns its number.
-    async fn connected(&self) -> u64 {
-        match &self.connection {
-            Some((connection, _)) => connection.wait_until_up().await,
-            None => 0,
-        }
-    }
-
-    /// Waits until another connection has replaced the one with this number.
-    async fn reconnected(&self, number: u64) {
-        match &self.connection {
-            Some((connection, _)) => connection.reconnected(number).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Waits, from this call on, until the server denies the permission to request jobs.
-    fn refused(&self) -> impl Future<Output = PermissionViolation> + use<> {
-        let stream = self.consumer.cached_info().stream_name.clone();
-        let refused = self
-            .connection
-            .as_ref()
-            .map(|(connection, _)| connection.permission_violations().next(move |denied| denied.is_pull_from(&stream)));
-        async move {
-            match refused {
-                Some(refused) => refused.await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Waits until the server has announced that it will shut down (lame duck mode).
-    async fn lame_duck(&self) -> &Connection {
-        match &self.connection {
-            Some((connection, _)) => {
-                connection.lame_duck_announced().await;
-                connection
-            }
-            None => std::future::pending().await,
-        }
-    }
-
     /// Waits for a free slot and returns all that are free; `None` at shutdown.
     async fn free_slots(&self, shutdown: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return None,
-                connection = self.lame_duck() => connection.leave_lame_duck_server().await,
+                connection = self.connection.lame_duck() => connection.leave_lame_duck_server().await,
                 // No request is sent meanwhile, but the progress acks of active jobs must follow the consumer.
                 () = self.refresh_consumer() => {}
                 slots = self.slots.acquire_free() => return Some(slots),
@@ -277,19 +239,11 @@ impl Intake {
     /// Waits a while, then reads the consumer's configuration again.
     async fn refresh_consumer(&self) {
         tokio::time::sleep(REFRESH_INTERVAL).await;
-        if self.is_up()
-            && let Err(error) = self.monitor.pull_limits(self.number()).await
+        if self.connection.is_up()
+            && let Err(error) = self.monitor.pull_limits(self.connection.number()).await
         {
             tracing::debug!("the consumer's configuration could not be read: {error}");
         }
-    }
-
-    fn is_up(&self) -> bool {
-        self.connection.as_ref().is_none_or(|(connection, _)| connection.is_connected())
-    }
-
-    fn number(&self) -> u64 {
-        self.connection.as_ref().map_or(0, |(connection, _)| connection.number())
     }
 
     async fn pull(
@@ -301,7 +255,7 @@ impl Intake {
         let connection = tokio::select! {
             biased;
             () = shutdown.cancelled() => return PullEnd::Stopped,
-            connection = self.connected() => connection,
+            connection = self.connection.connected() => connection,
         };
         let limits = tokio::select! {
             biased;
@@ -318,19 +272,14 @@ impl Intake {
         let mut bytes = (max_bytes > 0).then_some(max_bytes);
         let (mut received, mut end) = (0, PullEnd::Done);
         // The connection does not move to another server while jobs may be in transit.
-        let _pulling = match &self.connection {
-            Some((connection, _)) => Some(connection.pull_guard().await),
-            None => None,
-        };
-        let refused = self.refused();
+        let _pulling = self.connection.pull_guard().await;
+        let refused = self.connection.refused(self.consumer.cached_info().stream_name.clone());
         tokio::pin!(refused);
         let mut responses = match self.request(request).await {
             Ok(responses) => responses,
             Err(error) => return PullEnd::Failed(error),
         };
-        if let Some((_, health)) = &self.connection {
-            health.pull_sent(self.kind, connection);
-        }
+        self.connection.report_request(self.kind, connection);
         loop {
             let response = tokio::select! {
                 biased;
@@ -342,7 +291,7 @@ impl Intake {
                 // Before the other branches, so that jobs that have arrived are processed.
                 response = tokio::time::timeout(PULL_LOST, responses.next()) => response,
                 refused = &mut refused => return PullEnd::Failed(refused.to_string()),
-                () = self.reconnected(connection) => return PullEnd::Reconnected(responses, slots.len()),
+                () = self.connection.reconnected(connection) => return PullEnd::Reconnected(responses, slots.len()),
             };
             match response {
                 Err(_) => return PullEnd::Failed("the server does not respond".to_owned()),

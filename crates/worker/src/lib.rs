@@ -28,6 +28,7 @@ pub mod events;
 mod failure;
 pub mod faults;
 pub mod fetch;
+mod followed_connection;
 pub mod health;
 pub mod health_server;
 pub mod intake;

@@ -130,7 +130,8 @@ pub struct WorkerSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub release_own_limits_for: Duration,
-    /// How long shutdown waits for active jobs. Default: `"5m"`. After that they are released to other workers.
+    /// How long shutdown waits for active jobs. Default: `"5m"`. After that they are released to other workers. After
+    /// Ctrl-C, `groundling annotate` waits as long for the pictures that were started.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,

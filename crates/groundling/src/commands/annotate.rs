@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use engine::USUAL_SLOTS;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use kosmos2::Query;
 use kosmos2::checkpoint::ModelIdentity;
 use kosmos2::processor::image::DecodeOptions;
 use tokio::sync::Semaphore;
 use wire::v1;
+use worker::settings_validation::InvalidSettings;
 
 use crate::annotate_args::{AnnotateArgs, AnnotateFormat, OutputArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
 use crate::sources::collect::{Collector, Inputs};
-use crate::sources::input::Input;
+use crate::sources::input::{Input, Source};
 use crate::sources::reader::Reader;
 use crate::stderr;
 use crate::{model_dir, model_supply};
@@ -31,6 +32,7 @@ mod failure;
 mod filter;
 mod interrupt;
 mod options;
+mod out_place;
 mod page_writer;
 mod prepare;
 mod progress;
@@ -43,8 +45,8 @@ use done_rows::DoneRows;
 use drawings::Drawings;
 use filter::Filter;
 use interrupt::Interrupt;
-use prepare::{Preparer, annotate};
-use progress::{Counts, Progress};
+use prepare::{Ended, Preparer, annotate};
+use progress::Progress;
 use recipe::Recipe;
 use results::{Results, Rows};
 use row_files::{Row, RowFiles};
@@ -57,7 +59,6 @@ const PREFETCH: usize = USUAL_SLOTS + READ_AHEAD;
 
 pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let interrupt = Interrupt::listen()?;
     let tasks = prompts::tasks(&args).map_err(Misuse)?;
     let options = options::generation_options(&args.generation)?;
     let filter = Filter::new(&args.output).map_err(Misuse)?;
@@ -66,6 +67,8 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         page_writer::check(page, args.output.out.as_deref()).map_err(Misuse)?;
     }
     let settings = Settings::load(settings)?.with_model(&args.model).with_s3_endpoint(args.s3_endpoint.as_ref());
+    check_store(&settings)?;
+    let interrupt = Interrupt::listen(settings.worker.shutdown_timeout)?;
     let Some(dir) = interrupt.or(model_supply::directory(&settings.model, &settings.s3)).await else {
         return Ok(interrupted(&interrupt));
     };
@@ -75,8 +78,8 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let reader = Reader::new(&settings.s3, args.limits.max_bytes);
 
     let Some(inputs) = interrupt.or(collect(&args, &reader)).await else { return Ok(interrupted(&interrupt)) };
-    let Inputs { found: inputs, problems, notes, not_pictures } = inputs?;
-    for message in notes.iter().chain(&problems) {
+    let Inputs { found, unread, empty, notes, skipped, places } = inputs?;
+    for message in notes.iter().chain(&empty) {
         stderr::message!("groundling: {message}");
     }
 
@@ -86,22 +89,21 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     if args.limits.no_exif_orientation {
         labels.push(("orientation", "ignored".to_owned()));
     }
-    // Computing the digest reads all weights. It runs beside loading them, and only if rows have the digest.
-    let has_rows = format == AnnotateFormat::Json;
+    // Computing the digest reads all weights. It runs beside loading them, and only if there are rows that have it.
+    let has_rows = format == AnnotateFormat::Json && !found.is_empty();
     let model_dir = dir.clone();
     let mut recipe = tokio::task::spawn_blocking(move || {
         let model = if has_rows { identity(&dir)? } else { v1::ModelIdentity::default() };
         Recipe::new(tasks, &options, labels, model)
     });
-    let (mut inputs, mut rows, mut done) = (inputs, Rows::Stdout, DoneRows::default());
+    let (mut rows, mut done) = (Rows::Stdout, DoneRows::default());
     if let Some(out) = &args.output.out {
         let known = recipe.await??;
-        let (files, earlier) = open_rows(out, &args.output, &known, &inputs)?;
+        let sources = found.iter().map(|input| &input.source).chain(unread.iter().map(|(source, _)| source));
+        let names = sources.map(Source::name).chain(places).collect();
+        let (files, earlier) = open_rows(out, &args.output, &known, &names)?;
         (rows, done) = (Rows::Files(files), earlier);
         recipe = tokio::spawn(std::future::ready(Ok(known)));
-        // A picture that is named twice has one row.
-        let mut seen = HashSet::new();
-        inputs.retain(|input| seen.insert(input.source.clone()));
     }
 
     let limits = &args.limits;
@@ -121,32 +123,70 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
         decoders: Semaphore::new(available_parallelism().map_or(1, usize::from)),
     });
     // Loading a model leaves most processors idle.
-    let prefetched: Vec<_> = inputs.iter().take(PREFETCH).map(|input| preparer.start(input.clone())).collect();
-    let model_settings = settings.model.clone();
-    let load = tokio::task::spawn_blocking(move || model_dir::open(&model_dir, &model_settings));
-    let Some(model) = interrupt.or(load).await else { return Ok(interrupted(&interrupt)) };
-    let model = model.context("loading the model panicked")??;
-    let mut engine_options = settings.engine.options();
-    options::fit_queries(&mut engine_options, model.processor(), &queries)?;
-    let engine = model_dir::start_engine(model, engine_options)?;
+    let prefetched: Vec<_> = found.iter().take(PREFETCH).map(|input| preparer.start(input.clone())).collect();
+    let engine = if found.is_empty() {
+        None
+    } else {
+        let model_settings = settings.model.clone();
+        let load = tokio::task::spawn_blocking(move || model_dir::open(&model_dir, &model_settings));
+        let Some(model) = interrupt.or(load).await else { return Ok(interrupted(&interrupt)) };
+        let model = model.context("loading the model panicked")??;
+        let mut engine_options = settings.engine.options();
+        options::fit_queries(&mut engine_options, model.processor(), &queries)?;
+        Some(model_dir::start_engine(model, engine_options)?)
+    };
     let recipe = recipe.await??;
     let drawings = args.output.draw.as_deref().map(|dir| match args.output.replace_drawings {
-        true => Drawings::new(dir, &inputs),
-        false => Drawings::of_new_run(dir, &inputs),
+        true => Drawings::new(dir, &found),
+        false => Drawings::of_new_run(dir, &found),
     });
     let mut results = Results::new(recipe, filter, format, model_name, rows, drawings.transpose()?, &args.output);
 
-    let counts = Counts { not_pictures, problems: problems.len(), ..Counts::default() };
-    let mut progress = Progress::new(inputs.len(), counts, Duration::from_secs(args.output.progress));
-    let prefetched = prefetched.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-    let work = |(input, prepared): (_, Option<_>)| {
-        let (engine, queries) = (&engine, &queries);
-        let prepared = prepared.unwrap_or_else(|| preparer.start(Clone::clone(input)));
-        async move { (input, annotate(engine, prepared, queries).await) }
-    };
-    let concurrent = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
-    let started_ones = stream::iter(inputs.iter().zip(prefetched)).take_until(interrupt.clone().arrived());
-    let mut ended = pin!(started_ones.map(work).buffered(concurrent));
+    let mut progress = Progress::new(found.len() + unread.len(), Duration::from_secs(args.output.progress));
+    for (reason, count) in skipped {
+        progress.counts().skip(reason, count);
+    }
+    for (source, error) in unread {
+        results.failed(&source, &error.into(), &mut progress)?;
+    }
+    if let Some(engine) = engine {
+        let prefetched = prefetched.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let work = |(input, prepared): (_, Option<_>)| {
+            let (engine, queries) = (&engine, &queries);
+            let prepared = prepared.unwrap_or_else(|| preparer.start(Clone::clone(input)));
+            async move { (input, annotate(engine, prepared, queries).await) }
+        };
+        let concurrent = engine.kv_capacity().slots.div_ceil(queries.len()) + READ_AHEAD;
+        let started_ones = stream::iter(found.iter().zip(prefetched)).take_until(interrupt.clone().arrived());
+        // In the order of the pictures, so that equal runs write equal rows, drawings and pages.
+        let ended = started_ones.map(work).buffered(concurrent);
+        write_all(ended, &interrupt, &mut results, &mut progress).await?;
+    }
+    for message in results.finish()? {
+        progress.message(&message);
+    }
+    let (left, failed) = (progress.left(), progress.counts().failed);
+    progress.counts().left = left;
+    progress::write(format_args!("{}", progress.finish(started.elapsed())));
+    if let Some(signal) = interrupt.signal().filter(|_| left > 0) {
+        let advice = match &args.output.out {
+            Some(_) => "to continue, run the same command with --resume",
+            None => "a run with --out can be continued",
+        };
+        progress::write(format_args!("{left} {} left; {advice}", if left == 1 { "picture" } else { "pictures" }));
+        return Ok(Outcome::Interrupted { signal });
+    }
+    Ok(if failed == 0 && empty.is_empty() { Outcome::Done } else { Outcome::PartlyFailed })
+}
+
+/// Writes what has become of each picture, until all have ended or the time after a signal is over.
+async fn write_all(
+    ended: impl Stream<Item = (&Input, Ended)>,
+    interrupt: &Interrupt,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let (mut ended, mut expired) = (pin!(ended), pin!(interrupt.clone().expired()));
     loop {
         let next = tokio::select! {
             next = ended.next() => next,
@@ -154,52 +194,53 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
                 progress::write(format_args!("{}", progress.line()));
                 continue;
             }
-        };
-        let Some((input, ended)) = next else { break };
-        results.add(input, ended, &mut progress)?;
-    }
-    for message in results.finish()? {
-        progress.message(&message);
-    }
-    let counts = progress.counts();
-    progress::write(format_args!("{}", progress.finish(started.elapsed())));
-    let ended = counts.done + counts.failed + counts.present + counts.not_pictures - not_pictures;
-    if let Some(signal) = interrupt.signal().filter(|_| ended < inputs.len()) {
-        let left = inputs.len() - ended;
-        match &args.output.out {
-            Some(_) => {
-                progress::write(format_args!("{left} pictures left; to continue, run the same command with --resume"));
+            () = &mut expired => {
+                progress.message("interrupted: pictures that were started have not ended in time");
+                None
             }
-            None => progress::write(format_args!("{left} pictures left; a run with --out can be continued")),
-        }
-        return Ok(Outcome::Interrupted { signal });
+        };
+        let Some((input, ended)) = next else { return Ok(()) };
+        results.add(input, ended, progress)?;
     }
-    let is_whole = counts.failed == 0 && problems.is_empty();
-    Ok(if is_whole { Outcome::Done } else { Outcome::PartlyFailed })
+}
+
+/// Checks the settings of the S3 store, except the allow list, which restricts jobs.
+fn check_store(settings: &Settings) -> anyhow::Result<()> {
+    let problems = settings.s3.problems().into_iter().filter(|problem| !problem.starts_with("s3.allow"));
+    let problems: Vec<_> = problems.collect();
+    if problems.is_empty() { Ok(()) } else { Err(Misuse(InvalidSettings(problems).into()).into()) }
 }
 
 /// The format of the results.
 fn format(args: &AnnotateArgs) -> anyhow::Result<AnnotateFormat> {
+    if let Some(out) = &args.output.out {
+        out_place::check(out).map_err(Misuse)?;
+    }
     match (args.output.format, &args.output.out) {
         (None, None) => Ok(AnnotateFormat::Text),
         (None | Some(AnnotateFormat::Json), Some(_)) => Ok(AnnotateFormat::Json),
         (Some(format), None) => Ok(format),
         (Some(AnnotateFormat::Text | AnnotateFormat::JsonV0), Some(_)) => {
-            Err(Misuse(anyhow!("--out writes --format json only")).into())
+            Err(Misuse(anyhow!("--out writes --format json only: leave out --format, or --out")).into())
         }
     }
 }
 
-/// Opens the files of `--out`, and reads what they have of the pictures.
-fn open_rows(out: &Path, args: &OutputArgs, recipe: &Recipe, inputs: &[Input]) -> anyhow::Result<(RowFiles, DoneRows)> {
-    let names: HashSet<String> = inputs.iter().map(|input| input.source.name()).collect();
+/// Opens the files of `--out`, and reads what they have of the pictures. `names` are those of all pictures, and of the places
+/// that were searched for them.
+fn open_rows(
+    out: &Path,
+    args: &OutputArgs,
+    recipe: &Recipe,
+    names: &HashSet<String>,
+) -> anyhow::Result<(RowFiles, DoneRows)> {
     let mut done = DoneRows::default();
     let files = RowFiles::open(out, args.resume, args.shard_rows.get(), |row| match row {
         Row::Annotation(row) => {
             done.add(recipe, *row, args.page.is_some());
             true
         }
-        // Pictures that failed are tried again.
+        // What failed is tried again.
         Row::Failure(row) => row.job_id.is_none_or(|name| !names.contains(&name)),
     })?;
     Ok((files, done))

@@ -3,13 +3,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{self, FileType};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use glob::MatchOptions;
-use kosmos2::processor::image::{DecodeOptions, Header, ImageError};
+use kosmos2::processor::image::{DecodeOptions, Header};
 
 use super::input::{Input, Kind, Source, kind_of, relative};
+use super::reader::ReadError;
 use super::skipped::{Reason, Skipped};
 
 /// The bytes by which a file without an extension is recognized.
@@ -21,16 +22,23 @@ const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What a search found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Found {
     /// The pictures, sorted by path.
     pub(super) pictures: Vec<Input>,
     pub(super) skipped: Skipped,
-    /// Directories that could not be read, and why.
-    pub(super) problems: Vec<String>,
+    /// Directories and entries that could not be read, and why.
+    pub(super) unread: Vec<(PathBuf, ReadError)>,
+    /// The directories that were searched, or could not be.
+    pub(super) places: Vec<PathBuf>,
 }
 
 impl Found {
+    /// Whether there is neither a picture nor a place that could not be searched.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pictures.is_empty() && self.unread.is_empty()
+    }
+
     fn file(&mut self, root: &Path, path: PathBuf) {
         let is_picture = match kind_of(&path) {
             Kind::Picture => true,
@@ -83,19 +91,22 @@ impl FolderSearch {
             let entries = match fs::read_dir(&dir) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    found.problems.push(format!("{}: directory skipped: {error}", dir.display()));
+                    found.places.push(dir.clone());
+                    found.unread.push((dir, ReadError::Directory(error)));
                     continue;
                 }
             };
+            // In order, so that equal searches give equal messages.
+            let mut entries: Vec<_> = entries.collect();
+            entries.sort_by_key(|entry| entry.as_ref().ok().map(fs::DirEntry::file_name));
             for entry in entries {
                 match entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))) {
                     Ok((path, _)) if is_hidden(&path) => found.skip(Reason::Hidden, root, &path),
                     Ok((path, kind)) => self.entry(&mut found, root, path, kind, &mut open, &mut searched),
-                    Err(error) => {
-                        found.problems.push(format!("{}: directory entry skipped: {error}", dir.display()));
-                    }
+                    Err(error) => found.unread.push((dir.clone(), ReadError::Directory(error))),
                 }
             }
+            found.places.push(dir);
         }
         found.sorted()
     }
@@ -129,6 +140,9 @@ impl FolderSearch {
             }
             Ok(target) if target.is_dir() => found.skip(Reason::LinkedDirectory, root, &path),
             Ok(_) => found.skip(Reason::Special, root, &path),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && kind_of(&path) == Kind::Picture => {
+                found.unread.push((path, error.into()));
+            }
             Err(_) => found.skip(Reason::BrokenLink, root, &path),
         }
     }
@@ -144,10 +158,12 @@ impl FolderSearch {
             match entry {
                 Ok(path) if path.is_dir() || self.is_excluded(&path) || has_hidden_part(&path, pattern) => {}
                 Ok(path) if path.is_file() => found.file(&root, path),
-                Ok(path) => found.skip(Reason::Special, &root, &path),
+                Ok(path) if path.exists() => found.skip(Reason::Special, &root, &path),
+                Ok(path) => found.skip(Reason::BrokenLink, &root, &path),
                 Err(error) => {
-                    let (dir, cause) = (error.path().display().to_string(), error.error());
-                    found.problems.push(format!("{dir}: directory skipped: {cause}"));
+                    let dir = error.path().to_path_buf();
+                    found.places.push(dir.clone());
+                    found.unread.push((dir, ReadError::Directory(error.into())));
                 }
             }
         }
@@ -189,15 +205,12 @@ fn is_dotted_pattern(component: &OsStr) -> bool {
     component.as_encoded_bytes().starts_with(b".") && is_pattern(&component.to_string_lossy())
 }
 
-/// Whether the first bytes of a file are those of a picture. A file that cannot be read counts as one, so that its error
-/// is reported.
+/// Whether the first bytes of a file are those of a picture, in a supported format or another one. A file that cannot be
+/// read counts as one, so that its error is reported.
 fn is_picture(path: &Path) -> bool {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(RECOGNIZED_BYTES).read_to_end(&mut bytes));
-    let header = Header::read(&bytes, &DecodeOptions::default());
-    let is_other =
-        matches!(header, Err(ImageError::Empty | ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. }));
-    read.is_err() || !is_other
+    read.is_err() || !Header::read(&bytes, &DecodeOptions::default()).is_err_and(|error| error.is_no_picture())
 }
 
 #[cfg(test)]
@@ -217,15 +230,18 @@ mod tests {
     fn a_directory_gives_its_pictures_in_order() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("b")).unwrap();
-        for name in ["c.PNG", "a.jpg", "b/d.webp", "e.tif", "f.TIFF", "g.avif", "h.jfif", "notes.txt", "letter"] {
+        for name in ["c.PNG", "a.jpg", "b/d.webp", "e.tif", "f.TIFF", "g.avif", "h.heic", "notes.txt", "letter"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         fs::write(dir.path().join("i"), GIF).unwrap();
-        let all = ["a.jpg", "b/d.webp", "c.PNG", "e.tif", "f.TIFF", "g.avif", "h.jfif", "i"];
+        // A format that is not supported is one of pictures.
+        fs::write(dir.path().join("j"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();
+        fs::write(dir.path().join("k"), b"<!DOCTYPE html><title>404</title>").unwrap();
+        let all = ["a.jpg", "b/d.webp", "c.PNG", "e.tif", "f.TIFF", "g.avif", "h.heic", "i", "j"];
         let found = FolderSearch::default().below(dir.path());
         assert_eq!(mirrors(&found), all);
         let message = found.skipped.message("dir").unwrap();
-        assert!(message.contains("2 files that are not pictures") && message.contains("notes.txt"), "{message}");
+        assert!(message.contains("3 files that are not pictures") && message.contains("notes.txt"), "{message}");
         let except = dir.path().join("b");
         let found = FolderSearch::new(&[&except], false).below(dir.path());
         assert_eq!(mirrors(&found), [&all[..1], &all[2..]].concat());
@@ -256,7 +272,8 @@ mod tests {
         let found = FolderSearch::new(&[], true).below(&root);
         // The link that leads up leads to the directory that was searched first, which is not searched again.
         assert_eq!(mirrors(&found), ["a.jpg", "b.jpg", "more/d.jpg", "sub/c.jpg"]);
-        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        assert!(found.unread.is_empty(), "{:?}", found.unread);
+        assert_eq!(found.places.len(), 4);
     }
 
     #[test]
@@ -271,8 +288,10 @@ mod tests {
         fs::rename(dir.path().join("lower"), half("upper").join("lower")).unwrap();
         let found = FolderSearch::default().below(dir.path());
         assert_eq!(found.pictures.len(), 2);
-        assert_eq!(found.problems.len(), 1);
-        assert!(found.problems[0].contains("directory skipped"), "{:?}", found.problems);
+        assert_eq!(found.unread.len(), 1);
+        let (dir, error) = &found.unread[0];
+        assert!(dir.ends_with("d".repeat(250)), "{}", dir.display());
+        assert_eq!(error.to_string(), "the directory cannot be searched: File name too long");
     }
 
     #[test]
@@ -284,7 +303,7 @@ mod tests {
         }
         let matching = |pattern: &str| {
             let found = FolderSearch::default().matching(dir.path().join(pattern).to_str().unwrap()).unwrap();
-            (mirrors(&found), found.skipped.not_pictures())
+            (mirrors(&found), found.skipped.counts().map(|(_, count)| count).sum::<usize>())
         };
         assert_eq!(matching("x/*.jpg").0, ["a.jpg"]);
         assert_eq!(matching("x/**/*.jpg").0, ["a.jpg", "y/d.jpg"]);

@@ -1,27 +1,32 @@
 //! Reads pictures of limited size from their sources.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 use wire::v1::{ObjectIdentity, S3Object};
-use worker::fetch::FetchError;
 use worker::fetch::http::WebReader;
 use worker::fetch::s3::{CaFileError, ObjectStore};
+use worker::fetch::{FetchError, FetchErrorKind};
 use worker::settings::S3Settings;
 
 use super::input::Source;
+use super::objects::has_below;
+use crate::errors::plain;
 
 /// Why a picture was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error(transparent)]
-    File(#[from] io::Error),
+    // Not a source: the sentence has it already.
+    #[error("{}", sentence(.0))]
+    File(io::Error),
+    #[error("the directory cannot be searched: {}", plain(.0))]
+    Directory(io::Error),
     #[error("is not a file but a {0}: only files are read; use - for standard input")]
     NotAFile(&'static str),
     #[error("has more than {limit} bytes; raise --max-bytes to allow it")]
@@ -30,6 +35,20 @@ pub(crate) enum ReadError {
     Store(#[from] CaFileError),
     #[error("the reader panicked")]
     Panicked,
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+/// The error of a file for users.
+fn sentence(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file".to_owned(),
+        _ => format!("cannot be read: {}", plain(error)),
+    }
 }
 
 /// The bytes of a picture, and the object that they were read from, if they were.
@@ -70,6 +89,19 @@ impl Reader {
     /// Whether requests to the store accept its charges.
     pub(super) fn requester_pays(&self) -> bool {
         self.s3.requester_pays
+    }
+
+    /// Whether an object was not found, and there are others below its key.
+    pub(crate) async fn is_prefix(&self, source: &Source, error: &ReadError) -> bool {
+        match (source, error) {
+            (Source::Object { bucket, key }, ReadError::Fetch(error)) if error.kind() == FetchErrorKind::NotFound => {
+                match self.store().await {
+                    Ok(store) => has_below(store, bucket, key, self.requester_pays()).await,
+                    Err(_) => false,
+                }
+            }
+            _ => false,
+        }
     }
 
     /// Reads one picture.

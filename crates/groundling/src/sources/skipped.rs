@@ -1,13 +1,13 @@
-//! What a search left out, and why.
+//! What was left out, and why.
 
 use std::collections::BTreeMap;
 
 /// How many names a message gives for each reason.
 const EXAMPLES: usize = 3;
 
-/// Why a search leaves a file, an object or a directory out.
+/// Why a file, an object or a directory is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     /// Neither its name nor its content is that of a picture.
     NotAPicture,
     /// Its name begins with a dot.
@@ -18,14 +18,34 @@ pub(super) enum Reason {
     BrokenLink,
     /// A pipe, a socket or a device.
     Special,
+    /// Another argument or search has given the same path or address.
+    Repeated,
+    /// `--out` has its row.
+    AlreadyDone,
+}
+
+impl Reason {
+    /// The reason in a summary, after this number.
+    pub(crate) fn words(self, count: usize) -> &'static str {
+        let (one, many) = match self {
+            Self::NotAPicture => ("not a picture", "not pictures"),
+            Self::Hidden => ("hidden", "hidden"),
+            Self::LinkedDirectory => ("link to a directory", "links to directories"),
+            Self::BrokenLink => ("broken link", "broken links"),
+            Self::Special => ("special file", "special files"),
+            Self::Repeated => ("named before", "named before"),
+            Self::AlreadyDone => ("already done", "already done"),
+        };
+        if count == 1 { one } else { many }
+    }
 }
 
 /// What a search left out.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Skipped(BTreeMap<Reason, (usize, Vec<String>)>);
+pub(crate) struct Skipped(BTreeMap<Reason, (usize, Vec<String>)>);
 
 impl Skipped {
-    pub(super) fn add(&mut self, reason: Reason, name: impl FnOnce() -> String) {
+    pub(crate) fn add(&mut self, reason: Reason, name: impl FnOnce() -> String) {
         let (count, examples) = self.0.entry(reason).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
@@ -33,13 +53,13 @@ impl Skipped {
         }
     }
 
-    /// The number of files and objects that are not pictures.
-    pub(super) fn not_pictures(&self) -> usize {
-        self.0.get(&Reason::NotAPicture).map_or(0, |(count, _)| *count)
+    /// The number for each reason.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Reason, usize)> + '_ {
+        self.0.iter().map(|(reason, (count, _))| (*reason, *count))
     }
 
     /// The message of a search of `place`; `None` if nothing was left out.
-    pub(super) fn message(&self, place: &str) -> Option<String> {
+    pub(crate) fn message(&self, place: &str) -> Option<String> {
         let group = |(reason, (count, examples)): (&Reason, &(usize, Vec<String>))| {
             let (one, many) = match reason {
                 Reason::NotAPicture => ("file that is not a picture", "files that are not pictures"),
@@ -50,6 +70,8 @@ impl Skipped {
                 ),
                 Reason::BrokenLink => ("broken link", "broken links"),
                 Reason::Special => ("special file", "special files"),
+                Reason::Repeated => ("picture that was named before", "pictures that were named before"),
+                Reason::AlreadyDone => ("picture that is already done", "pictures that are already done"),
             };
             let more = if *count > examples.len() { ", …" } else { "" };
             format!("{count} {} ({}{more})", if *count == 1 { one } else { many }, examples.join(", "))
@@ -73,6 +95,6 @@ mod tests {
         skipped.add(Reason::NotAPicture, || "a.txt".into());
         let message = "photos: skipped 1 file that is not a picture (a.txt); 5 hidden names (.0, .1, .2, …)";
         assert_eq!(skipped.message("photos").as_deref(), Some(message));
-        assert_eq!(skipped.not_pictures(), 1);
+        assert_eq!(skipped.counts().collect::<Vec<_>>(), [(Reason::NotAPicture, 1), (Reason::Hidden, 5)]);
     }
 }

@@ -162,8 +162,19 @@ fn formats_that_are_not_read_are_named() {
         (b"%PDF-1.7".to_vec(), "a PDF document"),
     ] {
         let error = decode(&bytes, &DecodeOptions::default()).unwrap_err();
-        assert_eq!(error, ImageError::UnsupportedFormat { name });
-        let sentence = format!("the picture is {name}, which is not supported; convert it to JPEG, PNG");
+        // Converting makes sense for pictures only.
+        let (is_picture, sentence) = match error {
+            ImageError::UnsupportedFormat { name: found } => {
+                assert_eq!(found, name);
+                (true, format!("the picture is {name}, which is not supported; convert it to JPEG, PNG"))
+            }
+            _ => {
+                assert_eq!(error, ImageError::NotAPicture { name });
+                (false, format!("the file is {name}, not a picture"))
+            }
+        };
+        let others = ["video", "gzip", "HTML", "XML", "PDF"];
+        assert_eq!(is_picture, !others.iter().any(|other| name.contains(other)), "{name}");
         assert!(error.to_string().starts_with(&sentence), "{error}");
     }
 }
@@ -231,6 +242,7 @@ fn what_is_no_whole_picture_is_an_error() {
                         ImageError::Undecodable { .. }
                             | ImageError::UnknownFormat
                             | ImageError::UnsupportedFormat { .. }
+                            | ImageError::NotAPicture { .. }
                     )
                 ),
                 "{name} cut to {percent} %: {error:?}"

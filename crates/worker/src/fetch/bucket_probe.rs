@@ -3,7 +3,8 @@
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::RequestPayer;
 
-use super::s3::{ObjectStore, request_error};
+use super::request_error::reading_error;
+use super::s3::ObjectStore;
 use super::{FetchError, FetchErrorKind};
 
 /// The key that is read. There should be no such object.
@@ -37,7 +38,7 @@ impl ObjectStore {
         if error.code() == Some("NoSuchBucket") {
             return Err(no_bucket(bucket));
         }
-        let error = request_error(error, &format!("s3://{bucket}/{key}"), self.requester_pays);
+        let error = reading_error(error, &format!("s3://{bucket}/{key}"), self.requester_pays);
         match error.kind() {
             // Some stores say the same of an object in a bucket that does not exist.
             FetchErrorKind::NotFound if self.is_missing(bucket).await => Err(no_bucket(bucket)),

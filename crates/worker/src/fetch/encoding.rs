@@ -155,10 +155,13 @@ impl Body {
 
 /// Whether bytes begin like a supported picture format.
 fn is_picture(first: &[u8]) -> bool {
-    // gzip itself is recognised as an unsupported format.
+    // gzip itself is recognised as no picture.
     !matches!(
         Header::read(first, &DecodeOptions::default()),
-        Err(ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. } | ImageError::Empty)
+        Err(ImageError::UnknownFormat
+            | ImageError::UnsupportedFormat { .. }
+            | ImageError::NotAPicture { .. }
+            | ImageError::Empty)
     )
 }
 

@@ -1,5 +1,6 @@
 //! Reads the bytes of pictures: [`s3`] for jobs, [`http`] for addresses on the command line.
 
+mod action;
 pub mod bucket_probe;
 mod client;
 mod encoding;
@@ -8,6 +9,7 @@ mod error_document;
 mod headers;
 pub mod http;
 mod layers;
+pub mod request_error;
 pub mod s3;
 mod size_estimate;
 mod store_error;

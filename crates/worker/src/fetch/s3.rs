@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::RequestPayer;
 use md5::Digest;
 use wire::v1::{ObjectIdentity, S3Object};
 
+use super::action::Action;
 pub use super::client::CaFileError;
 use super::client::client;
 use super::encoding::{Body, BodyError, Whole};
 use super::error_document::error_document;
+use super::request_error::reading_error;
 use super::size_estimate::SizeEstimate;
-use super::store_error::StoreError;
 use super::{FetchError, FetchErrorKind, Fetched, too_large, unsupported_encoding};
 use crate::byte_budget::{ByteBudget, Reservation};
 use crate::read_monitor::ReadMonitor;
@@ -176,7 +176,7 @@ impl ObjectStore {
             .set_request_payer(self.requester_pays.then_some(RequestPayer::Requester))
             .send()
             .await
-            .map_err(|error| request_error(error, name, self.requester_pays))?;
+            .map_err(|error| reading_error(error, name, self.requester_pays))?;
         let identity = ObjectIdentity {
             bucket: object.bucket.clone(),
             key: object.key.clone(),
@@ -282,7 +282,7 @@ impl Fetched {
         if let Some(error) = error_document(&self.bytes) {
             // If the bytes match the ETag, the document is the stored object.
             let is_stored = self.identity.etag.as_deref().is_some_and(|etag| is_md5_of(etag, &self.bytes));
-            return if is_stored { Ok(()) } else { Err(error.into_fetch_error(name, requester_pays)) };
+            return if is_stored { Ok(()) } else { Err(error.into_fetch_error(Action::Read, name, requester_pays)) };
         }
         if is_aws_chunked(&self.bytes) {
             let sentence = format!(
@@ -314,27 +314,6 @@ fn name_of(object: &S3Object) -> String {
 /// An ETag without its quotes and without the prefix `W/`, which proxies add when they change the encoding.
 fn bare_etag(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
-}
-
-/// The error for a failed request.
-pub(super) fn request_error(error: SdkError<GetObjectError>, name: &str, requester_pays: bool) -> FetchError {
-    match error.raw_response() {
-        Some(response) if !response.status().is_success() => {
-            let region = response.headers().get("x-amz-bucket-region").map(str::to_owned);
-            let status = Some(response.status().as_u16());
-            let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
-            let error = StoreError { status, code: code.to_owned(), message: message.to_owned(), region };
-            error.into_fetch_error(name, requester_pays)
-        }
-        Some(_) => {
-            let sentence = format!("the response for {name} cannot be read");
-            FetchError::new(FetchErrorKind::Unavailable, sentence).because(error)
-        }
-        None => {
-            let sentence = format!("{name} could not be read because the store did not respond");
-            FetchError::new(FetchErrorKind::Unavailable, sentence).because(error)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The codes are those of AWS, MinIO, Ceph, SeaweedFS and Google's XML API. Other codes are classified by the HTTP
 //! status, see [`by_status`].
 
+use super::action::Action;
 use super::{FetchError, FetchErrorKind};
 
 /// Maximum bytes of the store's own message in an error.
@@ -23,8 +24,10 @@ pub(super) struct StoreError {
 /// What an error means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ErrorClass {
-    /// The bucket, object or version does not exist.
+    /// The object or version does not exist.
     Missing,
+    /// The bucket does not exist.
+    NoBucket,
     /// No object can have this name or version.
     Impossible,
     /// The object's ETag is not the requested one.
@@ -56,15 +59,16 @@ enum ErrorClass {
 }
 
 impl StoreError {
-    /// The error for the object `name`. `requester_pays` is the setting.
-    pub(super) fn into_fetch_error(self, name: &str, requester_pays: bool) -> FetchError {
+    /// The error for the object or prefix `name`. `requester_pays` is the setting.
+    pub(super) fn into_fetch_error(self, action: Action, name: &str, requester_pays: bool) -> FetchError {
         let class = self.class();
-        FetchError::new(class.kind(), self.sentence(class, name, requester_pays))
+        FetchError::new(class.kind(), self.sentence(class, action, name, requester_pays))
     }
 
     fn class(&self) -> ErrorClass {
         match self.code.as_str() {
-            "NoSuchKey" | "NoSuchBucket" | "NoSuchVersion" | "NotFound" | "NoSuchObject" | "MethodNotAllowed" => {
+            "NoSuchBucket" => ErrorClass::NoBucket,
+            "NoSuchKey" | "NoSuchVersion" | "NotFound" | "NoSuchObject" | "MethodNotAllowed" => {
                 // MethodNotAllowed: the version is a delete marker.
                 ErrorClass::Missing
             }
@@ -146,10 +150,14 @@ impl StoreError {
             .any(|part| message.contains(part))
     }
 
-    fn sentence(&self, class: ErrorClass, name: &str, requester_pays: bool) -> String {
+    fn sentence(&self, class: ErrorClass, action: Action, name: &str, requester_pays: bool) -> String {
         let details = self.details();
         let (problem, remedy) = match class {
             ErrorClass::Missing => (format!("{name} does not exist"), ""),
+            ErrorClass::NoBucket => (
+                format!("{name} could not be {} because its bucket does not exist", action.participle()),
+                ": correct the bucket's name, or check s3.endpoint and s3.region",
+            ),
             ErrorClass::Impossible => {
                 (format!("{name} cannot exist in the store"), ": correct the object's name or version")
             }
@@ -161,30 +169,36 @@ impl StoreError {
                 ": restore it, or move it to a storage class that can be read at once",
             ),
             ErrorClass::CustomerKey => (
-                format!("{name} is encrypted with a customer key (SSE-C), which workers do not send"),
+                format!("{name} is encrypted with a customer key (SSE-C), which is not sent"),
                 ": store it without SSE-C",
             ),
             ErrorClass::ServerKey => (
                 format!("{name} is encrypted with a key that the store cannot use"),
                 ": enable the key, or store the object with another key",
             ),
-            ErrorClass::Denied if requester_pays => {
-                (format!("access to {name} is denied by the store"), ": allow the worker's access key to read it")
+            ErrorClass::Denied => {
+                let remedy = match (action, requester_pays) {
+                    (Action::Read, true) => ": allow the access key to read it",
+                    (Action::Read, false) => {
+                        ": allow the access key to read it, or set s3.requester_pays if its bucket requires that"
+                    }
+                    (Action::List, true) => ": allow the access key to list the bucket",
+                    (Action::List, false) => {
+                        ": allow the access key to list the bucket, or set s3.requester_pays if the bucket requires that"
+                    }
+                };
+                (format!("access to {name} is denied by the store"), remedy)
             }
-            ErrorClass::Denied => (
-                format!("access to {name} is denied by the store"),
-                ": allow the worker's access key to read it, or set s3.requester_pays if its bucket requires that",
-            ),
             ErrorClass::Rejected => (format!("the request for {name} is rejected by the store"), ""),
             ErrorClass::Throttled => (format!("the store throttles requests for {name}"), ""),
-            ErrorClass::Unavailable => (format!("{name} could not be read"), ""),
+            ErrorClass::Unavailable => (format!("{name} could not be {}", action.participle()), ""),
             ErrorClass::AccessKey => (
                 format!("the store rejects the access key for {name}"),
-                ": check s3.access_key and s3.session_token, or set s3.anonymous if the bucket is public",
+                ": check s3.access_key and s3.session_token, or AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or set s3.anonymous if the bucket is public",
             ),
             ErrorClass::Signature => (
                 format!("the store rejects the signature of the request for {name}"),
-                ": check s3.secret_key, s3.region and s3.endpoint, and that no proxy changes the request",
+                ": check s3.secret_key or AWS_SECRET_ACCESS_KEY, s3.region and s3.endpoint, and that no proxy changes the request",
             ),
             ErrorClass::Clock => (
                 format!(
@@ -202,7 +216,7 @@ impl StoreError {
             ),
             ErrorClass::NotS3 => (
                 format!("the response for {name} does not come from an S3 store"),
-                ": check s3.endpoint, and any proxy between it and this machine",
+                ": check s3.endpoint, whether it must begin with https:// or http://, and any proxy between it and this machine",
             ),
         };
         // A plain 404 may come from a server that is not an S3 store.
@@ -271,7 +285,7 @@ fn by_status(status: Option<u16>, code: &str) -> ErrorClass {
 impl ErrorClass {
     fn kind(self) -> FetchErrorKind {
         match self {
-            Self::Missing => FetchErrorKind::NotFound,
+            Self::Missing | Self::NoBucket => FetchErrorKind::NotFound,
             Self::Impossible => FetchErrorKind::BadAddress,
             Self::Changed => FetchErrorKind::Changed,
             Self::Archived => FetchErrorKind::Archived,
@@ -292,7 +306,7 @@ mod tests {
 
     fn judged(status: u16, code: &str, message: &str) -> (FetchErrorKind, String) {
         let refusal = StoreError { status: Some(status), code: code.into(), message: message.into(), region: None };
-        let error = refusal.into_fetch_error("s3://b/k", false);
+        let error = refusal.into_fetch_error(Action::Read, "s3://b/k", false);
         (error.kind(), error.to_string())
     }
 
@@ -359,10 +373,11 @@ mod tests {
             (403, "InvalidObjectState", "", ["is archived", "restore it"]),
             (400, "KMS.DisabledException", "", ["key that the store cannot use", "enable the key"]),
             (400, "KeyTooLongError", "Your key is too long", ["cannot exist", "Your key is too long"]),
-            (403, "AccessDenied", "", ["allow the worker's access key", "s3.requester_pays"]),
+            (403, "AccessDenied", "", ["allow the access key to read", "s3.requester_pays"]),
             (403, "RequestTimeTooSkewed", "", ["differ too much", "clock"]),
             (400, "SomethingNew", "what it is", ["is rejected by the store", "SomethingNew: what it is"]),
             (404, "", "", ["does not exist", "check s3.endpoint"]),
+            (404, "NoSuchBucket", "", ["its bucket does not exist", "correct the bucket's name"]),
             (502, "", "", ["could not be read", "status 502"]),
         ] {
             let (_, sentence) = judged(status, code, message);
@@ -371,5 +386,8 @@ mod tests {
             }
         }
         assert!(judged(400, "X", &"ä".repeat(5000)).1.len() < 600);
+        let denied = StoreError { status: Some(403), code: "AccessDenied".into(), ..StoreError::default() };
+        let sentence = denied.into_fetch_error(Action::List, "s3://b/p/", false).to_string();
+        assert!(sentence.contains("allow the access key to list the bucket"), "{sentence}");
     }
 }

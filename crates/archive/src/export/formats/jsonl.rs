@@ -1,10 +1,9 @@
-//! JSON lines: an annotation in each, in the JSON form of protobuf.
+//! JSON lines: an annotation in each, in the JSON of `wire::json`.
 
 use std::io::Write;
 
 use crate::export::error::ExportError;
 use crate::export::item::Item;
-use crate::export::proto_json::Annotation;
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::{Finished, StagedFile};
 
@@ -20,7 +19,7 @@ impl Shard {
 
 impl ShardWriter for Shard {
     fn add(&mut self, item: &Item) -> Result<(), ExportError> {
-        let written = serde_json::to_writer(&mut self.file, &Annotation::from(&item.annotation));
+        let written = serde_json::to_writer(&mut self.file, &item.annotation);
         written.map_err(std::io::Error::from).and_then(|()| self.file.write_all(b"\n")).map_err(|e| self.file.failed(e))
     }
 

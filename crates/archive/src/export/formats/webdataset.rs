@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use super::tar_members::TarFile;
 use crate::export::error::ExportError;
 use crate::export::item::Item;
-use crate::export::proto_json::Annotation;
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -36,7 +35,7 @@ impl ShardWriter for Shard {
     fn add(&mut self, item: &Item) -> Result<(), ExportError> {
         let key = item.key();
         let extension = if item.picture.is_some() { item.extension().to_owned() } else { String::new() };
-        let json = serde_json::to_vec(&Annotation::from(&item.annotation))
+        let json = serde_json::to_vec(&item.annotation)
             .map_err(|error| ExportError::file(&item.annotation.annotation_id, error))?;
         let file = self.file(&extension)?;
         if let Some(picture) = &item.picture {

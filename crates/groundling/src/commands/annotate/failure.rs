@@ -2,13 +2,13 @@
 
 use std::io::{self, ErrorKind};
 
-use broker::causes::causes;
 use engine::EngineError;
 use kosmos2::processor::image::{DecodeLimit, ImageError};
 use wire::v1::FailureReason;
 use worker::faults::{Fault, Policy};
 use worker::fetch::FetchErrorKind;
 
+use crate::errors::plain;
 use crate::sources::reader::ReadError;
 
 /// Why a picture has no annotation.
@@ -17,7 +17,7 @@ pub(super) struct Failure {
     pub(super) reason: FailureReason,
     /// The error in a sentence, with the option that raises an exceeded limit.
     pub(super) message: String,
-    /// Whether the bytes are not those of a picture in a supported format.
+    /// Whether the bytes are not those of a picture, in a supported format or another one.
     pub(super) is_no_picture: bool,
 }
 
@@ -31,21 +31,28 @@ impl Failure {
         Self::new(FailureReason::Internal, message.to_owned())
     }
 
-    /// The message after the picture's name, unless it begins with that.
+    /// The message after the picture's name, unless it has that already.
     pub(super) fn named(&self, name: &str) -> String {
-        if self.message.starts_with(name) { self.message.clone() } else { format!("{name}: {}", self.message) }
+        // Names such as `-` occur in other words too.
+        let has_name = self.message.starts_with(name) || (name.contains("://") && self.message.contains(name));
+        if has_name { self.message.clone() } else { format!("{name}: {}", self.message) }
+    }
+
+    /// The same failure, with advice.
+    pub(super) fn advising(self, advice: &str) -> Self {
+        Self { message: with_advice(self.message, Some(advice)), ..self }
     }
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        let message = causes(&error);
+        let message = plain(&error);
         match error {
             ReadError::Fetch(error) => {
-                let option = (error.kind() == FetchErrorKind::TooLarge).then_some("--max-bytes");
-                Self::new(reason(&Fault::from(error)), with_advice(message, option))
+                let advice = (error.kind() == FetchErrorKind::TooLarge).then_some("raise --max-bytes to allow it");
+                Self::new(reason(&Fault::from(error)), with_advice(message, advice))
             }
-            ReadError::File(error) => Self::new(file_reason(&error), message),
+            ReadError::File(error) | ReadError::Directory(error) => Self::new(file_reason(&error), message),
             ReadError::NotAFile(_) => Self::new(FailureReason::UnsupportedPicture, message),
             ReadError::TooLarge { .. } => Self::new(FailureReason::ObjectTooLarge, message),
             ReadError::Store(_) => Self::new(FailureReason::ObjectForbidden, message),
@@ -56,28 +63,27 @@ impl From<ReadError> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
-        let option = error.exceeded_limit().map(|limit| match limit {
-            DecodeLimit::Pixels => "--max-pixels",
-            DecodeLimit::Side => "--max-side",
-            DecodeLimit::Memory => "--max-decode-bytes",
+        let advice = error.exceeded_limit().map(|limit| match limit {
+            DecodeLimit::Pixels => "raise --max-pixels to allow it",
+            DecodeLimit::Side => "raise --max-side to allow it",
+            DecodeLimit::Memory => "raise --max-decode-bytes to allow it",
         });
-        let is_no_picture =
-            matches!(error, ImageError::Empty | ImageError::UnknownFormat | ImageError::UnsupportedFormat { .. });
-        let message = with_advice(causes(&error), option);
+        let is_no_picture = error.is_no_picture();
+        let message = with_advice(plain(&error), advice);
         Self { reason: reason(&Fault::from(error)), message, is_no_picture }
     }
 }
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let message = causes(&error);
+        let message = plain(&error);
         Self::new(reason(&Fault::from(error)), message)
     }
 }
 
-fn with_advice(message: String, option: Option<&str>) -> String {
-    match option {
-        Some(option) => format!("{message}; raise {option} to allow it"),
+fn with_advice(message: String, advice: Option<&str>) -> String {
+    match advice {
+        Some(advice) => format!("{message}; {advice}"),
         None => message,
     }
 }
@@ -112,6 +118,10 @@ mod tests {
         assert!(failure.message.ends_with("; raise --max-pixels to allow it"), "{}", failure.message);
         let failure = Failure::from(ReadError::from(io::Error::from(ErrorKind::NotFound)));
         assert_eq!(failure.reason, FailureReason::ObjectNotFound);
-        assert!(failure.named("a.jpg").starts_with("a.jpg: "));
+        assert_eq!(failure.named("a.jpg"), "a.jpg: there is no such file");
+        let failure = Failure::internal("access to s3://b/k is denied");
+        assert_eq!(failure.named("s3://b/k"), "access to s3://b/k is denied");
+        let failure = Failure::from(ReadError::from(io::Error::from_raw_os_error(13)));
+        assert_eq!(failure.message, "cannot be read: Permission denied");
     }
 }

@@ -8,6 +8,7 @@ use kosmos2::options::{GroundedText, ScoredEntity};
 use wire::identity::sha256_hex;
 
 use crate::annotate_args::OutputArgs;
+use crate::files::without_mark;
 
 /// What is left out of answers.
 #[derive(Debug, Default)]
@@ -27,18 +28,21 @@ struct Phrases {
 
 impl Phrases {
     fn read(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("--phrases {}", file.display()))?;
+        let shown = file.display();
+        let bytes = std::fs::read(file).with_context(|| format!("--phrases {shown}: the file cannot be read"))?;
+        let text = without_mark(&bytes).map_err(|problem| anyhow!("--phrases {shown}: {problem}"))?;
+        let text = std::str::from_utf8(text).map_err(|_| anyhow!("--phrases {shown}: the file is not UTF-8"))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let pattern = |line: &str| {
             // Only `*` and `?` are special.
             let escaped = line.to_lowercase().replace('[', "[[]");
-            Pattern::new(&escaped).map_err(|error| anyhow!("--phrases {}: {line}: {error}", file.display()))
+            Pattern::new(&escaped).map_err(|error| anyhow!("--phrases {shown}: {line}: {error}"))
         };
         let patterns = lines.map(pattern).collect::<anyhow::Result<Vec<_>>>()?;
         if patterns.is_empty() {
-            return Err(anyhow!("--phrases {}: the file has no phrase", file.display()));
+            return Err(anyhow!("--phrases {shown}: the file has no phrase"));
         }
-        Ok(Self { digest: sha256_hex(text.as_bytes()), patterns })
+        Ok(Self { digest: sha256_hex(&bytes), patterns })
     }
 
     fn matches(&self, phrase: &str) -> bool {
@@ -155,7 +159,8 @@ mod tests {
     fn phrases_are_compared_as_a_whole_in_lower_case_with_wildcards() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let filter = |text: &str| {
-            std::fs::write(file.path(), text).unwrap();
+            // As editors on Windows write it.
+            std::fs::write(file.path(), format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
             Phrases::read(file.path()).map(|phrases| Filter { phrases: Some(phrases), ..Filter::default() })
         };
         let names = |text: &str| kept(&filter(text).unwrap()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
@@ -164,5 +169,7 @@ mod tests {
         assert_eq!(names("a ???"), ["a fox", "a hen"]);
         assert!(names("fox\n[ab] fox").is_empty());
         assert!(filter("\n \n").is_err());
+        std::fs::write(file.path(), b"\xff\xfea\0").unwrap();
+        assert!(Phrases::read(file.path()).unwrap_err().to_string().contains("UTF-16"));
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn check(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     ensure!(out != Some(path), "--page {shown}: --out has the same name; name another file");
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(dir.is_dir(), "--page {shown}: the directory {} does not exist", dir.display());
+    files::check_writable(path).with_context(|| format!("--page {shown}: cannot be written"))?;
     if path.try_exists().with_context(|| format!("--page {shown}"))? {
         let is_page = path.is_file() && {
             let mut beginning = Vec::new();

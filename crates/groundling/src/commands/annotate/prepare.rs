@@ -98,17 +98,28 @@ impl Preparer {
         }
         // Files are read only once they can be decoded, so that fewer of them are in memory.
         let is_file = matches!(input.source, Source::File(_));
-        let fetched = if is_file { None } else { Some(self.reader.read(&input.source).await?) };
+        let fetched = if is_file { None } else { Some(self.read(&input.source).await?) };
         let _permit = self.decoders.acquire().await.map_err(|_| Failure::internal("the decoders have stopped"))?;
         let encoded = match fetched {
             Some(encoded) => encoded,
-            None => self.reader.read(&input.source).await?,
+            None => self.read(&input.source).await?,
         };
         let own = Arc::clone(&self);
         let decoded = tokio::task::spawn_blocking(move || own.decode(&name, encoded)).await;
         match decoded.unwrap_or_else(|_| Err(Failure::internal("the decoder panicked"))) {
             Err(failure) if input.is_guess && failure.is_no_picture => Ok(Ready::NoPicture),
             decoded => decoded,
+        }
+    }
+
+    async fn read(&self, source: &Source) -> Result<Encoded, Failure> {
+        match self.reader.read(source).await {
+            Ok(encoded) => Ok(encoded),
+            Err(error) if self.reader.is_prefix(source, &error).await => {
+                Err(Failure::from(error)
+                    .advising("there are objects below it: end the address with / to annotate them"))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -1,43 +1,53 @@
 //! Counts pictures and shows how far the work is.
 
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
+use crate::sources::skipped::Reason;
 use crate::stderr::{self, escape_control};
 
-/// The pictures so far, by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What was found, by outcome.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Annotated.
     pub(super) done: usize,
+    /// Pictures, directories and prefixes that failed.
     pub(super) failed: usize,
-    /// Skipped because `--out` has them.
-    pub(super) present: usize,
-    /// Skipped because they are not pictures.
-    pub(super) not_pictures: usize,
-    /// Arguments and directories that could not be read or contain no pictures.
-    pub(super) problems: usize,
+    /// What was left out.
+    pub(super) skipped: BTreeMap<Reason, usize>,
+    /// Pictures that had not ended when the run was interrupted.
+    pub(super) left: usize,
 }
 
 impl Counts {
-    /// The numbers in a sentence. Numbers other than the first are left out if they are 0.
+    pub(super) fn skip(&mut self, reason: Reason, count: usize) {
+        *self.skipped.entry(reason).or_default() += count;
+    }
+
+    /// The numbers in a sentence; the first is the sum of the others. Numbers other than the first two are left out if they
+    /// are 0.
     fn summary(&self, elapsed: Duration) -> String {
-        let arguments = match self.problems {
-            1 => "argument or directory",
-            _ => "arguments or directories",
-        };
-        let parts = [
-            (self.failed, "failed".to_owned()),
-            (self.present, "already done".to_owned()),
-            (self.not_pictures, "skipped (not pictures)".to_owned()),
-            (self.problems, format!("{arguments} skipped")),
-        ];
-        let mut summary = format!("{} done", self.done);
-        for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
-            summary += &format!(", {count} {what}");
+        let skipped: usize = self.skipped.values().sum();
+        let mut summary = format!("{} found: {} done", self.done + self.failed + skipped + self.left, self.done);
+        if self.failed > 0 {
+            summary += &format!(", {} failed", self.failed);
+        }
+        let reasons: Vec<_> = self.skipped.iter().filter(|(_, count)| **count > 0).collect();
+        match reasons[..] {
+            [] => {}
+            [(reason, count)] => summary += &format!(", {count} skipped ({})", reason.words(*count)),
+            _ => {
+                let reason = |(reason, count): &(&Reason, &usize)| format!("{count} {}", reason.words(**count));
+                let reasons: Vec<_> = reasons.iter().map(reason).collect();
+                summary += &format!(", {skipped} skipped ({})", reasons.join(", "));
+            }
+        }
+        if self.left > 0 {
+            summary += &format!(", {} left", self.left);
         }
         format!("{summary}, {}", time(elapsed))
     }
@@ -56,18 +66,24 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `total` pictures; `counts` has what is known before.
-    pub(super) fn new(total: usize, counts: Counts, interval: Duration) -> Self {
+    /// For `total` pictures and places that failed. What searches left out does not count.
+    pub(super) fn new(total: usize, interval: Duration) -> Self {
         let bar = ProgressBar::new(total as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} eta {eta} {wide_msg}") {
             bar.set_style(style);
         }
         let now = Instant::now();
-        Self { bar, counts, total, interval, last_line: now, started: now }
+        Self { bar, counts: Counts::default(), total, interval, last_line: now, started: now }
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        self.counts
+    pub(super) fn counts(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    /// The number of pictures that have not ended.
+    pub(super) fn left(&self) -> usize {
+        let ended = usize::try_from(self.bar.position()).unwrap_or(self.total);
+        self.total.saturating_sub(ended)
     }
 
     /// Counts a picture that has ended.
@@ -105,8 +121,9 @@ impl Progress {
     /// The line of progress.
     pub(super) fn line(&mut self) -> String {
         self.last_line = Instant::now();
-        let Counts { done, failed, present, .. } = self.counts;
-        let ended = usize::try_from(self.bar.position()).unwrap_or(self.total);
+        let Counts { done, failed, .. } = self.counts;
+        let present = self.counts.skipped.get(&Reason::AlreadyDone).copied().unwrap_or(0);
+        let ended = self.total - self.left();
         let rate = (done + failed) as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let mut line = format!("{ended} of {} pictures, {failed} failed", self.total);
         if present > 0 {
@@ -114,7 +131,7 @@ impl Progress {
         }
         line += &format!(", {rate:.1} pictures/s");
         if rate > 0.0 {
-            let left = Duration::from_secs_f64(self.total.saturating_sub(ended) as f64 / rate);
+            let left = Duration::from_secs_f64(self.left() as f64 / rate);
             line += &format!(", about {} left", time(left));
         }
         line
@@ -133,7 +150,7 @@ pub(super) fn write(text: Arguments<'_>) {
 }
 
 /// A time for people: `0.4 s`, `23 s`, `5 min 12 s`, `2 h 5 min`.
-fn time(time: Duration) -> String {
+pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..10 => format!("{:.1} s", time.as_secs_f64()),
@@ -148,14 +165,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_has_every_number_that_is_not_zero() {
-        let counts = Counts { done: 1001, failed: 3, not_pictures: 2, ..Counts::default() };
+    fn the_summary_has_every_number_that_is_not_zero_and_their_sum() {
+        let mut counts = Counts { done: 1001, failed: 3, ..Counts::default() };
+        counts.skip(Reason::NotAPicture, 2);
         let summary = counts.summary(Duration::from_millis(23_400));
-        assert_eq!(summary, "1001 done, 3 failed, 2 skipped (not pictures), 23 s");
-        let counts = Counts { present: 7, problems: 1, ..Counts::default() };
+        assert_eq!(summary, "1006 found: 1001 done, 3 failed, 2 skipped (not pictures), 23 s");
+        counts = Counts { left: 1, ..Counts::default() };
+        counts.skip(Reason::AlreadyDone, 7);
+        counts.skip(Reason::Hidden, 2);
+        counts.skip(Reason::Hidden, 1);
         assert_eq!(
             counts.summary(Duration::from_millis(440)),
-            "0 done, 7 already done, 1 argument or directory skipped, 0.4 s"
+            "11 found: 0 done, 10 skipped (3 hidden, 7 already done), 1 left, 0.4 s"
         );
     }
 
@@ -168,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_is_due_after_each_interval_and_tells_rate_and_remaining_time() {
         let interval = Duration::from_millis(50);
-        let mut progress = Progress::new(100, Counts::default(), interval);
+        let mut progress = Progress::new(100, interval);
         let start = Instant::now();
         for number in 0..25 {
             progress.count(|counts| if number == 0 { counts.failed += 1 } else { counts.done += 1 });

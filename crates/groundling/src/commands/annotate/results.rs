@@ -14,8 +14,10 @@ use super::progress::Progress;
 use super::recipe::{Recipe, failure_row};
 use super::row_files::RowFiles;
 use crate::annotate_args::{AnnotateFormat, OutputArgs};
+use crate::errors::plain;
 use crate::report::{self, Result as Report};
-use crate::sources::input::Input;
+use crate::sources::input::{Input, Source};
+use crate::sources::skipped::{Reason, Skipped};
 use crate::stdout;
 
 /// Where rows are written.
@@ -42,6 +44,8 @@ pub(super) struct Results {
     rows: Rows,
     drawings: Option<Drawings>,
     page: Option<(PathBuf, PageWriter)>,
+    /// Objects that a search found by a name without an extension.
+    not_pictures: Skipped,
 }
 
 impl Results {
@@ -55,7 +59,7 @@ impl Results {
         args: &OutputArgs,
     ) -> Self {
         let page = args.page.clone().map(|path| (path, PageWriter::default()));
-        Self { recipe, filter, format, model_name, rows, drawings, page }
+        Self { recipe, filter, format, model_name, rows, drawings, page, not_pictures: Skipped::default() }
     }
 
     /// Writes the results of a picture and counts it.
@@ -69,14 +73,15 @@ impl Results {
                 if let (Some((_, page)), Some((row, picture))) = (&mut self.page, row) {
                     page.add(&row, picture);
                 }
-                progress.count(|counts| counts.present += 1);
+                progress.count(|counts| counts.skip(Reason::AlreadyDone, 1));
                 Ok(())
             }
             Ended::NoPicture => {
-                progress.count(|counts| counts.not_pictures += 1);
+                self.not_pictures.add(Reason::NotAPicture, || input.source.name());
+                progress.count(|counts| counts.skip(Reason::NotAPicture, 1));
                 Ok(())
             }
-            Ended::Failed(failure) => self.failed(input, &failure, progress),
+            Ended::Failed(failure) => self.failed(&input.source, &failure, progress),
         }
     }
 
@@ -114,17 +119,21 @@ impl Results {
             }
         }
         for error in &errors {
-            progress.message(&Failure::internal(&format!("{error:#}")).named(&name));
+            progress.message(&Failure::internal(&plain(error.as_ref())).named(&name));
         }
         progress.count(|counts| if errors.is_empty() { counts.done += 1 } else { counts.failed += 1 });
         Ok(())
     }
 
-    fn failed(&mut self, input: &Input, failure: &Failure, progress: &mut Progress) -> anyhow::Result<()> {
-        progress.message(&failure.named(&input.source.name()));
+    /// Writes the failure of a picture, or of a directory or prefix, and counts it.
+    ///
+    /// # Errors
+    /// The row cannot be written.
+    pub(super) fn failed(&mut self, source: &Source, failure: &Failure, progress: &mut Progress) -> anyhow::Result<()> {
+        progress.message(&failure.named(&source.name()));
         progress.count(|counts| counts.failed += 1);
         if self.format == AnnotateFormat::Json {
-            self.rows.write(&failure_row(&input.source, failure), progress)?;
+            self.rows.write(&failure_row(source, failure), progress)?;
         }
         Ok(())
     }
@@ -134,7 +143,7 @@ impl Results {
     /// # Errors
     /// A file cannot be written.
     pub(super) fn finish(self) -> anyhow::Result<Vec<String>> {
-        let mut messages = Vec::new();
+        let mut messages: Vec<_> = self.not_pictures.message("names without an extension").into_iter().collect();
         if let Rows::Files(files) = self.rows {
             files.finish()?;
         }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{Error, IgnoredAny};
 use wire::v1::{ImageAnnotation, JobFailure};
 
+use super::out_place;
 use crate::exit::Misuse;
 
 const PARTIAL: &str = ".partial";
@@ -70,8 +71,7 @@ enum Place {
 }
 
 impl RowFiles {
-    /// Opens `out`: a file if it is one or if its name ends in `.jsonl` or `.json`, otherwise a directory. If the run is
-    /// resumed, `keep` decides for each row whether it stays.
+    /// Opens `out`, a file or a directory. If the run is resumed, `keep` decides for each row whether it stays.
     ///
     /// # Errors
     /// There are rows and the run is not resumed, another run writes to `out`, a line is not a row, or the file system
@@ -82,8 +82,7 @@ impl RowFiles {
         max_rows: usize,
         mut keep: impl FnMut(Row) -> bool,
     ) -> anyhow::Result<Self> {
-        let has_extension = out.extension().is_some_and(|end| end == "jsonl" || end == "json");
-        if out.is_file() || (has_extension && !out.is_dir()) {
+        if out_place::is_file(out) {
             return Self::open_file(out, is_resumed, keep);
         }
         fs::create_dir_all(out).with_context(|| format!("{}: cannot create the directory", out.display()))?;

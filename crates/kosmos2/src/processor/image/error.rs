@@ -17,6 +17,12 @@ pub enum ImageError {
         /// The format, with its article.
         name: &'static str,
     },
+    /// The content is recognized, and is not a picture: a page, an archive, a video.
+    #[error("the file is {name}, not a picture")]
+    NotAPicture {
+        /// What it is, with its article.
+        name: &'static str,
+    },
     /// The format is supported, but not this variant of it.
     #[error("the picture cannot be decoded: {what} is not supported; convert it to another variant or format")]
     Unsupported {
@@ -92,6 +98,11 @@ pub enum DecodeLimit {
 }
 
 impl ImageError {
+    /// Whether the bytes are those of no picture, supported or not, as far as its format is known.
+    pub fn is_no_picture(&self) -> bool {
+        matches!(self, Self::Empty | Self::UnknownFormat | Self::NotAPicture { .. })
+    }
+
     /// The limit that the picture exceeds, if raising it could let the picture through.
     pub fn exceeded_limit(&self) -> Option<DecodeLimit> {
         match self {

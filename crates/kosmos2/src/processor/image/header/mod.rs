@@ -22,7 +22,7 @@ use super::format::PictureFormat;
 use super::limits::DecodeOptions;
 use super::tiff::Directory;
 use estimate::Estimate;
-use unsupported_formats::{camera_raw_name, unsupported_format_name};
+use unsupported_formats::{NOT_PICTURES, camera_raw_name, unsupported_format_name};
 
 /// What a picture's headers state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,7 @@ fn detect_format(bytes: &[u8]) -> Result<PictureFormat, ImageError> {
             None => Ok(PictureFormat::Tiff),
         },
         _ => match unsupported_format_name(bytes) {
+            Some(name) if NOT_PICTURES.contains(&name) => Err(ImageError::NotAPicture { name }),
             Some(name) => Err(ImageError::UnsupportedFormat { name }),
             None => Err(ImageError::UnknownFormat),
         },

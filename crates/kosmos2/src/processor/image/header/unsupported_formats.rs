@@ -10,6 +10,29 @@ use super::super::tiff::Directory;
 /// Bytes of a text file that are searched for its first element.
 const TEXT_PREFIX: usize = 4 << 10;
 
+/// The names of formats that are not pictures: converting such a file to another format makes no sense.
+pub(super) const NOT_PICTURES: [&str; 19] = [
+    "a PDF document",
+    "a ZIP archive",
+    "a 7z archive",
+    "a RAR archive",
+    "a Zstandard-compressed file",
+    "an XZ-compressed file",
+    "a bzip2-compressed file",
+    "a gzip-compressed file",
+    "a Matroska or WebM video",
+    "an MPEG video",
+    "a Flash video",
+    "an Ogg file",
+    "a Windows Media file",
+    "a QuickTime video",
+    "an AVI video",
+    "an MP4 video",
+    "an HTML page",
+    "an XML document",
+    "a Git LFS pointer (run `git lfs pull` to get the picture)",
+];
+
 /// The name of an unsupported format with its article; `None` if the format is not recognized.
 pub(super) fn unsupported_format_name(file: &[u8]) -> Option<&'static str> {
     by_signature(file).or_else(|| by_container(file)).or_else(|| by_text(file)).or_else(|| by_other_content(file))
@@ -74,7 +97,7 @@ fn by_signature(file: &[u8]) -> Option<&'static str> {
         (b"P5", "a PNM (PGM) file"),
         (b"P6", "a PNM (PPM) file"),
         (b"P7", "a PNM (PAM) file"),
-        (b"version https://git-lfs", "a Git LFS pointer instead of the picture"),
+        (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull` to get the picture)"),
     ];
     let (signature, name) = SIGNATURES.iter().find(|(signature, _)| file.starts_with(signature))?;
     // Two letters are too weak a signature; in PNM, whitespace follows.
