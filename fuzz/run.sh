@@ -12,7 +12,8 @@ fi
 seconds=$1
 shift
 targets=("$@")
-((${#targets[@]})) || targets=(job_decoding post_processing prompt_building picture_decoding config_parsing)
+((${#targets[@]})) || targets=(job_decoding post_processing prompt_building picture_decoding config_parsing
+    event_decoding)
 
 programs=${FUZZ_PROGRAMS:-}
 if [[ -z $programs ]]; then

@@ -18,6 +18,7 @@ fn main() -> io::Result<()> {
     pictures(&folder(root, "picture_decoding")?, &fixtures)?;
     jobs(&folder(root, "job_decoding")?)?;
     texts(&folder(root, "post_processing")?, &folder(root, "prompt_building")?)?;
+    events(&folder(root, "event_decoding")?, &fixtures.join("events"))?;
     configs(&folder(root, "config_parsing")?, &fixtures)
 }
 
@@ -32,6 +33,21 @@ fn folder(root: &Path, target: &str) -> io::Result<PathBuf> {
 
 fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     fs::write(folder.join(name.replace([' ', '/'], "-")), bytes)
+}
+
+/// The messages of the tests, for the format that recognizes them: its first byte is 0. Those of SeaweedFS are lines.
+fn events(folder: &Path, fixtures: &Path) -> io::Result<()> {
+    let mut files = fs::read_dir(fixtures)?.collect::<io::Result<Vec<_>>>()?;
+    files.sort_by_key(fs::DirEntry::file_name);
+    for file in files {
+        let (name, text) = (file.file_name().to_string_lossy().into_owned(), fs::read_to_string(file.path())?);
+        let messages: Vec<&str> = if name.ends_with(".jsonl") { text.lines().collect() } else { vec![&text] };
+        for (number, message) in messages.into_iter().enumerate() {
+            write(folder, &format!("{name}-{number}"), [b"\0", message.as_bytes()].concat())?;
+        }
+    }
+    let headers_and_s3 = b"\x80{\"Records\":[{\"eventName\":\"ObjectCreated:Put\",\"s3\":{\"bucket\":{\"name\":\"b\"},\"object\":{\"key\":\"p+%23.jpg\",\"size\":\"7\"}}}]}";
+    write(folder, "headers", headers_and_s3)
 }
 
 fn pictures(folder: &Path, fixtures: &Path) -> io::Result<()> {

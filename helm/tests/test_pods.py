@@ -83,6 +83,33 @@ class Security(unittest.TestCase):
         self.assertEqual([volume["name"] for volume in setup["volumes"]], ["settings"])
 
 
+class Ingest(unittest.TestCase):
+    def test_ingest_has_its_own_user_and_the_credentials_of_senders(self):
+        found = dict(pods(case("ingest")))["release-groundling-ingest"]
+        variables = {variable["name"] for variable in found["containers"][0]["env"]}
+        events = {f"GROUNDLING__EVENTS__{name}" for name in ("TOKEN", "USER", "PASSWORD")}
+        common = {"GROUNDLING_SETTINGS", "GROUNDLING__WORKER__ID", "OTEL_EXPORTER_OTLP_HEADERS"}
+        self.assertEqual(variables, events | common)
+        volumes = {volume["name"] for volume in found["volumes"]}
+        self.assertEqual(volumes, {"settings", "nats-ca", "nats-credentials", "telemetry-ca"})
+        self.assertIn("GROUNDLING__NATS__NKEY", {variable["name"] for variable in container("ingest")["env"]})
+
+    def test_the_service_leads_to_the_port_of_the_webhook_server(self):
+        [service] = of_kind(case("ingest"), "Service")
+        [port] = service["spec"]["ports"]
+        found = dict(pods(case("ingest")))["release-groundling-ingest"]["containers"][0]
+        ports = {entry["name"]: entry["containerPort"] for entry in found["ports"]}
+        self.assertEqual((port["port"], ports[port["targetPort"]]), (8090, 8090))
+        texts = {entry["metadata"]["name"]: entry["data"]["groundling.toml"] for entry in of_kind(case("ingest"), "ConfigMap")}
+        self.assertIn('webhook_address = "0.0.0.0:8090"', texts["release-groundling-ingest"])
+        self.assertEqual(texts["release-groundling-ingest"].count("[[ingest]]"), 3)
+
+    def test_workers_do_not_restart_when_a_rule_changes(self):
+        texts = {entry["metadata"]["name"]: entry["data"]["groundling.toml"] for entry in of_kind(case("ingest"), "ConfigMap")}
+        self.assertNotIn("ingest", texts["release-groundling"])
+        self.assertNotIn("events", texts["release-groundling"])
+
+
 class Lifetime(unittest.TestCase):
     def test_the_grace_period_is_the_shutdown_timeout_and_30_seconds(self):
         expected = {"minimal": 330, "spot": 50, "cpu": 120, "everything": 55}

@@ -61,7 +61,7 @@ class Settings(unittest.TestCase):
 
     def test_the_program_has_the_commands_and_flags_that_the_pods_use(self):
         commands = {tuple(found["args"]) for case in CASES for _, spec in pods(case) for found in spec["containers"]}
-        self.assertEqual({command[0] for command in commands}, {"worker", "setup", "scaler"})
+        self.assertEqual({command[0] for command in commands}, {"worker", "setup", "scaler", "ingest"})
         for command in sorted(commands):
             with self.subTest(command=command):
                 result = program(*command, "--help")
@@ -87,7 +87,7 @@ class Nack(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         migrated, *found = result.stdout.splitlines()
         self.assertIn("stream GROUNDLING_JOBS: allow atomic batches", migrated)
-        self.assertEqual([line.split()[0] for line in found], ["found"] * 11, result.stdout)
+        self.assertEqual([line.split()[0] for line in found], ["found"] * 13, result.stdout)
 
 
 def nanoseconds(duration):

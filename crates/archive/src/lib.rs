@@ -9,6 +9,8 @@
 //! Beside the feeder: what a pool is doing ([`status`]), its failures ([`failures`]), and whether each object of an archive
 //! has an outcome ([`reconcile`]).
 //!
+//! [`ingest`] creates jobs for objects as they arrive, from the events of their store.
+//!
 //! All state is in the jobs stream, none on the feeder's machine. The crate knows neither the model nor how jobs are
 //! processed.
 #![forbid(unsafe_code)]
@@ -20,6 +22,7 @@ pub mod failures;
 pub mod feed;
 pub mod filter;
 pub mod index;
+pub mod ingest;
 pub mod load;
 pub mod object;
 pub mod pool;

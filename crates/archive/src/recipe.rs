@@ -1,5 +1,6 @@
 //! Creates the job for an object.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wire::Message;
 use wire::identity::sha256_hex;
@@ -10,10 +11,10 @@ use wire::v1::{self, ImageJob, S3Object, image_job};
 use crate::object::SourceObject;
 
 /// Maximum length of an S3 key in bytes.
-const MAX_KEY_BYTES: usize = 1024;
+pub(crate) const MAX_KEY_BYTES: usize = 1024;
 
 /// What of an object must not have changed when a worker reads it. Otherwise the job becomes a failure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pin {
     /// The ETag, and the version if the source contains it.
@@ -62,11 +63,7 @@ impl Recipe {
     /// ETag if there is no version. Each line begins with its length in bytes and a colon.
     fn job_id(&self, object: &SourceObject) -> String {
         let state = object.version.as_deref().or(object.etag.as_deref()).unwrap_or_default();
-        let mut text = String::new();
-        for part in ["groundling enqueue 1", self.dataset.as_str(), &object.bucket, &object.key, state] {
-            text.push_str(&format!("{}:{part}\n", part.len()));
-        }
-        sha256_hex(text.as_bytes())
+        hash_of_lines(["groundling enqueue 1", self.dataset.as_str(), &object.bucket, &object.key, state])
     }
 
     /// Checks tasks and options as a worker does. Returns the maximum size of a job in bytes.
@@ -87,6 +84,15 @@ impl Recipe {
         CheckedJob::new(job)?;
         Ok(size)
     }
+}
+
+/// The SHA-256, in lower-case hexadecimal, of lines that each begin with their length in bytes and a colon.
+pub(crate) fn hash_of_lines(lines: [&str; 5]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&format!("{}:{line}\n", line.len()));
+    }
+    sha256_hex(text.as_bytes())
 }
 
 #[cfg(test)]

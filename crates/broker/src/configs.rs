@@ -17,6 +17,8 @@ const FAILURE_OVERHEAD: usize = 16 * 1024;
 /// Maximum number of retries that are active or delayed: the server keeps about a hundred bytes in memory for each.
 /// Others wait in their stream.
 const RETRIES_MAX_ACK_PENDING: i64 = 100_000;
+/// Maximum number of events that are being handled or were nacked with a delay, for all processes together.
+const EVENTS_MAX_ACK_PENDING: i64 = 10_000;
 /// The ack wait of advisories.
 const ADVISORY_ACK_WAIT: Duration = Duration::from_secs(30);
 
@@ -106,6 +108,38 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
         set_bound(stream, bounds.of(settings, &stream.name));
     }
     streams
+}
+
+/// The events stream, with these subjects.
+pub(crate) fn wanted_events_stream(settings: &StreamSettings, subjects: Vec<String>) -> stream::Config {
+    let mut wanted = stream::Config {
+        name: settings.events.clone(),
+        description: Some("Groundling: events of object stores".to_owned()),
+        subjects,
+        retention: RetentionPolicy::WorkQueue,
+        storage: StorageType::File,
+        // A full stream refuses events, so that a store that publishes to JetStream can try again.
+        discard: DiscardPolicy::New,
+        num_replicas: settings.replicas,
+        duplicate_window: settings.duplicate_window,
+        ..stream::Config::default()
+    };
+    set_bound(&mut wanted, settings.events_max_bytes);
+    wanted
+}
+
+/// The consumer of the events stream.
+pub(crate) fn wanted_events_consumer(settings: &StreamSettings) -> pull::Config {
+    pull::Config {
+        durable_name: Some(settings.events_consumer.clone()),
+        description: Some("Groundling: all processes of groundling ingest".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: settings.ack_wait,
+        // `groundling ingest` terminates what can never become a job. Everything else is delivered until it has.
+        max_deliver: -1,
+        max_ack_pending: EVENTS_MAX_ACK_PENDING,
+        ..pull::Config::default()
+    }
 }
 
 /// The consumer of the advisories stream.

@@ -3,6 +3,7 @@
 //! - [`connection`]: authentication, TLS, reconnection, and leaving a server in lame duck mode;
 //! - [`settings`]: settings of the connection and of the streams;
 //! - [`setup`]: creating streams and consumers, and comparing existing ones with the settings;
+//! - [`events_setup`]: the same for the stream of events of object stores;
 //! - [`migration`]: changing the jobs stream of an earlier version into that of this one;
 //! - [`stream_rules`]: settings of streams and consumers with which jobs could be lost;
 //! - [`stream_sizes`]: bounds on the bytes of each stream;
@@ -55,6 +56,7 @@ pub mod connection;
 mod differences;
 pub mod direct;
 mod duration_text;
+pub mod events_setup;
 pub mod migration;
 pub mod permission_probe;
 pub mod permissions;

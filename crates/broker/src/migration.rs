@@ -17,6 +17,7 @@ pub struct Migration {
     consumer: Option<(String, pull::Config)>,
     stream: Option<stream::Config>,
     failed: Option<stream::Config>,
+    events: Option<stream::Config>,
     steps: Vec<String>,
 }
 
@@ -56,6 +57,34 @@ impl Migration {
         plan.change_jobs(&broker, settings).await?;
         plan.change_failed(&broker, settings).await?;
         Ok(plan)
+    }
+
+    /// Adds the change of the events stream to these subjects, those of the rules of `groundling ingest`.
+    ///
+    /// # Errors
+    /// [`MigrationError::Setup`].
+    pub async fn plan_events(
+        &mut self,
+        broker: impl Into<Broker>,
+        settings: &StreamSettings,
+        subjects: &[String],
+    ) -> Result<(), MigrationError> {
+        let (broker, name, what) = (broker.into(), &settings.events, format!("stream {}", settings.events));
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let config = &found.cached_info().config;
+        let missing: Vec<_> = subjects.iter().filter(|subject| !config.subjects.contains(subject)).collect();
+        let unused: Vec<_> = config.subjects.iter().filter(|subject| !subjects.contains(subject)).collect();
+        let steps = missing.iter().map(|subject| format!("{what}: add the subject {subject}"));
+        self.steps.extend(steps.chain(unused.iter().map(|subject| format!("{what}: remove the subject {subject}"))));
+        if !missing.is_empty() || !unused.is_empty() {
+            self.events = Some(stream::Config { subjects: subjects.to_vec(), ..config.clone() });
+        }
+        Ok(())
     }
 
     async fn change_jobs(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
@@ -145,7 +174,7 @@ impl Migration {
                 .await
                 .map_err(|error| refused(causes(&error)))?;
         }
-        for config in [self.stream, self.failed].into_iter().flatten() {
+        for config in [self.stream, self.failed, self.events].into_iter().flatten() {
             let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }

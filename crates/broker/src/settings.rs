@@ -98,6 +98,12 @@ pub struct StreamSettings {
     /// Name of the advisories stream: the server's notices about jobs that reached `max_deliver`. Used by workers only.
     /// Default: `GROUNDLING_ADVISORIES`.
     pub advisories: String,
+    /// Name of the events stream: events of object stores that wait for `groundling ingest`. `groundling setup` creates it
+    /// if an `[[ingest]]` rule has a `subject`. Default: `GROUNDLING_EVENTS`.
+    pub events: String,
+    /// Name of the durable consumer of the events stream, which all processes of `groundling ingest` share. Default:
+    /// `groundling-ingest`.
+    pub events_consumer: String,
     /// Name of the durable consumer of the jobs stream, which all workers share. The consumers of the retries and
     /// advisories streams have the same name, and that of urgent jobs has `-urgent` added. Default: `groundling-workers`.
     pub consumer: String,
@@ -143,6 +149,10 @@ pub struct StreamSettings {
     /// Maximum bytes of jobs that wait for their next attempt. While the stream is full, they wait in the jobs stream.
     /// Default: as for `annotations_max_bytes`.
     pub retries_max_bytes: Option<u64>,
+    /// Maximum bytes of events that wait for `groundling ingest`; an event takes 1 to 2 KB. A full stream refuses events: a
+    /// store that publishes to JetStream can try again, and what is published without it is lost. Default: a share of the
+    /// account's storage limit, or 1 GiB if the account has none.
+    pub events_max_bytes: Option<u64>,
     /// Time without an acknowledgement after which the server delivers a job again, to another worker. Workers send a
     /// progress acknowledgement three times as often. Default: 60 s; at least 3 s. Lower it to recover sooner from
     /// crashed workers, raise it for slow networks.
@@ -199,6 +209,8 @@ impl Default for StreamSettings {
             attempts: wire::subjects::ATTEMPTS_STREAM.to_owned(),
             retries: wire::subjects::RETRIES_STREAM.to_owned(),
             advisories: wire::subjects::ADVISORIES_STREAM.to_owned(),
+            events: wire::subjects::EVENTS_STREAM.to_owned(),
+            events_consumer: "groundling-ingest".to_owned(),
             consumer: "groundling-workers".to_owned(),
             replicas: 1,
             // Longer than any way by which a job is delivered again after its annotation was published.
@@ -212,6 +224,7 @@ impl Default for StreamSettings {
             outcomes_max_bytes: None,
             attempts_max_bytes: None,
             retries_max_bytes: None,
+            events_max_bytes: None,
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 10_000,
             max_deliver: -1,

@@ -102,6 +102,8 @@ impl StreamSettings {
             ("streams.attempts", &self.attempts),
             ("streams.retries", &self.retries),
             ("streams.advisories", &self.advisories),
+            ("streams.events", &self.events),
+            ("streams.events_consumer", &self.events_consumer),
             ("streams.consumer", &self.consumer),
         ];
         for (setting, name) in names {

@@ -34,6 +34,15 @@ pub struct SetupReport {
 }
 
 impl SetupReport {
+    /// Adds what another report says.
+    pub fn extend(&mut self, other: Self) {
+        self.created.extend(other.created);
+        self.found.extend(other.found);
+        self.missing.extend(other.missing);
+        self.differences.extend(other.differences);
+        self.errors.extend(other.errors);
+    }
+
     /// Whether everything exists as the settings say.
     pub fn is_ready(&self) -> bool {
         self.missing.is_empty() && self.differences.is_empty() && self.errors.is_empty()
@@ -88,8 +97,7 @@ async fn create_or_compare(
         let found = find_stream(broker, &wanted.name).await?;
         lookups.push((wanted, found));
     }
-    let own: Vec<StorageUse> =
-        lookups.iter().filter_map(|(_, found)| found.as_ref()).map(|found| found.cached_info().into()).collect();
+    let own = storage_use(lookups.iter().filter_map(|(_, found)| found.as_ref()));
     let mut storage = Storage::new(broker, settings, own);
     for (mut wanted, found) in lookups {
         let what = format!("stream {}", wanted.name);
@@ -144,6 +152,10 @@ async fn create_or_compare(
     Ok(report)
 }
 
+pub(crate) fn storage_use<'a>(streams: impl Iterator<Item = &'a stream::Stream>) -> Vec<StorageUse> {
+    streams.map(|stream| stream.cached_info().into()).collect()
+}
+
 /// Workers can do without this consumer: a missing one is a difference.
 async fn create_or_compare_urgent_consumer(
     broker: &Broker,
@@ -168,7 +180,7 @@ async fn create_or_compare_urgent_consumer(
     Ok(())
 }
 
-async fn create_or_compare_consumer(
+pub(crate) async fn create_or_compare_consumer(
     broker: &Broker,
     stream: &stream::Stream,
     wanted: pull::Config,
@@ -180,7 +192,7 @@ async fn create_or_compare_consumer(
     let (stream_name, name) = (&stream.cached_info().config.name, wanted.durable_name.as_deref().unwrap_or_default());
     if let Some(found) = broker.request(&what, stream_name, || stream.consumer_info(name)).await? {
         report.differences.extend(consumer_differences(&what, &wanted, &found.config));
-        if *stream_name == settings.jobs || *stream_name == settings.retries {
+        if [&settings.jobs, &settings.retries, &settings.events].contains(&stream_name) {
             report.errors.extend(consumer_errors(&found.config));
         }
         report.found.push(what);
@@ -197,11 +209,11 @@ async fn create_or_compare_consumer(
     Ok(())
 }
 
-async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Stream>, SetupError> {
+pub(crate) async fn find_stream(broker: &Broker, name: &str) -> Result<Option<stream::Stream>, SetupError> {
     broker.request(&format!("stream {name}"), name, || broker.jetstream.get_stream(name)).await
 }
 
-async fn create_stream(broker: &Broker, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
+pub(crate) async fn create_stream(broker: &Broker, wanted: &stream::Config) -> Result<stream::Stream, SetupError> {
     let what = format!("stream {}", wanted.name);
     let create = || async {
         match broker.jetstream.create_stream(wanted.clone()).await {
@@ -234,6 +246,17 @@ fn permanent_error(kind: ApiErrorKind, wanted: &stream::Config) -> Option<SetupE
         }
         _ => None,
     }
+}
+
+/// The jobs stream; `None` if it does not exist.
+///
+/// # Errors
+/// [`SetupError`] if it cannot be read.
+pub async fn find_jobs_stream(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Option<stream::Stream>, SetupError> {
+    find_stream(&broker.into(), &settings.jobs).await
 }
 
 /// The consumer of the jobs stream; `None` if the stream or the consumer does not exist.
@@ -280,7 +303,11 @@ pub async fn find_advisory_consumer(
     find_consumer_of(&broker.into(), &settings.consumer, &settings.advisories).await
 }
 
-async fn find_consumer_of(broker: &Broker, consumer: &str, stream: &str) -> Result<Option<PullConsumer>, SetupError> {
+pub(crate) async fn find_consumer_of(
+    broker: &Broker,
+    consumer: &str,
+    stream: &str,
+) -> Result<Option<PullConsumer>, SetupError> {
     let what = format!("consumer {consumer}");
     let find = || broker.jetstream.get_consumer_from_stream(consumer, stream);
     broker.request(&what, stream, find).await

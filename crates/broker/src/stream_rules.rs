@@ -63,6 +63,20 @@ pub(crate) fn outcomes_stream_errors(config: &stream::Config) -> Vec<String> {
     errors.found
 }
 
+/// Settings with which the events stream loses events: one sentence for each.
+pub(crate) fn events_stream_errors(config: &stream::Config) -> Vec<String> {
+    let mut errors = Errors::new(format!("stream {}", config.name));
+    errors.add_if(
+        config.discard == DiscardPolicy::Old && (config.max_messages > 0 || config.max_bytes > 0),
+        "has a bound and discards old messages: events would be lost when it is full; set its discard policy to New",
+    );
+    errors.add_if(
+        !config.max_age.is_zero(),
+        format!("has a max_age of {:?}: events that wait longer would be lost; remove it", config.max_age),
+    );
+    errors.found
+}
+
 /// Settings with which the failed stream refuses failures: one sentence for each.
 pub(crate) fn failed_stream_errors(config: &stream::Config) -> Vec<String> {
     let mut errors = Errors::new(format!("stream {}", config.name));

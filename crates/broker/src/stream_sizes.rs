@@ -14,6 +14,8 @@ use crate::settings::StreamSettings;
 
 /// Bound of the jobs stream in an account without a limit: about 5 million jobs that name an S3 object.
 pub const JOBS_WITHOUT_LIMIT: u64 = 1 << 30;
+/// Bound of the events stream in an account without a limit: about 700,000 events.
+pub const EVENTS_WITHOUT_LIMIT: u64 = 1 << 30;
 /// Parts that the available storage is divided into. The parts left over are for advisories and other streams.
 const PARTS: u64 = 64;
 /// A waiting job of 200 bytes leads to an annotation of 1 to 1.5 KB, and to an outcome of that size for about a minute.
@@ -26,6 +28,8 @@ const OUTCOMES: u64 = 12;
 const ATTEMPTS: u64 = 1;
 /// While the stream is full, jobs wait for their next attempt in the jobs stream.
 const RETRIES: u64 = 2;
+/// Events wait only while the jobs stream is full or `groundling ingest` does not run.
+const EVENTS: u64 = 1;
 
 /// Bounds of the streams in bytes. `None` for no bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub(crate) struct Bounds {
     outcomes: Option<u64>,
     attempts: Option<u64>,
     retries: Option<u64>,
+    events: Option<u64>,
 }
 
 impl Bounds {
@@ -49,6 +54,7 @@ impl Bounds {
             outcomes: settings.outcomes_max_bytes.or(share(OUTCOMES)),
             attempts: settings.attempts_max_bytes.or(share(ATTEMPTS)),
             retries: settings.retries_max_bytes.or(share(RETRIES)),
+            events: settings.events_max_bytes.or(share(EVENTS)).or(Some(EVENTS_WITHOUT_LIMIT)),
         }
     }
 
@@ -61,6 +67,7 @@ impl Bounds {
             outcomes: settings.outcomes_max_bytes,
             attempts: settings.attempts_max_bytes,
             retries: settings.retries_max_bytes,
+            events: settings.events_max_bytes,
         }
     }
 
@@ -73,6 +80,7 @@ impl Bounds {
             (&settings.outcomes, self.outcomes),
             (&settings.attempts, self.attempts),
             (&settings.retries, self.retries),
+            (&settings.events, self.events),
         ];
         bounds.into_iter().find(|(name, _)| *name == stream).and_then(|(_, size)| size)
     }
@@ -184,6 +192,7 @@ pub(crate) fn size_problems(settings: &StreamSettings) -> Vec<String> {
         ("outcomes", settings.outcomes_max_bytes),
         ("attempts", settings.attempts_max_bytes),
         ("retries", settings.retries_max_bytes),
+        ("events", settings.events_max_bytes),
     ];
     let wrong = bounds.into_iter().filter_map(|(stream, bytes)| {
         let bytes = bytes.filter(|bytes| *bytes == 0 || i64::try_from(*bytes).is_err())?;
@@ -202,10 +211,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn total(bounds: &Bounds) -> u64 {
-        [bounds.jobs, bounds.annotations, bounds.failed, bounds.outcomes, bounds.attempts, bounds.retries]
-            .into_iter()
-            .flatten()
-            .sum()
+        let Bounds { jobs, annotations, failed, outcomes, attempts, retries, events } = *bounds;
+        [jobs, annotations, failed, outcomes, attempts, retries, events].into_iter().flatten().sum()
     }
 
     #[test]
@@ -240,9 +247,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_of_the_account_only_waiting_jobs_are_bounded() {
+    fn without_a_limit_of_the_account_only_waiting_jobs_and_events_are_bounded() {
         let bounds = Bounds::derive(&StreamSettings::default(), None);
-        assert_eq!(total(&bounds), JOBS_WITHOUT_LIMIT);
+        assert_eq!(total(&bounds), JOBS_WITHOUT_LIMIT + EVENTS_WITHOUT_LIMIT);
         assert_eq!(bounds.jobs, Some(JOBS_WITHOUT_LIMIT));
         let unlimited = Account::default();
         assert_eq!(available(&unlimited, 1, &[]), None);

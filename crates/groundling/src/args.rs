@@ -59,11 +59,16 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
     /// Create the streams and consumers that are missing, and compare existing ones with the settings.
     ///
-    /// Existing streams and consumers are never changed.
+    /// Existing streams and consumers are never changed. The events stream is created if an `[[ingest]]` rule has a subject.
     Setup(SetupArgs),
     /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
+    /// Turn the events of object stores into jobs, by the `[[ingest]]` rules of the settings.
+    ///
+    /// Takes events from NATS, and from stores that post them to its webhook server. An event is acknowledged when its jobs
+    /// are stored. SIGTERM or Ctrl-C finishes the events in progress before exiting.
+    Ingest(IngestArgs),
     /// List, pause, resume or cancel the datasets that `groundling enqueue` submits.
     Datasets(DatasetsArgs),
     /// Show each dataset: source, jobs, results, failures by reason, rates, time left and cost.
@@ -128,7 +133,8 @@ pub(crate) struct SetupArgs {
     /// NATS server [default: nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
-    /// Change the jobs stream of an earlier version, and its consumer, for this version. Prints the changes first.
+    /// Change the jobs stream of an earlier version, and its consumer, for this version, and the subjects of the events
+    /// stream for the `[[ingest]]` rules. Prints the changes first.
     #[arg(long)]
     pub(crate) migrate: bool,
 }
@@ -138,6 +144,13 @@ pub(crate) struct ScalerArgs {
     /// Address for KEDA and for probes (gRPC, without TLS).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051")]
     pub(crate) listen: SocketAddr,
+    /// NATS server [default: nats://127.0.0.1:4222].
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
     /// NATS server [default: nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,

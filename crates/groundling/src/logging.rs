@@ -19,8 +19,8 @@ use crate::stderr::{self, LogWriter, escape_control};
 /// The variable with the filter, as in most Rust programs.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// The worker's filter. async-nats also logs the events of the connection and why it cannot connect, which the worker
-/// logs itself.
+/// The filter of `worker` and `ingest`. async-nats also logs the events of the connection and why it cannot connect, which they
+/// log themselves.
 const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
 
 /// The filter of the other commands, whose users wait for the results.
@@ -29,7 +29,11 @@ const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
 /// Starts logging to standard error and sends panics there as well. Returns the layer that exports log lines, once
 /// telemetry is started with it.
 pub(crate) fn start(arguments: &Arguments) -> LogLayer {
-    let default = if matches!(arguments.command, Command::Worker(_)) { WORKER_FILTER } else { DEFAULT_FILTER };
+    let default = if matches!(arguments.command, Command::Worker(_) | Command::Ingest(_)) {
+        WORKER_FILTER
+    } else {
+        DEFAULT_FILTER
+    };
     let (filter, problem) = filter(std::env::var(FILTER_VARIABLE).ok().as_deref(), default);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter).log_internal_errors(false);
     let exported = LogLayer::default();

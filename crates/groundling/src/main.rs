@@ -14,6 +14,7 @@ mod exit;
 mod export_args;
 mod files;
 mod index_args;
+mod job_tasks;
 mod logging;
 mod model_args;
 mod model_dir;
@@ -95,6 +96,7 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
     match arguments.command {
         Command::Worker(given) => commands::worker::run(given, settings.as_deref(), &logs).await,
         Command::Setup(given) => commands::setup::run(given, settings.as_deref()).await,
+        Command::Ingest(given) => commands::ingest::run(given, settings.as_deref(), &logs).await,
         Command::Enqueue(given) => commands::enqueue::run(given, settings.as_deref()).await,
         Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
         Command::Export(given) => commands::export::run(given, settings.as_deref()).await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 mod error;
+mod ingest;
 mod layers;
 mod model;
 pub(crate) mod reference;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use archive::ingest::settings::{EventsSettings, IngestRule};
 use broker::settings::DurationText;
 use broker::settings_check::Problems;
 use engine::EngineOptions;
@@ -43,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) streams: StreamSettings,
     pub(crate) s3: S3Settings,
     pub(crate) worker: WorkerSettings,
+    pub(crate) events: EventsSettings,
+    pub(crate) ingest: Vec<IngestRule>,
     pub(crate) telemetry: TelemetrySettings,
 }
 

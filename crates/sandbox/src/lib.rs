@@ -29,5 +29,5 @@ pub use nats_cluster::{NatsCluster, NodeRoutes, free_ports};
 pub use nats_leaf::NatsLeaf;
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use s3_access::S3Access;
-pub use seaweed::SeaweedFs;
+pub use seaweed::{SeaweedFs, Webhook};
 pub use shifted_clock::ShiftedClock;

@@ -53,6 +53,28 @@ pub struct SeaweedFs {
     home: TempDir,
 }
 
+/// Where a store posts the changes of its files.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// The address, with `http://`.
+    pub endpoint: String,
+    /// The token that it sends.
+    pub token: String,
+    /// How long it waits for an answer, in seconds. Then, or after another answer than 200, the event is lost.
+    pub timeout_seconds: u32,
+}
+
+impl Webhook {
+    fn to_toml(&self) -> String {
+        let Self { endpoint, token, timeout_seconds } = self;
+        format!(
+            "[notification.webhook]\nenabled = true\nendpoint = {}\nbearer_token = {}\ntimeout_seconds = {timeout_seconds}\n",
+            json!(endpoint),
+            json!(token)
+        )
+    }
+}
+
 /// Removes the sockets that SeaweedFS leaves in `/tmp`, regardless of the temporary folder. Holds the ports in their names.
 #[derive(Debug)]
 struct Sockets(Vec<u16>);
@@ -77,10 +99,22 @@ impl SeaweedFs {
     /// # Errors
     /// [`SandboxError`] if `weed` is not installed or does not become ready.
     pub async fn start() -> Result<Self, SandboxError> {
+        Self::start_with(None).await
+    }
+
+    /// Like [`SeaweedFs::start`], and posts the changes of its files to a webhook.
+    ///
+    /// # Errors
+    /// [`SandboxError`] if `weed` is not installed or does not become ready.
+    pub async fn start_with_webhook(webhook: &Webhook) -> Result<Self, SandboxError> {
+        Self::start_with(Some(webhook)).await
+    }
+
+    async fn start_with(webhook: Option<&Webhook>) -> Result<Self, SandboxError> {
         let executable = SearchPaths::from_environment().executable(NAME)?;
         let mut attempt = 1;
         loop {
-            match Self::launch(&executable).await {
+            match Self::launch(&executable, webhook).await {
                 Err(SandboxError::EndedEarly { log, .. } | SandboxError::NotReady { log, .. })
                     if attempt < START_ATTEMPTS && (is_port_taken(&log) || is_socket_lost(&log)) =>
                 {
@@ -141,13 +175,18 @@ impl SeaweedFs {
         Ok(())
     }
 
-    async fn launch(executable: &Path) -> Result<Self, SandboxError> {
+    async fn launch(executable: &Path, webhook: Option<&Webhook>) -> Result<Self, SandboxError> {
         let home = TempDir::with_prefix("groundling-s3-").map_err(SandboxError::io("create a folder for SeaweedFS"))?;
         let ports = free_ports().map_err(SandboxError::io("find free ports for SeaweedFS"))?;
         let admin = S3Access::with_new_keys(format!("http://127.0.0.1:{}", ports[0]));
         let read_only = S3Access::with_new_keys(admin.endpoint.clone());
         fs::write(home.path().join("s3.json"), identities(&admin, &read_only).to_string())
             .map_err(SandboxError::io("write the identities of SeaweedFS"))?;
+        if let Some(webhook) = webhook {
+            // It is read from the working directory.
+            fs::write(home.path().join("notification.toml"), webhook.to_toml())
+                .map_err(SandboxError::io("write the notifications of SeaweedFS"))?;
+        }
 
         let sockets = Sockets(ports.clone());
         let process = Some(launch(executable, home.path(), &ports).await?);

@@ -22,6 +22,7 @@ macro_rules! progress {
 
 pub mod faults;
 pub mod feeder;
+pub mod ingest;
 pub mod oracle;
 pub mod plan;
 pub mod pool;

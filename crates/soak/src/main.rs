@@ -1,4 +1,4 @@
-//! `soak run` starts a run, `soak worker` is a worker of a run, `soak feeder` a feeder. `soak scale` measures.
+//! `soak run` starts a run; `soak worker`, `soak feeder` and `soak ingest` are its parties. `soak scale` measures.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -57,6 +57,12 @@ enum Command {
         #[arg(long, default_value = "target/soak")]
         logs: PathBuf,
     },
+    /// Turn events into jobs as `groundling ingest` does.
+    Ingest {
+        /// Settings file, as for `groundling ingest`.
+        #[arg(long)]
+        settings: PathBuf,
+    },
     /// Feed a dataset as `groundling enqueue` does.
     Feeder {
         /// Settings file, as for `groundling enqueue`.
@@ -76,6 +82,10 @@ struct RunArguments {
     /// Number of jobs to submit.
     #[arg(long, default_value_t = 1000)]
     jobs: usize,
+    /// Number of objects whose events are ingested, in addition to the jobs. Each has up to three events, in another order
+    /// [default: a tenth of the jobs; none with --real and --only].
+    #[arg(long)]
+    events: Option<usize>,
     /// Number of faults to inject, in addition to those of the S3 store.
     #[arg(long, default_value_t = 40)]
     faults: usize,
@@ -151,6 +161,10 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
             .await?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Ingest { settings } => {
+            soak::ingest::run(&settings).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Run(run) => run,
     };
     let soak = std::env::current_exe()?;
@@ -161,8 +175,10 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
     if run.nodes == 1 && run.only.is_some_and(Fault::needs_cluster) {
         return Err(anyhow!("this fault needs a cluster: add --nodes 3"));
     }
+    let usual = if run.real || run.only.is_some() { 0 } else { run.jobs / 10 };
     let options = soak::Options {
         jobs: run.jobs,
+        events: run.events.unwrap_or(usual),
         faults: run.faults,
         only: run.only,
         seed: run.seed,

@@ -14,6 +14,7 @@ use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::model_job::ModelJob;
 
 use crate::feeder;
+use crate::ingest::{self, EventedObject};
 use crate::s3_proxy::S3Fault;
 use crate::stub_engine;
 
@@ -212,6 +213,24 @@ pub fn fed_jobs(jobs: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<Plan
         Ok(PlannedJob { id, dataset, payload, object: Some((key, png)), expected })
     };
     (0..jobs / JOBS_PER_FED).map(job).collect()
+}
+
+/// The jobs for objects whose events are ingested.
+///
+/// # Errors
+/// If a picture cannot be encoded.
+pub fn evented_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<(PlannedJob, EventedObject)>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xe7e);
+    let job = |i: usize| {
+        let png = picture(&mut random)?;
+        let (key, etag) = (format!("{}/ö +#%23 {i}.png", ingest::DATASET), md5_hex(&png));
+        let job = ingest::job(bucket, &key, &etag)?;
+        let expected = fill(Expected { texts: Some(Vec::new()), reasons: Vec::new() }, &job, &png)?;
+        let (id, payload) = (job.job_id.clone(), job.encode_to_vec());
+        let object = EventedObject { bucket: bucket.to_owned(), key: key.clone(), etag };
+        Ok((PlannedJob { id, dataset: ingest::DATASET, payload, object: Some((key, png)), expected }, object))
+    };
+    (0..count).map(job).collect()
 }
 
 /// Fills in the expected texts of the stub.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::{self, stream};
+use broker::events_setup;
 use futures::StreamExt;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -19,6 +20,7 @@ use worker::settings::{S3Settings, Secret, StreamSettings};
 
 use crate::faults::{self, Fault, Targets};
 use crate::feeder::Feeders;
+use crate::ingest::{self, Ingest};
 use crate::oracle::{Records, Summary, compare};
 use crate::plan::{self, PlannedJob};
 use crate::pool::settings;
@@ -42,6 +44,8 @@ const NO_PROGRESS_LIMIT: Duration = Duration::from_secs(180);
 pub struct Options {
     /// The number of jobs to submit.
     pub jobs: usize,
+    /// The number of objects whose events are ingested, in addition to the jobs.
+    pub events: usize,
     /// The number of faults to inject.
     pub faults: usize,
     /// The only kind of fault to inject; `None` for all kinds.
@@ -90,7 +94,10 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         false => plan::stub_jobs(count, options.seed, &bucket)?,
         true => plan::real_jobs(count, options.seed, &bucket)?,
     };
-    let all: Vec<PlannedJob> = jobs.iter().chain(poisoned.iter().flatten()).chain(&fed).cloned().collect();
+    let (evented, objects): (Vec<_>, Vec<_>) =
+        plan::evented_jobs(options.events, options.seed, &bucket)?.into_iter().unzip();
+    let planned = jobs.iter().chain(poisoned.iter().flatten()).chain(&fed).chain(&evented);
+    let all: Vec<PlannedJob> = planned.cloned().collect();
     upload(&store, &all).await?;
     let jetstream = servers.direct().await?;
     let replicas = options.nodes;
@@ -115,9 +122,21 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         logs: options.logs.clone(),
         bucket,
     };
+    let settings_file = program.settings.clone();
     let mut pool = Pool::start(program, options.workers)?;
     let (allow, allowed) = watch::channel(0);
     let feeding = (!fed.is_empty()).then(|| tokio::spawn(feeders.run(count, allowed.clone(), options.seed)));
+    let ingesting = (!objects.is_empty()).then(|| {
+        let ingest = Ingest {
+            executable: options.soak.clone(),
+            settings: settings_file,
+            logs: options.logs.clone(),
+            url: proxied.clone(),
+            messages: ingest::messages(&objects, options.seed),
+            objects: objects.len(),
+        };
+        tokio::spawn(ingest.run(jetstream.clone(), count, allowed.clone(), options.seed))
+    });
     let submitting = tokio::spawn(submit(proxied, jobs, allowed));
     let targets = Targets {
         pool: &mut pool,
@@ -147,6 +166,16 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         };
         progress!("{} jobs fed, feeders killed {kills} times", fed.len());
     }
+    if let Some(mut ingesting) = ingesting {
+        let kills = loop {
+            pool.restart_ended()?;
+            tokio::select! {
+                ingested = &mut ingesting => break ingested??,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        };
+        progress!("events of {} objects ingested, process killed {kills} times", evented.len());
+    }
     remove_cursors(&jetstream).await?;
     let left = wait_for_the_end(&mut pool, &jetstream).await?;
     pool.shut_down().await?;
@@ -165,7 +194,13 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
     // A cluster reports itself healthy before it has a leader that creates streams.
     for _ in 0..10 {
         match broker::setup::setup(jetstream, &settings).await {
-            Ok(report) if report.is_ready() => return Ok(()),
+            Ok(report) if report.is_ready() => {
+                match events_setup::setup_events(jetstream, &settings, &ingest::subjects()).await {
+                    Ok(report) if report.is_ready() => return Ok(()),
+                    Ok(report) => bail!("the events stream differs from the settings: {report:?}"),
+                    Err(error) => last = Some(error),
+                }
+            }
             Ok(report) => bail!("the streams differ from the settings: {report:?}"),
             Err(error) => last = Some(error),
         }

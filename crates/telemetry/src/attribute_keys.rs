@@ -4,6 +4,7 @@
 use crate::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, Reason, Server, Stage,
 };
+use crate::ingest_attributes::{IngestOutcome, IngestReason};
 use crate::signal::Signal;
 
 /// The key of an attribute.
@@ -149,6 +150,22 @@ pub const GEN_AI_ERROR: Key = Key {
     name: "error.type",
     help: "why there was no answer; absent from successes",
     values: Values::OneOf(crate::attributes::RequestError::WORDS),
+};
+
+/// A rule of `groundling ingest`.
+pub const INGEST_RULE: Key = Key {
+    name: "rule",
+    help: "the rule that matched",
+    values: Values::Described("names of `[[ingest]]` rules; absent from messages that no rule could read"),
+};
+/// What became of a record of an event.
+pub const INGEST_OUTCOME: Key =
+    Key { name: "outcome", help: "what became of the record", values: Values::OneOf(IngestOutcome::WORDS) };
+/// Why a record of an event became no job, or not yet.
+pub const INGEST_REASON: Key = Key {
+    name: "reason",
+    help: "why it was skipped, failed or was sent back; absent from jobs",
+    values: Values::OneOf(IngestReason::WORDS),
 };
 
 /// A piece of hardware.

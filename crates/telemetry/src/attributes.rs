@@ -27,6 +27,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 /// How a delivery was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobOutcome {

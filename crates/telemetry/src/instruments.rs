@@ -17,6 +17,7 @@ use crate::attribute_keys::{
 use crate::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, RequestError, Stage,
 };
+use crate::ingest_instruments::IngestInstruments;
 use crate::table::{
     CONSUMED_MESSAGES, ENGINE_BATCH_SIZE, InstrumentInfo, JOB_AGE, JOB_DELIVERIES, JOB_STAGE_DURATION, JOBS,
     JOBS_IN_HAND, MODEL_LOAD_DURATION, OPERATION_DURATION, PROCESS_DURATION, PULLS_LOST, REQUEST_DURATION,
@@ -59,6 +60,7 @@ struct Inner {
     request_duration: Histogram<f64>,
     time_to_first_token: Histogram<f64>,
     time_per_output_token: Histogram<f64>,
+    ingest: OnceLock<IngestInstruments>,
 }
 
 /// A request that the engine has answered.
@@ -107,6 +109,7 @@ impl Instruments {
             time_to_first_token: histogram(&meter, &TIME_TO_FIRST_TOKEN),
             time_per_output_token: histogram(&meter, &TIME_PER_OUTPUT_TOKEN),
             model: OnceLock::new(),
+            ingest: OnceLock::new(),
             meter,
             options,
         }));
@@ -135,6 +138,11 @@ impl Instruments {
 
     pub(crate) fn meter(&self) -> &Meter {
         &self.0.meter
+    }
+
+    /// Those of `groundling ingest`, which other programs do not register.
+    pub(crate) fn ingest(&self) -> &IngestInstruments {
+        self.0.ingest.get_or_init(|| IngestInstruments::new(&self.0.meter))
     }
 
     pub(crate) fn consumer(&self) -> &str {
@@ -298,7 +306,7 @@ pub(crate) fn word(key: Key, value: &'static str) -> KeyValue {
     KeyValue::new(key.name, value)
 }
 
-fn counter(meter: &Meter, info: &InstrumentInfo) -> Counter<u64> {
+pub(crate) fn counter(meter: &Meter, info: &InstrumentInfo) -> Counter<u64> {
     meter.u64_counter(info.name).with_unit(info.unit).with_description(info.help).build()
 }
 
@@ -310,7 +318,7 @@ fn gauge(meter: &Meter, info: &InstrumentInfo) -> Gauge<f64> {
     meter.f64_gauge(info.name).with_unit(info.unit).with_description(info.help).build()
 }
 
-fn histogram(meter: &Meter, info: &InstrumentInfo) -> Histogram<f64> {
+pub(crate) fn histogram(meter: &Meter, info: &InstrumentInfo) -> Histogram<f64> {
     let builder = meter.f64_histogram(info.name).with_unit(info.unit).with_description(info.help);
     builder.with_boundaries(info.buckets.to_vec()).build()
 }

@@ -56,6 +56,17 @@ pub struct WorkerReading {
     pub refusing_streams: Vec<String>,
 }
 
+/// The current state of `groundling ingest`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IngestReading {
+    /// Connections to the NATS server that are up.
+    pub nats_connections: u64,
+    /// Whether the process is ready.
+    pub is_ready: bool,
+    /// The streams that refuse messages.
+    pub refusing_streams: Vec<String>,
+}
+
 /// A GPU's current state. `None` for what its driver does not report.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GpuReading {
@@ -106,6 +117,14 @@ impl Instruments {
     /// Registers the callback that reads the worker's state.
     pub fn observe_worker(&self, read: impl Fn() -> WorkerReading + Clone + Send + Sync + 'static) {
         integer_gauge(self.meter(), &BYTES_IN_FLIGHT, read.clone(), |reading| reading.bytes_in_flight);
+        self.observe_ingest(move || {
+            let WorkerReading { nats_connections, is_ready, refusing_streams, .. } = read();
+            IngestReading { nats_connections, is_ready, refusing_streams }
+        });
+    }
+
+    /// Registers the callback that reads the state of `groundling ingest`.
+    pub fn observe_ingest(&self, read: impl Fn() -> IngestReading + Clone + Send + Sync + 'static) {
         integer_gauge(self.meter(), &READY, read.clone(), |reading| reading.is_ready.into());
         let read_streams = read.clone();
         let streams = self.meter().u64_observable_gauge(STREAMS_REFUSING.name).with_unit(STREAMS_REFUSING.unit);

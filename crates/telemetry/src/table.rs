@@ -5,8 +5,9 @@
 
 use crate::attribute_keys::{
     BATCH_PASS, CONSUMER_GROUP, DATASET, DESTINATION, EXPORT_RESULT, EXPORT_SIGNAL, GEN_AI_ERROR, GEN_AI_MODEL,
-    GEN_AI_OPERATION, GEN_AI_PROVIDER, HW_ERROR_TYPE, HW_ID, HW_TYPE, Key, MESSAGING_ERROR, MESSAGING_OPERATION,
-    MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON, SERVER, STAGE, STREAM, TOKEN_TYPE,
+    GEN_AI_OPERATION, GEN_AI_PROVIDER, HW_ERROR_TYPE, HW_ID, HW_TYPE, INGEST_OUTCOME, INGEST_REASON, INGEST_RULE, Key,
+    MESSAGING_ERROR, MESSAGING_OPERATION, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON,
+    SERVER, STAGE, STREAM, TOKEN_TYPE,
 };
 
 /// The definition of an instrument.
@@ -137,6 +138,10 @@ instruments! {
         "Time that loading the model took.";
     TELEMETRY_EXPORTS = Counter "groundling.telemetry.exports", "{export}", &[], [EXPORT_SIGNAL, EXPORT_RESULT],
         "Exports to the OpenTelemetry collector.";
+    INGEST_RECORDS = Counter "groundling.ingest.records", "{record}", &[], [INGEST_RULE, INGEST_OUTCOME, INGEST_REASON],
+        "Records of events that `groundling ingest` has handled, for each rule that got them.";
+    INGEST_LAG = Histogram "groundling.ingest.lag", "s", DURATION_BUCKETS, [INGEST_RULE],
+        "Time from an event, by the clock of its store, until the jobs stream has acknowledged its job.";
     CONSUMED_MESSAGES = Counter "messaging.client.consumed.messages", "{message}", &[],
         [MESSAGING_SYSTEM, MESSAGING_OPERATION, DESTINATION, CONSUMER_GROUP],
         "Messages that were delivered to this worker.";

@@ -20,6 +20,9 @@ pub const RETRIES_STREAM: &str = "GROUNDLING_RETRIES";
 /// The stream of the server's advisories about jobs that reached `max_deliver`. Used by workers only.
 pub const ADVISORIES_STREAM: &str = "GROUNDLING_ADVISORIES";
 
+/// The stream of events of object stores, a work queue. It exists only if `groundling ingest` reads events from NATS.
+pub const EVENTS_STREAM: &str = "GROUNDLING_EVENTS";
+
 /// All job subjects: the subjects of the jobs stream.
 pub const JOBS_WILDCARD: &str = "groundling.jobs.*";
 /// The filter of the consumer of jobs: all jobs that are not urgent, and no cursors.

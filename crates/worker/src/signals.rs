@@ -10,6 +10,23 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// The signal handlers cannot be installed.
 pub fn shutdown_by_signals(before_exit: impl FnOnce() + Send + 'static) -> std::io::Result<CancellationToken> {
+    shutdown_with_messages(
+        "taking no more jobs, finishing those at the model and releasing the others",
+        "active jobs are redelivered after ack_wait",
+        before_exit,
+    )
+}
+
+/// Like [`shutdown_by_signals`], for a program that does `first` at the first signal, and for which `second` follows from an
+/// immediate exit.
+///
+/// # Errors
+/// The signal handlers cannot be installed.
+pub fn shutdown_with_messages(
+    first: &'static str,
+    second: &'static str,
+    before_exit: impl FnOnce() + Send + 'static,
+) -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = CancellationToken::new();
     let cancel = token.clone();
@@ -20,14 +37,12 @@ pub fn shutdown_by_signals(before_exit: impl FnOnce() + Send + 'static) -> std::
         };
         // Before the log line, because logging may block.
         cancel.cancel();
-        tracing::info!(
-            "received {signal}: taking no more jobs, finishing those at the model and releasing the others; a second signal exits at once"
-        );
+        tracing::info!("received {signal}: {first}; a second signal exits at once");
         let kind = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
             _ = interrupt.recv() => SignalKind::interrupt(),
         };
-        tracing::warn!("received a second signal: exiting at once; active jobs are redelivered after ack_wait");
+        tracing::warn!("received a second signal: exiting at once; {second}");
         before_exit();
         exit(kind);
     });

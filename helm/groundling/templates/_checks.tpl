@@ -55,6 +55,11 @@
   "nats.tls.ca_file" "name a Secret in secrets.natsCa"
   "nats.tls.certificate_file" "name a Secret in secrets.natsClientCertificate"
   "nats.tls.key_file" "name a Secret in secrets.natsClientCertificate"
+  "events.webhook_address" "use ingest.enabled and ingest.port"
+  "events.health_address" "use health.address and health.port"
+  "events.token" "name a Secret in ingest.webhook.token; values and ConfigMaps are not secret"
+  "events.user" "name a Secret in ingest.webhook.user"
+  "events.password" "name a Secret in ingest.webhook.password; values and ConfigMaps are not secret"
   "s3.access_key" "name a Secret in secrets.s3AccessKey"
   "s3.secret_key" "name a Secret in secrets.s3SecretKey; values and ConfigMaps are not secret"
   "s3.session_token" "name a Secret in secrets.s3SessionToken; values and ConfigMaps are not secret"
@@ -128,6 +133,9 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and $values.ingest.enabled (not $values.settings.ingest) -}}
+{{- $problems = append $problems "settings.ingest is empty: list the rules of groundling ingest, or set ingest.enabled to false." -}}
+{{- end -}}
 {{- if and $values.autoscaling.hpa.enabled (not $values.autoscaling.hpa.metrics) -}}
 {{- $problems = append $problems "autoscaling.hpa.metrics is empty: list the metrics of autoscaling/v2 to scale by. CPU utilization does not show the load of a GPU." -}}
 {{- end -}}
@@ -175,6 +183,22 @@
 {{- end -}}
 {{- if and (not (empty $secrets.s3SessionToken.name)) (empty $secrets.s3AccessKey.name) -}}
 {{- $problems = append $problems "secrets.s3SessionToken belongs to a temporary access key: set secrets.s3AccessKey and secrets.s3SecretKey, too." -}}
+{{- end -}}
+{{- if ne (empty $values.ingest.webhook.user.name) (empty $values.ingest.webhook.password.name) -}}
+{{- $problems = append $problems "ingest.webhook.user and ingest.webhook.password belong together: set both or neither." -}}
+{{- end -}}
+{{- if and $values.ingest.enabled (eq (int $values.ingest.port) (int $values.health.port)) -}}
+{{- $problems = append $problems "ingest.port is health.port: give the webhook server a port of its own." -}}
+{{- end -}}
+{{- range $rule := $values.settings.ingest -}}
+{{- if and $rule.path (not $values.ingest.enabled) -}}
+{{- $problems = append $problems (printf "settings.ingest has a rule with the path %s, and ingest.enabled is false: enable it, or remove the rule." $rule.path) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $secret := $values.ingest.secrets -}}
+{{- if and (not (hasPrefix "nats" $name)) (hasKey $secrets $name) -}}
+{{- $problems = append $problems (printf "ingest.secrets.%s has no effect: ingest has a NATS user of its own, and shares the other secrets." $name) -}}
+{{- end -}}
 {{- end -}}
 {{- range $name, $secret := $values.setup.secrets -}}
 {{- if and (not (hasPrefix "nats" $name)) (hasKey $secrets $name) -}}

@@ -1,5 +1,5 @@
 {{/* Environment from Secrets. Takes `secrets` (as in the values) and `of`: "nats" for commands that connect only to NATS,
-"worker" for all. */}}
+"ingest" for those of telemetry as well, "worker" for all. */}}
 {{- define "groundling.secretEnv" -}}
 {{- $variables := dict
   "natsUser" "GROUNDLING__NATS__USER"
@@ -12,8 +12,10 @@
   "s3AccessKey" "GROUNDLING__S3__ACCESS_KEY"
   "s3SecretKey" "GROUNDLING__S3__SECRET_KEY"
   "s3SessionToken" "GROUNDLING__S3__SESSION_TOKEN"
-  "huggingFaceToken" "HF_TOKEN"
-  "telemetryHeaders" "OTEL_EXPORTER_OTLP_HEADERS") -}}
+  "huggingFaceToken" "HF_TOKEN") -}}
+{{- end -}}
+{{- if ne .of "nats" -}}
+{{- $variables = merge $variables (dict "telemetryHeaders" "OTEL_EXPORTER_OTLP_HEADERS") -}}
 {{- end -}}
 {{- $secrets := .secrets -}}
 {{- range $name, $variable := $variables }}
@@ -45,6 +47,8 @@
 {{- with $secrets.s3Ca }}{{- if .name }}
 {{- $files = append $files (dict "volume" "s3-ca" "secret" .name "items" (list (dict "key" .key "path" "ca.crt"))) -}}
 {{- end }}{{- end }}
+{{- end }}
+{{- if ne .of "nats" }}
 {{- with $secrets.telemetryCa }}{{- if .name }}
 {{- $files = append $files (dict "volume" "telemetry-ca" "secret" .name "items" (list (dict "key" .key "path" "ca.crt"))) -}}
 {{- end }}{{- end }}

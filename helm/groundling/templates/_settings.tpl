@@ -68,16 +68,21 @@
   "s3" (ternary (dict "ca_file" "/etc/groundling-secrets/s3-ca/ca.crt") dict (ne $secrets.s3Ca.name ""))
   "telemetry" (ternary (dict "ca_file" "/etc/groundling-secrets/telemetry-ca/ca.crt") dict (ne $secrets.telemetryCa.name ""))
 -}}
+{{- if .Values.ingest.enabled -}}
+{{- $_ := set $provided "events" (dict
+  "webhook_address" (printf "%s:%d" .Values.health.address (int .Values.ingest.port))
+  "health_address" (printf "%s:%d" .Values.health.address (int .Values.health.port))) -}}
+{{- end -}}
 {{- $defaults := dict "model" (dict "device" $device) -}}
 {{- toYaml (mergeOverwrite $defaults (deepCopy .Values.settings) $provided) -}}
 {{- end -}}
 
-{{/* A table in TOML: its values first, then its tables, each in alphabetical order. JSON strings and arrays of strings
-are also TOML. */}}
+{{/* A table in TOML: its values first, then its tables and lists of tables, each in alphabetical order. JSON strings and
+arrays of strings are also TOML. */}}
 {{- define "groundling.toml" -}}
 {{- $path := .path -}}
 {{- range $key, $value := .table }}
-{{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
+{{- if not (or (kindIs "map" $value) (kindIs "invalid" $value) (include "groundling.isTableList" $value)) }}
 {{ $key }} = {{ toJson $value }}
 {{- end }}
 {{- end }}
@@ -87,8 +92,19 @@ are also TOML. */}}
 
 [{{ $name }}]
 {{- include "groundling.toml" (dict "path" $name "table" $value) }}
+{{- else if include "groundling.isTableList" $value }}
+{{- range $value }}
+
+[[{{ ternary $key (printf "%s.%s" $path $key) (eq $path "") }}]]
+{{- include "groundling.toml" (dict "path" $key "table" .) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* "true" for a list of maps. */}}
+{{- define "groundling.isTableList" -}}
+{{- if kindIs "slice" . -}}{{- if . -}}{{- if kindIs "map" (first .) -}}true{{- end -}}{{- end -}}{{- end -}}
 {{- end -}}
 
 {{/* A text as a block of a ConfigMap's data. */}}
@@ -98,4 +114,9 @@ are also TOML. */}}
 
 {{- define "groundling.settingsFile" -}}
 {{- include "groundling.toml" (dict "path" "" "table" (include "groundling.settings" . | fromYaml)) | trim -}}
+{{- end -}}
+
+{{/* Without the rules of ingest, whose changes do not concern workers. */}}
+{{- define "groundling.workerSettingsFile" -}}
+{{- include "groundling.toml" (dict "path" "" "table" (omit (include "groundling.settings" . | fromYaml) "ingest" "events")) | trim -}}
 {{- end -}}

@@ -1,8 +1,8 @@
-{{/* Secrets of setup: those of the workers, replaced by setup.secrets. An administrator may authenticate in another way than
-the workers, so one authentication in setup.secrets replaces theirs. */}}
-{{- define "groundling.setupSecrets" -}}
-{{- $secrets := deepCopy .Values.secrets -}}
-{{- $own := .Values.setup.secrets -}}
+{{/* Secrets of a command with its own NATS user: those of the workers, replaced by `own`. It may authenticate in another
+way than the workers, so one authentication in `own` replaces theirs. Takes `root` and `own`. */}}
+{{- define "groundling.ownSecrets" -}}
+{{- $secrets := deepCopy .root.Values.secrets -}}
+{{- $own := .own -}}
 {{- $authentications := list "natsUser" "natsPassword" "natsToken" "natsNkey" "natsCredentials" -}}
 {{- $replaces := false -}}
 {{- range $authentications -}}
@@ -18,10 +18,18 @@ the workers, so one authentication in setup.secrets replaces theirs. */}}
 {{- toJson (mergeOverwrite $secrets (deepCopy $own)) -}}
 {{- end -}}
 
-{{/* The settings file with the paths of setup's secrets. */}}
+{{/* The settings file with the paths of these secrets. Takes `root` and `own`. */}}
+{{- define "groundling.ownSettingsFile" -}}
+{{- $values := set (deepCopy .root.Values) "secrets" (include "groundling.ownSecrets" . | fromJson) -}}
+{{- include "groundling.settingsFile" (dict "Values" $values "Chart" .root.Chart "Release" .root.Release) -}}
+{{- end -}}
+
+{{- define "groundling.setupSecrets" -}}
+{{- include "groundling.ownSecrets" (dict "root" . "own" .Values.setup.secrets) -}}
+{{- end -}}
+
 {{- define "groundling.setupSettingsFile" -}}
-{{- $values := set (deepCopy .Values) "secrets" (include "groundling.setupSecrets" . | fromJson) -}}
-{{- include "groundling.settingsFile" (dict "Values" $values "Chart" .Chart "Release" .Release) -}}
+{{- include "groundling.ownSettingsFile" (dict "root" . "own" .Values.setup.secrets) -}}
 {{- end -}}
 
 {{/* The pod of `groundling setup`. Takes `root` and `configMap`. */}}

@@ -1,7 +1,6 @@
 //! `groundling enqueue`: submits an archive.
 
 pub(super) mod report;
-pub(super) mod tasks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,18 +25,18 @@ use worker::settings_validation::InvalidSettings;
 use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::stderr;
+use crate::{job_tasks, stderr};
 
 pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
     let recipe = Recipe {
         dataset,
-        tasks: tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
-        options: tasks::options(&args.generation),
+        tasks: job_tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
+        options: job_tasks::options(&args.generation),
         pin: pin(args.pin),
     };
     let example = SourceObject { bucket: "bucket".into(), key: "key".into(), ..SourceObject::default() };
-    let prompts = tasks::final_prompts(recipe.job(&example))?;
+    let prompts = job_tasks::final_prompts(recipe.job(&example))?;
     let filter = filter(&args.filter);
     Selection::new(filter.clone(), None).map_err(|error| Misuse(anyhow!("--glob: {error}")))?;
     let addresses = args.sources.iter().map(|source| Address::parse(source).map_err(|error| Misuse(error.into())));

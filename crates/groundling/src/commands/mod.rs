@@ -10,6 +10,7 @@ pub(crate) mod enqueue;
 pub(crate) mod export;
 pub(crate) mod failures;
 pub(crate) mod index;
+pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod reconcile;
 pub(crate) mod scaler;

@@ -16,12 +16,12 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use wire::subjects::Dataset;
 
-use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments, tasks};
+use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments};
 use crate::args::Format;
 use crate::bulk_args::ReconcileArgs;
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::{stderr, stdout};
+use crate::{job_tasks, stderr, stdout};
 
 /// How often the progress is drawn.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -75,12 +75,12 @@ async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<F
     }
     let recipe = Recipe {
         dataset,
-        tasks: tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
-        options: tasks::options(&args.generation),
+        tasks: job_tasks::tasks(&args.prompt, &args.task).map_err(Misuse)?,
+        options: job_tasks::options(&args.generation),
         pin: pin(args.pin),
     };
     let example = SourceObject { bucket: "bucket".into(), key: "key".into(), ..SourceObject::default() };
-    tasks::final_prompts(recipe.job(&example))?;
+    job_tasks::final_prompts(recipe.job(&example))?;
     let filter = filter(&args.filter);
     Selection::new(filter.clone(), None).map_err(|error| Misuse(anyhow!("--glob: {error}")))?;
     let addresses = args.sources.iter().map(|source| Address::parse(source).map_err(|error| Misuse(error.into())));

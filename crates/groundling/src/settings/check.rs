@@ -77,7 +77,7 @@ pub(crate) fn problems(
         let origin = error.origin.as_deref().unwrap_or_else(|| layers.origin_of([]));
         found.push(FoundProblem::new(origin, with_fix(&error)?));
     }
-    for sentence in settings.problems().into_iter().chain(device_problem(&settings)) {
+    for sentence in settings.problems().into_iter().chain(settings.ingest_problems()).chain(device_problem(&settings)) {
         let name = setting_of(&sentence);
         let origin = layers.origin_of(name.split('.'));
         // A setting that was left out above has its default here, and one that is missing may be behind a syntax error.

@@ -64,13 +64,17 @@ impl Layered {
         (Self { key_origin: origin.clone(), origin, value }, problems)
     }
 
-    /// Removes a setting or a section; `false` if there is none with this path.
+    /// Removes a setting or a section; `false` if there is none with this path. The parts of a list are numbered from 0.
     pub(super) fn remove(&mut self, path: &[String]) -> bool {
         let [parents @ .., last] = path else { return false };
         let mut place = self;
         for part in parents {
-            let Value::Table(table) = &mut place.value else { return false };
-            let Some(inner) = table.get_mut(part) else { return false };
+            let inner = match &mut place.value {
+                Value::Table(table) => table.get_mut(part),
+                Value::List(items) => part.parse().ok().and_then(|number: usize| items.get_mut(number)),
+                _ => None,
+            };
+            let Some(inner) = inner else { return false };
             place = inner;
         }
         let Value::Table(table) = &mut place.value else { return false };
@@ -81,10 +85,13 @@ impl Layered {
     pub(super) fn origin_of<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> &Origin {
         let mut place = self;
         for part in path {
-            match &place.value {
-                Value::Table(table) if table.contains_key(part) => place = &table[part],
-                _ => break,
-            }
+            let inner = match &place.value {
+                Value::Table(table) => table.get(part),
+                Value::List(items) => part.parse().ok().and_then(|number: usize| items.get(number)),
+                _ => None,
+            };
+            let Some(inner) = inner else { break };
+            place = inner;
         }
         &place.key_origin
     }
@@ -200,7 +207,7 @@ impl Value {
             Self::Integer(number) => visitor.visit_i64(number),
             Self::Float(number) => visitor.visit_f64(number),
             Self::Text(text) | Self::Untyped(text) => visitor.visit_string(text),
-            Self::List(items) => visitor.visit_seq(Items(items.into_iter())),
+            Self::List(items) => visitor.visit_seq(Items(items.into_iter().enumerate())),
             Self::Table(table) => visitor.visit_map(Entries { entries: table.into_iter(), value: None }),
         }
     }
@@ -307,13 +314,17 @@ impl<'de> Deserializer<'de> for Layered {
     }
 }
 
-struct Items(std::vec::IntoIter<Layered>);
+struct Items(std::iter::Enumerate<std::vec::IntoIter<Layered>>);
 
 impl<'de> SeqAccess<'de> for Items {
     type Error = SettingsError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, SettingsError> {
-        self.0.next().map(|item| seed.deserialize(item)).transpose()
+        let Some((number, item)) = self.0.next() else { return Ok(None) };
+        // Sections of a list are told apart by their number; plain values by their place.
+        let is_section = matches!(item.value, Value::Table(_));
+        let read = seed.deserialize(item);
+        read.map(Some).map_err(|error| if is_section { error.within(&number.to_string()) } else { error })
     }
 }
 

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use archive::ingest::settings::IngestRule;
+
 use super::Settings;
 use super::layers::{PREFIX, SEPARATOR};
 
@@ -38,7 +40,7 @@ Settings come from three sources. Later ones override earlier ones:
 1. The settings file: the TOML file that `--settings FILE` or the environment variable `GROUNDLING_SETTINGS` names, or else
    `groundling.toml` in the current directory, if it exists.
 2. Environment variables: `GROUNDLING__SECTION__KEY`, with two underscores between the parts, such as
-   `GROUNDLING__NATS__TLS__CA_FILE` for `ca_file` in `[nats.tls]`.
+   `GROUNDLING__NATS__TLS__CA_FILE` for `ca_file` in `[nats.tls]`. `[[ingest]]` rules can only be in the file.
 3. Flags, for the few settings that have one.
 
 A variable's value is read as the type of its setting, without quotes: `0123` is a number for `worker.slots` and a string
@@ -59,6 +61,8 @@ schema of the file.
 struct Section {
     /// Its name, such as `nats.tls`.
     name: String,
+    /// Whether it can be there any number of times.
+    is_list: bool,
     description: String,
     keys: Vec<Key>,
 }
@@ -110,12 +114,14 @@ pub(crate) fn toml() -> anyhow::Result<String> {
     let mut text = comment(
         "Settings of Groundling with their defaults. Keys that are commented out are unset by default, or their default depends on the machine.",
     );
-    for Section { name, description, keys } in sections()? {
-        let _ = write!(text, "\n{}[{name}]\n", comment(&description));
+    for Section { name, is_list, description, keys } in sections()? {
+        let header = if is_list { format!("# [[{name}]]") } else { format!("[{name}]") };
+        let _ = write!(text, "\n{}{header}\n", comment(&description));
         for key in keys {
             text.push('\n');
             text += &comment(&key.description);
             let _ = match &key.default {
+                Some(default) if is_list => writeln!(text, "# {} = {default}", key.name),
                 Some(default) => writeln!(text, "{} = {default}", key.name),
                 None => writeln!(text, "# {} = <{}>", key.name, key.kind),
             };
@@ -127,8 +133,9 @@ pub(crate) fn toml() -> anyhow::Result<String> {
 /// The reference as Markdown, docs/configuration.md.
 pub(crate) fn markdown() -> anyhow::Result<String> {
     let mut text = INTRODUCTION.to_owned();
-    for Section { name: section, description, keys } in sections()? {
-        let _ = write!(text, "\n## `[{section}]`\n\n{description}\n");
+    for Section { name: section, is_list, description, keys } in sections()? {
+        let header = if is_list { format!("[[{section}]]") } else { format!("[{section}]") };
+        let _ = write!(text, "\n## `{header}`\n\n{description}\n");
         for key in keys {
             let name = format!("{section}.{}", key.name);
             let variable = format!("{PREFIX}{}", name.replace('.', SEPARATOR).to_uppercase());
@@ -139,11 +146,10 @@ pub(crate) fn markdown() -> anyhow::Result<String> {
                 (None, Some(machine)) => machine.to_owned(),
                 (None, None) => "unset".to_owned(),
             };
-            let _ = write!(
-                text,
-                "\n### `{name}`\n\n- Type: {}{unit}\n- Default: {default}\n- Variable: `{variable}`\n",
-                key.kind
-            );
+            let _ = write!(text, "\n### `{name}`\n\n- Type: {}{unit}\n- Default: {default}\n", key.kind);
+            if !is_list {
+                let _ = writeln!(text, "- Variable: `{variable}`");
+            }
             if let Some((_, flag)) = FLAGS.iter().find(|(known, _)| *known == name) {
                 let _ = writeln!(text, "- Flag: `--{flag}`");
             }
@@ -155,9 +161,12 @@ pub(crate) fn markdown() -> anyhow::Result<String> {
 
 /// What kind of value a setting takes, and an example as TOML; `None` if there is no such setting.
 pub(crate) fn example(name: &str) -> anyhow::Result<Option<(&'static str, String)>> {
-    let Some((section, key)) = name.rsplit_once('.') else { return Ok(None) };
+    // The number of a section in a list.
+    let name: Vec<_> = name.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+    let Some((key, section)) = name.split_last() else { return Ok(None) };
+    let section = section.join(".");
     let found = sections()?.into_iter().find(|found| found.name == section);
-    let Some(key) = found.and_then(|found| found.keys.into_iter().find(|found| found.name == key)) else {
+    let Some(key) = found.and_then(|found| found.keys.into_iter().find(|found| found.name == *key)) else {
         return Ok(None);
     };
     let usual = match key.kind {
@@ -177,9 +186,17 @@ fn sections() -> anyhow::Result<Vec<Section>> {
     let Fields(defaults) = serde_json::from_str(&serde_json::to_string(&Settings::default())?)?;
     let mut found = Vec::new();
     for (name, default) in defaults {
-        let Field::Section(fields) = default else { continue };
-        let place = schema.pointer(&format!("/properties/{name}"));
-        add_section(&mut found, &schema, name, place.context("a section is not in the schema")?, fields)?;
+        let place = schema.pointer(&format!("/properties/{name}")).context("a section is not in the schema")?;
+        match default {
+            Field::Section(fields) => add_section(&mut found, &schema, name, place, fields)?,
+            // The only section that can be repeated.
+            Field::Value(_) => {
+                let fields = serde_json::from_str(&serde_json::to_string(&IngestRule::default())?)?;
+                let first = found.len();
+                add_section(&mut found, &schema, name, &place["items"], fields)?;
+                found[first..].iter_mut().for_each(|section| section.is_list = true);
+            }
+        }
     }
     Ok(found)
 }
@@ -203,7 +220,7 @@ fn add_section(
         }
     }
     let description = if place["description"].is_string() { place } else { definition };
-    found.push(Section { name, description: paragraphs(description), keys });
+    found.push(Section { name, is_list: false, description: paragraphs(description), keys });
     inner.into_iter().try_for_each(|(name, place, fields)| add_section(found, schema, name, place, fields))
 }
 
@@ -335,8 +352,9 @@ mod tests {
         let text = toml().unwrap();
         let layers = Layered::from_toml(Path::new("defaults.toml"), &text).unwrap();
         assert_eq!(Settings::deserialize(layers).unwrap(), Settings::default());
-        for Section { name, keys, .. } in sections().unwrap() {
-            assert!(text.contains(&format!("\n[{name}]\n")), "{name}");
+        for Section { name, is_list, keys, .. } in sections().unwrap() {
+            let header = if is_list { format!("\n# [[{name}]]\n") } else { format!("\n[{name}]\n") };
+            assert!(text.contains(&header), "{name}");
             for key in keys {
                 let line = format!("{} = ", key.name);
                 assert!(text.lines().any(|found| found.trim_start_matches("# ").starts_with(&line)), "{line}");

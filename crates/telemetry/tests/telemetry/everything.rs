@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use telemetry::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, Reason, RequestError, Stage,
 };
+use telemetry::ingest_attributes::{IngestOutcome, IngestReason};
 use telemetry::job_span::{EngineTimes, ReceivedJob};
 use telemetry::readings::{EngineReading, GpuReading, WorkerReading};
 use telemetry::settings::TelemetrySettings;
@@ -77,6 +78,11 @@ pub(crate) fn record(telemetry: &Telemetry) {
         instruments.batch_computed(*pass, 8);
     }
     instruments.pull_lost();
+    instruments.ingest_rule_started("uploads");
+    for reason in IngestReason::ALL {
+        instruments.record_ingested(Some("uploads"), IngestOutcome::Skipped, Some(*reason));
+    }
+    instruments.ingest_lag("uploads", second);
     instruments.message_published(Destination::Failed, Err(MessagingError::StreamFull), second);
     instruments.request_failed(RequestError::Model, second);
     instruments.observe_engine(|| EngineReading {

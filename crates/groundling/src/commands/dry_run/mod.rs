@@ -17,7 +17,7 @@ pub(crate) async fn run(args: DryRunArgs, settings: Option<&Path>) -> anyhow::Re
     let for_worker = settings.for_worker()?;
     let mut report = Report::new(args.format);
     let slots = model::check(&settings, &mut report).await?;
-    nats::check(&for_worker, slots, args.workers, &mut report).await?;
+    nats::check(&for_worker, &settings.event_subjects()?, slots, args.workers, &mut report).await?;
     store::check(&for_worker.s3, args.object.as_deref(), &mut report).await?;
     check_telemetry(&settings, &mut report).await?;
     report.finish(slots)

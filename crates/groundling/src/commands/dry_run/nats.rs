@@ -2,6 +2,7 @@
 
 use async_nats::jetstream;
 use broker::connection::{self, Connection};
+use broker::events_setup;
 use broker::permission_probe::PermissionProbe;
 use broker::setup::{self, SetupReport};
 use worker::pool_limits::{active_jobs, consumer_problems, window_problem};
@@ -16,6 +17,7 @@ const NEARLY_FULL: f64 = 0.9;
 
 pub(super) async fn check(
     settings: &Settings,
+    subjects: &[String],
     slots: usize,
     workers: usize,
     report: &mut Report,
@@ -45,6 +47,7 @@ pub(super) async fn check(
         Ok(found) => {
             check_streams(&found, report)?;
             check_room(&connection, settings, report).await?;
+            check_events(&connection, settings, subjects, report).await?;
             check_limits(&connection, settings, active_jobs(settings, slots), workers, report).await
         }
         // Reported above with its permission.
@@ -93,6 +96,40 @@ async fn check_room(connection: &Connection, settings: &Settings, report: &mut R
         } else if share >= NEARLY_FULL {
             report.warning("streams", format_args!("{text}: a full stream stops the workers"))?;
         }
+    }
+    Ok(())
+}
+
+/// The events stream is not the worker's, whose user may not be permitted to look at it.
+async fn check_events(
+    connection: &Connection,
+    settings: &Settings,
+    subjects: &[String],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    if subjects.is_empty() {
+        return Ok(());
+    }
+    let found = match events_setup::check_events(connection.broker(&settings.nats), &settings.streams, subjects).await {
+        Ok(found) => found,
+        Err(setup::SetupError::NotPermitted { .. }) => {
+            return report.ok(
+                "events",
+                "not checked: this NATS user may not look at the events stream; `groundling ingest` checks it when it starts",
+            );
+        }
+        Err(error) => return report.problem("events", error),
+    };
+    let missing = found.missing.iter().map(|thing| format!("{thing} does not exist: run `groundling setup`"));
+    let errors = found.errors.iter().map(|error| format!("`groundling ingest` would not start: {error}"));
+    let differences = found.differences.iter().map(|difference| {
+        format!("{difference}: `groundling setup --migrate` changes the subjects; change the rest on the server, or the settings")
+    });
+    for problem in missing.chain(errors).chain(differences) {
+        report.problem("events", problem)?;
+    }
+    if found.is_ready() {
+        report.ok("events", format_args!("as the settings say: {}", found.found.join(", ")))?;
     }
     Ok(())
 }

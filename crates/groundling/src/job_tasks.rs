@@ -1,4 +1,4 @@
-//! Converts the tasks of the command line to the tasks of jobs.
+//! Converts the tasks of the command line and of `[[ingest]]` rules to the tasks of jobs.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::enqueue_args::JobGenerationArgs;
 use crate::exit::Misuse;
 
 /// The prompts of `--prompt` and the tasks of `--task`, in their order. A brief caption if there are none.
-pub(in crate::commands) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
+pub(crate) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
     let mut tasks = Vec::new();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut add = |name: &str, kind| {
@@ -24,7 +24,7 @@ pub(in crate::commands) fn tasks(prompts: &[String], names: &[String]) -> anyhow
         add("prompt", task::Kind::Raw(RawPrompt { text: text.clone(), phrase_boxes: Vec::new() }));
     }
     for text in names {
-        let (name, kind) = task(text)?;
+        let (name, kind) = task(text).map_err(|error| anyhow!("--task {error}"))?;
         add(name, kind);
     }
     if prompts.is_empty() && names.is_empty() {
@@ -47,17 +47,14 @@ fn task(text: &str) -> anyhow::Result<(&str, task::Kind)> {
         "describe" => task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration {
             boxes: vec![v1::PromptBox { r#box: Some(prompt_box(argument)?) }],
         }),
-        _ => bail!(
-            "--task {text}: expected brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX"
-        ),
+        _ => bail!("{text}: expected brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX"),
     };
     Ok((name, kind))
 }
 
 /// Parses `x0,y0,x1,y1` as fractions, or two patch indices.
 fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
-    let wrong =
-        || anyhow!("--task describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
+    let wrong = || anyhow!("describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     match parts[..] {
         [upper_left, lower_right] => {
@@ -80,8 +77,13 @@ fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
     }
 }
 
+/// The problem of a task's text, if it has one.
+pub(crate) fn task_problem(text: &str) -> Option<String> {
+    task(text).err().map(|error| error.to_string())
+}
+
 /// The generation options; `None` if none is given.
-pub(in crate::commands) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
+pub(crate) fn options(args: &JobGenerationArgs) -> Option<GenerationOptions> {
     let options = GenerationOptions {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
@@ -100,7 +102,7 @@ pub(in crate::commands) fn options(args: &JobGenerationArgs) -> Option<Generatio
 ///
 /// # Errors
 /// [`Misuse`] if a worker would reject the job.
-pub(in crate::commands) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
+pub(crate) fn final_prompts(job: v1::ImageJob) -> anyhow::Result<Vec<String>> {
     let job = ModelJob::new(job).map_err(|error| Misuse(anyhow!("{error}")))?;
     let prompt = |query: Query| match query {
         Query::Generate { prompt, .. } | Query::Score { prompt, .. } => prompt.text,
