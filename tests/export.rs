@@ -1,7 +1,14 @@
 //! `groundling export` and `groundling index`: other programs read what they write, and nothing is lost or repeated.
+//! `groundling review` and `groundling diff`: their pages in a browser, and what they count.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "export/browser.rs"]
+mod browser;
+#[path = "export/browsing.rs"]
+mod browsing;
+#[path = "export/comparing.rs"]
+mod comparing;
 #[path = "export/filled_stream.rs"]
 mod filled_stream;
 #[path = "index/mod.rs"]
@@ -14,6 +21,8 @@ mod loading;
 mod measurements;
 #[path = "export/ranges.rs"]
 mod ranges;
+#[path = "export/reviewing.rs"]
+mod reviewing;
 mod support;
 #[path = "export/trimming.rs"]
 mod trimming;

@@ -25,14 +25,14 @@ async fn what_is_uploaded_is_annotated_once() {
     let webhook = Webhook { endpoint, token: "secret".into(), timeout_seconds: 60 };
     let store = SeaweedFs::start_with_webhook(&webhook).await.unwrap();
     let (admin, bucket) = (store.admin(), store.admin().bucket.as_str());
-    let client = ObjectStore::open(&S3Settings {
+    let s3 = S3Settings {
         endpoint: Some(store.endpoint().into()),
         path_style: true,
         access_key: Some(admin.access_key.clone()),
         secret_key: Some(Secret::new(admin.secret_key.clone())),
         ..S3Settings::default()
-    });
-    let client = client.await.unwrap().client().clone();
+    };
+    let client = ObjectStore::open(&s3).await.unwrap().client().clone();
     let pictures: Vec<_> = demo().scenes[..4].iter().map(|scene| std::fs::read(&scene.path).unwrap()).collect();
     let put = async |key: &str, bytes: &[u8]| {
         let put = client.put_object().bucket(bucket).key(key).body(bytes.to_vec().into()).send().await.unwrap();

@@ -90,9 +90,13 @@ fn within(size: Option<u64>, min: Option<u64>, max: Option<u64>) -> bool {
         && max.is_none_or(|max| size.is_some_and(|size| size <= max))
 }
 
-/// A uniform hash, which is the same in every run.
 fn sample_hash(seed: u64, object: &SourceObject) -> u64 {
-    let hash = sha256_hex(format!("{seed}\n{}\n{}", object.bucket, object.key).as_bytes());
+    uniform_hash(seed, &format!("{}\n{}", object.bucket, object.key))
+}
+
+/// A uniform hash, which is the same in every run.
+pub(crate) fn uniform_hash(seed: u64, text: &str) -> u64 {
+    let hash = sha256_hex(format!("{seed}\n{text}").as_bytes());
     u64::from_str_radix(hash.get(..16).unwrap_or_default(), 16).unwrap_or(0)
 }
 

@@ -7,7 +7,8 @@
 //! killed therefore loses no job and repeats none; the next one continues at the cursors.
 //!
 //! Beside the feeder: what a pool is doing ([`status`]), its failures ([`failures`]), and whether each object of an archive
-//! has an outcome ([`reconcile`]).
+//! has an outcome ([`reconcile`]). For people who look at the results: samples of them ([`sample`]), and what differs
+//! between two datasets ([`diff`]).
 //!
 //! [`ingest`] creates jobs for objects as they arrive, from the events of their store.
 //!
@@ -17,6 +18,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod diff;
 pub mod export;
 pub mod failures;
 pub mod feed;
@@ -26,7 +28,9 @@ pub mod ingest;
 pub mod load;
 pub mod object;
 pub mod pool;
+pub mod presigned;
 pub mod recipe;
 pub mod reconcile;
+pub mod sample;
 pub mod source;
 pub mod status;

@@ -13,6 +13,7 @@ use crate::enqueue_args::{DatasetsArgs, ENQUEUE_EXAMPLES, EnqueueArgs};
 use crate::export_args::{EXPORT_EXAMPLES, ExportArgs};
 use crate::index_args::{INDEX_EXAMPLES, IndexArgs};
 use crate::model_args::ModelArgs;
+use crate::review_args::{DIFF_EXAMPLES, DiffArgs, REVIEW_EXAMPLES, ReviewArgs};
 
 /// Annotate pictures with grounded text (KOSMOS-2), from the command line or as a queue worker (NATS, S3).
 #[derive(Debug, Parser)]
@@ -85,6 +86,13 @@ pub(crate) enum Command {
     /// Keep a searchable database of annotations, in PostgreSQL or SQLite.
     #[command(after_help = INDEX_EXAMPLES)]
     Index(IndexArgs),
+    /// Write a page of a sample of annotations, to look through and to mark boxes right or wrong; or print the precision of
+    /// the marked boxes.
+    #[command(after_help = REVIEW_EXAMPLES)]
+    Review(ReviewArgs),
+    /// Compare the annotations of the same pictures in two datasets, such as those of two prompts or models.
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
     /// Annotate pictures from the command line, without a queue.
     #[command(after_help = ANNOTATE_EXAMPLES)]
     Annotate(Box<AnnotateArgs>),

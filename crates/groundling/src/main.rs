@@ -19,10 +19,13 @@ mod logging;
 mod model_args;
 mod model_dir;
 mod model_supply;
+mod page_pictures;
 mod report;
+mod review_args;
 mod review_items;
 mod settings;
 mod sources;
+mod spinner;
 mod stderr;
 mod stdout;
 
@@ -101,6 +104,8 @@ async fn run(arguments: Arguments, logs: LogLayer) -> anyhow::Result<Outcome> {
         Command::Datasets(given) => commands::datasets::run(given, settings.as_deref()).await,
         Command::Export(given) => commands::export::run(given, settings.as_deref()).await,
         Command::Index(given) => commands::index::run(given, settings.as_deref()).await,
+        Command::Review(given) => commands::review::run(given, settings.as_deref()).await,
+        Command::Diff(given) => commands::diff::run(given, settings.as_deref()).await,
         Command::Status(given) => commands::status::run(given, settings.as_deref()).await,
         Command::Failures(given) => commands::failures::run(given, settings.as_deref()).await,
         Command::Reconcile(given) => commands::reconcile::run(given, settings.as_deref()).await,

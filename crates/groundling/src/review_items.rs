@@ -1,7 +1,7 @@
 //! Results in the form that `review` shows.
 
 use review::{Annotated, Labelled};
-use wire::v1::{Entity, FinishReason, FractionBox, TaskResult};
+use wire::v1::{Entity, FinishReason, FractionBox, ImageAnnotation, TaskResult};
 
 use crate::report::finish;
 
@@ -9,12 +9,19 @@ use crate::report::finish;
 pub(crate) fn annotated(name: &str, result: &TaskResult) -> Annotated {
     Annotated {
         name: name.into(),
+        task_id: result.task_id.clone(),
         prompt: result.prompt.clone(),
         text: result.text.clone(),
         raw_text: result.raw_text.clone(),
         finish_reason: finish(result.finish_reason() == FinishReason::Length),
         entities: labelled(result),
     }
+}
+
+/// The name of an annotation's picture: the key of its object, or the job's id.
+pub(crate) fn name_of(annotation: &ImageAnnotation) -> String {
+    let object = annotation.picture.as_ref().and_then(|picture| picture.object.as_ref());
+    object.map_or_else(|| annotation.job_id.clone(), |object| object.key.clone())
 }
 
 /// The phrases of a result with their boxes.

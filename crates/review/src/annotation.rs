@@ -9,11 +9,41 @@ pub struct Page {
     pub title: String,
     /// The pictures, in the order in which they are shown.
     pub items: Vec<PageItem>,
+    /// Lets the reader mark each box right or wrong.
+    pub spot_check: Option<SpotCheck>,
+    /// The jobs without an annotation, shown below the pictures.
+    pub failures: Vec<FailedItem>,
+}
+
+/// What the marks of a page are stored under, and what they are about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpotCheck {
+    /// The same for the same pictures: a page that is made again has the marks of the one before.
+    pub page_id: String,
+    /// The dataset.
+    pub dataset: String,
+}
+
+/// A job that ended without an annotation.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FailedItem {
+    /// The picture, if it can be shown.
+    pub picture: Option<Picture>,
+    /// The object's address, or the job's id.
+    pub name: String,
+    /// The kind of failure, as a token.
+    pub reason: String,
+    /// What went wrong, in one sentence.
+    pub message: String,
+    /// When it failed, and other facts, in the order in which they are shown.
+    pub facts: Vec<(&'static str, String)>,
 }
 
 /// A picture and its annotations.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PageItem {
+    /// The annotation's id, which the marks of its boxes carry. Empty if there is none: its boxes cannot be marked.
+    pub annotation_id: String,
     /// The picture. Without one, the boxes are shown on an empty background.
     pub picture: Option<Picture>,
     /// One annotation for each prompt. The first one's name is the heading, and its text is the picture's alternative
@@ -26,6 +56,8 @@ pub struct PageItem {
 pub struct Annotated {
     /// The picture's name for people: a file name or an address.
     pub name: String,
+    /// The task's id, which the marks of its boxes carry.
+    pub task_id: String,
     /// The prompt as given to the model.
     pub prompt: String,
     /// The text without markup. Spans refer to it.

@@ -18,24 +18,40 @@ const ONE_LINE: usize = 28;
 /// The size of the background that shows the boxes of a missing picture.
 const BLANK: (u32, u32) = (400, 300);
 
-/// One item as HTML; `number` counts the items from 1.
+/// The colours of the phrases of one card, or of cards that are compared.
+pub(super) struct Colours<'a>(HashMap<&'a str, usize>);
+
+impl<'a> Colours<'a> {
+    pub(super) fn of(annotations: impl IntoIterator<Item = &'a Annotated>) -> Self {
+        let mut assigned = Assigned::default();
+        let phrases = annotations.into_iter().flat_map(|one| &one.entities).map(|entity| entity.phrase.as_str());
+        Self(phrases.map(|phrase| (phrase, assigned.number(phrase))).collect())
+    }
+
+    /// The number of colours.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().max().map_or(0, |most| most + 1)
+    }
+}
+
+/// One item as HTML.
 pub(super) struct Card<'a> {
     pub(super) item: &'a PageItem,
-    number: usize,
-    colours: HashMap<&'a str, usize>,
+    /// Unique within the page.
+    pub(super) number: usize,
+    pub(super) colours: &'a Colours<'a>,
+    /// Whether boxes can be marked right or wrong.
+    pub(super) is_checked: bool,
 }
 
 impl<'a> Card<'a> {
-    pub(super) fn new(item: &'a PageItem, number: usize) -> Self {
-        let mut assigned = Assigned::default();
-        let phrases = item.annotations.iter().flat_map(|one| &one.entities).map(|entity| entity.phrase.as_str());
-        let colours = phrases.map(|phrase| (phrase, assigned.number(phrase))).collect();
-        Self { item, number, colours }
-    }
-
-    /// The number of colours that the card uses.
-    pub(super) fn colours(&self) -> usize {
-        self.colours.values().max().map_or(0, |most| most + 1)
+    /// About how high the card is in the grid, in rem, in steps of 2: the browser reserves this space for cards that it has
+    /// not laid out yet.
+    pub(super) fn height(&self) -> usize {
+        let boxes = |one: &Annotated| one.entities.iter().map(|entity| entity.boxes.len()).sum::<usize>();
+        let rows = |one: &Annotated| if self.checked_id().is_some() { boxes(one) * 9 / 5 } else { 0 };
+        let lines = |one: &Annotated| 5 + one.text.chars().count() / 30 * 9 / 5 + rows(one);
+        (21 + self.item.annotations.iter().map(lines).sum::<usize>()).div_ceil(2) * 2
     }
 
     pub(super) fn html(&self) -> Markup {
@@ -43,7 +59,7 @@ impl<'a> Card<'a> {
         let name = annotations.first().map_or("", |one| one.name.as_str());
         let (card, heading) = (format!("p{}", self.number), format!("n{}", self.number));
         html! {
-            article.card id=(card) tabindex="-1" aria-labelledby=(heading) {
+            article.card.{ "h" (self.height()) } id=(card) data-annotation=[self.checked_id()] tabindex="-1" aria-labelledby=(heading) {
                 header {
                     h2 id=(heading) { a href={ "#" (card) } { bdi.name { (Text(name)) } } }
                     button.grow.js type="button" aria-pressed="false" title="Enlarge (e)"
@@ -58,6 +74,11 @@ impl<'a> Card<'a> {
         }
     }
 
+    /// The annotation's id, if its boxes can be marked.
+    fn checked_id(&self) -> Option<Text<'a>> {
+        (self.is_checked && !self.item.annotation_id.is_empty()).then_some(Text(&self.item.annotation_id))
+    }
+
     /// The picture, with a layer of boxes for each annotation.
     fn stage(&self) -> Markup {
         let (width, height) = self.item.picture.as_ref().map_or(BLANK, Picture::size);
@@ -65,12 +86,14 @@ impl<'a> Card<'a> {
         html! {
             div.stage {
                 @if let Some(picture) = &self.item.picture {
-                    img src=(picture.address()) alt=(Text(description)) width=(width) height=(height) decoding="async";
+                    img src=(picture.address()) alt=(Text(description)) width=(width) height=(height) decoding="async"
+                        loading="lazy";
                 } @else {
                     p.lost { "The picture is not available." }
                 }
-                @for index in 0..self.item.annotations.len() {
-                    svg.layer viewBox={ "0 0 " (width) " " (height) } role="group" aria-label="Boxes" {
+                @for (index, annotation) in self.item.annotations.iter().enumerate() {
+                    @let task = self.checked_id().map(|_| Text(&annotation.task_id));
+                    svg.layer data-task=[task] viewBox={ "0 0 " (width) " " (height) } role="group" aria-label="Boxes" {
                         (Layer::new(&self.entities(index), (width, height)).html())
                     }
                 }
@@ -115,6 +138,7 @@ impl<'a> Card<'a> {
                         }
                     }
                 }
+                @if self.checked_id().is_some() { (checks(&entities)) }
                 (details(annotation, &entities))
             }
         }
@@ -128,7 +152,7 @@ impl<'a> Card<'a> {
             .map(|(number, entity)| Entity {
                 entity,
                 id: format!("{annotation}-{number}"),
-                colour: self.colours.get(entity.phrase.as_str()).copied().unwrap_or(0),
+                colour: self.colours.0.get(entity.phrase.as_str()).copied().unwrap_or(0),
             })
             .collect()
     }
@@ -144,6 +168,42 @@ fn chip(Entity { entity, id, colour }: &Entity<'_>, text: &str) -> Markup {
             @if boxes > 1 { small title={ (boxes) " boxes" } { "×" (boxes) } }
             @if let Some(score) = entity.score.filter(|score| score.is_finite()) {
                 small title="Score of the phrase" { (format_args!("phrase {score:.2}")) }
+            }
+        }
+    }
+}
+
+/// A row for each box, with the buttons that mark it.
+fn checks(entities: &[Entity<'_>]) -> Markup {
+    if entities.iter().all(|entity| entity.entity.boxes.is_empty()) {
+        return html! {};
+    }
+    html! {
+        ul.checks.js aria-label="Boxes to mark" {
+            @for one in entities {
+                @for (nth, corners) in one.entity.boxes.iter().enumerate() { (check(one, nth, corners)) }
+            }
+        }
+    }
+}
+
+fn check(one: &Entity<'_>, nth: usize, corners: &[f64; 4]) -> Markup {
+    let Entity { entity, id, colour } = one;
+    let several = entity.boxes.len() > 1;
+    let score = entity.box_scores.get(nth).copied().flatten().filter(|score| score.is_finite());
+    let [x0, y0, x1, y1] = corners;
+    html! {
+        li.{ "c" (colour) } data-e=(id) data-b=(one.box_id(nth)) data-at={ (x0) " " (y0) " " (x1) " " (y1) }
+            data-score=[score] data-phrase=(Text(&entity.phrase)) {
+            i {}
+            span.what {
+                bdi { (Text(&entity.phrase)) }
+                @if several { " " (nth + 1) }
+                @if let Some(score) = score { small title="Score of the box" { (format_args!("{score:.2}")) } }
+            }
+            @for (verdict, shown) in [("right", "Right"), ("wrong", "Wrong")] {
+                button.verdict type="button" data-verdict=(verdict) aria-pressed="false"
+                    aria-label={ (shown) ": " (Text(&entity.phrase)) @if several { ", box " (nth + 1) } } { (shown) }
             }
         }
     }

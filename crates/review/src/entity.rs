@@ -10,3 +10,10 @@ pub(super) struct Entity<'a> {
     /// The number of its colour.
     pub(super) colour: usize,
 }
+
+impl Entity<'_> {
+    /// The id of box `nth` of the phrase, unique within the card.
+    pub(super) fn box_id(&self, nth: usize) -> String {
+        format!("{}-{nth}", self.id)
+    }
+}

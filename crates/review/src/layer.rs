@@ -113,7 +113,7 @@ impl<'a> Layer<'a> {
         let Rect { x, y, w, h } = placed.label;
         let em = font::em(self.line as f32);
         html! {
-            g class={ (class) " c" (colour) } data-e=(id) data-score=[frame.own_score()] aria-hidden="true" {
+            g class={ (class) " c" (colour) } data-e=(id) data-b=(frame.id()) aria-hidden="true" {
                 @if let Some([from, to]) = placed.leader {
                     path d={ "M" (Tenths(from.0)) " " (Tenths(from.1)) "L" (Tenths(to.0)) " " (Tenths(to.1)) } {}
                 }
@@ -128,12 +128,17 @@ impl<'a> Layer<'a> {
 }
 
 impl Frame<'_> {
-    /// The box's own score, by which the page is filtered and sorted.
-    fn own_score(&self) -> Option<String> {
+    /// The box's own score, by which the page is filtered and sorted: the shortest text that is read as the same number.
+    fn own_score(&self) -> Option<f32> {
         match self.score {
-            Some(Score::Box(score)) => Some(format!("{score:.4}")),
+            Some(Score::Box(score)) => Some(score),
             Some(Score::Phrase(_)) | None => None,
         }
+    }
+
+    /// Links the box, its label and its row of the spot check within the card.
+    fn id(&self) -> String {
+        self.of.box_id(self.nth)
     }
 
     /// The box, with a description for screen readers.
@@ -146,7 +151,8 @@ impl Frame<'_> {
         };
         let Rect { x, y, w, h } = self.rect;
         html! {
-            g.box.{ "c" (colour) } data-e=(id) data-score=[self.own_score()] tabindex="0" role="img"
+            g.box.{ "c" (colour) } data-e=(id) data-b=(self.id()) data-score=[self.own_score()]
+                data-phrase=(Text(&entity.phrase)) tabindex="0" role="img"
                 aria-label={ (Text(&entity.phrase)) (score) } {
                 @for part in ["rim", "glow", "line"] {
                     rect class=(part) x=(Tenths(x)) y=(Tenths(y)) width=(Tenths(w)) height=(Tenths(h)) {}

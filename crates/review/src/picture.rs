@@ -1,5 +1,6 @@
 //! Pictures encoded for the page.
 
+use std::borrow::Cow;
 use std::fmt::{Debug, Formatter};
 use std::io::Cursor;
 
@@ -9,6 +10,8 @@ use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::imageops::{FilterType, resize};
 use image::{ImageError, ImageReader, Limits, RgbImage};
 use maud::Render;
+
+use crate::html::Text;
 
 /// The longest side of an embedded picture, in pixels.
 const LONGEST: u32 = 1000;
@@ -42,14 +45,30 @@ pub enum PictureError {
     Unwritable(ImageError),
 }
 
-/// A picture encoded for the page: at most 1000 pixels on its longer side, without metadata such as the place where it
-/// was taken, and only its first frame. About 100 kB.
+/// The longest side of a thumbnail, in pixels.
+const THUMBNAIL: u32 = 640;
+
+/// Most bytes of a thumbnail, before base64.
+const THUMBNAIL_BYTES: usize = 64 * 1024;
+
+/// The qualities that are tried for a thumbnail, and the divisors of its size.
+const THUMBNAIL_TRIES: [(u8, u32); 5] = [(80, 1), (60, 1), (40, 1), (40, 2), (40, 4)];
+
+/// A picture for the page: embedded, or a link.
+///
+/// An embedded picture has at most 1000 pixels on its longer side (a thumbnail 640), no metadata such as the place where
+/// it was taken, and only its first frame.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
-    media_type: &'static str,
-    bytes: Vec<u8>,
+    source: Source,
     width: u32,
     height: u32,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Source {
+    Embedded { media_type: &'static str, bytes: Vec<u8> },
+    Linked { address: String },
 }
 
 impl Picture {
@@ -68,7 +87,7 @@ impl Picture {
         Self::new(&reader.decode().map_err(PictureError::Unreadable)?.to_rgb8())
     }
 
-    /// Encodes pixels.
+    /// Encodes pixels. Takes about 100 kB.
     ///
     /// # Errors
     /// [`PictureError`]: there are no pixels, or the encoder fails.
@@ -77,33 +96,67 @@ impl Picture {
         if width == 0 || height == 0 {
             return Err(PictureError::Empty { width, height });
         }
-        let longest = width.max(height);
-        let small;
-        let pixels = if longest > LONGEST {
-            let shrunk = |side: u32| (u64::from(side) * u64::from(LONGEST) / u64::from(longest)).max(1) as u32;
-            small = resize(pixels, shrunk(width), shrunk(height), FilterType::Triangle);
-            &small
-        } else {
-            pixels
-        };
+        if width.max(height) > EXACT {
+            return jpeg(&shrunk(pixels, LONGEST), QUALITY);
+        }
         let mut bytes = Vec::new();
-        let exact = longest <= EXACT;
-        let written = if exact {
-            pixels.write_with_encoder(PngEncoder::new(&mut bytes))
-        } else {
-            pixels.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY))
-        };
-        written.map_err(PictureError::Unwritable)?;
-        let media_type = if exact { "image/png" } else { "image/jpeg" };
-        Ok(Self { media_type, bytes, width: pixels.width(), height: pixels.height() })
+        pixels.write_with_encoder(PngEncoder::new(&mut bytes)).map_err(PictureError::Unwritable)?;
+        Ok(Self { source: Source::Embedded { media_type: "image/png", bytes }, width, height })
     }
 
-    /// Width and height of the embedded picture, in pixels.
+    /// Encodes pixels as a JPEG of at most 64 KiB and 640 pixels on the longer side.
+    ///
+    /// # Errors
+    /// [`PictureError`]: there are no pixels, or the encoder fails.
+    pub fn thumbnail(pixels: &RgbImage) -> Result<Self, PictureError> {
+        let (width, height) = pixels.dimensions();
+        if width == 0 || height == 0 {
+            return Err(PictureError::Empty { width, height });
+        }
+        let pixels = shrunk(pixels, THUMBNAIL);
+        let mut last = None;
+        for (quality, divisor) in THUMBNAIL_TRIES {
+            let made = jpeg(&shrunk(&pixels, THUMBNAIL / divisor), quality)?;
+            let fits = made.embedded_bytes() <= THUMBNAIL_BYTES;
+            last = Some(made);
+            if fits {
+                break;
+            }
+        }
+        last.ok_or(PictureError::Empty { width, height })
+    }
+
+    /// A picture that the browser loads from an `https://` or `http://` address. The size is that of the picture in
+    /// pixels, upright.
+    pub fn linked(address: String, width: u32, height: u32) -> Self {
+        Self { source: Source::Linked { address }, width: width.max(1), height: height.max(1) }
+    }
+
+    /// The size of the embedded file; 0 for a link.
+    pub fn embedded_bytes(&self) -> usize {
+        match &self.source {
+            Source::Embedded { bytes, .. } => bytes.len(),
+            Source::Linked { .. } => 0,
+        }
+    }
+
+    /// Scheme, host and port of a linked picture, as a content security policy names them. `None` for an embedded one,
+    /// and for an address whose host has characters that it cannot have.
+    pub(super) fn origin(&self) -> Option<&str> {
+        let Source::Linked { address } = &self.source else { return None };
+        let (scheme, rest) = address.split_once("://")?;
+        let host = rest.split(['/', '?', '#']).next()?;
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+        let is_valid = matches!(scheme, "http" | "https") && !host.is_empty() && host.chars().all(is_host);
+        if is_valid { address.get(..scheme.len() + 3 + host.len()) } else { None }
+    }
+
+    /// Width and height in pixels.
     pub fn size(&self) -> (u32, u32) {
         (self.width, self.height)
     }
 
-    /// The picture as a `data:` URL.
+    /// The picture as a `data:` URL, or its address.
     pub(super) fn address(&self) -> impl Render {
         Address(self)
     }
@@ -111,7 +164,14 @@ impl Picture {
 
 impl Debug for Picture {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Picture({} {}x{}, {} bytes)", self.media_type, self.width, self.height, self.bytes.len())
+        let (width, height) = (self.width, self.height);
+        match &self.source {
+            Source::Embedded { media_type, bytes } => {
+                write!(f, "Picture({media_type} {width}x{height}, {} bytes)", bytes.len())
+            }
+            // An address may contain a signature.
+            Source::Linked { .. } => write!(f, "Picture(link {width}x{height})"),
+        }
     }
 }
 
@@ -119,12 +179,35 @@ struct Address<'a>(&'a Picture);
 
 impl Render for Address<'_> {
     fn render_to(&self, buffer: &mut String) {
-        let Picture { media_type, bytes, .. } = self.0;
-        for part in ["data:", media_type, ";base64,"] {
-            buffer.push_str(part);
+        match &self.0.source {
+            Source::Embedded { media_type, bytes } => {
+                for part in ["data:", media_type, ";base64,"] {
+                    buffer.push_str(part);
+                }
+                STANDARD.encode_string(bytes, buffer);
+            }
+            Source::Linked { address } => Text(address).render_to(buffer),
         }
-        STANDARD.encode_string(bytes, buffer);
     }
+}
+
+fn jpeg(pixels: &RgbImage, quality: u8) -> Result<Picture, PictureError> {
+    let mut bytes = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
+    pixels.write_with_encoder(encoder).map_err(PictureError::Unwritable)?;
+    let source = Source::Embedded { media_type: "image/jpeg", bytes };
+    Ok(Picture { source, width: pixels.width(), height: pixels.height() })
+}
+
+/// The pixels, with at most `most` on the longer side.
+fn shrunk(pixels: &RgbImage, most: u32) -> Cow<'_, RgbImage> {
+    let (width, height) = pixels.dimensions();
+    let longest = width.max(height);
+    if longest <= most {
+        return Cow::Borrowed(pixels);
+    }
+    let shrunk = |side: u32| (u64::from(side) * u64::from(most) / u64::from(longest)).max(1) as u32;
+    Cow::Owned(resize(pixels, shrunk(width), shrunk(height), FilterType::Triangle))
 }
 
 #[cfg(test)]
@@ -139,7 +222,8 @@ mod tests {
         assert_eq!(embedded.each_ref().map(Picture::size), [(1000, 750), (1, 1000), (800, 600), (97, 61)]);
         let noise = RgbImage::from_fn(97, 61, |x, y| Rgb([(x * 37 + y) as u8, (y * 91) as u8, (x ^ y) as u8]));
         let kept = Picture::new(&noise).unwrap();
-        assert_eq!(image::load_from_memory(&kept.bytes).unwrap().to_rgb8(), noise);
+        let Source::Embedded { bytes, .. } = &kept.source else { panic!("not embedded") };
+        assert_eq!(image::load_from_memory(bytes).unwrap().to_rgb8(), noise);
         assert!(kept.address().render().into_string().starts_with("data:image/png;base64,iVBOR"));
     }
 
@@ -148,10 +232,40 @@ mod tests {
         let mut file = Cursor::new(Vec::new());
         RgbImage::from_pixel(300, 200, Rgb([200, 30, 30])).write_to(&mut file, ImageFormat::WebP).unwrap();
         let read = Picture::read(file.get_ref()).unwrap();
-        assert_eq!((read.size(), read.media_type), ((300, 200), "image/jpeg"));
+        assert_eq!(read.size(), (300, 200));
+        assert!(read.address().render().into_string().starts_with("data:image/jpeg;base64,"));
         for broken in [&b""[..], b"<html>", &file.get_ref()[..40]] {
             assert!(matches!(Picture::read(broken), Err(PictureError::Unreadable(_))));
         }
         assert!(matches!(Picture::new(&RgbImage::new(0, 5)), Err(PictureError::Empty { .. })));
+    }
+    #[test]
+    fn a_thumbnail_is_small_whatever_the_picture_is() {
+        let noise = |w, h| {
+            RgbImage::from_fn(w, h, |x, y| {
+                let mixed = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(2_246_822_519);
+                Rgb(mixed.to_be_bytes()[..3].try_into().unwrap())
+            })
+        };
+        for (w, h) in [(2000, 1500), (640, 640), (1, 1), (9000, 3)] {
+            let made = Picture::thumbnail(&noise(w, h)).unwrap();
+            let (width, height) = made.size();
+            assert!(made.embedded_bytes() <= THUMBNAIL_BYTES && width.max(height) <= THUMBNAIL, "{made:?}");
+            assert!(w.max(h) <= THUMBNAIL || width.max(height) >= THUMBNAIL / 4, "{made:?}");
+        }
+        assert!(matches!(Picture::thumbnail(&RgbImage::new(5, 0)), Err(PictureError::Empty { .. })));
+    }
+
+    #[test]
+    fn only_the_origin_of_a_plain_address_gets_into_the_policy() {
+        let origin = |address: &str| Picture::linked(address.into(), 4, 3).origin().map(str::to_owned);
+        assert_eq!(origin("https://b.s3.example.com/k?X-Amz=1&b=2").unwrap(), "https://b.s3.example.com");
+        assert_eq!(origin("http://127.0.0.1:8333/b/k").unwrap(), "http://127.0.0.1:8333");
+        for bad in ["javascript:alert(1)", "ftp://h/k", "https://a b/k", "https://a;script-src */k", "https://", "x"] {
+            assert_eq!(origin(bad), None, "{bad}");
+        }
+        let address = Picture::linked("https://h/\"><script>".into(), 0, 0);
+        assert_eq!(address.address().render().into_string(), "https://h/&quot;&gt;&lt;script&gt;");
+        assert!(!format!("{:?}", Picture::linked("https://h/?sig=s".into(), 1, 1)).contains("sig"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -180,37 +181,37 @@ impl Ingest {
         allowed: watch::Receiver<usize>,
         seed: u64,
     ) -> anyhow::Result<usize> {
+        let ingest = Arc::new(self);
         let (published, mut all_published) = watch::channel(false);
-        let publishing = async {
-            self.publish(jobs, allowed).await?;
+        let publisher = Arc::clone(&ingest);
+        let publishing = tokio::spawn(async move {
+            publisher.publish(jobs, allowed).await?;
             published.send_replace(true);
             anyhow::Ok(())
-        };
-        let handling = async {
-            let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x1e57);
-            let (mut kills, max_kills) = (0, (self.objects / OBJECTS_PER_KILL).clamp(MIN_KILLS, MAX_KILLS));
-            loop {
-                let mut process = self.spawn()?;
-                let life = Duration::from_millis(random.random_range(LIFE_MS));
-                let is_killed = kills < max_kills;
-                tokio::select! {
-                    // A process also ends if the server does not accept it for a while. The next one continues.
-                    ended = process.wait() => drop(ended?),
-                    () = tokio::time::sleep(life), if is_killed => {
-                        process.kill().await?;
-                        kills += 1;
-                    }
-                    handled = handled(&jetstream, &mut all_published), if !is_killed => {
-                        handled?;
-                        process.kill().await?;
-                        return anyhow::Ok(kills);
-                    }
+        });
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x1e57);
+        let (mut kills, max_kills) = (0, (ingest.objects / OBJECTS_PER_KILL).clamp(MIN_KILLS, MAX_KILLS));
+        loop {
+            let mut process = ingest.spawn()?;
+            let life = Duration::from_millis(random.random_range(LIFE_MS));
+            let is_killed = kills < max_kills;
+            tokio::select! {
+                // A process also ends if the server does not accept it for a while. The next one continues.
+                ended = process.wait() => drop(ended?),
+                () = tokio::time::sleep(life), if is_killed => {
+                    process.kill().await?;
+                    kills += 1;
                 }
-                tokio::time::sleep(DELAY).await;
+                handled = handled(&jetstream, &mut all_published), if !is_killed => {
+                    // The error of the publisher says more than that of the channel that it has closed.
+                    publishing.await??;
+                    handled?;
+                    process.kill().await?;
+                    return Ok(kills);
+                }
             }
-        };
-        let ((), kills) = tokio::try_join!(publishing, handling)?;
-        Ok(kills)
+            tokio::time::sleep(DELAY).await;
+        }
     }
 
     async fn publish(&self, jobs: usize, allowed: watch::Receiver<usize>) -> anyhow::Result<()> {

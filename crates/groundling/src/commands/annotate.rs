@@ -33,7 +33,7 @@ mod filter;
 mod interrupt;
 mod options;
 mod out_place;
-mod page_writer;
+pub(super) mod page_writer;
 mod prepare;
 mod progress;
 mod prompts;
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: AnnotateArgs, settings: Option<&Path>) -> anyhow::
     let filter = Filter::new(&args.output).map_err(Misuse)?;
     let format = format(&args)?;
     if let Some(page) = &args.output.page {
-        page_writer::check(page, args.output.out.as_deref()).map_err(Misuse)?;
+        page_writer::check("--page", page, args.output.out.as_deref()).map_err(Misuse)?;
     }
     let settings = Settings::load(settings)?.with_model(&args.model).with_s3_endpoint(args.s3_endpoint.as_ref());
     check_store(&settings)?;

@@ -1,6 +1,6 @@
 //! `groundling failures`: the dead letters.
 
-mod text;
+pub(super) mod text;
 
 use std::path::Path;
 

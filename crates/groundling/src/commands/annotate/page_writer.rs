@@ -17,25 +17,27 @@ const MAX_PICTURES: usize = 2000;
 /// What every page begins with.
 const BEGINNING: &[u8] = b"<!DOCTYPE html>";
 
-/// Checks, before pictures are annotated, that a page can be written: its directory exists, and it replaces nothing but
-/// another page.
+/// Checks, before the work, that a page can be written: its directory exists, and it replaces nothing but another page.
+/// `option` names the page.
 ///
 /// # Errors
 /// A sentence that names the path.
-pub(super) fn check(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+pub(in crate::commands) fn check(option: &str, path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let shown = path.display();
-    ensure!(out != Some(path), "--page {shown}: --out has the same name; name another file");
+    ensure!(out != Some(path), "{option} {shown}: --out has the same name; name another file");
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(dir.is_dir(), "--page {shown}: the directory {} does not exist", dir.display());
-    files::check_writable(path).with_context(|| format!("--page {shown}: cannot be written"))?;
-    if path.try_exists().with_context(|| format!("--page {shown}"))? {
+    ensure!(dir.is_dir(), "{option} {shown}: the directory {} does not exist", dir.display());
+    files::check_writable(path).with_context(|| format!("{option} {shown}: cannot be written"))?;
+    if path.try_exists().with_context(|| format!("{option} {shown}"))? {
         let is_page = path.is_file() && {
             let mut beginning = Vec::new();
-            let file = File::open(path).with_context(|| format!("--page {shown}"))?;
-            file.take(BEGINNING.len() as u64).read_to_end(&mut beginning).with_context(|| format!("--page {shown}"))?;
+            let file = File::open(path).with_context(|| format!("{option} {shown}"))?;
+            file.take(BEGINNING.len() as u64)
+                .read_to_end(&mut beginning)
+                .with_context(|| format!("{option} {shown}"))?;
             beginning == BEGINNING
         };
-        ensure!(is_page, "--page {shown}: exists and is not a page; name another file");
+        ensure!(is_page, "{option} {shown}: exists and is not a page; name another file");
     }
     Ok(())
 }
@@ -55,13 +57,13 @@ impl PageWriter {
             return;
         }
         let annotations = annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect();
-        self.items.push(PageItem { picture, annotations });
+        self.items.push(PageItem { picture, annotations, ..PageItem::default() });
     }
 
     /// Writes the page. Returns a message if pictures were left out.
     pub(super) fn write(self, path: &Path) -> anyhow::Result<Option<String>> {
         let title = format!("Annotations, {}", path.file_stem().unwrap_or_default().to_string_lossy());
-        let html = page(&Page { title, items: self.items });
+        let html = page(&Page { title, items: self.items, ..Page::default() });
         files::replace(path, |file| Ok(file.write_all(html.as_bytes())?))?;
         let message =
             || format!("{}: has the first {MAX_PICTURES} pictures; {} more do not fit", path.display(), self.left_out);

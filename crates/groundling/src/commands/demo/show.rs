@@ -63,10 +63,11 @@ pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path
         items.push(PageItem {
             picture: Some(Picture::new(&picture.rgb)?),
             annotations: annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect(),
+            ..PageItem::default()
         });
     }
     let path = out.join("index.html");
-    let page = page(&Page { title: "Groundling demo".into(), items });
+    let page = page(&Page { title: "Groundling demo".into(), items, ..Page::default() });
     files::replace(&path, |file| Ok(file.write_all(page.as_bytes())?))?;
     Ok(path)
 }

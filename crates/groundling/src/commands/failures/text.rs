@@ -113,6 +113,6 @@ fn dataset(failure: &Failure) -> &str {
     dataset_token(&failure.record.subject).unwrap_or("unknown")
 }
 
-fn time(time: OffsetDateTime) -> String {
+pub(in crate::commands) fn time(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_else(|_| time.unix_timestamp().to_string())
 }
