@@ -115,7 +115,8 @@ class Values(unittest.TestCase):
                 if "Not a value" not in part.get("description", "") and key != "global":
                     self.assertIn(key, values, f"{path}: in the schema, not in values.yaml")
 
-        values = {**VALUES, "settings": {}, "setup": {**VALUES["setup"], "secrets": VALUES["secrets"]}}
+        own = {name: {**VALUES[name], "secrets": VALUES["secrets"]} for name in ("setup", "ingest")}
+        values = {**VALUES, "settings": {}, **own}
         schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "settings": {"properties": {}}}}
         compare(values, schema, "values")
 

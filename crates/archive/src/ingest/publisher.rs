@@ -6,14 +6,20 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use broker::backoff::{Backoff, Delays};
 use broker::connection::Connection;
-use broker::publish::{RetryDeadline, stream_full, too_large};
+use broker::publish::{stream_full, too_large};
 use broker::stream_states::StreamStates;
 use bytes::Bytes;
 use telemetry::Instruments;
 use telemetry::attributes::{Destination, MessagingError};
 use telemetry::ingest_attributes::IngestReason;
 use tokio_util::sync::CancellationToken;
+
+/// Delays between the attempts to publish one job. Its id makes it safe to publish again.
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+/// Time that is left for the last attempt before the deadline.
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// Publishes jobs to the jobs stream.
 #[derive(Clone)]
@@ -56,7 +62,7 @@ impl JobPublisher {
         headers: &HeaderMap,
         deadline: Instant,
     ) -> Result<Stored, IngestReason> {
-        let mut retries = RetryDeadline::after(deadline.saturating_duration_since(Instant::now()));
+        let mut delays = Delays::of(RETRY_BACKOFF);
         let mut reason = IngestReason::Unavailable;
         loop {
             // What is published without a connection would be sent with the next one, however late that is made.
@@ -75,12 +81,12 @@ impl JobPublisher {
                 }
                 Err(_) => return Err(reason),
             }
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(LAST_ATTEMPT);
+            if left.is_zero() {
+                return Err(reason);
+            }
             tokio::select! {
-                again = retries.pause() => {
-                    if !again {
-                        return Err(reason);
-                    }
-                }
+                () = tokio::time::sleep(delays.after_failure().min(left)) => {}
                 () = self.shutdown.cancelled() => return Err(IngestReason::ShuttingDown),
             }
         }
