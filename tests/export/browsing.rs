@@ -83,6 +83,12 @@ async fn a_reviewer_marks_boxes_and_gets_their_precision() {
     browser.click("#close").await;
     assert_eq!(browser.evaluate("document.getElementById('help').open").await, false);
 
+    let visible = "getComputedStyle(document.querySelector('#p1 .tag')).display";
+    assert_ne!(browser.evaluate(visible).await, "none");
+    browser.click("#labels").await;
+    assert_eq!(browser.evaluate(visible).await, "none");
+    browser.click("#labels").await;
+
     // Filters and order.
     browser.press("p").await;
     browser.type_text("snow").await;

@@ -68,6 +68,15 @@
     if (button) enlarge(button.closest(".card"));
   });
 
+  // The switches of boxes and labels.
+  ["boxes", "labels"].forEach((id) => {
+    const input = byId(id);
+    if (!input) return;
+    const apply = () => document.querySelector("main").classList.toggle(`no-${id}`, !input.checked);
+    input.addEventListener("change", apply);
+    apply();
+  });
+
   // A box with its label and its row of the spot check. They are looked up when they are needed first: most pages are
   // only scrolled.
   const entries = cards.map((card, at) => ({ card, at, text: null, boxes: null }));

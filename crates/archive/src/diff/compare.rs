@@ -32,7 +32,7 @@ struct Boxes {
 pub(super) fn compare(a: &ImageAnnotation, b: &ImageAnnotation) -> Difference {
     let mut difference = Difference::default();
     let (mut distances, mut compared) = (0.0, 0_u32);
-    let of = |annotation: &'_ ImageAnnotation, task: &str| -> Option<usize> {
+    let of = |annotation: &ImageAnnotation, task: &str| -> Option<usize> {
         annotation.results.iter().position(|result| result.task_id == task)
     };
     for result in &a.results {

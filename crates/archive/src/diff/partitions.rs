@@ -124,7 +124,7 @@ fn read(writer: BufWriter<File>, replaced: &mut u64) -> io::Result<BTreeMap<Key,
 
 /// Whether two annotations with the same key are about the same bytes.
 fn is_same(a: &ImageAnnotation, b: &ImageAnnotation) -> bool {
-    let facts = |annotation: &'_ ImageAnnotation| annotation.picture.clone().unwrap_or_default();
+    let facts = |annotation: &ImageAnnotation| annotation.picture.clone().unwrap_or_default();
     let (a, b) = (facts(a), facts(b));
     if !a.sha256.is_empty() && !b.sha256.is_empty() {
         return a.sha256 == b.sha256;
