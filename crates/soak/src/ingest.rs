@@ -12,7 +12,7 @@ use archive::ingest::rule::{Rule, Selected};
 use archive::ingest::settings::{EventsSettings, IngestRule};
 use archive::ingest::{IngestParts, stream_subjects};
 use async_nats::jetstream;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use wire::subjects::EVENTS_STREAM;
 use wire::v1::{self, ImageJob, task};
 
-use crate::retry::retry;
 use crate::stub_worker::{Sections, read_settings};
 
 /// The dataset of the jobs.
@@ -218,23 +217,14 @@ impl Ingest {
         let servers: Vec<async_nats::ServerAddr> = self.url.split(',').filter_map(|url| url.parse().ok()).collect();
         let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(servers).await?;
         let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client);
-        futures::stream::iter(self.messages.iter().enumerate())
-            .map(anyhow::Ok)
-            .try_for_each_concurrent(CONCURRENT, |(number, message)| {
-                let (jetstream, mut allowed) = (&jetstream, allowed.clone());
-                async move {
-                    let share = jobs * number / self.messages.len();
-                    // Fails only if the run has ended early.
-                    let _ = allowed.wait_for(|allowed| *allowed >= share).await;
-                    // Without an id: what is published again after a lost answer is one more repeat.
-                    retry("the publication of an event", async || {
-                        jetstream.publish(SUBJECT, message.clone().into()).await?.await?;
-                        anyhow::Ok(())
-                    })
-                    .await
-                }
+        let count = self.messages.len();
+        // Owned values: the compiler cannot show that a future with borrowed ones is `Send`.
+        futures::stream::iter(self.messages.clone().into_iter().enumerate())
+            .for_each_concurrent(CONCURRENT, |(number, message)| {
+                publish_message(jetstream.clone(), message, allowed.clone(), jobs * number / count)
             })
-            .await
+            .await;
+        Ok(())
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
@@ -251,6 +241,27 @@ impl Ingest {
             .spawn()
             .with_context(|| self.executable.display().to_string())
     }
+}
+
+/// Publishes a message until it is acknowledged, once this many jobs are allowed.
+async fn publish_message(
+    jetstream: jetstream::Context,
+    message: String,
+    mut allowed: watch::Receiver<usize>,
+    share: usize,
+) {
+    // Fails only if the run has ended early.
+    let _ = allowed.wait_for(|allowed| *allowed >= share).await;
+    // Without an id: what is published again after a lost answer is one more repeat.
+    while let Err(error) = publish(&jetstream, &message).await {
+        tracing::debug!(%error, "an event was not published; retrying");
+        tokio::time::sleep(DELAY).await;
+    }
+}
+
+async fn publish(jetstream: &jetstream::Context, message: &str) -> Result<(), async_nats::Error> {
+    jetstream.publish(SUBJECT, message.to_owned().into()).await?.await?;
+    Ok(())
 }
 
 /// Waits until all events are published and the events stream is empty.
