@@ -95,7 +95,7 @@ max_size = 0
         let found = check::problems(Path::new("g.toml"), text, []).unwrap();
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         let expected = [
-            ("g.toml:8:1: ingest.1.name", "lower-case"),
+            ("g.toml:9:1: ingest.1.name", "lower-case"),
             ("g.toml:10:1: ingest.1.subject", "own streams"),
             ("g.toml:11:1: ingest.1.dataset", "'.'"),
             ("g.toml:12:1: ingest.1.tasks: caption: expected brief", "BOX"),
