@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Output;
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, stream};
 use futures::TryStreamExt;
 use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
 use serde_json::Value;
@@ -122,6 +122,11 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
     let users = "authorization { users = [ { user: a, password: p }, { user: w, password: p, permissions: $GROUNDLING_WORKER } ] }";
     let servers = Servers::start(format!("{conf}{users}"), Some("a")).await;
     servers.jetstream.delete_stream("GROUNDLING_ATTEMPTS").await.unwrap();
+    servers.jetstream.publish("groundling.annotations.scenes", "full".into()).await.unwrap().await.unwrap();
+    let mut annotations = servers.jetstream.get_stream("GROUNDLING_ANNOTATIONS").await.unwrap();
+    let info = annotations.info().await.unwrap().clone();
+    let max_bytes = i64::try_from(info.state.bytes).unwrap();
+    servers.jetstream.update_stream(stream::Config { max_bytes, ..info.config }).await.unwrap();
     let before = servers.state().await;
     // A port on which nothing listens any more.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -145,12 +150,17 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
     let [failed, purge] = of("permissions")[..] else { panic!("{found:#?}") };
     assert!(failed.contains("publish to groundling.failed.") && failed.contains("add it"), "{failed}");
     assert!(purge.contains("publish to $JS.API.STREAM.PURGE.GROUNDLING_RETRIES"), "{purge}");
-    assert_eq!(of("streams"), ["stream GROUNDLING_ATTEMPTS does not exist: run `groundling setup`, which creates it"]);
+    let [missing, full] = of("streams")[..] else { panic!("{found:#?}") };
+    assert_eq!(missing, "stream GROUNDLING_ATTEMPTS does not exist: run `groundling setup`, which creates it");
+    assert!(full.starts_with("GROUNDLING_ANNOTATIONS uses") && full.contains("(100.0 %): workers wait"), "{full}");
     assert!(matches!(of("consumer")[..], [one] if one.contains("max_ack_pending of 10000")), "{found:#?}");
     assert!(matches!(of("store")[..], [one] if one.contains("no-such-bucket")), "{found:#?}");
-    let telemetry = of("telemetry");
-    assert_eq!(telemetry.len(), 3, "{found:#?}");
-    assert!(telemetry.iter().all(|one| one.contains(&dead.to_string()) && one.contains("telemetry.endpoint")));
+    // Workers run without a collector.
+    let printed = lines(&output);
+    let warnings = printed.iter().filter(|line| line["warning"] == true);
+    let warnings: Vec<&str> = warnings.map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    assert!(warnings.iter().all(|one| one.contains(&dead.to_string()) && one.contains("telemetry.endpoint")));
     assert_eq!(lines(&output).last().unwrap()["check"], "summary");
 }
 
