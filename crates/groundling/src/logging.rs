@@ -19,9 +19,9 @@ use crate::stderr::{self, LogWriter, escape_control};
 /// The variable with the filter, as in most Rust programs.
 const FILTER_VARIABLE: &str = "RUST_LOG";
 
-/// The filter of `worker` and `ingest`. async-nats also logs the events of the connection and why it cannot connect, which they
-/// log themselves.
-const WORKER_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
+/// The filter of services: `worker`, `ingest` and `scaler`. async-nats also logs the events of the connection and why it
+/// cannot connect, which they log themselves.
+const SERVICE_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
 
 /// The filter of the other commands, whose users wait for the results.
 const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
@@ -29,8 +29,8 @@ const DEFAULT_FILTER: &str = "warn,async_nats::connector=off";
 /// Starts logging to standard error and sends panics there as well. Returns the layer that exports log lines, once
 /// telemetry is started with it.
 pub(crate) fn start(arguments: &Arguments) -> LogLayer {
-    let default = if matches!(arguments.command, Command::Worker(_) | Command::Ingest(_)) {
-        WORKER_FILTER
+    let default = if matches!(arguments.command, Command::Worker(_) | Command::Ingest(_) | Command::Scaler(_)) {
+        SERVICE_FILTER
     } else {
         DEFAULT_FILTER
     };
