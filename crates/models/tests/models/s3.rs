@@ -61,7 +61,7 @@ async fn a_model_of_a_store_is_downloaded_once_and_again_when_it_changes() {
     assert_ne!(next, dir);
     assert_eq!(std::fs::read(next.join("model.safetensors")).unwrap(), weights(8));
 
-    // What an interrupted download left is completed by a range.
+    // A model that has changed in the store is downloaded again.
     upload(&store, "models/kosmos/model.safetensors", weights(9)).await;
     let interrupted = supply(&model, &environment, &store, false);
     let Availability::ToDownload { .. } = interrupted.availability().await.unwrap() else { panic!("it is not here") };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use broker::settings::StreamSettings;
-use broker::setup;
+use broker::settings::{NatsSettings, StreamSettings};
+use broker::{connection, setup};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tonic::{Code, Status};
 
@@ -67,8 +67,9 @@ async fn leader(jetstream: &Context) -> Option<String> {
 async fn a_leader_that_moves_or_dies_is_followed() {
     let mut cluster = NatsCluster::start(3, &NatsOptions::default()).await.unwrap();
     let urls: Vec<_> = cluster.nodes.iter().map(|node| node.client_url().to_owned()).collect();
-    let client = async_nats::connect(urls.join(",")).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client.clone());
+    let nats = NatsSettings { url: urls.join(","), ..NatsSettings::default() };
+    let client = connection::connect(&nats, "test").await.unwrap();
+    let jetstream = connection::jetstream(&client, &nats);
     let replicated = StreamSettings { replicas: 3, ..StreamSettings::default() };
     let ready = async {
         while !setup::setup(&jetstream, &replicated).await.is_ok_and(|report| report.is_ready()) {
@@ -77,7 +78,7 @@ async fn a_leader_that_moves_or_dies_is_followed() {
     };
     tokio::time::timeout(DEADLINE, ready).await.expect("the cluster has no leader");
     publish(&jetstream, JOB, 4).await;
-    let scaler = Scaler::start(&urls.join(",")).await;
+    let scaler = Scaler::start_with(nats).await;
     assert_unavailable(&scaler.until(4.0).await);
 
     let first = leader(&jetstream).await.expect("no leader");
