@@ -63,8 +63,8 @@ async fn a_model_of_a_store_is_downloaded_once_and_again_when_it_changes() {
 
     // A model that has changed in the store is downloaded again.
     upload(&store, "models/kosmos/model.safetensors", weights(9)).await;
-    let interrupted = supply(&model, &environment, &store, false);
-    let Availability::ToDownload { .. } = interrupted.availability().await.unwrap() else { panic!("it is not here") };
+    let changed = supply(&model, &environment, &store, false);
+    let Availability::ToDownload { .. } = changed.availability().await.unwrap() else { panic!("it is not here") };
     let third = get().await;
     assert_eq!(std::fs::read(third.join("model.safetensors")).unwrap(), weights(9));
 
