@@ -32,8 +32,9 @@ const SUBJECT: &str = "soak.events";
 /// Maximum number of records in a message, and of messages about an object.
 const MAX_RECORDS: usize = 3;
 const MAX_REPEATS: usize = 3;
-/// Messages change their places within groups of this many, so that repeats stay within the duplicate window.
-const SHUFFLED: usize = 100;
+/// Records change their places within groups of this many. So repeats come within the duplicate window of a run, after
+/// which the objects of events are annotated again.
+const SHUFFLED: usize = 12;
 /// Maximum number of events that are published at once.
 const CONCURRENT: usize = 8;
 /// One kill for this many objects, but at least [`MIN_KILLS`] and at most [`MAX_KILLS`].
