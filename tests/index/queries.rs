@@ -42,7 +42,7 @@ fn annotated_with(truth: &Truth, left: &str, right: &str) -> BTreeSet<String> {
                 entities.filter(|entity| truth.categories.get(&entity.phrase).is_some_and(|found| found == name));
             let boxes =
                 named.flat_map(|entity| &entity.boxes).filter(|found| found.score.is_some_and(|score| score > 0.5));
-            boxes.map(|found| found.fractions.clone().unwrap()).collect::<Vec<_>>()
+            boxes.map(|found| found.fractions.unwrap()).collect::<Vec<_>>()
         };
         let (lefts, rights) = (boxes(left), boxes(right));
         if lefts.iter().any(|a| rights.iter().any(|b| a.x0.max(a.x1) < b.x0.min(b.x1))) {

@@ -89,7 +89,9 @@ impl HubClient {
                         ))
                     })?;
                 }
-                _ => return Ok(Answer::Response { is_hub: self.is_hub(&next), url: next, response }),
+                _ => {
+                    return Ok(Answer::Response { is_hub: self.is_hub(&next), url: next, response: Box::new(response) });
+                }
             }
         }
         Err(ModelError::unavailable(format!("{} redirects more than {MAX_REDIRECTS} times", shown(&url))))
@@ -132,7 +134,7 @@ pub(crate) enum Answer<T> {
         url: Url,
         /// Whether the hub itself sent it.
         is_hub: bool,
-        response: Response<Incoming>,
+        response: Box<Response<Incoming>>,
     },
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Opened {
 /// A source of files.
 #[derive(Debug)]
 pub(crate) enum Remote {
-    Hub(Hub),
+    Hub(Box<Hub>),
     S3(Store),
 }
 

@@ -71,7 +71,7 @@ impl Supply {
                 let cache = environment.hub_cache.as_deref().ok_or_else(no_cache)?;
                 let root = cache.join(format!("models--{}", model.repository.replace('/', "--")));
                 let hub = Hub::new(&environment.endpoint, environment.token.clone(), model.clone())?;
-                Some((Remote::Hub(hub), Cache::new(root, model.folder.clone())))
+                Some((Remote::Hub(Box::new(hub)), Cache::new(root, model.folder.clone())))
             }
             ModelSource::S3(model) => {
                 let cache = environment.s3_cache.as_deref().ok_or_else(no_cache)?;

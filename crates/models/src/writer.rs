@@ -15,6 +15,9 @@ use crate::error::ModelError;
 const QUEUED_CHUNKS: usize = 64;
 const BUFFER: usize = 1 << 20;
 
+/// A file after the end of its queue, and the error at which writing stopped.
+pub(crate) type Appended = (Partial, Result<(), ModelError>);
+
 /// A partly written file, with the hashes of what is in it.
 #[derive(Debug)]
 pub(crate) struct Partial {
@@ -55,7 +58,7 @@ impl Partial {
 
     /// A queue to a thread that appends to this file. The thread ends with the queue and returns the file, with the error
     /// at which it stopped writing.
-    pub(crate) fn append(mut self) -> (mpsc::Sender<Bytes>, JoinHandle<(Self, Result<(), ModelError>)>) {
+    pub(crate) fn append(mut self) -> (mpsc::Sender<Bytes>, JoinHandle<Appended>) {
         let (sender, mut chunks) = mpsc::channel::<Bytes>(QUEUED_CHUNKS);
         let thread = tokio::task::spawn_blocking(move || {
             while let Some(chunk) = chunks.blocking_recv() {

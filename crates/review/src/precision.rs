@@ -187,15 +187,19 @@ mod tests {
         // By hand, with z² = 3.841459. 8 of 10: centre (0.8 + 0.192073) / 1.384146 = 0.716740, half
         // 1.959964 · √(0.016 + 0.009604) / 1.384146 = 0.226578.
         let interval = wilson(8, 10).unwrap();
-        (close(interval.low, 0.4902), close(interval.high, 0.9433));
+        close(interval.low, 0.4902);
+        close(interval.high, 0.9433);
         // 10 of 10: 10 / 13.841459. 0 of 10: 3.841459 / 13.841459.
         let interval = wilson(10, 10).unwrap();
-        (close(interval.low, 0.7225), close(interval.high, 1.0));
+        close(interval.low, 0.7225);
+        close(interval.high, 1.0);
         let interval = wilson(0, 10).unwrap();
-        (close(interval.low, 0.0), close(interval.high, 0.2775));
+        close(interval.low, 0.0);
+        close(interval.high, 0.2775);
         // 95 of 100: centre (0.95 + 0.019207) / 1.038415 = 0.933353, half 1.959964 · √(0.000475 + 0.000096) / 1.038415.
         let interval = wilson(95, 100).unwrap();
-        (close(interval.low, 0.8882), close(interval.high, 0.9785));
+        close(interval.low, 0.8882);
+        close(interval.high, 0.9785);
         assert_eq!(wilson(0, 0), None);
     }
 

@@ -9,7 +9,7 @@ use super::postgres::address::Address;
 #[derive(Debug, Clone)]
 pub enum Target {
     /// A PostgreSQL server.
-    Postgres(Address),
+    Postgres(Box<Address>),
     /// A file of SQLite.
     Sqlite(PathBuf),
 }
@@ -53,7 +53,7 @@ impl Target {
             return is_file.then(|| Self::Sqlite(file.into())).ok_or(TargetError::NoFile);
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(Self::Postgres(Address::parse(text)?));
+            return Ok(Self::Postgres(Box::new(Address::parse(text)?)));
         }
         Err(TargetError::Unknown)
     }
