@@ -187,7 +187,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its configuration and weights are read.
+    /// Model: a directory, `hf://OWNER/NAME[@REVISION]` or s3://BUCKET/PREFIX. Only its configuration and weights are read.
     #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Use random weights instead of a model, for this config.json or the one in this directory.
@@ -250,7 +250,7 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectPrompt {
-    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its tokenizer and configuration are read.
+    /// Model: a directory, `hf://OWNER/NAME[@REVISION]` or s3://BUCKET/PREFIX. Only its tokenizer and configuration are read.
     #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Prompt in the model's markup.
@@ -271,7 +271,7 @@ pub(crate) struct InspectPrompt {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectImage {
-    /// Model: a directory, hf://OWNER/NAME[@REVISION] or s3://BUCKET/PREFIX. Only its image processor's configuration is read.
+    /// Model: a directory, `hf://OWNER/NAME[@REVISION]` or s3://BUCKET/PREFIX. Only its image processor's configuration is read.
     #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     /// Picture file.

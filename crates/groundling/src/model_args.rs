@@ -9,7 +9,7 @@ use crate::arg_values::path;
 /// The model and its device.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Model: a directory (a local Hugging Face checkpoint), hf://OWNER/NAME[@REVISION][/FOLDER] or s3://BUCKET/PREFIX.
+    /// Model: a directory (a local Hugging Face checkpoint), `hf://OWNER/NAME[@REVISION][/FOLDER]` or s3://BUCKET/PREFIX.
     ///
     /// Models of the hub and of a store are downloaded once, into HF_HOME or XDG_CACHE_HOME.
     #[arg(long, value_name = "MODEL", env = "GROUNDLING_MODEL", value_parser = path())]

@@ -90,7 +90,11 @@ impl HubClient {
                     })?;
                 }
                 _ => {
-                    return Ok(Answer::Response { is_hub: self.is_hub(&next), url: next, response: Box::new(response) });
+                    return Ok(Answer::Response {
+                        is_hub: self.is_hub(&next),
+                        url: next,
+                        response: Box::new(response),
+                    });
                 }
             }
         }
