@@ -5,7 +5,7 @@
 //! whose id is in the database already is left out, as exports do: the first message of an id is kept. So it does no harm to
 //! read messages again, which happens after the answer to a commit was lost, or after the stream was created again.
 //!
-//! Both databases have the same tables and views, up to the types of boxes and of the full text ([`rows`] has the model).
+//! Both databases have the same tables and views, up to the types of boxes and of the full text (`rows.rs` has the model).
 
 mod batch;
 mod database;
