@@ -19,13 +19,14 @@ mod logging;
 mod model_args;
 mod model_dir;
 mod model_supply;
+mod own_store;
 mod page_pictures;
+mod progress;
 mod report;
 mod review_args;
 mod review_items;
 mod settings;
 mod sources;
-mod spinner;
 mod stderr;
 mod stdout;
 

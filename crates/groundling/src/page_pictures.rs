@@ -12,11 +12,10 @@ use review::Picture;
 use tokio::sync::Semaphore;
 use wire::identity::sha256_hex;
 use wire::v1::{ObjectIdentity, PictureFacts, S3Object};
-use worker::fetch::environment::environment_problems;
 use worker::fetch::s3::ObjectStore;
-use worker::settings_validation::InvalidSettings;
 
 use crate::exit::Misuse;
+use crate::own_store;
 use crate::settings::Settings;
 
 /// Pictures that are read at once.
@@ -38,25 +37,13 @@ pub(crate) struct PagePictures {
 impl PagePictures {
     /// Of the store of the settings.
     pub(crate) async fn open(settings: &Settings, links: Option<Duration>) -> anyhow::Result<Self> {
-        let mut s3 = settings.s3.clone();
-        // The allow list restricts other people's jobs; here the owner of the credentials chose the dataset.
-        s3.allow = vec!["*".into()];
-        let mut problems = s3.problems();
-        problems.extend(environment_problems(&s3, |name| std::env::var(name).ok()));
-        if !problems.is_empty() {
-            return Err(Misuse(InvalidSettings(problems).into()).into());
-        }
-        if links.is_some() && s3.requester_pays {
+        let store = own_store::open(&settings.s3).await?;
+        if links.is_some() && settings.s3.requester_pays {
             let why = "--links presigned: browsers do not agree to pay (s3.requester_pays); use --links embedded";
             return Err(Misuse(anyhow!(why)).into());
         }
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            store: ObjectStore::open(&s3).await?,
-            links,
-            decoders: Arc::new(Semaphore::new(decoders)),
-            missing: AtomicU64::new(0),
-        })
+        Ok(Self { store, links, decoders: Arc::new(Semaphore::new(decoders)), missing: AtomicU64::new(0) })
     }
 
     /// Pictures of annotations that could not be shown.

@@ -16,10 +16,10 @@ use wire::v1::ImageAnnotation;
 use super::annotate::page_writer;
 use crate::exit::{Misuse, Outcome};
 use crate::page_pictures::PagePictures;
+use crate::progress::watched;
 use crate::review_args::DiffArgs;
 use crate::review_items::{annotated, name_of};
 use crate::settings::Settings;
-use crate::spinner::watched;
 use crate::{files, stderr};
 
 pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {

@@ -18,14 +18,11 @@ use broker::connection;
 use broker::settings::{NatsSettings, StreamSettings};
 use serde_json::{Value, json};
 use wire::subjects::Dataset;
-use worker::fetch::environment::environment_problems;
-use worker::fetch::s3::ObjectStore;
-use worker::settings_validation::InvalidSettings;
 
 use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
-use crate::{job_tasks, stderr};
+use crate::{job_tasks, own_store, stderr};
 
 pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
@@ -130,15 +127,8 @@ pub(super) async fn open_sources(
     addresses: Vec<Address>,
     bucket: Option<&str>,
 ) -> anyhow::Result<Vec<Source>> {
-    let mut s3 = settings.s3.clone();
-    // The list of allowed buckets protects workers from the jobs of others. These sources were given by the user.
-    s3.allow = vec!["*".into()];
-    let mut problems = s3.problems();
-    problems.extend(environment_problems(&s3, |name| std::env::var(name).ok()));
-    if !problems.is_empty() {
-        return Err(Misuse(InvalidSettings(problems).into()).into());
-    }
-    let store = Store::new(ObjectStore::open(&s3).await?.client().clone(), s3.requester_pays);
+    let store = own_store::open(&settings.s3).await?;
+    let store = Store::new(store.client().clone(), settings.s3.requester_pays);
     let mut sources = Vec::new();
     for address in addresses {
         sources.push(Source::open(store.clone(), address, bucket.map(str::to_owned)).await?);

@@ -8,22 +8,16 @@ use anyhow::{Context, anyhow};
 use archive::export::{Destination, Export, ExportError, Format, Pictures, Progress, Start, Summary};
 use broker::connection;
 use futures::FutureExt;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wire::subjects::Dataset;
-use worker::fetch::environment::environment_problems;
-use worker::fetch::s3::ObjectStore;
-use worker::settings_validation::InvalidSettings;
 
 use super::stop::stopped;
 use crate::args;
 use crate::exit::{Misuse, Outcome};
 use crate::export_args::{ExportArgs, ExportFormat, Layout};
+use crate::progress::watched;
 use crate::settings::Settings;
-use crate::{stderr, stdout};
-
-/// How often the progress is shown at a terminal.
-const REDRAW: Duration = Duration::from_millis(200);
+use crate::{own_store, stderr, stdout};
 
 pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
@@ -34,8 +28,8 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),
         None => None,
     };
-    let mut settings = Settings::load(settings)?.with_stores(&args.stores);
-    let store = if pictures || object.is_some() { Some(open_store(&mut settings).await?) } else { None };
+    let settings = Settings::load(settings)?.with_stores(&args.stores);
+    let store = if pictures || object.is_some() { Some(own_store::open(&settings.s3).await?) } else { None };
     let requester_pays = settings.s3.requester_pays;
     let destination = match (object, &store) {
         (Some((bucket, prefix)), Some(store)) => Destination::Object { client: store.client().clone(), bucket, prefix },
@@ -58,7 +52,11 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         trim: args.trim,
     };
     let (progress, started) = (Arc::new(Progress::default()), Instant::now());
-    let exported = watched(export.run(&progress, stopped().map(drop)), &progress).await;
+    let said = || {
+        let now = progress.snapshot();
+        format!("{} annotations, {} shards, sequence {} of {}", now.annotations, now.shards, now.sequence, now.last)
+    };
+    let exported = watched(export.run(&progress, stopped().map(drop)), said).await;
     let summary = exported.map_err(|error| match error {
         ExportError::OtherPlan { .. } | ExportError::OtherStream { .. } | ExportError::Categories { .. } => {
             anyhow::Error::from(Misuse(error.into()))
@@ -104,41 +102,6 @@ fn start(args: &ExportArgs) -> anyhow::Result<Start> {
         (None, Some((first, _))) => Start::Sequence(first),
         (None, None) => Start::Beginning,
     })
-}
-
-async fn open_store(settings: &mut Settings) -> anyhow::Result<ObjectStore> {
-    // The allow list restricts other people's jobs; here the owner of the credentials chose the dataset.
-    settings.s3.allow = vec!["*".into()];
-    let mut problems = settings.s3.problems();
-    problems.extend(environment_problems(&settings.s3, |name| std::env::var(name).ok()));
-    if !problems.is_empty() {
-        return Err(Misuse(InvalidSettings(problems).into()).into());
-    }
-    Ok(ObjectStore::open(&settings.s3).await?)
-}
-
-/// Runs the export and shows its progress at a terminal.
-async fn watched<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-        bar.set_style(style);
-    }
-    let (mut work, mut ticks) = (std::pin::pin!(work), tokio::time::interval(REDRAW));
-    let result = loop {
-        tokio::select! {
-            result = &mut work => break result,
-            _ = ticks.tick() => {
-                let now = progress.snapshot();
-                bar.set_message(format!(
-                    "{} annotations, {} shards, sequence {} of {}",
-                    now.annotations, now.shards, now.sequence, now.last
-                ));
-                bar.tick();
-            }
-        }
-    };
-    bar.finish_and_clear();
-    result
 }
 
 fn report(args: &ExportArgs, summary: &Summary, progress: &Progress, elapsed: Duration) -> anyhow::Result<()> {

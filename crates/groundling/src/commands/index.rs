@@ -8,7 +8,6 @@ use anyhow::anyhow;
 use archive::index::{Index, Progress, Snapshot, Target};
 use archive::pool::Pool;
 use broker::connection;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wire::subjects::Dataset;
 
@@ -16,11 +15,10 @@ use super::stop::stopped;
 use crate::args::{Format, StoreArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::index_args::IndexArgs;
+use crate::progress::{BarState, watched_with_bar};
 use crate::settings::Settings;
 use crate::{stderr, stdout};
 
-/// How often the bar is drawn.
-const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a line is written without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -38,7 +36,9 @@ pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Res
     let index = Index { pool, datasets, target: target.clone(), follow: args.follow };
     let (progress, started, signal) = (Progress::default(), Instant::now(), Cell::new(0));
     let stop = async { signal.set(stopped().await) };
-    let summary = watched(index.run(&progress, stop), &progress).await?;
+    let mut shown = Snapshot::default();
+    let state = || bar_state(progress.snapshot(), &mut shown);
+    let summary = watched_with_bar(index.run(&progress, stop), LINE_INTERVAL, state).await?;
     let found = progress.snapshot();
     report(&args, &target, &found, started.elapsed())?;
     Ok(match (summary.is_interrupted, found.unreadable) {
@@ -48,38 +48,20 @@ pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Res
     })
 }
 
-/// Runs the work and shows its progress: a bar on a terminal, otherwise a line from time to time.
-async fn watched<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:20}] {wide_msg}") {
-        bar.set_style(style.progress_chars("=> "));
+/// The state of the bar for the present progress; `shown` is the progress of the time before.
+fn bar_state(now: Snapshot, shown: &mut Snapshot) -> BarState {
+    BarState {
+        position: now.sequence,
+        length: now.last,
+        line: format!(
+            "{} annotations indexed, {} there already, sequence {} of {}",
+            now.annotations,
+            now.repeats(),
+            now.sequence,
+            now.last
+        ),
+        is_new: std::mem::replace(shown, now) != now,
     }
-    let interval = if bar.is_hidden() { LINE_INTERVAL } else { REDRAW_INTERVAL };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-    let (mut work, mut shown) = (std::pin::pin!(work), Snapshot::default());
-    let result = loop {
-        tokio::select! {
-            result = &mut work => break result,
-            _ = ticks.tick() => {
-                let now = progress.snapshot();
-                let line = format!(
-                    "{} annotations indexed, {} there already, sequence {} of {}",
-                    now.annotations, now.repeats(), now.sequence, now.last
-                );
-                if !bar.is_hidden() {
-                    bar.set_length(now.last);
-                    bar.set_position(now.sequence);
-                    bar.set_message(line);
-                    bar.tick();
-                } else if now != shown {
-                    stderr::message!("{line}");
-                }
-                shown = now;
-            }
-        }
-    };
-    bar.finish_and_clear();
-    result
 }
 
 fn report(args: &IndexArgs, target: &Target, found: &Snapshot, elapsed: Duration) -> anyhow::Result<()> {

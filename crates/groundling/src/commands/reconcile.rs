@@ -1,7 +1,6 @@
 //! `groundling reconcile`: an archive compared with a dataset.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::anyhow;
 use archive::feed::{Feed, FeedError, Progress, Target};
@@ -12,7 +11,6 @@ use archive::recipe::Recipe;
 use archive::reconcile::{ReconcileProgress, Reconciled, reconcile};
 use archive::source::address::Address;
 use broker::connection;
-use indicatif::ProgressBar;
 use serde_json::json;
 use wire::subjects::Dataset;
 
@@ -20,11 +18,9 @@ use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments};
 use crate::args::Format;
 use crate::bulk_args::ReconcileArgs;
 use crate::exit::{Misuse, Outcome};
+use crate::progress::watched;
 use crate::settings::Settings;
 use crate::{job_tasks, stderr, stdout};
-
-/// How often the progress is drawn.
-const REDRAW: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let feed = feed(&args, settings).await?;
@@ -48,7 +44,11 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
     };
     let pool = Pool::new(&client, &nats, streams);
     let progress = ReconcileProgress::default();
-    let mut found = watched(reconcile(&pool, &feed, &progress), &progress).await?;
+    let read = || {
+        let (objects, records) = progress.counts();
+        format!("{objects} objects and {records} messages read")
+    };
+    let mut found = watched(reconcile(&pool, &feed, &progress), read).await?;
     if found.annotations_removed && found.missing > 0 {
         stderr::message!(
             "groundling: annotations have been removed from their stream: their objects are counted as missing"
@@ -97,24 +97,6 @@ async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<F
         recipe,
         parallel_lanes: args.lanes.into(),
     })
-}
-
-/// Runs the comparison and shows its progress on a terminal.
-async fn watched<T>(work: impl Future<Output = T>, progress: &ReconcileProgress) -> T {
-    let bar = ProgressBar::new_spinner();
-    let (mut work, mut ticks) = (std::pin::pin!(work), tokio::time::interval(REDRAW));
-    let result = loop {
-        tokio::select! {
-            result = &mut work => break result,
-            _ = ticks.tick() => {
-                let (objects, records) = progress.counts();
-                bar.set_message(format!("{objects} objects and {records} messages read"));
-                bar.tick();
-            }
-        }
-    };
-    bar.finish_and_clear();
-    result
 }
 
 fn print_missing(object: &SourceObject, format: Format) -> anyhow::Result<()> {

@@ -22,10 +22,10 @@ use super::failures::text;
 use crate::args::Format;
 use crate::exit::{Misuse, Outcome};
 use crate::page_pictures::PagePictures;
+use crate::progress::watched;
 use crate::review_args::{Links, ReviewArgs};
 use crate::review_items::{annotated, name_of};
 use crate::settings::Settings;
-use crate::spinner::watched;
 use crate::{files, stderr, stdout};
 
 /// A page that was made.

@@ -3,46 +3,29 @@
 use std::time::{Duration, Instant};
 
 use archive::feed::{Counts, Progress, Snapshot, Summary};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::args::Format;
 use crate::enqueue_args::EnqueueArgs;
+use crate::progress::{BarState, watched_with_bar};
 use crate::{stderr, stdout};
 
-/// How often the bar is drawn.
-const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a line is written without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs `work` and shows its progress: a bar on a terminal, otherwise lines.
 pub(super) async fn with_progress<T>(work: impl Future<Output = T>, progress: &Progress) -> T {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:20}] {wide_msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    let interval = if bar.is_hidden() { LINE_INTERVAL } else { REDRAW_INTERVAL };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-    let (mut work, mut rate) = (std::pin::pin!(work), Rate::new());
-    let result = loop {
-        tokio::select! {
-            result = &mut work => break result,
-            _ = ticks.tick() => {
-                let snapshot = progress.snapshot();
-                let line = rate.line(snapshot);
-                if bar.is_hidden() {
-                    stderr::message!("{line}");
-                } else {
-                    bar.set_length(snapshot.lanes as u64);
-                    bar.set_position(snapshot.lanes_done as u64);
-                    bar.set_message(line);
-                    bar.tick();
-                }
-            }
+    let mut rate = Rate::new();
+    let state = || {
+        let snapshot = progress.snapshot();
+        BarState {
+            position: snapshot.lanes_done as u64,
+            length: snapshot.lanes as u64,
+            line: rate.line(snapshot),
+            is_new: true,
         }
     };
-    bar.finish_and_clear();
-    result
+    watched_with_bar(work, LINE_INTERVAL, state).await
 }
 
 /// The current rate in jobs per second, and the estimated remaining time.
