@@ -12,11 +12,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::rate::{Busy, Meter, Sample};
 
-/// When the pool is looked at.
+/// How often the pool is polled and its rate measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// The time between two looks, after which a stream tells that there is work.
-    pub look: Duration,
+    /// The time between two polls of the backlog, after which a stream reports that there is work.
+    pub poll: Duration,
     /// The time between two measurements of the rate.
     pub measure: Duration,
     /// The shortest and the longest time over which the rate is measured.
@@ -26,7 +26,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { look: seconds(2), measure: seconds(10), span: (seconds(30), seconds(60)) }
+        Self { poll: seconds(2), measure: seconds(10), span: (seconds(30), seconds(60)) }
     }
 }
 
@@ -68,7 +68,7 @@ impl Observer {
         .await?;
         let pool = Pool::new(&connection.client, nats, streams.clone());
         drop(self.0.pool.send_replace(Ok((connection, pool))));
-        let mut ticks = tokio::time::interval(self.0.timing.look);
+        let mut ticks = tokio::time::interval(self.0.timing.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut measured, mut logged, mut unmeasured) = (Instant::now(), String::new(), String::new());
         loop {

@@ -37,14 +37,14 @@ fn drain_seconds(backlog: u64, jobs_per_second: f64) -> f64 {
     backlog as f64 / jobs_per_second
 }
 
-/// What a stream has told.
-struct Told {
+/// One stream of answers.
+struct ActiveAnswers {
     active: tokio::sync::watch::Receiver<Option<bool>>,
     last: Option<bool>,
     shutdown: CancellationToken,
 }
 
-impl Told {
+impl ActiveAnswers {
     /// Waits until the answer is another one; `None` at the shutdown. While the broker does not answer, nothing changes.
     async fn next(&mut self) -> Option<bool> {
         let last = self.last;
@@ -75,11 +75,11 @@ impl ExternalScaler for DrainScaler {
         Trigger::read(&scaler_metadata)?;
         // An outage is an error of the call, and the first answer is new.
         self.backlog().await?;
-        tracing::info!(name, namespace, "a ScaledObject listens");
-        let told = Told { active: self.observer.active(), last: None, shutdown: self.shutdown.clone() };
-        let stream = futures::stream::unfold(told, |mut told| async move {
-            let result = told.next().await?;
-            Some((Ok(IsActiveResponse { result }), told))
+        tracing::info!(name, namespace, "KEDA watches a ScaledObject");
+        let answers = ActiveAnswers { active: self.observer.active(), last: None, shutdown: self.shutdown.clone() };
+        let stream = futures::stream::unfold(answers, |mut answers| async move {
+            let result = answers.next().await?;
+            Some((Ok(IsActiveResponse { result }), answers))
         });
         Ok(Response::new(Box::pin(stream)))
     }

@@ -44,7 +44,7 @@ impl Scaler {
 
     pub(crate) async fn start_with(nats: NatsSettings) -> Self {
         let short = Duration::from_millis;
-        let timing = Timing { look: short(50), measure: short(100), span: (short(300), short(2000)) };
+        let timing = Timing { poll: short(50), measure: short(100), span: (short(300), short(2000)) };
         let nats = NatsSettings { request_timeout: Duration::from_secs(2), ..nats };
         let observer = Observer::new(timing);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
