@@ -111,6 +111,7 @@ def stream_config(spec):
         "max_msg_size": spec.get("maxMsgSize", -1),
         "max_msgs_per_subject": spec.get("maxMsgsPerSubject", 0),
         "allow_direct": spec.get("allowDirect", False),
+        "compression": spec.get("compression", "none"),
         "allow_msg_ttl": spec.get("allowMsgTtl", False),
     }
 

@@ -52,6 +52,7 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
             subjects: vec![ANNOTATIONS_WILDCARD.to_owned()],
             retention: RetentionPolicy::Limits,
             max_age: settings.annotations_max_age,
+            compression: Some(settings.annotations_compression.into()),
             allow_direct: true,
             ..common.clone()
         },

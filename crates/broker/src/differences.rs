@@ -1,7 +1,7 @@
 //! Differences between existing streams and consumers and the settings.
 
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::{self, RetentionPolicy};
+use async_nats::jetstream::stream::{self, Compression, RetentionPolicy};
 use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD};
 
 /// One sentence for each difference between an existing stream and the wanted one.
@@ -33,6 +33,9 @@ pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config
     differences.unless_equal("number of replicas", &wanted.num_replicas, &found.num_replicas);
     differences.unless_equal("duplicate window", &wanted.duplicate_window, &found.duplicate_window);
     differences.unless_equal("maximum age", &wanted.max_age, &found.max_age);
+    if let Some(wanted) = &wanted.compression {
+        differences.unless_equal("compression", wanted, found.compression.as_ref().unwrap_or(&Compression::None));
+    }
     if wanted.max_messages_per_subject > 0 {
         differences.unless_equal(
             "maximum number of messages per subject",

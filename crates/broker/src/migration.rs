@@ -1,8 +1,9 @@
-//! Changes the jobs stream of an earlier version, so that it stores the records of `groundling enqueue` and urgent jobs,
-//! and accepts atomic batches. Its consumer is limited to jobs.
+//! Changes the streams of an earlier version: the jobs stream, so that it stores the records of `groundling enqueue` and
+//! urgent jobs, and accepts atomic batches, with a consumer that is limited to jobs; the subjects of the failed and events
+//! streams; the compression of the annotations.
 
 use async_nats::jetstream::consumer::{self, FromConsumer, pull};
-use async_nats::jetstream::stream::{self, RetentionPolicy};
+use async_nats::jetstream::stream::{self, Compression, RetentionPolicy};
 use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, URGENT_WILDCARD};
 
 use crate::api::{Broker, SetupError};
@@ -17,6 +18,7 @@ pub struct Migration {
     consumer: Option<(String, pull::Config)>,
     stream: Option<stream::Config>,
     failed: Option<stream::Config>,
+    annotations: Option<stream::Config>,
     events: Option<stream::Config>,
     steps: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Migration {
         let mut plan = Self::default();
         plan.change_jobs(&broker, settings).await?;
         plan.change_failed(&broker, settings).await?;
+        plan.change_annotations(&broker, settings).await?;
         Ok(plan)
     }
 
@@ -145,6 +148,20 @@ impl Migration {
         Ok(())
     }
 
+    /// Earlier versions did not compress annotations. Stored messages are compressed when the server rewrites their files.
+    async fn change_annotations(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let (name, what) = (&settings.annotations, format!("stream {}", settings.annotations));
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let (config, wanted) = (&found.cached_info().config, Compression::from(settings.annotations_compression));
+        if *config.compression.as_ref().unwrap_or(&Compression::None) != wanted {
+            self.steps.push(format!("{what}: set the compression to {wanted:?}"));
+            self.annotations = Some(stream::Config { compression: Some(wanted), ..config.clone() });
+        }
+        Ok(())
+    }
+
     fn filter_consumer(&mut self, what: &str, name: &str, config: consumer::Config) {
         if !config.filter_subject.is_empty() || !config.filter_subjects.is_empty() {
             return;
@@ -174,7 +191,7 @@ impl Migration {
                 .await
                 .map_err(|error| refused(causes(&error)))?;
         }
-        for config in [self.stream, self.failed, self.events].into_iter().flatten() {
+        for config in [self.stream, self.failed, self.annotations, self.events].into_iter().flatten() {
             let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }

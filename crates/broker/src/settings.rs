@@ -120,6 +120,8 @@ pub struct StreamSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub annotations_max_age: Duration,
+    /// Compression of the annotations on the disks of the NATS server: `"s2"` or `"none"`. Default: `"s2"`.
+    pub annotations_compression: Compression,
     /// How long failures are kept. Default: `"0s"`, which keeps them forever.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -199,6 +201,25 @@ impl StreamSettings {
     }
 }
 
+/// How the server compresses the files of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// With S2, which is fast.
+    S2,
+}
+
+impl From<Compression> for async_nats::jetstream::stream::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::S2 => Self::S2,
+        }
+    }
+}
+
 impl Default for StreamSettings {
     fn default() -> Self {
         Self {
@@ -216,6 +237,7 @@ impl Default for StreamSettings {
             // Longer than any way by which a job is delivered again after its annotation was published.
             duplicate_window: Duration::from_secs(30 * 60),
             annotations_max_age: Duration::ZERO,
+            annotations_compression: Compression::S2,
             failed_max_age: Duration::ZERO,
             outcomes_max_age: Duration::from_secs(6 * 60 * 60),
             jobs_max_bytes: None,

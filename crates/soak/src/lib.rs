@@ -34,6 +34,7 @@ pub mod run;
 pub mod s3_proxy;
 pub mod scale;
 pub mod servers;
+pub mod storage;
 pub mod streams;
 pub mod stub_engine;
 pub mod stub_worker;

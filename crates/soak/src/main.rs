@@ -1,4 +1,4 @@
-//! `soak run` starts a run; `soak worker`, `soak feeder` and `soak ingest` are its parties. `soak scale` measures.
+//! `soak run` starts a run; `soak worker`, `soak feeder` and `soak ingest` are its parties. `soak scale` and `soak storage` measure.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -57,6 +57,13 @@ enum Command {
         #[arg(long, default_value = "target/soak")]
         logs: PathBuf,
     },
+    /// Measure what jobs and annotations take on the disk and in the memory of a NATS server. Prints a line of JSON for
+    /// each kind, with and without message ids and compression.
+    Storage {
+        /// The number of messages.
+        #[arg(long, default_value_t = 1_000_000)]
+        messages: u64,
+    },
     /// Turn events into jobs as `groundling ingest` does.
     Ingest {
         /// Settings file, as for `groundling ingest`.
@@ -101,6 +108,9 @@ struct RunArguments {
     /// Run `groundling worker` with the small model, and compare its texts with the reference's.
     #[arg(long)]
     real: bool,
+    /// A `groundling` of the previous release, which every second worker runs, to test an upgrade.
+    #[arg(long, requires = "real")]
+    previous: Option<PathBuf>,
     /// Inject only this fault: kill, freeze, terminate, cut, half-close, truncate, black-hole, throttle, crash,
     /// crash-leader, roll (a rolling restart), cut-routes, isolate, crash-store, restart-workers, skew-clock,
     /// fill-stream, exhaust-storage (of the account), recreate-consumer, change-consumer; stall, stall-in-body, drip,
@@ -161,6 +171,13 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
             .await?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Storage { messages } => {
+            for variant in soak::storage::VARIANTS {
+                let result = soak::storage::measure(variant, messages).await?;
+                write_line(std::io::stdout(), &serde_json::json!(result).to_string());
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Ingest { settings } => {
             soak::ingest::run(&settings).await?;
             return Ok(ExitCode::SUCCESS);
@@ -185,6 +202,7 @@ async fn go(command: Command) -> anyhow::Result<ExitCode> {
         nodes: run.nodes.into(),
         workers: run.workers,
         groundling,
+        previous: run.previous.map(std::path::absolute).transpose()?,
         soak,
         logs: std::path::absolute(run.logs)?,
     };

@@ -21,6 +21,8 @@ pub struct Program {
     pub executable: PathBuf,
     /// The directory of the small model, if the executable is `groundling`.
     pub model: Option<PathBuf>,
+    /// `groundling` of the previous release, which every second worker runs.
+    pub previous: Option<PathBuf>,
     /// The settings file.
     pub settings: PathBuf,
     /// The directory of the workers' logs.
@@ -175,7 +177,9 @@ impl Pool {
         self.started += 1;
         let program = &self.program;
         let log = std::fs::File::create(program.logs.join(format!("worker-{}.log", self.started)))?;
-        let mut command = Command::new(&program.executable);
+        let previous = program.previous.as_ref().filter(|_| self.started.is_multiple_of(2));
+        let executable = previous.unwrap_or(&program.executable);
+        let mut command = Command::new(executable);
         match &program.model {
             Some(model) => command.arg("--settings").arg(&program.settings).args(["worker", "--model"]).arg(model),
             None => command.args(["worker", "--settings"]).arg(&program.settings),
@@ -189,7 +193,7 @@ impl Pool {
         if ahead != 0 {
             command.envs(self.clock.variables(ahead));
         }
-        let child = command.spawn().with_context(|| program.executable.display().to_string())?;
+        let child = command.spawn().with_context(|| executable.display().to_string())?;
         Ok(Worker { child, stopped: false, ahead })
     }
 }

@@ -58,6 +58,8 @@ pub struct Options {
     pub workers: usize,
     /// The `groundling` program, to run it with the small model; `None` for the stub.
     pub groundling: Option<PathBuf>,
+    /// The program of the previous release, which every second worker runs.
+    pub previous: Option<PathBuf>,
     /// The `soak` program, which runs the stub.
     pub soak: PathBuf,
     /// The directory for logs.
@@ -111,6 +113,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let program = Program {
         executable: options.groundling.clone().unwrap_or_else(|| options.soak.clone()),
         model: options.groundling.as_ref().map(|_| DemoData::locate().map(|demo| demo.model_dir)).transpose()?,
+        previous: options.previous.clone(),
         settings: pool::write_settings(&options.logs, &text)?,
         logs: options.logs.clone(),
         duplicate_window,

@@ -18,6 +18,7 @@ fn options(name: &str, nodes: usize) -> Options {
         nodes,
         workers: 3,
         groundling: None,
+        previous: None,
         soak: PathBuf::from(env!("CARGO_BIN_EXE_soak")),
         logs: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name),
     }
