@@ -80,7 +80,17 @@ impl Bench {
     }
 
     pub(crate) fn ingest_unready(&self) -> Ingest {
-        Ingest { child: self.command().arg("ingest").stderr(Stdio::inherit()).spawn().unwrap() }
+        let log = std::fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
+        Ingest { child: self.command().arg("ingest").stderr(Stdio::from(log)).spawn().unwrap() }
+    }
+
+    /// The log of all processes so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> std::path::PathBuf {
+        self.settings.path().join("log")
     }
 
     /// Posts an event with the token.
@@ -104,6 +114,14 @@ impl Bench {
         found.sum::<f64>() as u64
     }
 
+    /// The number of requests with this status.
+    pub(crate) async fn requests(&self, status: u16) -> u64 {
+        let metrics = self.health("/metrics").await.unwrap().body;
+        let name = format!("groundling_ingest_requests_total{{status=\"{status}\"}} ");
+        let found = metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+        found.parse::<f64>().unwrap() as u64
+    }
+
     /// Publishes an event and waits for the stream's acknowledgement.
     pub(crate) async fn publish(&self, subject: &str, body: impl Into<String>) {
         let body: String = body.into();
@@ -119,7 +137,7 @@ impl Bench {
     pub(crate) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let started = Instant::now();
         while !holds().await {
-            assert!(started.elapsed() < DEADLINE, "not {what} within {DEADLINE:?}");
+            assert!(started.elapsed() < DEADLINE, "not {what} within {DEADLINE:?}: {}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

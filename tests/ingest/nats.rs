@@ -155,7 +155,17 @@ async fn setup_creates_the_events_stream_only_for_rules_with_subjects_and_migrat
     bench.write_settings(&RULES.replace("minio.events", "store.*"));
     let (code, _, said) = setup(&[]).await;
     assert!(code == Some(1) && said.contains("GROUNDLING_EVENTS has the subjects [\"minio.events\"]"), "{said}");
+    assert!(said.contains("the settings say [\"store.*\"]: run `groundling setup --migrate`"), "{said}");
+    // Nothing arrives for the rule, so the process is not ready until the stream captures its subject.
+    let ingest = bench.ingest_unready();
+    let ready = async || bench.health("/readyz").await;
+    let says = "does not capture the subject store.*";
+    bench.until("unready", async || ready().await.is_some_and(|found| found.body.contains(says))).await;
+    assert_eq!(ready().await.unwrap().status, 503);
     let (code, changes, said) = setup(&["--migrate"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(changes.contains("migrate stream GROUNDLING_EVENTS: add the subject store.*\n"), "{changes}");
+    bench.until("ready", async || ready().await.is_some_and(|found| found.status == 200)).await;
+    ingest.terminate().await;
+    assert!(bench.log().contains("run `groundling setup --migrate`"), "{}", bench.log());
 }

@@ -36,7 +36,9 @@ async fn requests_are_answered_by_what_became_of_their_event() {
     }
     let unreadable = bench.post(path, b"{}").await;
     assert_eq!(unreadable.status, 400);
-    assert!(unreadable.body.contains("no event of a known format"), "{}", unreadable.body);
+    assert!(unreadable.body.contains("format is not recognized"), "{}", unreadable.body);
+    let queued = bench.post(path, &fixture("aws-sqs-pipes-batch.json")).await;
+    assert_eq!((queued.status, queued.body.as_str()), (200, r#"{"jobs":2,"duplicates":0,"skipped":0,"failed":1}"#));
     assert_eq!(bench.post("/bridge", minio(&["a.jpg"]).as_bytes()).await.status, 400);
     assert_eq!(bench.post("/bridge", &fixture("eventbridge-created.json")).await.status, 200);
     assert_eq!(bench.post("/elsewhere", b"{}").await.status, 404);
@@ -48,10 +50,23 @@ async fn requests_are_answered_by_what_became_of_their_event() {
         let answer = request(&bench.webhook, "POST", path, &headers, minio(&["x.jpg"]).as_bytes()).await.unwrap();
         assert_eq!((answer.status, answer.head.contains("www-authenticate: bearer")), (401, true));
     }
-    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, 3);
+    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, 5);
+    let mut requests = Vec::new();
+    for status in [200, 400, 401, 404, 405, 408, 413, 500, 503] {
+        requests.push((status, bench.requests(status).await));
+    }
+    let expected = [(200, 6), (400, 2), (401, 3), (404, 1), (405, 1), (408, 0), (413, 1), (500, 0), (503, 0)];
+    assert_eq!(requests, expected);
     let lag = bench.health("/metrics").await.unwrap().body;
-    assert!(lag.contains("groundling_ingest_lag_seconds_count{rule=\"uploads\"} 2"), "{lag}");
+    assert!(lag.contains("groundling_ingest_lag_seconds_count{rule=\"uploads\"} 4"), "{lag}");
+    assert!(!lag.contains("groundling_jobs"), "it has the instruments of a worker: {lag}");
     ingest.terminate().await;
+    let log = bench.log();
+    let refused =
+        ["status=401 path=\"/events/uploads\"", "status=404 path=\"/elsewhere\"", "status=405 ", "status=413 "];
+    for refused in refused {
+        assert_eq!(log.matches(refused).count(), 1, "{refused} in\n{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,6 +130,11 @@ async fn an_outage_of_the_broker_is_waited_out_or_answered_with_503() {
     assert_eq!(bench.post("/events/uploads", minio(&["1.jpg"]).as_bytes()).await.status, 200);
     assert_eq!(bench.keys().await, ["1.jpg", "2.jpg"]);
     ingest.terminate().await;
+    let log = bench.log();
+    let cause = "a new one cannot be made: 127.0.0.1:";
+    assert!((1..=3).contains(&log.matches(cause).count()) && log.contains("refused"), "{log}");
+    assert_eq!(log.matches("connected to NATS again after ").count(), 1, "{log}");
+    assert!(!log.contains("the NATS client reports"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, Server, ServerError, jetstream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
@@ -15,6 +15,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use crate::api::Broker;
 use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
+use crate::outages::Outages;
 use crate::permissions::PermissionViolations;
 use crate::settings::NatsSettings;
 
@@ -115,6 +116,7 @@ struct Events {
     violations: PermissionViolations,
     /// Since when servers have rejected the credentials, if that is why there is no connection.
     rejected_since: Arc<watch::Sender<Option<Instant>>>,
+    outages: Outages,
 }
 
 impl Events {
@@ -315,6 +317,7 @@ pub fn jetstream(client: &Client, settings: &NatsSettings) -> jetstream::Context
 }
 
 async fn options(settings: &NatsSettings, name: &str, events: Events) -> Result<ConnectOptions, ConnectionError> {
+    let outages = events.outages.clone();
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(settings.connect_timeout)
@@ -322,6 +325,17 @@ async fn options(settings: &NatsSettings, name: &str, events: Events) -> Result<
         .ping_interval(settings.ping_interval)
         .custom_inbox_prefix(settings.inbox_prefix.clone())
         .require_tls(settings.tls.required)
+        // The client's events have no address and no cause. It is asked for a server before each attempt, and chooses one
+        // itself if there is no answer.
+        .reconnect_to_server_callback(move |servers, _| {
+            let errors = servers
+                .into_iter()
+                .map(|Server { addr, last_error, .. }| (format!("{}:{}", addr.host(), addr.port()), last_error));
+            if let Some(cause) = outages.new_cause(&errors.collect::<Vec<_>>()) {
+                tracing::warn!("the connection to NATS is lost, and a new one cannot be made: {cause}; trying again");
+            }
+            std::future::ready(None)
+        })
         .event_callback(move |event| {
             // Synchronously and in order: an event of the last server must not be taken for one of the next.
             events.record(&event);
@@ -329,14 +343,25 @@ async fn options(settings: &NatsSettings, name: &str, events: Events) -> Result<
                 Event::ServerError(ServerError::Other(error)) => events.violations.record(error),
                 _ => None,
             };
+            let (mut downtime, mut is_failed_attempt) = (None, false);
+            match &event {
+                Event::Disconnected => events.outages.begin(),
+                Event::Connected => downtime = events.outages.end(),
+                Event::ClientError(ClientError::Other(kind)) => is_failed_attempt = events.outages.attempt_failed(kind),
+                _ => {}
+            }
             async move {
                 match (event, violation) {
                     // The request that waited for it reports it.
                     (_, Some((violation, true))) => tracing::debug!("{violation}"),
                     (_, Some((violation, false))) => tracing::warn!("{violation}: add it to the user's permissions"),
-                    (Event::Connected, _) => tracing::info!("connected to NATS"),
+                    (Event::Connected, _) => match downtime {
+                        None => tracing::info!("connected to NATS"),
+                        Some(time) => tracing::info!("connected to NATS again after {:.1} s", time.as_secs_f64()),
+                    },
                     (Event::Draining | Event::Closed, _) => tracing::info!("closing the connection to NATS"),
-                    (Event::Disconnected, _) => tracing::warn!("the connection to NATS is lost; connecting again"),
+                    (Event::Disconnected, _) => tracing::debug!("the connection to NATS is lost"),
+                    (event, _) if is_failed_attempt => tracing::debug!("an attempt to connect to NATS failed: {event}"),
                     (other, _) => tracing::warn!("the NATS client reports: {other}"),
                 }
             }

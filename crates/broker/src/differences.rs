@@ -4,9 +4,14 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{self, Compression, RetentionPolicy};
 use wire::subjects::{JOBS_FILTER, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_FILTER, URGENT_WILDCARD};
 
-/// One sentence for each difference between an existing stream and the wanted one.
-pub(crate) fn stream_differences(wanted: &stream::Config, found: &stream::Config) -> Vec<String> {
-    let mut differences = Differences { name: format!("stream {}", wanted.name), found: Vec::new() };
+/// One sentence for each difference between an existing stream and the wanted one. `migrated`: the settings that
+/// `groundling setup --migrate` would change.
+pub(crate) fn stream_differences(
+    wanted: &stream::Config,
+    found: &stream::Config,
+    migrated: &'static [&'static str],
+) -> Vec<String> {
+    let mut differences = Differences { name: format!("stream {}", wanted.name), migrated, found: Vec::new() };
     differences.unless_equal("subjects", &wanted.subjects, &found.subjects);
     differences.unless_equal("retention", &wanted.retention, &found.retention);
     // The discard policy matters only with a bound in the settings. A bound that `setup` derives from the account is not
@@ -55,7 +60,7 @@ pub(crate) fn consumer_differences(
     wanted: &pull::Config,
     found: &async_nats::jetstream::consumer::Config,
 ) -> Vec<String> {
-    let mut differences = Differences { name: what.to_owned(), found: Vec::new() };
+    let mut differences = Differences { name: what.to_owned(), migrated: &[], found: Vec::new() };
     if found.deliver_subject.is_some() {
         differences.found.push(format!(
             "{} is a push consumer, and workers need a pull consumer: delete it and run `groundling setup` again",
@@ -84,13 +89,15 @@ pub(crate) fn consumer_differences(
 
 struct Differences {
     name: String,
+    migrated: &'static [&'static str],
     found: Vec<String>,
 }
 
 impl Differences {
     fn unless_equal<T: PartialEq + std::fmt::Debug>(&mut self, setting: &str, wanted: &T, found: &T) {
         if wanted != found {
-            self.found.push(format!("{} has the {setting} {found:?}, and the settings say {wanted:?}", self.name));
+            let fix = if self.migrated.contains(&setting) { ": run `groundling setup --migrate`" } else { "" };
+            self.found.push(format!("{} has the {setting} {found:?}, and the settings say {wanted:?}{fix}", self.name));
         }
     }
 }

@@ -48,6 +48,18 @@ pub async fn find_events_consumer(
     find_consumer_of(&broker.into(), &settings.events_consumer, &settings.events).await
 }
 
+/// The subjects of the events stream; none if it does not exist.
+///
+/// # Errors
+/// [`SetupError`] if it cannot be read.
+pub async fn events_stream_subjects(
+    broker: impl Into<Broker>,
+    settings: &StreamSettings,
+) -> Result<Vec<String>, SetupError> {
+    let found = find_stream(&broker.into(), &settings.events).await?;
+    Ok(found.map(|stream| stream.cached_info().config.subjects.clone()).unwrap_or_default())
+}
+
 async fn create_or_compare(
     broker: &Broker,
     settings: &StreamSettings,
@@ -66,7 +78,7 @@ async fn create_or_compare(
             // The server may list them in another order.
             config.subjects.sort();
             wanted.subjects.sort();
-            report.differences.extend(stream_differences(&wanted, &config));
+            report.differences.extend(stream_differences(&wanted, &config, &["subjects"]));
             report.errors.extend(events_stream_errors(&config));
             report.found.push(what);
             found

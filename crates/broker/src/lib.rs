@@ -58,6 +58,7 @@ pub mod direct;
 mod duration_text;
 pub mod events_setup;
 pub mod migration;
+mod outages;
 pub mod permission_probe;
 pub mod permissions;
 pub mod publish;

@@ -107,7 +107,7 @@ async fn create_or_compare(
                 if create && config.name == settings.jobs {
                     report.differences.extend(storage.unbounded_jobs(config).await?);
                 }
-                report.differences.extend(stream_differences(&wanted, config));
+                report.differences.extend(stream_differences(&wanted, config, migrated(settings, &wanted, config)));
                 if config.name == settings.jobs || config.name == settings.retries {
                     report.errors.extend(jobs_stream_errors(config));
                 } else if config.name == settings.outcomes {
@@ -303,6 +303,18 @@ pub async fn find_advisory_consumer(
     find_consumer_of(&broker.into(), &settings.consumer, &settings.advisories).await
 }
 
+/// The settings of an existing stream that [`crate::migration`] would change.
+fn migrated(settings: &StreamSettings, wanted: &stream::Config, found: &stream::Config) -> &'static [&'static str] {
+    let lacks_subject = wanted.subjects.iter().any(|subject| !found.subjects.contains(subject));
+    if found.name == settings.jobs && lacks_subject || found.name == settings.failed {
+        &["subjects"]
+    } else if found.name == settings.annotations {
+        &["compression"]
+    } else {
+        &[]
+    }
+}
+
 pub(crate) async fn find_consumer_of(
     broker: &Broker,
     consumer: &str,
@@ -322,7 +334,7 @@ mod tests {
     #[test]
     fn what_is_wanted_does_not_differ_from_itself() {
         for wanted in wanted_streams(&StreamSettings::default(), 1 << 20) {
-            assert!(stream_differences(&wanted, &wanted).is_empty());
+            assert!(stream_differences(&wanted, &wanted, &[]).is_empty());
         }
     }
 
@@ -331,11 +343,34 @@ mod tests {
         let [jobs, ..] = wanted_streams(&StreamSettings::default(), 1 << 20);
         let found = stream::Config { retention: RetentionPolicy::Limits, max_message_size: -1, ..jobs.clone() };
         assert_eq!(
-            stream_differences(&jobs, &found),
+            stream_differences(&jobs, &found, &[]),
             [
                 "stream GROUNDLING_JOBS has the retention Limits, and the settings say WorkQueue",
                 "stream GROUNDLING_JOBS has the maximum message size -1, and the settings say 1032192",
             ]
         );
+    }
+
+    #[test]
+    fn a_difference_that_a_migration_removes_ends_with_the_command() {
+        let settings = StreamSettings::default();
+        for (wanted, found_to_have) in wanted_streams(&settings, 1 << 20).into_iter().filter_map(|wanted| {
+            let found = match &wanted.name {
+                name if *name == settings.jobs => stream::Config { subjects: vec!["x".into()], ..wanted.clone() },
+                name if *name == settings.annotations => {
+                    stream::Config { compression: Some(stream::Compression::None), ..wanted.clone() }
+                }
+                _ => return None,
+            };
+            Some((wanted, found))
+        }) {
+            let found = stream_differences(&wanted, &found_to_have, migrated(&settings, &wanted, &found_to_have));
+            assert!(found.len() == 1 && found[0].ends_with(": run `groundling setup --migrate`"), "{found:?}");
+        }
+        let [jobs, ..] = wanted_streams(&settings, 1 << 20);
+        let found = stream::Config { subjects: [jobs.subjects.clone(), vec!["x".into()]].concat(), ..jobs.clone() };
+        let more = stream_differences(&jobs, &found, migrated(&settings, &jobs, &found));
+        assert!(more.len() == 1 && more[0].starts_with("stream GROUNDLING_JOBS has the subjects"), "{more:?}");
+        assert!(!more[0].contains("--migrate"), "a migration only adds subjects: {more:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, stream};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -260,7 +260,7 @@ fn annotation(i: u64, key: String, random: &mut ChaCha8Rng) -> v1::ImageAnnotati
             total: duration(random),
         }),
         worker: Some(v1::WorkerIdentity {
-            id: format!("pool-groundling-{:05}", random.random_range(0..64)),
+            worker_id: format!("pool-groundling-{:05}", random.random_range(0..64)),
             ..v1::WorkerIdentity::default()
         }),
         finished_at: Some(prost_types::Timestamp {

@@ -4,7 +4,7 @@
 use crate::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, Reason, Server, Stage,
 };
-use crate::ingest_attributes::{IngestOutcome, IngestReason};
+use crate::ingest_attributes::{IngestOutcome, IngestReason, IngestStatus};
 use crate::signal::Signal;
 
 /// The key of an attribute.
@@ -167,6 +167,9 @@ pub const INGEST_REASON: Key = Key {
     help: "why it was skipped, failed or was sent back; absent from jobs",
     values: Values::OneOf(IngestReason::WORDS),
 };
+/// The status of an answer of the webhook server.
+pub const INGEST_STATUS: Key =
+    Key { name: "status", help: "the HTTP status of the answer", values: Values::OneOf(IngestStatus::WORDS) };
 
 /// A piece of hardware.
 pub const HW_ID: Key =

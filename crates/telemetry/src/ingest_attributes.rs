@@ -1,4 +1,4 @@
-//! What became of a record of an event in `groundling ingest`, and why.
+//! What became of a record of an event in `groundling ingest`, and why, and how requests with events were answered.
 
 use crate::attributes::words;
 
@@ -61,5 +61,59 @@ words! {
         Unavailable = "unavailable",
         /// The process is shutting down.
         ShuttingDown = "shutting_down",
+    }
+}
+
+words! {
+    /// The status of an answer of the webhook server.
+    IngestStatus {
+        /// All jobs of the event are stored.
+        Ok = "200",
+        /// The event cannot be read.
+        BadRequest = "400",
+        /// The credentials are missing or wrong.
+        Unauthorized = "401",
+        /// No rule has the path.
+        NotFound = "404",
+        /// The method is neither POST nor PUT.
+        MethodNotAllowed = "405",
+        /// The body took too long to arrive.
+        RequestTimeout = "408",
+        /// The body is too large.
+        PayloadTooLarge = "413",
+        /// The event was not handled.
+        InternalServerError = "500",
+        /// The jobs could not be stored in time.
+        ServiceUnavailable = "503",
+    }
+}
+
+impl IngestStatus {
+    /// That of an HTTP status. The webhook server has no others than these.
+    pub fn of(status: u16) -> Self {
+        match status {
+            200 => Self::Ok,
+            400 => Self::BadRequest,
+            401 => Self::Unauthorized,
+            404 => Self::NotFound,
+            405 => Self::MethodNotAllowed,
+            408 => Self::RequestTimeout,
+            413 => Self::PayloadTooLarge,
+            503 => Self::ServiceUnavailable,
+            _ => Self::InternalServerError,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_own_word() {
+        for status in IngestStatus::ALL {
+            assert_eq!(IngestStatus::of(status.word().parse().unwrap()), *status);
+        }
+        assert_eq!(IngestStatus::of(599), IngestStatus::InternalServerError);
     }
 }

@@ -5,19 +5,24 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
-use crate::attribute_keys::{INGEST_OUTCOME, INGEST_REASON, INGEST_RULE};
-use crate::ingest_attributes::{IngestOutcome, IngestReason};
+use crate::attribute_keys::{INGEST_OUTCOME, INGEST_REASON, INGEST_RULE, INGEST_STATUS};
+use crate::ingest_attributes::{IngestOutcome, IngestReason, IngestStatus};
 use crate::instruments::{Instruments, counter, histogram, word};
-use crate::table::{INGEST_LAG, INGEST_RECORDS};
+use crate::table::{INGEST_LAG, INGEST_RECORDS, INGEST_REQUESTS};
 
 pub(crate) struct IngestInstruments {
     records: Counter<u64>,
     lag: Histogram<f64>,
+    requests: Counter<u64>,
 }
 
 impl IngestInstruments {
     pub(crate) fn new(meter: &Meter) -> Self {
-        Self { records: counter(meter, &INGEST_RECORDS), lag: histogram(meter, &INGEST_LAG) }
+        Self {
+            records: counter(meter, &INGEST_RECORDS),
+            lag: histogram(meter, &INGEST_LAG),
+            requests: counter(meter, &INGEST_REQUESTS),
+        }
     }
 }
 
@@ -33,6 +38,18 @@ impl Instruments {
         for reason in [IngestReason::StreamFull, IngestReason::Unavailable] {
             self.count_record(Some(rule), IngestOutcome::SentBack, Some(reason), 0);
         }
+    }
+
+    /// Begins the counters of the webhook server at 0, like those of a rule.
+    pub fn ingest_webhook_started(&self) {
+        for status in IngestStatus::ALL {
+            self.ingest().requests.add(0, &[word(INGEST_STATUS, status.word())]);
+        }
+    }
+
+    /// The webhook server has answered a request.
+    pub fn ingest_request_answered(&self, status: IngestStatus) {
+        self.ingest().requests.add(1, &[word(INGEST_STATUS, status.word())]);
     }
 
     /// A record of an event was handled. `rule`: the rule that got it, if one could read it.

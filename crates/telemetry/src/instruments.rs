@@ -91,7 +91,7 @@ impl fmt::Debug for Instruments {
 
 impl Instruments {
     pub(crate) fn new(meter: Meter, options: InstrumentOptions) -> Self {
-        let instruments = Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             jobs: counter(&meter, &JOBS),
             jobs_in_hand: up_down_counter(&meter, &JOBS_IN_HAND),
             job_stage_duration: histogram(&meter, &JOB_STAGE_DURATION),
@@ -112,9 +112,7 @@ impl Instruments {
             ingest: OnceLock::new(),
             meter,
             options,
-        }));
-        instruments.begin_at_zero();
-        instruments
+        }))
     }
 
     /// Instruments whose values are not collected.
@@ -122,8 +120,9 @@ impl Instruments {
         Self::new(SdkMeterProvider::default().meter(SCOPE), InstrumentOptions::default())
     }
 
-    /// A rate over a counter misses its first increase unless it was 0 before.
-    fn begin_at_zero(&self) {
+    /// Begins the counters of a worker at 0: a rate misses the first increase of a counter that appears with it. An
+    /// instrument without a value is not shown, so programs other than workers have none of these.
+    pub fn worker_started(&self) {
         let Inner { jobs, jobs_in_hand, pulls_lost, options, .. } = &*self.0;
         jobs_in_hand.add(0, &[]);
         pulls_lost.add(0, &[]);

@@ -5,9 +5,9 @@
 
 use crate::attribute_keys::{
     BATCH_PASS, CONSUMER_GROUP, DATASET, DESTINATION, EXPORT_RESULT, EXPORT_SIGNAL, GEN_AI_ERROR, GEN_AI_MODEL,
-    GEN_AI_OPERATION, GEN_AI_PROVIDER, HW_ERROR_TYPE, HW_ID, HW_TYPE, INGEST_OUTCOME, INGEST_REASON, INGEST_RULE, Key,
-    MESSAGING_ERROR, MESSAGING_OPERATION, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME, READ_RESULT, REASON,
-    SERVER, STAGE, STREAM, TOKEN_TYPE,
+    GEN_AI_OPERATION, GEN_AI_PROVIDER, HW_ERROR_TYPE, HW_ID, HW_TYPE, INGEST_OUTCOME, INGEST_REASON, INGEST_RULE,
+    INGEST_STATUS, Key, MESSAGING_ERROR, MESSAGING_OPERATION, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, OUTCOME,
+    READ_RESULT, REASON, SERVER, STAGE, STREAM, TOKEN_TYPE,
 };
 
 /// The definition of an instrument.
@@ -142,6 +142,8 @@ instruments! {
         "Records of events that `groundling ingest` has handled, for each rule that got them.";
     INGEST_LAG = Histogram "groundling.ingest.lag", "s", DURATION_BUCKETS, [INGEST_RULE],
         "Time from an event, by the clock of its store, until the jobs stream has acknowledged its job.";
+    INGEST_REQUESTS = Counter "groundling.ingest.requests", "{request}", &[], [INGEST_STATUS],
+        "Requests that the webhook server of `groundling ingest` has answered.";
     CONSUMED_MESSAGES = Counter "messaging.client.consumed.messages", "{message}", &[],
         [MESSAGING_SYSTEM, MESSAGING_OPERATION, DESTINATION, CONSUMER_GROUP],
         "Messages that were delivered to this worker.";

@@ -30,6 +30,7 @@ MAY_BE_EMPTY = {
     "GroundlingGpuErrors": GPU,
     "GroundlingEventsNotIngested": INGEST,
     "GroundlingEventsFailing": INGEST,
+    "GroundlingEventRequestsRefused": INGEST,
 }
 # What is wrong in this test on purpose. The `for` of the alerts is too long for them to fire here.
 TRUE_HERE = {"GroundlingPublishesFailing", "GroundlingStreamNearlyFull", "GroundlingStreamRefusesMessages", "GroundlingTelemetryExportFailing"}

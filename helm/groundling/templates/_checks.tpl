@@ -142,6 +142,29 @@
 {{- toJson $problems -}}
 {{- end -}}
 
+{{/* Not empty if there is a subject that both patterns of subjects, .first and .second, match. */}}
+{{- define "groundling.subjectsOverlap" -}}
+{{- $firsts := splitList "." .first -}}
+{{- $seconds := splitList "." .second -}}
+{{- $found := "" -}}
+{{- range $number := until (max (len $firsts) (len $seconds) | int) -}}
+{{- if not $found -}}
+{{- if or (ge $number (len $firsts)) (ge $number (len $seconds)) -}}
+{{- $found = "no" -}}
+{{- else -}}
+{{- $first := index $firsts $number -}}
+{{- $second := index $seconds $number -}}
+{{- if or (eq $first ">") (eq $second ">") -}}
+{{- $found = "yes" -}}
+{{- else if not (or (eq $first $second) (eq $first "*") (eq $second "*")) -}}
+{{- $found = "no" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $found "no" -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "groundling.conflicts" -}}
 {{- $problems := list -}}
 {{- $values := .Values -}}
@@ -193,6 +216,25 @@
 {{- range $rule := $values.settings.ingest -}}
 {{- if and $rule.path (not $values.ingest.enabled) -}}
 {{- $problems = append $problems (printf "settings.ingest has a rule with the path %s, and ingest.enabled is false: enable it, or remove the rule." $rule.path) -}}
+{{- end -}}
+{{- end -}}
+{{- $paths := list -}}
+{{- $subjects := list -}}
+{{- range $rule := $values.settings.ingest -}}
+{{- with $rule.path -}}{{- $paths = append $paths . -}}{{- end -}}
+{{- with $rule.subject -}}{{- $subjects = append $subjects . -}}{{- end -}}
+{{- end -}}
+{{- if and $paths $values.ingest.enabled $values.networkPolicy.enabled (not $values.networkPolicy.ingestFrom) -}}
+{{- $problems = append $problems (printf "networkPolicy.ingestFrom is empty, so no store could reach the path %s of settings.ingest: list who may send events." (first $paths)) -}}
+{{- end -}}
+{{- if $values.nack.enabled -}}
+{{- $subjects = $subjects | uniq | sortAlpha -}}
+{{- range $number, $first := $subjects -}}
+{{- range $second := slice $subjects (add1 $number | int) -}}
+{{- if include "groundling.subjectsOverlap" (dict "first" $first "second" $second) -}}
+{{- $problems = append $problems (printf "settings.ingest has the subjects %s and %s, which overlap, and NATS refuses a stream with both: write the one that covers the other in both rules, or let setup.enabled create the streams instead of nack.enabled." $first $second) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $secret := $values.ingest.secrets -}}

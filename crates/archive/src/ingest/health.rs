@@ -1,7 +1,8 @@
 //! The health of `groundling ingest`.
 //!
 //! Readiness follows the NATS server only without webhooks. A pod that is not ready gets no requests, so that the store would
-//! lose events during an outage that the webhook server can wait out.
+//! lose events during an outage that the webhook server can wait out. A subject of a rule that the events stream does not
+//! capture is no outage.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ struct State {
     phase: Mutex<Phase>,
     connection: OnceLock<Connection>,
     streams: StreamStates,
+    /// Why the events of a rule do not arrive.
+    uncaptured: Mutex<Option<String>>,
     /// Why the last pull request failed.
     pull_error: Mutex<Option<String>>,
     heartbeat: Mutex<Instant>,
@@ -41,6 +44,7 @@ impl IngestHealth {
             phase: Mutex::new(Phase::Waiting("the process is starting".to_owned())),
             connection: OnceLock::new(),
             streams,
+            uncaptured: Mutex::default(),
             pull_error: Mutex::default(),
             heartbeat: Mutex::new(Instant::now()),
         }))
@@ -54,6 +58,11 @@ impl IngestHealth {
         // A process connects only once; afterwards the connection re-establishes itself.
         drop(self.0.connection.set(connection));
         *locked(&self.0.phase) = Phase::Working;
+    }
+
+    /// Sets why the events of a rule do not arrive; `None`: they do.
+    pub(super) fn set_uncaptured(&self, reason: Option<String>) {
+        *locked(&self.0.uncaptured) = reason;
     }
 
     pub(super) fn set_stopping(&self) {
@@ -101,6 +110,10 @@ impl HealthState for IngestHealth {
             Phase::Waiting(reason) => return Err(reason.clone()),
             Phase::Stopping => return Err("the process is shutting down".to_owned()),
             Phase::Working => {}
+        }
+        // Also with webhooks: this is a mistake of the configuration, which a rollout must not spread.
+        if let Some(reason) = &*locked(&self.0.uncaptured) {
+            return Err(reason.clone());
         }
         if self.0.has_webhook {
             return Ok(());

@@ -11,6 +11,7 @@ pub mod formats;
 mod handler;
 mod headers;
 mod health;
+mod overlaps;
 mod publisher;
 mod pulls;
 pub mod record;

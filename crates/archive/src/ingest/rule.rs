@@ -11,8 +11,31 @@ use crate::recipe::{MAX_KEY_BYTES, Recipe, hash_of_lines};
 
 /// The events of a rule without `events`.
 const DEFAULT_EVENTS: &str = "ObjectCreated:*";
-/// The beginning of the names of events about deletions.
-const REMOVED: &str = "ObjectRemoved:";
+/// The beginnings of the names of events about deletions: by a client, and by a lifecycle rule of AWS or of Ceph.
+const DELETIONS: [&str; 3] = ["ObjectRemoved:", "LifecycleExpiration:", "ObjectLifecycle:Expiration:"];
+/// The names of the other events of objects that stores send, without `s3:`.
+const EVENTS: [&str; 20] = [
+    "ObjectCreated:Put",
+    "ObjectCreated:Post",
+    "ObjectCreated:Copy",
+    "ObjectCreated:CompleteMultipartUpload",
+    "ObjectCreated:Other",
+    "ObjectCreated:PutTagging",
+    "ObjectCreated:DeleteTagging",
+    "ObjectCreated:PutRetention",
+    "ObjectCreated:PutLegalHold",
+    "ObjectRestore:Post",
+    "ObjectRestore:Completed",
+    "ObjectRestore:Delete",
+    "ObjectSynced:Create",
+    "ObjectTagging:Put",
+    "ObjectTagging:Delete",
+    "ObjectAcl:Put",
+    "ObjectAccessed:Get",
+    "ObjectAccessed:Head",
+    "ObjectTransition:Complete",
+    "ObjectTransition:Failed",
+];
 
 /// A rule that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +44,11 @@ pub enum RuleError {
     #[error(transparent)]
     Dataset(#[from] wire::subjects::DatasetError),
     /// A job for a deleted object would always fail.
-    #[error("deleted objects cannot be annotated")]
+    #[error("deleted objects cannot be annotated: remove it")]
     Deletion,
+    /// No event would ever match.
+    #[error("no event has such a name: write one of {}, or the beginning of some with '*', as in {}", EVENTS.join(", "), DEFAULT_EVENTS)]
+    UnknownEvent,
     /// The tasks are invalid.
     #[error(transparent)]
     Tasks(#[from] wire::job::JobError),
@@ -78,15 +104,34 @@ impl EventPattern {
             Some(start) => (start, false),
             None => (pattern, true),
         };
-        if start.starts_with(REMOVED) {
+        if is_deletion(start) {
             return Err(RuleError::Deletion);
         }
-        Ok(Self { start: start.to_owned(), is_whole })
+        let pattern = Self { start: start.to_owned(), is_whole };
+        if EVENTS.iter().any(|event| pattern.matches(event)) { Ok(pattern) } else { Err(RuleError::UnknownEvent) }
+    }
+
+    /// Whether there is a name that both match.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        EVENTS.iter().any(|event| self.matches(event) && other.matches(event))
     }
 
     fn matches(&self, event: &str) -> bool {
         if self.is_whole { event == self.start } else { event.starts_with(&self.start) }
     }
+}
+
+/// Whether an event with this name, or with this beginning of it, is about a deletion.
+fn is_deletion(event: &str) -> bool {
+    DELETIONS.iter().any(|deletion| event.starts_with(deletion))
+}
+
+/// The events of a rule with these settings.
+pub(super) fn event_patterns(settings: &IngestRule) -> Result<Vec<EventPattern>, RuleError> {
+    if settings.events.is_empty() {
+        return Ok(vec![EventPattern::new(DEFAULT_EVENTS)?]);
+    }
+    settings.events.iter().map(|pattern| EventPattern::new(pattern)).collect()
 }
 
 impl Rule {
@@ -96,8 +141,6 @@ impl Rule {
     /// # Errors
     /// [`RuleError`].
     pub fn new(settings: &IngestRule, tasks: Vec<v1::Task>) -> Result<Self, RuleError> {
-        let defaults = [DEFAULT_EVENTS.to_owned()];
-        let events = if settings.events.is_empty() { &defaults[..] } else { &settings.events };
         let recipe = Recipe { dataset: settings.dataset.parse()?, tasks, options: None, pin: settings.pin };
         recipe.check()?;
         let source = match (&settings.subject, &settings.path) {
@@ -112,7 +155,7 @@ impl Rule {
             bucket: settings.bucket.clone(),
             prefix: settings.prefix.clone(),
             suffixes: settings.suffixes.iter().map(|suffix| suffix.to_lowercase()).collect(),
-            events: events.iter().map(|pattern| EventPattern::new(pattern)).collect::<Result<_, _>>()?,
+            events: event_patterns(settings)?,
             max_size: settings.max_size,
             recipe,
         })
@@ -146,7 +189,7 @@ impl Rule {
 
     /// Applies the rule to a record.
     pub fn select(&self, record: &ObjectRecord) -> Selected {
-        if record.event.starts_with(REMOVED) {
+        if is_deletion(&record.event) {
             return Selected::Skipped(IngestReason::Delete);
         }
         if !self.events.iter().any(|pattern| pattern.matches(&record.event)) {
@@ -286,7 +329,16 @@ mod tests {
         assert!(selects(&[], "ObjectCreated:Copy") && !selects(&[], "ObjectRestore:Completed"));
         assert!(selects(&["s3:ObjectCreated:Put", "ObjectRestore:Completed"], "ObjectRestore:Completed"));
         assert!(!selects(&["ObjectCreated:Put"], "ObjectCreated:Copy") && !selects(&["*"], "ObjectRemoved:Delete"));
-        assert!(matches!(EventPattern::new("s3:ObjectRemoved:*"), Err(RuleError::Deletion)));
+        for deletion in ["s3:ObjectRemoved:*", "LifecycleExpiration:Delete", "ObjectLifecycle:Expiration:Current"] {
+            assert!(matches!(EventPattern::new(deletion), Err(RuleError::Deletion)), "{deletion}");
+            assert!(!selects(&["*"], deletion.trim_start_matches("s3:")), "{deletion}");
+        }
+        for unknown in ["ObjectCreate:*", "objectcreated:*", "ObjectCreated:put", "ObjectCreated:", "", "s3:s3:*"] {
+            assert!(matches!(EventPattern::new(unknown), Err(RuleError::UnknownEvent)), "{unknown}");
+        }
+        for known in EVENTS.iter().copied().chain(["s3:ObjectCreated:*", "Object*", "*"]) {
+            assert!(EventPattern::new(known).is_ok(), "{known}");
+        }
     }
 
     #[test]

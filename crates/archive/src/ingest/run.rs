@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use broker::connection::{self, Connection, ConnectionError};
-use broker::events_setup::{check_events, find_events_consumer};
+use broker::events_setup::{check_events, events_stream_subjects, find_events_consumer};
 use broker::settings::{NatsSettings, StreamSettings};
 use broker::setup::find_jobs_stream;
 use broker::stream_rules::jobs_stream_errors;
@@ -26,12 +26,15 @@ use super::publisher::JobPublisher;
 use super::pulls::{PULLERS, Puller};
 use super::rule::{Rule, Source};
 use super::settings::EventsSettings;
-use super::webhook::{Access, Webhook};
+use super::subjects::covers;
+use super::webhook::{Access, Refusals, Webhook};
 
 /// How the server's monitoring names the connection.
 const CLIENT_NAME: &str = "groundling ingest";
 /// Delay before streams are checked again after a temporary error.
 const CHECK_DELAY: Duration = Duration::from_secs(2);
+/// How often the subjects of the events stream are looked at until it has those of all rules.
+const SUBJECTS_DELAY: Duration = Duration::from_secs(5);
 /// How long the last acknowledgements may take to be sent.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -98,7 +101,18 @@ pub async fn run(parts: IngestParts, shutdown: CancellationToken) -> Result<(), 
         tracing::info!(%address, "receiving events");
         let slots = Arc::new(Semaphore::new(parts.events.slots));
         let (max_bytes, hold) = (parts.events.max_event_bytes, parts.events.hold);
-        let webhook = Webhook { rules: paths, access, handler, slots, max_bytes, hold, shutdown: stop.clone() };
+        parts.instruments.ingest_webhook_started();
+        let webhook = Webhook {
+            rules: paths,
+            access,
+            handler,
+            slots,
+            max_bytes,
+            hold,
+            refusals: Refusals::default(),
+            instruments: parts.instruments.clone(),
+            shutdown: stop.clone(),
+        };
         tasks.spawn(webhook.serve(listener));
     }
     if let Some(listening) = &parts.listening {
@@ -120,10 +134,22 @@ pub async fn run(parts: IngestParts, shutdown: CancellationToken) -> Result<(), 
             shutdown: stop.clone(),
         };
         let handler = Handler { publisher, instruments: parts.instruments.clone() };
-        health.set_working(connection.clone());
         connected.send_replace(Some(handler.clone()));
         if let Some(consumer) = consumer {
             tracing::info!(stream = parts.streams.events, "taking events");
+            let subjects = Subjects {
+                nats: parts.nats.clone(),
+                streams: parts.streams.clone(),
+                subjects: parts.subjects.clone(),
+                connection: connection.clone(),
+                health: health.clone(),
+            };
+            // Before the process is ready.
+            subjects.check().await;
+            let stopped = stop.clone();
+            tasks.spawn(async move {
+                stopped.run_until_cancelled(subjects.wait()).await;
+            });
             for _ in 0..PULLERS {
                 let puller = Puller {
                     consumer: consumer.clone(),
@@ -136,6 +162,7 @@ pub async fn run(parts: IngestParts, shutdown: CancellationToken) -> Result<(), 
                 tasks.spawn(async move { puller.run().await });
             }
         }
+        health.set_working(connection.clone());
         ended = watch_over(&connection, &parts.nats, &stop).await;
         health.set_stopping();
         stop.cancel();
@@ -205,6 +232,50 @@ async fn check(parts: &IngestParts, connection: &Connection) -> Result<Option<Pu
     Ok(find_events_consumer(broker, streams).await?)
 }
 
+/// Watches whether the events stream has the subjects of all rules.
+struct Subjects {
+    nats: NatsSettings,
+    streams: StreamSettings,
+    subjects: Vec<String>,
+    connection: Connection,
+    health: IngestHealth,
+}
+
+impl Subjects {
+    /// Tells the health whether a subject is missing. `true` if none is.
+    async fn check(&self) -> bool {
+        let broker = self.connection.broker(&self.nats);
+        let found = match events_stream_subjects(broker, &self.streams).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "the subjects of the events stream cannot be read");
+                return false;
+            }
+        };
+        let uncaptured = uncaptured(&self.subjects, &found);
+        self.health.set_uncaptured(uncaptured.map(|subject| {
+            format!(
+                "the stream {} does not capture the subject {subject} of a rule: run `groundling setup --migrate`",
+                self.streams.events
+            )
+        }));
+        uncaptured.is_none()
+    }
+
+    /// Waits until no subject is missing.
+    async fn wait(self) {
+        while !self.check().await {
+            tokio::time::sleep(SUBJECTS_DELAY).await;
+        }
+    }
+}
+
+/// The first of these subjects that a stream with the subjects `found` does not capture.
+fn uncaptured<'a>(subjects: &'a [String], found: &[String]) -> Option<&'a str> {
+    let is_captured = |subject: &&String| found.iter().any(|found| covers(found, subject));
+    subjects.iter().find(|subject| !is_captured(subject)).map(String::as_str)
+}
+
 fn refuse(errors: Vec<String>) -> Result<(), IngestError> {
     errors.into_iter().next().map_or(Ok(()), |error| Err(IngestError::Unsafe(error)))
 }
@@ -222,5 +293,19 @@ async fn watch_over(connection: &Connection, nats: &NatsSettings, stop: &Cancell
         () = stop.cancelled() => Ok(()),
         () = refused => Err(IngestError::CredentialsRefused(nats.refused_timeout)),
         () = lame_duck => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_captured_by_itself_or_by_a_wildcard() {
+        let of = |subjects: &[&str]| subjects.iter().map(|subject| (*subject).to_owned()).collect::<Vec<_>>();
+        let rules = of(&["minio.events", "store.*"]);
+        assert_eq!(uncaptured(&rules, &of(&["store.*", "minio.>"])), None);
+        assert_eq!(uncaptured(&rules, &of(&["minio.events", "store.a"])), Some("store.*"));
+        assert_eq!(uncaptured(&rules, &[]), Some("minio.events"));
     }
 }

@@ -8,7 +8,8 @@ use broker::settings_check::Problems;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rule::RuleError;
+use super::overlaps::overlapping;
+use super::rule::EventPattern;
 use super::subjects;
 use crate::recipe::Pin;
 
@@ -61,7 +62,9 @@ impl Default for EventsSettings {
 }
 
 /// A rule of `groundling ingest`: which events of an object store become jobs, and which jobs. Write `[[ingest]]` once for
-/// each rule. An event that matches several rules becomes a job for each.
+/// each rule. An event that matches several rules becomes a job for each, so such rules must have different datasets: two
+/// rules with the same dataset must differ in `bucket`, `prefix`, `suffixes` or `events`, or get the events of different
+/// stores. To have an object annotated in several ways, list all `tasks` in one rule.
 #[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestRule {
@@ -73,30 +76,37 @@ pub struct IngestRule {
     pub subject: Option<String>,
     /// Path on the webhook server to which the store posts its events, for example `/events/uploads`. Default: none.
     pub path: Option<String>,
-    /// Format of the events. Default: `auto`, which recognizes each message.
+    /// Format of the events. Default: `auto`, which recognizes each message by its fields and headers. `s3`: S3 event
+    /// notifications, of AWS (directly, or in messages of SNS or SQS), MinIO, RustFS, Ceph and versitygw. `cloudevents`:
+    /// CloudEvents with an event of another format as data. `eventbridge`: events of Amazon EventBridge, also in messages
+    /// of SNS or SQS. `seaweedfs`: the webhook of SeaweedFS.
     pub format: Format,
     /// How keys are written in events. Default: as the sender is known to do it: URL-encoded like a form in S3 records,
-    /// and plain in those of Ceph, EventBridge and SeaweedFS. Set `raw` for versitygw.
+    /// and plain in those of Ceph, EventBridge and SeaweedFS. `form`: URL-encoded like a form, so `a+b%2Bc.jpg` is
+    /// `a b+c.jpg`. `raw`: plain, as they are; versitygw needs it.
     pub key_encoding: Option<KeyEncoding>,
     /// Bucket whose objects become jobs. Default: every bucket.
     pub bucket: Option<String>,
-    /// Beginning of the keys that become jobs. Default: any.
+    /// Beginning of the keys that become jobs, for example `scans/`. Default: any. Few keys begin with `/`, so a prefix
+    /// hardly ever does.
     pub prefix: String,
     /// Endings of the keys that become jobs, for example `.jpg`, in upper or lower case. Default: any.
     pub suffixes: Vec<String>,
     /// Names of the events that become jobs, as S3 calls them, with or without `s3:`. `*` at the end stands for anything.
-    /// Default: `ObjectCreated:*`. Deletions never become jobs.
+    /// Default: `ObjectCreated:*`. A name that no store sends is an error. Deletions never become jobs.
     pub events: Vec<String>,
     /// Dataset of the jobs. Required.
     pub dataset: String,
     /// Tasks of the jobs, as `--task` of `groundling enqueue` takes them: `brief`, `detailed`, `question=TEXT`,
     /// `ground=PHRASE`, `find=EXPRESSION` or `describe=BOX`. Default: `brief`.
     pub tasks: Vec<String>,
-    /// What of an object must not have changed when a worker reads it. A changed object fails, and its new state has an
-    /// event of its own. Default: `version`.
+    /// What of an object must not have changed when a worker reads it. The job of a changed object fails, and its new state
+    /// has an event of its own. `version`: the ETag, and the version if the event has one; the worker reads that version.
+    /// `etag`: the ETag alone; the worker reads the newest version. `none`: nothing; the worker reads what is there.
+    /// Default: `version`.
     pub pin: Pin,
     /// Maximum size of objects in bytes; larger ones are skipped. Default: none, so that workers decide
-    /// (`worker.max_picture_bytes`).
+    /// (`s3.max_object_bytes`).
     pub max_size: Option<u64>,
 }
 
@@ -211,12 +221,17 @@ pub fn rule_problems(rules: &[IngestRule], events: &EventsSettings) -> Vec<Strin
             );
         }
         for pattern in &rule.events {
-            if let Err(RuleError::Deletion) = super::rule::EventPattern::new(pattern) {
-                found.add(format!(
-                    "{} contains {pattern:?}, and deleted objects cannot be annotated: remove it",
-                    place("events")
-                ));
+            if let Err(error) = EventPattern::new(pattern) {
+                found.add(format!("{} contains {pattern:?}, and {error}", place("events")));
             }
+        }
+        if let Some(other) = overlapping(rule, &rules[..number]) {
+            found.add(format!(
+                "{} is {:?}, as in the rule {:?}, which matches the same objects, so each would be annotated twice: make one rule with all tasks, or give each rule its own dataset",
+                place("dataset"),
+                rule.dataset,
+                other.name
+            ));
         }
         found.require(
             rule.max_size != Some(0),

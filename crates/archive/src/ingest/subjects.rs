@@ -62,7 +62,7 @@ pub(super) fn covers(pattern: &str, other: &str) -> bool {
 }
 
 /// Whether there is a subject that both patterns match.
-fn overlap(first: &str, second: &str) -> bool {
+pub(super) fn overlap(first: &str, second: &str) -> bool {
     let (mut firsts, mut seconds) = (first.split('.'), second.split('.'));
     loop {
         match (firsts.next(), seconds.next()) {

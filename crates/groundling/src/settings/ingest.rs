@@ -70,6 +70,35 @@ mod tests {
     use crate::settings::check;
 
     #[test]
+    fn two_rules_that_annotate_an_object_twice_and_a_mistyped_event_are_refused() {
+        let text = "\
+[s3]
+allow = [\"*\"]
+[[ingest]]
+name = \"first\"
+subject = \"a.*\"
+dataset = \"d\"
+[[ingest]]
+name = \"second\"
+subject = \"a.b\"
+bucket = \"uploads\"
+dataset = \"d\"
+tasks = [\"detailed\"]
+[[ingest]]
+name = \"third\"
+subject = \"b\"
+dataset = \"d\"
+events = [\"ObjectCreate:*\"]
+";
+        let found = check::problems(Path::new("g.toml"), text, []).unwrap();
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[0].starts_with("g.toml:11:1: ingest.1.dataset is \"d\", as in the rule \"first\""), "{found:#?}");
+        assert!(found[1].starts_with("g.toml:17:1: ingest.2.events contains \"ObjectCreate:*\""), "{found:#?}");
+        assert!(found[1].contains("ObjectCreated:CompleteMultipartUpload"), "{found:#?}");
+    }
+
+    #[test]
     fn each_problem_of_a_rule_is_reported_at_its_line() {
         let text = "\
 [s3]

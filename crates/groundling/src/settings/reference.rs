@@ -380,6 +380,31 @@ mod tests {
     }
 
     #[test]
+    fn descriptions_name_only_settings_that_exist() {
+        let sections = sections().unwrap();
+        let names: Vec<_> = sections.iter().map(|section| section.name.as_str()).collect();
+        let has = |section: &str, key: &str| {
+            sections.iter().any(|found| found.name == section && found.keys.iter().any(|found| found.name == key))
+        };
+        let is_legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c);
+        let is_name = |text: &&str| text.chars().all(is_legal);
+        let mut seen = 0;
+        for Section { name, description, keys, .. } in &sections {
+            for text in keys.iter().map(|key| &key.description).chain([description]) {
+                // Every second part is within backticks.
+                for word in text.split('`').skip(1).step_by(2).filter(is_name) {
+                    let Some((section, key)) = word.rsplit_once('.') else { continue };
+                    if names.contains(&section) {
+                        assert!(has(section, key) || names.contains(&word), "{name} names `{word}`: it does not exist");
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen > 5, "{seen}");
+    }
+
+    #[test]
     fn the_flags_of_the_reference_are_those_of_the_worker() {
         let command = Arguments::command();
         let worker = command.find_subcommand("worker").unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use telemetry::attributes::{
     Acknowledgement, BatchPass, Destination, JobOutcome, MessagingError, ReadResult, Reason, RequestError, Stage,
 };
-use telemetry::ingest_attributes::{IngestOutcome, IngestReason};
+use telemetry::ingest_attributes::{IngestOutcome, IngestReason, IngestStatus};
 use telemetry::job_span::{EngineTimes, ReceivedJob};
 use telemetry::readings::{EngineReading, GpuReading, WorkerReading};
 use telemetry::settings::TelemetrySettings;
@@ -83,6 +83,8 @@ pub(crate) fn record(telemetry: &Telemetry) {
         instruments.record_ingested(Some("uploads"), IngestOutcome::Skipped, Some(*reason));
     }
     instruments.ingest_lag("uploads", second);
+    instruments.ingest_webhook_started();
+    instruments.ingest_request_answered(IngestStatus::Ok);
     instruments.message_published(Destination::Failed, Err(MessagingError::StreamFull), second);
     instruments.request_failed(RequestError::Model, second);
     instruments.observe_engine(|| EngineReading {

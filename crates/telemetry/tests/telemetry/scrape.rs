@@ -131,10 +131,24 @@ fn jobs_are_counted_by_outcome_and_reason_and_timed_at_their_end_only() {
 
 #[test]
 fn counters_that_alerts_use_are_there_before_anything_has_happened() {
-    let text = start(&TelemetrySettings::default()).scraper().unwrap().render().unwrap();
+    let telemetry = start(&TelemetrySettings::default());
+    telemetry.instruments().worker_started();
+    let text = telemetry.scraper().unwrap().render().unwrap();
     for line in ["groundling_jobs_total{outcome=\"annotated\"} 0", "groundling_pulls_lost_total 0"] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+}
+
+#[test]
+fn a_program_shows_only_the_instruments_that_it_uses() {
+    let telemetry = start(&TelemetrySettings::default());
+    telemetry.instruments().ingest_rule_started("uploads");
+    telemetry.instruments().ingest_webhook_started();
+    let families = parse(&telemetry.scraper().unwrap().render().unwrap());
+    let names: Vec<_> = families.keys().map(String::as_str).collect();
+    assert_eq!(names, ["groundling_ingest_records_total", "groundling_ingest_requests_total"]);
+    let statuses = families["groundling_ingest_requests_total"].lines.iter();
+    assert_eq!(statuses.filter(|(_, labels, value)| labels.contains_key("status") && *value == 0.0).count(), 9);
 }
 
 #[test]

@@ -138,7 +138,13 @@ impl ObjectStore {
     async fn read_up_to(&self, object: &S3Object, most: u64, time: Duration) -> Result<Read, FetchError> {
         let name = name_of(object);
         if !self.allows(&object.bucket, &object.key) {
-            let sentence = format!("{name} may not be read by this worker: add its bucket or prefix to s3.allow");
+            let sentence = if climbs(&object.key) {
+                format!(
+                    "{name} may not be read by this worker: its key has a segment \".\" or \"..\", which could lead out of the prefixes of s3.allow; only the entry \"*\" allows it"
+                )
+            } else {
+                format!("{name} may not be read by this worker: add its bucket or prefix to s3.allow")
+            };
             return Err(FetchError::new(FetchErrorKind::NotAllowed, sentence));
         }
         // The client's own timeout covers only the headers; this one covers the body too.
@@ -156,7 +162,7 @@ impl ObjectStore {
     /// S3 does not interpret them, but stores on top of a file system may leave the prefix. The entry `*` covers every
     /// key.
     pub fn allows(&self, bucket: &str, key: &str) -> bool {
-        let climbs = key.split('/').any(|segment| matches!(segment, "." | ".."));
+        let climbs = climbs(key);
         self.allow.iter().any(|entry| match entry.split_once('/') {
             _ if entry == "*" => true,
             None => entry == bucket && !climbs,
@@ -307,6 +313,11 @@ fn is_aws_chunked(bytes: &[u8]) -> bool {
         && after.is_some_and(|after| after.starts_with(b"\r\n"))
 }
 
+/// Whether a key has a segment `.` or `..`.
+fn climbs(key: &str) -> bool {
+    key.split('/').any(|segment| matches!(segment, "." | ".."))
+}
+
 fn name_of(object: &S3Object) -> String {
     format!("s3://{}/{}", object.bucket, object.key)
 }
@@ -354,6 +365,11 @@ mod tests {
             error.to_string(),
             "s3://secrets/k may not be read by this worker: add its bucket or prefix to s3.allow"
         );
+        let object = S3Object { bucket: "imgs".into(), key: "../other/a.jpg".into(), ..Default::default() };
+        let error = store(&["imgs"]).await.read(&object).await.unwrap_err();
+        assert_eq!(error.kind(), FetchErrorKind::NotAllowed);
+        let said = error.to_string();
+        assert!(said.contains("a segment \".\" or \"..\"") && !said.contains("add its bucket"), "{said}");
     }
 
     #[test]

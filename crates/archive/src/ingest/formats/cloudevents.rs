@@ -1,14 +1,15 @@
 //! CloudEvents 1.0, structured, in batches, or with attributes in `ce-` headers. The data is an event of another format:
-//! a list of S3 records, one record, an event of EventBridge or its detail, or a message of SeaweedFS.
+//! S3 records, one record, an event of EventBridge or its detail, or a message of SeaweedFS.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::json::{parse_time, text, time};
-use super::{eventbridge, recognized, s3, unreadable};
+use super::{eventbridge, plain, s3, unreadable};
 use crate::ingest::headers::EventHeaders;
 use crate::ingest::record::{DecodeError, Decoded, Record};
+use crate::ingest::settings::Format;
 
 pub(super) fn recognizes(headers: &EventHeaders, value: &Value) -> bool {
     let is_structured = |value: &Value| text(value, &["specversion"]).is_some();
@@ -58,7 +59,7 @@ fn check_version(version: &str) -> Result<(), DecodeError> {
     if version.starts_with("1.") {
         return Ok(());
     }
-    Err(DecodeError(format!("it is no CloudEvent of version 1.0: specversion is {version:?}")))
+    Err(DecodeError(format!("it is not a CloudEvent of version 1.0: specversion is {version:?}")))
 }
 
 fn parse(json: &[u8]) -> Result<Value, DecodeError> {
@@ -72,7 +73,7 @@ fn data(kind: &str, time: Option<time::OffsetDateTime>, value: &Value) -> Result
     } else if eventbridge::is_detail(value) {
         vec![eventbridge::decode_detail(&detail_type(kind), value, time)?]
     } else {
-        recognized(value)?
+        plain(Format::CloudEvents, value, None)?
     };
     for record in &mut records {
         if let Record::Object(object) = record {

@@ -1,6 +1,7 @@
 //! Decoding of events.
 
 mod cloudevents;
+mod envelopes;
 mod eventbridge;
 mod json;
 mod s3;
@@ -9,11 +10,13 @@ mod seaweedfs;
 use serde_json::Value;
 use telemetry::ingest_attributes::IngestReason;
 
+use self::envelopes::Envelope;
 use super::headers::EventHeaders;
 use super::record::{DecodeError, Decoded, Record};
 use super::settings::Format;
 
-/// Decodes a message. The formats nest: CloudEvents contain events of the others, and SNS those of S3 or EventBridge.
+/// Decodes a message. The formats nest: CloudEvents contain events of the others, and messages of SQS and SNS those of S3
+/// or EventBridge.
 ///
 /// # Errors
 /// [`DecodeError`] if it is not JSON, or not in the expected format.
@@ -22,7 +25,7 @@ pub fn decode(format: Format, headers: &EventHeaders, body: &[u8]) -> Result<Dec
     let mut decoded = match format {
         Format::CloudEvents => cloudevents::decode(headers, &value)?,
         Format::Auto if cloudevents::recognizes(headers, &value) => cloudevents::decode(headers, &value)?,
-        format => Decoded { records: plain(format, &value)?, trace: None },
+        format => Decoded { records: plain(format, &value, None)?, trace: None },
     };
     if let Some(trace) = headers.trace() {
         decoded.trace = Some(trace);
@@ -30,29 +33,21 @@ pub fn decode(format: Format, headers: &EventHeaders, body: &[u8]) -> Result<Dec
     Ok(decoded)
 }
 
-/// Decodes what is not CloudEvents.
-fn plain(format: Format, value: &Value) -> Result<Vec<Record>, DecodeError> {
-    match format {
-        Format::S3 => s3::decode(value, &|inner| plain(Format::S3, inner)),
-        Format::EventBridge => match s3::sns_message(value)? {
-            Some(s3::Sns::Event(inner)) => plain(Format::EventBridge, &inner),
-            Some(s3::Sns::Other(record)) => Ok(vec![record]),
-            None => Ok(vec![eventbridge::decode(value)?]),
-        },
-        Format::SeaweedFs => Ok(vec![seaweedfs::decode(value)?]),
-        Format::Auto | Format::CloudEvents => recognized(value),
+/// Decodes what is not CloudEvents, with what is around it. `within`: the envelope from which it came.
+fn plain(format: Format, value: &Value, within: Option<Envelope>) -> Result<Vec<Record>, DecodeError> {
+    if format == Format::SeaweedFs {
+        return Ok(vec![seaweedfs::decode(value)?]);
     }
-}
-
-fn recognized(value: &Value) -> Result<Vec<Record>, DecodeError> {
-    if eventbridge::recognizes(value) {
-        Ok(vec![eventbridge::decode(value)?])
-    } else if seaweedfs::recognizes(value) {
-        Ok(vec![seaweedfs::decode(value)?])
-    } else if s3::recognizes(value) {
-        s3::decode(value, &recognized)
-    } else {
-        Err(DecodeError("it is no event of a known format: set the rule's format to see what is missing".to_owned()))
+    if let Some(records) = envelopes::decode(format, value, within)? {
+        return Ok(records);
+    }
+    match format {
+        Format::S3 => s3::decode(value),
+        Format::EventBridge => Ok(vec![eventbridge::decode(value)?]),
+        _ if eventbridge::recognizes(value) => Ok(vec![eventbridge::decode(value)?]),
+        _ if seaweedfs::recognizes(value) => Ok(vec![seaweedfs::decode(value)?]),
+        _ if s3::recognizes(value) => s3::decode(value),
+        _ => Err(DecodeError("its format is not recognized; set the rule's format to see what is missing".to_owned())),
     }
 }
 

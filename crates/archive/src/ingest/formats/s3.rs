@@ -1,4 +1,4 @@
-//! S3 event notifications, as AWS defined them and other stores send them, and the messages of SNS around them.
+//! S3 event notifications, as AWS defined them and other stores send them.
 //!
 //! AWS, versions 2.1 to 2.6: `{"Records": [{"eventName": "ObjectCreated:Put", "s3": {…}}]}`. MinIO and RustFS add
 //! `EventName` and `Key`, and write `s3:` before the names. Ceph does not encode keys.
@@ -10,35 +10,12 @@ use super::json::{at, etag, required, size, text, time, version};
 use super::unreadable;
 use crate::ingest::record::{DecodeError, ObjectRecord, Record};
 
-/// A message of SNS.
-pub(super) enum Sns {
-    /// A notification with this event.
-    Event(Value),
-    /// Another message.
-    Other(Record),
-}
-
 pub(super) fn recognizes(value: &Value) -> bool {
-    value.get("Records").is_some()
-        || is_record(value)
-        || is_test(value)
-        || text(value, &["EventName"]).is_some()
-        || is_sns(value)
+    value.get("Records").is_some() || is_record(value) || is_test(value) || text(value, &["EventName"]).is_some()
 }
 
-/// Decodes a message. `inner` decodes the event in a notification of SNS.
-pub(super) fn decode(
-    value: &Value,
-    inner: &dyn Fn(&Value) -> Result<Vec<Record>, DecodeError>,
-) -> Result<Vec<Record>, DecodeError> {
-    match sns_message(value)? {
-        Some(Sns::Event(event)) if is_sns(&event) => {
-            return Err(DecodeError("a message of SNS contains another one".to_owned()));
-        }
-        Some(Sns::Event(event)) => return inner(&event),
-        Some(Sns::Other(record)) => return Ok(vec![record]),
-        None => {}
-    }
+/// Decodes a message.
+pub(super) fn decode(value: &Value) -> Result<Vec<Record>, DecodeError> {
     if is_test(value) {
         return Ok(vec![Record::other(IngestReason::TestEvent, "s3:TestEvent")]);
     }
@@ -62,28 +39,6 @@ pub(super) fn is_record(value: &Value) -> bool {
 
 fn is_test(value: &Value) -> bool {
     text(value, &["Event"]).is_some_and(|event| event.ends_with("TestEvent"))
-}
-
-fn is_sns(value: &Value) -> bool {
-    text(value, &["TopicArn"]).is_some() && text(value, &["Type"]).is_some()
-}
-
-pub(super) fn sns_message(value: &Value) -> Result<Option<Sns>, DecodeError> {
-    if !is_sns(value) {
-        return Ok(None);
-    }
-    let message = match required(value, &["Type"])? {
-        "Notification" => {
-            let event = serde_json::from_str(required(value, &["Message"])?);
-            Sns::Event(event.map_err(|error| DecodeError(format!("the Message of SNS is not JSON: {error}")))?)
-        }
-        kind => {
-            let address = text(value, &["SubscribeURL"]).unwrap_or("no address");
-            let topic = required(value, &["TopicArn"])?;
-            Sns::Other(Record::other(IngestReason::Confirmation, format!("{kind} of {topic}: {address}")))
-        }
-    };
-    Ok(Some(message))
 }
 
 pub(super) fn record(value: &Value) -> Result<Record, DecodeError> {

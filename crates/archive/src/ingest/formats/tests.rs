@@ -39,7 +39,7 @@ fn lines(format: Format, name: &str) -> Vec<String> {
 
 #[test]
 fn each_senders_messages_are_read_alike_by_their_format_and_by_recognition() {
-    let cases: [(Format, &str, &[&str]); 20] = [
+    let cases: [(Format, &str, &[&str]); 24] = [
         (Format::S3, "aws-put-2.1", &["ObjectCreated:Put pictures/2026/a b+c#%.jpg 1024 ETAG 3HL4kqtJlcpXroDTDmJ"]),
         (
             Format::S3,
@@ -54,6 +54,22 @@ fn each_senders_messages_are_read_alike_by_their_format_and_by_recognition() {
         (Format::S3, "aws-test-event", &["test_event"]),
         (Format::S3, "aws-sns-notification", &["ObjectCreated:Put pictures/sns.jpg 10 ETAG -"]),
         (Format::S3, "aws-sns-confirmation", &["confirmation"]),
+        (Format::S3, "aws-sqs-pipes", &["ObjectCreated:Put pictures/in/a b.jpg 10 ETAG -"]),
+        (
+            Format::S3,
+            "aws-sqs-pipes-batch",
+            &[
+                "ObjectCreated:Put pictures/sns.jpg 10 ETAG -",
+                "unreadable",
+                "ObjectCreated:Put pictures/two.jpg 10 ETAG -",
+            ],
+        ),
+        (Format::S3, "aws-sqs-lambda", &["ObjectCreated:Put pictures/one.jpg 10 ETAG -", "test_event"]),
+        (
+            Format::EventBridge,
+            "aws-sqs-eventbridge",
+            &["ObjectCreated:Put pictures/a+b %20#ö.jpg 5 ETAG IYV3p45BT0ac8hjHg1houSdS1a.Mro8e"],
+        ),
         (Format::S3, "minio-put", &["ObjectCreated:Put pictures/in/a b+c#%.jpg 10 ETAG -"]),
         (Format::S3, "minio-versioned-delete", &["ObjectRemoved:DeleteMarkerCreated pictures/a.jpg 0 ETAG 4f1b"]),
         (Format::S3, "rustfs-put", &["ObjectCreated:Put pictures/a.jpg 10 ETAG -"]),
@@ -177,12 +193,26 @@ fn a_seaweedfs_message_without_an_object_has_its_reason() {
 }
 
 #[test]
+fn a_body_of_sqs_may_have_been_parsed_and_taken_out_by_an_input_template() {
+    let event: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture("minio-put.json")).unwrap()).unwrap();
+    for body in [
+        serde_json::json!({"eventSource": "aws:sqs", "body": event}),
+        serde_json::json!([{"eventSource": "aws:sqs", "body": event}]),
+        serde_json::json!([event]),
+    ] {
+        let decoded = decode(Format::Auto, &EventHeaders::default(), body.to_string().as_bytes()).unwrap();
+        let found: Vec<_> = decoded.records.iter().map(line).collect();
+        assert_eq!(found, ["ObjectCreated:Put pictures/in/a b+c#%.jpg 10 ETAG -"], "{body}");
+    }
+}
+
+#[test]
 fn what_is_no_event_is_refused_with_what_is_missing() {
     let refused =
         |format, body: &str| decode(format, &EventHeaders::default(), body.as_bytes()).unwrap_err().to_string();
     assert!(refused(Format::Auto, "no json").contains("not JSON"));
     for body in ["{}", "[]", "7", "null", "{\"Record\": []}"] {
-        assert!(refused(Format::Auto, body).contains("no event of a known format"), "{body}");
+        assert!(refused(Format::Auto, body).contains("format is not recognized"), "{body}");
     }
     assert_eq!(refused(Format::S3, "{}"), "Records is missing");
     assert_eq!(refused(Format::S3, "{\"Records\": 7}"), "Records is not a list");
@@ -193,6 +223,19 @@ fn what_is_no_event_is_refused_with_what_is_missing() {
         |message: &str| serde_json::json!({"Type": "Notification", "TopicArn": "t", "Message": message}).to_string();
     assert!(refused(Format::Auto, &sns("x")).contains("not JSON"));
     assert!(refused(Format::Auto, &sns(&sns(&sns("{}")))).contains("contains another one"));
+    let sqs = |body: &str| serde_json::json!({"eventSource": "aws:sqs", "body": body}).to_string();
+    assert!(refused(Format::Auto, &sqs("x")).contains("body of the SQS message is not JSON"));
+    assert_eq!(refused(Format::S3, "{\"eventSource\": \"aws:sqs\"}"), "body is missing");
+    for (nested, problem) in [
+        (sqs(&sqs("{}")), "a message of SQS contains another one"),
+        (sns(&sqs("{}")), "a message of SNS contains a message of SQS"),
+        (sqs(&format!("[{}]", sqs("{}"))), "a message of SQS contains a list"),
+        ("[[{}]]".to_owned(), "a list contains another one"),
+    ] {
+        for format in [Format::Auto, Format::S3, Format::EventBridge] {
+            assert_eq!(refused(format, &nested), problem, "{nested}");
+        }
+    }
     let records = "{\"Records\": [{\"eventName\": \"ObjectCreated:Put\", \"s3\": {\"object\": {\"key\": \"a\"}}}, 7]}";
     let decoded = decode(Format::S3, &EventHeaders::default(), records.as_bytes()).unwrap();
     assert!(decoded.records.iter().all(|record| line(record) == IngestReason::Unreadable.word()));

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +12,15 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use telemetry::Instruments;
+use telemetry::ingest_attributes::IngestStatus;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
+use super::refusals::Refusals;
 use super::respond::{self, Answer};
 use crate::ingest::handler::Handler;
 use crate::ingest::headers::EventHeaders;
@@ -43,6 +45,8 @@ pub(in crate::ingest) struct Webhook {
     pub(in crate::ingest) slots: Arc<Semaphore>,
     pub(in crate::ingest) max_bytes: usize,
     pub(in crate::ingest) hold: Duration,
+    pub(in crate::ingest) refusals: Refusals,
+    pub(in crate::ingest) instruments: Instruments,
     pub(in crate::ingest) shutdown: CancellationToken,
 }
 
@@ -87,9 +91,15 @@ impl Webhook {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
         let sender = stream.peer_addr().ok();
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request, sender).await) }
+            async move {
+                let path = request.uri().path().to_owned();
+                let answer = Arc::clone(&server).answer(request).await;
+                server.instruments.ingest_request_answered(IngestStatus::of(answer.status().as_u16()));
+                server.refusals.record(answer.status(), &path, sender);
+                Ok::<_, Infallible>(answer)
+            }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER);
@@ -107,16 +117,16 @@ impl Webhook {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, sender: Option<SocketAddr>) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
         let deadline = Instant::now() + self.hold;
-        let Some(rules) = self.rules.get(request.uri().path()).cloned() else {
-            return respond::line(StatusCode::NOT_FOUND, "no rule has this path");
-        };
+        // Before the path: scanners of the internet mostly send GET, and a store with a wrong path is worth an alert.
         if !matches!(*request.method(), Method::POST | Method::PUT) {
             return respond::use_post();
         }
+        let Some(rules) = self.rules.get(request.uri().path()).cloned() else {
+            return respond::line(StatusCode::NOT_FOUND, "no rule has this path");
+        };
         if !self.access.allows(request.headers()) {
-            tracing::warn!(path = request.uri().path(), ?sender, "a request without valid credentials was rejected");
             return respond::unauthorized();
         }
         let Ok(Ok(permit)) = tokio::time::timeout_at(deadline.into(), Arc::clone(&self.slots).acquire_owned()).await
