@@ -4,7 +4,7 @@ import unittest
 
 import yaml
 
-from chart import CASES, CHART, of_kind, objects, pods
+from chart import CASES, CHART, of_kind, objects, pods, template
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -82,6 +82,60 @@ class Security(unittest.TestCase):
         self.assertEqual(variables, {"GROUNDLING_SETTINGS", "GROUNDLING__NATS__USER", "GROUNDLING__NATS__PASSWORD"})
         self.assertEqual([volume["name"] for volume in setup["volumes"]], ["settings"])
 
+    def test_each_command_has_its_own_nats_user_and_inbox(self):
+        texts = {found["metadata"]["name"]: found["data"]["groundling.toml"] for found in of_kind(case("keda-drain"), "ConfigMap")}
+        name = "release-groundling"
+        inboxes = {name: "worker", f"{name}-setup": "setup", f"{name}-test": "setup", f"{name}-scaler": "scaler"}
+        self.assertEqual(texts.keys(), inboxes.keys())
+        for name, inbox in inboxes.items():
+            self.assertIn(f'inbox_prefix = "_INBOX_{inbox}"\n', texts[name])
+        scaler = dict(pods(case("keda-drain")))["release-groundling-scaler"]
+        variables = {variable["name"] for variable in scaler["containers"][0]["env"]}
+        self.assertEqual(variables, {"GROUNDLING_SETTINGS", "GROUNDLING__NATS__NKEY"})
+        self.assertEqual([volume["name"] for volume in scaler["volumes"]], ["settings"])
+        [ingest] = [found for found in of_kind(case("ingest"), "ConfigMap") if found["metadata"]["name"].endswith("-ingest")]
+        self.assertIn('inbox_prefix = "_INBOX_ingest"\n', ingest["data"]["groundling.toml"])
+
+    def test_the_account_of_the_workers_is_that_of_no_other_pod(self):
+        accounts = {name: spec.get("serviceAccountName") for name, spec in pods(case("ingest"))}
+        accounts |= {f"drain {name}": spec.get("serviceAccountName") for name, spec in pods(case("keda-drain"))}
+        of_workers = {"release-groundling", "drain release-groundling"}
+        for name, account in accounts.items():
+            self.assertEqual(account == "release-groundling", name in of_workers, name)
+        self.assertEqual(accounts["release-groundling-ingest"], "ingest")
+        self.assertEqual(accounts["drain release-groundling-scaler"], "scaler")
+
+
+class Network(unittest.TestCase):
+    def ports(self, name):
+        """The ports that the pods of each policy of a case may reach, besides DNS."""
+        return {
+            found["metadata"]["name"]: [port["port"] for port in found["spec"]["egress"][1]["ports"]]
+            for found in of_kind(case(name), "NetworkPolicy")
+        }
+
+    def test_the_addresses_of_the_settings_can_be_reached(self):
+        # A port of the values, and those of nats.url, s3.endpoint and telemetry.endpoint.
+        self.assertEqual(self.ports("everything"), {"annotators": [4223, 4222, 443, 4317]})
+        name = "release-groundling"
+        # The second address has the default port.
+        self.assertEqual(self.ports("keda-drain"), {name: [4333, 4222, 443], f"{name}-scaler": [4333, 4222]})
+        self.assertEqual(self.ports("ingest"), {name: [4222, 443], f"{name}-ingest": [4222]})
+
+    def test_addresses_without_a_port_have_that_of_their_scheme(self):
+        flags = ["networkPolicy.enabled=true", "settings.s3.endpoint=http://store/x:1", "networkPolicy.storePorts=null"]
+        flags += ["settings.nats.url=tls://[::1]:4443", "settings.telemetry.endpoint=https://collector"]
+        result = template("helm4", case("minimal"), *[part for flag in flags for part in ("--set", flag)])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        [found] = [found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "NetworkPolicy"]
+        self.assertEqual([port["port"] for port in found["spec"]["egress"][1]["ports"]], [4443, 80, 443])
+
+    def test_an_empty_list_of_callers_is_nobody(self):
+        result = template("helm4", case("keda-drain"), "--set-json", "networkPolicy.scalerFrom=[]")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        policies = [found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "NetworkPolicy"]
+        self.assertEqual([found["spec"]["ingress"] for found in policies], [[], []])
+
 
 class Ingest(unittest.TestCase):
     def test_ingest_has_its_own_user_and_the_credentials_of_senders(self):
@@ -123,6 +177,24 @@ class Lifetime(unittest.TestCase):
         self.assertEqual({probe["httpGet"]["port"] for probe in probes}, {"health"})
         times = [(probe["periodSeconds"], probe["failureThreshold"]) for probe in probes]
         self.assertEqual(times, [(10, 90), (15, 3), (10, 3)])
+        # The rollout must not be called failed before the startup probe gives up.
+        self.assertEqual(worker("minimal")["spec"]["progressDeadlineSeconds"], 10 * 90 + 300)
+
+    def test_a_strategy_without_a_surge_has_no_section_for_it(self):
+        result = template("helm4", case("minimal"), "--set", "strategy.type=Recreate")
+        [found] = [found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "Deployment"]
+        self.assertEqual(found["spec"]["strategy"], {"type": "Recreate"})
+
+    def test_the_setup_job_ends_before_helm_gives_up(self):
+        [job] = of_kind(case("minimal"), "Job")
+        self.assertLess(job["spec"]["activeDeadlineSeconds"], 300)
+        arguments = {name: spec["containers"][0]["args"] for name, spec in pods(case("minimal"))}
+        self.assertNotIn("--check", arguments["release-groundling-setup"])
+        self.assertIn("--check", arguments["release-groundling-test"])
+        for name in ("setup", "test"):
+            spec = dict(pods(case("keda-drain")))[f"release-groundling-{name}"]
+            self.assertEqual(spec["nodeSelector"], {"kubernetes.io/arch": "amd64"})
+            self.assertEqual(spec["tolerations"], [{"key": "dedicated", "operator": "Exists"}])
 
 
 class Devices(unittest.TestCase):
@@ -143,6 +215,9 @@ class Devices(unittest.TestCase):
         self.assertEqual(container("claims")["resources"]["claims"], [{"name": "gpu"}])
         self.assertNotIn("nvidia.com/gpu", container("claims")["resources"]["limits"])
         self.assertEqual(container("claims")["image"], "registry.example/groundling:0.1.0-cuda")
+        # The image's own value would show every GPU of the node.
+        self.assertIn({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}, container("claims")["env"])
+        self.assertNotIn("NVIDIA_VISIBLE_DEVICES", str(container("minimal")["env"]))
 
     def test_kueue_finds_its_queue_on_the_deployment_and_its_pods(self):
         label = ("kueue.x-k8s.io/queue-name", "annotate")
@@ -170,6 +245,8 @@ class Devices(unittest.TestCase):
                 found for found in of_kind(case(name), "ConfigMap") if found["metadata"]["name"] == "release-groundling"
             ]
             self.assertIn(f'path = "{path}"\n', settings["data"]["groundling.toml"], name)
+        result = template("helm4", case("minimal"), "--set", "model.directory=/x/")
+        self.assertIn('path = "/model/x"\n', result.stdout)
 
 
 class Scaling(unittest.TestCase):
@@ -191,14 +268,22 @@ class Scaling(unittest.TestCase):
         lags = {name: (trigger["stream"], trigger["lagThreshold"]) for name, trigger in triggers.items()}
         expected = {
             "jobs": ("GROUNDLING_JOBS", "18000"),
+            "urgent": ("GROUNDLING_JOBS", "18000"),
             "retries": ("GROUNDLING_RETRIES", "10000"),
             # max_deliver is set in this case.
             "advisories": ("GROUNDLING_ADVISORIES", "10000"),
         }
         self.assertEqual(lags, expected)
-        self.assertEqual({trigger["consumer"] for trigger in triggers.values()}, {"groundling-workers"})
+        consumers = {name: trigger["consumer"] for name, trigger in triggers.items()}
+        self.assertEqual(consumers.pop("urgent"), "groundling-workers-urgent")
+        self.assertEqual(set(consumers.values()), {"groundling-workers"})
         [found] = of_kind(case("everything"), "ScaledObject")
-        self.assertEqual([trigger["name"] for trigger in found["spec"]["triggers"]], ["jobs", "retries"])
+        triggers = {trigger["name"]: trigger["metadata"] for trigger in found["spec"]["triggers"]}
+        self.assertEqual(list(triggers), ["jobs", "urgent", "retries"])
+        urgent = triggers["urgent"]
+        self.assertEqual((urgent["stream"], urgent["consumer"]), ("ANNOTATOR_JOBS", "annotators-urgent"))
+        # One urgent job starts a worker, however many others are left to wait.
+        self.assertEqual((triggers["jobs"]["activationLagThreshold"], urgent["activationLagThreshold"]), ("10", "0"))
 
     def test_the_trigger_on_drain_time_names_the_service_of_the_scaler(self):
         [found] = of_kind(case("keda-drain"), "ScaledObject")

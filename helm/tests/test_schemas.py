@@ -99,8 +99,41 @@ class Objects(unittest.TestCase):
                 for label in found["metadata"]["labels"].values():
                     self.assertLessEqual(len(label), 63)
 
+    def test_long_names_that_begin_alike_stay_different(self):
+        def name(full):
+            result = template("helm4", ROOT / "helm/cases/minimal.yaml", "--set", f"fullnameOverride={full}")
+            [found] = [found for found in yaml.safe_load_all(result.stdout) if found["kind"] == "Deployment"]
+            return found["metadata"]["name"]
+
+        long = "n" * 50
+        self.assertEqual(name(long), long)
+        self.assertNotEqual(name(f"{long}-a"), name(f"{long}-b"))
+
+    def test_names_that_look_like_numbers_are_strings(self):
+        values = ("fullnameOverride=123", "nameOverride=456", "model.pvc.claimName=1e3", "serviceAccount.name=789")
+        secret = ("secrets.s3Ca.name=12", "secrets.huggingFaceToken.key=0x1", "setup.serviceAccountName=34")
+        flags = [flag for value in (*values, *secret) for flag in ("--set-string", value)]
+        result = template("helm4", ROOT / "helm/cases/keda-drain.yaml", *flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for found in yaml.safe_load_all(result.stdout):
+            if f"{found['apiVersion']} {found['kind']}" not in CUSTOM:
+                kubernetes_validate.validate(found, NEWEST, strict=True)
+            self.assertIsInstance(found["metadata"]["name"], str)
+            self.assertTrue(all(isinstance(label, str) for label in found["metadata"]["labels"].values()))
+
 
 class Values(unittest.TestCase):
+    def test_optional_values_can_be_removed(self):
+        optional = ("resources", "setup.resources", "strategy.rollingUpdate", "podSecurityContext", "networkPolicy.natsPorts")
+        optional += ("networkPolicy.scalerFrom", "scaler.secrets", "model.directory", "autoscaling.keda.fallback", "tolerations")
+        flags = [part for value in optional for part in ("--set", f"{value}=null")]
+        for version in HELMS:
+            result = template(version, ROOT / "helm/cases/keda-drain.yaml", *flags)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            for found in yaml.safe_load_all(result.stdout):
+                if found and f"{found['apiVersion']} {found['kind']}" not in CUSTOM:
+                    kubernetes_validate.validate(found, NEWEST, strict=False)
+
     def test_the_schema_and_the_values_name_the_same_keys(self):
         def compare(values, schema, path):
             schema = self.resolved(schema)
@@ -115,7 +148,7 @@ class Values(unittest.TestCase):
                 if "Not a value" not in part.get("description", "") and key != "global":
                     self.assertIn(key, values, f"{path}: in the schema, not in values.yaml")
 
-        own = {name: {**VALUES[name], "secrets": VALUES["secrets"]} for name in ("setup", "ingest")}
+        own = {name: {**VALUES[name], "secrets": VALUES["secrets"]} for name in ("setup", "ingest", "scaler")}
         values = {**VALUES, "settings": {}, **own}
         schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "settings": {"properties": {}}}}
         compare(values, schema, "values")
@@ -160,7 +193,7 @@ class Values(unittest.TestCase):
 
     def resolved(self, schema):
         """The schema that a reference names."""
-        reference = schema.get("$ref")
+        reference = schema.get("allOf", [schema])[0].get("$ref")
         return SCHEMA["definitions"][reference.rsplit("/", 1)[1]] if reference else schema
 
     def levels(self, schema, path):

@@ -157,7 +157,7 @@ async fn setup_reports_an_old_stream_and_migrates_it_when_told_to() {
         text.starts_with(
             "migrate stream GROUNDLING_JOBS: add the subject groundling.cursor.*.*\n\
              migrate stream GROUNDLING_JOBS: add the subject groundling.urgent.*\n\
-             migrate stream GROUNDLING_FAILED: replace the subject groundling.failed.* by groundling.failed.>\n"
+             migrate stream GROUNDLING_FAILED: replace the subject groundling.failed.* with groundling.failed.>\n"
         ),
         "{text}"
     );

@@ -11,4 +11,5 @@ mod enqueue;
 mod lame_duck;
 mod model_sources;
 mod scaler;
+mod setup;
 mod workers;

@@ -35,6 +35,7 @@ async fn the_scaler_serves_without_a_broker_and_ends_with_sigterm() {
     let connection = TcpStream::connect(&address).await.unwrap();
     let id = child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    logged("received SIGTERM: ending the answers to KEDA;").await;
     let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
     drop(connection);

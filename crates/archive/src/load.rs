@@ -32,18 +32,21 @@ impl Pool {
     /// # Errors
     /// [`PoolError::NoConsumer`] if a consumer does not exist, and if the server does not answer.
     pub async fn backlog(&self) -> Result<Backlog, PoolError> {
-        let (broker, streams) = (&self.jetstream, &self.streams);
+        let (broker, streams) = (&self.broker, &self.streams);
         let failed = |error| PoolError::broker("reading the consumers", &error);
-        let missing =
-            |stream: &str| PoolError::NoConsumer { consumer: streams.consumer.clone(), stream: stream.to_owned() };
+        let missing = |consumer: &str, stream: &str| PoolError::NoConsumer {
+            consumer: consumer.to_owned(),
+            stream: stream.to_owned(),
+        };
         let jobs = setup::find_consumer(broker, streams).await.map_err(failed)?;
-        let jobs = jobs.ok_or_else(|| missing(&streams.jobs))?;
+        let jobs = jobs.ok_or_else(|| missing(&streams.consumer, &streams.jobs))?;
         let retries = setup::find_retries_consumer(broker, streams).await.map_err(failed)?;
-        let retries = retries.ok_or_else(|| missing(&streams.retries))?;
-        // Streams of earlier versions have none.
+        let retries = retries.ok_or_else(|| missing(&streams.consumer, &streams.retries))?;
+        // Urgent jobs can wait without their consumer, which would be a backlog of 0.
         let urgent = setup::find_urgent_consumer(broker, streams).await.map_err(failed)?;
+        let urgent = urgent.ok_or_else(|| missing(&streams.urgent_consumer(), &streams.jobs))?;
         let mut backlog = Backlog::default();
-        for (waiting, in_flight) in [Some(&jobs), urgent.as_ref()].into_iter().flatten().map(counts) {
+        for (waiting, in_flight) in [&jobs, &urgent].map(counts) {
             backlog.waiting += waiting;
             backlog.in_flight += in_flight;
         }
@@ -51,7 +54,8 @@ impl Pool {
         backlog.retries = waiting + in_flight;
         if streams.max_deliver > 0 {
             let advisories = setup::find_advisory_consumer(broker, streams).await.map_err(failed)?;
-            let (waiting, in_flight) = counts(&advisories.ok_or_else(|| missing(&streams.advisories))?);
+            let (waiting, in_flight) =
+                counts(&advisories.ok_or_else(|| missing(&streams.consumer, &streams.advisories))?);
             backlog.retries += waiting + in_flight;
         }
         Ok(backlog)

@@ -4,8 +4,9 @@ use async_nats::Client;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
+use broker::api::Broker;
 use broker::causes::causes;
-use broker::connection;
+use broker::connection::{self, Connection};
 use broker::direct::{DirectError, DirectReader};
 use broker::read::ReadError;
 use broker::settings::{NatsSettings, StreamSettings};
@@ -18,6 +19,7 @@ use wire::prost_types::Timestamp;
 pub struct Pool {
     pub(crate) client: Client,
     pub(crate) jetstream: Context,
+    pub(crate) broker: Broker,
     pub(crate) streams: StreamSettings,
     pub(crate) annotations: DirectReader,
     pub(crate) failed: DirectReader,
@@ -63,14 +65,21 @@ impl PoolError {
 impl Pool {
     /// The streams of these settings, over this connection.
     pub fn new(client: &Client, nats: &NatsSettings, streams: StreamSettings) -> Self {
+        let jetstream = connection::jetstream(client, nats);
         Self {
             client: client.clone(),
-            jetstream: connection::jetstream(client, nats),
+            broker: Broker::from(&jetstream),
+            jetstream,
             annotations: DirectReader::new(client, nats, &streams.annotations),
             failed: DirectReader::new(client, nats, &streams.failed),
             timeout: nats.request_timeout,
             streams,
         }
+    }
+
+    /// Like [`Pool::new`], and a denied request for a consumer fails at once, with the missing permission.
+    pub fn of_connection(connection: &Connection, nats: &NatsSettings, streams: StreamSettings) -> Self {
+        Self { broker: connection.broker(nats), ..Self::new(&connection.client, nats, streams) }
     }
 
     /// The state of a stream.

@@ -32,6 +32,12 @@ impl From<&Context> for Broker {
     }
 }
 
+impl From<&Broker> for Broker {
+    fn from(broker: &Broker) -> Self {
+        broker.clone()
+    }
+}
+
 /// Why streams and consumers could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {

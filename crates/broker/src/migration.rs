@@ -142,7 +142,7 @@ impl Migration {
             let mut subjects: Vec<_> = config.subjects.iter().filter(is_kept).cloned().collect();
             subjects.push(FAILED_WILDCARD.to_owned());
             let before = config.subjects.join(", ");
-            self.steps.push(format!("{what}: replace the subject {before} by {FAILED_WILDCARD}"));
+            self.steps.push(format!("{what}: replace the subject {before} with {FAILED_WILDCARD}"));
             self.failed = Some(stream::Config { subjects, ..config.clone() });
         }
         Ok(())

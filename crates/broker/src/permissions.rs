@@ -47,7 +47,7 @@ impl PermissionViolation {
     }
 
     /// Whether the denied subject is a request about this stream.
-    pub(crate) fn is_about_stream(&self, stream: &str) -> bool {
+    pub fn is_about_stream(&self, stream: &str) -> bool {
         match self.action {
             Action::Publish => self.subject.split('.').any(|token| token == stream),
             Action::Subscribe => false,

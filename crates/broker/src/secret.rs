@@ -12,15 +12,34 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret.
+    /// Wraps a secret, without one newline at its end.
     pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
+        Self(without_newline(secret.into()))
     }
 
     /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// A text without one newline at its end: files of Kubernetes Secrets often end with one.
+fn without_newline(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// For names that come from the same files as their secrets.
+///
+/// # Errors
+/// The value is not a string.
+pub fn deserialize_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(without_newline))
 }
 
 impl fmt::Debug for Secret {
@@ -83,5 +102,25 @@ impl Visitor<'_> for SecretVisitor {
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
         Err(E::custom("the secret was read as true or false: put it in quotes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::NatsSettings;
+
+    #[test]
+    fn one_newline_at_the_end_is_left_out() {
+        for (given, expected) in
+            [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), ("\na", "\na"), (" a ", " a "), ("", "")]
+        {
+            assert_eq!(Secret::new(given).expose(), expected, "{given:?}");
+        }
+        let nats: NatsSettings = serde_json::from_str(r#"{"user": "u\n", "password": "p\n"}"#).unwrap();
+        assert_eq!(nats.user.as_deref(), Some("u"));
+        assert_eq!(nats.password.unwrap().expose(), "p");
+        let nats: NatsSettings = serde_json::from_str("{}").unwrap();
+        assert_eq!(nats.user, None);
     }
 }

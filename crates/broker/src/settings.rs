@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::duration_text::DurationText;
-pub use crate::secret::Secret;
+pub use crate::secret::{Secret, deserialize_name};
 
 /// The connection to the NATS server.
 #[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
@@ -16,8 +16,10 @@ pub use crate::secret::Secret;
 pub struct NatsSettings {
     /// Address of the server: `nats://host:4222` or `tls://host:4222`. Several addresses of one cluster are separated by
     /// commas. Default: `nats://127.0.0.1:4222`. It must not contain a user or password, because addresses are logged.
+    #[schemars(regex(pattern = "^( *((nats|tls)://)?[^/, ]+/? *(,|$))*$"))]
     pub url: String,
     /// User name, if the server asks for user and password. Needs `password`. Default: none.
+    #[serde(deserialize_with = "deserialize_name")]
     pub user: Option<String>,
     /// Password of `user`. Default: none.
     pub password: Option<Secret>,
@@ -109,6 +111,7 @@ pub struct StreamSettings {
     pub consumer: String,
     /// Replicas of each stream in a cluster: 1, 3 or 5. Default: 1. Use 3 in a cluster, so that no message is lost with a
     /// server.
+    #[schemars(extend("enum" = [1, 3, 5]))]
     pub replicas: usize,
     /// Time within which a stream drops a message whose `Nats-Msg-Id` it already has: a job that is submitted twice, an
     /// annotation or failure that is published twice. Default: 30 min, which is longer than any way by which a job is

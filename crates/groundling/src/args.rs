@@ -145,6 +145,9 @@ pub(crate) struct SetupArgs {
     /// stream for the `[[ingest]]` rules. Prints the changes first.
     #[arg(long)]
     pub(crate) migrate: bool,
+    /// Create and change nothing: report what is missing and what differs from the settings, with the exit code 1.
+    #[arg(long, conflicts_with = "migrate")]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,9 @@ pub use candle_core::DType;
 use candle_core::Device;
 use kernels::cpu::WeightFormat;
 
+/// The names of all number formats. [`DeviceChoice::check_format`] says which of them a device has.
+pub const FORMATS: [&str; 8] = ["f32", "bf16", "f16", "int8", "w8a8", "bf16-kv8", "f16-kv8", "fastest"];
+
 /// Why a device or number format cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
@@ -46,6 +49,21 @@ pub enum DeviceChoice {
     Cuda(usize),
     /// A CUDA device with candle's own kernels, for comparisons. Needs the feature `candle-cuda`.
     CandleCuda(usize),
+}
+
+impl DeviceChoice {
+    /// Checks that the device has the format, without opening it. `Auto` may become either device, so one of them must.
+    ///
+    /// # Errors
+    /// [`ComputeError`] if the format is unknown or the device does not support it.
+    pub fn check_format(self, format: Option<&str>) -> Result<(), ComputeError> {
+        match self {
+            Self::Cpu => cpu_format(format).map(drop),
+            Self::Cuda(_) | Self::CandleCuda(_) => CudaFormat::named(format).map(drop),
+            Self::Auto if CudaFormat::named(format).is_ok() => Ok(()),
+            Self::Auto => cpu_format(format).map(drop),
+        }
+    }
 }
 
 impl FromStr for DeviceChoice {
@@ -167,15 +185,7 @@ impl Compute {
     }
 
     fn on_cpu(format: Option<&str>) -> Result<Self, ComputeError> {
-        Ok(Self::Cpu(match format.unwrap_or("f32") {
-            "f32" => WeightFormat::F32,
-            "bf16" => WeightFormat::Bf16,
-            "fastest" if kernels::cpu::multiplies_bytes() => WeightFormat::W8A8,
-            "int8" | "fastest" => WeightFormat::Int8,
-            "w8a8" => WeightFormat::W8A8,
-            other @ ("f16" | "bf16-kv8" | "f16-kv8") => return Err(ComputeError::CpuFormat(other.into())),
-            other => return Err(ComputeError::UnknownFormat(other.to_owned())),
-        }))
+        Ok(Self::Cpu(cpu_format(format)?))
     }
 
     /// Whether the device is a GPU.
@@ -221,6 +231,18 @@ impl Compute {
     }
 }
 
+fn cpu_format(name: Option<&str>) -> Result<WeightFormat, ComputeError> {
+    Ok(match name.unwrap_or("f32") {
+        "f32" => WeightFormat::F32,
+        "bf16" => WeightFormat::Bf16,
+        "fastest" if kernels::cpu::multiplies_bytes() => WeightFormat::W8A8,
+        "int8" | "fastest" => WeightFormat::Int8,
+        "w8a8" => WeightFormat::W8A8,
+        other @ ("f16" | "bf16-kv8" | "f16-kv8") => return Err(ComputeError::CpuFormat(other.into())),
+        other => return Err(ComputeError::UnknownFormat(other.to_owned())),
+    })
+}
+
 #[cfg(feature = "cuda-api")]
 fn on_cuda(ordinal: usize, format: Option<&str>) -> Result<Compute, ComputeError> {
     let failed = |error: kernels::cuda::CudaError| ComputeError::Device { ordinal, reason: error.to_string() };
@@ -263,6 +285,23 @@ mod tests {
                 .contains("not supported on the CPU")
         );
         assert!(Compute::open(DeviceChoice::Cpu, Some("fp8")).unwrap_err().to_string().contains("expected f32, bf16"));
+    }
+
+    #[test]
+    fn a_format_is_checked_as_it_is_opened() {
+        let unknown = DeviceChoice::Auto.check_format(Some("fp16")).unwrap_err().to_string();
+        for format in FORMATS.map(Some).into_iter().chain([None, Some("fp16"), Some("")]) {
+            let [checked, opened] =
+                [DeviceChoice::Cpu.check_format(format), Compute::open(DeviceChoice::Cpu, format).map(drop)]
+                    .map(|result| result.map_err(|error| error.to_string()));
+            assert_eq!(checked, opened, "{format:?}");
+            let on_cuda = DeviceChoice::Cuda(0).check_format(format).is_ok();
+            assert_eq!(on_cuda, CudaFormat::named(format).is_ok(), "{format:?}");
+            let on_any = DeviceChoice::Auto.check_format(format).is_ok();
+            assert_eq!(on_any, on_cuda || checked.is_ok(), "{format:?}");
+            assert_eq!(on_any, format.is_none_or(|format| FORMATS.contains(&format)), "{format:?}");
+            assert!(format.is_none_or(|format| unknown.contains(format)), "{format:?}");
+        }
     }
 
     #[test]

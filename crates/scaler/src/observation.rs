@@ -66,7 +66,7 @@ impl Observer {
             tracing::warn!("{error}; retrying until the NATS server responds");
         })
         .await?;
-        let pool = Pool::new(&connection.client, nats, streams.clone());
+        let pool = Pool::of_connection(&connection, nats, streams.clone());
         drop(self.0.pool.send_replace(Ok((connection, pool))));
         let mut ticks = tokio::time::interval(self.0.timing.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,7 +81,7 @@ impl Observer {
                     }
                     if measured.elapsed() >= self.0.timing.measure {
                         measured = Instant::now();
-                        self.measure(&backlog, &mut unmeasured).await;
+                        self.measure(streams, &backlog, &mut unmeasured).await;
                     }
                 }
                 Err(error) => {
@@ -122,12 +122,22 @@ impl Observer {
     }
 
     /// Measures the rate if workers have been busy for long enough.
-    async fn measure(&self, backlog: &Backlog, logged: &mut String) {
-        let pool = match &*self.0.pool.borrow() {
-            Ok((_, pool)) => pool.clone(),
+    async fn measure(&self, streams: &StreamSettings, backlog: &Backlog, logged: &mut String) {
+        let (connection, pool) = match &*self.0.pool.borrow() {
+            Ok((connection, pool)) => (connection.clone(), pool.clone()),
             Err(_) => return,
         };
-        match self.measure_in(&pool, backlog).await {
+        let (annotations, failed) = (streams.annotations.clone(), streams.failed.clone());
+        let denied = connection
+            .permission_violations()
+            .next(move |violation| violation.is_about_stream(&annotations) || violation.is_about_stream(&failed));
+        let measured = tokio::select! {
+            biased;
+            measured = self.measure_in(&pool, backlog) => measured.map_err(|error| error.to_string()),
+            // A denied request would hold up the polls until its timeout.
+            violation = denied => Err(format!("{violation}: add it to the user's permissions")),
+        };
+        match measured {
             Ok(Some(rate)) => {
                 logged.clear();
                 tracing::debug!(jobs_per_second = rate, "measured the rate of a worker");
@@ -135,7 +145,6 @@ impl Observer {
             Ok(None) => {}
             Err(error) => {
                 self.meter(Meter::interrupt);
-                let error = error.to_string();
                 if error != *logged {
                     tracing::warn!(
                         "the rate of a worker cannot be measured, so the last one or jobsPerSecond is used: {error}"

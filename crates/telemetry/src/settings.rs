@@ -45,6 +45,7 @@ pub struct TelemetrySettings {
     pub metrics_interval: Duration,
     /// Ratio of the jobs submitted without a trace context that are traced, 0 to 1. A job submitted with a trace context
     /// is traced if its submitter traces it.
+    #[schemars(range(min = 0, max = 1))]
     pub sample_ratio: f64,
     /// Maximum jobs traced per second because their submitters trace them; those beyond it are not traced. Each traced
     /// job exports about ten spans.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use broker::settings::DurationText;
+use broker::settings::{DurationText, deserialize_name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -40,6 +40,7 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Access key. Default: taken from the environment in the order of AWS's tools: variables, profile, web identity,
     /// instance role.
+    #[serde(deserialize_with = "deserialize_name")]
     pub access_key: Option<String>,
     /// Secret key of `access_key`. Set both or neither.
     pub secret_key: Option<Secret>,

@@ -5,6 +5,8 @@
   (include "groundling.providedSettings" . | fromJsonArray)
   (include "groundling.requiredValues" . | fromJsonArray)
   (include "groundling.conflicts" . | fromJsonArray)
+  (include "groundling.conflictingSecrets" . | fromJsonArray)
+  (include "groundling.conflictingObjects" . | fromJsonArray)
 -}}
 {{- if $problems -}}
 {{- fail (printf "\n  %s" (join "\n  " $problems)) -}}
@@ -79,6 +81,16 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $settings := $.Values.settings -}}
+{{- range $address := list
+  (dict "setting" "nats.url" "value" (default dict $settings.nats).url "instead" "secrets.natsUser and secrets.natsPassword")
+  (dict "setting" "s3.endpoint" "value" (default dict $settings.s3).endpoint "instead" "secrets.s3AccessKey and secrets.s3SecretKey")
+  (dict "setting" "telemetry.endpoint" "value" (default dict $settings.telemetry).endpoint "instead" "secrets.telemetryHeaders")
+-}}
+{{- if contains "@" (default "" .value) -}}
+{{- $problems = append $problems (printf "settings.%s contains a user or password: name Secrets in %s; values and ConfigMaps are not secret." .setting .instead) -}}
+{{- end -}}
+{{- end -}}
 {{- toJson $problems -}}
 {{- end -}}
 
@@ -107,7 +119,7 @@
 {{- if and (eq $model.source "image") (not $model.image.reference) -}}
 {{- $problems = append $problems "model.image.reference is not set: name the image that holds the model." -}}
 {{- end -}}
-{{- if and (eq $model.source "s3") (not (hasPrefix "s3://" $model.s3.uri)) -}}
+{{- if and (eq $model.source "s3") (not (hasPrefix "s3://" (default "" $model.s3.uri))) -}}
 {{- $problems = append $problems "model.s3.uri is not set: give the model's address as s3://bucket/prefix." -}}
 {{- end -}}
 {{- if and (eq $model.source "hf") (not (and $model.hf.repository $model.hf.revision)) -}}
@@ -129,7 +141,7 @@
 {{- $problems = append $problems "autoscaling.keda.targetDrainSeconds is not set: give the seconds within which the backlog should be drained." -}}
 {{- end -}}
 {{- if not $keda.jobsPerSecond -}}
-{{- $problems = append $problems "autoscaling.keda.jobsPerSecond is not set: give the jobs per second of a worker, as `groundling bench --through-worker` measures them; the scaler replaces it by its own measurement." -}}
+{{- $problems = append $problems "autoscaling.keda.jobsPerSecond is not set: give the jobs per second of a worker, as `groundling bench --through-worker` measures them; the scaler replaces it with its own measurement." -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -169,7 +181,6 @@
 {{- $problems := list -}}
 {{- $values := .Values -}}
 {{- $keda := $values.autoscaling.keda -}}
-{{- $secrets := $values.secrets -}}
 {{- if and $keda.enabled $values.autoscaling.hpa.enabled -}}
 {{- $problems = append $problems "autoscaling.keda and autoscaling.hpa are both enabled: KEDA creates a HorizontalPodAutoscaler of its own, so enable only one." -}}
 {{- end -}}
@@ -187,25 +198,6 @@
 {{- end -}}
 {{- if and (eq $values.model.source "image") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- $problems = append $problems (printf "model.source \"image\" needs Kubernetes 1.31 or newer, and the cluster has %s: use pvc, s3 or hf." .Capabilities.KubeVersion.Version) -}}
-{{- end -}}
-{{- $authentications := list -}}
-{{- range $name := list "natsPassword" "natsToken" "natsNkey" "natsCredentials" -}}
-{{- if (index $secrets $name).name -}}
-{{- $authentications = append $authentications (printf "secrets.%s" $name) -}}
-{{- end -}}
-{{- end -}}
-{{- if gt (len $authentications) 1 -}}
-{{- $problems = append $problems (printf "%s are all set, and a NATS connection is authenticated in one way: keep one of them." (join " and " $authentications)) -}}
-{{- end -}}
-{{- range $pair := list (list "natsUser" "natsPassword") (list "s3AccessKey" "s3SecretKey") -}}
-{{- $first := index $pair 0 -}}
-{{- $second := index $pair 1 -}}
-{{- if ne (empty (index $secrets $first).name) (empty (index $secrets $second).name) -}}
-{{- $problems = append $problems (printf "secrets.%s and secrets.%s belong together: set both or neither." $first $second) -}}
-{{- end -}}
-{{- end -}}
-{{- if and (not (empty $secrets.s3SessionToken.name)) (empty $secrets.s3AccessKey.name) -}}
-{{- $problems = append $problems "secrets.s3SessionToken belongs to a temporary access key: set secrets.s3AccessKey and secrets.s3SecretKey, too." -}}
 {{- end -}}
 {{- if ne (empty $values.ingest.webhook.user.name) (empty $values.ingest.webhook.password.name) -}}
 {{- $problems = append $problems "ingest.webhook.user and ingest.webhook.password belong together: set both or neither." -}}
@@ -237,14 +229,76 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $secret := $values.ingest.secrets -}}
-{{- if and (not (hasPrefix "nats" $name)) (hasKey $secrets $name) -}}
-{{- $problems = append $problems (printf "ingest.secrets.%s has no effect: ingest has a NATS user of its own, and shares the other secrets." $name) -}}
+{{- toJson $problems -}}
+{{- end -}}
+
+{{/* Secrets that do not fit together: those of the workers, and those of each command with its own NATS user. */}}
+{{- define "groundling.conflictingSecrets" -}}
+{{- $problems := list -}}
+{{- $root := . -}}
+{{- $secrets := .Values.secrets -}}
+{{- $users := list (dict "name" "secrets" "secrets" $secrets "pairs" (list (list "natsUser" "natsPassword") (list "s3AccessKey" "s3SecretKey"))) -}}
+{{- range $command, $why := dict
+  "setup" "setup connects only to NATS"
+  "ingest" "ingest has a NATS user of its own, and shares the other secrets"
+  "scaler" "the scaler connects only to NATS"
+-}}
+{{- $own := default dict (get $root.Values $command).secrets -}}
+{{- range $name, $secret := $own -}}
+{{- if not (hasPrefix "nats" $name) -}}
+{{- $problems = append $problems (printf "%s.secrets.%s has no effect: %s." $command $name $why) -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $secret := $values.setup.secrets -}}
-{{- if and (not (hasPrefix "nats" $name)) (hasKey $secrets $name) -}}
-{{- $problems = append $problems (printf "setup.secrets.%s has no effect: setup connects only to NATS." $name) -}}
+{{- if $own -}}
+{{- $merged := include "groundling.ownSecrets" (dict "root" $root "own" $own) | fromJson -}}
+{{- $users = append $users (dict "name" (printf "%s.secrets" $command) "secrets" $merged "pairs" (list (list "natsUser" "natsPassword"))) -}}
+{{- end -}}
+{{- end -}}
+{{- range $user := $users -}}
+{{- $authentications := list -}}
+{{- range list "natsPassword" "natsToken" "natsNkey" "natsCredentials" -}}
+{{- if (default dict (get $user.secrets .)).name -}}
+{{- $authentications = append $authentications (printf "%s.%s" $user.name .) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len $authentications) 1 -}}
+{{- $problems = append $problems (printf "%s are all set, and a NATS connection is authenticated in one way: keep one of them." (join " and " $authentications)) -}}
+{{- end -}}
+{{- range $pair := $user.pairs -}}
+{{- if ne (empty (default dict (get $user.secrets (first $pair))).name) (empty (default dict (get $user.secrets (last $pair))).name) -}}
+{{- $problems = append $problems (printf "%s.%s and %s.%s belong together: set both or neither." $user.name (first $pair) $user.name (last $pair)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $secrets.s3SessionToken.name (not $secrets.s3AccessKey.name) -}}
+{{- $problems = append $problems "secrets.s3SessionToken belongs to a temporary access key: set secrets.s3AccessKey and secrets.s3SecretKey, too." -}}
+{{- end -}}
+{{- toJson $problems -}}
+{{- end -}}
+
+{{/* Values with which Kubernetes would refuse an object. */}}
+{{- define "groundling.conflictingObjects" -}}
+{{- $problems := list -}}
+{{- $values := .Values -}}
+{{- $rolling := default dict $values.strategy.rollingUpdate -}}
+{{- $isNone := "^0%?$" -}}
+{{- if and (ne (default "" $values.strategy.type) "Recreate") (regexMatch $isNone (toString $rolling.maxSurge)) (regexMatch $isNone (toString $rolling.maxUnavailable)) -}}
+{{- $problems = append $problems "strategy.rollingUpdate.maxSurge and maxUnavailable are both 0, so no worker could ever be replaced: raise one of them." -}}
+{{- end -}}
+{{- $device := default "" (default dict $values.settings.model).device -}}
+{{- if and (contains "cuda" $device) (not (include "groundling.usesGpu" .)) -}}
+{{- $problems = append $problems (printf "settings.model.device is %s, and workers have no GPU: set gpu.count or resourceClaims, or remove the setting." $device) -}}
+{{- end -}}
+{{- $selectors := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" -}}
+{{- $labels := concat $selectors (list "helm.sh/chart" "app.kubernetes.io/version" "app.kubernetes.io/managed-by") -}}
+{{- range $check := list
+  (dict "value" "extraPodLabels" "own" $values.extraPodLabels "labels" $selectors)
+  (dict "value" "extraDeploymentLabels" "own" $values.extraDeploymentLabels "labels" $labels)
+-}}
+{{- range $label, $text := $check.own -}}
+{{- if has $label $check.labels -}}
+{{- $problems = append $problems (printf "%s must not set %s: the chart sets this label itself." $check.value $label) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $problems -}}

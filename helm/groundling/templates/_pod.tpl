@@ -24,8 +24,8 @@
 - name: {{ $variable }}
   valueFrom:
     secretKeyRef:
-      name: {{ $secret.name }}
-      key: {{ $secret.key }}
+      name: {{ $secret.name | quote }}
+      key: {{ $secret.key | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -68,7 +68,7 @@
 {{- range include "groundling.secretFiles" . | fromJsonArray }}
 - name: {{ .volume }}
   secret:
-    secretName: {{ .secret }}
+    secretName: {{ .secret | quote }}
     # Read by the group of podSecurityContext.fsGroup.
     defaultMode: 0440
     items: {{- toYaml .items | nindent 6 }}
@@ -102,32 +102,32 @@
 - name: model-cache
   {{- if $model.cache.claimName }}
   persistentVolumeClaim:
-    claimName: {{ $model.cache.claimName }}
+    claimName: {{ $model.cache.claimName | quote }}
   {{- else }}
   emptyDir:
-    sizeLimit: {{ $model.cache.sizeLimit }}
+    sizeLimit: {{ $model.cache.sizeLimit | quote }}
   {{- end }}
 {{- else if eq $model.source "pvc" }}
 - name: model
   persistentVolumeClaim:
-    claimName: {{ $model.pvc.claimName }}
+    claimName: {{ $model.pvc.claimName | quote }}
     readOnly: true
 {{- else if eq $model.source "image" }}
 - name: model
   image:
-    reference: {{ $model.image.reference }}
+    reference: {{ $model.image.reference | quote }}
     pullPolicy: {{ $model.image.pullPolicy }}
 {{- else if eq $model.source "hostPath" }}
 - name: model
   hostPath:
-    path: {{ $model.hostPath.path }}
+    path: {{ $model.hostPath.path | quote }}
     type: Directory
 {{- end }}
 {{- end -}}
 
 {{/* Requests and limits of a worker, with its GPUs. */}}
 {{- define "groundling.workerResources" -}}
-{{- $resources := deepCopy .Values.resources -}}
+{{- $resources := deepCopy (default dict .Values.resources) -}}
 {{- if gt (int .Values.gpu.count) 0 -}}
 {{- $gpus := dict .Values.gpu.resourceName (int .Values.gpu.count) -}}
 {{- $_ := set $resources "limits" (mergeOverwrite $gpus (default dict $resources.limits)) -}}

@@ -34,7 +34,7 @@
 {{- else if eq $model.source "hf" -}}
 {{- printf "hf://%s@%s" $model.hf.repository $model.hf.revision -}}
 {{- else -}}
-{{- printf "/model/%s" $model.directory | trimSuffix "/" -}}
+{{- printf "/model/%s" (trimAll "/" (default "" $model.directory)) | trimSuffix "/" -}}
 {{- end -}}
 {{- end -}}
 
@@ -65,8 +65,8 @@
   "model" (dict "path" (include "groundling.modelPath" .))
   "worker" $worker
   "nats" $nats
-  "s3" (ternary (dict "ca_file" "/etc/groundling-secrets/s3-ca/ca.crt") dict (ne $secrets.s3Ca.name ""))
-  "telemetry" (ternary (dict "ca_file" "/etc/groundling-secrets/telemetry-ca/ca.crt") dict (ne $secrets.telemetryCa.name ""))
+  "s3" (ternary dict (dict "ca_file" "/etc/groundling-secrets/s3-ca/ca.crt") (empty $secrets.s3Ca.name))
+  "telemetry" (ternary dict (dict "ca_file" "/etc/groundling-secrets/telemetry-ca/ca.crt") (empty $secrets.telemetryCa.name))
 -}}
 {{- if .Values.ingest.enabled -}}
 {{- $_ := set $provided "events" (dict
@@ -116,7 +116,7 @@ arrays of strings are also TOML. */}}
 {{- include "groundling.toml" (dict "path" "" "table" (include "groundling.settings" . | fromYaml)) | trim -}}
 {{- end -}}
 
-{{/* Without the rules of ingest, whose changes do not concern workers. */}}
+{{/* Without the rules of ingest, whose changes concern neither workers nor the scaler. */}}
 {{- define "groundling.workerSettingsFile" -}}
 {{- include "groundling.toml" (dict "path" "" "table" (omit (include "groundling.settings" . | fromYaml) "ingest" "events")) | trim -}}
 {{- end -}}

@@ -2,7 +2,7 @@
 way than the workers, so one authentication in `own` replaces theirs. Takes `root` and `own`. */}}
 {{- define "groundling.ownSecrets" -}}
 {{- $secrets := deepCopy .root.Values.secrets -}}
-{{- $own := .own -}}
+{{- $own := default dict .own -}}
 {{- $authentications := list "natsUser" "natsPassword" "natsToken" "natsNkey" "natsCredentials" -}}
 {{- $replaces := false -}}
 {{- range $authentications -}}
@@ -18,28 +18,31 @@ way than the workers, so one authentication in `own` replaces theirs. Takes `roo
 {{- toJson (mergeOverwrite $secrets (deepCopy $own)) -}}
 {{- end -}}
 
-{{/* The settings file with the paths of these secrets. Takes `root` and `own`. */}}
+{{/* The settings file of a command with its own NATS user. Takes `root`, `of` (the command's values, with `secrets` and
+`inboxPrefix`) and `file`, the name of the template. */}}
 {{- define "groundling.ownSettingsFile" -}}
-{{- $values := set (deepCopy .root.Values) "secrets" (include "groundling.ownSecrets" . | fromJson) -}}
-{{- include "groundling.settingsFile" (dict "Values" $values "Chart" .root.Chart "Release" .root.Release) -}}
+{{- $values := deepCopy .root.Values -}}
+{{- $_ := set $values "secrets" (include "groundling.ownSecrets" (dict "root" .root "own" .of.secrets) | fromJson) -}}
+{{- with .of.inboxPrefix -}}
+{{- $_ := set $values "settings" (mergeOverwrite $values.settings (dict "nats" (dict "inbox_prefix" .))) -}}
 {{- end -}}
-
-{{- define "groundling.setupSecrets" -}}
-{{- include "groundling.ownSecrets" (dict "root" . "own" .Values.setup.secrets) -}}
+{{- include .file (dict "Values" $values "Chart" .root.Chart "Release" .root.Release) -}}
 {{- end -}}
 
 {{- define "groundling.setupSettingsFile" -}}
-{{- include "groundling.ownSettingsFile" (dict "root" . "own" .Values.setup.secrets) -}}
+{{- include "groundling.ownSettingsFile" (dict "root" . "of" .Values.setup "file" "groundling.settingsFile") -}}
 {{- end -}}
 
-{{/* The pod of `groundling setup`. Takes `root` and `configMap`. */}}
+{{/* The pod of `groundling setup`. Takes `root`, `configMap` and `arguments`. */}}
 {{- define "groundling.setupPod" -}}
-{{- $secrets := dict "secrets" (include "groundling.setupSecrets" .root | fromJson) "of" "nats" -}}
+{{- $own := include "groundling.ownSecrets" (dict "root" .root "own" .root.Values.setup.secrets) | fromJson -}}
+{{- $secrets := dict "secrets" $own "of" "nats" -}}
 {{- $configMap := .configMap -}}
+{{- $arguments := .arguments -}}
 {{- with .root -}}
 restartPolicy: Never
 {{- with .Values.setup.serviceAccountName }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -47,11 +50,17 @@ securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.setup.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.setup.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
 containers:
   - name: setup
-    image: {{ include "groundling.cpuImage" . }}
+    image: {{ include "groundling.cpuImage" . | quote }}
     imagePullPolicy: {{ .Values.cpuImage.pullPolicy }}
-    args: [setup, --log-format, {{ .Values.logFormat }}]
+    args: {{ concat (list "setup") $arguments (list "--log-format" .Values.logFormat) | toJson }}
     env:
       {{- include "groundling.commonEnv" . | nindent 6 }}
       {{- with include "groundling.secretEnv" $secrets }}
@@ -69,7 +78,7 @@ containers:
 volumes:
   - name: settings
     configMap:
-      name: {{ $configMap }}
+      name: {{ $configMap | quote }}
   {{- with include "groundling.secretVolumes" $secrets }}
   {{- . | trim | nindent 2 }}
   {{- end }}

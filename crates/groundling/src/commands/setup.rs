@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use broker::connection;
-use broker::events_setup::setup_events;
+use broker::events_setup::{check_events, setup_events};
 use broker::migration::Migration;
 use broker::setup::{self, SetupReport};
 
@@ -26,8 +26,12 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
         }
         migration.apply(connection.broker(&nats), &streams).await?;
     }
-    let mut report = setup::setup(connection.broker(&nats), &streams).await?;
-    let events = setup_events(connection.broker(&nats), &streams, &subjects).await?;
+    let broker = connection.broker(&nats);
+    let (mut report, events) = if args.check {
+        (setup::check(&broker, &streams).await?, check_events(&broker, &streams, &subjects).await?)
+    } else {
+        (setup::setup(&broker, &streams).await?, setup_events(&broker, &streams, &subjects).await?)
+    };
     for error in &events.errors {
         stderr::message!("groundling: groundling ingest will not start: {error}");
     }
@@ -41,6 +45,9 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
         for thing in things {
             stdout::write_line(format_args!("{state} {thing}"))?;
         }
+    }
+    if args.check && !missing.is_empty() {
+        stderr::message!("groundling: run `groundling setup` to create what is missing");
     }
     for difference in differences {
         stderr::message!("groundling: {difference}");

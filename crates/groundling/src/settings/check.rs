@@ -92,8 +92,11 @@ pub(crate) fn problems(
 }
 
 fn device_problem(settings: &Settings) -> Option<String> {
-    let error = settings.model.device.parse::<DeviceChoice>().err()?;
-    Some(format!("model.device: {error}"))
+    let model = &settings.model;
+    match model.device.parse::<DeviceChoice>() {
+        Ok(device) => device.check_format(model.dtype.as_deref()).err().map(|error| format!("model.dtype: {error}")),
+        Err(error) => Some(format!("model.device: {error}")),
+    }
 }
 
 /// The setting with whose name a sentence begins.
@@ -225,6 +228,23 @@ replicas = 2
             found.iter().any(|line| line.starts_with("GROUNDLING__STREAMS__REPLICAS: streams.replicas")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_format_must_be_one_of_the_device() {
+        for (device, dtype, expected) in [
+            ("auto", "fp16", "g.toml:5:1: model.dtype: dtype \"fp16\" is not known; expected f32"),
+            ("cuda", "int8", "g.toml:5:1: model.dtype: dtype int8 is not supported on CUDA"),
+            ("cpu", "f16", "g.toml:5:1: model.dtype: dtype f16 is not supported on the CPU"),
+            ("tpu", "f16", "g.toml:4:1: model.device: device \"tpu\" is not known"),
+            ("cuda:1", "bf16-kv8", ""),
+            ("auto", "int8", ""),
+        ] {
+            let text = format!("[s3]\nallow = [\"*\"]\n[model]\ndevice = {device:?}\ndtype = {dtype:?}\n");
+            let found = check(&text);
+            assert_eq!(found.len(), usize::from(!expected.is_empty()), "{found:?}");
+            assert!(found.concat().starts_with(expected), "{found:?}");
+        }
     }
 
     #[test]

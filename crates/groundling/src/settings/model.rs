@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kosmos2::compute::FORMATS;
 use models::ModelSource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,13 @@ pub(crate) struct ModelSettings {
     pub(crate) device: String,
     /// Weight format: `f32`, `bf16`, `int8` or `w8a8` on the CPU; `bf16`, `f16`, `f32`, `bf16-kv8` or `f16-kv8` on
     /// CUDA; or `fastest`. If unset: `f32` on the CPU, `bf16` on CUDA.
+    #[schemars(extend("enum" = format_names()))]
     pub(crate) dtype: Option<String>,
+}
+
+/// All values of `dtype`.
+fn format_names() -> Vec<Option<&'static str>> {
+    FORMATS.map(Some).into_iter().chain([None]).collect()
 }
 
 impl Default for ModelSettings {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use broker::settings::{NatsSettings, StreamSettings};
+use broker::settings::{NatsSettings, Secret, StreamSettings};
 use broker::{connection, setup};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tonic::{Code, Status};
 
-use crate::setting::{DEADLINE, JOB, Scaler, object, pool, publish};
+use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, pool_of, publish};
 
 fn assert_unavailable(errors: &[Status]) {
     for error in errors {
@@ -32,9 +32,46 @@ async fn a_missing_consumer_is_named_with_the_fix() {
     assert_unavailable(&[scaler.client.stream_is_active(object("900", "1")).await.unwrap_err()]);
     setup::setup(&jetstream, &StreamSettings::default()).await.unwrap();
     scaler.until(2.0).await;
-    // The stream of urgent jobs' consumer may be missing, as in pools of earlier versions.
+    // Urgent jobs without a consumer are not a backlog of 0.
     stream.delete_consumer("groundling-workers-urgent").await.unwrap();
-    assert_eq!(scaler.drain_seconds("1").await.unwrap(), 2.0);
+    stream.purge().await.unwrap();
+    publish(&jetstream, URGENT, 1).await;
+    let error = scaler.drain_seconds("1").await.unwrap_err();
+    assert_unavailable(std::slice::from_ref(&error));
+    assert!(error.message().contains("groundling-workers-urgent"), "{error}");
+    setup::setup(&jetstream, &StreamSettings::default()).await.unwrap();
+    scaler.until(1.0).await;
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_at_once() {
+    let permissions = include_str!("../../../../deploy/nats/scaler-permissions.conf");
+    let denied = "$JS.API.CONSUMER.INFO.GROUNDLING_RETRIES.groundling-workers";
+    let permissions = permissions.replace(&format!("\"{denied}\""), "");
+    let users = "authorization { users = [ { user: a, password: p }, { user: s, password: p, permissions: $GROUNDLING_SCALER } ] }";
+    let options = NatsOptions { extra_config: format!("{permissions}{users}"), ..NatsOptions::default() };
+    let nats = NatsServer::start(&options).await.unwrap();
+    let administrator = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
+    pool_of(administrator.connect(nats.client_url()).await.unwrap()).await;
+    let scaler = Scaler::start_with(NatsSettings {
+        url: nats.client_url().to_owned(),
+        user: Some("s".to_owned()),
+        password: Some(Secret::new("p")),
+        ..NatsSettings::default()
+    })
+    .await;
+    let found = async {
+        loop {
+            let error = scaler.drain_seconds("1").await.unwrap_err();
+            assert_unavailable(std::slice::from_ref(&error));
+            if !error.message().contains("connection") {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let error = tokio::time::timeout(DEADLINE, found).await.expect("no connection");
+    assert!(error.message().contains(&format!("no permission to publish to {denied}")), "{error}");
 }
 
 #[tokio::test]
