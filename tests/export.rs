@@ -19,6 +19,8 @@ mod kills;
 mod loading;
 #[path = "export/measurements.rs"]
 mod measurements;
+#[path = "export/places.rs"]
+mod places;
 #[path = "export/ranges.rs"]
 mod ranges;
 #[path = "export/reviewing.rs"]

@@ -51,8 +51,18 @@ async fn a_reviewer_marks_boxes_and_gets_their_precision() {
     assert_eq!(browser.evaluate("document.title").await, "Annotations of scenes", "text does not run");
     fits_every_width(&mut browser, "review").await;
 
-    // The mouse.
+    // The first key for a mark chooses a box, and marks none that was not chosen.
     let boxes = html.matches("<g class=\"box ").count();
+    let focused = "(() => { const at = document.activeElement; return [at.closest('.card').id, at.dataset.b]; })()";
+    browser.press("r").await;
+    assert_eq!(browser.evaluate(focused).await, json!(["p1", "0-0-0"]));
+    assert_eq!(browser.evaluate(MARKED).await, format!("No box of {boxes} is marked yet."));
+    browser.press("w").await;
+    assert_eq!(browser.evaluate(MARKED).await, format!("1 of {boxes} boxes marked: 0 right, 1 wrong."));
+    browser.press("h").await;
+    browser.press("u").await;
+
+    // The mouse.
     assert_eq!(browser.evaluate(MARKED).await, format!("No box of {boxes} is marked yet."));
     browser.click("#p1 li:nth-of-type(1) [data-verdict=right]").await;
     browser.click("#p1 li:nth-of-type(2) [data-verdict=right]").await;
@@ -68,7 +78,6 @@ async fn a_reviewer_marks_boxes_and_gets_their_precision() {
     browser.evaluate("document.getElementById('p1').focus()").await;
     browser.press("j").await;
     browser.press("l").await;
-    let focused = "(() => { const at = document.activeElement; return [at.closest('.card').id, at.dataset.b]; })()";
     assert_eq!(browser.evaluate(focused).await, json!(["p2", "0-0-0"]));
     for key in ["r", "w", "w"] {
         browser.press(key).await;

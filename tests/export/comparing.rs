@@ -28,7 +28,10 @@ fn other_recipe(truth: &Truth) -> Vec<ImageAnnotation> {
             ..annotation.clone()
         };
         match index {
-            1 => other.results[0].text = "Something else.".into(),
+            1 => {
+                other.results[0].text = "Something else.".into();
+                other.results[0].answer = "Something else.".into();
+            }
             2 => other.results[0].entities[0].phrase = HOSTILE.into(),
             5 => {
                 for entity in other.results.iter_mut().flat_map(|result| &mut result.entities) {

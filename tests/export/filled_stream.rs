@@ -213,7 +213,8 @@ fn annotation(index: usize, scene: &Value, bucket: &str, bytes: &[u8]) -> ImageA
     // The phrase is part of the prompt.
     results[2].entities.iter_mut().for_each(|entity| entity.score = None);
     if index == 3 {
-        results[0].text = format!("{} Ein Café: 🦊", results[0].text);
+        results[0].text += " Ein Café: 🦊";
+        results[0].answer += " Ein Café: 🦊";
         results[1] = v1::TaskResult { entities: Vec::new(), loss: Some(0.25), ..results[1].clone() };
     }
     if index == 4 {
@@ -255,7 +256,8 @@ fn patches(pair: &Value) -> String {
 
 fn result(task_id: &str, prompt: &Value, markup: &str, size: (u32, u32), seed: usize) -> v1::TaskResult {
     let raw_text = format!("{}{markup}", prompt.as_str().unwrap());
-    let parsed = markup::parse(&raw_text);
+    let (parsed, asked) = (markup::parse(&raw_text), markup::parse(prompt.as_str().unwrap()).text);
+    let answer = parsed.text.strip_prefix(asked.trim()).unwrap_or(&parsed.text).trim().to_owned();
     let (width, height) = (f64::from(size.0), f64::from(size.1));
     let score = |entity: usize, found: usize| (50 + (seed * 7 + entity * 13 + found * 5) % 50) as f32 / 100.0;
     let grounded = |entity: usize, found: usize, b: &kosmos2::grounding::BoundingBox| v1::GroundedBox {
@@ -276,6 +278,7 @@ fn result(task_id: &str, prompt: &Value, markup: &str, size: (u32, u32), seed: u
         prompt: prompt.as_str().unwrap().into(),
         entities: entities.collect(),
         text: parsed.text,
+        answer,
         raw_text,
         finish_reason: v1::FinishReason::Stop.into(),
         prompt_tokens: 70,

@@ -54,16 +54,98 @@ async fn a_range_of_sequences_or_time_is_exported_alone() {
     bench.exported("range", &[&JSONL[..], &["--sequence", "5..15"]].concat()).await;
     // Sequences begin at 1.
     assert_eq!(jobs(&bench, "range"), numbered(4..14));
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let now = wire::prost_types::Timestamp { seconds: now as i64, nanos: 0 }.to_string();
+    // Less than a second: fractions count.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let time = |seconds: u64, nanos| wire::prost_types::Timestamp { seconds: seconds as i64, nanos }.to_string();
+    let now = [time(now.as_secs(), now.subsec_nanos() as i32), time(now.as_secs() + 3600, 0)];
+    let since = [&JSONL[..], &["--since", &now[0]]].concat();
+    tokio::time::sleep(Duration::from_millis(100)).await;
     bench.fill(synthetic(33).skip(20)).await;
-    bench.exported("since", &[&JSONL[..], &["--since", &now]].concat()).await;
+    bench.exported("since", &since).await;
     assert_eq!(jobs(&bench, "since"), numbered(20..33));
-    // A later run with another time continues the same export.
+    // A later run with the same time continues the export; one with another time, or without one, is refused.
     bench.fill(synthetic(35).skip(33)).await;
-    bench.exported("since", &[&JSONL[..], &["--since", "2026-01-01"]].concat()).await;
+    bench.exported("since", &since).await;
     assert_eq!(jobs(&bench, "since"), numbered(20..35));
+    for other in [&[&JSONL[..], &["--since", "2026-01-01"]].concat()[..], &JSONL] {
+        let output = bench.export("since", other).await;
+        assert_eq!(output.status.code(), Some(2), "{other:?}: {}", said(&output));
+        assert!(said(&output).contains(&format!("since was {:?} and is", now[0])), "{}", said(&output));
+    }
+    let output = bench.export("future", &[&JSONL[..], &["--since", &now[1]]].concat()).await;
+    assert!(output.status.code() == Some(2) && said(&output).contains("has not come yet"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_results_of_some_tasks_are_exported_alone() {
+    let bench = Bench::start().await;
+    bench.fill(synthetic(12)).await;
+    let mut other = synthetic(13).last().unwrap();
+    other.results.truncate(1);
+    bench.publish(&other, "").await;
+    let arguments = [&JSONL[..], &["--task", "ground,detail"]].concat();
+    let summary = bench.exported("out", &arguments).await;
+    let counts = ["annotations", "results", "without_task"].map(|name| summary[name].as_u64().unwrap());
+    assert_eq!(counts, [12, 24, 1], "{summary}");
+    assert_eq!(jobs(&bench, "out"), numbered(0..12));
+    let text = std::fs::read_to_string(bench.path("out/shard-00000000.jsonl")).unwrap();
+    assert!(text.contains("\"detail\"") && !text.contains("\"caption\""), "{text}");
+    // The order does not matter, other tasks do.
+    bench.exported("out", &[&JSONL[..], &["--task", "detail", "--task", "ground"]].concat()).await;
+    let output = bench.export("out", &JSONL).await;
+    assert!(output.status.code() == Some(2) && said(&output).contains("tasks was"), "{}", said(&output));
+    let summary = bench.exported("coco", &["--format", "coco", "--task", "caption"]).await;
+    assert_eq!((summary["annotations"].as_u64(), summary["results"].as_u64()), (Some(13), Some(13)), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_without_annotations_is_told() {
+    let bench = Bench::start().await;
+    let output = bench.export("out", &JSONL).await;
+    let sentence = "no annotations of the dataset scenes in the stream GROUNDLING_ANNOTATIONS";
+    assert!(output.status.success() && said(&output).contains(sentence), "{}", said(&output));
+    // Categories are made once, so there must be something to make them of.
+    let output = bench.export("coco", &["--format", "coco"]).await;
+    assert!(output.status.code() == Some(1) && said(&output).contains("has no annotations yet"), "{}", said(&output));
+    let database = format!("sqlite:{}", bench.path("index.db"));
+    let output = bench.groundling(&["index", "--dataset", "scenes", "--into", &database]).output().await.unwrap();
+    assert!(output.status.success() && said(&output).contains(sentence), "{}", said(&output));
+    for arguments in
+        [&["diff", "scenes", "other"][..], &["review", "--dataset", "scenes", "--out", &bench.path("a.html")]]
+    {
+        let output = bench.groundling(arguments).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(sentence), "{arguments:?}: {}", said(&output));
+    }
+    bench.fill(synthetic(3)).await;
+    let output = bench.export("out", &JSONL).await;
+    assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
+    bench.exported("coco", &["--format", "coco"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_categories_is_read_line_by_line() {
+    let bench = Bench::start().await;
+    bench.fill(synthetic(3)).await;
+    let (file, boxes) = (bench.path("names.txt"), bench.exported("all", &["--format", "coco"]).await["boxes"].clone());
+    let arguments = ["--format", "coco", "--categories", &file];
+    for (text, problem) in
+        [("", "names.txt has no categories"), ("whale\n\n= fox\n", "names.txt, line 3: \"= fox\" has no name")]
+    {
+        std::fs::write(&file, text).unwrap();
+        let output = bench.export("out", &arguments).await;
+        assert!(output.status.code() == Some(2) && said(&output).contains(problem), "{}", said(&output));
+    }
+    std::fs::write(&file, "\u{feff}whale\n# The rest.\nlion\nfox\n").unwrap();
+    let summary = bench.exported("out", &arguments).await;
+    assert_eq!((&summary["boxes"], &summary["boxes_unmapped"]), (&boxes, &Value::from(0)), "{summary}");
+    std::fs::write(&file, "unicorn\n").unwrap();
+    let mut command = bench.groundling(&["export", "--dataset", "scenes", "--out", &bench.path("none")]);
+    let output = command.args(arguments).output().await.unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains(" 0 boxes in 1 shard "), "{told}");
+    assert!(said(&output).contains("boxes left out: no category for the phrase"), "{}", said(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

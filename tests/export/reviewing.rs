@@ -96,8 +96,18 @@ async fn a_page_has_a_sample_and_the_failures_with_their_pictures() {
     // A picture that was overwritten is not what was annotated.
     std::fs::write(bench.objects.path().join(&bench.s3.access().bucket).join(&picture), b"other").unwrap();
     let (summary, html) = bench.review("changed.html", &["--sample", "1000"]).await;
-    assert_eq!(summary["pictures_missing"], 1);
+    assert_eq!((&summary["pictures_missing"], &summary["pictures_changed"]), (&json!(0), &json!(1)));
     assert_eq!(html.matches("The picture is not available.").count(), 1);
+
+    // A store that refuses is not one without pictures.
+    let out = bench.path("refused.html");
+    let mut command = bench.groundling(&["review", "--dataset", DATASET, "--sample", "5", "--out", &out]);
+    let output = command.env("GROUNDLING__S3__SECRET_KEY", "wrong").output().await.unwrap();
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("5 pictures left out: the store cannot be reached or refuses to give it: "), "{told}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(": 5 annotations and 3 of 3 failures, ") && text.ends_with("(49 messages read)\n"), "{text}");
 
     let refused = bench.groundling(&["review", "--dataset", DATASET, "--out", "/nowhere/page.html"]).output().await;
     let refused = refused.unwrap();
@@ -176,7 +186,12 @@ async fn marks_are_summed_up_with_intervals_and_thresholds() {
     // 80 / (80 + 1.959964²)
     assert!((found["assured"]["interval"]["low"].as_f64().unwrap() - 0.954_182).abs() < 1e-5, "{found}");
     let text = String::from_utf8(report("text", &both).await.stdout).unwrap();
-    assert!(text.starts_with("foxes: 81 of 90 boxes right, 90.0 % (82.1 % to 94.6 %)\n1 boxes left out"), "{text}");
+    assert!(
+        text.starts_with(
+            "foxes: 81 of 90 boxes right, 90.0 % (82.1 % to 94.6 %)\n1 box left out: the files disagree about it\n"
+        ),
+        "{text}"
+    );
     assert!(
         text.contains("assured: from the score 0.95 on, the lower bound is at least 95 %: 80 of 80 boxes"),
         "{text}"
@@ -184,7 +199,7 @@ async fn marks_are_summed_up_with_intervals_and_thresholds() {
 
     let few = write("few.json", marks("foxes", &[(0, 0.5, "right")]));
     let text = String::from_utf8(report("text", &[&few]).await.stdout).unwrap();
-    assert!(text.contains("the sample is too small to tell: 1 boxes with a score are marked, at least 73"), "{text}");
+    assert!(text.contains("the sample is too small to tell: 1 box with a score marked, at least 73"), "{text}");
     let bad = write("bad.json", "{}".to_owned());
     let output = report("text", &[&bad]).await;
     assert!(!output.status.success() && said(&output).contains("bad.json: not a file of marks"), "{}", said(&output));

@@ -9,6 +9,17 @@ async fn left(bench: &Bench) -> u64 {
     messages(&bench.jetstream, crate::filled_stream::STREAM).await
 }
 
+/// Whether `enqueue --missing` says that annotations are not in the stream any more.
+async fn warned_of_removed(bench: &Bench) -> bool {
+    let bucket = bench.s3.access().bucket.clone();
+    std::fs::write(bench.objects.path().join(&bucket).join("a.jpg"), "picture").unwrap();
+    let source = format!("s3://{bucket}/");
+    let arguments = ["enqueue", &source, "--dataset", "scenes", "--missing", "--dry-run", "--images-per-second", "1"];
+    let output = bench.groundling(&arguments).output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    said(&output).contains("annotations have been removed from their stream")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trim_removes_the_annotations_of_full_shards_only() {
     let bench = Bench::start().await;
@@ -17,7 +28,9 @@ async fn trim_removes_the_annotations_of_full_shards_only() {
     other.dataset = "other".into();
     bench.publish(&other, "-other").await;
     let trim = [&JSONL[..], &["--trim"]].concat();
+    assert!(!warned_of_removed(&bench).await);
     let summary = bench.exported("out", &trim).await;
+    assert!(warned_of_removed(&bench).await);
     // Full shards hold the sequences up to 19.
     assert_eq!(summary["trimmed"], 19);
     assert_eq!(left(&bench).await, 7);
@@ -56,8 +69,16 @@ async fn nothing_is_removed_if_a_file_is_not_what_was_written() {
     let output = bench.export("out", &trim).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("nothing was removed from the stream"), "{}", said(&output));
+    assert!(said(&output).contains(" instead of "), "{}", said(&output));
     assert_eq!(left(&bench).await, 25);
+    // A file that was deleted is made again.
     std::fs::remove_file(&damaged).unwrap();
-    assert_eq!(bench.export("out", &trim).await.status.code(), Some(1));
-    assert_eq!(left(&bench).await, 25);
+    assert_eq!(bench.exported("out", &trim).await["trimmed"], 19);
+    assert_eq!(left(&bench).await, 6);
+    // Now it cannot be.
+    std::fs::remove_file(&damaged).unwrap();
+    let output = bench.export("out", &trim).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = said(&output);
+    assert!(told.contains("shard-00000001.jsonl is missing, and 0 of 10 messages of its shard are left"), "{told}");
 }

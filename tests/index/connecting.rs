@@ -19,20 +19,29 @@ async fn a_database_that_cannot_be_used_is_told_in_one_sentence_with_the_exit_co
     let server = Database::postgres().await;
     server.rows("create database latin encoding 'LATIN1' template template0").await;
     let latin = server.address().replace("/postgres", "/latin");
+    server.rows("create database foreign_tables template template0").await;
+    let foreign = server.address().replace("/postgres", "/foreign_tables");
+    let (client, connection) = tokio_postgres::connect(&foreign, tokio_postgres::tls::NoTls).await.unwrap();
+    let running = tokio::spawn(connection);
+    client.batch_execute("create schema groundling; create table groundling.annotations (x int)").await.unwrap();
+    drop(client);
+    running.await.unwrap().unwrap();
     let sqlite = |name: &str| format!("sqlite:{}", bench.path(name));
     let closed = sandbox::free_ports(1).unwrap()[0];
     let cases = [
         ("mysql://u:secret@h/d".to_owned(), 2, "a database is postgres://"),
         ("postgres://u:secret@h/d?sslmode=prefer".to_owned(), 2, "use sslmode=verify-full"),
         ("postgres://u:secret@h/d?sslrootcert=none.pem".to_owned(), 2, "none.pem"),
+        ("host=h password=secret colour=red".to_owned(), 2, "the address of PostgreSQL is not valid"),
         ("sqlite:".to_owned(), 2, "followed by the name of a file"),
         (format!("postgres://u:secret@127.0.0.1:{closed}/d"), 1, "is not available"),
         (server.address().replace("/postgres", "/missing"), 1, "database \"missing\" does not exist"),
         (latin, 1, "has the encoding LATIN1, and annotations need UTF8"),
+        (foreign, 1, "has tables of another program: choose another database"),
         (sqlite("none/annotations.db"), 1, "cannot be opened: unable to open database file"),
         (sqlite("text.db"), 1, "file is not a database"),
         (sqlite("other.db"), 1, "is the database of another program: choose another file"),
-        (sqlite("newer.db"), 1, "have version 99, this program knows up to 1: use a newer groundling"),
+        (sqlite("newer.db"), 1, "have version 99, this program knows up to 2: use a newer groundling"),
     ];
     for (into, code, text) in cases {
         let output = bench.groundling(&["index", "--into", &into]).output().await.unwrap();
@@ -54,7 +63,7 @@ async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_l
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = names.self_signed(&key).unwrap().pem();
     let tls = Some((certificate.clone(), key.serialize_pem()));
-    let options = PostgresOptions { password: Some("pass word:1".into()), tls };
+    let options = PostgresOptions { password: Some("pass word:1".into()), tls, ..PostgresOptions::default() };
     let server = PostgresServer::start(&options).await.unwrap();
     let (trusted, untrusted, passfile) = (bench.path("ca.pem"), bench.path("other.pem"), bench.path("passfile"));
     std::fs::write(&trusted, certificate).unwrap();
@@ -104,5 +113,27 @@ async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_l
                 assert!(!told.contains("secret") && !told.contains("word:1") && !told.contains("%20"), "{told}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_reached_through_its_socket_and_by_the_parameters_of_psql() {
+    let bench = Bench::start().await;
+    bench.fill(synthetic(2)).await;
+    let options = PostgresOptions { has_socket: true, ..PostgresOptions::default() };
+    let server = PostgresServer::start(&options).await.unwrap();
+    let (dir, port) = (server.socket_dir().display(), server.port());
+    let cases = [
+        format!("postgres://groundling@/postgres?host={dir}&port={port}"),
+        // Sockets are never encrypted, whatever is said.
+        format!("postgres://groundling@/postgres?host={dir}&port={port}&sslmode=require"),
+        format!("host={dir} port={port} user=groundling dbname=postgres sslmode=disable"),
+        format!("host=127.0.0.1 port={port} user='groundling' dbname=postgres"),
+    ];
+    for (place, into) in cases.iter().enumerate() {
+        let output = bench.groundling(&["index", "--into", into, "--format", "json"]).output().await.unwrap();
+        assert!(output.status.success(), "{into}: {}", said(&output));
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(summary["annotations"], if place == 0 { 2 } else { 0 }, "{into}: {summary}");
     }
 }

@@ -21,7 +21,7 @@ fn hostile() -> ImageAnnotation {
     entity.boxes[0].score = Some(f32::INFINITY);
     // More than a tsvector, and than an entry of an index, can hold.
     let long: String = (0..110_000).map(|number| format!("w{number} ")).collect();
-    annotation.results[1].text = long;
+    (annotation.results[1].text, annotation.results[1].answer) = (long.clone(), long);
     annotation.results[1].entities[0].phrase = "x".repeat(100_000);
     annotation.picture.as_mut().unwrap().object.as_mut().unwrap().key = "k".repeat(5000);
     annotation.finished_at = Some(wire::prost_types::Timestamp { seconds: i64::MAX, nanos: -1 });
@@ -84,4 +84,25 @@ async fn the_first_message_of_an_annotation_is_kept() {
     }
     let search = "select (select count(*) from box_search) + (select count(*) from phrase_search('a'))";
     assert_eq!(databases[1].number(search).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_deleted_with_their_annotation_by_every_program() {
+    let bench = Bench::start().await;
+    bench.fill(synthetic(5)).await;
+    let database = Database::sqlite(&bench, "annotations.db");
+    database.indexed(&bench, &[]).await;
+    let connection = rusqlite::Connection::open(bench.path("annotations.db")).unwrap();
+    // As in `sqlite3` and Python.
+    connection.pragma_update(None, "foreign_keys", false).unwrap();
+    connection.execute("delete from annotations where sequence > 3", []).unwrap();
+    drop(connection);
+    assert_eq!(database.number("select count(distinct annotation) from results").await, 3);
+    let (boxes, found) = (database.number("select count(*) from boxes").await, "select count(*) from box_search");
+    assert_eq!(database.number(found).await, boxes);
+    // Keys of the deleted ones are not given to the next ones.
+    bench.fill(synthetic(7).skip(5)).await;
+    let summary = database.indexed(&bench, &[]).await;
+    assert_eq!(summary["annotations"], 2, "{summary}");
+    assert_eq!(database.number("select max(annotation) from annotations").await, 7);
 }

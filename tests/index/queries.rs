@@ -73,6 +73,11 @@ async fn the_documented_queries_find_the_scenes_that_the_truth_names() {
         for query in &queries {
             assert!(!database.rows(query).await.is_empty(), "{name}: {query}");
         }
+        // The prompt of a grounding names a snowman wherever there is none.
+        let asked_for = "select count(*) from ~results where task = 'ground' and text like '%snowman%'";
+        assert!(database.number(asked_for).await > 0);
+        let tasks: BTreeSet<_> = database.rows(&queries[1]).await.into_iter().map(|row| row[1].clone()).collect();
+        assert!(!tasks.is_empty() && !tasks.contains("ground"), "{name}: {tasks:?}");
         // The same query for each pair of objects.
         let mut pairs = 0;
         for scene in scenes() {

@@ -31,7 +31,7 @@ def test_an_annotation_has_the_fields_of_its_message() -> None:
     assert read.annotation_id == "ab52def047aaac8163c19d6b252677904884ba2969005d581c74d80f1e314856"
     assert (read.job_id, read.dataset, read.labels, read.size) == ("job-1", "cats", {"camera": "7"}, (256, 192))
     assert read.text("brief") == "An image of a fox."
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"no task 'other'.*: 'brief'"):
         read.text("other")
     with pytest.raises(KeyError):
         read.boxes("other")

@@ -355,6 +355,36 @@ async def test_a_message_of_another_type_is_an_error_and_can_be_passed_over(serv
         assert (await reader.__anext__()).annotation_id == "a"
 
 
+async def test_a_durable_reader_reports_a_message_of_another_type_once(server: servers.NatsServer) -> None:
+    async with streams(server) as jetstream, await Client.connect(server.url) as client:
+        await annotate(jetstream, "a")
+        await jetstream.publish("groundling.annotations.cats", b"\xffnot an annotation")
+        await annotate(jetstream, "b")
+        read: list[str | int] = []
+        # Reopened each time, and open for longer than the server would wait before it delivers the message again.
+        for _ in range(3):
+            async with client.annotations("cats", durable="index", ack_wait=1, timeout=2.5) as reader:
+                with pytest.raises((ReadTimeoutError, UndecodableMessageError)) as raised:
+                    async for annotation in reader:
+                        read.append(annotation.annotation_id)
+                if isinstance(raised.value, UndecodableMessageError):
+                    read.append(raised.value.sequence)
+        assert read == ["a", 2, "b"]
+
+
+async def test_a_page_ends_before_a_message_of_another_type(server: servers.NatsServer) -> None:
+    async with streams(server) as jetstream, await Client.connect(server.url) as client:
+        await annotate(jetstream, "a", "b")
+        await jetstream.publish("groundling.annotations.cats", b"\xffnot an annotation")
+        await annotate(jetstream, "c")
+        page = await client.annotations_page("cats")
+        assert ([each.annotation_id for each in page.items], page.after, page.more) == (["a", "b"], 2, True)
+        with pytest.raises(UndecodableMessageError) as raised:
+            await client.annotations_page("cats", after=page.after)
+        last = await client.annotations_page("cats", after=raised.value.sequence)
+        assert ([each.annotation_id for each in last.items], last.after, last.more) == (["c"], 4, False)
+
+
 # Lost connections and servers
 
 

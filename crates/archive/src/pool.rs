@@ -13,6 +13,7 @@ use broker::settings::{NatsSettings, StreamSettings};
 use futures::TryStreamExt;
 use time::OffsetDateTime;
 use wire::prost_types::Timestamp;
+use wire::subjects::Dataset;
 
 /// Access to the streams.
 #[derive(Debug, Clone)]
@@ -82,6 +83,21 @@ impl Pool {
         Self { broker: connection.broker(nats), ..Self::new(&connection.client, nats, streams) }
     }
 
+    /// The number of annotations of a dataset that are in their stream.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the stream does not exist, or the server does not answer.
+    pub async fn count_annotations(&self, dataset: &Dataset) -> Result<u64, PoolError> {
+        let stream = self.stream(&self.streams.annotations).await?;
+        let found = subjects(&stream, &dataset.annotations_subject()).await?;
+        Ok(found.iter().map(|(_, messages)| messages).sum())
+    }
+
+    /// The name of the stream of annotations.
+    pub fn annotations_stream(&self) -> &str {
+        &self.streams.annotations
+    }
+
     /// The state of a stream.
     pub(crate) async fn stream(&self, name: &str) -> Result<Stream<Info>, PoolError> {
         self.jetstream.get_stream(name).await.map_err(|error| match error.kind() {
@@ -93,10 +109,23 @@ impl Pool {
     }
 }
 
-/// When a stream was created, as a text. It tells a stream that was deleted and created again from the earlier one.
-pub(crate) fn created_text(created: OffsetDateTime) -> String {
-    let nanos = i32::try_from(created.nanosecond()).unwrap_or(0);
-    Timestamp { seconds: created.unix_timestamp(), nanos }.to_string()
+/// A time as a text, to the nanosecond. That of a stream's creation tells a stream that was deleted and created again from
+/// the earlier one.
+pub(crate) fn time_text(time: OffsetDateTime) -> String {
+    let nanos = i32::try_from(time.nanosecond()).unwrap_or(0);
+    Timestamp { seconds: time.unix_timestamp(), nanos }.to_string()
+}
+
+/// Whether annotations have been removed from their stream, by its limits, by an export or by hand. What they were about
+/// looks as if it had never been annotated.
+///
+/// # Errors
+/// [`PoolError`] if the stream does not exist, or the server does not answer.
+pub async fn annotations_removed(jetstream: &Context, name: &str) -> Result<bool, PoolError> {
+    let stream = jetstream.get_stream(name).await;
+    let stream = stream.map_err(|error| PoolError::broker(format!("opening the stream {name}"), &error))?;
+    let state = &stream.cached_info().state;
+    Ok(state.first_sequence > 1 || state.deleted_count.is_some_and(|deleted| deleted > 0))
 }
 
 /// The subjects of a stream that match a filter, with the number of messages on each of them.

@@ -1,7 +1,7 @@
 //! What `groundling status`, `failures` and `reconcile` take. The comments are the program's own help.
 
-use archive::source::row::seconds;
 use clap::{Args, Subcommand};
+use time::OffsetDateTime;
 use wire::v1::FailureReason;
 
 use crate::args::{Format, StoreArgs};
@@ -64,8 +64,8 @@ pub(crate) struct FailureFilterArgs {
     #[arg(long, value_name = "REASON", value_parser = reason)]
     pub(crate) reason: Option<FailureReason>,
     /// Only failures that were stored at this time or later, such as 2026-11-29 or 2026-11-29T08:00:00Z.
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
-    pub(crate) since: Option<i64>,
+    #[arg(long, value_name = "TIME", value_parser = archive::source::row::time)]
+    pub(crate) since: Option<OffsetDateTime>,
     /// At most this many, the oldest first.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,

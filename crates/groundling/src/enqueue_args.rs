@@ -91,10 +91,10 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_size: Option<u64>,
     /// Modified at or after this time, such as 2026-11-29 or 2026-11-29T08:00:00Z.
-    #[arg(long, value_name = "TIME", value_parser = archive::source::row::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = archive::source::row::whole_seconds)]
     pub(crate) modified_after: Option<i64>,
     /// Modified before this time.
-    #[arg(long, value_name = "TIME", value_parser = archive::source::row::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = archive::source::row::whole_seconds)]
     pub(crate) modified_before: Option<i64>,
     /// Skip pictures that have an annotation in the dataset.
     ///

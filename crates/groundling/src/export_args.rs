@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use time::OffsetDateTime;
 
 use crate::args::{Format, StoreArgs};
 
@@ -24,18 +25,21 @@ pub(crate) struct ExportArgs {
     /// Format of the files.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) format: ExportFormat,
-    /// Directory or s3://bucket/prefix for the files.
+    /// Directory or s3://bucket/prefix for the files: empty, or with this export.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: String,
     /// Sequences of the stream in one shard. Sequences of other datasets count.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) shard_size: u64,
     /// Export annotations that were published at this time or later, such as 2026-11-29 or 2026-11-29T08:00:00Z.
-    #[arg(long, value_name = "TIME", conflicts_with = "sequence", value_parser = archive::source::row::seconds)]
-    pub(crate) since: Option<i64>,
+    #[arg(long, value_name = "TIME", conflicts_with = "sequence", value_parser = archive::source::row::time)]
+    pub(crate) since: Option<OffsetDateTime>,
     /// Export the sequences from A up to B, without B; A.. for all from A on.
     #[arg(long, value_name = "A..B", value_parser = sequences)]
     pub(crate) sequence: Option<(u64, Option<u64>)>,
+    /// Export the results of these tasks only. Can be repeated, or separated by commas [default: all tasks].
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) task: Vec<String>,
     /// Include the pictures (parquet, webdataset, yolo).
     #[arg(long)]
     pub(crate) pictures: bool,
@@ -44,7 +48,7 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Layout::Full)]
     pub(crate) layout: Layout,
     /// File with a category in each line: a name, or a name, "=" and the phrases and nouns that belong to it, separated by
-    /// commas [default: the noun of each phrase is its category].
+    /// commas; lines that begin with # are comments [default: the noun of each phrase is its category].
     #[arg(long, value_name = "FILE")]
     pub(crate) categories: Option<PathBuf>,
     /// Continue with annotations that arrive later, as soon as they fill a shard, until SIGTERM or Ctrl-C.

@@ -8,6 +8,7 @@ mod arg_values;
 mod args;
 mod bulk_args;
 mod commands;
+mod counted;
 mod enqueue_args;
 mod errors;
 mod exit;

@@ -1,10 +1,9 @@
 //! The pictures of pages, read from their store.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use archive::presigned::presigned;
 use futures::{StreamExt, stream};
 use kosmos2::processor::image::{DecodeOptions, decode};
@@ -13,10 +12,12 @@ use tokio::sync::Semaphore;
 use wire::identity::sha256_hex;
 use wire::v1::{ObjectIdentity, PictureFacts, S3Object};
 use worker::fetch::s3::ObjectStore;
+use worker::fetch::{FetchError, FetchErrorKind};
 
+use crate::counted::counted;
 use crate::exit::Misuse;
-use crate::own_store;
 use crate::settings::Settings;
+use crate::{own_store, stderr};
 
 /// Pictures that are read at once.
 const AT_ONCE: usize = 16;
@@ -31,7 +32,86 @@ pub(crate) struct PagePictures {
     links: Option<Duration>,
     /// Limits the pictures decoded at once to the number of processors: each takes memory.
     decoders: Arc<Semaphore>,
-    missing: AtomicU64,
+    left_out: Mutex<LeftOut>,
+}
+
+/// Pictures that could not be shown, by the reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    /// The object does not exist any more.
+    pub(crate) missing: u64,
+    /// The object has other bytes now.
+    pub(crate) changed: u64,
+    /// The object cannot be used as a picture.
+    pub(crate) unreadable: u64,
+    /// The store cannot be reached, or refuses to give the object.
+    pub(crate) refused: u64,
+    /// What the store said first.
+    cause: Option<String>,
+}
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+enum NoPicture {
+    #[error("{0}")]
+    Missing(String),
+    #[error("the object has other bytes now")]
+    Changed,
+    #[error("{0}")]
+    Unreadable(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<FetchError> for NoPicture {
+    fn from(error: FetchError) -> Self {
+        use FetchErrorKind::{Changed, Denied, Exhausted, Misconfigured, NotAllowed, NotFound, Throttled, Unavailable};
+        match error.kind() {
+            NotFound => Self::Missing(error.to_string()),
+            Changed => Self::Changed,
+            Denied | NotAllowed | Throttled | Unavailable | Misconfigured | Exhausted => {
+                Self::Refused(error.to_string())
+            }
+            _ => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+impl LeftOut {
+    fn add(&mut self, why: &NoPicture) {
+        match why {
+            NoPicture::Missing(_) => self.missing += 1,
+            NoPicture::Changed => self.changed += 1,
+            NoPicture::Unreadable(_) => self.unreadable += 1,
+            NoPicture::Refused(cause) => {
+                self.refused += 1;
+                self.cause.get_or_insert_with(|| cause.clone());
+            }
+        }
+    }
+
+    /// A sentence for each reason.
+    fn sentences(&self) -> Vec<String> {
+        let refused = format!(
+            "the store cannot be reached or refuses to give it: {}",
+            self.cause.as_deref().unwrap_or("no reason was given")
+        );
+        let reasons = [
+            (self.missing, "the object does not exist any more"),
+            (self.changed, "the object has other bytes now"),
+            (self.unreadable, "it cannot be read as a picture (RUST_LOG=groundling=debug says why)"),
+            (self.refused, refused.as_str()),
+        ];
+        let found = reasons.into_iter().filter(|(count, _)| *count > 0);
+        found.map(|(count, why)| format!("{} left out: {why}", counted(count, "picture"))).collect()
+    }
+
+    /// Says what was left out on stderr.
+    pub(crate) fn tell(&self) {
+        for sentence in self.sentences() {
+            stderr::message!("groundling: {sentence}");
+        }
+    }
 }
 
 impl PagePictures {
@@ -43,12 +123,17 @@ impl PagePictures {
             return Err(Misuse(anyhow!(why)).into());
         }
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { store, links, decoders: Arc::new(Semaphore::new(decoders)), missing: AtomicU64::new(0) })
+        Ok(Self { store, links, decoders: Arc::new(Semaphore::new(decoders)), left_out: Mutex::default() })
     }
 
-    /// Pictures of annotations that could not be shown.
-    pub(crate) fn missing(&self) -> u64 {
-        self.missing.load(Ordering::Relaxed)
+    /// Pictures of annotations that could not be shown. Those of failures do not count: many failures are about objects
+    /// that cannot be read.
+    pub(crate) fn left_out(&self) -> LeftOut {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn leave_out(&self, why: &NoPicture) {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).add(why);
     }
 
     /// The pictures of annotations, in their order. One that cannot be read, or has other bytes than those that were
@@ -70,8 +155,12 @@ impl PagePictures {
     /// The pictures of failed jobs, in their order, where the objects can be read and decoded.
     pub(crate) async fn of_failures(&self, objects: Vec<Option<S3Object>>) -> Vec<Option<Picture>> {
         let read = |object: Option<S3Object>| async move {
-            let read = self.thumbnail(object?, None, true).await;
-            read.map_err(|error| tracing::debug!("no picture of a failure: {error:#}")).ok()
+            let why = match self.thumbnail(object?, None, true).await {
+                Ok(picture) => return Some(picture),
+                Err(why) => why,
+            };
+            tracing::debug!("no picture of a failure: {why}");
+            None
         };
         stream::iter(objects).map(read).buffered(AT_ONCE).collect().await
     }
@@ -90,16 +179,22 @@ impl PagePictures {
         };
         match read {
             Ok(picture) => Some(picture),
-            Err(error) => {
-                self.missing.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(bucket = object.bucket, key = object.key, "no picture: {error:#}");
+            Err(why) => {
+                self.leave_out(&why);
+                tracing::debug!(bucket = object.bucket, key = object.key, "no picture: {why}");
                 None
             }
         }
     }
 
-    async fn link(&self, object: &ObjectIdentity, facts: &PictureFacts, expiry: Duration) -> anyhow::Result<Picture> {
-        let address = presigned(self.store.client(), object, expiry).await?;
+    async fn link(
+        &self,
+        object: &ObjectIdentity,
+        facts: &PictureFacts,
+        expiry: Duration,
+    ) -> Result<Picture, NoPicture> {
+        let address = presigned(self.store.client(), object, expiry).await;
+        let address = address.map_err(|error| NoPicture::Refused(error.to_string()))?;
         Ok(Picture::linked(address, facts.width, facts.height))
     }
 
@@ -108,17 +203,20 @@ impl PagePictures {
         object: S3Object,
         sha256: Option<String>,
         apply_orientation: bool,
-    ) -> anyhow::Result<Picture> {
+    ) -> Result<Picture, NoPicture> {
+        let unreadable = |error: &dyn std::fmt::Display| NoPicture::Unreadable(error.to_string());
         let bytes = self.store.read(&object).await?.bytes;
-        let _permit = self.decoders.acquire().await?;
+        let _permit = self.decoders.acquire().await.map_err(|error| unreadable(&error))?;
         let made = tokio::task::spawn_blocking(move || {
             if sha256.is_some_and(|expected| expected != sha256_hex(&bytes)) {
-                bail!("the object has other bytes now");
+                return Err(NoPicture::Changed);
             }
-            let picture = decode(&bytes, &DecodeOptions { apply_orientation, ..DecodeOptions::default() })?;
-            Ok(Picture::thumbnail(&picture.rgb)?)
+            let unreadable = |error: &dyn std::fmt::Display| NoPicture::Unreadable(error.to_string());
+            let picture = decode(&bytes, &DecodeOptions { apply_orientation, ..DecodeOptions::default() });
+            let picture = picture.map_err(|error| unreadable(&error))?;
+            Picture::thumbnail(&picture.rgb).map_err(|error| unreadable(&error))
         });
-        made.await?
+        made.await.unwrap_or_else(|error| Err(unreadable(&error)))
     }
 }
 
@@ -130,6 +228,19 @@ fn is_shown_as_annotated(facts: &PictureFacts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_are_counted_apart_and_the_first_refusal_is_told() {
+        let mut left_out = LeftOut::default();
+        let refused = |cause: &str| NoPicture::Refused(cause.to_owned());
+        let all = [NoPicture::Changed, refused("no connection"), refused("timeout"), NoPicture::Missing("k".into())];
+        all.iter().for_each(|why| left_out.add(why));
+        assert_eq!((left_out.missing, left_out.changed, left_out.unreadable, left_out.refused), (1, 1, 0, 2));
+        let sentences = left_out.sentences();
+        assert_eq!(sentences[0], "1 picture left out: the object does not exist any more");
+        assert!(sentences[2].starts_with("2 pictures left out: the store cannot be reached"), "{sentences:?}");
+        assert!(sentences.len() == 3 && sentences[2].ends_with("no connection"), "{sentences:?}");
+    }
 
     #[test]
     fn only_pictures_that_browsers_show_as_they_were_annotated_are_linked() {

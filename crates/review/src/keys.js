@@ -38,8 +38,13 @@
     focusBox(boxes[place]);
   };
   const markBox = (verdict) => {
+    if (!marks) return false;
     const part = focused(".box, li[data-b]");
-    if (!part || !marks) return false;
+    if (!part) {
+      // The first press shows which box the next one marks.
+      if (verdict) stepBox(1);
+      return Boolean(verdict);
+    }
     marks.mark(part, verdict);
     if (verdict) stepBox(1);
     return true;

@@ -31,6 +31,8 @@ pub struct PostgresOptions {
     pub password: Option<String>,
     /// Certificate and key (PEM), for TLS.
     pub tls: Option<(String, String)>,
+    /// Whether clients can also connect through a Unix socket in [`PostgresServer::socket_dir`].
+    pub has_socket: bool,
 }
 
 /// A running PostgreSQL server on 127.0.0.1, with the user `groundling`, who may do everything.
@@ -77,6 +79,11 @@ impl PostgresServer {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The directory of its Unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.home.path()
     }
 
     /// Kills the server (SIGKILL), as in a crash.
@@ -169,7 +176,10 @@ impl PostgresServer {
         let mut settings = vec![
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1".to_owned(),
-            "unix_socket_directories=".to_owned(),
+            match self.options.has_socket {
+                true => format!("unix_socket_directories={}", self.home.path().display()),
+                false => "unix_socket_directories=".to_owned(),
+            },
             "fsync=off".to_owned(),
         ];
         if let Some((certificate, key)) = &self.options.tls {

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from groundling._connection import Connection
 from groundling._consumer import Consumer, Selection, Start
 from groundling._submission import JOBS, EncodedJob, Submission, publish
-from groundling.errors import InvalidJobError
+from groundling.errors import InvalidJobError, UndecodableMessageError
 from groundling.jobs import Job, Picture, check_dataset, message_id
 from groundling.reader import Reader, Record
 from groundling.records import Annotation, Failure, Origin
@@ -314,7 +314,11 @@ class Client:
         return self._reader(selection, _failure, durable, follow, timeout, auto_ack, ack_wait, batch, remember_ids)
 
     async def annotations_page(self, dataset: str | None, *, after: int = 0, limit: int = 100) -> Page[Annotation]:
-        """Up to `limit` annotations after the sequence `after`. Repeated ids are skipped within a page only."""
+        """Up to `limit` annotations after the sequence `after`. Repeated ids are skipped within a page only.
+
+        A page ends before a message that is not an annotation. The next one raises `UndecodableMessageError`; pass its
+        `sequence` as `after` to continue after it.
+        """
         start, batch = after + 1, max(1, min(limit, 1000))
         return await _page(self.annotations(dataset, start=start, follow=False, batch=batch), after, limit)
 
@@ -387,6 +391,11 @@ async def _page(reader: Reader[Outcome], after: int, limit: int) -> Page[Outcome
                 items.append(await reader.__anext__())
             except StopAsyncIteration:
                 return Page(items, items[-1].sequence if items else after, False)
+            except UndecodableMessageError:
+                # The page ends before it; the next one begins with it, and raises.
+                if not items:
+                    raise
+                return Page(items, items[-1].sequence, True)
         return Page(items, items[-1].sequence if items else after, reader.remaining > 0)
 
 

@@ -68,8 +68,8 @@ class ReaderConflictError(ReadError):
 
 
 class UndecodableMessageError(ReadError):
-    """A message of the stream is not of the expected type. The reader can still be used and continues after it; a
-    durable reader gets the message again."""
+    """A message of the stream is not of the expected type. The reader can still be used and continues after it; to a
+    durable reader it is not delivered again. For the page after it, pass `after=error.sequence`."""
 
     def __init__(self, subject: str, sequence: int) -> None:
         super().__init__(f"message {sequence} ({subject}) cannot be decoded")

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import nats.errors
@@ -96,6 +96,9 @@ class Reader(Generic[Record]):
             try:
                 record_id, record = self._decode(message)
             except Exception as error:
+                if self._durable:
+                    # Reported once: delivered again, it would be as undecodable, for ever.
+                    await _send(message.term(), "that a message cannot be decoded")
                 raise UndecodableMessageError(message.subject, sequence) from error
             if record_id and record_id in self._seen:
                 if self._durable:
@@ -147,11 +150,15 @@ class Reader(Generic[Record]):
 
 
 async def _acknowledge(message: Msg) -> None:
+    # Otherwise it is delivered again, and skipped then.
+    await _send(message.ack(), "an acknowledgement")
+
+
+async def _send(response: Awaitable[None], what: str) -> None:
     try:
-        await message.ack()
+        await response
     except (nats.errors.Error, ConnectionError) as error:
-        # It is delivered again, and skipped then.
-        log.debug("an acknowledgement was not sent: %s", error)
+        log.debug("%s was not sent: %s", what, error)
 
 
 async def _report_progress(reader: weakref.ref[Reader[Record]], interval: float) -> None:

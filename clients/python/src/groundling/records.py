@@ -94,7 +94,8 @@ class Annotation:
         for result in self.message.results:
             if result.task_id == task_id:
                 return result
-        raise KeyError(task_id)
+        known = ", ".join(repr(result.task_id) for result in self.message.results) or "none"
+        raise KeyError(f"no task {task_id!r}; the tasks of this annotation: {known}")
 
     def text(self, task_id: str) -> str:
         """Prompt and answer of a task, without markup. Raises `KeyError` if the job has no such task."""

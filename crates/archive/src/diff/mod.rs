@@ -55,7 +55,7 @@ pub enum DiffError {
 }
 
 impl DiffProgress {
-    /// Annotations that were read.
+    /// Messages that were read.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }

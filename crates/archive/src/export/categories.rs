@@ -27,6 +27,14 @@ pub(crate) struct Categories {
     cache: HashMap<String, Option<Category>>,
 }
 
+/// Checks the text of a categories file.
+///
+/// # Errors
+/// [`ExportError::Categories`] with the name of the file and the line.
+pub fn check_categories(file: &str, text: &str) -> Result<(), ExportError> {
+    Categories::parse(file, text).map(drop)
+}
+
 impl Categories {
     /// Every head noun is a category.
     pub(crate) fn open() -> Self {
@@ -34,15 +42,18 @@ impl Categories {
     }
 
     /// The categories of a file: in each line a name, or a name, `=`, and the phrases and nouns that belong to it, separated
-    /// by commas.
+    /// by commas. Lines that begin with `#` are comments. A byte-order mark is not part of the first name.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, ExportError> {
-        let invalid = |problem: String| ExportError::Categories { file: file.to_owned(), problem };
         let (mut list, mut known) = (Vec::<Arc<str>>::new(), HashMap::new());
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let lines = (1_u64..).zip(text.lines().map(str::trim));
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let invalid =
+                |problem: String| ExportError::Categories { place: format!("{file}, line {number}:"), problem };
             let (name, others) = line.split_once('=').unwrap_or((line, ""));
             let name = name.trim();
             if name.is_empty() {
-                return Err(invalid(format!("the line {line:?} has no name")));
+                return Err(invalid(format!("{line:?} has no name")));
             }
             let index = list.len();
             list.push(name.into());
@@ -53,7 +64,10 @@ impl Categories {
                 }
             }
         }
-        if list.is_empty() { Err(invalid("it has no categories".to_owned())) } else { Ok(Self::of(list, known)) }
+        if list.is_empty() {
+            return Err(ExportError::Categories { place: file.to_owned(), problem: "has no categories".to_owned() });
+        }
+        Ok(Self::of(list, known))
     }
 
     /// These head nouns are the categories.
@@ -116,9 +130,20 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_a_list_of_categories_is_refused() {
-        for (text, problem) in [("", "no categories"), ("= a", "no name"), ("a = c\nb = C", "two categories")] {
-            let error = Categories::parse("list.txt", text).unwrap_err().to_string();
-            assert!(error.contains(problem) && error.contains("list.txt"), "{error}");
+        let cases = [
+            ("", "list.txt has no categories"),
+            ("# nothing\n", "list.txt has no categories"),
+            ("\n= a", "list.txt, line 2: \"= a\" has no name"),
+            ("a = c\n# d\nb = C", "list.txt, line 3: \"C\" belongs to two categories"),
+        ];
+        for (text, problem) in cases {
+            assert_eq!(Categories::parse("list.txt", text).unwrap_err().to_string(), problem);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_comments_are_no_part_of_a_name() {
+        let categories = Categories::parse("f", "\u{feff}dog\r\n# comment\r\ncat").unwrap();
+        assert_eq!(categories.names().collect::<Vec<_>>(), ["dog", "cat"]);
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use broker::causes::causes;
 use sha2::{Digest, Sha256};
@@ -136,6 +137,22 @@ impl Destination {
         }
     }
 
+    /// Writes a small file if there is none with this name. If there is one, or another process writes it, nothing happens.
+    /// Stores that do not know the condition replace the file.
+    pub(crate) async fn create(&self, staging: &Path, name: &str, bytes: Vec<u8>) -> Result<(), ExportError> {
+        let Self::Object { client, bucket, prefix } = self else {
+            // The lock keeps others away.
+            return self.write(staging, name, bytes).await;
+        };
+        let put = client.put_object().bucket(bucket).key(format!("{prefix}{name}")).if_none_match("*");
+        match put.body(ByteStream::from(bytes.clone())).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.code(), Some("PreconditionFailed" | "ConditionalRequestConflict")) => Ok(()),
+            Err(error) if error.code() == Some("NotImplemented") => self.write(staging, name, bytes).await,
+            Err(error) => Err(ExportError::file(self.name_of(name), causes(&error))),
+        }
+    }
+
     /// Writes a small file in one step.
     pub(crate) async fn write(&self, staging: &Path, name: &str, bytes: Vec<u8>) -> Result<(), ExportError> {
         let staged = staging.join("small");
@@ -217,6 +234,57 @@ impl Destination {
         }
     }
 
+    /// The size of a file; `None` if it does not exist.
+    pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>, ExportError> {
+        let full = self.name_of(name);
+        match self {
+            Self::Local(root) => match tokio::fs::metadata(root.join(name)).await {
+                Ok(found) => Ok(Some(found.len())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(ExportError::file(full, error)),
+            },
+            Self::Object { client, bucket, prefix } => {
+                let head = client.head_object().bucket(bucket).key(format!("{prefix}{name}"));
+                match head.send().await {
+                    Ok(found) => Ok(found.content_length().and_then(|length| u64::try_from(length).ok())),
+                    Err(error) if error.as_service_error().is_some_and(HeadObjectError::is_not_found) => Ok(None),
+                    // The answer to HEAD has no body that could say more.
+                    Err(error) if error.raw_response().is_some_and(|said| said.status().as_u16() == 404) => Ok(None),
+                    Err(error) => Err(ExportError::file(full, causes(&error))),
+                }
+            }
+        }
+    }
+
+    /// Names of files and folders at the top that begin with a text: the first thousand in a bucket.
+    pub(crate) async fn top_names(&self, start: &str) -> Result<Vec<String>, ExportError> {
+        let full = self.name_of(start);
+        let mut names = Vec::new();
+        match self {
+            Self::Local(root) => {
+                let mut entries = match tokio::fs::read_dir(root).await {
+                    Ok(entries) => entries,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
+                    Err(error) => return Err(ExportError::file(root.display(), error)),
+                };
+                while let Some(entry) = entries.next_entry().await.map_err(|error| ExportError::file(&full, error))? {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+                names.retain(|name| name.starts_with(start));
+            }
+            Self::Object { client, bucket, prefix } => {
+                let list = client.list_objects_v2().bucket(bucket).prefix(format!("{prefix}{start}")).delimiter("/");
+                let found = list.send().await.map_err(|error| ExportError::file(&full, causes(&error)))?;
+                let folders = found.common_prefixes().iter().filter_map(|folder| folder.prefix());
+                let keys = found.contents().iter().filter_map(|object| object.key()).chain(folders);
+                let keys = keys.filter_map(|key| key.strip_prefix(prefix.as_str()));
+                names.extend(keys.map(|name| name.trim_end_matches('/').to_owned()));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// The names of the files in a folder, in order.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>, ExportError> {
         let full = self.name_of(folder);
@@ -296,6 +364,12 @@ mod tests {
         destination.write(staging.path(), "a/b.json", b"2".to_vec()).await.unwrap();
         assert_eq!(destination.read("a/b.json").await.unwrap().unwrap(), b"2");
         assert_eq!(destination.list("a").await.unwrap(), ["a/b.json"]);
+        assert_eq!(destination.top_names("a").await.unwrap(), ["a"]);
+        assert!(destination.top_names("b").await.unwrap().is_empty());
+        assert_eq!(
+            (destination.size("a/b.json").await.unwrap(), destination.size("a/c").await.unwrap()),
+            (Some(1), None)
+        );
         assert_eq!(destination.sha256("a/b.json").await.unwrap().unwrap(), hex(&Sha256::digest(b"2")));
         assert_eq!(destination.sha256("a/c").await.unwrap(), None);
         fs::write(staging.path().join("half"), "").unwrap();

@@ -59,15 +59,50 @@ pub enum ExportError {
         cause: String,
     },
     /// A file of the destination does not have the bytes that were written.
-    #[error("{name} has the SHA-256 {found}, and {expected} was written: nothing was removed from the stream")]
+    #[error("{name} {problem}: nothing was removed from the stream; delete the file, and a later run makes it again")]
     Verification {
         /// The file or object.
         name: String,
-        /// Its digest, or `nothing`.
-        found: String,
-        /// The digest of what was written.
-        expected: String,
+        /// That it is missing, or its digest.
+        problem: String,
     },
+    /// A shard must be made again, and the stream does not have all of its messages any more.
+    #[error(
+        "{name} {problem}, and {left} of {messages} messages of its shard are left in the stream: restore the file, or choose another destination"
+    )]
+    Lost {
+        /// The file or object.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+        /// Messages that are in the stream.
+        left: u64,
+        /// Messages that the shard was made of.
+        messages: u64,
+    },
+    /// The destination has files that the export would replace, and is not known to hold this export.
+    #[error(
+        "{place} has {name} and no {plan}: it may hold something else, so choose an empty destination, or one with this export"
+    )]
+    Occupied {
+        /// The destination.
+        place: String,
+        /// One of the files.
+        name: String,
+        /// The file of the plan.
+        plan: &'static str,
+    },
+    /// Another export was begun at the destination at the same time.
+    #[error("another export was begun at {0} at the same time: choose another destination")]
+    BegunElsewhere(String),
+    /// A time that has not come.
+    #[error("--since {0} has not come yet")]
+    Future(String),
+    /// Categories have numbers, and there is nothing to make them of.
+    #[error(
+        "the dataset {0} has no annotations yet whose nouns can be the categories: wait for the first ones, or give --categories"
+    )]
+    NoNouns(String),
     /// A picture could not be read.
     #[error("the picture {object} cannot be read: {cause}")]
     Picture {
@@ -77,10 +112,10 @@ pub enum ExportError {
         cause: String,
     },
     /// A file of categories is not valid.
-    #[error("the categories file {file}: {problem}")]
+    #[error("{place} {problem}")]
     Categories {
-        /// The file.
-        file: String,
+        /// The file, and the line if there is one.
+        place: String,
         /// What is wrong with it.
         problem: String,
     },

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 use super::destination::Destination;
 use super::error::ExportError;
 
+/// The folder of the files.
+pub(crate) const FOLDER: &str = "_export/ids";
 /// Bytes of an entry.
 const ENTRY: usize = 24;
 /// Temporary files.
@@ -55,9 +57,19 @@ impl Entry {
     }
 }
 
+/// The bytes of a file with this number of entries.
+pub(crate) fn bytes(entries: u64) -> u64 {
+    entries.saturating_mul(ENTRY as u64)
+}
+
 /// The name of a shard's file of ids.
 pub(crate) fn name(shard: u64) -> String {
-    format!("_export/ids/{shard:08}.bin")
+    format!("{FOLDER}/{shard:08}.bin")
+}
+
+/// The shard of a file of ids.
+pub(crate) fn shard_of(name: &str) -> Option<u64> {
+    name.strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(".bin")?.parse().ok()
 }
 
 /// The bytes of a file of ids.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::destination::{Destination, hex};
@@ -17,7 +17,27 @@ use super::staged_file::FileRecord;
 /// The list of shards and files.
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// The counts.
-const STATS: &str = "_stats.json";
+pub(crate) const STATS: &str = "_stats.json";
+
+/// What a later run reads of a manifest.
+#[derive(Deserialize)]
+struct Listed {
+    shards: Vec<ListedShard>,
+}
+
+#[derive(Deserialize)]
+struct ListedShard {
+    shard: u64,
+    annotations: u64,
+}
+
+/// The shards of the manifest, with the number of their annotations. Empty if there is none, or one that cannot be read: it
+/// is written again.
+pub(crate) async fn listed_shards(destination: &Destination) -> Result<BTreeMap<u64, u64>, ExportError> {
+    let Some(bytes) = destination.read(MANIFEST).await? else { return Ok(BTreeMap::new()) };
+    let listed = serde_json::from_slice::<Listed>(&bytes).map(|listed| listed.shards).unwrap_or_default();
+    Ok(listed.into_iter().map(|listed| (listed.shard, listed.annotations)).collect())
+}
 
 #[derive(Serialize)]
 struct Manifest<'a> {

@@ -1,7 +1,7 @@
 //! Exports: the annotations of a dataset as files for other tools.
 //!
-//! The stream is divided into shards of N sequences: shard k holds the annotations of the sequences kN to (k+1)N − 1, and
-//! nothing else decides its bytes. A shard that is made again is the same, so a killed export loses and repeats nothing:
+//! The stream is divided into shards of N sequences: shard k holds the annotations of the sequences kN to (k+1)N − 1. Its
+//! bytes depend only on these, on the plan and, if pictures are exported, on their store. A shard that is made again is the same, so a killed export loses and repeats nothing:
 //! the next run makes what is not finished. Files are moved to their places in one step, and the record of a shard is
 //! written last.
 //!
@@ -9,6 +9,7 @@
 //! all shards are compared, and shards with a repeat are made again without it; the first message of an id is kept.
 
 mod categories;
+mod damage;
 mod destination;
 mod error;
 mod formats;
@@ -29,6 +30,7 @@ mod staged_file;
 mod trim;
 mod xml;
 
+pub use categories::check_categories;
 pub use destination::Destination;
 pub use error::ExportError;
 pub use formats::Format;

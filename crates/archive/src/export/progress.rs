@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counts of a running export.
 #[derive(Debug, Default)]
 pub struct Progress {
-    annotations: AtomicU64,
+    messages: AtomicU64,
     shards: AtomicU64,
     sequence: AtomicU64,
     last: AtomicU64,
@@ -14,8 +14,8 @@ pub struct Progress {
 /// The counts at a moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Annotations read by this run.
-    pub annotations: u64,
+    /// Messages read by this run.
+    pub messages: u64,
     /// Shards finished by this run.
     pub shards: u64,
     /// The last sequence that was read.
@@ -29,15 +29,15 @@ impl Progress {
     pub fn snapshot(&self) -> Snapshot {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         Snapshot {
-            annotations: load(&self.annotations),
+            messages: load(&self.messages),
             shards: load(&self.shards),
             sequence: load(&self.sequence),
             last: load(&self.last),
         }
     }
 
-    pub(crate) fn annotation_at(&self, sequence: u64) {
-        self.annotations.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn message_at(&self, sequence: u64) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.sequence.store(sequence, Ordering::Relaxed);
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use wire::Message;
 use wire::v1::ImageAnnotation;
 
+use super::damage;
 use super::destination::Staging;
 use super::error::ExportError;
 use super::id_files::{self, RepeatSearch};
@@ -80,6 +81,7 @@ impl Export {
         let records = records.into_iter().map(|record| (record.shard, record)).collect();
         let mut running =
             Running { export: self, stream, staging, plan, records, progress, is_described: false, trimmed: 0 };
+        running.repair().await?;
         let mut stop = std::pin::pin!(stop);
         loop {
             if !self.follow {
@@ -103,6 +105,24 @@ impl Export {
 }
 
 impl Running<'_> {
+    /// Makes the shards again whose files are not as they were written, if the stream still has their messages.
+    async fn repair(&mut self) -> Result<(), ExportError> {
+        for damage in damage::find(&self.export.destination, &self.plan, &self.records).await? {
+            let mut left = 0;
+            let mut messages = self.export.read(damage.first, damage.end).await?.boxed();
+            while messages.try_next().await?.is_some() {
+                left += 1;
+            }
+            if left < damage.messages {
+                return Err(damage.lost(&self.export.destination, left));
+            }
+            tracing::warn!(file = damage.name, problem = damage.problem, "writing shard {} again", damage.shard);
+            let repeats = self.records.get(&damage.shard).map(|record| (damage.shard, record.repeats.clone()));
+            self.write_shards(damage.first, damage.end, repeats.into_iter().collect()).await?;
+        }
+        Ok(())
+    }
+
     /// Exports what has come since the last update.
     async fn update(&mut self) -> Result<(), ExportError> {
         let info = self.stream.info().await;

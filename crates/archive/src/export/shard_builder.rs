@@ -106,8 +106,8 @@ impl ShardBuilder {
 
     fn add(&mut self, open: &mut Open, message: &StoredMessage, picture: Option<Bytes>) -> Result<(), ExportError> {
         let sequence = message.sequence;
-        self.progress.annotation_at(sequence);
-        let annotation = match ImageAnnotation::decode(message.payload.as_ref()) {
+        self.progress.message_at(sequence);
+        let mut annotation = match ImageAnnotation::decode(message.payload.as_ref()) {
             Ok(annotation) => annotation,
             Err(error) => {
                 tracing::warn!(sequence, %error, "message is not an annotation, left out");
@@ -119,6 +119,10 @@ impl ShardBuilder {
         open.entries.push(entry);
         if !open.seen.insert(entry.id) || open.left_out.contains(&sequence) {
             open.repeats.push(sequence);
+            return Ok(());
+        }
+        if !self.plan.keep_tasks(&mut annotation) {
+            open.counts.without_task += 1;
             return Ok(());
         }
         let mut item = Item { sequence, annotation, picture, categories: Vec::new() };
@@ -195,7 +199,11 @@ pub(crate) fn bounds(plan: &Plan, shard: u64) -> (u64, u64) {
 
 fn count(item: &Item, pictures: bool, counts: &mut Counts) {
     counts.annotations += 1;
-    counts.pictures_missing += u64::from(pictures && item.picture.is_none());
+    if pictures && item.picture.is_none() {
+        let has_object = item.annotation.picture.as_ref().is_some_and(|picture| picture.object.is_some());
+        counts.pictures_missing += u64::from(has_object);
+        counts.pictures_in_jobs += u64::from(!has_object);
+    }
     for result in &item.annotation.results {
         counts.results += 1;
         match counts.tasks.get_mut(&result.task_id) {
@@ -217,7 +225,8 @@ fn count(item: &Item, pictures: bool, counts: &mut Counts) {
 /// The categories of a plan.
 pub(crate) fn categories(plan: &Plan) -> Result<Categories, ExportError> {
     match (&plan.categories_file, &plan.categories) {
-        (Some(text), _) => Categories::parse("--categories", text),
+        // The command has checked the file.
+        (Some(text), _) => Categories::parse("the categories file", text),
         (None, Some(nouns)) => Ok(Categories::listed(nouns)),
         (None, None) => Ok(Categories::open()),
     }

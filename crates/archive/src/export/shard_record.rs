@@ -50,9 +50,14 @@ pub struct Counts {
     pub boxes: u64,
     /// Boxes by tenths of their score: from 0 to below 0.1 and so on. Boxes from prompts have none.
     pub boxes_by_score: [u64; 10],
-    /// Pictures that could not be exported because the object does not exist any more, has other bytes now, or was part
-    /// of its job.
+    /// Pictures that could not be exported because the object does not exist any more or has other bytes now.
     pub pictures_missing: u64,
+    /// Pictures that could not be exported because they were part of their jobs, and are stored nowhere.
+    #[serde(default)]
+    pub pictures_in_jobs: u64,
+    /// Annotations that were left out because they have no result of the tasks that are exported.
+    #[serde(default)]
+    pub without_task: u64,
     /// Results by task id.
     pub tasks: BTreeMap<String, u64>,
     /// Boxes by category.
@@ -84,6 +89,8 @@ impl Counts {
         self.entities += other.entities;
         self.boxes += other.boxes;
         self.pictures_missing += other.pictures_missing;
+        self.pictures_in_jobs += other.pictures_in_jobs;
+        self.without_task += other.without_task;
         self.boxes_unmapped += other.boxes_unmapped;
         self.boxes_by_score.iter_mut().zip(other.boxes_by_score).for_each(|(sum, count)| *sum += count);
         other.tasks.iter().for_each(|(name, count)| *self.tasks.entry(name.clone()).or_default() += count);
@@ -92,10 +99,32 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Boxes that are in the files.
+    pub fn boxes_exported(&self) -> u64 {
+        self.boxes.saturating_sub(self.boxes_unmapped)
+    }
+}
+
 impl ShardRecord {
+    /// Messages of the stream that the shard was made of.
+    pub(crate) fn messages(&self) -> u64 {
+        self.annotations() + self.unreadable.len() as u64
+    }
+
+    /// Messages among them that are annotations, with those that were left out.
+    pub(crate) fn annotations(&self) -> u64 {
+        self.counts.annotations + self.counts.without_task + self.repeats.len() as u64
+    }
+
     /// The name of the record.
     pub(crate) fn name(&self) -> String {
-        format!("{FOLDER}/{:08}.json", self.shard)
+        Self::name_of(self.shard)
+    }
+
+    /// The name of a shard's record.
+    pub(crate) fn name_of(shard: u64) -> String {
+        format!("{FOLDER}/{shard:08}.json")
     }
 
     /// The records at a destination, in the order of their numbers.

@@ -53,11 +53,11 @@ async fn verify(destination: &Destination, record: &ShardRecord) -> Result<(), E
     for file in &record.files {
         let found = destination.sha256(&file.name).await?;
         if found.as_deref() != Some(file.sha256.as_str()) {
-            return Err(ExportError::Verification {
-                name: destination.name_of(&file.name),
-                found: found.unwrap_or_else(|| "nothing".to_owned()),
-                expected: file.sha256.clone(),
-            });
+            let problem = match found {
+                Some(found) => format!("has the SHA-256 {found} instead of {}", file.sha256),
+                None => "is missing".to_owned(),
+            };
+            return Err(ExportError::Verification { name: destination.name_of(&file.name), problem });
         }
     }
     Ok(())

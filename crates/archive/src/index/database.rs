@@ -59,6 +59,12 @@ pub enum DatabaseError {
         /// The file.
         place: String,
     },
+    /// A schema of a server with tables of something else.
+    #[error("the schema groundling of the database {place} has tables of another program: choose another database")]
+    ForeignSchema {
+        /// The database.
+        place: String,
+    },
 }
 
 impl DatabaseError {

@@ -13,7 +13,7 @@ use super::database::{Database, Step};
 use super::error::IndexError;
 use super::progress::Progress;
 use super::target::Target;
-use crate::pool::{Pool, PoolError, created_text};
+use crate::pool::{Pool, PoolError, time_text};
 
 /// How often a run that follows the stream looks for new messages.
 const POLL: Duration = Duration::from_secs(1);
@@ -132,7 +132,7 @@ impl Session<'_> {
     async fn update(&mut self, stop: &Shared<impl Future<Output = ()>>) -> Result<bool, IndexError> {
         let last = self.stream.cached_info().state.last_sequence;
         self.progress.ends_at(last);
-        if created_text(self.stream.cached_info().created) != self.created {
+        if time_text(self.stream.cached_info().created) != self.created {
             self.look_up().await?;
         }
         for place in 0..self.cursors.len() {
@@ -146,7 +146,7 @@ impl Session<'_> {
     /// Looks up the stream and the cursors in the database.
     async fn look_up(&mut self) -> Result<(), IndexError> {
         let info = self.stream.cached_info();
-        let (name, created, last) = (&info.config.name, created_text(info.created), info.state.last_sequence);
+        let (name, created, last) = (&info.config.name, time_text(info.created), info.state.last_sequence);
         let known = self.database.stream(name, &created).await?;
         if let Some(earlier) = known.replaces {
             tracing::warn!(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::postgres::address::Address;
+use super::postgres::parameters;
 
 /// A database.
 #[derive(Debug, Clone)]
@@ -18,7 +19,9 @@ pub enum Target {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Another kind of text.
-    #[error("a database is postgres://user@host:port/database or sqlite:FILE")]
+    #[error(
+        "a database is postgres://user@host:port/database, the parameters of psql (host=… dbname=…) or sqlite:FILE"
+    )]
     Unknown,
     /// No file.
     #[error("sqlite: is followed by the name of a file, such as sqlite:annotations.db")]
@@ -42,7 +45,7 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Reads `postgres://…`, `postgresql://…` or `sqlite:FILE`.
+    /// Reads `postgres://…`, `postgresql://…`, `host=… dbname=…` or `sqlite:FILE`.
     ///
     /// # Errors
     /// [`TargetError`]. It never contains a password.
@@ -52,7 +55,7 @@ impl Target {
             let is_file = !file.is_empty() && !file.starts_with(':');
             return is_file.then(|| Self::Sqlite(file.into())).ok_or(TargetError::NoFile);
         }
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") || parameters::pairs(text).is_some() {
             return Ok(Self::Postgres(Box::new(Address::parse(text)?)));
         }
         Err(TargetError::Unknown)
@@ -83,7 +86,19 @@ mod tests {
             shown("postgresql://u:secret@db.example/pictures").unwrap(),
             "postgres://u@db.example:5432/pictures"
         );
-        for bad in ["sqlite:", "sqlite::memory:", "mysql://u:secret@h/d", "annotations.db", ""] {
+        assert_eq!(
+            shown("host=db.example dbname=pictures user=u password='se cret'").unwrap(),
+            "postgres://u@db.example:5432/pictures"
+        );
+        for bad in [
+            "host=h password=secret colour=red",
+            "host=h password='secret",
+            "sqlite:",
+            "sqlite::memory:",
+            "mysql://u:secret@h/d",
+            "annotations.db",
+            "",
+        ] {
             let error = shown(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }

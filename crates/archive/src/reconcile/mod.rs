@@ -21,7 +21,7 @@ pub use partitions::Spool;
 use streams::Until;
 
 use crate::feed::{Feed, FeedError, Plan};
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Pool, PoolError, annotations_removed};
 
 /// What a comparison found: `objects` is the sum of `done`, `failed`, `waiting` and `missing`.
 #[derive(Debug)]
@@ -113,9 +113,7 @@ pub async fn reconcile(pool: &Pool, feed: &Feed, progress: &ReconcileProgress) -
         read?;
         written?;
     }
-    let annotations = pool.stream(&pool.streams.annotations).await?;
-    let state = &annotations.cached_info().state;
-    let annotations_removed = state.first_sequence > 1 || state.deleted_count.is_some_and(|deleted| deleted > 0);
+    let annotations_removed = annotations_removed(&pool.jetstream, &pool.streams.annotations).await?;
     let compared = tokio::task::spawn_blocking(move || partitions.compare()).await.map_err(io::Error::other)?;
     let (totals, missing_objects) = compared?;
     Ok(Reconciled {

@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use time::OffsetDateTime;
 
 use super::store::decoded;
 use crate::object::{SourceObject, unquoted_etag};
@@ -114,15 +115,37 @@ impl Row {
     }
 }
 
-/// Parses a time in the format of RFC 3339, or a date. Returns seconds since 1970.
+/// Parses a time in the format of RFC 3339, or a date, with fractions of a second.
 ///
 /// # Errors
 /// A message, if it is neither.
-pub fn seconds(text: &str) -> Result<i64, String> {
+pub fn time(text: &str) -> Result<OffsetDateTime, String> {
+    let invalid = || format!("{text:?} is not a time such as 2026-11-29T08:00:00Z");
+    OffsetDateTime::from_unix_timestamp_nanos(parsed(text).ok_or_else(invalid)?.as_nanos()).map_err(|_| invalid())
+}
+
+/// Like [`time`], in seconds since 1970. Objects are compared to the second, so fractions are refused.
+///
+/// # Errors
+/// A message, if it is not a time, or not one of whole seconds.
+pub fn whole_seconds(text: &str) -> Result<i64, String> {
+    let time = time(text)?;
+    match time.nanosecond() {
+        0 => Ok(time.unix_timestamp()),
+        _ => Err(format!("{text:?} has a fraction of a second: objects are compared by whole seconds")),
+    }
+}
+
+/// The whole seconds since 1970 of a time.
+fn seconds(text: &str) -> Result<i64, String> {
+    let time = parsed(text).ok_or_else(|| format!("{text:?} is not a time such as 2026-11-29T08:00:00Z"))?;
+    Ok(time.secs())
+}
+
+fn parsed(text: &str) -> Option<DateTime> {
     let text = text.trim();
     let whole = if text.len() == "2026-11-29".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    let time = DateTime::from_str(&whole, DateTimeFormat::DateTimeWithOffset);
-    time.map(|time| time.secs()).map_err(|_| format!("{text:?} is not a time such as 2026-11-29T08:00:00Z"))
+    DateTime::from_str(&whole, DateTimeFormat::DateTimeWithOffset).ok()
 }
 
 /// Formats a time in seconds since 1970, so that [`seconds`] can parse it.
@@ -191,6 +214,13 @@ mod tests {
         assert_eq!(seconds("1970-01-02").unwrap(), 86_400);
         assert_eq!(seconds("1970-01-01T01:00:00+01:00").unwrap(), 0);
         assert_eq!(seconds(&time_text(1_795_939_200)).unwrap(), 1_795_939_200);
-        assert!(seconds("yesterday").is_err());
+        assert!(seconds("yesterday").is_err() && time("yesterday").is_err());
+        let precise = time("1970-01-01T00:00:01.5Z").unwrap();
+        assert_eq!(precise.unix_timestamp_nanos(), 1_500_000_000);
+        assert_eq!(time("1970-01-02").unwrap().unix_timestamp(), 86_400);
+        assert_eq!(whole_seconds("1970-01-02"), Ok(86_400));
+        assert!(whole_seconds("1970-01-01T00:00:01.5Z").unwrap_err().contains("whole seconds"));
+        // Stores state fractions of the times of objects.
+        assert_eq!(seconds("1970-01-01T00:00:01.5Z"), Ok(1));
     }
 }

@@ -78,6 +78,7 @@ async fn a_reader_needs_no_more_than_its_permissions() {
         shard_size: 2,
         start,
         end: None,
+        tasks: Vec::new(),
         pictures: None,
         categories: None,
         follow: false,
@@ -91,6 +92,7 @@ async fn a_reader_needs_no_more_than_its_permissions() {
     let indexed = archive::index::Progress::default();
     index.run(&indexed, std::future::pending()).await.unwrap();
     assert_eq!(indexed.snapshot().annotations, 4);
+    assert_eq!(restricted.pool().count_annotations(&dataset("read")).await.unwrap(), 4);
     // Sequences 2 and 3 one by one, and then all of the first shards at once.
     let some = export("some", Start::Sequence(2), true).run(&progress, std::future::pending()).await.unwrap();
     let all = export("all", Start::Beginning, true).run(&progress, std::future::pending()).await.unwrap();

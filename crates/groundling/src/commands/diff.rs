@@ -5,7 +5,7 @@ mod report;
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use archive::diff::{Diff, DiffProgress, diff, find_annotation};
 use archive::pool::Pool;
 use broker::connection;
@@ -14,13 +14,14 @@ use wire::subjects::Dataset;
 use wire::v1::ImageAnnotation;
 
 use super::annotate::page_writer;
+use super::unknown_dataset;
 use crate::exit::{Misuse, Outcome};
+use crate::files;
 use crate::page_pictures::PagePictures;
 use crate::progress::watched;
 use crate::review_args::DiffArgs;
 use crate::review_items::{annotated, name_of};
 use crate::settings::Settings;
-use crate::{files, stderr};
 
 pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset = |name: &String| name.parse::<Dataset>().map_err(|error| Misuse(anyhow!("{name}: {error}")));
@@ -39,19 +40,23 @@ pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Resu
     let (nats, streams) = settings.for_setup()?;
     let client = connection::connect(&nats, "groundling diff").await?;
     let pool = Pool::new(&client, &nats, streams);
+    for dataset in [&a, &b] {
+        if pool.count_annotations(dataset).await? == 0 {
+            bail!(unknown_dataset::sentence(&pool, dataset));
+        }
+    }
     let progress = DiffProgress::default();
     let comparing = diff(&pool, [&a, &b], args.largest, &progress);
-    let found = watched(comparing, || format!("{} annotations read", progress.read())).await?;
+    let found = watched(comparing, || format!("{} messages read", progress.read())).await?;
     if let (Some(out), Some(pictures)) = (&args.out, &pictures) {
         let page = make_page(&args, &pool, &found, pictures).await?;
         files::replace(out, |file| Ok(file.write_all(comparison_page(&page).as_bytes())?))?;
-        if pictures.missing() > 0 {
-            let missing = pictures.missing();
-            stderr::message!("groundling: {missing} pictures left out, they cannot be read or have changed");
-        }
     }
+    let left_out = pictures.as_ref().map(PagePictures::left_out).unwrap_or_default();
+    left_out.tell();
     report::print(&args, &found)?;
-    Ok(if found.totals.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })
+    let is_whole = found.totals.unreadable == 0 && left_out.refused == 0;
+    Ok(if is_whole { Outcome::Done } else { Outcome::PartlyFailed })
 }
 
 async fn make_page(

@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use archive::feed::{Annotated, Feed, FeedError, Progress, Target, pool_rate};
 use archive::filter::{Filter, Selection};
 use archive::object::SourceObject;
+use archive::pool::annotations_removed;
 use archive::recipe::{Pin, Recipe};
 use archive::source::Source;
 use archive::source::address::Address;
@@ -23,6 +24,10 @@ use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
 use crate::{job_tasks, own_store, stderr};
+
+/// What has happened if [`annotations_removed`].
+pub(super) const ANNOTATIONS_REMOVED: &str =
+    "annotations have been removed from their stream (by `export --trim`, limits of the stream, or by hand)";
 
 pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
@@ -59,8 +64,12 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
     if args.dry_run {
         return dry_run(&args, &feed, &prompts, &nats, &streams).await;
     }
+    let jetstream = connect(&nats).await?;
+    if feed.missing {
+        warn_of_removed(&jetstream, &streams).await?;
+    }
     let target = Target {
-        jetstream: connect(&nats).await?,
+        jetstream,
         streams,
         max_waiting: args.max_waiting,
         max_failure_rate: args.max_failure_rate,
@@ -88,6 +97,7 @@ async fn dry_run(
     let annotated = match feed.missing {
         true => {
             let jetstream = connect(nats).await?;
+            warn_of_removed(&jetstream, streams).await?;
             Some(Annotated::read(&jetstream, &streams.annotations, &feed.recipe.dataset).await?)
         }
         false => None,
@@ -100,6 +110,14 @@ async fn dry_run(
     };
     report::survey(args, prompts, counts, rate)?;
     Ok(Outcome::Done)
+}
+
+/// Says that pictures look as if they had no annotation if theirs was removed from the stream.
+async fn warn_of_removed(jetstream: &Context, streams: &StreamSettings) -> anyhow::Result<()> {
+    if annotations_removed(jetstream, &streams.annotations).await? {
+        stderr::message!("groundling: {ANNOTATIONS_REMOVED}: their pictures have jobs again");
+    }
+    Ok(())
 }
 
 /// The pool's rate in pictures per second. If it is unknown, a message says why.

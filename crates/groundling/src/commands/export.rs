@@ -5,29 +5,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use archive::export::{Destination, Export, ExportError, Format, Pictures, Progress, Start, Summary};
+use archive::export::{Destination, Export, ExportError, Format, Pictures, Progress, Start, Summary, check_categories};
+use archive::pool::Pool;
 use broker::connection;
 use futures::FutureExt;
 use serde_json::json;
 use wire::subjects::Dataset;
 
 use super::stop::stopped;
+use super::unknown_dataset;
 use crate::args;
+use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
 use crate::export_args::{ExportArgs, ExportFormat, Layout};
 use crate::progress::watched;
 use crate::settings::Settings;
-use crate::{own_store, stderr, stdout};
+use crate::{files, own_store, stderr, stdout};
 
 pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
     let format = format(&args)?;
     let object = Destination::parse_object(&args.out).map_err(|error| Misuse(anyhow!("--out: {error}")))?;
     let pictures = args.pictures || format.needs_pictures();
-    let categories = match &args.categories {
-        Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),
-        None => None,
-    };
+    let categories = args.categories.as_deref().map(read_categories).transpose()?;
     let settings = Settings::load(settings)?.with_stores(&args.stores);
     let store = if pictures || object.is_some() { Some(own_store::open(&settings.s3).await?) } else { None };
     let requester_pays = settings.s3.requester_pays;
@@ -37,15 +37,17 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
     };
     let (nats, streams) = settings.for_setup()?;
     let connection = connection::open(&nats, "groundling export").await?;
+    let pool = Pool::new(&connection.client, &nats, streams.clone());
     let export = Export {
         jetstream: connection::jetstream(&connection.client, &nats),
         stream: streams.annotations,
-        dataset,
+        dataset: dataset.clone(),
         format,
         destination,
         shard_size: args.shard_size,
-        start: start(&args)?,
+        start: start(&args),
         end: args.sequence.and_then(|(_, end)| end),
+        tasks: args.task.clone(),
         pictures: store.filter(|_| pictures).map(|store| Pictures::new(store.client().clone(), requester_pays)),
         categories,
         follow: args.follow,
@@ -54,15 +56,24 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
     let (progress, started) = (Arc::new(Progress::default()), Instant::now());
     let said = || {
         let now = progress.snapshot();
-        format!("{} annotations, {} shards, sequence {} of {}", now.annotations, now.shards, now.sequence, now.last)
+        format!("{} messages read, {} shards, sequence {} of {}", now.messages, now.shards, now.sequence, now.last)
     };
+    if args.follow {
+        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+    }
     let exported = watched(export.run(&progress, stopped().map(drop)), said).await;
     let summary = exported.map_err(|error| match error {
-        ExportError::OtherPlan { .. } | ExportError::OtherStream { .. } | ExportError::Categories { .. } => {
-            anyhow::Error::from(Misuse(error.into()))
-        }
+        ExportError::OtherPlan { .. }
+        | ExportError::OtherStream { .. }
+        | ExportError::Occupied { .. }
+        | ExportError::BegunElsewhere(_)
+        | ExportError::Future(_) => anyhow::Error::from(Misuse(error.into())),
+        ExportError::NoNouns(_) => anyhow!("{error}; {}", unknown_dataset::HINT),
         other => other.into(),
     })?;
+    if !args.follow && summary.shards == 0 {
+        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+    }
     report(&args, &summary, &progress, started.elapsed())?;
     Ok(if summary.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })
 }
@@ -94,42 +105,60 @@ fn format(args: &ExportArgs) -> anyhow::Result<Format> {
     Ok(format)
 }
 
-fn start(args: &ExportArgs) -> anyhow::Result<Start> {
-    Ok(match (args.since, args.sequence) {
-        (Some(seconds), _) => Start::Time(
-            time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|error| Misuse(anyhow!("--since: {error}")))?,
-        ),
+fn start(args: &ExportArgs) -> Start {
+    match (args.since, args.sequence) {
+        (Some(time), _) => Start::Time(time),
         (None, Some((first, _))) => Start::Sequence(first),
         (None, None) => Start::Beginning,
-    })
+    }
+}
+
+/// The text of a file of categories, which is valid.
+fn read_categories(file: &Path) -> anyhow::Result<String> {
+    let name = file.display().to_string();
+    let bytes = std::fs::read(file).with_context(|| name.clone())?;
+    let text = files::without_mark(&bytes).map_err(|problem| Misuse(anyhow!("{name}: {problem}")))?;
+    let text = std::str::from_utf8(text).map_err(|error| Misuse(anyhow!("{name}: {error}")))?;
+    check_categories(&name, text).map_err(|error| Misuse(error.into()))?;
+    Ok(text.to_owned())
 }
 
 fn report(args: &ExportArgs, summary: &Summary, progress: &Progress, elapsed: Duration) -> anyhow::Result<()> {
     let counts = &summary.counts;
-    let read = progress.snapshot().annotations;
+    let read = progress.snapshot().messages;
     let seconds = elapsed.as_secs_f64();
     if args.summary == args::Format::Json {
         return stdout::write_json(&json!({
             "dataset": args.dataset, "out": args.out, "shards": summary.shards, "bytes": summary.bytes,
-            "annotations": counts.annotations, "results": counts.results, "boxes": counts.boxes,
+            "annotations": counts.annotations, "results": counts.results, "boxes": counts.boxes_exported(),
             "repeats": summary.repeats, "unreadable": summary.unreadable, "trimmed": summary.trimmed,
             "boxes_unmapped": counts.boxes_unmapped, "pictures_missing": counts.pictures_missing,
+            "pictures_in_jobs": counts.pictures_in_jobs, "without_task": counts.without_task,
             "read": read, "seconds": seconds,
         }));
     }
-    for (count, text) in [
-        (counts.boxes_unmapped, "boxes left out, their phrases have no category (_stats.json lists the phrases)"),
-        (counts.pictures_missing, "pictures left out, the objects do not exist any more or have changed"),
-        (summary.unreadable, "messages left out, they are not annotations"),
+    for (count, noun, why) in [
+        (counts.boxes_unmapped, "box", "no category for the phrase (_stats.json lists such phrases)"),
+        (counts.pictures_missing, "picture", "the object does not exist any more or has changed"),
+        (counts.pictures_in_jobs, "picture", "sent inside the job, and not stored"),
+        (counts.without_task, "annotation", "no result of a task of --task"),
+        (summary.unreadable, "message", "not an annotation"),
     ] {
         if count > 0 {
-            stderr::message!("groundling: {count} {text}");
+            stderr::message!("groundling: {} left out: {why}", counted(count, noun));
         }
     }
     let removed =
         if summary.trimmed > 0 { format!(", {} removed from the stream", summary.trimmed) } else { String::new() };
     Ok(stdout::write_line(format_args!(
-        "{}: {} annotations, {} results, {} boxes in {} shards at {} ({} repeats left out; {read} annotations read in {seconds:.1} s){removed}",
-        args.dataset, counts.annotations, counts.results, counts.boxes, summary.shards, args.out, summary.repeats
+        "{}: {}, {}, {} in {} at {} ({} left out; {} read in {seconds:.1} s){removed}",
+        args.dataset,
+        counted(counts.annotations, "annotation"),
+        counted(counts.results, "result"),
+        counted(counts.boxes_exported(), "box"),
+        counted(summary.shards, "shard"),
+        args.out,
+        counted(summary.repeats, "repeat"),
+        counted(read, "message")
     ))?)
 }

@@ -9,11 +9,11 @@ use archive::failures::{Failure, Failures, Replay, Replayed, Selection, drop_fai
 use archive::pool::Pool;
 use broker::connection;
 use serde_json::json;
-use time::OffsetDateTime;
 use wire::subjects::Dataset;
 
 use crate::args::{Format, StoreArgs};
 use crate::bulk_args::{ChangeArgs, FailureFilterArgs, FailuresCommand, ListArgs, ShowArgs};
+use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
 use crate::{stderr, stdout};
@@ -41,10 +41,7 @@ fn selection(args: &FailureFilterArgs) -> anyhow::Result<Selection> {
         .dataset
         .as_ref()
         .map(|name| name.parse::<Dataset>().map_err(|error| Misuse(anyhow!("--dataset: {error}"))));
-    let since = args
-        .since
-        .map(|since| OffsetDateTime::from_unix_timestamp(since).map_err(|error| Misuse(anyhow!("--since: {error}"))));
-    Ok(Selection { dataset: dataset.transpose()?, reason: args.reason, since: since.transpose()?, limit: args.limit })
+    Ok(Selection { dataset: dataset.transpose()?, reason: args.reason, since: args.since, limit: args.limit })
 }
 
 async fn list(args: ListArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
@@ -147,7 +144,8 @@ async fn replay(args: ChangeArgs, settings: Option<&Path>) -> anyhow::Result<Out
             stdout::write_json(&json!({"replayed": done, "replayed_before": before, "not_replayed": impossible}))?;
         }
         Format::Text => stdout::write_line(format_args!(
-            "{done} failures replayed, {before} had been replayed before, {impossible} cannot be replayed"
+            "{} replayed, {before} had been replayed before, {impossible} cannot be replayed",
+            counted(done, "failure")
         ))?,
     }
     Ok(if impossible == 0 { Outcome::Done } else { Outcome::PartlyFailed })
@@ -165,7 +163,7 @@ async fn remove(args: ChangeArgs, settings: Option<&Path>) -> anyhow::Result<Out
     }
     match args.format {
         Format::Json => stdout::write_json(&json!({"dropped": removed}))?,
-        Format::Text => stdout::write_line(format_args!("{removed} failures dropped"))?,
+        Format::Text => stdout::write_line(format_args!("{} dropped", counted(removed, "failure")))?,
     }
     Ok(Outcome::Done)
 }

@@ -12,7 +12,9 @@ use serde_json::json;
 use wire::subjects::Dataset;
 
 use super::stop::stopped;
+use super::unknown_dataset;
 use crate::args::{Format, StoreArgs};
+use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
 use crate::index_args::IndexArgs;
 use crate::progress::{BarState, watched_with_bar};
@@ -33,6 +35,7 @@ pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Res
     let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
     let connection = connection::open(&nats, "groundling index").await?;
     let pool = Pool::new(&connection.client, &nats, streams);
+    unknown_dataset::tell(&pool, &datasets).await;
     let index = Index { pool, datasets, target: target.clone(), follow: args.follow };
     let (progress, started, signal) = (Progress::default(), Instant::now(), Cell::new(0));
     let stop = async { signal.set(stopped().await) };
@@ -75,10 +78,15 @@ fn report(args: &IndexArgs, target: &Target, found: &Snapshot, elapsed: Duration
         }));
     }
     if unreadable > 0 {
-        stderr::message!("groundling: {unreadable} messages left out, they are not annotations");
+        stderr::message!("groundling: {} left out: not an annotation", counted(unreadable, "message"));
     }
     Ok(stdout::write_line(format_args!(
-        "{target}: {annotations} annotations, {results} results, {entities} phrases and {boxes} boxes added ({} were there already; {read} messages read in {seconds:.1} s)",
-        found.repeats()
+        "{target}: {}, {}, {} and {} added ({} there already; {} read in {seconds:.1} s)",
+        counted(annotations, "annotation"),
+        counted(results, "result"),
+        counted(entities, "phrase"),
+        counted(boxes, "box"),
+        found.repeats(),
+        counted(read, "message")
     ))?)
 }

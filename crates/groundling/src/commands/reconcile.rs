@@ -14,7 +14,7 @@ use broker::connection;
 use serde_json::json;
 use wire::subjects::Dataset;
 
-use super::enqueue::{filter, open_sources, pin, process_name, recipe_arguments};
+use super::enqueue::{ANNOTATIONS_REMOVED, filter, open_sources, pin, process_name, recipe_arguments};
 use crate::args::Format;
 use crate::bulk_args::ReconcileArgs;
 use crate::exit::{Misuse, Outcome};
@@ -50,9 +50,7 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
     };
     let mut found = watched(reconcile(&pool, &feed, &progress), read).await?;
     if found.annotations_removed && found.missing > 0 {
-        stderr::message!(
-            "groundling: annotations have been removed from their stream: their objects are counted as missing"
-        );
+        stderr::message!("groundling: {ANNOTATIONS_REMOVED}: their objects are counted as missing");
     }
     for object in found.missing_objects.objects()? {
         print_missing(&object?, args.format)?;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use archive::failures::Failure;
 use archive::pool::Pool;
 use archive::sample::{SampledAnnotations, sample_annotations, sample_failures};
@@ -19,9 +19,11 @@ use wire::v1::{ImageAnnotation, S3Object};
 
 use super::annotate::page_writer;
 use super::failures::text;
+use super::unknown_dataset;
 use crate::args::Format;
+use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
-use crate::page_pictures::PagePictures;
+use crate::page_pictures::{LeftOut, PagePictures};
 use crate::progress::watched;
 use crate::review_args::{Links, ReviewArgs};
 use crate::review_items::{annotated, name_of};
@@ -34,7 +36,7 @@ struct Made {
     sampled: SampledAnnotations,
     /// All failures of the dataset.
     failures: u64,
-    pictures_missing: u64,
+    left_out: LeftOut,
     bytes: usize,
 }
 
@@ -52,11 +54,17 @@ pub(crate) async fn run(args: ReviewArgs, settings: Option<&Path>) -> anyhow::Re
     let read = AtomicU64::new(0);
     let count = |read_so_far| read.store(read_so_far, Ordering::Relaxed);
     let sampling = sample_annotations(&pool, &dataset, args.sample, args.seed, count);
-    let sampled = watched(sampling, || format!("{} annotations read", read.load(Ordering::Relaxed))).await?;
+    let sampled = watched(sampling, || format!("{} messages read", read.load(Ordering::Relaxed))).await?;
     let (chosen, failures) = match args.failures {
         0 => (Vec::new(), 0),
         most => sample_failures(&pool, &dataset, most, args.seed).await?,
     };
+    if sampled.annotations.is_empty() && chosen.is_empty() {
+        bail!(unknown_dataset::sentence(&pool, &dataset));
+    }
+    if sampled.annotations.is_empty() {
+        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+    }
     let shown = AtomicU64::new(0);
     let count = || {
         shown.fetch_add(1, Ordering::Relaxed);
@@ -65,9 +73,10 @@ pub(crate) async fn run(args: ReviewArgs, settings: Option<&Path>) -> anyhow::Re
     let page_content = watched(making, || format!("{} pictures read", shown.load(Ordering::Relaxed))).await;
     let html = page(&page_content);
     files::replace(out, |file| Ok(file.write_all(html.as_bytes())?))?;
-    let made = Made { page: page_content, sampled, failures, pictures_missing: pictures.missing(), bytes: html.len() };
+    let made = Made { page: page_content, sampled, failures, left_out: pictures.left_out(), bytes: html.len() };
     summarize(&args, out, &made)?;
-    Ok(if made.sampled.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })
+    let is_whole = made.sampled.unreadable == 0 && made.left_out.refused == 0;
+    Ok(if is_whole { Outcome::Done } else { Outcome::PartlyFailed })
 }
 
 async fn make(
@@ -129,32 +138,28 @@ fn failed_item(failure: &Failure, picture: Option<review::Picture>) -> FailedIte
 }
 
 fn summarize(args: &ReviewArgs, out: &Path, made: &Made) -> anyhow::Result<()> {
-    let Made { page, sampled, failures, pictures_missing, bytes } = made;
-    for (count, what) in [
-        (
-            *pictures_missing,
-            "pictures left out, they cannot be read or have changed (RUST_LOG=groundling=debug names them)",
-        ),
-        (sampled.unreadable, "messages left out, they are not annotations"),
-    ] {
-        if count > 0 {
-            stderr::message!("groundling: {count} {what}");
-        }
+    let Made { page, sampled, failures, left_out, bytes } = made;
+    left_out.tell();
+    if sampled.unreadable > 0 {
+        stderr::message!("groundling: {} left out: not an annotation", counted(sampled.unreadable, "message"));
     }
     if args.format == Format::Json {
         return stdout::write_json(&json!({
             "dataset": args.dataset, "out": out, "bytes": bytes, "seed": args.seed,
             "page": page.spot_check.as_ref().map(|check| &check.page_id),
             "annotations": page.items.len(), "read": sampled.read, "unreadable": sampled.unreadable,
-            "failures": page.failures.len(), "failures_read": failures, "pictures_missing": pictures_missing,
+            "failures": page.failures.len(), "failures_read": failures, "pictures_missing": left_out.missing,
+            "pictures_changed": left_out.changed, "pictures_unreadable": left_out.unreadable,
+            "pictures_refused": left_out.refused,
         }));
     }
     Ok(stdout::write_line(format_args!(
-        "{}: {} of {} annotations and {} of {failures} failures, {:.1} MB",
+        "{}: {} and {} of {}, {:.1} MB ({} read)",
         out.display(),
-        page.items.len(),
-        sampled.read,
+        counted(page.items.len() as u64, "annotation"),
         page.failures.len(),
-        *bytes as f64 / 1e6
+        counted(*failures, "failure"),
+        *bytes as f64 / 1e6,
+        counted(sampled.read, "message")
     ))?)
 }

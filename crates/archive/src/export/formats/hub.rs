@@ -116,8 +116,17 @@ impl Rows {
         let Some(result) = item.annotation.results.get(index) else { return };
         self.count += 1;
         self.bytes += item.picture.as_ref().map_or(0, bytes::Bytes::len);
-        self.picture.push_at(0, 1, item.picture.clone().map(ByteArray::from));
-        self.path.push_at(0, 1, Some(ByteArray::from(item.file_name().as_str())));
+        // Without a picture, all of `image` is null: readers would look for a path without bytes in the file system.
+        match &item.picture {
+            Some(picture) => {
+                self.picture.push_at(0, 1, Some(ByteArray::from(picture.clone())));
+                self.path.push_at(0, 1, Some(ByteArray::from(item.file_name().as_str())));
+            }
+            None => {
+                self.picture.push_absent(0, 0);
+                self.path.push_absent(0, 0);
+            }
+        }
         self.image_id.push(i64::try_from(item.sequence).unwrap_or(i64::MAX));
         let (width, height) = item.size();
         self.width.push(i32::try_from(width).unwrap_or(i32::MAX));

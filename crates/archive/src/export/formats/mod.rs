@@ -83,6 +83,17 @@ impl Format {
         })
     }
 
+    /// What comes before the number in the names of shards.
+    pub(crate) fn stems(self) -> &'static [&'static str] {
+        match self {
+            Self::Coco => &["annotations", "results", "captions"],
+            Self::Cvat => &["annotations"],
+            Self::LabelStudio => &["tasks"],
+            Self::Opensearch => &["bulk"],
+            _ => &["shard"],
+        }
+    }
+
     /// Files for the whole export, by name, from the categories of all shards.
     pub(crate) fn common_files(self, categories: &[String]) -> Vec<(&'static str, String)> {
         match self {
@@ -91,5 +102,57 @@ impl Format {
             Self::Opensearch => vec![("mapping.json", opensearch::mapping())],
             _ => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use ::parquet::file::reader::{FileReader, SerializedFileReader};
+    use ::parquet::record::Field;
+    use bytes::Bytes;
+    use wire::v1::{ImageAnnotation, TaskResult};
+
+    use super::*;
+    use crate::export::item::Item;
+    use crate::export::staged_file::Finished;
+
+    /// The files of a shard with an item without a picture and one with a picture.
+    fn write(format: Format, staging: &std::path::Path) -> Vec<Finished> {
+        let (dataset, categories) = ("d".to_owned(), Arc::default());
+        let context = ShardContext { staging: staging.into(), shard: 0, dataset, pictures: true, categories };
+        let mut shard = format.open(context).unwrap();
+        let annotation = ImageAnnotation { results: vec![TaskResult::default()], ..ImageAnnotation::default() };
+        for picture in [None, Some(Bytes::from_static(b"picture"))] {
+            let annotation = annotation.clone();
+            shard.add(&Item { sequence: 1, annotation, picture, categories: vec![Vec::new()] }).unwrap();
+        }
+        shard.finish().unwrap()
+    }
+
+    #[test]
+    fn a_row_without_a_picture_has_no_path_either() {
+        for format in [Format::ParquetHub, Format::Parquet] {
+            let dir = tempfile::tempdir().unwrap();
+            let files = write(format, dir.path());
+            let reader = SerializedFileReader::new(File::open(&files[0].path).unwrap()).unwrap();
+            let is_null = |row: ::parquet::errors::Result<::parquet::record::Row>| {
+                let row = row.unwrap();
+                let (_, image) = row.get_column_iter().find(|(name, _)| *name == "image").unwrap();
+                matches!(image, Field::Null)
+            };
+            let images: Vec<_> = reader.get_row_iter(None).unwrap().map(is_null).collect();
+            assert_eq!(images, [true, false], "{format:?}");
+        }
+    }
+
+    #[test]
+    fn samples_without_a_picture_are_left_out_of_tar_files_with_pictures() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(Format::Webdataset, dir.path());
+        let names: Vec<_> = files.iter().map(|file| file.record.name.as_str()).collect();
+        assert_eq!(names, ["shard-00000000-bin.tar"]);
     }
 }

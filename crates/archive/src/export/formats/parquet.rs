@@ -84,7 +84,7 @@ message annotations {
 ";
 
 const PICTURE: &str = "
-  REQUIRED GROUP image {
+  OPTIONAL GROUP image {
     OPTIONAL BYTE_ARRAY bytes;
     REQUIRED BYTE_ARRAY path (STRING);
   }
@@ -196,8 +196,17 @@ impl Rows {
         self.sequence.push(signed(item.sequence));
         self.push_picture(item.annotation.picture.as_ref().unwrap_or(&PictureFacts::default()));
         self.push_result(result);
-        self.picture.push_optional(item.picture.clone().map(ByteArray::from));
-        self.path.push_text(&item.url());
+        // Without a picture, all of `image` is null: readers would look for a path without bytes elsewhere.
+        match &item.picture {
+            Some(picture) => {
+                self.picture.push_at(0, 1, Some(ByteArray::from(picture.clone())));
+                self.path.push_optional_text(Some(&item.url()));
+            }
+            None => {
+                self.picture.push_absent(0, 0);
+                self.path.push_absent(0, 0);
+            }
+        }
     }
 
     fn push_annotation(&mut self, annotation: &ImageAnnotation) {

@@ -13,7 +13,7 @@ use crate::export::staged_file::Finished;
 
 pub(super) struct Shard {
     context: ShardContext,
-    /// By the extension of the pictures; empty for samples without one.
+    /// By the extension of the pictures; empty if pictures are not exported.
     files: BTreeMap<String, TarFile>,
 }
 
@@ -33,6 +33,10 @@ impl Shard {
 
 impl ShardWriter for Shard {
     fn add(&mut self, item: &Item) -> Result<(), ExportError> {
+        // A loader that expects a picture fails on a sample without one.
+        if self.context.pictures && item.picture.is_none() {
+            return Ok(());
+        }
         let key = item.key();
         let extension = if item.picture.is_some() { item.extension().to_owned() } else { String::new() };
         let json = serde_json::to_vec(&item.annotation)

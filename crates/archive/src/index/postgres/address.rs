@@ -9,6 +9,7 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, Connection, Socket};
 use url::form_urlencoded;
 
+use super::parameters;
 use super::passwords::Passwords;
 use super::tls::{Tls, TlsStream};
 use crate::index::target::TargetError;
@@ -29,29 +30,42 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads `postgres://…` with the parameters of libpq. `sslmode` is `disable` or one of those that check the server's
-    /// certificate: `require`, `verify-ca` and `verify-full` all mean the last one. Without it, TLS is used unless the
-    /// server is on this machine.
+    /// Reads `postgres://…` or `host=… dbname=…` with the parameters of libpq. `sslmode` is `disable` or one of those that
+    /// check the server's certificate: `require`, `verify-ca` and `verify-full` all mean the last one. Without it, TLS is
+    /// used unless the server is on this machine. As with libpq, it does not apply to sockets.
     pub(crate) fn parse(text: &str) -> Result<Self, TargetError> {
-        let (text, parameters) = split(text);
-        let (mut rest, mut mode, mut roots, mut passfile) = (Vec::new(), None, None, None);
-        for (name, value) in form_urlencoded::parse(parameters.as_bytes()) {
-            match name.as_ref() {
-                "sslmode" => mode = Some(value.into_owned()),
-                "sslrootcert" => roots = Some(PathBuf::from(value.as_ref())),
-                "passfile" => passfile = Some(PathBuf::from(value.as_ref())),
-                _ => rest.push((name, value)),
+        let (mut mode, mut roots, mut passfile) = (None, None, None);
+        // Whether the parameter is for this program: the client does not know it.
+        let mut takes = |name: &str, value: &str| {
+            match name {
+                "sslmode" => mode = Some(value.to_owned()),
+                "sslrootcert" => roots = Some(PathBuf::from(value)),
+                "passfile" => passfile = Some(PathBuf::from(value)),
+                _ => return false,
             }
-        }
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(rest).finish();
-        let text = if query.is_empty() { text.to_owned() } else { format!("{text}?{}", query.replace('+', "%20")) };
+            true
+        };
+        let text = match parameters::pairs(text) {
+            Some(pairs) => {
+                let pairs = pairs.map_err(|problem| TargetError::Address(problem.to_owned()))?;
+                parameters::joined(pairs.into_iter().filter(|(name, value)| !takes(name, value)))
+            }
+            None => {
+                let (text, query) = split(text);
+                let rest = form_urlencoded::parse(query.as_bytes()).filter(|(name, value)| !takes(name, value));
+                let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(rest).finish();
+                if query.is_empty() { text.to_owned() } else { format!("{text}?{}", query.replace('+', "%20")) }
+            }
+        };
         let config = text.parse::<Config>();
         let mut config = config.map_err(|error| TargetError::Address(causes(&error)))?;
         if config.get_hosts().is_empty() {
             config.host("localhost");
         }
         let is_local = config.get_hosts().iter().all(is_local);
+        let is_socket = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
         let mode = match mode.as_deref() {
+            _ if is_socket => SslMode::Disable,
             Some("disable") => SslMode::Disable,
             Some("require" | "verify-ca" | "verify-full") => SslMode::Require,
             Some(other) => return Err(TargetError::SslMode(other.to_owned())),
@@ -162,6 +176,12 @@ mod tests {
         assert!(tls("postgres://db.example/d").unwrap());
         assert!(tls("postgres://localhost,db.example/d?sslmode=require").unwrap());
         assert!(!tls("postgres://db.example/d?connect_timeout=3&sslmode=disable").unwrap());
+        for socket in
+            ["postgres:///d?host=/tmp&sslmode=require", "postgres://%2Ftmp/d", "host=/tmp dbname=d sslmode=prefer"]
+        {
+            assert!(!tls(socket).unwrap(), "{socket}");
+        }
+        assert!(tls("host=db.example dbname=d").unwrap() && !tls("host = db.example sslmode = 'disable'").unwrap());
         for mode in ["prefer", "allow", "full"] {
             let error = tls(&format!("postgres://u:secret@db.example/d?sslmode={mode}")).unwrap_err().to_string();
             assert!(error.contains("use sslmode=verify-full") && !error.contains("secret"), "{error}");

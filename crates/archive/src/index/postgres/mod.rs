@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 mod migrations;
+pub(crate) mod parameters;
 mod passwords;
 mod tls;
 mod write;

@@ -66,6 +66,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     type Error = InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, host: &str) -> Result<Connector, InvalidDnsNameError> {
+        // This is called for sockets too, which have no name and are never encrypted.
+        let host = if host.is_empty() { "localhost" } else { host };
         let name = ServerName::try_from(host)?.to_owned();
         Ok(Connector { connector: TlsConnector::from(Arc::clone(&self.config)), name })
     }

@@ -7,6 +7,7 @@ use review::{Band, Interval, Judgements, Merged, Precision, Share, Threshold, me
 use serde_json::{Value, json};
 
 use crate::args::Format;
+use crate::counted::counted;
 use crate::exit::Outcome;
 use crate::review_args::ReviewArgs;
 use crate::stderr::escape_control;
@@ -60,7 +61,9 @@ fn with(mut value: Value, name: &str, number: f64) -> Value {
 fn as_text(datasets: &[String], merged: &Merged, precision: &Precision) -> String {
     let mut lines = vec![format!("{}: {}", escape_control(&datasets.join(", ")), words(&precision.all))];
     if merged.disagreements > 0 {
-        lines.push(format!("{} boxes left out, the files disagree about them", merged.disagreements));
+        let them = if merged.disagreements == 1 { "it" } else { "them" };
+        let boxes = counted(merged.disagreements, "box");
+        lines.push(format!("{boxes} left out: the files disagree about {them}"));
     }
     for band in precision.bands.iter().rev().filter(|band| band.share.judged() > 0) {
         lines.push(format!("  score {:.1} to {:.1}: {}", band.from, band.to, words(&band.share)));
@@ -74,18 +77,18 @@ fn as_text(datasets: &[String], merged: &Merged, precision: &Precision) -> Strin
         Some(Threshold { score, share }) => {
             format!("estimated: from the score {score} on, at least {percent} % are right: {}", words(share))
         }
-        None => format!("estimated: from no score on are {percent} % of the marked boxes right"),
+        None => format!("estimated: there is no score from which on {percent} % of the marked boxes are right"),
     });
     lines.push(match &precision.assured {
         Some(Threshold { score, share }) => {
             format!("assured: from the score {score} on, the lower bound is at least {percent} %: {}", words(share))
         }
         None if precision.is_too_small() => format!(
-            "assured: the sample is too small to tell: {} boxes with a score are marked, at least {} are needed even if all are right",
-            precision.with_score(),
+            "assured: the sample is too small to tell: {} with a score marked, at least {} are needed even if all are right",
+            counted(precision.with_score(), "box"),
             precision.needed
         ),
-        None => format!("assured: from no score on is the lower bound {percent} %; mark more boxes with high scores"),
+        None => format!("assured: no score reaches a lower bound of {percent} %; mark more boxes with high scores"),
     });
     lines.push("The intervals in parentheses are Wilson's, 95 %.\n".to_owned());
     lines.join("\n")
@@ -93,7 +96,7 @@ fn as_text(datasets: &[String], merged: &Merged, precision: &Precision) -> Strin
 
 /// `181 of 200 boxes right, 90.5 % (85.6 % to 93.9 %)`
 fn words(share: &Share) -> String {
-    let counts = format!("{} of {} boxes right", share.right, share.judged());
+    let counts = format!("{} of {} right", share.right, counted(share.judged(), "box"));
     match (share.precision(), share.interval()) {
         (Some(precision), Some(Interval { low, high })) => {
             format!("{counts}, {:.1} % ({:.1} % to {:.1} %)", precision * 100.0, low * 100.0, high * 100.0)

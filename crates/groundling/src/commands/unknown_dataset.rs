@@ -1,0 +1,24 @@
+//! A dataset without annotations: most often a name that was mistyped.
+
+use archive::pool::Pool;
+use wire::subjects::Dataset;
+
+use crate::stderr;
+
+/// How to find the right name.
+pub(super) const HINT: &str = "`groundling datasets list` shows the datasets";
+
+/// Says on stderr which of these datasets have no annotations in the stream. If the server does not answer, the command
+/// itself tells why.
+pub(super) async fn tell(pool: &Pool, datasets: &[Dataset]) {
+    for dataset in datasets {
+        if matches!(pool.count_annotations(dataset).await, Ok(0)) {
+            stderr::message!("groundling: {}", sentence(pool, dataset));
+        }
+    }
+}
+
+/// What is said about a dataset without annotations.
+pub(super) fn sentence(pool: &Pool, dataset: &Dataset) -> String {
+    format!("no annotations of the dataset {dataset} in the stream {} ({HINT})", pool.annotations_stream())
+}
