@@ -58,10 +58,11 @@ async fn an_archive_is_fed_watched_repaired_and_reconciled() {
         async |more: &[&str]| run(&pool, &[&["reconcile", source.as_str()], &recipe[..], more].concat()).await;
 
     let fed = run(&pool, &[&["enqueue", source.as_str()], &recipe[..]].concat()).await;
-    assert_eq!(fed[0]["total"]["jobs"], 53);
+    assert_eq!((&fed[0]["total"]["jobs"], &fed[0]["total"]["read"]), (&json!(53), &json!(53)));
     let waiting = status(&pool).await;
     assert_eq!((&waiting["waiting"], &waiting["in_flight"], &waiting["done"]), (&json!(53), &json!(0), &json!(0)));
     assert_eq!((&waiting["source"]["total_jobs"], &waiting["eta_seconds"]), (&json!(53), &Value::Null));
+    assert_eq!((&waiting["source"]["state"], &waiting["source"]["read"]), (&json!("complete"), &json!(53)));
     let workers = [pool.worker(), pool.worker()];
     let first = until(&pool, 48, 5).await;
     assert_eq!(first["failed_by_reason"], json!({"undecodable_picture": 3, "unsupported_picture": 2}));
@@ -73,7 +74,7 @@ async fn an_archive_is_fed_watched_repaired_and_reconciled() {
     assert_eq!(
         found,
         [json!({
-            "dataset": DATASET, "objects": 53, "done": 48, "failed": 5, "waiting": 0, "missing": 0, "elsewhere": 0,
+            "dataset": DATASET, "read": 53, "repeated": 0, "selected": 53, "done": 48, "failed": 5, "waiting": 0, "missing": 0, "elsewhere": 0,
             "enqueued": null,
         })]
     );
@@ -129,6 +130,12 @@ async fn wrong_arguments_of_the_commands_are_told() {
         (&["failures", "list", "--dataset", "a.b"], 2, "--dataset: "),
         (&["failures", "show", "7"], 1, "there is no failure with the sequence 7"),
         (&["status", "--dataset", ">"], 2, "--dataset: "),
+        (&["status", "--dataset", "typo"], 1, "nothing is known of the dataset typo"),
+        (&["failures", "list", "--dataset", "typo"], 1, "nothing is known of the dataset typo"),
+        (&["failures", "replay", "--dataset", "typo"], 1, "nothing is known of the dataset typo"),
+        (&["reconcile", "s3://b/", "--dataset", "typo"], 1, "nothing is known of the dataset typo"),
+        (&["reconcile", "s3://b/", "--dataset", "typo", "--enqueue"], 1, "nothing is known of the dataset typo"),
+        (&["datasets", "cancel", "typo"], 1, "no dataset typo was ever enqueued"),
         (
             &["reconcile", "s3://b/", "--dataset", "d", "--sample", "3"],
             2,

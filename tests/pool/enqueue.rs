@@ -4,13 +4,15 @@
 
 use crate::support;
 
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream::Config};
 use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
 use serde_json::{Value, json};
 use support::groundling;
 use tempfile::TempDir;
+use tokio::process::Command;
 use wire::Message;
 use wire::subjects::{FAILED_STREAM, JOBS_STREAM};
 use wire::v1::{ImageJob, image_job};
@@ -39,6 +41,10 @@ impl Archive {
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let access = self.s3.access();
         let mut command = groundling();
         command
@@ -48,7 +54,7 @@ impl Archive {
             .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
             .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
             .args(arguments);
-        command.output().await.unwrap()
+        command
     }
 
     async fn enqueue(&self, arguments: &[&str]) -> Output {
@@ -77,22 +83,23 @@ async fn an_archive_is_looked_at_and_then_enqueued_once() {
     assert!(setup.status.success(), "{}", said(&setup));
     let arguments =
         ["--dataset", "year", "--suffix", ".jpg", "--task", "brief", "--task", "ground=a cat", "--format", "json"];
-    let dry = ["--dry-run", "--images-per-second", "2", "--price-per-hour", "3600"];
+    let dry = ["--dry-run", "--images-per-second", "2", "--price-per-hour", "1800", "--workers", "2"];
     let bytes: u64 = (0..30).filter(|i| i % 3 != 0).sum();
     assert_eq!(
         json_of(&archive.enqueue(&[&arguments[..], &dry[..]].concat()).await),
         json!({
-            "dataset": "year", "dry_run": true, "objects": 30, "jobs": 20, "bytes": bytes, "seconds": 10.0, "cost": 10.0, "images_per_second": 2.0,
+            "dataset": "year", "dry_run": true, "read": 30, "jobs": 20, "bytes": bytes, "seconds": 10.0, "workers": 2, "cost": 10.0,
+            "images_per_second": 2.0,
             "prompts": ["<grounding> An image of", "<grounding><phrase> a cat</phrase>"],
         })
     );
-    let counts = json!({"objects": 30, "jobs": 20, "bytes": bytes});
+    let counts = json!({"read": 30, "jobs": 20, "bytes": bytes});
     assert_eq!(
         json_of(&archive.enqueue(&arguments).await),
         json!({"dataset": "year", "complete": true, "lanes": 1, "total": counts, "this_run": counts})
     );
     let again = json_of(&archive.enqueue(&arguments).await);
-    assert_eq!(again["this_run"], json!({"objects": 0, "jobs": 0, "bytes": 0}));
+    assert_eq!(again["this_run"], json!({"read": 0, "jobs": 0, "bytes": 0}));
 
     let stream = archive.jetstream().await.get_stream(JOBS_STREAM).await.unwrap();
     let job = stream.get_last_raw_message_by_subject("groundling.jobs.year").await.unwrap();
@@ -125,9 +132,49 @@ async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
     }
     assert!(archive.run(&["setup"]).await.status.success());
     assert!(archive.enqueue(&["--dataset", "d"]).await.status.success());
+    for (dataset, arguments, text) in [
+        ("e", &["--suffix", ".jpeg"][..], "none of the 30 objects of the source was selected"),
+        // Its name is not used up.
+        ("e", &["--suffix", ".bmp"], "none of the 30 objects of the source was selected"),
+    ] {
+        let output = archive.enqueue(&[&["--dataset", dataset][..], arguments].concat()).await;
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(text), "{}", said(&output));
+    }
+    let nothing = format!("s3://{}/2042/", archive.s3.access().bucket);
+    let empty = archive.run(&["enqueue", &nothing, "--dataset", "n"]).await;
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(said(&empty).contains("no object was found in the source of the dataset n"), "{}", said(&empty));
+    let rate = archive.enqueue(&["--dataset", "e", "--max-failure-rate", "5%"]).await;
+    assert!(rate.status.success() && said(&rate).contains("--max-failure-rate had no effect"), "{}", said(&rate));
     let other = archive.enqueue(&["--dataset", "d", "--pin", "none"]).await;
     assert_eq!(other.status.code(), Some(2));
     assert!(said(&other).contains("--pin was \"version\" and is \"none\""), "{}", said(&other));
+}
+
+#[tokio::test]
+async fn an_interrupted_run_says_how_to_continue() {
+    let archive = Archive::start().await;
+    assert!(archive.run(&["setup"]).await.status.success());
+    for i in 0..1200 {
+        archive.put(&format!("many/{i:04}.jpg"), "x");
+    }
+    let source = format!("s3://{}/many/", archive.s3.access().bucket);
+    let arguments = ["enqueue", &source, "--dataset", "many", "--max-waiting", "1000", "--lanes", "1"];
+    let mut child = archive.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let stream = archive.jetstream().await.get_stream(JOBS_STREAM).await.unwrap();
+    let started = Instant::now();
+    while stream.get_last_raw_message_by_subject("groundling.jobs.many").await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Until the feeder has the response.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().unwrap().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert!(said(&output).contains("999 jobs are stored, and the same command continues"), "{}", said(&output));
 }
 
 #[tokio::test]

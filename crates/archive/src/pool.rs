@@ -100,13 +100,48 @@ impl Pool {
 
     /// The state of a stream.
     pub(crate) async fn stream(&self, name: &str) -> Result<Stream<Info>, PoolError> {
-        self.jetstream.get_stream(name).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                PoolError::NoStream(name.to_owned())
-            }
-            _ => PoolError::broker(format!("opening the stream {name}"), &error),
-        })
+        open(&self.jetstream, name).await
     }
+
+    /// Whether a dataset has a plan, jobs, annotations or failures.
+    ///
+    /// # Errors
+    /// [`PoolError`] if a stream does not exist, or the server does not answer.
+    pub async fn knows(&self, dataset: &Dataset) -> Result<bool, PoolError> {
+        is_known(&self.jetstream, &self.streams, dataset).await
+    }
+}
+
+async fn open(jetstream: &Context, name: &str) -> Result<Stream<Info>, PoolError> {
+    jetstream.get_stream(name).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            PoolError::NoStream(name.to_owned())
+        }
+        _ => PoolError::broker(format!("opening the stream {name}"), &error),
+    })
+}
+
+/// Whether a dataset has a plan, jobs, annotations or failures.
+pub(crate) async fn is_known(
+    jetstream: &Context,
+    streams: &StreamSettings,
+    dataset: &Dataset,
+) -> Result<bool, PoolError> {
+    // Retries come last: each has a subject of its own.
+    for (name, filter) in [
+        (&streams.jobs, dataset.cursor_subject("plan")),
+        (&streams.jobs, dataset.jobs_subject()),
+        (&streams.jobs, dataset.urgent_subject()),
+        (&streams.annotations, dataset.annotations_subject()),
+        (&streams.failed, dataset.failed_wildcard()),
+        (&streams.failed, dataset.failed_subject_without_reason()),
+        (&streams.retries, dataset.retries_subject()),
+    ] {
+        if !subjects(&open(jetstream, name).await?, &filter).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A time as a text, to the nanosecond. That of a stream's creation tells a stream that was deleted and created again from

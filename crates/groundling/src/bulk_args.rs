@@ -26,10 +26,10 @@ pub(crate) struct StatusArgs {
     /// Dataset. Can be repeated [default: all].
     #[arg(long, value_name = "NAME")]
     pub(crate) dataset: Vec<String>,
-    /// Show it again and again until Ctrl-C.
+    /// Refresh the display until Ctrl-C.
     #[arg(long)]
     pub(crate) watch: bool,
-    /// With --watch: seconds between two looks.
+    /// With --watch: seconds between refreshes.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive)]
     pub(crate) interval: f64,
     /// What an hour of one worker costs; adds the cost, in the same currency.
@@ -135,18 +135,27 @@ pub(crate) struct ReconcileArgs {
     pub(crate) prompt: Vec<String>,
     #[command(flatten)]
     pub(crate) generation: JobGenerationArgs,
-    /// With --enqueue: what a picture must still have when it is read, as for `groundling enqueue`.
+    /// With --enqueue: what must be unchanged when a worker reads the picture, as for `groundling enqueue`.
     #[arg(long, value_enum, default_value_t = Pin::Version)]
     pub(crate) pin: Pin,
     /// With --enqueue: submit urgent jobs, as for `groundling enqueue`.
     #[arg(long)]
     pub(crate) urgent: bool,
-    /// With --enqueue: most jobs of the dataset that wait in the stream. At least 1000.
+    /// With --enqueue: maximum number of waiting jobs of the dataset, retries included. At least 1000.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub(crate) max_waiting: u64,
     /// Parts of the source that are read at once.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) lanes: u8,
+    /// Not for this command; an error says why.
+    #[arg(long, hide = true)]
+    pub(crate) missing: bool,
+    /// Not for this command; an error says why.
+    #[arg(long, hide = true, value_name = "WHAT")]
+    pub(crate) unique: Option<String>,
+    /// Not for this command; an error says why.
+    #[arg(long, hide = true, value_name = "N")]
+    pub(crate) sample: Option<String>,
     /// How the missing objects and the summary are written to stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -159,7 +168,10 @@ fn reason(text: &str) -> Result<FailureReason, String> {
         let reasons = (1..).map_while(|number| FailureReason::try_from(number).ok());
         reasons.map(FailureReason::token).collect::<Vec<_>>().join(", ")
     };
-    FailureReason::from_token(text).ok_or_else(|| format!("expected one of {}", known()))
+    // As messages have it: FAILURE_REASON_OBJECT_NOT_FOUND.
+    let token = text.to_ascii_lowercase();
+    let token = token.strip_prefix("failure_reason_").unwrap_or(&token);
+    FailureReason::from_token(token).ok_or_else(|| format!("expected one of {}", known()))
 }
 
 #[cfg(test)]
@@ -168,7 +180,9 @@ mod tests {
 
     #[test]
     fn a_reason_is_given_by_its_token() {
-        assert_eq!(reason("object_not_found"), Ok(FailureReason::ObjectNotFound));
+        for text in ["object_not_found", "OBJECT_NOT_FOUND", "FAILURE_REASON_OBJECT_NOT_FOUND"] {
+            assert_eq!(reason(text), Ok(FailureReason::ObjectNotFound));
+        }
         let error = reason("lost").unwrap_err();
         assert!(error.starts_with("expected one of invalid_job, ") && error.ends_with("object_archived"), "{error}");
     }

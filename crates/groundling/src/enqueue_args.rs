@@ -37,11 +37,13 @@ pub(crate) struct EnqueueArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
     #[command(flatten)]
+    pub(crate) pass: PassArgs,
+    #[command(flatten)]
     pub(crate) stores: StoreArgs,
     /// Bucket of rows without a bucket in files of keys.
     #[arg(long, value_name = "BUCKET")]
     pub(crate) bucket: Option<String>,
-    /// What of a picture must not have changed when a worker reads it.
+    /// What must be unchanged when a worker reads the picture.
     ///
     /// version: its ETag, and its version if the source contains it. etag: its ETag. none: nothing. A picture that has
     /// changed becomes a failure.
@@ -50,11 +52,13 @@ pub(crate) struct EnqueueArgs {
     /// Submit the jobs as urgent: workers take them before all others.
     #[arg(long)]
     pub(crate) urgent: bool,
-    /// Maximum number of jobs of the dataset that wait in the stream. More are stored as workers take them.
+    /// Maximum number of waiting jobs of the dataset, retries included. More are stored as workers take them.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub(crate) max_waiting: u64,
-    /// Pause the dataset if more than this share of its jobs fail, such as 5%. Counts jobs that finish while this command
-    /// runs, from 100 on.
+    /// Pause the dataset if more than this share of its jobs fail, such as 5%.
+    ///
+    /// Counts jobs that finish while this command runs, from 100 on. It has an effect only until all jobs are stored: use a
+    /// small --max-waiting.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) max_failure_rate: Option<f64>,
     /// Number of parts of the source that are read in parallel.
@@ -66,7 +70,10 @@ pub(crate) struct EnqueueArgs {
     /// With --dry-run: pictures per second of the pool [default: the rate of its last 1000 annotations].
     #[arg(long, value_name = "RATE", requires = "dry_run", value_parser = positive)]
     pub(crate) images_per_second: Option<f64>,
-    /// With --dry-run: price of an hour of the pool, for the cost.
+    /// With --dry-run: number of workers that reach the rate, for the cost [default: those of the last minute].
+    #[arg(long, value_name = "N", requires = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) workers: Option<u64>,
+    /// With --dry-run: what an hour of one worker costs; adds the cost, in the same currency.
     #[arg(long, value_name = "PRICE", requires = "dry_run", value_parser = positive)]
     pub(crate) price_per_hour: Option<f64>,
     /// Format of the summary on stdout.
@@ -96,6 +103,12 @@ pub(crate) struct FilterArgs {
     /// Modified before this time.
     #[arg(long, value_name = "TIME", value_parser = archive::source::row::whole_seconds)]
     pub(crate) modified_before: Option<i64>,
+}
+
+/// The selection of objects within a pass.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct PassArgs {
     /// Skip pictures that have an annotation in the dataset.
     ///
     /// If the dataset is complete or was cancelled, this starts another pass over the sources. Takes about 40 bytes of
@@ -171,7 +184,7 @@ pub(crate) enum DatasetsAction {
     Pause(DatasetArgs),
     /// Resume a paused dataset. `groundling enqueue` continues if it is still running.
     Resume(DatasetArgs),
-    /// Cancel a dataset: no more jobs are stored, and waiting jobs are removed. Annotations stay.
+    /// Cancel a dataset: no more jobs are stored, and waiting jobs and retries are removed. Annotations stay.
     Cancel(DatasetArgs),
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::{Info, PullConsumer};
 use tokio::time::Instant;
 use wire::v1::FailureReason;
 
@@ -104,8 +104,8 @@ pub(crate) async fn log_summaries(counts: JobCounts, jobs: PullConsumer, retries
         let period = counts.take();
         let seconds = since.elapsed().as_secs_f64();
         since = Instant::now();
-        let (waiting, waiting_retries) = (waiting(&jobs).await, waiting(&retries).await);
-        if period.is_idle() && waiting.unwrap_or(0) + waiting_retries.unwrap_or(0) == 0 {
+        let (waiting, retrying) = (waiting(&jobs).await, not_ended(&retries).await);
+        if period.is_idle() && waiting.unwrap_or(0) + retrying.unwrap_or(0) == 0 {
             continue;
         }
         let jobs_per_s = (period.annotated + period.failed()) as f64 / seconds;
@@ -117,7 +117,7 @@ pub(crate) async fn log_summaries(counts: JobCounts, jobs: PullConsumer, retries
             jobs_per_s = (jobs_per_s * 100.0).round() / 100.0,
             active_jobs = period.active,
             waiting_jobs = waiting,
-            waiting_retries,
+            retrying,
             warnings_left_out = (period.warnings_left_out > 0).then_some(period.warnings_left_out),
             "jobs in the last {seconds:.0} s"
         );
@@ -126,8 +126,18 @@ pub(crate) async fn log_summaries(counts: JobCounts, jobs: PullConsumer, retries
 
 /// The messages that a consumer has not delivered yet, to any worker. `None` if the server does not say.
 async fn waiting(consumer: &PullConsumer) -> Option<u64> {
-    let info = tokio::time::timeout(RESPONSE_TIMEOUT, consumer.get_info()).await;
-    Some(info.ok()?.ok()?.num_pending)
+    Some(info(consumer).await?.num_pending)
+}
+
+/// The messages that a consumer has not delivered, and those that were not acknowledged: a retry is delivered before its
+/// delay is over. `None` if the server does not say.
+async fn not_ended(consumer: &PullConsumer) -> Option<u64> {
+    let info = info(consumer).await?;
+    Some(info.num_pending + info.num_ack_pending as u64)
+}
+
+async fn info(consumer: &PullConsumer) -> Option<Info> {
+    tokio::time::timeout(RESPONSE_TIMEOUT, consumer.get_info()).await.ok()?.ok()
 }
 
 #[cfg(test)]

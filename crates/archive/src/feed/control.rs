@@ -1,4 +1,5 @@
-//! Follows the state of a dataset while it is being fed: pauses lanes, and pauses the dataset if too many jobs fail.
+//! Follows the state of a dataset while it is being fed: pauses lanes, pauses the dataset if too many jobs fail, and ends a
+//! feeder that has been replaced.
 
 use std::time::Duration;
 
@@ -6,9 +7,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::cursors::Cursors;
+use super::error::FeedError;
 use super::failure_rate::FailureRate;
 use super::progress::Progress;
-use super::records::{DatasetState, StateRecord};
+use super::records::{Cursor, DatasetState, FeederRecord, StateRecord};
 
 /// How often the state is read.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,6 +27,16 @@ pub(crate) struct StateReader {
     cursors: Cursors,
     failure_rate: Option<FailureRate>,
     sender: watch::Sender<DatasetState>,
+    fence: Fence,
+}
+
+/// What tells a feeder that another one has replaced it.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    /// The feeder itself.
+    pub(crate) own: FeederRecord,
+    /// The lane whose cursor the other one writes; `None` for the record of the feeder that was started last.
+    pub(crate) lane: Option<usize>,
 }
 
 impl Control {
@@ -37,14 +49,18 @@ impl Control {
 
 impl StateReader {
     /// A reader whose last known state is `state`.
-    pub(crate) fn new(cursors: Cursors, failure_rate: Option<FailureRate>, state: DatasetState) -> (Self, Control) {
+    pub(crate) fn new(
+        cursors: Cursors,
+        failure_rate: Option<FailureRate>,
+        state: DatasetState,
+        fence: Fence,
+    ) -> (Self, Control) {
         let (sender, receiver) = watch::channel(state);
-        (Self { cursors, failure_rate, sender }, Control(receiver))
+        (Self { cursors, failure_rate, sender, fence }, Control(receiver))
     }
 
-    /// Reads the state until the future is dropped. Errors are retried. A cancellation is not handled here: it takes over
-    /// the lanes.
-    pub(crate) async fn run(mut self, progress: &Progress) {
+    /// Reads the state until the feeder has been replaced. Errors are retried. A cancellation replaces the feeder, too.
+    pub(crate) async fn run(mut self, progress: &Progress) -> FeedError {
         let mut rate_computed = Instant::now();
         let mut is_first = true;
         loop {
@@ -62,8 +78,23 @@ impl StateReader {
                 }
                 Err(error) => tracing::debug!("the dataset's state could not be read: {error}"),
             }
+            // Lanes that wait store nothing, and would not notice it.
+            match self.last_feeder().await {
+                Ok(Some(last)) if last.generation > self.fence.own.generation => {
+                    return self.cursors.fenced_out_by(&last);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!("the last feeder could not be read: {error}"),
+            }
             tokio::time::sleep(STATE_INTERVAL).await;
         }
+    }
+
+    async fn last_feeder(&self) -> Result<Option<FeederRecord>, FeedError> {
+        Ok(match self.fence.lane {
+            None => self.cursors.last::<FeederRecord>("feeder").await?.map(|last| last.value),
+            Some(lane) => self.cursors.last::<Cursor>(&lane.to_string()).await?.map(|last| last.value.feeder),
+        })
     }
 
     fn changed(&mut self, state: DatasetState, reason: Option<&str>, progress: &Progress, is_first: bool) {

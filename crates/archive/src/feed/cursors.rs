@@ -175,6 +175,10 @@ impl Cursors {
                 return Ok(Stored { value: last, sequence });
             }
             self.check_fence(&last, feeder)?;
+            // Another feeder has started a later pass, which this one knows nothing of.
+            if last.pass > pass {
+                return Err(FeedError::PlanReplaced(self.dataset.to_string()));
+            }
             let own = match last.pass == pass {
                 true => Cursor { feeder: feeder.clone(), batches: 0, ..last },
                 false => Cursor { feeder: feeder.clone(), pass, ..Cursor::default() },
@@ -192,7 +196,11 @@ impl Cursors {
         if found.feeder.generation < own.generation {
             return Ok(());
         }
-        Err(FeedError::FencedOut { dataset: self.dataset.to_string(), by: found.feeder.name.clone() })
+        Err(self.fenced_out_by(&found.feeder))
+    }
+
+    pub(crate) fn fenced_out_by(&self, other: &FeederRecord) -> FeedError {
+        FeedError::FencedOut { dataset: self.dataset.to_string(), by: other.name.clone() }
     }
 
     /// Stores jobs together with the lane's cursor after them. Retries until both are stored, or it is certain that they

@@ -11,9 +11,8 @@ use wire::subjects::Dataset;
 
 use super::cursors::Cursors;
 use super::error::FeedError;
-use super::records::{Counts, Cursor, DatasetState, Plan, StateRecord};
-use super::repair::REPAIR_LANE;
-use super::watermark::count;
+use super::records::{Counts, Cursor, DatasetState, Plan, REPAIR_LANE, SourceState, StateRecord};
+use super::watermark::{count, open_retries};
 use crate::object::Position;
 
 /// The number of parallel requests for cursors.
@@ -45,12 +44,30 @@ pub struct DatasetSummary {
     pub lanes_done: usize,
     /// Jobs in the jobs stream, waiting or active.
     pub waiting: u64,
+    /// Jobs in the retries stream.
+    pub retrying: u64,
+}
+
+/// What was removed from a cancelled dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Jobs.
+    pub jobs: u64,
+    /// Retries.
+    pub retries: u64,
+    /// Whether the dataset has a plan. Otherwise it has no state, and can get jobs again.
+    pub has_plan: bool,
 }
 
 impl DatasetSummary {
     /// Whether the source has been read to its end.
     pub fn is_complete(&self) -> bool {
         self.lanes == self.lanes_done
+    }
+
+    /// What is told about its source.
+    pub fn source_state(&self) -> SourceState {
+        SourceState::new(self.state, self.is_complete())
     }
 }
 
@@ -113,8 +130,10 @@ impl Datasets {
             }
         }
         let waiting = waiting_jobs(&self.jobs, dataset).await?;
+        let retries = open_retries(&self.jetstream, &self.streams).await?;
+        let retrying = counted(&retries, &dataset.retries_subject()).await?;
         let (dataset, lanes) = (dataset.to_string(), plan.lanes.len());
-        Ok(DatasetSummary { dataset, state, reason, counts, lanes, lanes_done, waiting })
+        Ok(DatasetSummary { dataset, state, reason, counts, lanes, lanes_done, waiting, retrying })
     }
 
     /// Pauses a dataset: within about a second, feeders store no more jobs. Workers continue with the waiting ones.
@@ -142,47 +161,50 @@ impl Datasets {
         cursors.set_state(&StateRecord { state, reason: None }).await
     }
 
-    /// Cancels a dataset: takes its lanes over, so that no feeder can store jobs, and removes its waiting jobs, retries
-    /// included. Jobs that workers process at this time may still be done. `name` is shown to feeders. Returns the number
-    /// of jobs removed.
+    /// Cancels a dataset: takes its lanes over, so that no feeder can store jobs, and removes its waiting jobs and retries.
+    /// Jobs that workers process at this time may still be done. `name` is shown to feeders.
     ///
     /// # Errors
-    /// [`FeedError`]. It can be called again.
-    pub async fn cancel(&self, dataset: &Dataset, name: &str) -> Result<u64, FeedError> {
-        let (cursors, plan) = self.plan(dataset).await?;
-        cursors.set_state(&StateRecord { state: DatasetState::Cancelled, reason: None }).await?;
+    /// [`FeedError::NoDataset`] if it has neither plan nor jobs, and others. It can be called again.
+    pub async fn cancel(&self, dataset: &Dataset, name: &str) -> Result<Cancelled, FeedError> {
+        let cursors = self.cursors(dataset);
+        let plan = cursors.last::<Plan>("plan").await?.map(|plan| plan.value);
+        if plan.is_some() {
+            cursors.set_state(&StateRecord { state: DatasetState::Cancelled, reason: None }).await?;
+        } else if unfinished_jobs(&self.jetstream, &self.streams, dataset).await? == 0 {
+            return Err(FeedError::NoDataset(dataset.to_string()));
+        }
         let feeder = cursors.register(name).await?;
-        for lane in 0..plan.lanes.len() {
-            cursors.take_over(lane, plan.pass, &feeder).await?;
+        let (pass, lanes) = plan.as_ref().map_or((0, 0), |plan| (plan.pass, plan.lanes.len()));
+        for lane in 0..lanes {
+            cursors.take_over(lane, pass, &feeder).await?;
         }
         if cursors.last::<Cursor>(&REPAIR_LANE.to_string()).await?.is_some() {
-            cursors.take_over(REPAIR_LANE, plan.pass, &feeder).await?;
+            cursors.take_over(REPAIR_LANE, pass, &feeder).await?;
         }
-        let retries = self.retries().await?;
-        let mut removed = 0;
-        for (stream, subject) in [
-            (&self.jobs, dataset.jobs_subject()),
-            (&self.jobs, dataset.urgent_subject()),
-            (&retries, dataset.retries_subject()),
-        ] {
+        let retries = open_retries(&self.jetstream, &self.streams).await?;
+        let removed = async |stream: &Stream, subject: String| {
             let purged = stream.purge().filter(&subject).await;
-            removed += purged.map_err(|error| FeedError::broker(format!("removing {subject}"), &error))?.purged;
-        }
-        Ok(removed)
+            purged.map(|purged| purged.purged).map_err(|error| FeedError::broker(format!("removing {subject}"), &error))
+        };
+        let jobs = removed(&self.jobs, dataset.jobs_subject()).await?;
+        let urgent = removed(&self.jobs, dataset.urgent_subject()).await?;
+        let retries = removed(&retries, dataset.retries_subject()).await?;
+        Ok(Cancelled { jobs: jobs + urgent, retries, has_plan: plan.is_some() })
     }
 
-    async fn retries(&self) -> Result<Stream, FeedError> {
-        open_retries(&self.jetstream, &self.streams).await
-    }
-
-    async fn plan(&self, dataset: &Dataset) -> Result<(Cursors, Plan), FeedError> {
-        let cursors = Cursors {
+    fn cursors(&self, dataset: &Dataset) -> Cursors {
+        Cursors {
             client: self.jetstream.client(),
             stream: self.jobs.clone(),
             dataset: dataset.clone(),
             jobs_subject: dataset.jobs_subject(),
             timeout: self.timeout,
-        };
+        }
+    }
+
+    async fn plan(&self, dataset: &Dataset) -> Result<(Cursors, Plan), FeedError> {
+        let cursors = self.cursors(dataset);
         match cursors.last::<Plan>("plan").await? {
             Some(plan) => Ok((cursors, plan.value)),
             None => Err(FeedError::NoDataset(dataset.to_string())),
@@ -200,11 +222,6 @@ pub(crate) async fn unfinished_jobs(
     let jobs = jobs.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.jobs), &error))?;
     let retries = open_retries(jetstream, streams).await?;
     Ok(waiting_jobs(&jobs, dataset).await? + counted(&retries, &dataset.retries_subject()).await?)
-}
-
-async fn open_retries(jetstream: &Context, streams: &StreamSettings) -> Result<Stream, FeedError> {
-    let retries = jetstream.get_stream(&streams.retries).await;
-    retries.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.retries), &error))
 }
 
 async fn waiting_jobs(jobs: &Stream, dataset: &Dataset) -> Result<u64, FeedError> {

@@ -58,12 +58,12 @@ pub enum FeedError {
     },
     /// The dataset was cancelled.
     #[error(
-        "the dataset {0} was cancelled: use another dataset, or --missing to enqueue the pictures without annotation"
+        "the dataset {0} was cancelled: use another dataset, or `groundling enqueue --missing`, which submits the pictures without annotation"
     )]
     Cancelled(String),
     /// The source of the dataset was not read to its end.
     #[error(
-        "the source of the dataset {0} has not been read to its end, so objects are missing because they have not had their turn: run `groundling enqueue` again first"
+        "the source of the dataset {0} has not been read to its end, so the remaining objects have not been submitted yet: run `groundling enqueue` again first"
     )]
     Unfinished(String),
     /// The dataset has one of several objects with the same ETag.
@@ -71,6 +71,25 @@ pub enum FeedError {
         "the dataset {0} was fed with --unique, so objects that were skipped count as missing: they cannot be enqueued"
     )]
     UniqueRepair(String),
+    /// The sources have no objects.
+    #[error("no object was found in the source of the dataset {0}, and no job was stored: check its address")]
+    NoObjects(String),
+    /// No object passes the filter.
+    #[error(
+        "none of the {read} objects of the source was selected for the dataset {dataset}, and no job was stored: check --suffix, --glob and the other conditions; the next command can have other ones"
+    )]
+    NoneSelected {
+        /// The dataset.
+        dataset: String,
+        /// Objects read.
+        read: u64,
+    },
+    /// Nothing is known of the dataset.
+    #[error("nothing is known of the dataset {0}: start it with `groundling enqueue`")]
+    UnknownDataset(String),
+    /// Another feeder has stored another plan.
+    #[error("another feeder has started another pass over the source of the dataset {0}: run the command again")]
+    PlanReplaced(String),
     /// The dataset was never fed.
     #[error("no dataset {0} was ever enqueued: `groundling datasets list` shows all datasets")]
     NoDataset(String),

@@ -1,8 +1,10 @@
 //! Progress of a running feeder.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::records::Counts;
+use crate::source::{Outage, Source};
 
 /// The progress of a running feeder, which can be read at any time.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub struct Progress {
     lanes_done: AtomicUsize,
     lanes_waiting: AtomicUsize,
     is_paused: AtomicBool,
+    /// Whether the stores of the sources answer.
+    stores: Mutex<Vec<Outage>>,
 }
 
 /// The progress at one time.
@@ -29,6 +33,8 @@ pub struct Snapshot {
     pub lanes_waiting: usize,
     /// Whether the dataset is paused.
     pub is_paused: bool,
+    /// Whether requests to the store fail and are tried again.
+    pub waits_for_store: bool,
 }
 
 impl Progress {
@@ -41,6 +47,8 @@ impl Progress {
             lanes_done: self.lanes_done.load(Ordering::Relaxed),
             lanes_waiting: self.lanes_waiting.load(Ordering::Relaxed),
             is_paused: self.is_paused.load(Ordering::Relaxed),
+            // A list of handles is consistent at any time.
+            waits_for_store: self.stores.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Outage::is_on),
         }
     }
 
@@ -48,6 +56,11 @@ impl Progress {
         self.seen.fetch_add(counts.seen, Ordering::Relaxed);
         self.jobs.fetch_add(counts.jobs, Ordering::Relaxed);
         self.bytes.fetch_add(counts.bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn watch_stores(&self, sources: &[Source]) {
+        let stores = sources.iter().map(|source| source.outage().clone()).collect();
+        *self.stores.lock().unwrap_or_else(PoisonError::into_inner) = stores;
     }
 
     pub(crate) fn set_lanes(&self, lanes: usize) {

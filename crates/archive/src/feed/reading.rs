@@ -20,6 +20,7 @@ impl Feed {
     /// [`FeedError`] if a source cannot be read, or the tasks or options are invalid.
     pub async fn survey(&self, annotated: Option<&Annotated>, progress: &Progress) -> Result<Counts, FeedError> {
         self.recipe.check()?;
+        progress.watch_stores(&self.sources);
         let selection = self.selection(self.find_sample().await?)?;
         let (etags, mut total) = (SeenEtags::default(), Counts::default());
         let lanes = self.lanes().await?;
@@ -59,6 +60,20 @@ impl Feed {
             lanes.extend(of_source.into_iter().map(|lane| (index, lane)));
         }
         Ok(lanes)
+    }
+
+    /// Whether these lanes have an object, selected or not. Reads no more than their first pages.
+    pub(super) async fn has_object(&self, lanes: &[(usize, Lane)]) -> Result<bool, FeedError> {
+        for (source, lane) in lanes {
+            let Some(source) = self.sources.get(*source) else { continue };
+            let mut pages = source.pages(lane, Position::Start, Selection::default());
+            while let Some(page) = pages.recv().await {
+                if page?.seen > 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Finds the threshold of the sample, in one pass over the sources. `None` without a sample.

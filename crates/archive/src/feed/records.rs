@@ -11,8 +11,11 @@ use crate::filter::SampleRule;
 use crate::object::Position;
 use crate::source::Lane;
 
+/// The lane of repairs. No plan has as many lanes.
+pub(crate) const REPAIR_LANE: usize = 999_999;
+
 /// The arguments and lanes of a dataset. Lanes do not change within a pass, because cursors refer to them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The arguments that determine the jobs, by name. Later runs must have the same.
     pub arguments: BTreeMap<String, Value>,
@@ -20,9 +23,13 @@ pub struct Plan {
     pub sample: Option<SampleRule>,
     /// The lanes, each with the index of its source.
     pub lanes: Vec<(usize, Lane)>,
-    /// The number of passes over the source before this one. `--missing` starts another pass.
+    /// The number of passes over the source before this one. `--missing` starts another pass, and so do other arguments
+    /// while no job was stored.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pass: u64,
+    /// How many of these passes stored no job.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unused_passes: u64,
 }
 
 /// The feeder that was started last. Only this one may move cursors.
@@ -74,6 +81,41 @@ pub enum DatasetState {
     Cancelled,
 }
 
+/// What is told about the source of a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceState {
+    /// It is being read, or can be read on.
+    Active,
+    /// Feeders wait until the dataset is resumed.
+    Paused,
+    /// It has been read to its end.
+    Complete,
+    /// The dataset was cancelled.
+    Cancelled,
+}
+
+impl SourceState {
+    pub(crate) fn new(state: DatasetState, is_complete: bool) -> Self {
+        match state {
+            DatasetState::Cancelled => Self::Cancelled,
+            _ if is_complete => Self::Complete,
+            DatasetState::Paused => Self::Paused,
+            DatasetState::Active => Self::Active,
+        }
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Complete => "complete",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// The state of a dataset, and why it was set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
@@ -94,18 +136,26 @@ impl std::ops::AddAssign for Counts {
 
 /// The name of the argument that starts another pass.
 pub(crate) const MISSING_ARGUMENT: &str = "--missing";
+/// The name of the argument that has the identities of manifests.
+pub const MANIFESTS_ARGUMENT: &str = "contents of the manifests";
 
 impl Plan {
-    /// The names of the arguments that differ from `others`, with both values; empty if there are none. `--missing` is not
-    /// compared.
-    pub(crate) fn differences(&self, others: &BTreeMap<String, Value>) -> String {
+    /// The names of the arguments that differ from `others`, with both values; empty if there are none. `--missing` and
+    /// those in `ignored` are not compared.
+    pub(crate) fn differences(&self, others: &BTreeMap<String, Value>, ignored: &[&str]) -> String {
         let names = self.arguments.keys().chain(others.keys().filter(|name| !self.arguments.contains_key(*name)));
-        let differing = names.filter(|name| *name != MISSING_ARGUMENT).filter_map(|name| {
+        let is_compared = |name: &&String| *name != MISSING_ARGUMENT && !ignored.contains(&name.as_str());
+        let differing = names.filter(is_compared).filter_map(|name| {
             let (stored, given) = (self.arguments.get(name), others.get(name));
             let (stored, given) = (stored.unwrap_or(&Value::Null), given.unwrap_or(&Value::Null));
             (stored != given).then(|| format!("{name} was {stored} and is {given}"))
         });
         differing.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether one job was created only for objects with the same ETag.
+    pub(crate) fn is_unique(&self) -> bool {
+        self.arguments.get("--unique").is_some_and(|value| !value.is_null())
     }
 
     /// Whether this pass only covers objects without annotation.
@@ -128,15 +178,11 @@ mod tests {
         let arguments = |pairs: &[(&str, &str)]| -> BTreeMap<String, serde_json::Value> {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect()
         };
-        let plan = Plan {
-            arguments: arguments(&[("pin", "etag"), ("task", "brief")]),
-            sample: None,
-            lanes: Vec::new(),
-            pass: 0,
-        };
-        assert_eq!(plan.differences(&plan.arguments), "");
+        let plan = Plan { arguments: arguments(&[("pin", "etag"), ("task", "brief")]), ..Plan::default() };
+        assert_eq!(plan.differences(&plan.arguments, &[]), "");
         let other = arguments(&[("pin", "none"), ("task", "brief"), ("glob", "*")]);
-        assert_eq!(plan.differences(&other), "pin was \"etag\" and is \"none\"; glob was null and is \"*\"");
+        assert_eq!(plan.differences(&other, &[]), "pin was \"etag\" and is \"none\"; glob was null and is \"*\"");
+        assert_eq!(plan.differences(&other, &["pin"]), "glob was null and is \"*\"");
     }
 
     #[test]

@@ -2,19 +2,18 @@
 
 use std::io;
 
-use super::control::StateReader;
+use super::control::{Fence, StateReader};
 use super::cursors::{Cursors, Stored};
 use super::error::FeedError;
 use super::lane::LaneFeeder;
 use super::progress::Progress;
-use super::records::{Counts, Cursor, DatasetState, Plan};
+use super::records::{Counts, Cursor, DatasetState, Plan, REPAIR_LANE};
 use super::run::open_stream;
 use super::types::{Feed, MIN_MAX_WAITING, Target};
-use super::watermark::Watermark;
+use super::watermark::{Watermark, open_retries};
 use crate::object::{PAGE_SIZE, Page, Position, SourceObject};
+use crate::pool::is_known;
 
-/// The lane of repairs. No plan has as many lanes.
-pub(crate) const REPAIR_LANE: usize = 999_999;
 /// Arguments that determine what is asked about each object. A repair must have those of the plan.
 const RECIPE_ARGUMENTS: [&str; 4] = ["--task", "--prompt", "generation options", "--pin"];
 
@@ -46,10 +45,23 @@ impl Feed {
             timeout: target.timeout,
         };
         let plan = cursors.last::<Plan>("plan").await?.map(|plan| plan.value);
-        if let Some(plan) = &plan {
-            self.check_recipe(plan)?;
-            if !self.is_complete(plan, &cursors).await? {
-                return Err(FeedError::Unfinished(dataset.to_string()));
+        if cursors.state().await?.state == DatasetState::Cancelled {
+            return Err(FeedError::Cancelled(dataset.to_string()));
+        }
+        match &plan {
+            Some(plan) => {
+                self.check_recipe(plan)?;
+                if !self.is_complete(plan, &cursors).await? {
+                    return Err(FeedError::Unfinished(dataset.to_string()));
+                }
+            }
+            // The whole archive is missing from a dataset whose name is mistyped.
+            None => {
+                let known = is_known(&target.jetstream, &target.streams, dataset).await;
+                let known = known.map_err(|error| FeedError::broker("looking for the dataset", &error))?;
+                if !known {
+                    return Err(FeedError::UnknownDataset(dataset.to_string()));
+                }
             }
         }
         let feeder = cursors.register(&target.feeder).await?;
@@ -60,13 +72,15 @@ impl Feed {
             return Err(FeedError::Cancelled(dataset.to_string()));
         }
         let max_waiting = target.max_waiting.max(MIN_MAX_WAITING);
-        let watermark = Watermark::new(stream, self.jobs_subject(), max_waiting);
+        let retries = open_retries(&target.jetstream, &target.streams).await?;
+        let retries = (retries, dataset.retries_subject());
+        let watermark = Watermark::new((stream, self.jobs_subject()), retries, max_waiting);
         Ok(Repair { cursors, cursor, state, watermark })
     }
 
     fn check_recipe(&self, plan: &Plan) -> Result<(), FeedError> {
         let dataset = self.recipe.dataset.to_string();
-        if plan.arguments.get("--unique").is_some_and(|value| !value.is_null()) {
+        if plan.is_unique() {
             return Err(FeedError::UniqueRepair(dataset));
         }
         let mut arguments = plan.arguments.clone();
@@ -74,7 +88,7 @@ impl Feed {
             let given = self.arguments.get(name).cloned().unwrap_or_default();
             arguments.insert(name.to_owned(), given);
         }
-        match plan.differences(&arguments) {
+        match plan.differences(&arguments, &[]) {
             differing if differing.is_empty() => Ok(()),
             differing => Err(FeedError::OtherArguments { dataset, differing }),
         }
@@ -91,7 +105,9 @@ impl Feed {
         progress: &Progress,
     ) -> Result<Counts, FeedError> {
         let Repair { cursors, mut cursor, state, watermark } = repair;
-        let (state_reader, control) = StateReader::new(cursors.clone(), None, state);
+        // A feeder of a complete dataset stores nothing, and does not replace a repair.
+        let fence = Fence { own: cursor.value.feeder.clone(), lane: Some(REPAIR_LANE) };
+        let (state_reader, control) = StateReader::new(cursors.clone(), None, state, fence);
         let feeder = LaneFeeder {
             recipe: &self.recipe,
             cursors: &cursors,
@@ -118,7 +134,7 @@ impl Feed {
         };
         let stored = tokio::select! {
             stored = all => stored?,
-            () = state_reader.run(progress) => Counts::default(),
+            replaced = state_reader.run(progress) => return Err(replaced),
         };
         cursors.remove_old(&REPAIR_LANE.to_string()).await;
         Ok(stored)

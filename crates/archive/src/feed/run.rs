@@ -6,18 +6,16 @@ use async_nats::jetstream::stream::Stream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use wire::subjects::{CURSORS_WILDCARD, URGENT_WILDCARD};
 
-use super::annotated::Annotated;
-use super::control::StateReader;
+use super::control::{Fence, StateReader};
 use super::cursors::{Cursors, Stored};
-use super::datasets::unfinished_jobs;
 use super::error::FeedError;
 use super::failure_rate::FailureRate;
 use super::lane::LaneFeeder;
 use super::progress::Progress;
-use super::records::{Counts, Cursor, DatasetState, Plan, StateRecord};
+use super::records::{Counts, Cursor, DatasetState, Plan};
 use super::seen_etags::SeenEtags;
 use super::types::{Feed, MIN_MAX_WAITING, Summary, Target};
-use super::watermark::Watermark;
+use super::watermark::{Watermark, open_retries};
 use crate::filter::Selection;
 use crate::object::Position;
 
@@ -50,6 +48,7 @@ impl Feed {
     }
 
     async fn feed(&self, target: &Target, cursors: &Cursors, progress: &Progress) -> Result<Summary, FeedError> {
+        progress.watch_stores(&self.sources);
         let (plan, annotated) = self.current_plan(target, cursors).await?;
         progress.set_lanes(plan.lanes.len());
         let feeder = cursors.register(&target.feeder).await?;
@@ -61,6 +60,10 @@ impl Feed {
         if state == DatasetState::Cancelled {
             return Err(FeedError::Cancelled(self.recipe.dataset.to_string()));
         }
+        // Another feeder may have replaced the plan before the lanes were taken over.
+        if cursors.last::<Plan>("plan").await?.is_none_or(|last| last.value != plan) {
+            return Err(FeedError::PlanReplaced(self.recipe.dataset.to_string()));
+        }
         let mut earlier = Counts::default();
         lanes.iter().for_each(|cursor| earlier += cursor.value.counts);
         progress.add(earlier);
@@ -71,12 +74,16 @@ impl Feed {
             false => None,
         };
         let max_waiting = target.max_waiting.max(MIN_MAX_WAITING);
-        let watermark = Watermark::new(cursors.stream.clone(), cursors.jobs_subject.clone(), max_waiting);
+        let retries = open_retries(&target.jetstream, &target.streams).await?;
+        let retries = (retries, self.recipe.dataset.retries_subject());
+        let watermark = Watermark::new((cursors.stream.clone(), cursors.jobs_subject.clone()), retries, max_waiting);
         let failure_rate = target.max_failure_rate.map(|maximum| {
             let (jetstream, streams) = (target.jetstream.clone(), target.streams.clone());
             FailureRate::new(jetstream, streams, self.recipe.dataset.clone(), maximum)
         });
-        let (state_reader, control) = StateReader::new(cursors.clone(), failure_rate, state);
+        let (state_reader, control) =
+            StateReader::new(cursors.clone(), failure_rate, state, Fence { own: feeder, lane: None });
+        let skips_annotated = annotated.is_some();
         let feeder = LaneFeeder { recipe: &self.recipe, cursors, watermark, control, seen_etags, annotated, progress };
         let mut runs = Vec::new();
         for (index, ((source, lane), cursor)) in plan.lanes.iter().zip(lanes).enumerate() {
@@ -103,61 +110,18 @@ impl Feed {
         };
         let stored = tokio::select! {
             stored = all => stored?,
-            () = state_reader.run(progress) => Counts::default(),
+            replaced = state_reader.run(progress) => return Err(replaced),
         };
         let mut total = earlier;
         total += stored;
+        let dataset = self.recipe.dataset.to_string();
+        if total.seen == 0 {
+            return Err(FeedError::NoObjects(dataset));
+        }
+        if total.jobs == 0 && !skips_annotated {
+            return Err(FeedError::NoneSelected { dataset, read: total.seen });
+        }
         Ok(Summary { total, stored, lanes: plan.lanes.len() })
-    }
-
-    /// The plan to follow, and the objects to skip because they have an annotation.
-    async fn current_plan(&self, target: &Target, cursors: &Cursors) -> Result<(Plan, Option<Annotated>), FeedError> {
-        let dataset = &self.recipe.dataset;
-        let annotated = async || Annotated::read(&target.jetstream, &target.streams.annotations, dataset).await;
-        let Some(Stored { value: plan, sequence }) = cursors.last::<Plan>("plan").await? else {
-            let plan = cursors.store_plan(self.plan(0).await?, 0).await?;
-            return Ok((plan, if self.missing { Some(annotated().await?) } else { None }));
-        };
-        let differing = plan.differences(&self.arguments);
-        if !differing.is_empty() {
-            return Err(FeedError::OtherArguments { dataset: dataset.to_string(), differing });
-        }
-        let is_cancelled = cursors.state().await?.state == DatasetState::Cancelled;
-        if self.missing && (is_cancelled || self.is_complete(&plan, cursors).await?) {
-            let waiting = unfinished_jobs(&target.jetstream, &target.streams, dataset).await?;
-            if waiting > 0 {
-                return Err(FeedError::JobsWaiting { dataset: dataset.to_string(), waiting });
-            }
-            let annotated = annotated().await?;
-            let next = cursors.store_plan(self.plan(plan.pass + 1).await?, sequence).await?;
-            if is_cancelled {
-                cursors.set_state(&StateRecord::default()).await?;
-            }
-            return Ok((next, Some(annotated)));
-        }
-        if is_cancelled {
-            return Err(FeedError::Cancelled(dataset.to_string()));
-        }
-        let skips_annotated = self.missing || plan.is_of_missing();
-        Ok((plan, if skips_annotated { Some(annotated().await?) } else { None }))
-    }
-
-    /// Whether all lanes of the plan have been read to their end.
-    pub(super) async fn is_complete(&self, plan: &Plan, cursors: &Cursors) -> Result<bool, FeedError> {
-        for lane in 0..plan.lanes.len() {
-            let cursor = cursors.last::<Cursor>(&lane.to_string()).await?;
-            let is_at_end = |cursor: Cursor| cursor.pass == plan.pass && cursor.position == Position::End;
-            if !cursor.is_some_and(|cursor| is_at_end(cursor.value)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// A plan for a pass over the sources.
-    async fn plan(&self, pass: u64) -> Result<Plan, FeedError> {
-        let sample = self.find_sample().await?;
-        Ok(Plan { arguments: self.arguments.clone(), sample, lanes: self.lanes().await?, pass })
     }
 
     /// The ETags of all objects before the cursors.

@@ -2,36 +2,49 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
+use broker::settings::StreamSettings;
 use futures::TryStreamExt;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use super::error::FeedError;
 use super::progress::Progress;
 
 /// How often jobs are counted while the maximum is reached.
 const COUNT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often retries are counted: each has a subject of its own, so that the response is large.
+const RETRIES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Allows jobs to be stored while fewer than `max_waiting` wait.
 #[derive(Debug)]
 pub(crate) struct Watermark {
-    stream: Stream,
-    subject: String,
+    /// The jobs, with their subject.
+    jobs: (Stream, String),
+    /// The retries, with their subject.
+    retries: (Stream, String),
     max_waiting: u64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// An upper bound on the jobs that wait in the stream or are being stored: jobs that workers have taken since the last
-    /// count are included.
+    /// An upper bound on the jobs that wait, retries included, or are being stored: jobs that workers have taken since the
+    /// last count are included.
     waiting: u64,
     /// Jobs that are being stored.
     unconfirmed: u64,
+    /// Retries at the time of their last count.
+    retries: u64,
+    retries_counted: Option<Instant>,
 }
 
 impl Watermark {
-    pub(crate) fn new(stream: Stream, subject: String, max_waiting: u64) -> Self {
-        Self { stream, subject, max_waiting, state: Mutex::new(State { waiting: u64::MAX, unconfirmed: 0 }) }
+    /// Jobs and retries are streams with the subjects of the dataset.
+    pub(crate) fn new(jobs: (Stream, String), retries: (Stream, String), max_waiting: u64) -> Self {
+        let state = State { waiting: u64::MAX, unconfirmed: 0, retries: 0, retries_counted: None };
+        Self { jobs, retries, max_waiting, state: Mutex::new(state) }
     }
 
     /// Waits until this many more jobs may be stored.
@@ -42,7 +55,7 @@ impl Watermark {
                 let mut state = self.state.lock().await;
                 let fits = |state: &State| state.waiting.checked_add(jobs).is_some_and(|sum| sum <= self.max_waiting);
                 if !fits(&state) {
-                    match count(&self.stream, &self.subject).await {
+                    match self.count(&mut state).await {
                         // Jobs that are stored during the count may be counted twice, which only delays the next ones.
                         Ok(counted) => state.waiting = counted.saturating_add(state.unconfirmed),
                         Err(error) => {
@@ -61,11 +74,25 @@ impl Watermark {
         }
     }
 
+    async fn count(&self, state: &mut State) -> Result<u64, async_nats::Error> {
+        if state.retries_counted.is_none_or(|at| at.elapsed() >= RETRIES_INTERVAL) {
+            state.retries = count(&self.retries.0, &self.retries.1).await?;
+            state.retries_counted = Some(Instant::now());
+        }
+        Ok(count(&self.jobs.0, &self.jobs.1).await?.saturating_add(state.retries))
+    }
+
     /// Records that reserved jobs have been stored.
     pub(crate) async fn stored(&self, jobs: u64) {
         let mut state = self.state.lock().await;
         state.unconfirmed = state.unconfirmed.saturating_sub(jobs);
     }
+}
+
+/// Opens the stream of retries.
+pub(crate) async fn open_retries(jetstream: &Context, streams: &StreamSettings) -> Result<Stream, FeedError> {
+    let retries = jetstream.get_stream(&streams.retries).await;
+    retries.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.retries), &error))
 }
 
 /// The number of messages in the stream whose subjects match the filter.

@@ -26,7 +26,11 @@ use crate::pool::{Pool, PoolError, annotations_removed};
 /// What a comparison found: `objects` is the sum of `done`, `failed`, `waiting` and `missing`.
 #[derive(Debug)]
 pub struct Reconciled {
-    /// Objects of the source.
+    /// Objects read from the source, selected or not.
+    pub read: u64,
+    /// Those that are selected and occur again.
+    pub repeated: u64,
+    /// The selected objects, each once.
     pub objects: u64,
     /// Those with an annotation.
     pub done: u64,
@@ -38,6 +42,8 @@ pub struct Reconciled {
     pub missing: u64,
     /// Annotations, failures and jobs of other objects, or of other states of the objects.
     pub elsewhere: u64,
+    /// Whether the dataset was fed with `--unique`: objects that were skipped are missing.
+    pub is_unique: bool,
     /// Whether annotations have been removed from their stream: their objects are missing.
     pub annotations_removed: bool,
     /// The missing objects, each once.
@@ -81,9 +87,10 @@ pub async fn reconcile(pool: &Pool, feed: &Feed, progress: &ReconcileProgress) -
     let dataset = &feed.recipe.dataset;
     let jobs = pool.stream(&pool.streams.jobs).await?;
     // Objects outside of a sample were never to be annotated.
-    let sample = plan(&jobs, &dataset.cursor_subject("plan")).await?.and_then(|plan| plan.sample);
-    let mut written = Ok(());
-    feed.each_page(sample, |page| {
+    let plan = plan(&jobs, &dataset.cursor_subject("plan")).await?.unwrap_or_default();
+    let (mut read, mut written) = (0, Ok(()));
+    feed.each_page(plan.sample, |page| {
+        read += page.seen;
         progress.objects.fetch_add(page.objects.len() as u64, Ordering::Relaxed);
         if written.is_ok() {
             written = page.objects.iter().try_for_each(|object| partitions.add_object(object));
@@ -109,14 +116,17 @@ pub async fn reconcile(pool: &Pool, feed: &Feed, progress: &ReconcileProgress) -
             }
             written
         };
-        let (read, written) = tokio::join!(reading, writing);
-        read?;
+        let (ended, written) = tokio::join!(reading, writing);
+        ended?;
         written?;
     }
     let annotations_removed = annotations_removed(&pool.jetstream, &pool.streams.annotations).await?;
     let compared = tokio::task::spawn_blocking(move || partitions.compare()).await.map_err(io::Error::other)?;
     let (totals, missing_objects) = compared?;
     Ok(Reconciled {
+        read,
+        repeated: totals.repeated,
+        is_unique: plan.is_unique(),
         objects: totals.objects,
         done: totals.done,
         failed: totals.failed,

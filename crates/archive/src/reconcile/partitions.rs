@@ -1,6 +1,6 @@
 //! Objects and records on disk, divided by the hash of their key, so that each part fits into memory.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 
@@ -30,6 +30,8 @@ pub(super) struct Totals {
     pub(super) waiting: u64,
     pub(super) failed: u64,
     pub(super) missing: u64,
+    /// Objects that were read before.
+    pub(super) repeated: u64,
     /// Records about objects, or states of objects, that the source does not have.
     pub(super) elsewhere: u64,
 }
@@ -88,11 +90,10 @@ fn compare(
     known.sort_unstable();
     known.dedup();
     let mut is_matched = vec![false; known.len()];
-    let mut already_missing: HashSet<(KeyHash, State)> = HashSet::new();
+    let mut seen = Seen::default();
     for line in BufReader::new(rewound(objects)?).lines() {
         let object = from_line(&line?)?;
         let (key, state) = identity(&object);
-        totals.objects += 1;
         let first = known.partition_point(|record| record.key < key);
         let same_key =
             known.iter().skip(first).zip(is_matched.iter_mut().skip(first)).take_while(|(record, _)| record.key == key);
@@ -101,21 +102,51 @@ fn compare(
             *is_matched = true;
             best = Some(best.map_or(record.outcome, |best| best.min(record.outcome)));
         }
+        // Sources can overlap, and a manifest can have an object twice.
+        if !seen.add(key, state) {
+            totals.repeated += 1;
+            continue;
+        }
+        totals.objects += 1;
         match best {
             Some(Outcome::Done) => totals.done += 1,
             Some(Outcome::Waiting) => totals.waiting += 1,
             Some(Outcome::Failed) => totals.failed += 1,
             None => {
                 totals.missing += 1;
-                // Two sources can have the same object.
-                if already_missing.insert((key, state)) {
-                    writeln!(missing, "{}", to_line(&object)?)?;
-                }
+                writeln!(missing, "{}", to_line(&object)?)?;
             }
         }
     }
     totals.elsewhere += is_matched.iter().filter(|is_matched| !**is_matched).count() as u64;
     Ok(())
+}
+
+/// The objects of a part that were read.
+#[derive(Default)]
+struct Seen {
+    first: HashMap<KeyHash, State>,
+    /// Further states of the same objects, which are few.
+    others: HashMap<KeyHash, Vec<State>>,
+}
+
+impl Seen {
+    /// Whether the object in this state is new.
+    fn add(&mut self, key: KeyHash, state: State) -> bool {
+        let Some(first) = self.first.get(&key) else {
+            self.first.insert(key, state);
+            return true;
+        };
+        if first.matches(state) {
+            return false;
+        }
+        let others = self.others.entry(key).or_default();
+        let is_new = !others.iter().any(|other| other.matches(state));
+        if is_new {
+            others.push(state);
+        }
+        is_new
+    }
 }
 
 fn read_records(file: File) -> io::Result<Vec<Record>> {
@@ -170,9 +201,12 @@ mod tests {
         for key in ["done", "waiting", "failed", "retried", "unpinned"] {
             partitions.add_object(&object(key, "e")).unwrap();
         }
-        for (key, etag) in [("lost", "e"), ("lost", "e"), ("overwritten", "new")] {
+        let again = [("done", "e"), ("failed", "e"), ("lost", "e")];
+        for (key, etag) in [("lost", "e"), ("overwritten", "new"), ("overwritten", "newer")].into_iter().chain(again) {
             partitions.add_object(&object(key, etag)).unwrap();
         }
+        // As an inventory has it, beside the list of the keys.
+        partitions.add_object(&SourceObject { version: Some("v".into()), ..object("waiting", "e") }).unwrap();
         for (key, etag, outcome) in [
             ("done", Some("e"), Outcome::Done),
             ("done", Some("e"), Outcome::Done),
@@ -188,12 +222,12 @@ mod tests {
             partitions.add_record(record(key, etag, outcome)).unwrap();
         }
         let (totals, mut missing) = partitions.compare().unwrap();
-        let expected = Totals { objects: 8, done: 1, waiting: 2, failed: 2, missing: 3, elsewhere: 2 };
+        let expected = Totals { objects: 8, done: 1, waiting: 2, failed: 2, missing: 3, repeated: 4, elsewhere: 2 };
         assert_eq!(totals, expected);
         for _ in 0..2 {
             let mut keys: Vec<_> = missing.objects().unwrap().map(|object| object.unwrap().key).collect();
             keys.sort();
-            assert_eq!(keys, ["lost", "overwritten"], "each once, and as often as they are read");
+            assert_eq!(keys, ["lost", "overwritten", "overwritten"], "each once, and as often as they are read");
         }
     }
 }

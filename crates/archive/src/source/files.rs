@@ -3,12 +3,15 @@
 use std::io::{BufRead, BufReader, Read};
 
 use flate2::read::MultiGzDecoder;
+use parquet::basic::Compression;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row as ParquetRow};
 use parquet::schema::types::Type;
 use tokio::sync::mpsc;
 
 use super::address::{Format, Place};
+use super::checked::Checked;
 use super::error::SourceError;
 use super::row::{Column, Layout, Row, time_text};
 use super::store::Store;
@@ -18,10 +21,19 @@ use crate::object::{PAGE_SIZE, Page, Position};
 /// Maximum length of a line of a JSONL file in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
 
+/// A file of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SourceFile {
+    pub(crate) place: Place,
+    pub(crate) format: Format,
+    /// The MD5 of the file in hexadecimal, if the manifest of an inventory contains it.
+    pub(crate) md5: Option<String>,
+}
+
 /// The files of a lane, in order, with their index in the source.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneFiles {
-    pub(crate) files: Vec<(usize, Place, Format)>,
+    pub(crate) files: Vec<(usize, SourceFile)>,
     pub(crate) layout: Layout,
 }
 
@@ -33,12 +45,12 @@ pub(crate) async fn send_pages(store: Store, lane: LaneFiles, position: Position
         Position::Row { file, row, byte } => (file, row, byte),
         _ => (0, 0, None),
     };
-    for (index, place, format) in lane.files.iter().filter(|(index, ..)| *index >= first) {
+    for (index, file) in lane.files.iter().filter(|(index, _)| *index >= first) {
         if *index != first {
             (row, byte) = (0, None);
         }
-        let batch = Batch::new(*index, place, row, lane.layout.clone(), selection.clone(), pages.clone());
-        match read(&store, place, *format, batch, byte).await {
+        let batch = Batch::new(*index, &file.place, row, lane.layout.clone(), selection.clone(), pages.clone());
+        match read(&store, file, batch, byte).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
@@ -51,20 +63,15 @@ pub(crate) async fn send_pages(store: Store, lane: LaneFiles, position: Position
 }
 
 /// Reads one file to its end. Returns `false` if the receiver was dropped.
-async fn read(
-    store: &Store,
-    place: &Place,
-    format: Format,
-    batch: Batch,
-    byte: Option<u64>,
-) -> Result<bool, SourceError> {
-    let work: Box<dyn FnOnce() -> Result<bool, SourceError> + Send> = match format {
+async fn read(store: &Store, file: &SourceFile, batch: Batch, byte: Option<u64>) -> Result<bool, SourceError> {
+    let SourceFile { place, format, md5 } = file;
+    let work: Box<dyn FnOnce() -> Result<bool, SourceError> + Send> = match *format {
         Format::Parquet => {
-            let file = store.open_seekable(place).await?;
+            let file = store.open_seekable(place, md5.as_deref()).await?;
             Box::new(move || batch.read_parquet(file))
         }
         Format::Csv { gzip } => {
-            let head = store.open(place, 0).await?;
+            let head = Box::new(Checked::new(store.open(place, 0).await?, md5.as_deref()));
             let rest = match byte {
                 Some(byte) => Some((store.open(place, byte).await?, byte)),
                 None => None,
@@ -148,7 +155,7 @@ impl Batch {
         }
         let (columns, is_header) = match &self.layout.columns {
             Some(columns) => (columns.clone(), false),
-            None => columns_of(&record).map_err(|problem| self.invalid(problem))?,
+            None => columns_of(&record).map_err(|problem| SourceError::file(&self.name, problem))?,
         };
         let mut base = 0;
         if let Some((rest, byte)) = rest {
@@ -191,7 +198,7 @@ impl Batch {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let value = serde_json::from_slice(&line).map_err(|error| self.unreadable(error))?;
+            let value = serde_json::from_slice(&line).map_err(|error| self.unreadable(json_problem(&error)))?;
             let row = json_row(&value).ok_or_else(|| {
                 self.unreadable("it is neither a key nor an object such as {\"bucket\": …, \"key\": …}")
             })?;
@@ -203,6 +210,10 @@ impl Batch {
 
     fn read_parquet(mut self, file: std::fs::File) -> Result<bool, SourceError> {
         let reader = SerializedFileReader::new(file).map_err(|error| SourceError::file(&self.name, error))?;
+        if let Some(compression) = other_compression(&reader) {
+            let cause = format!("it is compressed with {compression}: only Snappy or uncompressed columns can be read");
+            return Err(SourceError::file(&self.name, cause));
+        }
         let root = reader.metadata().file_metadata().schema();
         let wanted = root.get_fields().iter().filter(|field| Column::of_name(field.name()) != Column::Other);
         let projection = Type::group_type_builder(root.name()).with_fields(wanted.cloned().collect()).build();
@@ -236,12 +247,46 @@ fn columns_of(first: &csv::StringRecord) -> Result<(Vec<Column>, bool), String> 
     if named.contains(&Column::Key) {
         return Ok((named, true));
     }
-    let columns = [Column::Bucket, Column::Key, Column::Version];
-    match first.len() {
-        1 => Ok((vec![Column::Key], false)),
-        2 | 3 => Ok((columns.into_iter().take(first.len()).collect(), false)),
-        _ => Err("the file has no header with a column \"key\"".to_owned()),
+    if let Some((name, _)) = first.iter().zip(&named).find(|(_, column)| **column != Column::Other) {
+        return Err(format!(
+            "its first row is a header with {name:?} and without \"key\": name the column of the keys \"key\""
+        ));
     }
+    let columns = [Column::Bucket, Column::Key, Column::Version];
+    match (first.len(), first.get(0)) {
+        (1, _) => Ok((vec![Column::Key], false)),
+        (2 | 3, Some(bucket)) if !is_bucket(bucket) => Err(format!(
+            "{bucket:?} in its first row cannot be a bucket: a file without a header has keys, or bucket, key and version"
+        )),
+        (2 | 3, _) => Ok((columns.into_iter().take(first.len()).collect(), false)),
+        _ => Err("it has no header with a column \"key\"".to_owned()),
+    }
+}
+
+/// Whether a bucket of any store can have this name.
+fn is_bucket(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// The error without the number of the line, which is always 1: each line is parsed alone.
+fn json_problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
+    format!("{problem} at column {}", error.column())
+}
+
+/// The compression of the columns that are read, if it is one that cannot be read.
+fn other_compression(reader: &SerializedFileReader<std::fs::File>) -> Option<String> {
+    let is_read = |column: &&ColumnChunkMetaData| {
+        let name = column.column_path().parts().first();
+        name.is_some_and(|name| Column::of_name(name) != Column::Other)
+    };
+    let columns = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns).filter(is_read);
+    let other = columns
+        .map(ColumnChunkMetaData::compression)
+        .find(|compression| !matches!(compression, Compression::UNCOMPRESSED | Compression::SNAPPY))?;
+    let text = format!("{other:?}");
+    text.split('(').next().map(str::to_owned)
 }
 
 fn json_row(value: &serde_json::Value) -> Option<Row> {

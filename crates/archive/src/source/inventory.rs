@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::address::{Format, Place};
 use super::error::SourceError;
+use super::files::SourceFile;
 use super::row::{Column, Layout};
 use super::store::Store;
 
@@ -23,10 +24,12 @@ struct Manifest {
 #[derive(Debug, Deserialize)]
 struct File {
     key: String,
+    #[serde(rename = "MD5checksum")]
+    md5: Option<String>,
 }
 
 /// Reads a manifest. Returns its files and the layout of their rows.
-pub(crate) async fn open(store: &Store, place: &Place) -> Result<(Vec<(Place, Format)>, Layout), SourceError> {
+pub(crate) async fn open(store: &Store, place: &Place) -> Result<(Vec<SourceFile>, Layout), SourceError> {
     let text = store.read_whole(place, MAX_MANIFEST_BYTES).await?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|error| SourceError::file(place, format!("it is not a manifest of an S3 Inventory: {error}")))?;
@@ -34,7 +37,7 @@ pub(crate) async fn open(store: &Store, place: &Place) -> Result<(Vec<(Place, Fo
 }
 
 impl Manifest {
-    fn read(self) -> Result<(Vec<(Place, Format)>, Layout), String> {
+    fn read(self) -> Result<(Vec<SourceFile>, Layout), String> {
         let format = match self.file_format.to_uppercase().as_str() {
             "CSV" => Format::Csv { gzip: true },
             "PARQUET" => Format::Parquet,
@@ -53,7 +56,7 @@ impl Manifest {
         let bucket = self.destination_bucket.rsplit(':').next().unwrap_or_default().to_owned();
         let file = |file: File| {
             let format = if is_csv { Format::of_name(&file.key).unwrap_or(format) } else { format };
-            (Place::Object { bucket: bucket.clone(), key: file.key }, format)
+            SourceFile { place: Place::Object { bucket: bucket.clone(), key: file.key }, format, md5: file.md5 }
         };
         let files = self.files.into_iter().map(file).collect();
         let columns = is_csv.then_some(columns);
@@ -65,7 +68,7 @@ impl Manifest {
 mod tests {
     use super::*;
 
-    fn read(format: &str, schema: &str) -> Result<(Vec<(Place, Format)>, Layout), String> {
+    fn read(format: &str, schema: &str) -> Result<(Vec<SourceFile>, Layout), String> {
         let text = serde_json::json!({
             "sourceBucket": "pictures", "destinationBucket": "arn:aws:s3:::lists", "version": "2016-11-30",
             "creationTimestamp": "1700000000000", "fileFormat": format, "fileSchema": schema,
@@ -78,11 +81,11 @@ mod tests {
     fn a_manifest_names_files_columns_and_buckets() {
         let (files, layout) = read("CSV", "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, ETag, X").unwrap();
         let place = Place::Object { bucket: "lists".into(), key: "x/data/1.csv.gz".into() };
-        assert_eq!(files, [(place, Format::Csv { gzip: true })]);
+        assert_eq!(files, [SourceFile { place, format: Format::Csv { gzip: true }, md5: Some("0".into()) }]);
         assert_eq!(layout.columns.unwrap()[2..5], [Column::Version, Column::IsLatest, Column::IsDeleteMarker]);
         assert!(layout.encoded_keys && layout.bucket.as_deref() == Some("pictures"));
         let (files, layout) = read("Parquet", "message s3.inventory { required binary key (UTF8); }").unwrap();
-        assert_eq!((files[0].1, layout.columns, layout.encoded_keys), (Format::Parquet, None, false));
+        assert_eq!((files[0].format, layout.columns, layout.encoded_keys), (Format::Parquet, None, false));
     }
 
     #[test]

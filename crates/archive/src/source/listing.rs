@@ -6,6 +6,7 @@ use broker::backoff::{Backoff, Delays};
 use tokio::sync::mpsc;
 
 use super::error::SourceError;
+use super::outage::Waiting;
 use super::store::{Listed, Store};
 use crate::filter::Selection;
 use crate::object::{PAGE_SIZE, Page, Position};
@@ -57,14 +58,24 @@ pub(crate) async fn send_pages(
 
 async fn list_with_retries(store: &Store, range: &Range, after: Option<&str>) -> Result<Listed, SourceError> {
     let (mut attempt, mut delays) = (1, Delays::of(RETRY_BACKOFF));
+    let mut waiting: Option<Waiting> = None;
     loop {
         match store.list(&range.bucket, &range.prefix, after, PAGE_SIZE).await {
             Err(error @ SourceError::Listing { is_temporary: true, .. }) if attempt < MAX_ATTEMPTS => {
-                tracing::warn!(attempt, "{error}; trying again");
+                tracing::debug!(attempt, "{error}; trying again");
+                match waiting.as_ref() {
+                    Some(waiting) => waiting.again(&error),
+                    None => waiting = Some(store.outage().begin(&error)),
+                }
                 attempt += 1;
                 tokio::time::sleep(delays.after_failure()).await;
             }
-            listed => return listed,
+            listed => {
+                if listed.is_ok() {
+                    waiting.into_iter().for_each(Waiting::over);
+                }
+                return listed;
+            }
         }
     }
 }

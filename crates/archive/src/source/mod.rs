@@ -2,23 +2,28 @@
 //! read in parallel. Each lane has a fixed order and can be read from any position on.
 
 pub mod address;
+mod checked;
+mod download;
 pub mod error;
 mod files;
 mod inventory;
 mod listing;
+mod outage;
 pub mod row;
 mod split;
 pub mod store;
+mod store_error;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::filter::Selection;
 use crate::object::{Page, Position};
-use address::{Address, Format, Place};
+use address::Address;
 use error::SourceError;
-use files::LaneFiles;
+use files::{LaneFiles, SourceFile};
 use listing::Range;
+pub(crate) use outage::Outage;
 use row::Layout;
 use store::Store;
 
@@ -36,7 +41,7 @@ pub struct Source {
 #[derive(Debug, Clone)]
 enum Kind {
     Prefix { bucket: String, prefix: String },
-    Files { files: Vec<(Place, Format)>, layout: Layout },
+    Files { files: Vec<SourceFile>, layout: Layout },
 }
 
 /// A part of a source that is read in order.
@@ -74,7 +79,7 @@ impl Source {
             Address::Manifest(place, format) => {
                 let identity = store.identity(&place).await?;
                 let layout = Layout { columns: None, encoded_keys: false, bucket };
-                (Kind::Files { files: vec![(place, format)], layout }, identity)
+                (Kind::Files { files: vec![SourceFile { place, format, md5: None }], layout }, identity)
             }
         };
         Ok(Self { store, kind, identity })
@@ -83,6 +88,19 @@ impl Source {
     /// A text that changes with the contents of a manifest. Empty for a prefix.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// The bucket, if all objects are in one that is known before the source is read.
+    pub fn bucket(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Prefix { bucket, .. } => Some(bucket),
+            Kind::Files { layout, .. } => layout.bucket.as_deref(),
+        }
+    }
+
+    /// Whether the store of the source answers.
+    pub(crate) fn outage(&self) -> &Outage {
+        self.store.outage()
     }
 
     /// Divides the source into lanes, of which `parallel` are to be read in parallel. Each object is in exactly one lane.
@@ -126,7 +144,7 @@ impl Source {
             }
             (Kind::Files { files, layout }, Lane::Files { first, step }) => {
                 let own = files.iter().enumerate().skip(*first).step_by(*step);
-                let files = own.map(|(index, (place, format))| (index, place.clone(), *format)).collect();
+                let files = own.map(|(index, file)| (index, file.clone())).collect();
                 let lane = LaneFiles { files, layout: layout.clone() };
                 tokio::spawn(files::send_pages(store, lane, position, selection, sender));
             }

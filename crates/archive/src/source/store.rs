@@ -1,32 +1,29 @@
 //! Access to the S3 store: lists keys, and reads files.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::time::Duration;
+use std::path::Path;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{EncodingType, RequestPayer};
-use broker::backoff::{Backoff, Delays};
-use broker::causes::causes;
-use bytes::{Buf, Bytes};
-use tokio::sync::mpsc;
+use sha2::{Digest, Sha256};
 
 use super::address::Place;
+use super::checked::Checked;
+use super::download::Download;
 use super::error::SourceError;
+use super::outage::Outage;
+use super::store_error::{is_temporary, message};
 use crate::object::{SourceObject, unquoted_etag};
 
-/// Maximum number of chunks of a file that are buffered.
-const BUFFERED_CHUNKS: usize = 8;
-/// Maximum consecutive interruptions of a download without progress.
-const MAX_ATTEMPTS: u32 = 8;
-const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
+/// Bytes of a file that are hashed at a time.
+const HASHED: usize = 1 << 16;
 
 /// Access to the store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    client: Client,
+    pub(super) client: Client,
     requester_pays: bool,
+    outage: Outage,
 }
 
 /// One response of a listing.
@@ -40,10 +37,15 @@ pub(crate) struct Listed {
 impl Store {
     /// A store that is accessed with `client`. With `requester_pays`, the client pays for the requests.
     pub fn new(client: Client, requester_pays: bool) -> Self {
-        Self { client, requester_pays }
+        Self { client, requester_pays, outage: Outage::default() }
     }
 
-    fn payer(&self) -> Option<RequestPayer> {
+    /// Whether the store answers. All copies of the store share it.
+    pub(crate) fn outage(&self) -> &Outage {
+        &self.outage
+    }
+
+    pub(super) fn payer(&self) -> Option<RequestPayer> {
         self.requester_pays.then_some(RequestPayer::Requester)
     }
 
@@ -89,12 +91,15 @@ impl Store {
         Ok(Listed { objects, more: answer.is_truncated().unwrap_or(false) })
     }
 
-    /// A text that changes with the contents of a file: the ETag of an object, the size of a local file.
+    /// A text that changes with the contents of a file: the ETag of an object, the SHA-256 of a local file.
     pub(crate) async fn identity(&self, place: &Place) -> Result<String, SourceError> {
         match place {
             Place::Local(path) => {
-                let found = tokio::fs::metadata(path).await.map_err(|error| SourceError::file(place, error))?;
-                Ok(format!("{} bytes", found.len()))
+                let path = path.clone();
+                match tokio::task::spawn_blocking(move || sha256(&path)).await {
+                    Ok(hash) => hash.map_err(|error| SourceError::file(place, error)),
+                    Err(error) => Err(SourceError::file(place, error)),
+                }
             }
             Place::Object { bucket, key } => {
                 let head = self.client.head_object().bucket(bucket).key(key).set_request_payer(self.payer());
@@ -134,24 +139,19 @@ impl Store {
                 Ok(Box::new(open(path).map_err(|error| SourceError::file(place, error))?))
             }
             Place::Object { bucket, key } => {
-                let mut download =
-                    Download { store: self.clone(), bucket: bucket.clone(), key: key.clone(), offset, etag: None };
-                let Some(body) = download.request().await.map_err(|error| SourceError::file(place, error))? else {
-                    return Ok(Box::new(std::io::empty()));
-                };
-                let (sender, chunks) = mpsc::channel(BUFFERED_CHUNKS);
-                tokio::spawn(download.send_to(sender, body));
-                Ok(Box::new(Chunks { chunks, current: Bytes::new() }))
+                let download = Download::new(self.clone(), bucket.clone(), key.clone(), offset);
+                download.start().await.map_err(|error| SourceError::file(place, error))
             }
         }
     }
 
-    /// Opens a file for random access. An object is copied to an unnamed temporary file first.
-    pub(crate) async fn open_seekable(&self, place: &Place) -> Result<std::fs::File, SourceError> {
+    /// Opens a file for random access. An object is copied to an unnamed temporary file first, and compared with its MD5 if
+    /// that is known.
+    pub(crate) async fn open_seekable(&self, place: &Place, md5: Option<&str>) -> Result<std::fs::File, SourceError> {
         if let Place::Local(path) = place {
             return std::fs::File::open(path).map_err(|error| SourceError::file(place, error));
         }
-        let (mut reader, name) = (self.open(place, 0).await?, place.to_string());
+        let (mut reader, name) = (Checked::new(self.open(place, 0).await?, md5), place.to_string());
         let copy = move || {
             let mut file = tempfile::tempfile()?;
             std::io::copy(&mut reader, &mut file)?;
@@ -166,103 +166,14 @@ impl Store {
     }
 }
 
-/// A download of an object. It continues over another connection if one is interrupted, for example because the reader
-/// waits for workers.
-struct Download {
-    store: Store,
-    bucket: String,
-    key: String,
-    /// The number of bytes received.
-    offset: u64,
-    /// The ETag of the first response. Later ones must have the same.
-    etag: Option<String>,
-}
-
-impl Download {
-    /// Requests the rest of the object; `None` if there is none.
-    async fn request(&mut self) -> Result<Option<ByteStream>, String> {
-        let get = self.store.client.get_object().bucket(&self.bucket).key(&self.key);
-        let get = get.set_request_payer(self.store.payer()).set_if_match(self.etag.clone());
-        match get.set_range((self.offset > 0).then(|| format!("bytes={}-", self.offset))).send().await {
-            Ok(answer) => {
-                self.etag = self.etag.take().or(answer.e_tag);
-                Ok(Some(answer.body))
-            }
-            Err(error) if error.code() == Some("InvalidRange") => Ok(None),
-            Err(error) => Err(message(&error)),
+/// The SHA-256 of a local file.
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hash, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; HASHED]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("sha256 {}", hex::encode(hash.finalize()))),
+            length => hash.update(buffer.get(..length).unwrap_or_default()),
         }
-    }
-
-    async fn send_to(mut self, sender: mpsc::Sender<std::io::Result<Bytes>>, mut body: ByteStream) {
-        let mut delays = Delays::of(RETRY_BACKOFF);
-        let mut failures = 0;
-        loop {
-            let error = match body.next().await {
-                None => return,
-                Some(Ok(chunk)) => {
-                    self.offset += chunk.len() as u64;
-                    (failures, delays) = (0, Delays::of(RETRY_BACKOFF));
-                    if sender.send(Ok(chunk)).await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Some(Err(error)) => causes(&error),
-            };
-            failures += 1;
-            tracing::debug!(self.key, "a download was interrupted: {error}");
-            tokio::time::sleep(delays.after_failure()).await;
-            match self.request().await {
-                Ok(Some(next)) => body = next,
-                Ok(None) => return,
-                Err(_) if failures < MAX_ATTEMPTS => {}
-                Err(error) => return drop(sender.send(Err(std::io::Error::other(error))).await),
-            }
-            if failures >= MAX_ATTEMPTS {
-                return drop(sender.send(Err(std::io::Error::other(error))).await);
-            }
-        }
-    }
-}
-
-/// Reads the chunks that a download sends.
-struct Chunks {
-    chunks: mpsc::Receiver<std::io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                None => return Ok(0),
-                Some(chunk) => self.current = chunk?,
-            }
-        }
-        let length = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(buffer.get_mut(..length).unwrap_or_default());
-        Ok(length)
-    }
-}
-
-/// The error of the store, or of the connection.
-fn message<
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    R: std::fmt::Debug + Send + Sync + 'static,
->(
-    error: &SdkError<E, R>,
-) -> String {
-    match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        (Some(code), None) => code.to_owned(),
-        _ => causes(error),
-    }
-}
-
-fn is_temporary<E: ProvideErrorMetadata>(error: &SdkError<E, aws_sdk_s3::config::http::HttpResponse>) -> bool {
-    match error.raw_response().map(|response| response.status().as_u16()) {
-        None => true,
-        Some(status) => status >= 500 || status == 429 || status == 200,
     }
 }
 

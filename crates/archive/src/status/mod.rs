@@ -11,6 +11,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
 use broker::direct::Start;
 use broker::read::StoredMessage;
 use broker::server_time;
@@ -24,10 +25,12 @@ use wire::v1::ImageAnnotation;
 
 use crate::pool::{Pool, PoolError, subjects};
 pub(crate) use devices::workers as workers_between;
-pub use report::{Cost, DatasetStatus, Interval, Rates, SourceStatus, Status, Workers};
+pub use report::{Cost, DatasetStatus, Interval, Rates, SourceStatus, Status, Total, Workers};
 
 /// The time within which workers must have published an annotation to be counted.
 const WORKERS_SEEN_IN: Duration = Duration::minutes(1);
+/// The time after which jobs that wait while none ends are stalled.
+pub const STALLED_AFTER: Duration = Duration::minutes(5);
 /// The name under which failures without a reason in their subject are counted.
 const UNKNOWN_REASON: &str = "unknown";
 
@@ -73,7 +76,7 @@ impl Watch {
         for dataset in self.names(&counted, &planned) {
             let name = dataset.as_str();
             let source = match planned.contains(&dataset) {
-                true => feeding::source(&jobs, &dataset, &mut self.cursors).await?,
+                true => feeding::source(&jobs, &dataset, now, &mut self.cursors).await?,
                 false => None,
             };
             let queued = counted.queued.get(name).copied().unwrap_or(0);
@@ -94,9 +97,33 @@ impl Watch {
                 ..DatasetStatus::default()
             };
             self.measure(&dataset, &mut status, now).await?;
+            status.stalled = queued > 0 && self.is_stalled(&jobs, &dataset, now).await?;
             datasets.push(status);
         }
-        Ok(Status { datasets })
+        let total = (datasets.len() > 1).then(|| Total::of(&datasets));
+        Ok(Status { datasets, total })
+    }
+
+    /// Whether no job has ended for [`STALLED_AFTER`], and the first one in the stream is as old.
+    async fn is_stalled(&self, jobs: &Stream<Info>, dataset: &Dataset, now: OffsetDateTime) -> Result<bool, PoolError> {
+        let since = now - STALLED_AFTER;
+        if self.pool.annotations.count(&dataset.annotations_subject(), Start::Time(since)).await? > 0 {
+            return Ok(false);
+        }
+        for failed in [dataset.failed_wildcard(), dataset.failed_subject_without_reason()] {
+            if self.pool.failed.count(&failed, Start::Time(since)).await? > 0 {
+                return Ok(false);
+            }
+        }
+        for subject in [dataset.jobs_subject(), dataset.urgent_subject()] {
+            match jobs.raw_message_builder().sequence(1).next_by_subject(subject).send().await {
+                Ok(first) if first.time <= since => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(PoolError::broker("reading the first job", &error)),
+            }
+        }
+        Ok(false)
     }
 
     /// The datasets that are told about, by name.

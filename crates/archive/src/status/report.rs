@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::feed::SourceState;
 use crate::object::Position;
 
 /// The state of the pool at a moment.
@@ -11,6 +12,41 @@ use crate::object::Position;
 pub struct Status {
     /// The datasets, by name.
     pub datasets: Vec<DatasetStatus>,
+    /// All of them together; `None` for a single one.
+    pub total: Option<Total>,
+}
+
+/// The sums over several datasets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Total {
+    /// Jobs in the stream of jobs: waiting or in flight.
+    pub queued: u64,
+    /// Those that no worker has.
+    pub waiting: Option<u64>,
+    /// Those that a worker has.
+    pub in_flight: Option<u64>,
+    /// Jobs that wait for another attempt or for their store, or are attempted again.
+    pub retrying: u64,
+    /// Annotations in their stream.
+    pub done: u64,
+    /// Failures in their stream.
+    pub failed: u64,
+}
+
+impl Total {
+    pub(super) fn of(datasets: &[DatasetStatus]) -> Self {
+        let sum = |count: fn(&DatasetStatus) -> u64| -> u64 { datasets.iter().map(count).sum() };
+        // Unknown if that of one dataset is.
+        let known = |count: fn(&DatasetStatus) -> Option<u64>| -> Option<u64> { datasets.iter().map(count).sum() };
+        Self {
+            queued: sum(|dataset| dataset.queued),
+            waiting: known(|dataset| dataset.waiting),
+            in_flight: known(|dataset| dataset.in_flight),
+            retrying: sum(|dataset| dataset.retrying),
+            done: sum(|dataset| dataset.done),
+            failed: sum(|dataset| dataset.failed),
+        }
+    }
 }
 
 /// The state of one dataset.
@@ -32,6 +68,8 @@ pub struct DatasetStatus {
     pub done: u64,
     /// Failures in their stream.
     pub failed: u64,
+    /// Whether jobs wait and none has ended for [`super::STALLED_AFTER`].
+    pub stalled: bool,
     /// Failures by the token of their reason. Those of earlier versions, whose subject has none, are under `unknown`.
     pub failed_by_reason: BTreeMap<String, u64>,
     /// Annotations per second.
@@ -46,10 +84,17 @@ pub struct DatasetStatus {
     pub cost: Option<Cost>,
 }
 
-/// How far a source has been read.
+/// How far a source has been read in the present pass.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SourceStatus {
-    /// Objects read.
+    /// Whether it is being read.
+    pub state: Option<SourceState>,
+    /// Why the dataset has this state; `None` if an operator set it.
+    pub reason: Option<String>,
+    /// The number of passes before this one.
+    pub pass: u64,
+    /// Objects read, selected or not.
+    #[serde(rename = "read")]
     pub objects: u64,
     /// Jobs made of them.
     pub jobs: u64,
@@ -61,8 +106,10 @@ pub struct SourceStatus {
     pub lanes: usize,
     /// Lanes that have been read to their end.
     pub lanes_done: usize,
-    /// The feeder that was started last.
+    /// The feeder that was started last. It may have ended.
     pub feeder: Option<String>,
+    /// Seconds since it stored something.
+    pub feeder_age_seconds: Option<f64>,
     /// The position of each lane.
     pub positions: Vec<Position>,
 }

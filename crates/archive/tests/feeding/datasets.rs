@@ -107,7 +107,8 @@ async fn a_cancelled_dataset_loses_its_waiting_jobs_and_its_feeder_and_can_be_fe
     let retry = "groundling.retries.cats.1-1".to_owned();
     bench.jetstream.publish(retry, "x".into()).await.unwrap().await.unwrap();
     let removed = datasets.cancel(&name, "test").await.unwrap();
-    assert!(removed > 1000, "{removed}");
+    assert!(removed.jobs > 1000 && removed.has_plan, "{removed:?}");
+    assert_eq!(removed.retries, 1);
     let error = running.task.await.unwrap().unwrap_err();
     assert!(matches!(error, FeedError::Cancelled(_)), "{error}");
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -254,6 +255,6 @@ async fn the_permissions_of_a_feeder_suffice_for_all_of_this() {
     datasets.pause(&name).await.unwrap();
     datasets.resume(&name).await.unwrap();
     assert_eq!(datasets.list().await.unwrap().len(), 1);
-    assert_eq!(datasets.cancel(&name, "test").await.unwrap(), 3000);
+    assert_eq!(datasets.cancel(&name, "test").await.unwrap().jobs, 3000);
     assert_eq!(*server.errors.lock().unwrap(), Vec::<String>::new());
 }

@@ -226,6 +226,63 @@ async fn a_csv_file_without_a_header_holds_keys_or_buckets_and_keys() {
     assert!(problem.contains("k.csv, row 1: it has no bucket"), "{problem}");
     let problem = read("1,2,3,4\n").await.unwrap_err().to_string();
     assert!(problem.contains("no header"), "{problem}");
+    for (text, part) in [
+        ("Bucket,Object Key,ETag\nb,x.jpg,e\n", "a header with \"Bucket\" and without \"key\""),
+        ("bucket,name\nb,x.jpg\n", "a header with \"bucket\" and without \"key\""),
+        ("ETag\nx.jpg\n", "a header with \"ETag\" and without \"key\""),
+        ("my pictures,x.jpg\n", "\"my pictures\" in its first row cannot be a bucket"),
+        ("2024/x.jpg,12\n", "\"2024/x.jpg\" in its first row cannot be a bucket"),
+    ] {
+        let problem = read(text).await.unwrap_err().to_string();
+        assert!(problem.contains("k.csv cannot be read: ") && problem.contains(part), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_local_file_that_was_changed_has_another_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("k.csv");
+    let identity = async |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        open("http://127.0.0.1:9", path.to_str().unwrap(), None).await.unwrap().identity().to_owned()
+    };
+    let first = identity("b,x.jpg\n").await;
+    assert_ne!(first, identity("b,y.jpg\n").await, "of the same size");
+    assert_eq!(first, identity("b,x.jpg\n").await);
+}
+
+#[tokio::test]
+async fn the_files_of_an_inventory_are_compared_with_their_md5() {
+    let store = store().await;
+    let file = gzip(&names(0, 10).iter().map(|name| format!("archive,{}\n", encoded(name))).collect::<String>());
+    let md5 = hex::encode(<md5::Md5 as md5::Digest>::digest(&file));
+    store.put("lists/p/0.csv.gz", file);
+    let parquet = inventory_parquet(&names(0, 10));
+    let parquet_md5 = hex::encode(<md5::Md5 as md5::Digest>::digest(&parquet));
+    store.put("lists/p/0.parquet", parquet);
+    let other = "0".repeat(32);
+    for (format, schema, key, md5, is_right) in [
+        ("CSV", "Bucket, Key", "p/0.csv.gz", &md5, true),
+        ("CSV", "Bucket, Key", "p/0.csv.gz", &other, false),
+        ("Parquet", "message s3.inventory {}", "p/0.parquet", &parquet_md5, true),
+        ("Parquet", "message s3.inventory {}", "p/0.parquet", &other, false),
+    ] {
+        let manifest = serde_json::json!({
+            "sourceBucket": "archive", "destinationBucket": "arn:aws:s3:::lists", "fileFormat": format,
+            "fileSchema": schema, "files": [{"key": key, "size": 1, "MD5checksum": md5}],
+        });
+        store.put("lists/manifest.json", manifest.to_string());
+        let source = open(&store.endpoint, "s3://lists/manifest.json", None).await.unwrap();
+        let mut pages = source.pages(&Lane::Files { first: 0, step: 1 }, Position::Start, Default::default());
+        let first = pages.recv().await.unwrap();
+        match is_right {
+            true => assert!(!first.unwrap().objects.is_empty()),
+            false => {
+                let error = first.unwrap_err().to_string();
+                assert!(error.contains(key) && error.contains("its MD5 is "), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -238,10 +295,10 @@ async fn what_cannot_be_read_is_named() {
         "{error}"
     );
     let error = open(&store.endpoint, "s3://lists/none.csv", None).await.unwrap_err().to_string();
-    assert!(error.starts_with("s3://lists/none.csv cannot be read: "), "{error}");
+    assert!(error.starts_with("s3://lists/none.csv cannot be read: there is no such object"), "{error}");
     store.put("lists/bad.jsonl", "{\"key\":\"a\"}\n{\"key\":\n");
     let source = open(&store.endpoint, "s3://lists/bad.jsonl", Some("b")).await.unwrap();
     let mut pages = source.pages(&Lane::Files { first: 0, step: 1 }, Position::Start, Default::default());
     let error = pages.recv().await.unwrap().unwrap_err().to_string();
-    assert!(error.starts_with("s3://lists/bad.jsonl, row 2 cannot be read: "), "{error}");
+    assert!(error.starts_with("s3://lists/bad.jsonl, row 2 cannot be read: ") && !error.contains("line"), "{error}");
 }

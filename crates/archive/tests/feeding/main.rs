@@ -8,4 +8,5 @@ mod datasets;
 mod feed;
 mod files;
 mod listing;
+mod plans;
 mod rates;

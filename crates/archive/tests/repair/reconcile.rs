@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use archive::feed::{Feed, FeedError, Progress, Target};
+use archive::feed::{Datasets, Feed, FeedError, Progress, Target};
 use archive::reconcile::{ReconcileProgress, Reconciled, reconcile};
 use futures::StreamExt;
 use wire::Message;
@@ -99,6 +99,49 @@ async fn nothing_is_submitted_while_the_source_is_being_read() {
     tokio::time::timeout(Duration::from_secs(3), feeding).await.expect_err("it waits for workers");
     let error = fed.begin_repair(&bench.target()).await.unwrap_err();
     assert!(matches!(error, FeedError::Unfinished(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_object_of_several_sources_counts_once_and_skipped_ones_are_missing() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(100, Duration::ZERO).await;
+    let whole = source(&store.endpoint, "s3://archive/").await;
+    let half = source(&store.endpoint, "s3://archive/all/").await;
+    let (found, missing) = compare(&bench, &feed("fed", vec![whole.clone(), half], 2)).await;
+    assert_eq!((found.read, found.repeated, numbers(&found)), (150, 50, [100, 0, 0, 0, 100]));
+    assert_eq!((missing.len(), found.is_unique), (100, false));
+
+    let mut unique = feed("unique", vec![whole], 2);
+    unique.unique_etag = true;
+    unique.arguments.insert("--unique".into(), "etag".into());
+    unique.run(&bench.target(), &Progress::default()).await.unwrap();
+    let (found, _) = compare(&bench, &unique).await;
+    assert_eq!((numbers(&found), found.is_unique), ([100, 0, 0, 50, 50], true));
+}
+
+#[tokio::test]
+async fn nothing_is_submitted_for_a_dataset_that_is_not_known_or_was_cancelled() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(3000, Duration::ZERO).await;
+    let fed = feed("mistyped", vec![source(&store.endpoint, "s3://archive/").await], 1);
+    let name = dataset("mistyped");
+    assert!(!pool(&bench).knows(&name).await.unwrap());
+    let error = fed.begin_repair(&bench.target()).await.unwrap_err();
+    assert!(matches!(error, FeedError::UnknownDataset(_)), "{error}");
+    assert_eq!(bench.count("groundling.cursor.mistyped.*").await, 0);
+    publish_annotation(&bench, &job("mistyped", "a"), "w").await;
+    assert!(pool(&bench).knows(&name).await.unwrap());
+    fed.begin_repair(&bench.target()).await.unwrap();
+
+    // Cancelled before its source was read to its end.
+    let fed = feed("stopped", vec![source(&store.endpoint, "s3://archive/").await], 1);
+    let target = Target { max_waiting: 1000, ..bench.target() };
+    let progress = Progress::default();
+    tokio::time::timeout(Duration::from_secs(3), fed.run(&target, &progress)).await.expect_err("it waits for workers");
+    let datasets = Datasets::open(bench.jetstream.clone(), bench.streams.clone(), Duration::from_secs(15)).await;
+    datasets.unwrap().cancel(&dataset("stopped"), "test").await.unwrap();
+    let error = fed.begin_repair(&bench.target()).await.unwrap_err();
+    assert!(matches!(error, FeedError::Cancelled(_)), "{error}");
 }
 
 #[tokio::test]

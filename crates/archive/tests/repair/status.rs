@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use archive::feed::Progress;
+use archive::feed::{Progress, SourceState, Target};
+use archive::object::Position;
 use archive::status::Watch;
 use futures::StreamExt;
 use wire::Message;
@@ -49,6 +50,10 @@ async fn a_status_tells_of_each_dataset_what_the_streams_hold() {
     let from = fed.source.clone().unwrap();
     assert_eq!((from.objects, from.jobs, from.total_jobs), (1500, 1500, Some(1500)));
     assert_eq!((from.lanes, from.lanes_done), (summary.lanes, summary.lanes));
+    assert_eq!((from.state, from.reason, from.pass), (Some(SourceState::Complete), None, 0));
+    assert_eq!(from.feeder.as_deref(), Some("test"));
+    assert!(from.feeder_age_seconds.is_some_and(|seconds| (0.0..600.0).contains(&seconds)));
+    assert!(!fed.stalled, "the jobs are new");
     assert_eq!((fed.queued, fed.waiting, fed.in_flight, fed.done), (1498, Some(1490), Some(8), 2));
     assert_eq!(fed.workers.map(|workers| (workers.seen, workers.at_least)), Some((1, false)));
     let rate = fed.images_per_second.thirty_minutes.unwrap();
@@ -65,9 +70,32 @@ async fn a_status_tells_of_each_dataset_what_the_streams_hold() {
     assert_eq!(sent.failed_by_reason, reasons.map(|(reason, count)| (reason.to_owned(), count)).into());
     assert_eq!((sent.workers, sent.device_seconds, sent.eta_seconds), (None, None, None), "nothing is done yet");
 
+    let total = watch.look().await.unwrap().total.unwrap();
+    assert_eq!((total.queued, total.waiting, total.in_flight), (1499, Some(1491), Some(8)));
+    assert_eq!((total.retrying, total.done, total.failed), (1, 2, 4));
+
     let mut one = Watch::new(pool(&bench), vec![dataset("sent")], None);
-    let names: Vec<_> = one.look().await.unwrap().datasets.into_iter().map(|dataset| dataset.dataset).collect();
+    let status = one.look().await.unwrap();
+    assert_eq!(status.total, None);
+    let names: Vec<_> = status.datasets.into_iter().map(|dataset| dataset.dataset).collect();
     assert_eq!(names, ["sent"]);
+}
+
+#[tokio::test]
+async fn positions_stay_in_the_order_of_the_lanes() {
+    let bench = Bench::ready().await;
+    let store = SyntheticStore::start(6000, Duration::ZERO).await;
+    let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 8);
+    let (target, progress) = (Target { max_waiting: 3000, ..bench.target() }, Progress::default());
+    // Some lanes are at their end when it waits for workers.
+    tokio::time::timeout(Duration::from_secs(5), fed.run(&target, &progress)).await.expect_err("it waits for workers");
+    let mut watch = Watch::new(pool(&bench), vec![dataset("fed")], None);
+    let first = look(&mut watch, "fed").await.source.unwrap();
+    assert_eq!(first.state, Some(SourceState::Active));
+    assert!(first.positions.contains(&Position::End) && first.positions.contains(&Position::Start), "{first:?}");
+    for _ in 0..2 {
+        assert_eq!(look(&mut watch, "fed").await.source.unwrap().positions, first.positions);
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use archive::feed::{DatasetState, DatasetSummary, Datasets};
+use archive::feed::{Cancelled, DatasetState, DatasetSummary, Datasets};
 use broker::connection;
 use serde_json::{Value, json};
 use wire::subjects::Dataset;
@@ -37,18 +37,27 @@ pub(crate) async fn run(args: DatasetsArgs, settings: Option<&Path>) -> anyhow::
         DatasetsAction::Cancel(given) => {
             let dataset = name(given)?;
             let by = format!("datasets cancel, {}", process_name());
-            let removed = open().await?.cancel(&dataset, &by).await?;
-            match args.format {
-                Format::Json => stdout::write_json(&json!({
-                    "dataset": dataset.as_str(), "state": "cancelled", "removed_jobs": removed,
-                }))?,
-                Format::Text => {
-                    stdout::write_line(format_args!("{dataset}: cancelled, {removed} waiting jobs removed"))?;
-                }
-            }
+            let cancelled = open().await?.cancel(&dataset, &by).await?;
+            print_cancelled(&dataset, cancelled, args.format)?;
         }
     }
     Ok(Outcome::Done)
+}
+
+fn print_cancelled(dataset: &Dataset, cancelled: Cancelled, format: Format) -> anyhow::Result<()> {
+    let Cancelled { jobs, retries, has_plan } = cancelled;
+    if format == Format::Json {
+        return stdout::write_json(&json!({
+            "dataset": dataset.as_str(), "state": has_plan.then_some("cancelled"), "removed_jobs": jobs,
+            "removed_retries": retries,
+        }));
+    }
+    let removed = format!("{jobs} waiting jobs and {retries} retries removed");
+    let text = match has_plan {
+        true => format!("{dataset}: cancelled, {removed}"),
+        false => format!("{dataset}: {removed}; it was never enqueued, and can get jobs again"),
+    };
+    Ok(stdout::write_line(format_args!("{text}"))?)
 }
 
 fn print_state(dataset: &Dataset, before: DatasetState, state: DatasetState, format: Format) -> anyhow::Result<()> {
@@ -75,45 +84,37 @@ fn list(datasets: &[DatasetSummary], format: Format) -> anyhow::Result<()> {
     let rows = datasets.iter().map(|dataset| {
         [
             dataset.dataset.clone(),
-            state_text(dataset).to_owned(),
+            dataset.source_state().as_str().to_owned(),
             dataset.counts.seen.to_string(),
             dataset.counts.jobs.to_string(),
             dataset.waiting.to_string(),
+            dataset.retrying.to_string(),
             format!("{}/{}", dataset.lanes_done, dataset.lanes),
         ]
     });
-    let header = ["dataset", "state", "objects", "jobs", "waiting", "lanes"].map(str::to_owned);
+    let header = ["dataset", "state", "read", "jobs", "waiting", "retrying", "lanes"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4].map(width);
+    let widths = [0, 1, 2, 3, 4, 5].map(width);
     for row in &rows {
-        let [dataset, state, objects, jobs, waiting, lanes] = row;
-        let [a, b, c, d, e] = widths;
+        let [dataset, state, read, jobs, waiting, retrying, lanes] = row;
+        let [a, b, c, d, e, f] = widths;
         stdout::write_line(format_args!(
-            "{dataset:<a$}  {state:<b$}  {objects:>c$}  {jobs:>d$}  {waiting:>e$}  {lanes}"
+            "{dataset:<a$}  {state:<b$}  {read:>c$}  {jobs:>d$}  {waiting:>e$}  {retrying:>f$}  {lanes}"
         ))?;
     }
     for dataset in datasets {
         if let Some(reason) = &dataset.reason {
-            stdout::write_line(format_args!("{} is {}: {reason}", dataset.dataset, state_text(dataset)))?;
+            stdout::write_line(format_args!("{} is {}: {reason}", dataset.dataset, dataset.source_state().as_str()))?;
         }
     }
     Ok(())
 }
 
-fn state_text(dataset: &DatasetSummary) -> &'static str {
-    match dataset.state {
-        DatasetState::Cancelled => "cancelled",
-        _ if dataset.is_complete() => "complete",
-        DatasetState::Paused => "paused",
-        DatasetState::Active => "active",
-    }
-}
-
 fn summary_json(dataset: &DatasetSummary) -> Value {
     json!({
-        "dataset": dataset.dataset, "state": state_text(dataset), "reason": dataset.reason,
-        "objects": dataset.counts.seen, "jobs": dataset.counts.jobs, "bytes": dataset.counts.bytes,
-        "waiting": dataset.waiting, "lanes": dataset.lanes, "lanes_done": dataset.lanes_done,
+        "dataset": dataset.dataset, "state": dataset.source_state(), "reason": dataset.reason,
+        "read": dataset.counts.seen, "jobs": dataset.counts.jobs, "bytes": dataset.counts.bytes,
+        "waiting": dataset.waiting, "retrying": dataset.retrying, "lanes": dataset.lanes, "lanes_done": dataset.lanes_done,
     })
 }

@@ -1,15 +1,16 @@
 //! `groundling enqueue`: submits an archive.
 
+mod buckets;
 pub(super) mod report;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::anyhow;
-use archive::feed::{Annotated, Feed, FeedError, Progress, Target, pool_rate};
+use archive::feed::{Annotated, Feed, FeedError, MANIFESTS_ARGUMENT, Progress, Target, pool_rate};
 use archive::filter::{Filter, Selection};
 use archive::object::SourceObject;
-use archive::pool::annotations_removed;
+use archive::pool::{Pool, annotations_removed};
 use archive::recipe::{Pin, Recipe};
 use archive::source::Source;
 use archive::source::address::Address;
@@ -20,6 +21,7 @@ use broker::settings::{NatsSettings, StreamSettings};
 use serde_json::{Value, json};
 use wire::subjects::Dataset;
 
+use super::stop::stopped;
 use crate::enqueue_args::{self, EnqueueArgs, FilterArgs};
 use crate::exit::{Misuse, Outcome};
 use crate::settings::Settings;
@@ -45,18 +47,19 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
 
     let settings = Settings::load(settings)?.with_stores(&args.stores);
-    let sources = open_sources(&settings, addresses, args.bucket.as_deref()).await?;
+    let sources = open_sources(&settings, addresses.clone(), args.bucket.as_deref()).await?;
+    buckets::warn(&settings.s3.allow, &addresses, &sources);
     let (nats, streams) = settings.for_setup()?;
     let feed = Feed {
         arguments: arguments(&args, &recipe, &sources),
         sources,
         filter,
         sample: args
-            .filter
+            .pass
             .sample
             .map(|size| (usize::try_from(size).unwrap_or(usize::MAX), args.generation.seed.unwrap_or(0))),
-        unique_etag: args.filter.unique.is_some(),
-        missing: args.filter.missing,
+        unique_etag: args.pass.unique.is_some(),
+        missing: args.pass.missing,
         urgent: args.urgent,
         recipe,
         parallel_lanes: args.lanes.into(),
@@ -77,12 +80,34 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
         feeder: process_name(),
     };
     let progress = Progress::default();
-    let fed = report::with_progress(feed.run(&target, &progress), &progress).await;
+    // Jobs and cursor are stored together, so the feeder can be dropped at any time.
+    let run = async {
+        tokio::select! {
+            fed = feed.run(&target, &progress) => Ok(fed),
+            signal = stopped() => Err(signal),
+        }
+    };
+    let fed = match report::with_progress(run, &progress).await {
+        Ok(fed) => fed,
+        Err(signal) => {
+            let jobs = progress.snapshot().counts.jobs;
+            stderr::message!(
+                "groundling: interrupted: {jobs} jobs are stored, and the same command continues after them"
+            );
+            return Ok(Outcome::Interrupted { signal });
+        }
+    };
     let summary = fed.map_err(|error| match error {
         FeedError::OtherArguments { .. } | FeedError::Recipe(_) => anyhow::Error::from(Misuse(error.into())),
         other => other.into(),
     })?;
     report::summary(&args, summary)?;
+    if args.max_failure_rate.is_some() && summary.stored.jobs > 0 && summary.total.jobs <= args.max_waiting {
+        stderr::message!(
+            "groundling: all jobs are stored without waiting for workers, so --max-failure-rate had no effect: use a --max-waiting below {}",
+            summary.total.jobs
+        );
+    }
     Ok(Outcome::Done)
 }
 
@@ -108,7 +133,12 @@ async fn dry_run(
         Some(rate) => Some(rate),
         None => current_rate(nats, streams).await,
     };
-    report::survey(args, prompts, counts, rate)?;
+    let workers = match (args.workers, args.price_per_hour.and(rate)) {
+        (Some(workers), _) => Some(workers),
+        (None, Some(_)) => current_workers(nats, streams).await,
+        (None, None) => None,
+    };
+    report::survey(args, prompts, counts, rate, workers)?;
     Ok(Outcome::Done)
 }
 
@@ -125,12 +155,27 @@ async fn current_rate(nats: &NatsSettings, streams: &StreamSettings) -> Option<f
     let rate = async { anyhow::Ok(pool_rate(&connect(nats).await?, &streams.annotations).await?) };
     let reason = match rate.await {
         Ok(Some(rate)) => return Some(rate),
-        Ok(None) => "there are no annotations of the last 10 minutes".to_owned(),
+        Ok(None) => "no annotations in the last 10 minutes".to_owned(),
         Err(error) => format!("{error:#}"),
     };
-    stderr::message!(
-        "groundling: time and cost are unknown, because the pool's rate is: {reason}; give --images-per-second"
-    );
+    stderr::message!("groundling: the pool's rate is unknown: {reason}; for time and cost, give --images-per-second");
+    None
+}
+
+/// The workers of the last minute. If they are unknown, a message says why.
+async fn current_workers(nats: &NatsSettings, streams: &StreamSettings) -> Option<u64> {
+    let seen = async {
+        let client = connection::connect(nats, "groundling enqueue").await?;
+        let pool = Pool::new(&client, nats, streams.clone());
+        let now = pool.now().await?;
+        anyhow::Ok(pool.workers(now - time::Duration::MINUTE, now).await?.seen)
+    };
+    let reason = match seen.await {
+        Ok(seen) if seen > 0 => return Some(seen),
+        Ok(_) => "no annotations in the last minute".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    stderr::message!("groundling: the number of workers is unknown: {reason}; for the cost, give --workers");
     None
 }
 
@@ -167,11 +212,11 @@ pub(super) fn filter(given: &FilterArgs) -> Filter {
 
 /// The arguments that determine the jobs. A later run must have the same.
 fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMap<String, Value> {
-    let given = &args.filter;
+    let (given, pass) = (&args.filter, &args.pass);
     let identities: Vec<_> = sources.iter().map(Source::identity).collect();
     let all = [
         ("source", json!(args.sources)),
-        ("contents of the manifests", json!(identities)),
+        (MANIFESTS_ARGUMENT, json!(identities)),
         ("--bucket", json!(args.bucket)),
         ("--suffix", json!(given.suffix)),
         ("--glob", json!(given.glob)),
@@ -179,10 +224,10 @@ fn arguments(args: &EnqueueArgs, recipe: &Recipe, sources: &[Source]) -> BTreeMa
         ("--max-size", json!(given.max_size)),
         ("--modified-after", json!(given.modified_after)),
         ("--modified-before", json!(given.modified_before)),
-        ("--unique", json!(given.unique.map(|_| "etag"))),
-        ("--sample", json!(given.sample)),
+        ("--unique", json!(pass.unique.map(|_| "etag"))),
+        ("--sample", json!(pass.sample)),
         ("--seed", json!(args.generation.seed.unwrap_or(0))),
-        ("--missing", json!(given.missing.then_some(true))),
+        ("--missing", json!(pass.missing.then_some(true))),
         ("--urgent", json!(args.urgent.then_some(true))),
     ];
     let mut arguments = recipe_arguments(&args.task, &args.prompt, recipe);

@@ -11,6 +11,7 @@ use broker::connection;
 use serde_json::json;
 use wire::subjects::Dataset;
 
+use super::known_datasets::check_known;
 use crate::args::{Format, StoreArgs};
 use crate::bulk_args::{ChangeArgs, FailureFilterArgs, FailuresCommand, ListArgs, ShowArgs};
 use crate::counted::counted;
@@ -47,6 +48,7 @@ fn selection(args: &FailureFilterArgs) -> anyhow::Result<Selection> {
 async fn list(args: ListArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let selection = selection(&args.filter)?;
     let pool = pool(settings, &args.stores).await?;
+    check_known(&pool, &selection.dataset).await?;
     let mut failures = Failures::open(&pool, selection).await?;
     while let Some(failure) = failures.next().await? {
         match args.format {
@@ -94,6 +96,7 @@ impl Chosen {
             return Err(Misuse(anyhow!("give the sequences of failures, --dataset or --all")).into());
         }
         let pool = pool(settings, &args.stores).await?;
+        check_known(&pool, &selection.dataset).await?;
         let failures = match args.sequences.is_empty() {
             true => Some(Failures::open(&pool, selection).await?),
             false => None,
@@ -166,4 +169,5 @@ async fn remove(args: ChangeArgs, settings: Option<&Path>) -> anyhow::Result<Out
         Format::Text => stdout::write_line(format_args!("{} dropped", counted(removed, "failure")))?,
     }
     Ok(Outcome::Done)
+}
 }

@@ -13,6 +13,7 @@ pub(crate) mod failures;
 pub(crate) mod index;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+mod known_datasets;
 pub(crate) mod reconcile;
 pub(crate) mod review;
 pub(crate) mod scaler;

@@ -15,6 +15,7 @@ use serde_json::json;
 use wire::subjects::Dataset;
 
 use super::enqueue::{ANNOTATIONS_REMOVED, filter, open_sources, pin, process_name, recipe_arguments};
+use super::known_datasets::check_known;
 use crate::args::Format;
 use crate::bulk_args::ReconcileArgs;
 use crate::exit::{Misuse, Outcome};
@@ -26,9 +27,11 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
     let feed = feed(&args, settings).await?;
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
     let client = connection::connect(&nats, "groundling reconcile").await?;
+    let pool = Pool::new(&client, &nats, streams.clone());
+    check_known(&pool, [&feed.recipe.dataset]).await?;
     let target = Target {
         jetstream: connection::jetstream(&client, &nats),
-        streams: streams.clone(),
+        streams,
         max_waiting: args.max_waiting,
         max_failure_rate: None,
         timeout: nats.request_timeout,
@@ -42,7 +45,6 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
         })?),
         false => None,
     };
-    let pool = Pool::new(&client, &nats, streams);
     let progress = ReconcileProgress::default();
     let read = || {
         let (objects, records) = progress.counts();
@@ -51,6 +53,11 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
     let mut found = watched(reconcile(&pool, &feed, &progress), read).await?;
     if found.annotations_removed && found.missing > 0 {
         stderr::message!("groundling: {ANNOTATIONS_REMOVED}: their objects are counted as missing");
+    }
+    if found.is_unique && found.missing > 0 {
+        stderr::message!(
+            "groundling: the dataset was fed with --unique: objects that were skipped are counted as missing"
+        );
     }
     for object in found.missing_objects.objects()? {
         print_missing(&object?, args.format)?;
@@ -65,9 +72,9 @@ pub(crate) async fn run(args: ReconcileArgs, settings: Option<&Path>) -> anyhow:
 
 async fn feed(args: &ReconcileArgs, settings: Option<&Path>) -> anyhow::Result<Feed> {
     let dataset: Dataset = args.dataset.parse().map_err(|error| Misuse(anyhow!("--dataset: {error}")))?;
-    if args.filter.sample.is_some() || args.filter.unique.is_some() || args.filter.missing {
+    if args.sample.is_some() || args.unique.is_some() || args.missing {
         let error = anyhow!(
-            "--sample, --unique and --missing cannot be given: the sample is that of the dataset, and --enqueue submits what is missing"
+            "--sample, --unique and --missing cannot be given: the dataset's own sample is used, and --enqueue submits what is missing"
         );
         return Err(Misuse(error).into());
     }
@@ -111,17 +118,20 @@ fn print_missing(object: &SourceObject, format: Format) -> anyhow::Result<()> {
 }
 
 fn print_summary(args: &ReconcileArgs, found: &Reconciled, enqueued: Option<u64>) -> anyhow::Result<()> {
-    let Reconciled { objects, done, failed, waiting, missing, elsewhere, .. } = found;
+    let Reconciled { read, repeated, objects, done, failed, waiting, missing, elsewhere, .. } = found;
     if args.format == Format::Json {
         return stdout::write_json(&json!({
-            "dataset": args.dataset, "objects": objects, "done": done, "failed": failed, "waiting": waiting,
+            "dataset": args.dataset, "read": read, "repeated": repeated, "selected": objects, "done": done, "failed": failed, "waiting": waiting,
             "missing": missing, "elsewhere": elsewhere, "enqueued": enqueued,
         }));
     }
     stdout::write_line(format_args!(
-        "{}: {objects} objects = {done} done + {failed} failed + {waiting} waiting + {missing} missing",
+        "{}: {read} objects read, {objects} selected = {done} done + {failed} failed + {waiting} waiting + {missing} missing",
         args.dataset
     ))?;
+    if *repeated > 0 {
+        stdout::write_line(format_args!("{repeated} selected objects were read again, and are counted once"))?;
+    }
     if *elsewhere > 0 {
         stdout::write_line(format_args!(
             "{elsewhere} jobs, annotations and failures of other objects, or of earlier states of these"

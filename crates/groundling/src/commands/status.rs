@@ -12,6 +12,7 @@ use archive::status::Watch;
 use broker::connection;
 use wire::subjects::Dataset;
 
+use super::known_datasets::check_known;
 use crate::args::Format;
 use crate::bulk_args::StatusArgs;
 use crate::exit::{Misuse, Outcome};
@@ -24,7 +25,9 @@ pub(crate) async fn run(args: StatusArgs, settings: Option<&Path>) -> anyhow::Re
     let datasets = datasets.collect::<Result<Vec<_>, _>>()?;
     let (nats, streams) = Settings::load(settings)?.with_stores(&args.stores).for_setup()?;
     let client = connection::connect(&nats, "groundling status").await?;
-    let mut watch = Watch::new(Pool::new(&client, &nats, streams), datasets, args.price_per_hour);
+    let pool = Pool::new(&client, &nats, streams);
+    check_known(&pool, &datasets).await?;
+    let mut watch = Watch::new(pool, datasets, args.price_per_hour);
     if !args.watch {
         let status = watch.look().await?;
         match args.format {

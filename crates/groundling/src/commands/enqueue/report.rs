@@ -53,13 +53,15 @@ impl Rate {
             self.per_second = now.counts.jobs.saturating_sub(jobs.max(first.counts.jobs)) as f64 / seconds;
             self.last = (Instant::now(), now.counts.jobs);
         }
-        let Snapshot { counts, lanes, lanes_done, lanes_waiting, is_paused } = now;
+        let Snapshot { counts, lanes, lanes_done, lanes_waiting, is_paused, waits_for_store } = now;
         let mut line = format!(
-            "{} objects, {} jobs, {:.0} jobs/s, {lanes_done} of {lanes} lanes read",
+            "{} objects read, {} jobs, {:.0} jobs/s, {lanes_done} of {lanes} lanes read",
             counts.seen, counts.jobs, self.per_second
         );
         if is_paused {
             line += ", paused (`groundling datasets resume` continues)";
+        } else if waits_for_store {
+            line += ", waiting for the store";
         } else if lanes_waiting > 0 {
             line += ", waiting for workers (--max-waiting)";
         } else if let Some(left) = self.remaining_seconds(first, now) {
@@ -76,19 +78,27 @@ impl Rate {
     }
 }
 
-/// Prints the result of a dry run. `rate` is the pool's rate in pictures per second, if it is known.
-pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts, rate: Option<f64>) -> anyhow::Result<()> {
+/// Prints the result of a dry run. `rate` is the pool's rate in pictures per second, and `workers` the number of its
+/// workers, if they are known.
+pub(super) fn survey(
+    args: &EnqueueArgs,
+    prompts: &[String],
+    counts: Counts,
+    rate: Option<f64>,
+    workers: Option<u64>,
+) -> anyhow::Result<()> {
     let seconds = rate.map(|rate| counts.jobs as f64 / rate);
-    let cost = seconds.zip(args.price_per_hour).map(|(seconds, price)| seconds / 3600.0 * price);
+    let price = args.price_per_hour.zip(workers).map(|(price, workers)| price * workers as f64);
+    let cost = seconds.zip(price).map(|(seconds, price)| seconds / 3600.0 * price);
     if args.format == Format::Json {
         return stdout::write_json(&json!({
-            "dataset": args.dataset, "dry_run": true, "objects": counts.seen, "jobs": counts.jobs,
+            "dataset": args.dataset, "dry_run": true, "read": counts.seen, "jobs": counts.jobs,
             "bytes": counts.bytes, "prompts": prompts, "images_per_second": rate, "seconds": seconds,
-            "cost": cost,
+            "workers": workers, "cost": cost,
         }));
     }
     let mut lines = format!(
-        "dry run: {} of {} objects would have a job in the dataset {}; their size is {}\n",
+        "dry run: {} of {} objects read would have a job in the dataset {}; their size is {}\n",
         counts.jobs,
         counts.seen,
         args.dataset,
@@ -101,7 +111,7 @@ pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts, rat
         lines += &format!("time: {} at {rate:.1} images/s\n", duration(seconds));
     }
     if let Some(cost) = cost {
-        lines += &format!("cost: {cost:.2}\n");
+        lines += &format!("cost: {cost:.2} with {} workers\n", workers.unwrap_or_default());
     }
     Ok(stdout::write(format_args!("{lines}"))?)
 }
@@ -110,7 +120,7 @@ pub(super) fn survey(args: &EnqueueArgs, prompts: &[String], counts: Counts, rat
 pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()> {
     let Summary { total, stored, lanes } = summary;
     if args.format == Format::Json {
-        let counts = |counts: Counts| json!({"objects": counts.seen, "jobs": counts.jobs, "bytes": counts.bytes});
+        let counts = |counts: Counts| json!({"read": counts.seen, "jobs": counts.jobs, "bytes": counts.bytes});
         return stdout::write_json(&json!({
             "dataset": args.dataset, "complete": true, "lanes": lanes, "total": counts(total), "this_run": counts(stored),
         }));
