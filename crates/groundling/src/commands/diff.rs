@@ -14,7 +14,7 @@ use wire::subjects::Dataset;
 use wire::v1::ImageAnnotation;
 
 use super::annotate::page_writer;
-use super::unknown_dataset;
+use super::known_datasets;
 use crate::exit::{Misuse, Outcome};
 use crate::files;
 use crate::page_pictures::PagePictures;
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Resu
     let pool = Pool::new(&client, &nats, streams);
     for dataset in [&a, &b] {
         if pool.count_annotations(dataset).await? == 0 {
-            bail!(unknown_dataset::sentence(&pool, dataset));
+            bail!(known_datasets::sentence(&pool, dataset));
         }
     }
     let progress = DiffProgress::default();

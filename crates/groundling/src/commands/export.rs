@@ -12,8 +12,8 @@ use futures::FutureExt;
 use serde_json::json;
 use wire::subjects::Dataset;
 
+use super::known_datasets;
 use super::stop::stopped;
-use super::unknown_dataset;
 use crate::args;
 use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         format!("{} messages read, {} shards, sequence {} of {}", now.messages, now.shards, now.sequence, now.last)
     };
     if args.follow {
-        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
     }
     let exported = watched(export.run(&progress, stopped().map(drop)), said).await;
     let summary = exported.map_err(|error| match error {
@@ -68,11 +68,11 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         | ExportError::Occupied { .. }
         | ExportError::BegunElsewhere(_)
         | ExportError::Future(_) => anyhow::Error::from(Misuse(error.into())),
-        ExportError::NoNouns(_) => anyhow!("{error}; {}", unknown_dataset::HINT),
+        ExportError::NoNouns(_) => anyhow!("{error}; {}", known_datasets::HINT),
         other => other.into(),
     })?;
     if !args.follow && summary.shards == 0 {
-        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
     }
     report(&args, &summary, &progress, started.elapsed())?;
     Ok(if summary.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })

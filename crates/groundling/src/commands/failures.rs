@@ -170,4 +170,3 @@ async fn remove(args: ChangeArgs, settings: Option<&Path>) -> anyhow::Result<Out
     }
     Ok(Outcome::Done)
 }
-}

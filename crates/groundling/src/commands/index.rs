@@ -11,8 +11,8 @@ use broker::connection;
 use serde_json::json;
 use wire::subjects::Dataset;
 
+use super::known_datasets;
 use super::stop::stopped;
-use super::unknown_dataset;
 use crate::args::{Format, StoreArgs};
 use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Res
     let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
     let connection = connection::open(&nats, "groundling index").await?;
     let pool = Pool::new(&connection.client, &nats, streams);
-    unknown_dataset::tell(&pool, &datasets).await;
+    known_datasets::tell(&pool, &datasets).await;
     let index = Index { pool, datasets, target: target.clone(), follow: args.follow };
     let (progress, started, signal) = (Progress::default(), Instant::now(), Cell::new(0));
     let stop = async { signal.set(stopped().await) };

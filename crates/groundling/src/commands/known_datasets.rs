@@ -4,6 +4,11 @@ use anyhow::bail;
 use archive::pool::Pool;
 use wire::subjects::Dataset;
 
+use crate::stderr;
+
+/// How to find the right name.
+pub(super) const HINT: &str = "`groundling datasets list` shows the datasets";
+
 /// Checks that each of the datasets has a plan, jobs, annotations or failures.
 ///
 /// # Errors
@@ -14,8 +19,23 @@ pub(super) async fn check_known<'a>(
 ) -> anyhow::Result<()> {
     for dataset in datasets {
         if !pool.knows(dataset).await? {
-            bail!("nothing is known of the dataset {dataset}");
+            bail!("nothing is known of the dataset {dataset} ({HINT})");
         }
     }
     Ok(())
+}
+
+/// Says on stderr which of these datasets have no annotations in the stream. If the server does not answer, the command
+/// itself tells why.
+pub(super) async fn tell(pool: &Pool, datasets: &[Dataset]) {
+    for dataset in datasets {
+        if matches!(pool.count_annotations(dataset).await, Ok(0)) {
+            stderr::message!("groundling: {}", sentence(pool, dataset));
+        }
+    }
+}
+
+/// What is said about a dataset without annotations.
+pub(super) fn sentence(pool: &Pool, dataset: &Dataset) -> String {
+    format!("no annotations of the dataset {dataset} in the stream {} ({HINT})", pool.annotations_stream())
 }

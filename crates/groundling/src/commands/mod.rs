@@ -22,5 +22,4 @@ pub(crate) mod settings;
 pub(crate) mod setup;
 pub(crate) mod status;
 mod stop;
-mod unknown_dataset;
 pub(crate) mod worker;

@@ -19,7 +19,7 @@ use wire::v1::{ImageAnnotation, S3Object};
 
 use super::annotate::page_writer;
 use super::failures::text;
-use super::unknown_dataset;
+use super::known_datasets;
 use crate::args::Format;
 use crate::counted::counted;
 use crate::exit::{Misuse, Outcome};
@@ -60,10 +60,10 @@ pub(crate) async fn run(args: ReviewArgs, settings: Option<&Path>) -> anyhow::Re
         most => sample_failures(&pool, &dataset, most, args.seed).await?,
     };
     if sampled.annotations.is_empty() && chosen.is_empty() {
-        bail!(unknown_dataset::sentence(&pool, &dataset));
+        bail!(known_datasets::sentence(&pool, &dataset));
     }
     if sampled.annotations.is_empty() {
-        unknown_dataset::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
     }
     let shown = AtomicU64::new(0);
     let count = || {
