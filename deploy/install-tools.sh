@@ -5,11 +5,12 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--client] [--loaders] [--postgres] [--python] [--browser] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--nextest] [--client] [--loaders] [--postgres] [--python] [--browser] [--helm] [--prometheus]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
   --lint      also install the tools of .ci/run: cargo-deny, buf and shellcheck, into .rig/bin
+  --nextest   also install cargo-nextest, which runs the tests, into .rig/bin
   --client    also install a Python with nats-py and protobuf, .rig/client/bin/python, and protoc next to it
   --loaders   also install a Python with the programs that read exports (pyarrow, datasets, pycocotools and others, 1.3 GB),
               .rig/loaders/bin/python
@@ -31,6 +32,7 @@ die() {
 }
 
 lint=no
+nextest=no
 client=no
 loaders=no
 postgres=no
@@ -41,6 +43,7 @@ prometheus=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
+    --nextest) nextest=yes ;;
     --client) client=yes ;;
     --loaders) loaders=yes ;;
     --postgres) postgres=yes ;;
@@ -300,6 +303,7 @@ python_wheels() {
 
 tools rig nats-server weed
 [ "$lint" = no ] || tools lint cargo-deny buf shellcheck
+[ "$nextest" = no ] || tools nextest cargo-nextest
 [ "$client" = no ] || python_client
 [ "$loaders" = no ] || python_loaders
 [ "$postgres" = no ] || postgres_server

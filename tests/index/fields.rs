@@ -20,8 +20,7 @@ fn hostile() -> ImageAnnotation {
     entity.boxes[0].fractions = Some(FractionBox { x0: f64::NAN, y0: 0.0, x1: 1.0, y1: 1.0 });
     entity.boxes[0].score = Some(f32::INFINITY);
     // More than a tsvector, and than an entry of an index, can hold.
-    let long: String = (0..110_000).map(|number| format!("w{number} ")).collect();
-    (annotation.results[1].text, annotation.results[1].answer) = (long.clone(), long);
+    annotation.results[1].answer = (0..110_000).map(|number| format!("w{number} ")).collect();
     annotation.results[1].entities[0].phrase = "x".repeat(100_000);
     annotation.picture.as_mut().unwrap().object.as_mut().unwrap().key = "k".repeat(5000);
     annotation.finished_at = Some(wire::prost_types::Timestamp { seconds: i64::MAX, nanos: -1 });
@@ -45,7 +44,6 @@ async fn what_databases_cannot_hold_is_replaced_the_same_way_in_both() {
         assert_eq!((summary["annotations"].as_u64(), summary["unreadable"].as_u64()), (Some(2), Some(1)), "{summary}");
         let texts = database.rows("select text, loss from ~results order by annotation, result").await;
         assert_eq!(texts[0][..], ["a\u{fffd}fox \u{10ffff} '; drop table annotations; --", "null"]);
-        assert!(texts[1][0].ends_with("w109999 "));
         let entities = database.rows("select phrase, score from ~entities order by annotation, result, entity").await;
         assert_eq!(entities[0][..], ["a\u{fffd}fox", "null"]);
         let column = if matches!(database, Database::Postgres(_)) { "box" } else { "x0" };

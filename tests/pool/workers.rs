@@ -217,7 +217,7 @@ async fn the_log_has_a_summary_from_time_to_time_instead_of_a_line_for_each_job(
     assert_eq!(reasons, MISSING as u64, "{log}");
     for line in with("jobs in the last ") {
         let known = |field: &str| line["fields"][field].is_number();
-        assert!(["jobs_per_s", "active_jobs", "waiting_jobs", "waiting_retries"].into_iter().all(known), "{line}");
+        assert!(["jobs_per_s", "active_jobs", "waiting_jobs", "retrying"].into_iter().all(known), "{line}");
         assert_eq!(line["level"], "INFO");
     }
 }

@@ -115,6 +115,7 @@ pub async fn run_with_health(
     telemetry.observe(&engine, budget.clone(), health.reader());
     // Cancelled by the caller, and by the worker itself if its engine stops.
     let stop = shutdown.child_token();
+    telemetry.instruments().worker_started();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => {

@@ -135,7 +135,7 @@ impl Running<'_> {
             limit -= limit % self.plan.shard_size;
         }
         self.progress.ends_at(limit.saturating_sub(1));
-        let is_current = self.records.values().any(|record| record.end == limit);
+        let is_current = self.records.values().any(|record| record.end == limit && record.first <= next);
         if next < limit && !is_current {
             self.is_described = false;
             self.write_shards(next, limit, BTreeMap::new()).await?;

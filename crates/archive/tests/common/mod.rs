@@ -7,7 +7,7 @@ mod store;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use archive::feed::{Feed, Target};
 use archive::filter::Filter;
@@ -74,6 +74,20 @@ impl Bench {
                 return found;
             }
         }
+    }
+
+    /// The number of messages on a subject, once there are some and the number has not changed for a while: the feeder
+    /// waits for workers.
+    pub(crate) async fn settled(&self, subject: &str) -> u64 {
+        let (mut last, mut since) = (0, Instant::now());
+        while last == 0 || since.elapsed() < Duration::from_secs(3) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let count = self.count(subject).await;
+            if count != last {
+                (last, since) = (count, Instant::now());
+            }
+        }
+        last
     }
 
     /// The number of messages on a subject.

@@ -122,8 +122,7 @@ async fn retries_count_as_waiting_jobs() {
     let fed = feed("slow", vec![source(&store.endpoint, "s3://archive/").await], 4);
     let target = Target { max_waiting: 2000, ..bench.target() };
     let feeding = tokio::spawn(async move { fed.run(&target, &Progress::default()).await });
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let stored = bench.count("groundling.jobs.slow").await;
+    let stored = bench.settled("groundling.jobs.slow").await;
     assert!(stored > 0 && stored <= 1000, "{stored}");
     let summary = datasets(&bench).await.summary(&"slow".parse().unwrap()).await.unwrap();
     assert_eq!((summary.waiting, summary.retrying), (stored, 1000));

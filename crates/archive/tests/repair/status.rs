@@ -88,7 +88,10 @@ async fn positions_stay_in_the_order_of_the_lanes() {
     let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 8);
     let (target, progress) = (Target { max_waiting: 3000, ..bench.target() }, Progress::default());
     // Some lanes are at their end when it waits for workers.
-    tokio::time::timeout(Duration::from_secs(5), fed.run(&target, &progress)).await.expect_err("it waits for workers");
+    tokio::select! {
+        ended = fed.run(&target, &progress) => panic!("{ended:?}"),
+        _ = bench.settled("groundling.jobs.fed") => {}
+    }
     let mut watch = Watch::new(pool(&bench), vec![dataset("fed")], None);
     let first = look(&mut watch, "fed").await.source.unwrap();
     assert_eq!(first.state, Some(SourceState::Active));

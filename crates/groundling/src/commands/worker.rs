@@ -50,9 +50,7 @@ fn start_telemetry(
         InstrumentOptions { consumer: worker.streams.consumer.clone(), dataset_label: settings.dataset_label };
     let instance = worker.worker.id.clone().unwrap_or_default();
     let service = ServiceIdentity { version: env!("CARGO_PKG_VERSION").to_owned(), instance };
-    let telemetry = Telemetry::start(settings, instruments, &service, logs, |name| std::env::var(name).ok())?;
-    telemetry.instruments().worker_started();
-    Ok(telemetry)
+    Ok(Telemetry::start(settings, instruments, &service, logs, |name| std::env::var(name).ok())?)
 }
 
 async fn work(
