@@ -124,7 +124,7 @@ pub fn time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::from_unix_timestamp_nanos(parsed(text).ok_or_else(invalid)?.as_nanos()).map_err(|_| invalid())
 }
 
-/// Like [`time`], in seconds since 1970. Objects are compared to the second, so fractions are refused.
+/// Like [`time()`], in seconds since 1970. Objects are compared to the second, so fractions are refused.
 ///
 /// # Errors
 /// A message, if it is not a time, or not one of whole seconds.
