@@ -8,7 +8,7 @@
 //! An outcome is replaced when `ack_wait` has passed since the confirmation and the job is no longer in its stream. A
 //! server that was killed during an acknowledgement can restart with a job that its consumer takes for done: the
 //! outcome of such a job stays complete for `outcomes_max_age`. So do the outcomes of jobs that were delivered more
-//! than once, those that a worker has not replaced before its shutdown, and all outcomes if the server does not support
+//! than once or have a copy in the retries stream, those that a worker has not replaced before its shutdown, and all outcomes if the server does not support
 //! a TTL on single messages (before 2.11, or a stream without `allow_msg_ttl`).
 //!
 //! The cost of one job for the server, measured with nats-server 2.15.1, 100,000 outcomes and a caption with three
@@ -35,6 +35,7 @@ use wire::v1::Settled;
 
 use crate::delivery_info::DeliveryInfo;
 use crate::outcomes::{CompactError, Outcomes};
+use crate::retries::Retries;
 
 /// Settled jobs that the channel holds. The outcomes of further ones are not replaced.
 const CHANNEL: usize = 4096;
@@ -55,6 +56,8 @@ pub(crate) struct CompactionQueue(mpsc::Sender<SettledJob>);
 #[derive(Debug, Clone)]
 struct SettledJob {
     job: DeliveryInfo,
+    /// Its subject in the jobs stream.
+    subject: String,
     /// The sequence of its outcome in the outcomes stream.
     outcome: u64,
     settled: Settled,
@@ -70,6 +73,7 @@ pub(crate) struct OutcomeCompactor {
     waiting: VecDeque<SettledJob>,
     jetstream: Context,
     jobs_stream: String,
+    retries: Retries,
     outcomes: Outcomes,
     after: Duration,
     keep: Duration,
@@ -81,6 +85,7 @@ impl CompactionQueue {
     pub(crate) fn new(
         jetstream: Context,
         jobs_stream: &str,
+        retries: Retries,
         outcomes: Outcomes,
         after: Duration,
         keep: Duration,
@@ -89,20 +94,30 @@ impl CompactionQueue {
         let jobs_stream = jobs_stream.to_owned();
         (
             Self(sender),
-            OutcomeCompactor { settled, waiting: VecDeque::new(), jetstream, jobs_stream, outcomes, after, keep },
+            OutcomeCompactor {
+                settled,
+                waiting: VecDeque::new(),
+                jetstream,
+                jobs_stream,
+                retries,
+                outcomes,
+                after,
+                keep,
+            },
         )
     }
 
-    /// Adds a job that the server has confirmed as settled. Its annotation or failure has this `sequence` in its
-    /// stream.
-    pub(crate) fn push(&self, job: &DeliveryInfo, outcome: u64, sequence: u64, failed: bool) {
+    /// Adds a job with this subject that the server has confirmed as settled. Its annotation or failure has this
+    /// `sequence` in its stream.
+    pub(crate) fn push(&self, subject: &str, job: &DeliveryInfo, outcome: u64, sequence: u64, failed: bool) {
         // An earlier delivery may have left a copy of the job that is delivered only after a short record would have
         // expired.
         if job.deliveries > 1 {
             return;
         }
         let settled = Settled { sequence, failed };
-        let settled = SettledJob { job: job.clone(), outcome, settled, due: Instant::now(), tries: 0 };
+        let (job, subject) = (job.clone(), subject.to_owned());
+        let settled = SettledJob { job, subject, outcome, settled, due: Instant::now(), tries: 0 };
         if self.0.try_send(settled).is_err() {
             tracing::trace!("an outcome is not replaced: too many are waiting");
         }
@@ -146,10 +161,12 @@ impl OutcomeCompactor {
             Ok(stream) => stream.cached_info().state.first_sequence,
             Err(_) => 0,
         };
+        // A server that was killed may deliver a job again as if for the first time, whose copy then outlives its end.
+        let has_copies = !self.retries.is_empty().await;
         let this = &*self;
         let replaced: Vec<(SettledJob, Result<(), CompactError>)> = futures::stream::iter(due)
             .map(|job| async move {
-                let replaced = this.replace(&job, first).await;
+                let replaced = this.replace(&job, first, has_copies).await;
                 (job, replaced)
             })
             .buffer_unordered(CONCURRENCY)
@@ -176,12 +193,16 @@ impl OutcomeCompactor {
         Ok(())
     }
 
-    async fn replace(&self, settled: &SettledJob, first: u64) -> Result<(), CompactError> {
+    async fn replace(&self, settled: &SettledJob, first: u64, has_copies: bool) -> Result<(), CompactError> {
         if settled.job.stream != self.jobs_stream {
             return Ok(());
         }
         if settled.job.sequence >= first && self.is_in_its_stream(&settled.job).await.map_err(CompactError::Retry)? {
             return Err(CompactError::Retry("the job is still in its stream".into()));
+        }
+        let copy = self.retries.last_copy(&settled.subject, &settled.job);
+        if has_copies && copy.await.map_err(CompactError::Retry)? > 0 {
+            return Ok(());
         }
         self.outcomes.compact(&settled.job, settled.outcome, settled.settled, self.keep).await
     }
@@ -209,7 +230,7 @@ mod tests {
     use broker::{connection, setup};
 
     #[tokio::test]
-    async fn the_outcome_of_a_job_that_is_still_in_its_stream_stays_whole() {
+    async fn the_outcome_of_a_job_that_is_still_in_its_stream_or_has_a_copy_stays_whole() {
         let server = sandbox::NatsServer::start(&sandbox::NatsOptions::default()).await.unwrap();
         let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
         let jetstream = connection::jetstream(&connection::connect(&nats, "test").await.unwrap(), &nats);
@@ -217,14 +238,22 @@ mod tests {
         setup::setup(&jetstream, &streams).await.unwrap();
         let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, Duration::from_secs(10));
         let keep = Duration::from_secs(100);
-        let (queue, compactor) =
-            CompactionQueue::new(jetstream.clone(), &streams.jobs, outcomes.clone(), Duration::ZERO, keep);
+        let instruments = crate::worker_telemetry::WorkerTelemetry::off().instruments().clone();
+        let retries = Retries::new(jetstream.clone(), &streams.retries, instruments);
+        let (queue, compactor) = CompactionQueue::new(
+            jetstream.clone(),
+            &streams.jobs,
+            retries.clone(),
+            outcomes.clone(),
+            Duration::ZERO,
+            keep,
+        );
         let stop = CancellationToken::new();
         let task = tokio::spawn(compactor.run(stop.clone()));
         let failure = Outcome { record: Some(outcome::Record::Failure(Default::default())), ..Default::default() };
         let mut ended = Vec::new();
         let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
-        for deliveries in [1, 1, 2] {
+        for deliveries in [1, 1, 2, 1] {
             let sequence = jetstream.publish("groundling.jobs.x", "".into()).await.unwrap().await.unwrap().sequence;
             let time = stream.get_raw_message(sequence).await.unwrap().time;
             let published_nanos = u64::try_from(time.unix_timestamp_nanos()).unwrap();
@@ -236,8 +265,17 @@ mod tests {
         for (job, _) in &ended[1..] {
             stream.delete_message(job.sequence).await.unwrap();
         }
+        let (copied, _) = &ended[3];
+        let copy = wire::v1::Retry {
+            subject: "groundling.jobs.x".into(),
+            stream: copied.stream.clone(),
+            stream_sequence: copied.sequence,
+            published_nanos: copied.published_nanos,
+            ..Default::default()
+        };
+        retries.store(&copy, async_nats::HeaderMap::new(), 0).await.unwrap();
         for (job, claim) in &ended {
-            queue.push(job, claim.sequence(), 7, true);
+            queue.push("groundling.jobs.x", job, claim.sequence(), 7, true);
         }
         let settled = Outcome {
             record: Some(outcome::Record::Settled(Settled { sequence: 7, failed: true })),
@@ -250,7 +288,7 @@ mod tests {
         }
         // By then all attempts to replace the others are over.
         tokio::time::sleep(INTERVAL * 5).await;
-        for i in [0, 2] {
+        for i in [0, 2, 3] {
             assert_eq!(outcomes.find(&ended[i].0).await.unwrap().unwrap().outcome, failure, "number {i}");
         }
         let late = outcomes.claim(&ended[1].0, failure.clone()).await.unwrap();

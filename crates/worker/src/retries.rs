@@ -119,6 +119,12 @@ impl Retries {
         self.last_sequence(&retry_subject(subject, job.sequence, job.published_nanos)).await
     }
 
+    /// Whether no job has a copy. `false` if the server does not say.
+    pub(crate) async fn is_empty(&self) -> bool {
+        let stream = self.jetstream.get_stream(&self.stream).await;
+        stream.is_ok_and(|stream| stream.cached_info().state.messages == 0)
+    }
+
     /// Deletes the copy of a job that has ended. Best effort: a copy that is delivered finds the job's outcome.
     pub(crate) async fn forget(&self, subject: &str, job: &DeliveryInfo) {
         let purged = async {

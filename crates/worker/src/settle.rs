@@ -140,7 +140,7 @@ impl Settler {
         let job = SettledJob::of(&delivery);
         delivery.telemetry.set_outcome(if duplicate { JobOutcome::Duplicate } else { JobOutcome::Annotated });
         match delivery.ack(receipt).await {
-            Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), false),
+            Ok(()) => self.compaction.push(&job.subject, &job.info, outcome, receipt.sequence(), false),
             // The annotation is stored; the next delivery finds the outcome.
             Err(error) => tracing::warn!("{error}"),
         }
@@ -175,7 +175,7 @@ impl Settler {
             JobOutcome::Failed(reason.into())
         });
         match delivery.term(receipt, reason.as_str_name()).await {
-            Ok(()) => self.compaction.push(&job.info, outcome, receipt.sequence(), true),
+            Ok(()) => self.compaction.push(&job.subject, &job.info, outcome, receipt.sequence(), true),
             Err(error) => tracing::warn!("{error}"),
         }
         self.events.step(Step::Terminated);

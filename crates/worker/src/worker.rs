@@ -131,9 +131,11 @@ pub async fn run_with_health(
     let outcomes = Outcomes::new(jetstream.clone(), &streams.outcomes, publish_timeout)
         .with_stream_states(states.clone())
         .with_instruments(telemetry.instruments().clone());
+    let retries_stream = Retries::new(jetstream.clone(), &streams.retries, telemetry.instruments().clone());
     let (compaction, compactor) = CompactionQueue::new(
         jetstream.clone(),
         &streams.jobs,
+        retries_stream.clone(),
         outcomes.clone(),
         streams.ack_wait,
         streams.duplicate_window,
@@ -153,7 +155,6 @@ pub async fn run_with_health(
         instruments: telemetry.instruments().clone(),
     };
     let worker = v1::WorkerIdentity { worker_id: worker_id.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let retries_stream = Retries::new(jetstream.clone(), &streams.retries, telemetry.instruments().clone());
     let reconciler = MaxDeliveriesReconciler {
         jetstream: jetstream.clone(),
         jobs_stream: streams.jobs.clone(),
