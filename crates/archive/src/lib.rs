@@ -19,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod diff;
+mod digest;
 pub mod export;
 pub mod failures;
 pub mod feed;

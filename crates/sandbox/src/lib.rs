@@ -19,6 +19,7 @@ pub mod rig;
 mod s3_access;
 mod seaweed;
 mod shifted_clock;
+mod usage;
 
 pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
@@ -31,3 +32,4 @@ pub use postgres::{PostgresOptions, PostgresServer};
 pub use s3_access::S3Access;
 pub use seaweed::{SeaweedFs, Webhook};
 pub use shifted_clock::ShiftedClock;
+pub use usage::{disk_bytes, resident_bytes};

@@ -1,4 +1,4 @@
-//! CPU time and memory of processes.
+//! CPU time of processes.
 
 use std::time::Duration;
 
@@ -20,15 +20,4 @@ pub(crate) fn cpu_time(process: u32) -> anyhow::Result<Duration> {
     let ticks: u64 = ticks.sum::<Result<u64, _>>().with_context(|| file.clone())?;
     let each = rustix::param::clock_ticks_per_second();
     Ok(Duration::from_secs_f64(ticks as f64 / each as f64))
-}
-
-/// Resident memory of a running process in bytes.
-///
-/// # Errors
-/// If the process does not exist.
-pub(crate) fn resident_bytes(process: u32) -> anyhow::Result<u64> {
-    let file = format!("/proc/{process}/statm");
-    let text = std::fs::read_to_string(&file).with_context(|| file.clone())?;
-    let pages: u64 = text.split_whitespace().nth(1).with_context(|| file.clone())?.parse()?;
-    Ok(pages * rustix::param::page_size() as u64)
 }

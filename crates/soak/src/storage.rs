@@ -1,8 +1,6 @@
 //! `soak storage`: what messages take on the disk and in the memory of a NATS server, with and without message ids and
 //! compression.
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,14 +10,14 @@ use futures::TryStreamExt;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sandbox::{NatsOptions, NatsServer};
+use sandbox::{NatsOptions, NatsServer, disk_bytes, resident_bytes};
 use serde::Serialize;
 use tempfile::TempDir;
 use wire::identity::sha256_hex;
 use wire::{Message, prost_types, v1};
 
 use crate::plan;
-use crate::process_cost::{cpu_time, resident_bytes};
+use crate::process_cost::cpu_time;
 
 /// Maximum number of publishes that wait for their acknowledgements.
 const CONCURRENT: usize = 1000;
@@ -161,19 +159,7 @@ fn process(server: &NatsServer) -> anyhow::Result<u32> {
 }
 
 fn memory(server: &NatsServer) -> anyhow::Result<u64> {
-    resident_bytes(process(server)?)
-}
-
-/// The bytes that the files below a directory take on the disk.
-fn disk_bytes(directory: &Path) -> anyhow::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let mut total = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        total += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
-    }
-    Ok(total)
+    Ok(resident_bytes(process(server)?)?)
 }
 
 /// Message `i` and its id.

@@ -1,7 +1,6 @@
 //! Where an export is written: a directory, or a prefix of an S3 bucket.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::Client;
@@ -13,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::error::ExportError;
+use crate::digest::sha256_of;
 
 /// The directory for unfinished files of a local export, within it, so that they can be renamed into place.
 const UNFINISHED: &str = "_unfinished";
@@ -212,7 +212,7 @@ impl Destination {
             Self::Local(root) => {
                 let path = root.join(name);
                 let digest = move || match File::open(path) {
-                    Ok(file) => digest(file).map(Some),
+                    Ok(file) => sha256_of(file).map(Some),
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error),
                 };
@@ -229,7 +229,7 @@ impl Destination {
                 while let Some(chunk) = found.next().await {
                     hash.update(&chunk.map_err(|error| ExportError::file(&full, causes(&error)))?);
                 }
-                Ok(Some(hex(&hash.finalize())))
+                Ok(Some(hex::encode(hash.finalize())))
             }
         }
     }
@@ -319,25 +319,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-fn digest(mut file: File) -> std::io::Result<String> {
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,7 +351,7 @@ mod tests {
             (destination.size("a/b.json").await.unwrap(), destination.size("a/c").await.unwrap()),
             (Some(1), None)
         );
-        assert_eq!(destination.sha256("a/b.json").await.unwrap().unwrap(), hex(&Sha256::digest(b"2")));
+        assert_eq!(destination.sha256("a/b.json").await.unwrap().unwrap(), hex::encode(Sha256::digest(b"2")));
         assert_eq!(destination.sha256("a/c").await.unwrap(), None);
         fs::write(staging.path().join("half"), "").unwrap();
         drop(staging);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::destination::{Destination, hex};
+use super::destination::Destination;
 use super::error::ExportError;
 use super::formats::Format;
 use super::plan::Plan;
@@ -92,7 +92,7 @@ pub(crate) async fn write(
     }
     let mut files = Vec::new();
     for (name, text) in plan.format.common_files(&names) {
-        let (bytes, sha256) = (text.len() as u64, hex(&Sha256::digest(text.as_bytes())));
+        let (bytes, sha256) = (text.len() as u64, hex::encode(Sha256::digest(text.as_bytes())));
         destination.write(staging, name, text.into_bytes()).await?;
         files.push(FileRecord { name: name.to_owned(), bytes, sha256 });
     }

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use wire::v1::{ObjectIdentity, PictureFacts};
 
-use super::destination::hex;
 use super::error::ExportError;
 
 /// Attempts to read one picture.
@@ -50,7 +49,7 @@ impl Pictures {
             }
             attempts += 1;
         };
-        Ok(bytes.filter(|bytes| hex(&Sha256::digest(bytes)) == facts.sha256))
+        Ok(bytes.filter(|bytes| hex::encode(Sha256::digest(bytes)) == facts.sha256))
     }
 
     async fn get(&self, object: &ObjectIdentity) -> Result<Option<Bytes>, String> {

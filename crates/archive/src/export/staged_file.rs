@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::destination::hex;
 use super::error::ExportError;
 
 /// A file that is written in the directory for unfinished files and hashed on the way.
@@ -64,7 +63,7 @@ impl StagedFile {
         let done = self.file.flush().and_then(|()| self.file.get_ref().file.sync_all());
         done.map_err(|error| self.failed(error))?;
         let Hashed { hash, bytes, .. } = self.file.get_mut();
-        let sha256 = hex(&std::mem::take(hash).finalize());
+        let sha256 = hex::encode(std::mem::take(hash).finalize());
         let record = FileRecord { name: self.name, bytes: *bytes, sha256 };
         Ok(Finished { path: self.path, record })
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{EncodingType, RequestPayer};
-use sha2::{Digest, Sha256};
 
 use super::address::Place;
 use super::checked::Checked;
@@ -13,10 +12,8 @@ use super::download::Download;
 use super::error::SourceError;
 use super::outage::Outage;
 use super::store_error::{is_temporary, message};
+use crate::digest::sha256_of;
 use crate::object::{SourceObject, unquoted_etag};
-
-/// Bytes of a file that are hashed at a time.
-const HASHED: usize = 1 << 16;
 
 /// Access to the store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -168,13 +165,7 @@ impl Store {
 
 /// The SHA-256 of a local file.
 fn sha256(path: &Path) -> std::io::Result<String> {
-    let (mut file, mut hash, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; HASHED]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(format!("sha256 {}", hex::encode(hash.finalize()))),
-            length => hash.update(buffer.get(..length).unwrap_or_default()),
-        }
-    }
+    Ok(format!("sha256 {}", sha256_of(std::fs::File::open(path)?)?))
 }
 
 /// Decodes a URL-encoded key, in which `+` is a space. Invalid escapes are kept.

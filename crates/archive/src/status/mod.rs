@@ -97,7 +97,7 @@ impl Watch {
                 ..DatasetStatus::default()
             };
             self.measure(&dataset, &mut status, now).await?;
-            status.stalled = queued > 0 && self.is_stalled(&jobs, &dataset, now).await?;
+            status.stalled = queued > 0 && self.is_stalled(&jobs, &dataset, &status.images_per_second, now).await?;
             datasets.push(status);
         }
         let total = (datasets.len() > 1).then(|| Total::of(&datasets));
@@ -105,9 +105,20 @@ impl Watch {
     }
 
     /// Whether no job has ended for [`STALLED_AFTER`], and the first one in the stream is as old.
-    async fn is_stalled(&self, jobs: &Stream<Info>, dataset: &Dataset, now: OffsetDateTime) -> Result<bool, PoolError> {
+    async fn is_stalled(
+        &self,
+        jobs: &Stream<Info>,
+        dataset: &Dataset,
+        rates: &Rates,
+        now: OffsetDateTime,
+    ) -> Result<bool, PoolError> {
         let since = now - STALLED_AFTER;
-        if self.pool.annotations.count(&dataset.annotations_subject(), Start::Time(since)).await? > 0 {
+        // The rate is unknown without annotations, and in the second after the first one.
+        let is_annotated = match rates.five_minutes {
+            Some(rate) => rate > 0.0,
+            None => self.pool.annotations.count(&dataset.annotations_subject(), Start::Time(since)).await? > 0,
+        };
+        if is_annotated {
             return Ok(false);
         }
         for failed in [dataset.failed_wildcard(), dataset.failed_subject_without_reason()] {

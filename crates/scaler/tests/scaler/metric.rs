@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use broker::settings::{NatsSettings, Secret};
 use sandbox::{NatsOptions, NatsServer};
 use scaler::external_scaler::{GetMetricsRequest, MetricSpec};
 use scaler::{JOBS_PER_SECOND, METRIC, TARGET_DRAIN_SECONDS};
@@ -11,7 +10,7 @@ use tonic::Code;
 use wire::Message;
 use wire::v1::{ImageAnnotation, WorkerIdentity};
 
-use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, pool_of, publish, take, without};
+use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, publish, restricted, take, without};
 
 #[tokio::test]
 async fn the_metric_is_the_backlog_divided_by_the_rate_of_a_worker() {
@@ -52,18 +51,7 @@ async fn annotate(jetstream: &Context) {
 async fn the_measured_rate_takes_the_place_of_the_one_in_the_metadata() {
     // The scaler's user has the permissions of deploy and no others.
     let permissions = include_str!("../../../../deploy/nats/scaler-permissions.conf");
-    let users = "authorization { users = [ { user: a, password: p }, { user: s, password: p, permissions: $GROUNDLING_SCALER } ] }";
-    let options = NatsOptions { extra_config: format!("{permissions}{users}"), ..NatsOptions::default() };
-    let nats = NatsServer::start(&options).await.unwrap();
-    let administrator = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
-    let jetstream = pool_of(administrator.connect(nats.client_url()).await.unwrap()).await;
-    let scaler = Scaler::start_with(NatsSettings {
-        url: nats.client_url().to_owned(),
-        user: Some("s".to_owned()),
-        password: Some(Secret::new("p")),
-        ..NatsSettings::default()
-    })
-    .await;
+    let (_nats, jetstream, scaler) = restricted(permissions).await;
     publish(&jetstream, JOB, 10).await;
     // A job in 11 days: any measured rate is higher.
     let seed = "0.000001";

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use broker::settings::{NatsSettings, Secret, StreamSettings};
+use broker::settings::{NatsSettings, StreamSettings};
 use broker::{connection, setup};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tonic::{Code, Status};
 
-use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, pool_of, publish};
+use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, publish, restricted};
 
 fn assert_unavailable(errors: &[Status]) {
     for error in errors {
@@ -48,18 +48,7 @@ async fn a_missing_permission_is_named_at_once() {
     let permissions = include_str!("../../../../deploy/nats/scaler-permissions.conf");
     let denied = "$JS.API.CONSUMER.INFO.GROUNDLING_RETRIES.groundling-workers";
     let permissions = permissions.replace(&format!("\"{denied}\""), "");
-    let users = "authorization { users = [ { user: a, password: p }, { user: s, password: p, permissions: $GROUNDLING_SCALER } ] }";
-    let options = NatsOptions { extra_config: format!("{permissions}{users}"), ..NatsOptions::default() };
-    let nats = NatsServer::start(&options).await.unwrap();
-    let administrator = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
-    pool_of(administrator.connect(nats.client_url()).await.unwrap()).await;
-    let scaler = Scaler::start_with(NatsSettings {
-        url: nats.client_url().to_owned(),
-        user: Some("s".to_owned()),
-        password: Some(Secret::new("p")),
-        ..NatsSettings::default()
-    })
-    .await;
+    let (_nats, _, scaler) = restricted(&permissions).await;
     let found = async {
         loop {
             let error = scaler.drain_seconds("1").await.unwrap_err();

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
-use broker::settings::{NatsSettings, StreamSettings};
+use broker::settings::{NatsSettings, Secret, StreamSettings};
 use broker::setup;
 use futures::StreamExt;
+use sandbox::{NatsOptions, NatsServer};
 use scaler::external_scaler::external_scaler_client::ExternalScalerClient;
 use scaler::external_scaler::{GetMetricsRequest, ScaledObjectRef};
 use scaler::{JOBS_PER_SECOND, METRIC, Observer, TARGET_DRAIN_SECONDS, Timing};
@@ -28,6 +29,23 @@ pub(crate) struct Scaler {
     pub(crate) shutdown: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
     observing: JoinHandle<()>,
+}
+
+/// A pool on a server whose scaler has these permissions of its own, and no others.
+pub(crate) async fn restricted(permissions: &str) -> (NatsServer, Context, Scaler) {
+    let users = "authorization { users = [ { user: a, password: p }, { user: s, password: p, permissions: $GROUNDLING_SCALER } ] }";
+    let options = NatsOptions { extra_config: format!("{permissions}{users}"), ..NatsOptions::default() };
+    let nats = NatsServer::start(&options).await.unwrap();
+    let administrator = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
+    let jetstream = pool_of(administrator.connect(nats.client_url()).await.unwrap()).await;
+    let scaler = Scaler::start_with(NatsSettings {
+        url: nats.client_url().to_owned(),
+        user: Some("s".to_owned()),
+        password: Some(Secret::new("p")),
+        ..NatsSettings::default()
+    })
+    .await;
+    (nats, jetstream, scaler)
 }
 
 impl Drop for Scaler {

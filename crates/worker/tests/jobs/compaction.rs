@@ -4,7 +4,6 @@
 
 use crate::common;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use async_nats::jetstream::stream::Config;
 use broker::setup::setup;
 use common::{Bench, Running, Yes, bitmap, eventually, job, settings, submit, watch_log};
 use futures::{StreamExt, TryStreamExt};
-use sandbox::{NatsOptions, NatsServer};
+use sandbox::{NatsOptions, NatsServer, disk_bytes, resident_bytes};
 use wire::Message;
 use wire::subjects::outcome_subject;
 use wire::v1::{self, Outcome, Settled, outcome};
@@ -170,22 +169,6 @@ fn whole(i: usize) -> Outcome {
     Outcome { subject: "groundling.annotations.holiday".into(), message_id: format!("{i:064}"), record }
 }
 
-/// Bytes of memory of the server's process.
-fn memory(server: &NatsServer) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id().unwrap())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
-/// Bytes of the files in a folder, as the file system counts its blocks.
-fn files(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::read_dir(dir).unwrap().flatten().fold(0, |sum, entry| {
-        let of = entry.metadata().unwrap();
-        sum + if of.is_dir() { files(&entry.path()) } else { of.blocks() * 512 }
-    })
-}
-
 /// Prints the bytes of a waiting job that names an object, of its annotation and of its failure.
 async fn one_of_each(bench: &Bench) {
     let object = v1::S3Object { bucket: "pictures".into(), key: "2024/beach-12345.webp".into(), ..Default::default() };
@@ -248,7 +231,7 @@ async fn bytes_of_an_outcome() {
     };
     one_of_each(&bench).await;
     let told = async |bench: &mut Bench, what: &str, empty: (u64, u64)| {
-        let disk = files(dir.path());
+        let disk = disk_bytes(dir.path()).unwrap();
         // After a restart, so that memory which the server has freed but kept does not count.
         bench.server.restart().await.unwrap();
         bench.jetstream = broker::connection::jetstream(
@@ -257,7 +240,7 @@ async fn bytes_of_an_outcome() {
         );
         let stream = bench.jetstream.get_stream(&bench.streams.outcomes).await.unwrap();
         let state = &stream.cached_info().state;
-        let memory = memory(&bench.server);
+        let memory = resident_bytes(bench.server.process_id().unwrap()).unwrap();
         println!(
             "{what}: {} outcomes; each {} bytes in the stream, {} on disk, {} in memory",
             state.messages,
