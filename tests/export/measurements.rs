@@ -20,7 +20,7 @@ pub(crate) async fn most_memory(id: u32) -> f64 {
 }
 
 pub(crate) async fn bare_rate(bench: &Bench) -> f64 {
-    let range = Range { subject: SUBJECT.into(), sequences: 1..=u64::MAX, deduplicate: false };
+    let range = Range { subject: SUBJECT.into(), deduplicate: false, ..Range::all() };
     let started = Instant::now();
     let mut messages = std::pin::pin!(read(&bench.jetstream, STREAM, range).await.unwrap());
     let mut count = 0u64;

@@ -68,7 +68,7 @@ pub async fn sample_annotations(
 ) -> Result<SampledAnnotations, PoolError> {
     pool.stream(&pool.streams.annotations).await?;
     // The sample has each id once.
-    let range = Range { subject: dataset.annotations_subject(), sequences: 0..=u64::MAX, deduplicate: false };
+    let range = Range { subject: dataset.annotations_subject(), deduplicate: false, ..Range::all() };
     let messages = read(&pool.jetstream, &pool.streams.annotations, range).await?;
     let mut messages = std::pin::pin!(messages);
     let mut sample = Sample::new(size, seed);

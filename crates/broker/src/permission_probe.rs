@@ -104,7 +104,7 @@ fn probes(api: &str, streams: &StreamSettings) -> Vec<Probe> {
         // Progress of message 0, which does not exist.
         request(format!("$JS.ACK.{stream}.{consumer}.1.0.0.0.0"), "+WPI".to_owned());
     }
-    for stream in [jobs, retries, outcomes, attempts] {
+    for stream in [jobs, retries, outcomes, attempts, annotations, failed] {
         request(format!("{api}.STREAM.MSG.GET.{stream}"), MALFORMED.to_owned());
     }
     for stream in [jobs, retries, attempts] {

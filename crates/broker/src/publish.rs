@@ -3,18 +3,17 @@
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 use wire::Message;
 use wire::v1::{ImageAnnotation, JobFailure, Outcome, outcome};
 
 use crate::backoff::{Backoff, Delays};
 use crate::causes::causes;
+use crate::read::{Range, read};
 use crate::server_time;
 use crate::stream_states::{StreamStates, is_full};
 
@@ -218,27 +217,13 @@ impl Publisher {
     ) -> Result<Option<PublishAck>, async_nats::Error> {
         // The clocks of a cluster's servers may differ: one minute more.
         let since = server_time::now(&self.jetstream, stream).await? - age.saturating_add(Duration::from_secs(60));
-        let config = pull::OrderedConfig {
-            // A named consumer's requests have the stream in their subject, so permissions can be limited to the stream.
-            name: Some(format!("groundling-look-{}", uuid::Uuid::new_v4().simple())),
-            filter_subject: outcome.subject.clone(),
-            headers_only: true,
-            deliver_policy: DeliverPolicy::ByStartTime { start_time: since },
-            ..pull::OrderedConfig::default()
-        };
-        let stream: Stream<()> = self.jetstream.get_stream_no_info(stream).await?;
-        let consumer = stream.create_consumer(config).await?;
-        let mut pending = consumer.cached_info().num_pending;
-        let mut messages = consumer.messages().await?;
-        while pending > 0 {
-            let message =
-                tokio::time::timeout(SEARCH_IDLE_TIMEOUT, messages.next()).await?.ok_or("the consumer ended")??;
-            let info = message.info()?;
-            let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
-            if id.is_some_and(|id| id.as_str() == outcome.message_id) {
-                return Ok(Some(PublishAck { sequence: info.stream_sequence, duplicate: true }));
+        let subject = outcome.subject.clone();
+        let range = Range { subject, since: Some(since), headers_only: true, deduplicate: false, ..Range::all() };
+        let mut messages = std::pin::pin!(read(&self.jetstream, stream, range).await?);
+        while let Some(message) = tokio::time::timeout(SEARCH_IDLE_TIMEOUT, messages.try_next()).await?? {
+            if message.id.as_ref() == Some(&outcome.message_id) {
+                return Ok(Some(PublishAck { sequence: message.sequence, duplicate: true }));
             }
-            pending = info.pending;
         }
         Ok(None)
     }

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use time::OffsetDateTime;
@@ -17,8 +17,12 @@ use wire::identity::sha256_hex;
 
 use crate::causes::causes;
 
-/// The longest silence of the server within the range.
+/// The longest time without a message within the range.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time without a message after which a new consumer is created.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often the leader is asked while a consumer has no more messages.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A range of a stream.
 #[derive(Debug, Clone)]
@@ -31,6 +35,10 @@ pub struct Range {
     /// Whether to skip messages whose id (`Nats-Msg-Id`) occurred before in the range: a stream drops duplicates within
     /// its duplicate window only. Takes about 40 bytes of memory for each id.
     pub deduplicate: bool,
+    /// Begin at the first message that was published at this time or later, by the server's clock, and not at a sequence.
+    pub since: Option<OffsetDateTime>,
+    /// Read no payloads.
+    pub headers_only: bool,
 }
 
 /// A message of a stream.
@@ -59,18 +67,22 @@ pub struct ReadError {
 impl Range {
     /// All messages of a stream, without duplicates.
     pub fn all() -> Self {
-        Self { subject: String::new(), sequences: 0..=u64::MAX, deduplicate: true }
+        Self { subject: String::new(), sequences: 0..=u64::MAX, deduplicate: true, since: None, headers_only: false }
     }
 }
 
 /// Reads a range of a stream, in the order of sequences.
+///
+/// The range is complete although its messages come from a consumer, which is on any server of the stream, whose copy may
+/// lag behind: the end of the range is the last message that the stream's leader has.
 ///
 /// ```no_run
 /// use broker::read::{Range, read};
 /// use futures::TryStreamExt;
 ///
 /// # async fn example(jetstream: async_nats::jetstream::Context) -> Result<(), Box<dyn std::error::Error>> {
-/// let range = Range { subject: "groundling.annotations.holiday".into(), sequences: 1..=1000, deduplicate: true };
+/// let subject = "groundling.annotations.holiday".into();
+/// let range = Range { subject, sequences: 1..=1000, ..Range::all() };
 /// let mut messages = std::pin::pin!(read(&jetstream, "GROUNDLING_ANNOTATIONS", range).await?);
 /// while let Some(message) = messages.try_next().await? {
 ///     println!("{} has {} bytes", message.sequence, message.payload.len());
@@ -80,7 +92,7 @@ impl Range {
 /// ```
 ///
 /// # Errors
-/// [`ReadError`] if the stream does not exist, or, as an item, if the server sends nothing for 30 s.
+/// [`ReadError`] if the stream does not exist, or, as an item, if no message comes for 30 s.
 pub async fn read(
     jetstream: &Context,
     name: &str,
@@ -90,10 +102,12 @@ pub async fn read(
         let name = name.to_owned();
         move |cause: async_nats::Error| ReadError { stream: name.clone(), cause: causes(cause.as_ref()) }
     };
-    let messages = open(jetstream, name, &range).await.map_err(&failed)?;
-    let mut seen = HashSet::new();
     let deduplicate = range.deduplicate;
-    Ok(messages.map_err(failed).try_filter(move |stored| {
+    let reader = Reader::open(jetstream, name, range).await.map_err(&failed)?;
+    let messages =
+        stream::try_unfold(reader, async |mut reader: Reader| Ok(reader.next().await?.map(|stored| (stored, reader))));
+    let mut seen = HashSet::new();
+    Ok(messages.boxed().map_err(failed).try_filter(move |stored| {
         let is_new = match &stored.id {
             Some(id) if deduplicate => seen.insert(id_digest(id)),
             _ => true,
@@ -102,46 +116,125 @@ pub async fn read(
     }))
 }
 
-async fn open(
-    jetstream: &Context,
-    name: &str,
-    range: &Range,
-) -> Result<impl futures::Stream<Item = Result<StoredMessage, async_nats::Error>> + use<>, async_nats::Error> {
-    let found = jetstream.get_stream(name).await?;
-    let state = &found.cached_info().state;
-    let last = state.last_sequence.min(*range.sequences.end());
-    let first = *range.sequences.start();
-    let messages = if first > last || state.messages == 0 { None } else { ordered(&found, range, first).await? };
-    let next = move |messages: Option<Ordered>| async move {
-        let Some(mut messages) = messages else { return Ok(None) };
-        let message = tokio::time::timeout(IDLE_TIMEOUT, messages.next())
-            .await
-            .map_err(|_| format!("the server sent nothing for {IDLE_TIMEOUT:?}"))?
-            .ok_or("the server ended the consumer")??;
-        let (stored, pending) = stored(message)?;
-        if stored.sequence > last {
-            return Ok(None);
-        }
-        let is_last = pending == 0 || stored.sequence == last;
-        Ok(Some((stored, (!is_last).then_some(messages))))
-    };
-    Ok(stream::try_unfold(messages, next).boxed())
+/// Reads a range of a stream.
+struct Reader {
+    stream: Stream<()>,
+    range: Range,
+    /// The first sequence that was not read.
+    next: u64,
+    /// The last sequence to read. The message may be missing.
+    end: u64,
+    /// `None` after it failed or was silent.
+    messages: Option<Ordered>,
+    /// Messages that the consumer has after the last one. 0 is also what a consumer says that lags behind.
+    pending: u64,
+    /// When another consumer is created if no message has come.
+    renew_at: Instant,
 }
 
-/// The messages of an ordered consumer; `None` if there are none.
-async fn ordered(found: &Stream, range: &Range, first: u64) -> Result<Option<Ordered>, async_nats::Error> {
+impl Reader {
+    async fn open(jetstream: &Context, name: &str, range: Range) -> Result<Self, async_nats::Error> {
+        let stream = jetstream.get_stream_no_info(name).await?;
+        let (next, end) = ((*range.sequences.start()).max(1), *range.sequences.end());
+        let mut reader = Self { stream, range, next, end, messages: None, pending: 0, renew_at: Instant::now() };
+        reader.ask_leader().await?;
+        if reader.next <= reader.end {
+            reader.consume().await?;
+        }
+        Ok(reader)
+    }
+
+    async fn consume(&mut self) -> Result<(), async_nats::Error> {
+        let (messages, pending) = consume(&self.stream, &self.range, self.next).await?;
+        (self.messages, self.pending) = (Some(messages), pending);
+        self.renew_at = Instant::now() + SILENCE;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<StoredMessage>, async_nats::Error> {
+        let started = Instant::now();
+        self.renew_at = started + SILENCE;
+        while self.next <= self.end {
+            match self.receive().await {
+                Ok(Some(stored)) => return Ok((stored.sequence <= self.end).then_some(stored)),
+                Ok(None) if started.elapsed() > IDLE_TIMEOUT => {
+                    return Err(format!("the server sent nothing for {IDLE_TIMEOUT:?}").into());
+                }
+                Ok(None) => {}
+                Err(error) if started.elapsed() > IDLE_TIMEOUT => return Err(error),
+                Err(error) => {
+                    tracing::debug!(
+                        next = self.next,
+                        "reading goes on with a new consumer: {}",
+                        causes(error.as_ref())
+                    );
+                    self.messages = None;
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next message; `None` if none has come for a while.
+    async fn receive(&mut self) -> Result<Option<StoredMessage>, async_nats::Error> {
+        if self.messages.is_none() {
+            self.consume().await?;
+        }
+        let Some(messages) = &mut self.messages else { return Ok(None) };
+        let patience = if self.pending == 0 { POLL_INTERVAL } else { SILENCE };
+        if let Ok(message) = tokio::time::timeout(patience, messages.next()).await {
+            let (stored, pending) = stored(message.ok_or("the server ended the consumer")??)?;
+            (self.next, self.pending) = (stored.sequence + 1, pending);
+            return Ok(Some(stored));
+        }
+        self.ask_leader().await?;
+        if Instant::now() > self.renew_at {
+            // Another consumer may be on a server that has the messages.
+            self.messages = None;
+        }
+        Ok(None)
+    }
+
+    /// Ends the range with the last message that the leader has.
+    async fn ask_leader(&mut self) -> Result<(), async_nats::Error> {
+        // For ">" the server says that there is no message if the last one was deleted. These two match every subject.
+        let subjects = match self.range.subject.as_str() {
+            "" | ">" => &["*", "*.>"][..],
+            subject => &[subject],
+        };
+        let mut last = 0;
+        for &subject in subjects {
+            // Not a direct get, which any server of the stream answers.
+            match self.stream.get_last_raw_message_by_subject(subject).await {
+                Ok(message) if self.range.since.is_some_and(|since| message.time < since) => {}
+                Ok(message) => last = last.max(message.sequence),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.end = self.end.min(last);
+        Ok(())
+    }
+}
+
+/// The messages of an ordered consumer that begins at `next`, and how many there are.
+async fn consume(stream: &Stream<()>, range: &Range, next: u64) -> Result<(Ordered, u64), async_nats::Error> {
+    let deliver_policy = match range.since {
+        Some(start_time) if next <= (*range.sequences.start()).max(1) => DeliverPolicy::ByStartTime { start_time },
+        _ => DeliverPolicy::ByStartSequence { start_sequence: next },
+    };
     let config = OrderedConfig {
         // A named consumer's requests have the stream in their subject, so permissions can be limited to the stream.
         name: Some(format!("groundling-read-{}", uuid::Uuid::new_v4().simple())),
         filter_subject: range.subject.clone(),
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first.max(1) },
+        headers_only: range.headers_only,
+        deliver_policy,
         ..OrderedConfig::default()
     };
-    let consumer: async_nats::jetstream::consumer::Consumer<OrderedConfig> = found.create_consumer(config).await?;
-    if consumer.cached_info().num_pending == 0 {
-        return Ok(None);
-    }
-    Ok(Some(consumer.messages().await?))
+    let consumer: Consumer<OrderedConfig> = stream.create_consumer(config).await?;
+    let pending = consumer.cached_info().num_pending;
+    Ok((consumer.messages().await?, pending))
 }
 
 /// The message, and how many come after it.

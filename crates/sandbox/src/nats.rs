@@ -41,6 +41,9 @@ pub struct NatsTraffic {
 pub struct NatsOptions {
     /// The directory of JetStream's files. By default a temporary one, which is deleted with the server.
     pub data_dir: Option<PathBuf>,
+    /// The server's log, which is appended to. By default it is with the server's files and deleted with them. The servers of
+    /// a cluster add their names.
+    pub log: Option<PathBuf>,
     /// Sync every message to the disk before it is acknowledged.
     pub sync_always: bool,
     /// The JetStream domain, if any.
@@ -234,7 +237,8 @@ impl NatsServer {
             .arg(home.join("nats.conf"))
             .arg("--ports_file_dir")
             .arg(home);
-        let mut process = ServerProcess::spawn(NAME, &mut command, home)?;
+        let log = self.options.log.clone().unwrap_or_else(|| home.join(format!("{NAME}.log")));
+        let mut process = ServerProcess::spawn_with_log(NAME, &mut command, home, log)?;
         let ports_file = format!("_{}.ports", process.id());
         let (client_url, monitoring_url) =
             process.wait_until(READY_LIMIT, async || read_urls(home, &ports_file)).await?;

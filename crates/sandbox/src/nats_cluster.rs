@@ -43,8 +43,9 @@ impl NatsCluster {
                 dial.join(", "),
                 options.extra_config
             );
+            let log = options.log.as_ref().map(|log| log.with_extension(format!("n{i}.log")));
             // Each server has a folder of its own.
-            let options = NatsOptions { data_dir: None, extra_config, ..options.clone() };
+            let options = NatsOptions { data_dir: None, log, extra_config, ..options.clone() };
             async move { NatsServer::start(&options).await }
         });
         // Concurrently: JetStream is ready only when most servers run.

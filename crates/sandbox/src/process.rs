@@ -35,7 +35,16 @@ impl ServerProcess {
     /// Starts `command` in a process group of its own, so that Ctrl-C reaches only this process, which then stops its
     /// servers in order.
     pub(crate) fn spawn(name: &'static str, command: &mut Command, home: &Path) -> Result<Self, SandboxError> {
-        let log = home.join(format!("{name}.log"));
+        Self::spawn_with_log(name, command, home, home.join(format!("{name}.log")))
+    }
+
+    /// Like [`Self::spawn`], with another log file than one in `home`.
+    pub(crate) fn spawn_with_log(
+        name: &'static str,
+        command: &mut Command,
+        home: &Path,
+        log: PathBuf,
+    ) -> Result<Self, SandboxError> {
         let out = File::options()
             .create(true)
             .append(true)

@@ -20,6 +20,7 @@ macro_rules! progress {
     }};
 }
 
+pub mod claims;
 pub mod faults;
 pub mod feeder;
 pub mod ingest;

@@ -1,6 +1,6 @@
 //! Compares the output streams with the accepted jobs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_nats::jetstream;
 use broker::read::{self, Range};
@@ -10,6 +10,7 @@ use wire::Message;
 use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM};
 use wire::v1::{ImageAnnotation, JobFailure};
 
+use crate::claims::Claims;
 use crate::plan::PlannedJob;
 
 /// The counts of a run, which `tests/soak.sh` prints as its last line.
@@ -25,8 +26,11 @@ pub struct Summary {
     pub dead_letters: usize,
     /// Jobs with neither an annotation nor a failure.
     pub lost: usize,
-    /// Annotations and failures beyond the first of each job.
+    /// Annotations and failures beyond the first of each message of the jobs stream.
     pub duplicates: usize,
+    /// Jobs that the jobs stream stored more than once. A server remembers the id of a job that has left the stream only
+    /// until it is restarted, so such a job may be submitted again, and is then annotated again with the same id.
+    pub stored_again: usize,
     /// Annotations and failures that were not expected: a failure with another reason, an annotation of a job that must
     /// fail, or one with other texts.
     pub wrong_reason: usize,
@@ -34,13 +38,13 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// The contents of the output streams.
+/// The contents of the output streams, by sequence.
 #[derive(Debug, Default)]
 pub struct Records {
     /// The annotations stream.
-    pub annotations: Vec<ImageAnnotation>,
+    pub annotations: BTreeMap<u64, ImageAnnotation>,
     /// The failed stream.
-    pub failures: Vec<JobFailure>,
+    pub failures: BTreeMap<u64, JobFailure>,
 }
 
 impl Records {
@@ -55,15 +59,28 @@ impl Records {
     }
 }
 
-async fn records<M: Message + Default>(jetstream: &jetstream::Context, stream: &str) -> anyhow::Result<Vec<M>> {
+async fn records<M: Message + Default>(
+    jetstream: &jetstream::Context,
+    stream: &str,
+) -> anyhow::Result<BTreeMap<u64, M>> {
     // Duplicates are what the oracle looks for.
     let all = Range { deduplicate: false, ..Range::all() };
     let stored = read::read(jetstream, stream, all).await?;
-    stored.map_err(anyhow::Error::from).and_then(async |stored| Ok(M::decode(stored.payload)?)).try_collect().await
+    stored
+        .map_err(anyhow::Error::from)
+        .and_then(async |stored| Ok((stored.sequence, M::decode(stored.payload)?)))
+        .try_collect()
+        .await
 }
 
-/// Compares the records with the accepted jobs. Returns the counts, and a line for each problem.
-pub fn compare(accepted: &[PlannedJob], records: &Records) -> (Summary, Vec<String>) {
+/// Compares the records with the accepted jobs. `sequences` has those of the jobs stream for the ids of jobs that were
+/// submitted directly. Returns the counts, and a line for each problem.
+pub fn compare(
+    accepted: &[PlannedJob],
+    sequences: &HashMap<String, u64>,
+    records: &Records,
+    claims: &Claims,
+) -> (Summary, Vec<String>) {
     let mut problems = Vec::new();
     let mut summary = Summary {
         jobs: accepted.len(),
@@ -71,30 +88,34 @@ pub fn compare(accepted: &[PlannedJob], records: &Records) -> (Summary, Vec<Stri
         dead_letters: records.failures.len(),
         ..Summary::default()
     };
+    let messages = claims.messages(records);
     let mut annotated: HashMap<&str, Vec<&ImageAnnotation>> = HashMap::new();
-    let mut ids: BTreeMap<&str, usize> = BTreeMap::new();
-    for annotation in &records.annotations {
+    for annotation in records.annotations.values() {
         annotated.entry(&annotation.job_id).or_default().push(annotation);
-        *ids.entry(&annotation.annotation_id).or_default() += 1;
-    }
-    for (id, count) in ids.into_iter().filter(|(_, count)| *count > 1) {
-        problems.push(format!("annotation {id} is in the stream {count} times"));
     }
     let mut failed: HashMap<&str, Vec<&JobFailure>> = HashMap::new();
-    for failure in &records.failures {
+    for failure in records.failures.values() {
         failed.entry(&failure.job_sha256).or_default().push(failure);
     }
     for job in accepted {
+        let sha256 = job.sha256();
         let annotations = annotated.remove(job.id.as_str()).unwrap_or_default();
-        let failures = failed.remove(job.sha256().as_str()).unwrap_or_default();
-        let count = annotations.len() + failures.len();
+        let failures = failed.remove(sha256.as_str()).unwrap_or_default();
+        let of_job = [job.id.as_str(), sha256.as_str()];
+        let stored: BTreeSet<&str> = of_job.iter().filter_map(|name| messages.get(name)).flatten().copied().collect();
+        summary.stored_again += usize::from(stored.len() > 1);
+        let (count, expected) = (annotations.len() + failures.len(), stored.len().max(1));
         if count == 0 {
             summary.lost += 1;
-            problems.push(format!("{} is lost", job.id));
-        } else if count > 1 {
-            summary.duplicates += count - 1;
+            let claimed = sequences.get(&job.id).map_or_else(String::new, |&sequence| claims.describe(sequence));
+            problems.push(format!("{} is lost; {claimed}", job.id));
+        } else if count > expected {
+            summary.duplicates += count - expected;
             let (annotated, failed) = (annotations.len(), failures.len());
-            problems.push(format!("{} has {annotated} annotations and {failed} failures", job.id));
+            problems.push(format!(
+                "{} has {annotated} annotations and {failed} failures; it was stored as {stored:?}",
+                job.id
+            ));
         }
         let texts = |annotation: &ImageAnnotation| -> Vec<String> {
             annotation.results.iter().map(|result| result.text.clone()).collect()
@@ -131,7 +152,8 @@ pub fn compare(accepted: &[PlannedJob], records: &Records) -> (Summary, Vec<Stri
 mod tests {
     use super::*;
     use crate::plan::Expected;
-    use wire::v1::{FailureReason, TaskResult};
+    use wire::v1::outcome::Record;
+    use wire::v1::{FailureReason, Settled, TaskResult};
 
     fn job(id: &str) -> PlannedJob {
         let expected = Expected { texts: Some(vec!["a".into()]), reasons: vec![FailureReason::ObjectNotFound] };
@@ -143,6 +165,11 @@ mod tests {
         ImageAnnotation { annotation_id: id.into(), job_id: id.into(), results, ..Default::default() }
     }
 
+    /// Messages of a stream.
+    fn stream<M>(messages: impl IntoIterator<Item = M>) -> BTreeMap<u64, M> {
+        (1..).zip(messages).collect()
+    }
+
     fn failure(id: &str, reason: FailureReason) -> JobFailure {
         JobFailure { job_sha256: job(id).sha256(), reason: reason.into(), ..Default::default() }
     }
@@ -151,20 +178,20 @@ mod tests {
     fn each_way_to_break_the_promise_is_seen() {
         let jobs = [job("fine"), job("lost"), job("twice"), job("both"), job("reason"), job("text"), job("failed")];
         let records = Records {
-            annotations: vec![
+            annotations: stream([
                 annotation("fine", "a"),
                 annotation("twice", "a"),
                 annotation("twice", "a"),
                 annotation("both", "a"),
                 annotation("text", "b"),
-            ],
-            failures: vec![
+            ]),
+            failures: stream([
                 failure("both", FailureReason::ObjectNotFound),
                 failure("reason", FailureReason::InvalidJob),
                 failure("failed", FailureReason::ObjectNotFound),
-            ],
+            ]),
         };
-        let (summary, problems) = compare(&jobs, &records);
+        let (summary, problems) = compare(&jobs, &HashMap::new(), &records, &Claims::default());
         let expected = Summary {
             jobs: 7,
             annotations: 5,
@@ -175,5 +202,23 @@ mod tests {
             ..Summary::default()
         };
         assert_eq!(summary, expected, "{problems:?}");
+    }
+
+    #[test]
+    fn a_job_that_was_stored_again_may_be_annotated_again() {
+        let jobs = [job("stored-twice"), job("published-twice"), job("lost")];
+        let annotations = ["stored-twice", "stored-twice", "published-twice", "published-twice"];
+        let records = Records { annotations: stream(annotations.map(|id| annotation(id, "a"))), failures: stream([]) };
+        let mut claims = Claims::default();
+        claims.add("groundling.outcomes.1-5".into(), Record::Annotation(annotation("stored-twice", "a")));
+        claims.add("groundling.outcomes.2-6".into(), Record::Settled(Settled { sequence: 2, failed: false }));
+        claims.add("groundling.outcomes.3-7".into(), Record::Annotation(annotation("published-twice", "a")));
+        claims.add("groundling.outcomes.3-7".into(), Record::Settled(Settled { sequence: 3, failed: false }));
+        claims.add("groundling.outcomes.40-8".into(), Record::Annotation(annotation("lost", "a")));
+        let sequences = HashMap::from([("lost".to_owned(), 4)]);
+        let (summary, problems) = compare(&jobs, &sequences, &records, &claims);
+        let Summary { stored_again, duplicates, lost, .. } = summary;
+        assert_eq!((stored_again, duplicates, lost), (1, 1, 1), "{problems:?}");
+        assert_eq!(problems[1], "lost is lost; no worker claimed an outcome for its sequence 4");
     }
 }

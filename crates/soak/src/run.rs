@@ -18,6 +18,7 @@ use wire::subjects::{ANNOTATIONS_STREAM, CURSORS_WILDCARD, FAILED_STREAM, JOBS_S
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret, StreamSettings};
 
+use crate::claims::Claims;
 use crate::faults::{self, Fault, Targets};
 use crate::feeder::Feeders;
 use crate::ingest::{self, Ingest};
@@ -73,7 +74,7 @@ pub struct Options {
 pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let started = Instant::now();
     std::fs::create_dir_all(&options.logs)?;
-    let mut servers = Servers::start(options.nodes).await?;
+    let mut servers = Servers::start(options.nodes, &options.logs).await?;
     let mut store = SeaweedFs::start().await?;
     let s3: SocketAddr =
         store.endpoint().trim_start_matches("http://").parse().context("could not parse the store's address")?;
@@ -127,6 +128,8 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     };
     let settings_file = program.settings.clone();
     let mut pool = Pool::start(program, options.workers)?;
+    let (over, is_over) = watch::channel(false);
+    let claiming = tokio::spawn(Claims::collect(jetstream.clone(), is_over));
     let (allow, allowed) = watch::channel(0);
     let feeding = (!fed.is_empty()).then(|| tokio::spawn(feeders.run(count, allowed.clone(), options.seed)));
     let ingesting = (!objects.is_empty()).then(|| {
@@ -152,13 +155,13 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let log = std::fs::File::create(options.logs.join("faults.log"))?;
     inject_faults(&faults, targets, random, Pace { jobs: count, allow }, log).await?;
     let mut submitting = submitting;
-    loop {
+    let sequences = loop {
         pool.restart_ended()?;
         tokio::select! {
             submitted = &mut submitting => break submitted??,
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
-    }
+    };
     if let Some(mut feeding) = feeding {
         let kills = loop {
             pool.restart_ended()?;
@@ -183,7 +186,9 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     let left = wait_for_the_end(&mut pool, &jetstream).await?;
     pool.shut_down().await?;
     let records = Records::read(&jetstream).await?;
-    let (summary, mut problems) = compare(&all, &records);
+    over.send_replace(true);
+    let claims = claiming.await??;
+    let (summary, mut problems) = compare(&all, &sequences, &records, &claims);
     if left > 0 {
         problems.push(format!("{left} jobs are still in the queue"));
     }

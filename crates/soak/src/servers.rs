@@ -1,6 +1,7 @@
 //! The NATS servers of a run: one, or a cluster of three, each behind a proxy.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -37,13 +38,15 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts one server or a cluster. Every message is synced to the disk before it is acknowledged.
+    /// Starts one server or a cluster, with logs in the directory `logs`. Every message is synced to the disk before it is
+    /// acknowledged.
     ///
     /// # Errors
     /// If a server does not start.
-    pub async fn start(size: usize) -> anyhow::Result<Self> {
+    pub async fn start(size: usize, logs: &Path) -> anyhow::Result<Self> {
         let extra_config = format!("{LAME_DUCK}{}", account(None));
-        let options = NatsOptions { sync_always: true, extra_config, ..NatsOptions::default() };
+        let log = Some(std::path::absolute(logs)?.join("nats-server.log"));
+        let options = NatsOptions { sync_always: true, log, extra_config, ..NatsOptions::default() };
         let (nodes, routes) = match size {
             1 => (vec![NatsServer::start(&options).await?], None),
             size => start_cluster(size, &options).await.map(|(nodes, routes)| (nodes, Some(routes)))?,

@@ -185,7 +185,7 @@ async fn dies_at(step: Step) -> Result<(), String> {
         return Err(format!("{step:?}: the last worker ended with {status} instead of in order"));
     }
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
-    let reasons: Vec<FailureReason> = failures.iter().map(|failure| failure.reason()).collect();
+    let reasons: Vec<FailureReason> = failures.values().map(|failure| failure.reason()).collect();
     let wanted = match kind {
         Kind::Good => (1, vec![]),
         Kind::Bad => (0, vec![FailureReason::UnsupportedPicture]),
@@ -232,7 +232,7 @@ async fn a_worker_whose_device_is_wedged_exits_with_its_own_code_and_its_jobs_en
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
-    let mut ids: Vec<&str> = annotations.iter().map(|annotation| annotation.job_id.as_str()).collect();
+    let mut ids: Vec<&str> = annotations.values().map(|annotation| annotation.job_id.as_str()).collect();
     ids.sort_unstable();
     assert_eq!((ids, failures.len()), (vec!["job-0", "job-1", "job-2"], 0));
 }

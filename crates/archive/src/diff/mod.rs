@@ -74,7 +74,7 @@ pub async fn diff(
     pool.stream(&pool.streams.annotations).await?;
     let (mut partitions, mut totals) = (Partitions::new()?, Totals::default());
     for (side, dataset) in datasets.into_iter().enumerate() {
-        let range = Range { subject: dataset.annotations_subject(), sequences: 0..=u64::MAX, deduplicate: false };
+        let range = Range { subject: dataset.annotations_subject(), deduplicate: false, ..Range::all() };
         let messages = read(&pool.jetstream, &pool.streams.annotations, range).await.map_err(PoolError::from)?;
         let mut messages = std::pin::pin!(messages);
         while let Some(message) = messages.try_next().await.map_err(PoolError::from)? {

@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
 use broker::read::{Range, StoredMessage, read};
 use futures::{StreamExt, TryStreamExt};
 use time::OffsetDateTime;
-use uuid::Uuid;
 use wire::Message;
 use wire::subjects::Dataset;
 use wire::v1::ImageAnnotation;
@@ -137,24 +134,16 @@ impl Export {
 
     /// The sequence of the first annotation that was published at a time or later.
     async fn first_since(&self, stream: &Stream, time: OffsetDateTime) -> Result<u64, ExportError> {
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            ExportError::broker(format!("reading the stream {} from a time on", self.stream), error)
+        let range = Range {
+            subject: self.dataset.annotations_subject(),
+            since: Some(time),
+            headers_only: true,
+            deduplicate: false,
+            ..Range::all()
         };
-        let config = OrderedConfig {
-            // Like the consumers of `broker::read`, so that the same permissions are enough.
-            name: Some(format!("groundling-read-{}", Uuid::new_v4().simple())),
-            filter_subject: self.dataset.annotations_subject(),
-            deliver_policy: DeliverPolicy::ByStartTime { start_time: time },
-            ..OrderedConfig::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(stream.cached_info().state.last_sequence + 1);
-        }
-        let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
-        let message = messages.try_next().await.map_err(|error| failed(&error))?;
-        let info = message.as_ref().and_then(|message| message.info().ok());
-        Ok(info.map_or(stream.cached_info().state.last_sequence + 1, |info| info.stream_sequence))
+        let mut messages = read(&self.jetstream, &self.stream, range).await?.boxed();
+        let first = messages.try_next().await?;
+        Ok(first.map_or(stream.cached_info().state.last_sequence + 1, |first| first.sequence))
     }
 
     /// The head nouns of all phrases with boxes, in order.
@@ -191,6 +180,7 @@ impl Export {
             sequences: first..=end.saturating_sub(1),
             // Repeats are found by their annotation ids, in constant memory.
             deduplicate: false,
+            ..Range::all()
         };
         Ok(read(&self.jetstream, &self.stream, range).await?)
     }

@@ -22,7 +22,7 @@ impl Annotated {
     /// # Errors
     /// [`ReadError`] if the stream does not exist or cannot be read.
     pub async fn read(jetstream: &Context, annotations: &str, dataset: &Dataset) -> Result<Self, ReadError> {
-        let range = Range { subject: dataset.annotations_subject(), sequences: 0..=u64::MAX, deduplicate: false };
+        let range = Range { subject: dataset.annotations_subject(), deduplicate: false, ..Range::all() };
         let mut messages = std::pin::pin!(read(jetstream, annotations, range).await?);
         let mut objects = HashSet::new();
         while let Some(message) = messages.try_next().await? {

@@ -44,7 +44,8 @@ impl BatchReader {
     /// Reads the messages of a subject with sequences after `after` up to `end`.
     pub(crate) async fn open(pool: &Pool, subject: &str, after: u64, end: u64) -> Result<Self, ReadError> {
         // Repeats are found by their annotation ids, in the database.
-        let range = Range { subject: subject.to_owned(), sequences: after + 1..=end, deduplicate: false };
+        let range =
+            Range { subject: subject.to_owned(), sequences: after + 1..=end, deduplicate: false, ..Range::all() };
         let messages = read(&pool.jetstream, &pool.streams.annotations, range).await?;
         let pending = Batch { last: after, ..Batch::default() };
         Ok(Self { messages: Box::pin(messages), pending, end, is_done: false })

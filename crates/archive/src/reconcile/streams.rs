@@ -135,7 +135,7 @@ async fn follow(
         return Ok(after);
     }
     for subject in subjects {
-        let range = Range { subject: subject.clone(), sequences: after + 1..=last, deduplicate: false };
+        let range = Range { subject: subject.clone(), sequences: after + 1..=last, deduplicate: false, ..Range::all() };
         let mut messages = std::pin::pin!(read(&pool.jetstream, name, range).await?);
         while let Some(message) = messages.try_next().await? {
             if let Some(record) = record(message.payload) {
