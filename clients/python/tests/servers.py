@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,9 @@ class NatsServer:
     #: Further lines of the configuration file.
     configuration: str = ""
     port: int = 0
+    #: When the streams are written to the disk.
+    sync_interval: str = "always"
+    monitoring: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -62,7 +66,8 @@ class NatsServer:
             f'listen: "127.0.0.1:{self.port or -1}"\nhttp: "127.0.0.1:-1"\n'
             f'ports_file_dir: "{self.folder}"\n'
             # By default the file store is limited by the free disk space, and streams reserve more on a full disk.
-            f'jetstream {{ store_dir: "{self.folder}/store", max_file_store: 1TB, sync_interval: always }}\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", max_file_store: 1TB,'
+            f" sync_interval: {self.sync_interval} }}}}\n"
             f"{self.configuration}\n"
         )
         with (self.folder / "nats.log").open("ab") as log:
@@ -79,7 +84,8 @@ class NatsServer:
 
         found = wait_for("the ports of nats-server", ports)
         self.port = int(found["nats"][0].rsplit(":", 1)[1])
-        wait_for("nats-server", lambda: _get(f"{found['monitoring'][0]}/healthz?js-enabled-only=true"))
+        self.monitoring = found["monitoring"][0]
+        wait_for("nats-server", lambda: _get(f"{self.monitoring}/healthz?js-enabled-only=true"))
 
     def kill(self) -> None:
         if self._process is not None:
@@ -90,6 +96,40 @@ class NatsServer:
     def restart(self) -> None:
         self.kill()
         self.start()
+
+    def meta_leader(self) -> str:
+        """The name of the server that creates the streams and consumers of the cluster."""
+        leader: str = json.loads(_get(f"{self.monitoring}/jsz") or b"{}").get("meta_cluster", {}).get("leader", "")
+        return leader
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, size: int = 3) -> Iterator[dict[str, NatsServer]]:
+    """Starts servers in a cluster, by name."""
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(size)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        ports = [int(listener.getsockname()[1]) for listener in listeners]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    nodes = {}
+    for number, port in enumerate(ports):
+        name = f"n{number}"
+        (folder / name).mkdir()
+        configuration = (
+            f"server_name: {name}\n"
+            f'cluster {{ name: tests, listen: "127.0.0.1:{port}", no_advertise: true, routes: [ {routes} ] }}'
+        )
+        # The tests of clusters kill processes, not machines, and store much.
+        nodes[name] = NatsServer(folder / name, configuration, sync_interval="2m")
+    try:
+        # At once: JetStream is ready only when most servers run.
+        with ThreadPoolExecutor() as starting:
+            list(starting.map(NatsServer.start, nodes.values()))
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.kill()
 
 
 def setup(nats: NatsServer, **environment: str) -> None:

@@ -28,10 +28,12 @@ READER = [
     "$JS.FC.GROUNDLING_ANNOTATIONS.>",
     "$JS.API.STREAM.INFO.GROUNDLING_ANNOTATIONS",
     "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.MSG.GET.GROUNDLING_ANNOTATIONS",
 ]
 SUBMITTER = ["groundling.jobs.cats"]
 NO_ACKS = [subject for subject in READER if "$JS.ACK" not in subject]
 NO_PULLS = [subject for subject in READER if "MSG.NEXT" not in subject]
+NO_LAST = [subject for subject in READER if "MSG.GET" not in subject]
 
 
 def user(name: str, publish: list[str], subscribe: str = "_INBOX.>") -> str:
@@ -49,6 +51,7 @@ def secured(tmp_path: Path) -> Iterator[servers.NatsServer]:
         user("reader", READER),
         user("no-acks", NO_ACKS),
         user("no-pulls", NO_PULLS),
+        user("no-last", NO_LAST),
         user("no-inbox", [">"], subscribe="elsewhere.>"),
         user("own-inbox", READER, subscribe="reader.inbox.>"),
     ]
@@ -94,6 +97,9 @@ async def test_a_missing_permission_is_named_at_once(secured: servers.NatsServer
         async with await connect(secured, "no-pulls") as client:
             with pytest.raises(PermissionDeniedError, match=r"CONSUMER\.MSG\.NEXT\.GROUNDLING_ANNOTATIONS"):
                 await client.annotations("cats", durable=durable).__anext__()
+        async with await connect(secured, "no-last") as client:
+            with pytest.raises(PermissionDeniedError, match=r"STREAM\.MSG\.GET\.GROUNDLING_ANNOTATIONS"):
+                await client.annotations("cats", durable=durable, follow=False).__anext__()
         async with await connect(secured, "no-inbox") as client:
             for _ in range(2):
                 with pytest.raises(PermissionDeniedError, match=r'subscribe to "_inbox'):

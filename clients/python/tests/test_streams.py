@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
+from typing import Any
 
 import nats
 import pytest
@@ -33,6 +34,7 @@ from groundling import (
     UndecodableMessageError,
     tasks,
 )
+from groundling._connection import Connection, MessageNotFoundError
 from groundling.v1 import annotation_pb2, failure_pb2, job_pb2
 
 CAPTION = [tasks.BriefCaption()]
@@ -422,6 +424,56 @@ async def test_a_reader_survives_the_loss_of_its_consumer(server: servers.NatsSe
         with pytest.raises(ReadError, match="was deleted"):
             for _ in range(3):
                 await durable.__anext__()
+
+
+@pytest.mark.parametrize("durable", [None, "index"])
+async def test_a_read_ends_at_the_last_message_of_the_streams_leader(
+    server: servers.NatsServer, monkeypatch: pytest.MonkeyPatch, durable: str | None
+) -> None:
+    last: int | None = 3
+    asked = 0
+    api = Connection.api
+
+    async def leader(connection: Connection, operation: str, *arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        if not operation.startswith("STREAM.MSG.GET."):
+            return await api(connection, operation, *arguments, **options)
+        asked += 1
+        if last is None:
+            raise MessageNotFoundError(10037, "no message found")
+        return {"message": {"seq": last}}
+
+    monkeypatch.setattr(Connection, "api", leader)
+    monkeypatch.setattr("groundling._consumer._STALLED", 0.5)
+    async with streams(server) as jetstream, await Client.connect(server.url) as client:
+        await annotate(jetstream, "a", "b")
+        reader = client.annotations("cats", durable=durable, follow=False)
+        assert [(await reader.__anext__()).annotation_id for _ in "ab"] == ["a", "b"]
+        assert asked == 0
+        # The server of the consumer has not got the third message yet.
+        names = {info.name for info in await jetstream.consumers_info("GROUNDLING_ANNOTATIONS")}
+        late = asyncio.ensure_future(reader.__anext__())
+        while asked < 8:
+            assert not late.done()
+            await asyncio.sleep(0.05)
+        assert reader.remaining == 1
+        consumers = {info.name for info in await jetstream.consumers_info("GROUNDLING_ANNOTATIONS")}
+        # One without a durable name was created again, perhaps on another server.
+        assert len(consumers) == 1 and (consumers == names) == (durable is not None)
+        page = asyncio.ensure_future(client.annotations_page("cats", limit=2))
+        await asyncio.sleep(0.3)
+        await annotate(jetstream, "c")
+        assert (await late).annotation_id == "c"
+        assert reader.remaining == 0
+        assert ([each.annotation_id for each in (await page).items], (await page).more) == (["a", "b"], True)
+        # The leader has one more, which is then deleted.
+        last = 4
+        end = asyncio.ensure_future(reader.__anext__())
+        await asyncio.sleep(0.3)
+        assert not end.done()
+        last = None
+        with pytest.raises(StopAsyncIteration):
+            await end
 
 
 async def test_a_consumer_without_a_durable_name_is_removed(server: servers.NatsServer) -> None:

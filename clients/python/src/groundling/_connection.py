@@ -37,6 +37,8 @@ _REJECTED = ("authorization violation", "authentication", "authorization failed"
 _LOST = (ConnectionError, nats.errors.OutboundBufferLimitError, nats.errors.StaleConnectionError)
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
+_MESSAGE_NOT_FOUND = 10037
+_NO_LEADER = 10008
 
 
 class ApiError(GroundlingError):
@@ -50,6 +52,10 @@ class ApiError(GroundlingError):
 
 class ConsumerNotFoundError(ApiError):
     """The consumer does not exist."""
+
+
+class MessageNotFoundError(ApiError):
+    """The stream has no such message."""
 
 
 class NoRespondersError(GroundlingError):
@@ -211,7 +217,8 @@ class Connection:
     async def api(self, operation: str, body: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """A request to the JetStream API.
 
-        Raises as `request` does, and `StreamNotFoundError`, `ConsumerNotFoundError` and `ApiError`.
+        Raises as `request` does, and `StreamNotFoundError`, `ConsumerNotFoundError`, `MessageNotFoundError` and
+        `ApiError`.
         """
         payload = b"" if body is None else json.dumps(body).encode()
         response = json.loads(await self.request(self.api_subject(operation), payload, timeout=timeout))
@@ -305,6 +312,11 @@ def raise_api_error(error: Mapping[str, Any]) -> None:
         raise StreamNotFoundError("the stream does not exist; an administrator creates it with `groundling setup`")
     if code == _CONSUMER_NOT_FOUND:
         raise ConsumerNotFoundError(code, description)
+    if code == _MESSAGE_NOT_FOUND:
+        raise MessageNotFoundError(code, description)
+    if code == _NO_LEADER:
+        # It ends with an election, as if no server responded.
+        raise RequestTimeoutError(f"the cluster has no leader: {description}")
     raise ApiError(code, description)
 
 

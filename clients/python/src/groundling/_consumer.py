@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription
 from groundling._connection import (
     Connection,
     ConsumerNotFoundError,
+    MessageNotFoundError,
     NoRespondersError,
     seconds_left,
 )
@@ -43,6 +44,8 @@ _INACTIVE_THRESHOLD = 300.0
 #: How often a reader that ends at the last message looks whether there is another one.
 _END_POLL = 0.2
 _RETRY_DELAY = 0.5
+#: A consumer that sends nothing for this long, although the stream has more, is created again.
+_STALLED = 5.0
 _NANOS = 1_000_000_000
 
 
@@ -86,11 +89,16 @@ class Consumer:
         self._consumer_sequence = 0
         self._stream_sequence: int | None = None
         self._lost = False
+        # When the last message came, or the consumer was created.
+        self._advanced = 0.0
+        # The last message of the stream's leader, as far as it was asked.
+        self._last = 0
         # Whether nothing came for a while.
         self._idle = False
         #: Delivered and not yet taken by `next`.
         self.buffer: deque[Msg] = deque()
-        #: The number of messages after the last delivered one.
+        #: The number of messages after the last delivered one, as far as the server of the consumer knows; at least 1
+        #: if the leader of the stream was asked and had more.
         self.remaining = 0
 
     async def next(self, *, timeout: float | None, follow: bool, held: int) -> Msg | None:
@@ -135,9 +143,9 @@ class Consumer:
         try:
             await subscription.unsubscribe()
             if self._durable is None:
-                await self._connection.api(f"CONSUMER.DELETE.{self._selection.stream}.{self._name}", timeout=2)
-        except Exception as error:  # The server removes it after `_INACTIVE_THRESHOLD`.
-            log.debug("the consumer %s was not removed: %s", self._name, error)
+                await self._delete()
+        except Exception as error:
+            log.debug("the subscription of %s was not ended: %s", self._name, error)
 
     async def _ready(self, timeout: float) -> None:
         """Opens the consumer and requests messages where necessary. Waits for a lost connection for `timeout` s."""
@@ -180,6 +188,12 @@ class Consumer:
             self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._receive)
         self._opened = True
 
+    async def _delete(self) -> None:
+        try:
+            await self._connection.api(f"CONSUMER.DELETE.{self._selection.stream}.{self._name}", timeout=2)
+        except Exception as error:  # The server removes it after `_INACTIVE_THRESHOLD`.
+            log.debug("the consumer %s was not removed: %s", self._name, error)
+
     async def _create(self, start: dict[str, Any]) -> Any:
         subjects = self._selection.subjects
         config: dict[str, Any] = {**start, "replay_policy": "instant"}
@@ -205,6 +219,9 @@ class Consumer:
             operation += f".{subjects[0]}"
         info = await self._connection.api(operation, {"stream_name": self._selection.stream, "config": config})
         self._consumer_sequence = 0
+        # A request to the last consumer brings nothing more.
+        self._outstanding = 0
+        self._advanced = time.monotonic()
         if self._stream_sequence is None:
             self._stream_sequence = info["delivered"]["stream_seq"]
         self.remaining = info["num_pending"]
@@ -237,7 +254,10 @@ class Consumer:
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self._stream_sequence + 1}
 
     async def _at_end(self, held: int) -> bool:
-        """Whether nothing is left to deliver, messages included that others have and may not acknowledge."""
+        """Whether nothing is left to deliver, messages included that others have and may not acknowledge.
+
+        The server of the consumer may lag behind the leader of the stream, so that it has nothing more only for now.
+        """
         try:
             info = await self._connection.api(f"CONSUMER.INFO.{self._selection.stream}.{self._name}")
         except ConsumerNotFoundError:
@@ -247,10 +267,43 @@ class Consumer:
         self.remaining = info["num_pending"]
         if self.buffer or self.remaining > 0:
             return False
+        delivered = info["delivered"]
         if self._durable is None:
-            self._lost = info["delivered"]["consumer_seq"] > self._consumer_sequence
-            return not self._lost
-        return bool(info["num_ack_pending"] <= held)
+            if delivered["consumer_seq"] > self._consumer_sequence:
+                self._lost = True
+                return False
+            assert self._stream_sequence is not None
+            passed = self._stream_sequence
+        else:
+            if info["num_ack_pending"] > held:
+                return False
+            passed = delivered["stream_seq"]
+        # Asked each time: the message that was the last may have been deleted.
+        self._last = await self._last_sequence()
+        if self.buffer or self._lost:
+            # A message came while the leader was asked, or the consumer was lost.
+            return False
+        if self._last <= passed:
+            return True
+        self.remaining = max(1, self.remaining)
+        if self._durable is None and time.monotonic() - self._advanced > _STALLED:
+            log.warning("reading %s: the server of the consumer lags behind", self._selection.stream)
+            # The next one may be on another server.
+            await self._delete()
+            self._lost = True
+        return False
+
+    async def _last_sequence(self) -> int:
+        """The sequence of the last message of the selection; 0 if there is none. The leader of the stream answers."""
+        last = 0
+        for subject in self._selection.subjects:
+            operation = f"STREAM.MSG.GET.{self._selection.stream}"
+            try:
+                found = await self._connection.api(operation, {"last_by_subj": subject})
+            except MessageNotFoundError:
+                continue
+            last = max(last, found["message"]["seq"])
+        return last
 
     def _silent(self) -> bool:
         return time.monotonic() - self._heard > _SILENCE
@@ -295,7 +348,8 @@ class Consumer:
             self._consumer_sequence = metadata.sequence.consumer
             self._stream_sequence = metadata.sequence.stream
         self._outstanding = max(0, self._outstanding - 1)
-        self.remaining = metadata.num_pending
+        self._advanced = time.monotonic()
+        self.remaining = max(metadata.num_pending, int(metadata.sequence.stream < self._last))
         self.buffer.append(message)
 
     def _receive_status(self, headers: dict[str, str]) -> None:

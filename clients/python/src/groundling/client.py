@@ -396,7 +396,17 @@ async def _page(reader: Reader[Outcome], after: int, limit: int) -> Page[Outcome
                 if not items:
                     raise
                 return Page(items, items[-1].sequence, True)
-        return Page(items, items[-1].sequence if items else after, reader.remaining > 0)
+        more = reader.remaining > 0
+        if not more:
+            # The server that delivers may not know of all messages.
+            try:
+                await reader.__anext__()
+                more = True
+            except StopAsyncIteration:
+                pass
+            except UndecodableMessageError:
+                more = True
+        return Page(items, items[-1].sequence if items else after, more)
 
 
 async def _iterate(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:

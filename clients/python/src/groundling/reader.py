@@ -69,7 +69,11 @@ class Reader(Generic[Record]):
 
     @property
     def remaining(self) -> int:
-        """The number of messages after the last delivered one, at the time of its delivery."""
+        """The number of messages after the last delivered one, at the time of its delivery.
+
+        In a cluster, the server that delivers may know of fewer than there are. With `follow=False`, only the end of
+        the iteration says that there are no more.
+        """
         return self._consumer.remaining + len(self._consumer.buffer)
 
     async def __anext__(self) -> Record:
