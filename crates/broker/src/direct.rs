@@ -84,6 +84,12 @@ impl DirectReader {
         &self.stream
     }
 
+    /// The error of a reader that waited in vain for messages that the leader of the stream has.
+    pub fn behind_leader(&self) -> DirectError {
+        let cause = "the server that answers lags behind the stream's leader".to_owned();
+        DirectError { stream: self.stream.clone(), cause }
+    }
+
     /// The number of messages with this subject, which may contain wildcards, from `start` on.
     ///
     /// # Errors

@@ -57,6 +57,7 @@ mod differences;
 pub mod direct;
 mod duration_text;
 pub mod events_setup;
+pub mod leader;
 pub mod migration;
 mod outages;
 pub mod permission_probe;

@@ -9,13 +9,14 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use time::OffsetDateTime;
 use wire::identity::sha256_hex;
 
 use crate::causes::causes;
+use crate::leader;
 
 /// The longest time without a message within the range.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -156,6 +157,8 @@ impl Reader {
         self.renew_at = started + SILENCE;
         while self.next <= self.end {
             match self.receive().await {
+                // A server that lags behind that time begins with what comes after its last message.
+                Ok(Some(stored)) if self.range.since.is_some_and(|since| stored.published < since) => {}
                 Ok(Some(stored)) => return Ok((stored.sequence <= self.end).then_some(stored)),
                 Ok(None) if started.elapsed() > IDLE_TIMEOUT => {
                     return Err(format!("the server sent nothing for {IDLE_TIMEOUT:?}").into());
@@ -198,21 +201,7 @@ impl Reader {
 
     /// Ends the range with the last message that the leader has.
     async fn ask_leader(&mut self) -> Result<(), async_nats::Error> {
-        // For ">" the server says that there is no message if the last one was deleted. These two match every subject.
-        let subjects = match self.range.subject.as_str() {
-            "" | ">" => &["*", "*.>"][..],
-            subject => &[subject],
-        };
-        let mut last = 0;
-        for &subject in subjects {
-            // Not a direct get, which any server of the stream answers.
-            match self.stream.get_last_raw_message_by_subject(subject).await {
-                Ok(message) if self.range.since.is_some_and(|since| message.time < since) => {}
-                Ok(message) => last = last.max(message.sequence),
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let last = leader::last_sequence(&self.stream, &self.range.subject, self.range.since).await?;
         self.end = self.end.min(last);
         Ok(())
     }

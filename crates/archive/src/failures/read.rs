@@ -1,9 +1,11 @@
 //! Reading failures page by page.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use broker::direct::Start;
+use broker::leader;
 use broker::read::StoredMessage;
 use time::OffsetDateTime;
 use wire::Message;
@@ -14,6 +16,9 @@ use crate::pool::{Pool, PoolError};
 
 /// Failures that are read with one request.
 const PAGE: usize = 100;
+/// How long to wait for failures that the leader of the stream has and the server that answers has not.
+const LAG_LIMIT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A failure in its stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +65,8 @@ pub struct Failures {
     /// Failures that are stored later are not read: a job that is replayed may fail again at once.
     last: u64,
     left: u64,
+    /// Since when failures that the leader has have not come.
+    waiting_since: Option<Instant>,
 }
 
 impl Failures {
@@ -77,6 +84,7 @@ impl Failures {
             page: VecDeque::new(),
             last,
             left: selection.limit.unwrap_or(u64::MAX),
+            waiting_since: None,
             selection,
         })
     }
@@ -96,12 +104,18 @@ impl Failures {
             }
             let Some(filter) = self.filters.front() else { return Ok(None) };
             let batch = self.pool.failed.batch(filter, self.start, PAGE).await?;
-            let next = batch.messages.last().map(|message| message.sequence + 1);
-            match next {
-                Some(next) if batch.pending > 0 && next <= self.last => self.start = Start::Sequence(next),
-                _ => {
+            if let Some(message) = batch.messages.last() {
+                self.start = Start::Sequence(message.sequence + 1);
+                self.waiting_since = None;
+            }
+            if batch.pending == 0 || is_after(self.start, self.last) {
+                if self.is_complete().await? {
                     self.filters.pop_front();
-                    self.start = start(&self.selection);
+                    (self.start, self.waiting_since) = (start(&self.selection), None);
+                } else if self.waiting_since.get_or_insert_with(Instant::now).elapsed() > LAG_LIMIT {
+                    return Err(self.pool.failed.behind_leader().into());
+                } else if batch.messages.is_empty() {
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
             }
             for message in batch.messages.into_iter().filter(|message| message.sequence <= self.last) {
@@ -111,6 +125,22 @@ impl Failures {
                 }
             }
         }
+    }
+
+    /// Whether no failures of the first filter are left. The server that answers may lag behind the stream's leader.
+    async fn is_complete(&self) -> Result<bool, PoolError> {
+        let Some(filter) = self.filters.front() else { return Ok(true) };
+        if is_after(self.start, self.last) {
+            return Ok(true);
+        }
+        let stream = self.pool.stream(&self.pool.streams.failed).await?;
+        let since = match self.start {
+            Start::Time(time) => Some(time),
+            Start::Sequence(_) => None,
+        };
+        let last = leader::last_sequence(&stream, filter, since).await;
+        let last = last.map_err(|error| PoolError::broker(format!("reading {filter}"), error.as_ref()))?;
+        Ok(last == 0 || is_after(self.start, last.min(self.last)))
     }
 
     /// The failure with this sequence in its stream; `None` if there is none.
@@ -137,6 +167,10 @@ impl Failures {
         };
         Failure::try_from(stored).map(Some)
     }
+}
+
+fn is_after(start: Start, sequence: u64) -> bool {
+    matches!(start, Start::Sequence(start) if start > sequence)
 }
 
 fn start(selection: &Selection) -> Start {
