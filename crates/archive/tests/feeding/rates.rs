@@ -61,7 +61,9 @@ async fn enqueue(jetstream: &Context, streams: &StreamSettings, lanes: usize) ->
     JOBS as f64 / started.elapsed().as_secs_f64()
 }
 
-async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) {
+/// The rates of the feeder as parts of those of a bare publisher, for 1, 4 and 16 lanes.
+async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) -> Vec<f64> {
+    let mut parts = Vec::new();
     for lanes in [1, 4, 16] {
         let purge = async || {
             let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
@@ -82,20 +84,22 @@ async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) {
             batches[1],
             100.0 * batches[1] / single[1]
         );
-        assert!(batches[1] >= 0.8 * single[1]);
+        parts.push(batches[1] / single[1]);
     }
+    parts
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: cargo test --workspace --test feeding rates -- --ignored --nocapture"]
 async fn the_feeder_is_as_fast_as_a_bare_publisher() {
     let bench = Bench::ready().await;
-    compare("one server", &bench.jetstream, &bench.streams).await;
+    let mut parts = compare("one server", &bench.jetstream, &bench.streams).await;
     drop(bench);
     let cluster = NatsCluster::start(3, &Default::default()).await.unwrap();
     let jetstream = jetstream(cluster.nodes[0].client_url()).await;
     let streams = StreamSettings { replicas: 3, jobs_max_bytes: Some(4 << 30), ..StreamSettings::default() };
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(setup::setup(&jetstream, &streams).await.unwrap().is_ready());
-    compare("three servers, three copies", &jetstream, &streams).await;
+    parts.extend(compare("three servers, three copies", &jetstream, &streams).await);
+    assert!(parts.iter().all(|part| *part >= 0.8), "{parts:.2?}");
 }
