@@ -67,7 +67,7 @@ async fn a_stream_that_is_missing_is_named() {
 }
 
 /// A consumer is on any server of the stream, and has what that server has: with a follower that was just restarted, a
-/// third of such reads ended too early, many of them without a message.
+/// fifth of such reads ended too early, many of them without a message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_is_complete_although_a_server_lags_behind() {
     const MESSAGES: u64 = 2000;
