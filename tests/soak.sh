@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The soak test: submits jobs, injects faults, and checks that every job ends exactly once. The last line of output is
-# one JSON object: jobs, faults, annotations, dead_letters, lost, duplicates, stored_again, wrong_reason, seconds. Logs: target/soak.
+# one JSON object: jobs, faults, annotations, dead_letters, lost, duplicates, stored_again, wrong_reason, seconds.
+# Logs: target/soak.
 #
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1             a stub in place of the model
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1 --nodes 3   a cluster of three servers, three replicas of each stream

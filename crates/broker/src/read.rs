@@ -70,6 +70,11 @@ impl Range {
     pub fn all() -> Self {
         Self { subject: String::new(), sequences: 0..=u64::MAX, deduplicate: true, since: None, headers_only: false }
     }
+
+    /// The first sequence. Those of a stream begin with 1.
+    fn first(&self) -> u64 {
+        (*self.sequences.start()).max(1)
+    }
 }
 
 /// Reads a range of a stream, in the order of sequences.
@@ -129,15 +134,13 @@ struct Reader {
     messages: Option<Ordered>,
     /// Messages that the consumer has after the last one. 0 is also what a consumer says that lags behind.
     pending: u64,
-    /// When another consumer is created if no message has come.
-    renew_at: Instant,
 }
 
 impl Reader {
     async fn open(jetstream: &Context, name: &str, range: Range) -> Result<Self, async_nats::Error> {
         let stream = jetstream.get_stream_no_info(name).await?;
-        let (next, end) = ((*range.sequences.start()).max(1), *range.sequences.end());
-        let mut reader = Self { stream, range, next, end, messages: None, pending: 0, renew_at: Instant::now() };
+        let (next, end) = (range.first(), *range.sequences.end());
+        let mut reader = Self { stream, range, next, end, messages: None, pending: 0 };
         reader.ask_leader().await?;
         if reader.next <= reader.end {
             reader.consume().await?;
@@ -145,36 +148,46 @@ impl Reader {
         Ok(reader)
     }
 
+    /// Begins to read with a new consumer, which may be on another server than the one before.
     async fn consume(&mut self) -> Result<(), async_nats::Error> {
-        let (messages, pending) = consume(&self.stream, &self.range, self.next).await?;
-        (self.messages, self.pending) = (Some(messages), pending);
-        self.renew_at = Instant::now() + SILENCE;
+        let deliver_policy = match self.range.since {
+            Some(start_time) if self.next == self.range.first() => DeliverPolicy::ByStartTime { start_time },
+            _ => DeliverPolicy::ByStartSequence { start_sequence: self.next },
+        };
+        let config = OrderedConfig {
+            // A named consumer's requests have the stream in their subject, so permissions can be limited to the stream.
+            name: Some(format!("groundling-read-{}", uuid::Uuid::new_v4().simple())),
+            filter_subject: self.range.subject.clone(),
+            headers_only: self.range.headers_only,
+            deliver_policy,
+            ..OrderedConfig::default()
+        };
+        let consumer: Consumer<OrderedConfig> = self.stream.create_consumer(config).await?;
+        self.pending = consumer.cached_info().num_pending;
+        self.messages = Some(consumer.messages().await?);
         Ok(())
     }
 
     async fn next(&mut self) -> Result<Option<StoredMessage>, async_nats::Error> {
         let started = Instant::now();
-        self.renew_at = started + SILENCE;
+        let mut renewed = started;
         while self.next <= self.end {
-            match self.receive().await {
+            let error = match self.receive().await {
                 // A server that lags behind that time begins with what comes after its last message.
-                Ok(Some(stored)) if self.range.since.is_some_and(|since| stored.published < since) => {}
+                Ok(Some(stored)) if self.range.since.is_some_and(|since| stored.published < since) => continue,
                 Ok(Some(stored)) => return Ok((stored.sequence <= self.end).then_some(stored)),
-                Ok(None) if started.elapsed() > IDLE_TIMEOUT => {
-                    return Err(format!("the server sent nothing for {IDLE_TIMEOUT:?}").into());
-                }
-                Ok(None) => {}
-                Err(error) if started.elapsed() > IDLE_TIMEOUT => return Err(error),
+                Ok(None) if renewed.elapsed() < SILENCE => continue,
+                Ok(None) => format!("the server sent nothing for {IDLE_TIMEOUT:?}").into(),
                 Err(error) => {
-                    tracing::debug!(
-                        next = self.next,
-                        "reading goes on with a new consumer: {}",
-                        causes(error.as_ref())
-                    );
-                    self.messages = None;
+                    tracing::debug!(next = self.next, "reading goes on after an error: {}", causes(error.as_ref()));
                     tokio::time::sleep(POLL_INTERVAL).await;
+                    error
                 }
+            };
+            if started.elapsed() > IDLE_TIMEOUT {
+                return Err(error);
             }
+            (self.messages, renewed) = (None, Instant::now());
         }
         Ok(None)
     }
@@ -192,10 +205,6 @@ impl Reader {
             return Ok(Some(stored));
         }
         self.ask_leader().await?;
-        if Instant::now() > self.renew_at {
-            // Another consumer may be on a server that has the messages.
-            self.messages = None;
-        }
         Ok(None)
     }
 
@@ -205,25 +214,6 @@ impl Reader {
         self.end = self.end.min(last);
         Ok(())
     }
-}
-
-/// The messages of an ordered consumer that begins at `next`, and how many there are.
-async fn consume(stream: &Stream<()>, range: &Range, next: u64) -> Result<(Ordered, u64), async_nats::Error> {
-    let deliver_policy = match range.since {
-        Some(start_time) if next <= (*range.sequences.start()).max(1) => DeliverPolicy::ByStartTime { start_time },
-        _ => DeliverPolicy::ByStartSequence { start_sequence: next },
-    };
-    let config = OrderedConfig {
-        // A named consumer's requests have the stream in their subject, so permissions can be limited to the stream.
-        name: Some(format!("groundling-read-{}", uuid::Uuid::new_v4().simple())),
-        filter_subject: range.subject.clone(),
-        headers_only: range.headers_only,
-        deliver_policy,
-        ..OrderedConfig::default()
-    };
-    let consumer: Consumer<OrderedConfig> = stream.create_consumer(config).await?;
-    let pending = consumer.cached_info().num_pending;
-    Ok((consumer.messages().await?, pending))
 }
 
 /// The message, and how many come after it.

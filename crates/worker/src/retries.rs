@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
 use telemetry::Instruments;
@@ -24,6 +24,7 @@ use wire::v1::Retry;
 use crate::delivery::Delivery;
 use crate::delivery_info::DeliveryInfo;
 use crate::telemetry_words::publish_error;
+use broker::leader;
 use broker::publish::{PublishError, RetryDeadline, too_large};
 
 /// How long publishing a copy is retried. If it fails, the job stays in the jobs stream.
@@ -139,10 +140,6 @@ impl Retries {
 
     async fn last_sequence(&self, subject: &str) -> Result<u64, async_nats::Error> {
         let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(message.sequence),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+        leader::last_sequence(&stream, subject, None).await
     }
 }

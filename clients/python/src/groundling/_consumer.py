@@ -256,7 +256,7 @@ class Consumer:
     async def _at_end(self, held: int) -> bool:
         """Whether nothing is left to deliver, messages included that others have and may not acknowledge.
 
-        The server of the consumer may lag behind the leader of the stream, so that it has nothing more only for now.
+        A server that lags behind the leader of the stream says that nothing is pending although the leader has more.
         """
         try:
             info = await self._connection.api(f"CONSUMER.INFO.{self._selection.stream}.{self._name}")

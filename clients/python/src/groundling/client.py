@@ -396,17 +396,20 @@ async def _page(reader: Reader[Outcome], after: int, limit: int) -> Page[Outcome
                 if not items:
                     raise
                 return Page(items, items[-1].sequence, True)
-        more = reader.remaining > 0
-        if not more:
-            # The server that delivers may not know of all messages.
-            try:
-                await reader.__anext__()
-                more = True
-            except StopAsyncIteration:
-                pass
-            except UndecodableMessageError:
-                more = True
+        # The server that delivers may not know of all messages.
+        more = reader.remaining > 0 or await _has_another(reader)
         return Page(items, items[-1].sequence if items else after, more)
+
+
+async def _has_another(reader: Reader[Outcome]) -> bool:
+    """Whether the reader has another message, which it takes."""
+    try:
+        await reader.__anext__()
+    except StopAsyncIteration:
+        return False
+    except UndecodableMessageError:
+        pass
+    return True
 
 
 async def _iterate(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:

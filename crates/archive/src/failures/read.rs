@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use broker::direct::Start;
 use broker::leader;
 use broker::read::StoredMessage;
@@ -58,6 +58,7 @@ impl TryFrom<StoredMessage> for Failure {
 #[derive(Debug)]
 pub struct Failures {
     pool: Pool,
+    stream: Stream,
     selection: Selection,
     filters: VecDeque<String>,
     start: Start,
@@ -79,6 +80,7 @@ impl Failures {
         let last = stream.cached_info().state.last_sequence;
         Ok(Self {
             pool: pool.clone(),
+            stream,
             filters: selection.filters().into(),
             start: start(&selection),
             page: VecDeque::new(),
@@ -133,12 +135,11 @@ impl Failures {
         if is_after(self.start, self.last) {
             return Ok(true);
         }
-        let stream = self.pool.stream(&self.pool.streams.failed).await?;
         let since = match self.start {
             Start::Time(time) => Some(time),
             Start::Sequence(_) => None,
         };
-        let last = leader::last_sequence(&stream, filter, since).await;
+        let last = leader::last_sequence(&self.stream, filter, since).await;
         let last = last.map_err(|error| PoolError::broker(format!("reading {filter}"), error.as_ref()))?;
         Ok(last == 0 || is_after(self.start, last.min(self.last)))
     }
