@@ -12,7 +12,7 @@ use crate::support::messages;
 const RULES: &str = "[[ingest]]\nname = \"minio\"\nsubject = \"minio.events\"\ndataset = \"pictures\"\n\
     [[ingest]]\nname = \"http\"\npath = \"/e\"\ndataset = \"http\"\n";
 /// Publishes in flight of the bare publisher, as many as ingest has slots.
-const IN_FLIGHT: usize = 128;
+const IN_FLIGHT: usize = 1024;
 
 fn events() -> usize {
     std::env::var("EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(20_000)

@@ -1,5 +1,7 @@
 //! Creates the job for an object.
 
+use std::fmt::Write;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wire::Message;
@@ -88,9 +90,10 @@ impl Recipe {
 
 /// The SHA-256, in lower-case hexadecimal, of lines that each begin with their length in bytes and a colon.
 pub(crate) fn hash_of_lines(lines: [&str; 5]) -> String {
-    let mut text = String::new();
+    let mut text = String::with_capacity(lines.iter().map(|line| line.len() + 6).sum());
     for line in lines {
-        text.push_str(&format!("{}:{line}\n", line.len()));
+        // Writing to a string cannot fail.
+        _ = writeln!(text, "{}:{line}", line.len());
     }
     sha256_hex(text.as_bytes())
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream::account::Account;
 use async_nats::jetstream::context::{
     AccountErrorKind, ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
 };
-use async_nats::jetstream::stream::{self, ConsumerErrorKind};
+use async_nats::jetstream::stream::{self, ConsumerErrorKind, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use crate::causes::causes;
@@ -135,6 +135,17 @@ impl ApiError for stream::ConsumerError {
     }
 }
 
+impl ApiError for stream::LastRawMessageError {
+    fn api_error_kind(&self) -> ApiErrorKind {
+        match self.kind() {
+            LastRawMessageErrorKind::NoMessageFound => ApiErrorKind::NotFound,
+            LastRawMessageErrorKind::JetStream(error) => ApiErrorKind::of(error),
+            LastRawMessageErrorKind::Other => request_error_kind(self),
+            LastRawMessageErrorKind::InvalidSubject => ApiErrorKind::Other,
+        }
+    }
+}
+
 impl ApiError for jetstream::context::GetStreamError {
     fn api_error_kind(&self) -> ApiErrorKind {
         match self.kind() {
@@ -207,6 +218,18 @@ impl ApiErrorKind {
             ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Self::NotFound,
             _ => Self::JetStream(error),
         }
+    }
+}
+
+/// Whether the server has refused a request, and would refuse it again. Otherwise it did not answer, or its error is
+/// temporary.
+pub(crate) fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    let last_message = error.downcast_ref::<stream::LastRawMessageError>().map(ApiError::api_error_kind);
+    let consumer = error.downcast_ref::<stream::ConsumerError>().map(ApiError::api_error_kind);
+    match last_message.or(consumer) {
+        Some(ApiErrorKind::NotFound) => true,
+        Some(ApiErrorKind::JetStream(error)) => !is_temporary(&error),
+        _ => false,
     }
 }
 

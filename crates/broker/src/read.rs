@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use wire::identity::sha256_hex;
 
 use crate::causes::causes;
-use crate::leader;
+use crate::{api, leader};
 
 /// The longest time without a message within the range.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,7 +98,8 @@ impl Range {
 /// ```
 ///
 /// # Errors
-/// [`ReadError`] if the stream does not exist, or, as an item, if no message comes for 30 s.
+/// [`ReadError`] if the stream does not exist, or, at the start or as an item, if the server sends nothing for 30 s: while
+/// a cluster elects a leader, nobody answers.
 pub async fn read(
     jetstream: &Context,
     name: &str,
@@ -141,11 +142,23 @@ impl Reader {
         let stream = jetstream.get_stream_no_info(name).await?;
         let (next, end) = (range.first(), *range.sequences.end());
         let mut reader = Self { stream, range, next, end, messages: None, pending: 0 };
-        reader.ask_leader().await?;
-        if reader.next <= reader.end {
-            reader.consume().await?;
+        let started = Instant::now();
+        while let Err(error) = reader.begin().await {
+            if api::is_refusal(error.as_ref()) || started.elapsed() > IDLE_TIMEOUT {
+                return Err(error);
+            }
+            tracing::debug!("reading begins again after an error: {}", causes(error.as_ref()));
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(reader)
+    }
+
+    async fn begin(&mut self) -> Result<(), async_nats::Error> {
+        self.ask_leader().await?;
+        if self.next <= self.end {
+            self.consume().await?;
+        }
+        Ok(())
     }
 
     /// Begins to read with a new consumer, which may be on another server than the one before.

@@ -37,11 +37,16 @@ use args::{Arguments, Command, LogFormat};
 use clap::Parser;
 use errors::plain;
 use exit::{Misuse, Outcome};
+use mimalloc::MiMalloc;
 use stdout::StdoutError;
 use telemetry::LogLayer;
 use worker::WorkerError;
 use worker::settings_validation::InvalidSettings;
 use worker::worker_error::ENGINE_STALLED;
+
+/// Exports, indexes and events are many small texts: with the allocator of glibc, it takes a third of their time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The status that a shell reports for a program killed by SIGPIPE, as most programs are when their reader exits.
 const STDOUT_CLOSED: u8 = 128 + 13;

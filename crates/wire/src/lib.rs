@@ -44,7 +44,7 @@ pub mod subjects;
 mod tasks;
 pub mod v1;
 
-pub use prost::Message;
+pub use prost::{DecodeError, Message};
 pub use prost_types;
 
 /// A duration as a protobuf message.

@@ -1,9 +1,43 @@
 //! One annotation on its way into a shard.
 
+use broker::read::StoredMessage;
 use bytes::Bytes;
 use wire::v1::{Entity, GroundedBox, ImageAnnotation, TaskResult};
+use wire::{DecodeError, Message};
 
 use super::categories::Category;
+use super::error::ExportError;
+use super::pictures::Pictures;
+
+/// A message of the annotations stream.
+#[derive(Debug, Clone)]
+pub(crate) struct DecodedMessage {
+    /// The sequence in the stream.
+    pub(crate) sequence: u64,
+    /// The error if the message is not an annotation.
+    pub(crate) annotation: Result<ImageAnnotation, DecodeError>,
+    /// The encoded picture, if pictures are exported and it could be read.
+    pub(crate) picture: Option<Bytes>,
+}
+
+impl From<StoredMessage> for DecodedMessage {
+    fn from(message: StoredMessage) -> Self {
+        let annotation = ImageAnnotation::decode(message.payload.as_ref());
+        Self { sequence: message.sequence, annotation, picture: None }
+    }
+}
+
+impl DecodedMessage {
+    /// Reads the picture.
+    pub(crate) async fn with_picture(mut self, pictures: &Pictures) -> Result<Self, ExportError> {
+        if let Ok(annotation) = &self.annotation
+            && let Some(facts) = &annotation.picture
+        {
+            self.picture = pictures.read(facts).await?;
+        }
+        Ok(self)
+    }
+}
 
 /// An annotation with what formats need beside it.
 #[derive(Debug, Clone)]

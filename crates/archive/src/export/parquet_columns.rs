@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::basic::Compression;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::Result;
@@ -27,7 +28,8 @@ pub(crate) struct Column<T: DataType> {
     repetitions: Vec<i16>,
 }
 
-pub(crate) type Text = Column<ByteArrayType>;
+/// Pictures, which are shared with the messages that they came from.
+pub(crate) type Blob = Column<ByteArrayType>;
 pub(crate) type Int32 = Column<Int32Type>;
 pub(crate) type Int64 = Column<Int64Type>;
 pub(crate) type Float = Column<FloatType>;
@@ -76,28 +78,66 @@ impl<T: DataType> Column<T> {
     }
 }
 
+/// The texts of a column in one row group. They are parts of one buffer, because most are short.
+#[derive(Default)]
+pub(crate) struct Text {
+    column: Column<ByteArrayType>,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
 impl Text {
     /// A text of a row.
-    pub(crate) fn push_text(&mut self, text: &str) {
-        self.push(ByteArray::from(text));
+    pub(crate) fn push(&mut self, text: &str) {
+        self.push_in_list(0, 0, text);
     }
 
     /// An optional text of a row.
-    pub(crate) fn push_optional_text(&mut self, text: Option<&str>) {
-        self.push_optional(text.map(ByteArray::from));
+    pub(crate) fn push_optional(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.push_in_list(0, 1, text),
+            None => self.push_absent(0, 0),
+        }
+    }
+
+    /// As [`Column::push_in_list`].
+    pub(crate) fn push_in_list(&mut self, repetition: i16, parents: i16, text: &str) {
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.ends.push(self.bytes.len());
+        self.column.push_absent(repetition, parents);
+    }
+
+    /// As [`Column::push_absent`].
+    pub(crate) fn push_absent(&mut self, repetition: i16, parents: i16) {
+        self.column.push_absent(repetition, parents);
+    }
+}
+
+impl ColumnBuffer for Text {
+    fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()> {
+        let next = Vec::with_capacity(self.bytes.len());
+        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, next));
+        let mut start = 0;
+        for end in self.ends.drain(..) {
+            self.column.values.push(ByteArray::from(bytes.slice(start..end)));
+            start = end;
+        }
+        self.column.write(writer)
     }
 }
 
 /// A column whatever its type.
 pub(crate) trait ColumnBuffer {
-    /// Writes the values and forgets them.
+    /// Writes the values and removes them.
     fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()>;
 }
 
 impl<T: DataType> ColumnBuffer for Column<T> {
     fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()> {
         writer.typed::<T>().write_batch(&self.values, Some(&self.definitions), Some(&self.repetitions))?;
-        *self = Self::default();
+        self.values.clear();
+        self.definitions.clear();
+        self.repetitions.clear();
         Ok(())
     }
 }
@@ -108,15 +148,21 @@ pub(crate) struct ParquetFile {
 }
 
 impl ParquetFile {
-    /// A file with this schema, in the text form of Parquet, and these entries of its metadata.
+    /// A file with this schema, in the text form of Parquet, and these entries of its metadata. `unique` are the columns
+    /// whose values are mostly different: a dictionary makes them larger.
     pub(crate) fn create(
         file: StagedFile,
         schema: &str,
+        unique: &[&str],
         metadata: impl IntoIterator<Item = (&'static str, String)>,
     ) -> std::result::Result<Self, ExportError> {
         let entries = metadata.into_iter().map(|(name, value)| KeyValue::new(name.to_owned(), value)).collect();
         let picture = ColumnPath::new(vec!["image".to_owned(), "bytes".to_owned()]);
-        let properties = WriterProperties::builder()
+        let properties = unique.iter().fold(WriterProperties::builder(), |properties, column| {
+            let path = ColumnPath::new(column.split('.').map(str::to_owned).collect());
+            properties.set_column_dictionary_enabled(path, false)
+        });
+        let properties = properties
             .set_compression(Compression::SNAPPY)
             // Pictures are compressed and differ from each other.
             .set_column_compression(picture.clone(), Compression::UNCOMPRESSED)

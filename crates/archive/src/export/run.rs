@@ -7,20 +7,17 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
-use broker::read::StoredMessage;
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::TryChunksError;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use wire::Message;
-use wire::v1::ImageAnnotation;
 
 use super::damage;
 use super::destination::Staging;
 use super::error::ExportError;
 use super::id_files::{self, RepeatSearch};
+use super::item::DecodedMessage;
 use super::manifest;
-use super::pictures::Pictures;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::request::Export;
@@ -31,8 +28,10 @@ use super::trim;
 
 /// Pictures that are read at once.
 const PICTURES_AT_ONCE: usize = 16;
-/// Messages that are handed to the builder together.
+/// Messages that are decoded and handed to the builder together.
 const BATCH: usize = 64;
+/// Batches that are decoded at once, beside the builder.
+const DECODERS: usize = 2;
 /// Batches that wait for the builder.
 const BATCHES: usize = 4;
 /// How often an export that follows the stream looks for new messages.
@@ -201,32 +200,32 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Reads a range and hands it to the builder.
+    /// Reads a range, decodes it, and hands it to the builder.
     async fn send(&self, first: u64, limit: u64, events: mpsc::Sender<Event>) -> Result<(), ExportError> {
-        let pictures = self.export.pictures.as_ref();
         let messages = self.export.read(first, limit).await?;
-        let messages = messages.map_err(ExportError::from).map(|message| async {
-            let message = message?;
-            let picture = match pictures {
-                Some(pictures) => picture(pictures, &message).await?,
-                None => None,
-            };
-            Ok::<_, ExportError>((message, picture))
+        let batches = messages.try_chunks(BATCH).map(|batch| async {
+            let batch = batch.map_err(|TryChunksError(_, error)| error)?;
+            // A task of its own: decoding takes as much time as writing.
+            let decoding = tokio::spawn(async { batch.into_iter().map(DecodedMessage::from).collect() });
+            decoding.await.map_err(|error| ExportError::file("messages", error))
         });
-        let at_once = if pictures.is_some() { PICTURES_AT_ONCE } else { 1 };
-        let mut messages = messages.buffered(at_once).boxed();
-        let mut batch = Vec::with_capacity(BATCH);
-        while let Some(message) = messages.try_next().await? {
-            batch.push(message);
-            // Pictures are large.
-            if batch.len() >= if pictures.is_some() { 1 } else { BATCH } {
-                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-                if events.send(Event::Messages(full)).await.is_err() {
-                    return Ok(());
-                }
+        let batches = batches.buffered(DECODERS);
+        let mut batches = match &self.export.pictures {
+            None => batches.boxed(),
+            Some(pictures) => {
+                let messages = batches.map_ok(|batch: Vec<_>| stream::iter(batch).map(Ok)).try_flatten();
+                let messages = messages.map(|message: Result<DecodedMessage, ExportError>| async {
+                    message?.with_picture(pictures).await
+                });
+                // Pictures are large.
+                messages.buffered(PICTURES_AT_ONCE).map_ok(|message| vec![message]).boxed()
+            }
+        };
+        while let Some(batch) = batches.try_next().await? {
+            if events.send(Event::Messages(batch)).await.is_err() {
+                return Ok(());
             }
         }
-        drop(events.send(Event::Messages(batch)).await);
         drop(events.send(Event::End).await);
         Ok(())
     }
@@ -264,16 +263,6 @@ impl Running<'_> {
             summary.counts.add(&record.counts);
         }
         summary
-    }
-}
-
-/// The picture of an annotation, if it can be read.
-async fn picture(pictures: &Pictures, message: &StoredMessage) -> Result<Option<Bytes>, ExportError> {
-    // The builder reports messages that are not annotations.
-    let Ok(annotation) = ImageAnnotation::decode(message.payload.as_ref()) else { return Ok(None) };
-    match &annotation.picture {
-        Some(facts) => pictures.read(facts).await,
-        None => Ok(None),
     }
 }
 

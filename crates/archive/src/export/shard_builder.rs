@@ -3,19 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use broker::read::StoredMessage;
-use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use wire::Message;
-use wire::v1::ImageAnnotation;
 
 use super::categories::Categories;
 use super::destination::Destination;
 use super::error::ExportError;
 use super::formats::Format;
 use super::id_files::{self, Entry};
-use super::item::Item;
+use super::item::{DecodedMessage, Item};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::shard_record::{Counts, ShardRecord};
@@ -23,8 +19,8 @@ use super::shard_writer::{ShardContext, ShardWriter};
 
 /// What the builder is given.
 pub(crate) enum Event {
-    /// Messages in the order of the stream, with their pictures.
-    Messages(Vec<(StoredMessage, Option<Bytes>)>),
+    /// Messages in the order of the stream.
+    Messages(Vec<DecodedMessage>),
     /// All messages were given. Without it, the last shard is not finished: reading may have failed.
     End,
 }
@@ -72,7 +68,7 @@ impl ShardBuilder {
                     return Ok(records);
                 }
                 Some(Event::Messages(messages)) => {
-                    for (message, picture) in messages {
+                    for message in messages {
                         let shard = message.sequence / self.plan.shard_size;
                         let current = match open.take() {
                             Some(current) if current.shard == shard => current,
@@ -83,7 +79,7 @@ impl ShardBuilder {
                                 self.open(shard)?
                             }
                         };
-                        self.add(open.insert(current), &message, picture)?;
+                        self.add(open.insert(current), message)?;
                     }
                 }
             }
@@ -104,10 +100,10 @@ impl ShardBuilder {
         })
     }
 
-    fn add(&mut self, open: &mut Open, message: &StoredMessage, picture: Option<Bytes>) -> Result<(), ExportError> {
-        let sequence = message.sequence;
+    fn add(&mut self, open: &mut Open, message: DecodedMessage) -> Result<(), ExportError> {
+        let DecodedMessage { sequence, annotation, picture } = message;
         self.progress.message_at(sequence);
-        let mut annotation = match ImageAnnotation::decode(message.payload.as_ref()) {
+        let mut annotation = match annotation {
             Ok(annotation) => annotation,
             Err(error) => {
                 tracing::warn!(sequence, %error, "message is not an annotation, left out");

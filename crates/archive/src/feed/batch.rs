@@ -64,6 +64,67 @@ struct ErrorResponse {
     description: String,
 }
 
+/// A batch whose jobs were sent. The stream stores them when the batch is committed, and drops them after 10 s without a
+/// message of the batch.
+#[derive(Debug)]
+pub(crate) struct OpenBatch {
+    /// `None` for a batch of one message, which is an ordinary message.
+    id: Option<String>,
+    jobs: usize,
+}
+
+impl OpenBatch {
+    /// Sends `jobs` on `subject`.
+    pub(crate) async fn send(client: &Client, subject: &str, jobs: &[BatchJob]) -> Result<Self, BatchError> {
+        let id = (!jobs.is_empty()).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let batch = Self { id, jobs: jobs.len() };
+        for (index, job) in jobs.iter().enumerate() {
+            let mut headers = batch.headers(index + 1);
+            if let Some(id) = &job.id {
+                headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+            }
+            let sent = client.publish_with_headers(subject.to_owned(), headers, job.payload.clone());
+            sent.await.map_err(|error| BatchError::Temporary(error.to_string()))?;
+        }
+        Ok(batch)
+    }
+
+    /// Ends the batch with `guarded`. Returns the sequence of `guarded`.
+    pub(crate) async fn commit(
+        self,
+        client: &Client,
+        stream: &str,
+        guarded: &GuardedMessage,
+        timeout: Duration,
+    ) -> Result<u64, BatchError> {
+        let mut headers = self.headers(self.jobs + 1);
+        if self.id.is_some() {
+            headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+        }
+        headers.insert(header::NATS_EXPECTED_STREAM, stream);
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, guarded.last_sequence.to_string());
+        let request = Request::new().headers(headers).payload(guarded.payload.clone()).timeout(Some(timeout));
+        let response = client.send_request(guarded.subject.clone(), request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => BatchError::Temporary("no stream has the subject".to_owned()),
+            _ => BatchError::Temporary(causes(&error)),
+        })?;
+        match serde_json::from_slice::<Response>(&response.payload) {
+            Ok(Response { error: None, seq }) => Ok(seq),
+            Ok(Response { error: Some(error), .. }) => Err(error.into()),
+            Err(error) => Err(BatchError::Temporary(format!("the server's response is invalid: {error}"))),
+        }
+    }
+
+    fn headers(&self, sequence: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(id) = &self.id {
+            headers.insert(header::NATS_BATCH_ID, id.as_str());
+            headers.insert(header::NATS_BATCH_SEQUENCE, sequence.to_string());
+        }
+        headers
+    }
+}
+
 /// Stores `jobs` on `subject`, followed by `guarded`, in one batch. Returns the sequence of `guarded`.
 pub(crate) async fn store(
     client: &Client,
@@ -73,41 +134,7 @@ pub(crate) async fn store(
     guarded: &GuardedMessage,
     timeout: Duration,
 ) -> Result<u64, BatchError> {
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    // A batch of one message is an ordinary message.
-    let is_batch = !jobs.is_empty();
-    let headers = |sequence: usize| {
-        let mut headers = HeaderMap::new();
-        if is_batch {
-            headers.insert(header::NATS_BATCH_ID, id.as_str());
-            headers.insert(header::NATS_BATCH_SEQUENCE, sequence.to_string());
-        }
-        headers
-    };
-    for (index, job) in jobs.iter().enumerate() {
-        let mut headers = headers(index + 1);
-        if let Some(id) = &job.id {
-            headers.insert(header::NATS_MESSAGE_ID, id.as_str());
-        }
-        let sent = client.publish_with_headers(subject.to_owned(), headers, job.payload.clone());
-        sent.await.map_err(|error| BatchError::Temporary(error.to_string()))?;
-    }
-    let mut headers = headers(jobs.len() + 1);
-    if is_batch {
-        headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
-    }
-    headers.insert(header::NATS_EXPECTED_STREAM, stream);
-    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, guarded.last_sequence.to_string());
-    let request = Request::new().headers(headers).payload(guarded.payload.clone()).timeout(Some(timeout));
-    let response = client.send_request(guarded.subject.clone(), request).await.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => BatchError::Temporary("no stream has the subject".to_owned()),
-        _ => BatchError::Temporary(causes(&error)),
-    })?;
-    match serde_json::from_slice::<Response>(&response.payload) {
-        Ok(Response { error: None, seq }) => Ok(seq),
-        Ok(Response { error: Some(error), .. }) => Err(error.into()),
-        Err(error) => Err(BatchError::Temporary(format!("the server's response is invalid: {error}"))),
-    }
+    OpenBatch::send(client, subject, jobs).await?.commit(client, stream, guarded, timeout).await
 }
 
 impl From<ErrorResponse> for BatchError {

@@ -5,11 +5,10 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use broker::backoff::{Backoff, Delays};
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::subjects::Dataset;
 
-use super::batch::{self, BatchError, BatchJob, GuardedMessage};
+use super::batch::{self, BatchError, BatchJob, GuardedMessage, OpenBatch};
 use super::error::FeedError;
 use super::records::{Cursor, DatasetState, FeederRecord, Plan, StateRecord};
 use crate::object::Position;
@@ -38,6 +37,13 @@ pub(crate) struct Cursors {
 pub(crate) struct Stored<T> {
     pub(crate) value: T,
     pub(crate) sequence: u64,
+}
+
+/// Jobs that are not stored yet.
+#[derive(Debug)]
+pub(crate) struct SentJobs {
+    jobs: Vec<BatchJob>,
+    batch: Result<OpenBatch, BatchError>,
 }
 
 /// Attempts at one request, with growing delays between them.
@@ -203,18 +209,31 @@ impl Cursors {
         FeedError::FencedOut { dataset: self.dataset.to_string(), by: other.name.clone() }
     }
 
-    /// Stores jobs together with the lane's cursor after them. Retries until both are stored, or it is certain that they
-    /// never will be.
+    /// Sends jobs, which are stored when they are committed with a cursor.
+    pub(crate) async fn send(&self, jobs: Vec<BatchJob>) -> SentJobs {
+        let batch = OpenBatch::send(&self.client, &self.jobs_subject, &jobs).await;
+        SentJobs { jobs, batch }
+    }
+
+    /// Stores the sent jobs together with the lane's cursor after them. Sends them again until both are stored, or it is
+    /// certain that they never will be.
     pub(crate) async fn commit(
         &self,
         lane: usize,
-        jobs: &[Bytes],
+        SentJobs { jobs, batch }: SentJobs,
         cursor: &Cursor,
         last_sequence: u64,
     ) -> Result<u64, FeedError> {
         let (name, mut attempts, mut is_full) = (lane.to_string(), Attempts::new(), false);
+        let mut stored = match batch {
+            Ok(batch) => match self.guarded(&name, cursor, last_sequence) {
+                Ok(guarded) => batch.commit(&self.client, self.stream_name(), &guarded, self.timeout).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
         loop {
-            let error = match self.store(&name, cursor, last_sequence, jobs).await {
+            let error = match stored {
                 Ok(sequence) => return Ok(sequence),
                 Err(error) => error,
             };
@@ -234,6 +253,7 @@ impl Cursors {
                 }
                 error => attempts.retry_after("storing jobs", error).await?,
             }
+            stored = self.store(&name, cursor, last_sequence, &jobs).await;
         }
     }
 
@@ -242,12 +262,15 @@ impl Cursors {
         name: &str,
         value: &impl Serialize,
         last_sequence: u64,
-        jobs: &[Bytes],
+        jobs: &[BatchJob],
     ) -> Result<u64, BatchError> {
+        let guarded = self.guarded(name, value, last_sequence)?;
+        batch::store(&self.client, self.stream_name(), &self.jobs_subject, jobs, &guarded, self.timeout).await
+    }
+
+    fn guarded(&self, name: &str, value: &impl Serialize, last_sequence: u64) -> Result<GuardedMessage, BatchError> {
         let payload = serde_json::to_vec(value).map_err(|error| BatchError::Permanent(error.to_string()))?.into();
-        let guarded = GuardedMessage { subject: self.dataset.cursor_subject(name), payload, last_sequence };
-        let jobs: Vec<BatchJob> = jobs.iter().cloned().map(BatchJob::from).collect();
-        batch::store(&self.client, self.stream_name(), &self.jobs_subject, &jobs, &guarded, self.timeout).await
+        Ok(GuardedMessage { subject: self.dataset.cursor_subject(name), payload, last_sequence })
     }
 
     /// Removes all but the last record with this name. Best effort: old records only take storage.

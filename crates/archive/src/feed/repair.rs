@@ -2,10 +2,12 @@
 
 use std::io;
 
+use tokio::sync::Semaphore;
+
 use super::control::{Fence, StateReader};
 use super::cursors::{Cursors, Stored};
 use super::error::FeedError;
-use super::lane::LaneFeeder;
+use super::lane::{LaneFeeder, MAX_OPEN_BATCHES};
 use super::progress::Progress;
 use super::records::{Counts, Cursor, DatasetState, Plan, REPAIR_LANE};
 use super::run::open_stream;
@@ -116,6 +118,7 @@ impl Feed {
             seen_etags: None,
             annotated: None,
             progress,
+            open_batches: Semaphore::new(MAX_OPEN_BATCHES),
         };
         let all = async {
             let mut stored = Counts::default();

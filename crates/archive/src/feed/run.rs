@@ -4,13 +4,14 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 use wire::subjects::{CURSORS_WILDCARD, URGENT_WILDCARD};
 
 use super::control::{Fence, StateReader};
 use super::cursors::{Cursors, Stored};
 use super::error::FeedError;
 use super::failure_rate::FailureRate;
-use super::lane::LaneFeeder;
+use super::lane::{LaneFeeder, MAX_OPEN_BATCHES};
 use super::progress::Progress;
 use super::records::{Counts, Cursor, DatasetState, Plan};
 use super::seen_etags::SeenEtags;
@@ -84,7 +85,16 @@ impl Feed {
         let (state_reader, control) =
             StateReader::new(cursors.clone(), failure_rate, state, Fence { own: feeder, lane: None });
         let skips_annotated = annotated.is_some();
-        let feeder = LaneFeeder { recipe: &self.recipe, cursors, watermark, control, seen_etags, annotated, progress };
+        let feeder = LaneFeeder {
+            recipe: &self.recipe,
+            cursors,
+            watermark,
+            control,
+            seen_etags,
+            annotated,
+            progress,
+            open_batches: Semaphore::new(MAX_OPEN_BATCHES),
+        };
         let mut runs = Vec::new();
         for (index, ((source, lane), cursor)) in plan.lanes.iter().zip(lanes).enumerate() {
             if cursor.value.position == Position::End {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use telemetry::Instruments;
 use telemetry::ingest_attributes::{IngestOutcome, IngestReason};
@@ -114,7 +114,7 @@ impl Handler {
         headers: &HeaderMap,
         deadline: Instant,
     ) -> Result<Vec<Part>, (Arc<Rule>, IngestReason)> {
-        let each = parts.into_iter().map(|mut part| async move {
+        let publish = async |mut part: Part| {
             let What::Job(job) = &part.what else { return Ok(part) };
             part.what = match self.publisher.publish(job, headers, deadline).await {
                 Ok(stored) => What::Submitted(stored),
@@ -133,13 +133,12 @@ impl Handler {
                 self.measure_lag(&part);
             }
             Ok(part)
-        });
-        let mut published = futures::stream::iter(each).buffered(CONCURRENT);
-        let mut parts = Vec::new();
-        while let Some(part) = published.next().await {
-            parts.push(part?);
+        };
+        // Most events have one record.
+        if let [_] = parts[..] {
+            return stream::iter(parts).then(publish).try_collect().await;
         }
-        Ok(parts)
+        stream::iter(parts).map(publish).buffered(CONCURRENT).try_collect().await
     }
 
     fn measure_lag(&self, part: &Part) {

@@ -20,6 +20,14 @@ use super::subjects::covers;
 
 /// Number of pull requests at a time: while the events of one are handled, others are on their way.
 pub(super) const PULLERS: usize = 4;
+/// Maximum number of events of a pull request.
+const PULL_EVENTS: usize = 256;
+/// Maximum bytes of the events of a pull request, if the server's largest message is smaller.
+const PULL_BYTES: usize = 16 << 20;
+/// Bytes of a message beside its payload and headers: its subjects.
+const SUBJECT_BYTES: usize = 16 << 10;
+/// How the server describes the end of a pull request whose next event would exceed its bytes.
+const PULL_IS_FULL: &str = "Message Size Exceeds MaxBytes";
 /// How long a pull request waits for events. A shutdown waits for its end, so that no event is delivered in vain.
 const PULL: Duration = Duration::from_secs(2);
 /// How long an event's jobs are tried to be stored before it is nacked.
@@ -35,8 +43,6 @@ pub(super) struct Puller {
     pub(super) handler: Handler,
     pub(super) rules: Vec<Arc<Rule>>,
     pub(super) health: IngestHealth,
-    /// Maximum number of events of a pull request.
-    pub(super) slots: usize,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -78,15 +84,19 @@ impl Puller {
 
     /// Makes one pull request and handles its events. Returns whether any was sent back.
     async fn pull(&self) -> Result<bool, String> {
-        let batch = self.consumer.batch().max_messages(self.slots).expires(PULL).messages();
-        let mut batch = batch.await.map_err(|error| causes(&error))?;
+        let largest = self.handler.publisher.connection.client.max_payload().saturating_add(SUBJECT_BYTES);
+        let batch = self.consumer.batch().max_messages(PULL_EVENTS).max_bytes(PULL_BYTES.max(largest)).expires(PULL);
+        let mut batch = batch.messages().await.map_err(|error| causes(&error))?;
         let (mut handling, mut has_ended) = (FuturesUnordered::new(), false);
         let (mut sent_back, mut failure) = (false, None);
         loop {
             tokio::select! {
                 message = batch.next(), if !has_ended => match message {
                     Some(Ok(message)) => handling.push(self.take(message)),
-                    Some(Err(error)) => failure = Some(error.to_string()),
+                    Some(Err(error)) => {
+                        let said = error.to_string();
+                        failure = (!said.contains(PULL_IS_FULL)).then_some(said);
+                    }
                     None => has_ended = true,
                 },
                 Some(is_sent_back) = handling.next() => sent_back |= is_sent_back,
@@ -108,7 +118,11 @@ impl Puller {
             tracing::warn!(subject, "no rule has the subject of an event: it is left to a process that has one");
             Handled::SentBack(IngestReason::NoRule)
         } else {
-            self.handle(&rules, &message).await
+            // It ends before the event is delivered again.
+            let ack_wait = self.consumer.cached_info().config.ack_wait;
+            let deadline = Instant::now() + PATIENCE.min(ack_wait / 2);
+            let headers = EventHeaders::of_message(message.headers.as_ref());
+            self.handler.handle(&rules, &headers, &message.payload, deadline).await
         };
         let kind = match &handled {
             Handled::Done(counts) if counts.failed == 0 => AckKind::Ack,
@@ -125,25 +139,5 @@ impl Puller {
             tracing::debug!(error = %causes(error.as_ref()), "an event was not acknowledged");
         }
         matches!(handled, Handled::SentBack(_))
-    }
-
-    async fn handle(&self, rules: &[Arc<Rule>], message: &jetstream::Message) -> Handled {
-        let ack_wait = self.consumer.cached_info().config.ack_wait;
-        let deadline = Instant::now() + PATIENCE.min(ack_wait / 2);
-        let headers = EventHeaders::of_message(message.headers.as_ref());
-        let handling = self.handler.handle(rules, &headers, &message.payload, deadline);
-        tokio::pin!(handling);
-        let mut progress = tokio::time::interval(ack_wait / 3);
-        progress.tick().await;
-        loop {
-            tokio::select! {
-                handled = &mut handling => return handled,
-                _ = progress.tick() => {
-                    if let Err(error) = message.ack_with(AckKind::Progress).await {
-                        tracing::debug!(error = %causes(error.as_ref()), "a progress ack was not sent");
-                    }
-                }
-            }
-        }
     }
 }

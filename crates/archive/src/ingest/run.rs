@@ -156,7 +156,6 @@ pub async fn run(parts: IngestParts, shutdown: CancellationToken) -> Result<(), 
                     handler: handler.clone(),
                     rules: rules.clone(),
                     health: health.clone(),
-                    slots: parts.events.slots.div_ceil(PULLERS),
                     shutdown: stop.clone(),
                 };
                 tasks.spawn(async move { puller.run().await });

@@ -35,8 +35,8 @@ pub struct EventsSettings {
     pub password: Option<Secret>,
     /// Maximum bytes of a request to the webhook server. Default: 1 MiB. Senders put few records into a request.
     pub max_event_bytes: usize,
-    /// Maximum number of events that are handled at once from NATS, and from the webhook server. Further ones wait.
-    /// Default: 128. With `max_event_bytes` it bounds the memory.
+    /// Maximum number of requests that the webhook server handles at once. Further ones wait. Default: 128. With
+    /// `max_event_bytes` it bounds the memory.
     pub slots: usize,
     /// How long a request to the webhook server waits while the NATS server is down or the jobs stream is full. Then the
     /// answer is 503 with `Retry-After`. Default: 30 s. Set it a little below the timeout of senders that do not try

@@ -4,7 +4,6 @@
 //! and boxes in fractions. A noun chunk is a phrase up to its noun (`a man` of `a man in a red shirt`), a referring
 //! expression is the whole phrase.
 
-use parquet::data_type::ByteArray;
 use wire::v1::Entity;
 
 use crate::export::error::ExportError;
@@ -66,7 +65,7 @@ impl Shard {
     pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
         let units = r#"{"noun_chunks":"start, end (Unicode code points of caption), x1, y1, x2, y2 (fractions of the picture), score (0 to 1; NaN if the box is part of the prompt)","ref_exps":"like noun_chunks","width":"pixels","height":"pixels"}"#;
         let metadata = [("groundling.units", units.to_owned())];
-        let file = ParquetFile::create(context.create("shard", ".parquet")?, SCHEMA, metadata)?;
+        let file = ParquetFile::create(context.create("shard", ".parquet")?, SCHEMA, &["id", "url", "key", "caption"], metadata)?;
         Ok(Self { file, rows: Rows::default() })
     }
 
@@ -83,7 +82,7 @@ impl Shard {
             &mut rows.ref_exps,
         ];
         self.file.write_row_group(&mut columns)?;
-        self.rows = Rows::default();
+        self.rows.count = 0;
         Ok(())
     }
 }
@@ -94,10 +93,10 @@ impl ShardWriter for Shard {
         for result in &item.annotation.results {
             let rows = &mut self.rows;
             rows.count += 1;
-            rows.id.push_text(&format!("{}/{}", item.annotation.annotation_id, result.task_id));
-            rows.url.push_text(&item.url());
-            rows.key.push(ByteArray::from(item.key().as_str()));
-            rows.caption.push_text(&result.text);
+            rows.id.push(&format!("{}/{}", item.annotation.annotation_id, result.task_id));
+            rows.url.push(&item.url());
+            rows.key.push(&item.key());
+            rows.caption.push(&result.text);
             rows.width.push(i32::try_from(width).unwrap_or(i32::MAX));
             rows.height.push(i32::try_from(height).unwrap_or(i32::MAX));
             push_lists(&mut rows.noun_chunks, &result.entities, noun_chunk);

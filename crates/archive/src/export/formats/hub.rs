@@ -5,7 +5,7 @@ use parquet::data_type::ByteArray;
 
 use crate::export::error::ExportError;
 use crate::export::item::{CategorizedBox, Item};
-use crate::export::parquet_columns::{ColumnBuffer, Float, Int32, Int64, ParquetFile, Text};
+use crate::export::parquet_columns::{Blob, ColumnBuffer, Float, Int32, Int64, ParquetFile, Text};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -64,7 +64,7 @@ pub(super) struct Shard {
 struct Rows {
     count: usize,
     bytes: usize,
-    picture: Text,
+    picture: Blob,
     path: Text,
     image_id: Int64,
     width: Int32,
@@ -81,13 +81,13 @@ impl Shard {
     pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
         let units = r#"{"objects.bbox":"left, top, width, height in pixels"}"#;
         let metadata = [("huggingface", FEATURES.to_owned()), ("groundling.units", units.to_owned())];
-        let file = ParquetFile::create(context.create("shard", ".parquet")?, SCHEMA, metadata)?;
+        let file = ParquetFile::create(context.create("shard", ".parquet")?, SCHEMA, &["image_id", "text"], metadata)?;
         Ok(Self { file, rows: Rows::default() })
     }
 
     fn write_group(&mut self) -> Result<(), ExportError> {
         self.file.write_row_group(&mut self.rows.columns())?;
-        self.rows = Rows::default();
+        (self.rows.count, self.rows.bytes) = (0, 0);
         Ok(())
     }
 }
@@ -120,7 +120,7 @@ impl Rows {
         match &item.picture {
             Some(picture) => {
                 self.picture.push_at(0, 1, Some(ByteArray::from(picture.clone())));
-                self.path.push_at(0, 1, Some(ByteArray::from(item.file_name().as_str())));
+                self.path.push_in_list(0, 2, &item.file_name());
             }
             None => {
                 self.picture.push_absent(0, 0);
@@ -131,8 +131,8 @@ impl Rows {
         let (width, height) = item.size();
         self.width.push(i32::try_from(width).unwrap_or(i32::MAX));
         self.height.push(i32::try_from(height).unwrap_or(i32::MAX));
-        self.task_id.push_text(&result.task_id);
-        self.text.push_text(&result.text);
+        self.task_id.push(&result.task_id);
+        self.text.push(&result.text);
         let scale = (f64::from(width), f64::from(height));
         let mut is_empty = true;
         for found in item.boxes().filter(|found| std::ptr::eq(found.result, result)) {
@@ -151,8 +151,8 @@ impl Rows {
         for (index, number) in found.fractions.scaled(width, height).xywh().into_iter().enumerate() {
             self.corners.push_in_list(if index > 0 { 2 } else { repetition }, 2, number as f32);
         }
-        self.categories.push_in_list(repetition, 1, ByteArray::from(&*found.category.name));
-        self.phrases.push_in_list(repetition, 1, ByteArray::from(found.entity.phrase.as_str()));
+        self.categories.push_in_list(repetition, 1, &found.category.name);
+        self.phrases.push_in_list(repetition, 1, &found.entity.phrase);
         self.scores.push_at(repetition, 1, found.score);
     }
 

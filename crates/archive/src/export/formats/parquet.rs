@@ -7,7 +7,7 @@ use wire::v1::{Entity, FractionBox, GroundedBox, ImageAnnotation, PictureFacts, 
 
 use crate::export::error::ExportError;
 use crate::export::item::Item;
-use crate::export::parquet_columns::{Bool, ColumnBuffer, Double, Float, Int32, Int64, ParquetFile, Text};
+use crate::export::parquet_columns::{Blob, Bool, ColumnBuffer, Double, Float, Int32, Int64, ParquetFile, Text};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -93,6 +93,22 @@ const PICTURE: &str = "
 /// What the columns mean, in the metadata of each file.
 const UNITS: &str = r#"{"width_px":"pixels, after the orientation if it was applied","height_px":"pixels, after the orientation if it was applied","size_bytes":"bytes of the encoded picture","finished_at":"microseconds since 1970, UTC","loss_nats_per_token":"mean negative log-probability, natural logarithm","entities.start":"Unicode code points of text","entities.end":"Unicode code points of text, exclusive","entities.score":"geometric mean of token probabilities, 0 to 1","entities.boxes.x0":"fraction of the width from the left, 0 to 1","entities.boxes.y0":"fraction of the height from the top, 0 to 1","entities.boxes.x1":"fraction of the width from the left, 0 to 1","entities.boxes.y1":"fraction of the height from the top, 0 to 1","entities.boxes.score":"geometric mean of token probabilities, 0 to 1","entities.boxes.refined":"the same box with sub-cell corners, same units"}"#;
 
+/// Columns whose values are mostly different.
+const UNIQUE: [&str; 12] = [
+    "annotation_id",
+    "stream_sequence",
+    "job_id",
+    "key",
+    "etag",
+    "picture_sha256",
+    "size_bytes",
+    "finished_at",
+    "text",
+    "raw_text",
+    "loss_nats_per_token",
+    "entities.list.element.score",
+];
+
 pub(super) struct Shard {
     file: ParquetFile,
     rows: Rows,
@@ -134,7 +150,7 @@ struct Rows {
     generated_tokens: Int32,
     loss: Float,
     entities: Entities,
-    picture: Text,
+    picture: Blob,
     path: Text,
 }
 
@@ -153,7 +169,7 @@ impl Shard {
     pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
         let schema = format!("{SCHEMA}{}}}", if context.pictures { PICTURE } else { "" });
         let metadata = [("groundling.format", "1".to_owned()), ("groundling.units", UNITS.to_owned())];
-        let file = ParquetFile::create(context.create("shard", ".parquet")?, &schema, metadata)?;
+        let file = ParquetFile::create(context.create("shard", ".parquet")?, &schema, &UNIQUE, metadata)?;
         Ok(Self { file, rows: Rows::default(), pictures: context.pictures })
     }
 
@@ -163,7 +179,7 @@ impl Shard {
             columns.truncate(columns.len() - 2);
         }
         self.file.write_row_group(&mut columns)?;
-        self.rows = Rows::default();
+        (self.rows.count, self.rows.bytes) = (0, 0);
         Ok(())
     }
 }
@@ -200,7 +216,7 @@ impl Rows {
         match &item.picture {
             Some(picture) => {
                 self.picture.push_at(0, 1, Some(ByteArray::from(picture.clone())));
-                self.path.push_optional_text(Some(&item.url()));
+                self.path.push_optional(Some(&item.url()));
             }
             None => {
                 self.picture.push_absent(0, 0);
@@ -210,9 +226,9 @@ impl Rows {
     }
 
     fn push_annotation(&mut self, annotation: &ImageAnnotation) {
-        self.annotation_id.push_text(&annotation.annotation_id);
-        self.job_id.push_text(&annotation.job_id);
-        self.dataset.push_text(&annotation.dataset);
+        self.annotation_id.push(&annotation.annotation_id);
+        self.job_id.push(&annotation.job_id);
+        self.dataset.push(&annotation.dataset);
         // In the order of their names: a hash map has none.
         let mut labels: Vec<_> = annotation.labels.iter().collect();
         labels.sort_unstable();
@@ -222,25 +238,25 @@ impl Rows {
         }
         for (index, (name, value)) in labels.into_iter().enumerate() {
             let repetition = i16::from(index > 0);
-            self.label_names.push_in_list(repetition, 1, ByteArray::from(name.as_str()));
-            self.label_values.push_in_list(repetition, 1, ByteArray::from(value.as_str()));
+            self.label_names.push_in_list(repetition, 1, name);
+            self.label_values.push_in_list(repetition, 1, value);
         }
         let model = annotation.model.as_ref();
-        self.model.push_text(model.map_or("", |model| &model.name));
-        self.model_revision.push_optional_text(model.and_then(|model| model.revision.as_deref()));
-        self.model_digest.push_text(model.map_or("", |model| &model.digest));
+        self.model.push(model.map_or("", |model| &model.name));
+        self.model_revision.push_optional(model.and_then(|model| model.revision.as_deref()));
+        self.model_digest.push(model.map_or("", |model| &model.digest));
         let finished = annotation.finished_at.as_ref();
         self.finished_at.push_optional(finished.map(|time| time.seconds * 1_000_000 + i64::from(time.nanos) / 1000));
     }
 
     fn push_picture(&mut self, picture: &PictureFacts) {
         let object = picture.object.as_ref();
-        self.bucket.push_optional_text(object.map(|object| object.bucket.as_str()));
-        self.key.push_optional_text(object.map(|object| object.key.as_str()));
-        self.etag.push_optional_text(object.and_then(|object| object.etag.as_deref()));
-        self.version_id.push_optional_text(object.and_then(|object| object.version_id.as_deref()));
-        self.format.push_text(&picture.format);
-        self.sha256.push_text(&picture.sha256);
+        self.bucket.push_optional(object.map(|object| object.bucket.as_str()));
+        self.key.push_optional(object.map(|object| object.key.as_str()));
+        self.etag.push_optional(object.and_then(|object| object.etag.as_deref()));
+        self.version_id.push_optional(object.and_then(|object| object.version_id.as_deref()));
+        self.format.push(&picture.format);
+        self.sha256.push(&picture.sha256);
         self.width.push(signed_32(picture.width));
         self.height.push(signed_32(picture.height));
         self.size_bytes.push(signed(picture.size_bytes));
@@ -249,12 +265,12 @@ impl Rows {
     }
 
     fn push_result(&mut self, result: &TaskResult) {
-        self.task_id.push_text(&result.task_id);
-        self.prompt.push_text(&result.prompt);
-        self.text.push_text(&result.text);
-        self.raw_text.push_text(&result.raw_text);
+        self.task_id.push(&result.task_id);
+        self.prompt.push(&result.prompt);
+        self.text.push(&result.text);
+        self.raw_text.push(&result.raw_text);
         let reason = result.finish_reason().as_str_name();
-        self.finish_reason.push_text(&reason.trim_start_matches("FINISH_REASON_").to_lowercase());
+        self.finish_reason.push(&reason.trim_start_matches("FINISH_REASON_").to_lowercase());
         self.prompt_tokens.push(signed_32(result.prompt_tokens));
         self.generated_tokens.push(signed_32(result.generated_tokens));
         self.loss.push_optional(result.loss);
@@ -330,7 +346,7 @@ impl Entities {
 
     /// `repetition` is 0 for the first entity of a row, then 1.
     fn push(&mut self, repetition: i16, entity: &Entity) {
-        self.phrase.push_in_list(repetition, 1, ByteArray::from(entity.phrase.as_str()));
+        self.phrase.push_in_list(repetition, 1, &entity.phrase);
         self.start.push_at(repetition, 1, entity.span.as_ref().map(|span| span.start));
         self.end.push_at(repetition, 1, entity.span.as_ref().map(|span| span.end));
         self.score.push_at(repetition, 1, entity.score);
