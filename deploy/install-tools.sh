@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs the tools that the demo and the tests need into .rig/ of this checkout: pinned by hash, without root. Only
-# Prometheus is Debian's package, whose signature apt verifies.
+# Prometheus and QEMU are Debian's packages, whose signatures apt verifies, and Rust's libraries come from rustup.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install-tools.sh [--lint] [--nextest] [--client] [--loaders] [--postgres] [--python] [--browser] [--helm] [--prometheus]
+usage: deploy/install-tools.sh [--lint] [--nextest] [--client] [--loaders] [--postgres] [--python] [--browser] [--helm] [--prometheus] [--aarch64]
 
 Installs nats-server and weed (SeaweedFS) into .rig/bin.
 
@@ -21,6 +21,8 @@ Installs nats-server and weed (SeaweedFS) into .rig/bin.
               kubernetes-validate, .rig/helm/bin/python
   --prometheus  also install the tools of deploy/observability/test.sh: prometheus, promtool and docker-compose, into
               .rig/bin
+  --aarch64   also install what .ci/run checks the program for aarch64 with: a cross compiler for C (Zig, 420 MB) and
+              qemu-aarch64 into .rig/bin, and Rust's standard library for aarch64 into the toolchain, with rustup
 
 Tools that are present in the pinned version are not installed again. GROUNDLING_RIG sets another directory than .rig.
 TEXT
@@ -40,6 +42,7 @@ python=no
 browser=no
 helm=no
 prometheus=no
+aarch64=no
 for argument in "$@"; do
     case "$argument" in
     --lint) lint=yes ;;
@@ -51,6 +54,7 @@ for argument in "$@"; do
     --browser) browser=yes ;;
     --helm) helm=yes ;;
     --prometheus) prometheus=yes ;;
+    --aarch64) aarch64=yes ;;
     -h | --help)
         usage
         exit 0
@@ -257,30 +261,94 @@ helm_tools() {
     done
 }
 
-# No package registry has these executables. Debian's package is unpacked, not installed, so that no service starts.
+# No package registry has the executables that this is for. The package is unpacked, not installed, so that no service
+# starts.
+unpack_debian_package() { # NAME, into $new/NAME
+    local output
+    mkdir "$new/$1"
+    output=$(cd "$new/$1" && apt-get -qq download "$1" 2>&1) || {
+        # The lists of packages may be missing or old.
+        [ "$(id -u)" != 0 ] || apt-get -qq update >/dev/null 2>&1 || true
+        output=$(cd "$new/$1" && apt-get -qq download "$1" 2>&1)
+    } || die "apt-get could not download Debian's package $1, which may need \"apt-get update\" as root: $output"
+    dpkg-deb -x "$new/$1/$1"_*.deb "$new/$1"
+}
+
 prometheus_and_promtool() {
-    local directory=$rig/prometheus output executable
+    local directory=$rig/prometheus executable
     if ! [ -x "$directory/bin/promtool" ] || ! [ -x "$directory/bin/prometheus" ]; then
-        mkdir -p "$new/prometheus/bin"
+        mkdir -p "$new/tools/bin"
         if command -v promtool >/dev/null && command -v prometheus >/dev/null; then
-            ln -s "$(command -v promtool)" "$(command -v prometheus)" "$new/prometheus/bin"
+            ln -s "$(command -v promtool)" "$(command -v prometheus)" "$new/tools/bin"
         else
             command -v apt-get >/dev/null ||
                 die "prometheus and promtool are not in PATH, and this system has no apt-get to get them with; install Prometheus 2.42 or newer"
             echo "install-tools: installing prometheus and promtool" >&2
-            output=$(cd "$new" && apt-get -qq download prometheus 2>&1) || {
-                # The lists of packages may be missing or old.
-                [ "$(id -u)" != 0 ] || apt-get -qq update >/dev/null 2>&1 || true
-                output=$(cd "$new" && apt-get -qq download prometheus 2>&1)
-            } || die "apt-get could not download Debian's package prometheus, which may need \"apt-get update\" as root: $output"
-            dpkg-deb -x "$new"/prometheus_*.deb "$new/package"
-            mv "$new/package/usr/bin/prometheus" "$new/package/usr/bin/promtool" "$new/prometheus/bin"
+            unpack_debian_package prometheus
+            mv "$new/prometheus/usr/bin/prometheus" "$new/prometheus/usr/bin/promtool" "$new/tools/bin"
         fi
         rm -rf "$directory"
-        mv "$new/prometheus" "$directory"
+        mv "$new/tools" "$directory"
     fi
     for executable in prometheus promtool; do
         ln -sfn "../prometheus/bin/$executable" "$rig/bin/$executable"
+    done
+}
+
+# Of the targets that .ci/run checks and tests.
+rust_for_aarch64() {
+    local target missing=()
+    for target in aarch64-unknown-linux-gnu aarch64-unknown-linux-musl; do
+        [ -d "$(rustc --print target-libdir --target "$target")" ] || missing+=("$target")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v rustup >/dev/null ||
+        die "$(rustc --version) has no standard library for ${missing[*]}, and rustup is not installed; install Rust with rustup, or these libraries as you installed Rust"
+    echo "install-tools: installing Rust's standard library for ${missing[*]}" >&2
+    rustup --quiet target add "${missing[@]}" || die "rustup could not add ${missing[*]}; see its output above"
+}
+
+compiler_and_emulator_for_aarch64() {
+    local directory=$rig/aarch64 requirements=$here/aarch64-requirements.txt emulator executable
+    local executables=(aarch64-linux-gnu-cc aarch64-linux-gnu-ar qemu-aarch64)
+    if ! complete "$directory" "$requirements" "${executables[@]}"; then
+        echo "install-tools: installing ${executables[*]}" >&2
+        pip_install "$requirements" "$new/aarch64"
+        mkdir -p "$new/aarch64/bin"
+        # The crate cc names the target as Rust does, which Zig does not read. Zig would also add checks of undefined
+        # behavior, which take three quarters of the time.
+        cat >"$new/aarch64/bin/aarch64-linux-gnu-cc" <<'TEXT'
+#!/usr/bin/env bash
+# Zig's C compiler.
+directory=$(dirname "$(readlink -f "$0")")/..
+arguments=()
+for argument in "$@"; do
+    [[ $argument == --target=* ]] || arguments+=("$argument")
+done
+export ZIG_GLOBAL_CACHE_DIR=$directory/cache ZIG_LOCAL_CACHE_DIR=$directory/cache
+exec "$directory/ziglang/zig" cc -target aarch64-linux-gnu -fno-sanitize=undefined "${arguments[@]}"
+TEXT
+        cat >"$new/aarch64/bin/aarch64-linux-gnu-ar" <<'TEXT'
+#!/bin/sh
+exec "$(dirname "$(readlink -f "$0")")/../ziglang/zig" ar "$@"
+TEXT
+        chmod +x "$new/aarch64/bin"/aarch64-linux-gnu-*
+        if emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64); then
+            ln -s "$emulator" "$new/aarch64/bin/qemu-aarch64"
+        else
+            command -v apt-get >/dev/null ||
+                die "qemu-aarch64 is not in PATH, and this system has no apt-get to get it with; install QEMU 7.2 or newer for user programs"
+            unpack_debian_package qemu-user-static
+            mv "$new/qemu-user-static/usr/bin/qemu-aarch64-static" "$new/aarch64/bin/qemu-aarch64"
+        fi
+        cp "$requirements" "$new/aarch64/requirements.txt"
+        rm -rf "$directory"
+        mv "$new/aarch64" "$directory"
+        complete "$directory" "$requirements" "${executables[@]}" ||
+            die "$requirements did not install all of: ${executables[*]}"
+    fi
+    for executable in "${executables[@]}"; do
+        ln -sfn "../aarch64/bin/$executable" "$rig/bin/$executable"
     done
 }
 
@@ -313,4 +381,8 @@ tools rig nats-server weed
 [ "$prometheus" = no ] || {
     tools compose docker-compose
     prometheus_and_promtool
+}
+[ "$aarch64" = no ] || {
+    rust_for_aarch64
+    compiler_and_emulator_for_aarch64
 }

@@ -90,6 +90,7 @@ impl IsaLevel {
 
     /// Rows of the tallest tile of one panel: as many accumulators as leave registers for `weight_vectors` vectors of
     /// weights.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only AVX2 has few registers"))]
     pub(crate) fn tile_rows(self, weight_vectors: usize) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -101,6 +102,7 @@ impl IsaLevel {
     }
 
     /// Panels of a tile of `rows` rows, for a format that keeps `weight_vectors` vectors of weights of each panel.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only AVX2 has few registers"))]
     pub(crate) fn tile_panels(self, rows: usize, weight_vectors: usize) -> usize {
         let panels = match self {
             #[cfg(target_arch = "x86_64")]
