@@ -7,8 +7,8 @@
 
 use candle_core::{Device, Tensor};
 use kernels::cpu::{
-    Attention, Context, Epilogue, Implementation, KeyValueCache, PackedWeights, Scratch, WeightFormat, attention,
-    attention_i16, available, implementation, linear, rates, with_implementation,
+    Attention, CacheFormat, Context, Epilogue, Implementation, KeyValueCache, PackedWeights, Scratch, WeightFormat,
+    attention, attention_i16, available, implementation, linear, rates, with_implementation,
 };
 
 /// [outputs, inputs] of the full model's layers and of a small model's.
@@ -155,14 +155,17 @@ fn attentions(repeats: usize) {
         let mut outs = vec![vec![0.0; queries * width]; jobs];
         let mut scratch = Scratch::new();
         // Causal attention reads a cache, as in the decoder.
-        let mut caches = Vec::new();
-        for (_, keys_of, values) in inputs.iter().filter(|_| causal) {
-            let mut cache = KeyValueCache::new(keys, heads, dim);
-            let rows = keys_of.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
-            rows.for_each(|(position, (key, value))| cache.write(position, key, value));
-            caches.push(cache);
-        }
-        let mut run = |i16: bool| {
+        let caches = [CacheFormat::F32, CacheFormat::Bf16].map(|format| {
+            let cache = |(_, keys_of, values): &(Vec<f32>, Vec<f32>, Vec<f32>)| {
+                let mut cache = KeyValueCache::new(keys, heads, dim, format);
+                let rows = keys_of.chunks_exact(width).zip(values.chunks_exact(width)).enumerate();
+                rows.for_each(|(position, (key, value))| cache.write(position, key, value));
+                cache
+            };
+            inputs.iter().filter(|_| causal).map(cache).collect::<Vec<_>>()
+        });
+        let mut run = |kind: &str| {
+            let caches = &caches[usize::from(kind == "bf16")];
             let mut list: Vec<Attention<'_>> = outs
                 .iter_mut()
                 .zip(&inputs)
@@ -179,7 +182,7 @@ fn attentions(repeats: usize) {
                     out,
                 })
                 .collect();
-            if i16 {
+            if kind == "i16" {
                 list.into_iter().for_each(|job| attention_i16(job, heads, dim, &mut scratch));
             } else {
                 attention(&mut list, heads, dim, &mut scratch);
@@ -187,9 +190,9 @@ fn attentions(repeats: usize) {
         };
         let visible: usize = (0..queries).map(|query| if causal { keys - queries + query + 1 } else { keys }).sum();
         let flops = (4 * jobs * visible * width) as f64;
-        let kinds = if causal { &["f32"][..] } else { &["f32", "i16"][..] };
+        let kinds = if causal { &["f32", "bf16"][..] } else { &["f32", "i16"][..] };
         for kind in kinds {
-            let time = medians(repeats, &mut [Box::new(|| run(*kind == "i16"))])[0];
+            let time = medians(repeats, &mut [Box::new(|| run(kind))])[0];
             println!("{name:>20} {kind:>8} {:>10.1} GFLOP/s {:>10.1} us", flops / time / 1e9, time * 1e6);
         }
     }

@@ -139,7 +139,8 @@ impl CudaFormat {
 /// An open device and its number format.
 #[derive(Debug, Clone)]
 pub enum Compute {
-    /// The kernels for CPUs. Activations are f32, weights are stored in this format.
+    /// The kernels for CPUs. Activations are f32, weights are stored in this format, keys and values in its
+    /// [`cache_format`](WeightFormat::cache_format).
     Cpu(WeightFormat),
     /// The kernels for NVIDIA GPUs, with cuBLAS for matrix products.
     #[cfg(feature = "cuda-api")]

@@ -3,6 +3,7 @@
 
 use super::aligned::F32x16;
 use super::dispatch::IsaLevel;
+use super::element::Element;
 use super::simd::{Kernel, LANES, Simd, prefetch};
 use super::storage::Plain;
 
@@ -101,26 +102,27 @@ macro_rules! with_tile_size {
 }
 pub(crate) use with_tile_size;
 
-/// Rows that begin at `start + r * row`, each a sequence of f32, or of vectors, at distance `step`.
+/// Rows that begin at `start + r * row`, each a sequence of values, or of vectors, at distance `step`.
 #[derive(Clone, Copy)]
-pub(crate) struct Strided {
-    pub(crate) start: *const f32,
+pub(crate) struct Strided<E = f32> {
+    pub(crate) start: *const E,
     pub(crate) step: usize,
     pub(crate) row: usize,
-    /// How many floats ahead of its use to prefetch each step; 0 leaves that to the hardware.
+    /// How many values ahead of its use to prefetch each step; 0 leaves that to the hardware.
     pub(crate) prefetch: usize,
 }
 
-/// Sums over `steps` of `x[r, step] * w[p, step]`, each a sequence of fused multiply-adds; a step of `w` is 16 floats.
+/// Sums over `steps` of `x[r, step] * w[p, step]`, each a sequence of fused multiply-adds; a step of `w` is 16 values, widened
+/// to f32.
 ///
 /// # Safety
 /// Every element that the strides lead to is readable, for `R` rows of `x` and `P` rows of `w`.
 #[inline(always)]
-pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
+pub(crate) unsafe fn sum_products<S: Simd, E: Element, const R: usize, const P: usize>(
     s: S,
     steps: usize,
     x: Strided,
-    w: Strided,
+    w: Strided<E>,
 ) -> [[S::F; P]; R] {
     let mut sums = [[s.splat(0.0); P]; R];
     for step in 0..steps {
@@ -130,7 +132,7 @@ pub(crate) unsafe fn sum_products<S: Simd, const R: usize, const P: usize>(
                 prefetch(w.start.wrapping_add(step * w.step + p * w.row + w.prefetch));
             }
             // SAFETY: guaranteed by the caller.
-            operands[p] = s.load(unsafe { &*w.start.add(step * w.step + p * w.row).cast::<[f32; LANES]>() });
+            operands[p] = E::load(s, unsafe { &*w.start.add(step * w.step + p * w.row).cast::<[E; LANES]>() });
         }
         for r in 0..R {
             // SAFETY: guaranteed by the caller.
@@ -178,7 +180,7 @@ impl Format for F32 {
             prefetch: if block.prefetch { Self::K_BLOCK * LANES } else { 0 },
         };
         // SAFETY: `x` holds `steps * R` values in that order, and every panel at least `steps` vectors.
-        let sums = unsafe { sum_products::<S, R, P>(s, steps, x, weights) };
+        let sums = unsafe { sum_products::<S, f32, R, P>(s, steps, x, weights) };
         accumulate(s, sums, block.first, tile);
     }
 }

@@ -22,7 +22,8 @@
 //! * [`WeightFormat::W8A8`]: the same weights; activations are rounded to 8 bits between the smallest and the largest of
 //!   a row's group, so that a product takes one instruction instead of two on CPUs that multiply bytes (VNNI, AMX).
 //!
-//! [`attention`] is f32; [`attention_i16`], for the two integer formats, computes its products in 16-bit integers.
+//! [`attention`] is f32, also over the keys and values of a [`KeyValueCache`] in bf16, which are widened when loaded;
+//! [`attention_i16`], for the two integer formats, computes its products in 16-bit integers.
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +31,7 @@ mod amx_linear;
 mod attention;
 mod column_filter;
 mod dispatch;
+mod element;
 mod epilogue;
 mod key_value_cache;
 mod linear;
@@ -51,7 +53,7 @@ pub use attention::{Attention, Context, attention, attention_i16};
 pub use column_filter::filter_columns;
 pub use dispatch::{Implementation, available, implementation, multiplies_bytes, with_implementation};
 pub use epilogue::Epilogue;
-pub use key_value_cache::KeyValueCache;
+pub use key_value_cache::{CacheFormat, KeyValueCache};
 pub use linear::linear;
 pub use microkernel::GROUP;
 pub use norms::{l2_normalize, layer_norm, layer_norm_in_place};

@@ -1,4 +1,4 @@
-//! Memory for packed weights: zeroed lazily, aligned to a page, in huge pages if the system provides them.
+//! Memory for packed weights, keys and values: zeroed lazily, aligned to a page, in huge pages if the system provides them.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
@@ -11,6 +11,10 @@ use memmap2::MmapMut;
 /// Every bit pattern must be a valid value, there must be no padding, and the alignment must be at most a page.
 pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 
+// SAFETY: a number.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
 // SAFETY: an array of numbers, without padding.
 unsafe impl Plain for [f32; 16] {}
 // SAFETY: as above.

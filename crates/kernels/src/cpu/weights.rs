@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::element::{from_bf16, to_bf16};
+use super::key_value_cache::CacheFormat;
 use super::microkernel::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
 use super::packing::Pack;
 use super::simd::LANES;
@@ -24,6 +26,15 @@ impl WeightFormat {
     /// Whether products are computed in integers.
     pub fn is_integer(self) -> bool {
         matches!(self, Self::Int8 | Self::W8A8)
+    }
+
+    /// How a model with such weights stores keys and values: exact beside exact weights. Beside rounded ones, rounding
+    /// keys and values to bf16 adds little to the error.
+    pub fn cache_format(self) -> CacheFormat {
+        match self {
+            Self::F32 => CacheFormat::F32,
+            Self::Bf16 | Self::Int8 | Self::W8A8 => CacheFormat::Bf16,
+        }
     }
 }
 
@@ -169,8 +180,7 @@ impl PackedWeights {
             }
             Panels::Bf16(steps) => {
                 for (to, step) in into.chunks_mut(2).zip(&steps[panel * pairs..]) {
-                    let widen = |half: usize| f32::from_bits(u32::from(step[2 * lane + half]) << 16);
-                    to.iter_mut().enumerate().for_each(|(half, to)| *to = widen(half));
+                    to.iter_mut().enumerate().for_each(|(half, to)| *to = from_bf16(step[2 * lane + half]));
                 }
             }
             Panels::Int8 { steps, scales, .. } => {
@@ -225,15 +235,6 @@ fn fill<T: Send>(
     panels.par_chunks_mut(length).zip(weights.par_chunks(LANES * inputs)).for_each(|(panel, rows)| {
         rows.chunks(inputs).enumerate().for_each(|(output, row)| row_into(panel, output, row));
     });
-}
-
-/// Rounds to nearest, ties to even. NaN stays NaN.
-fn to_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
 /// The scale with which the largest weight becomes 127.

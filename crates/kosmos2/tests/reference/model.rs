@@ -207,6 +207,36 @@ fn a_row_in_a_batch_equals_the_row_alone() {
 }
 
 #[test]
+fn a_row_in_a_batch_has_the_bits_of_the_row_alone_in_the_smaller_formats() {
+    let fixture = Fixture::new();
+    for format in ["bf16", "int8", "w8a8"] {
+        let mut model = fixture.load(&Compute::open(DeviceChoice::Cpu, Some(format)).unwrap());
+        let rows = [0, 1, 2].map(|i| (i, steps(12)));
+        let together = fixture.generate(&mut model, &rows);
+        for (row, batched) in rows.into_iter().zip(&together) {
+            let alone = &fixture.generate(&mut model, &[row])[0];
+            assert_eq!(alone.token_ids, batched.token_ids, "{format}");
+            let bits = |text: &GeneratedTokens| text.logprobs.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(alone), bits(batched), "{format}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_takes_half_the_memory_in_the_smaller_formats() {
+    let fixture = Fixture::new();
+    let bytes = |format| {
+        let compute = Compute::open(DeviceChoice::Cpu, Some(format)).unwrap();
+        fixture.load(&compute).backend().slot_bytes(512)
+    };
+    // Keys and values of 64 f32 in two layers.
+    assert_eq!(bytes("f32"), 512 * 2 * 2 * 64 * 4);
+    for format in ["bf16", "int8", "w8a8"] {
+        assert_eq!(bytes(format), bytes("f32") / 2, "{format}");
+    }
+}
+
+#[test]
 fn rows_end_at_their_own_lengths_and_leave_the_others_as_they_were() {
     let fixture = Fixture::new();
     let mut model = fixture.load(&backends()[0]);

@@ -48,8 +48,7 @@ pub(super) fn seconds(config: &Config, compute: &Compute, batch: usize, new_toke
         Compute::Cuda { format, .. } => format.dtype().size_in_bytes() as f64,
     };
     let cache_bytes = match compute {
-        // Stored in f32.
-        Compute::Cpu(_) => 4.0,
+        Compute::Cpu(format) => format.cache_format().element_bytes() as f64,
         // With a scale of four bytes for each key and each value of a head.
         #[cfg(feature = "cuda-api")]
         Compute::Cuda { format, .. } if format.has_8_bit_cache() => {

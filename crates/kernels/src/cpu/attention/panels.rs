@@ -1,21 +1,22 @@
 //! The keys and values of one head, packed from rows of tokens into panels that attention reads in order.
 
 use crate::cpu::aligned::F32x16;
+use crate::cpu::element::Element;
 use crate::cpu::simd::{LANES, prefetch};
 
 /// The columns of one head in rows of keys or values.
 #[derive(Clone, Copy)]
-pub(super) struct HeadColumns<'a> {
+pub(super) struct HeadColumns<'a, E = f32> {
     /// Starts at the head's first value of the first row.
-    pub(super) values: &'a [f32],
+    pub(super) values: &'a [E],
     /// Distance from one row to the next.
     pub(super) stride: usize,
     pub(super) dim: usize,
 }
 
-impl<'a> HeadColumns<'a> {
+impl<'a, E> HeadColumns<'a, E> {
     #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
+    fn row(&self, index: usize) -> &'a [E] {
         &self.values[index * self.stride..][..self.dim]
     }
 }
@@ -82,20 +83,20 @@ fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|column| rows.map(|row| row[column]))
 }
 
-/// Packs the values of one head as panels of 16 dimensions: `lines[dimension / 16][key]`. Dimensions beyond the last
-/// are zeros.
+/// Packs the values of one head as panels of 16 dimensions, widened to f32: `lines[dimension / 16][key]`. Dimensions
+/// beyond the last are zeros.
 #[inline(always)]
-pub(super) fn gather_values(values: HeadColumns<'_>, visible: usize, lines: &mut [F32x16]) {
+pub(super) fn gather_values<E: Element>(values: HeadColumns<'_, E>, visible: usize, lines: &mut [F32x16]) {
     let dim = values.dim;
     for (panel, lines) in lines.chunks_mut(visible).enumerate() {
         let width = LANES.min(dim - panel * LANES);
         for (index, line) in lines.iter_mut().enumerate() {
             let value = &values.row(index)[panel * LANES..][..width];
             if let Some(vector) = value.first_chunk::<LANES>() {
-                line.0 = *vector;
+                line.0 = vector.map(E::to_f32);
                 continue;
             }
-            line.0[..width].copy_from_slice(value);
+            line.0[..width].iter_mut().zip(value).for_each(|(to, value)| *to = value.to_f32());
             line.0[width..].fill(0.0);
         }
     }

@@ -145,6 +145,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::F {
+        let from = from.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable through the reference, and the loads need no alignment.
+        let [low, high] = unsafe { [_mm_loadu_si128(from), _mm_loadu_si128(from.add(1))] };
+        avx2!({
+            let (low, high) = (_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
+        })
+    }
+
+    #[inline(always)]
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
         let from = pairs.as_ptr().cast::<__m256i>();
         // SAFETY: 64 bytes are readable through the reference, and the loads need no alignment.

@@ -163,6 +163,13 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::F {
+        // SAFETY: 32 bytes are readable through the reference, and the load needs no alignment.
+        let half = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
+        avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
+    }
+
+    #[inline(always)]
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
         // SAFETY: 64 bytes are readable through the reference, and the load needs no alignment.
         let both = unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) };

@@ -57,6 +57,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The largest lane; no lane may be NaN.
     fn max_lanes(self, a: Self::F) -> f32;
 
+    /// Widens 16 bf16.
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::F;
     /// Widens 16 pairs of bf16 to (the first of each pair, the second of each pair).
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F);
 

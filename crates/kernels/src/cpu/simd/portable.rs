@@ -1,6 +1,7 @@
 //! The portable implementation: plain arrays, for any CPU.
 
 use super::{Kernel, LANES, Simd};
+use crate::cpu::element::from_bf16;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
@@ -121,9 +122,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::F {
+        each(|i| from_bf16(from[i]))
+    }
+
+    #[inline(always)]
     fn widen_bf16(self, pairs: &[u16; 2 * LANES]) -> (Self::F, Self::F) {
-        let widen = |half: u16| f32::from_bits(u32::from(half) << 16);
-        (each(|i| widen(pairs[2 * i])), each(|i| widen(pairs[2 * i + 1])))
+        (each(|i| from_bf16(pairs[2 * i])), each(|i| from_bf16(pairs[2 * i + 1])))
     }
 
     #[inline(always)]

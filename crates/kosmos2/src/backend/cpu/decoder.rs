@@ -2,7 +2,7 @@
 //! and preallocated keys and values. Weights: `text_model.model.*`, the output head tied to `embed_tokens`.
 
 use candle_core::Tensor;
-use kernels::cpu::{Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
+use kernels::cpu::{CacheFormat, Epilogue, KeyValueCache, PackedWeights, WeightFormat, attention, linear};
 
 use super::layers::{Buffer, Linear, Norm, with_values};
 use super::rows::{
@@ -24,6 +24,7 @@ pub(super) struct Decoder {
     positions: Positions,
     /// Keys and values: `[layer][slot]`.
     caches: Vec<Vec<KeyValueCache>>,
+    cache_format: CacheFormat,
     /// Tokens of a slot.
     length: usize,
     buffers: Buffers,
@@ -114,6 +115,7 @@ impl Decoder {
             network,
             positions: Positions::new(width, text.pad_token_id),
             caches: Vec::new(),
+            cache_format: format.cache_format(),
             length: 0,
             buffers: Buffers::default(),
             parallel: ParallelPasses::default(),
@@ -126,7 +128,7 @@ impl Decoder {
 
     pub(super) fn reserve(&mut self, slots: usize, length: usize) {
         let Network { layers, heads, width, .. } = &self.network;
-        let slot = |_| KeyValueCache::new(length, *heads, width / heads);
+        let slot = |_| KeyValueCache::new(length, *heads, width / heads, self.cache_format);
         self.caches = layers.iter().map(|_| (0..slots).map(slot).collect()).collect();
         self.length = length;
     }
@@ -138,7 +140,7 @@ impl Decoder {
 
     pub(super) fn slot_bytes(&self, length: usize) -> u64 {
         let Network { layers, heads, width, .. } = &self.network;
-        (layers.len() * KeyValueCache::bytes(length, *heads, width / heads)) as u64
+        (layers.len() * KeyValueCache::bytes(length, *heads, width / heads, self.cache_format)) as u64
     }
 
     /// Computes the logits of checked segments.

@@ -1,4 +1,5 @@
-//! The CPU backend: weights packed for the hand-written kernels, f32 activations, buffers reused from step to step.
+//! The CPU backend: weights packed for the hand-written kernels, f32 activations, keys and values in f32 beside f32
+//! weights and in bf16 beside all others, buffers reused from step to step.
 
 mod decoder;
 mod layers;
