@@ -1,5 +1,6 @@
 //! What keys and values are stored as: f32, or bf16 as its bits.
 
+use super::simd::portable::from_bf16;
 use super::simd::{LANES, Simd};
 use super::storage::Plain;
 
@@ -55,9 +56,4 @@ pub(crate) fn to_bf16(value: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
-#[inline(always)]
-pub(crate) fn from_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
 }

@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::element::{from_bf16, to_bf16};
+use super::element::to_bf16;
 use super::key_value_cache::CacheFormat;
 use super::microkernel::{self, Format, GROUP, GROUP_STEPS, WEIGHT_BIAS};
 use super::packing::Pack;
 use super::simd::LANES;
+use super::simd::portable::from_bf16;
 use super::storage::Storage;
 
 /// How weights are stored and activations are rounded; see the [module](super).

@@ -1,7 +1,6 @@
 //! The portable implementation: plain arrays, for any CPU.
 
 use super::{Kernel, LANES, Simd};
-use crate::cpu::element::from_bf16;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
@@ -220,6 +219,11 @@ impl Simd for Portable {
     fn to_i32(self, a: Self::F) -> Self::I {
         std::array::from_fn(|i| a[i].round_ties_even() as i32)
     }
+}
+
+#[inline(always)]
+pub(crate) fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Packs two i16 into one i32, the first in the low half.
