@@ -88,9 +88,9 @@ async fn a_read_begins_once_the_server_answers() {
         jetstream.publish("s.a", "payload".into()).await.unwrap().await.unwrap();
     }
     jetstream.set_timeout(Duration::from_millis(100));
-    let signal = |signal| {
-        let id = server.process_id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+    let id = server.process_id().unwrap().to_string();
+    let signal = |signal: &str| {
+        assert!(std::process::Command::new("kill").args([signal, id.as_str()]).status().unwrap().success());
     };
     signal("-STOP");
     let resumed = async {

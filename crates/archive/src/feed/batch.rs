@@ -104,10 +104,11 @@ impl OpenBatch {
         headers.insert(header::NATS_EXPECTED_STREAM, stream);
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, guarded.last_sequence.to_string());
         let request = Request::new().headers(headers).payload(guarded.payload.clone()).timeout(Some(timeout));
-        let response = client.send_request(guarded.subject.clone(), request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => BatchError::Temporary("no stream has the subject".to_owned()),
-            _ => BatchError::Temporary(causes(&error)),
-        })?;
+        let response =
+            client.send_request(guarded.subject.clone(), request).await.map_err(|error| match error.kind() {
+                RequestErrorKind::NoResponders => BatchError::Temporary("no stream has the subject".to_owned()),
+                _ => BatchError::Temporary(causes(&error)),
+            })?;
         match serde_json::from_slice::<Response>(&response.payload) {
             Ok(Response { error: None, seq }) => Ok(seq),
             Ok(Response { error: Some(error), .. }) => Err(error.into()),

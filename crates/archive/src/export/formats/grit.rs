@@ -65,7 +65,12 @@ impl Shard {
     pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
         let units = r#"{"noun_chunks":"start, end (Unicode code points of caption), x1, y1, x2, y2 (fractions of the picture), score (0 to 1; NaN if the box is part of the prompt)","ref_exps":"like noun_chunks","width":"pixels","height":"pixels"}"#;
         let metadata = [("groundling.units", units.to_owned())];
-        let file = ParquetFile::create(context.create("shard", ".parquet")?, SCHEMA, &["id", "url", "key", "caption"], metadata)?;
+        let file = ParquetFile::create(
+            context.create("shard", ".parquet")?,
+            SCHEMA,
+            &["id", "url", "key", "caption"],
+            metadata,
+        )?;
         Ok(Self { file, rows: Rows::default() })
     }
 
