@@ -44,7 +44,8 @@ use worker::WorkerError;
 use worker::settings_validation::InvalidSettings;
 use worker::worker_error::ENGINE_STALLED;
 
-/// Annotations consist of many small texts: in a profile of a Parquet export, glibc's allocator took a third of the time.
+/// Annotations consist of many small texts: in a profile of a Parquet export, the allocator of glibc took a third of the
+/// time.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
