@@ -14,6 +14,8 @@ export GROUNDLING_RIG=${GROUNDLING_RIG:-$root/.rig}
 export GROUNDLING_DEMO_DATA=${GROUNDLING_DEMO_DATA:-$root/crates/sandbox/demo}
 
 "$root/deploy/install-tools.sh"
+# The build looks for nasm.
+export PATH=$GROUNDLING_RIG/bin:$PATH
 manifest=$root/Cargo.toml
 cargo build --release --locked --manifest-path "$manifest" --package groundling
 exec cargo run --quiet --release --locked --manifest-path "$manifest" --package groundling -- demo "$@"

@@ -54,7 +54,7 @@ if [ -z "$program" ]; then
     echo "build-here.sh: building the program in a clean Debian" >&2
     build=$work/build
     rust=${RUSTUP_HOME:-$HOME/.rustup} cargo=${CARGO_HOME:-$HOME/.cargo}
-    debootstrap --variant=minbase --include=build-essential,ca-certificates,python3 "$suite" "$build" >"$work/log" ||
+    debootstrap --variant=minbase --include=build-essential,ca-certificates,nasm,python3 "$suite" "$build" >"$work/log" ||
         die "debootstrap failed: $(tail -n 5 "$work/log")"
     mkdir -p "$build/src" "$build/target" "$build/usr/local/rustup" "$build/usr/local/cargo"
     export BUILD_RUST=$rust BUILD_CARGO=$cargo BUILD_SOURCE=$repository

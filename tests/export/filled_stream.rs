@@ -314,7 +314,7 @@ fn told(sequence: u64, file: &str, annotation: &ImageAnnotation) -> Value {
     })
 }
 
-/// Annotations of about the size of real ones: a caption with three phrases.
+/// Annotations of about the size of real ones: two captions, and where one phrase is.
 pub(crate) fn synthetic(count: u64) -> impl Iterator<Item = ImageAnnotation> {
     let scene = &scenes()[1];
     let template = annotation(1, scene, "archive", b"");

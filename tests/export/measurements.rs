@@ -30,9 +30,14 @@ pub(crate) async fn bare_rate(bench: &Bench) -> f64 {
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-async fn measure(count: u64) {
+/// With the first `tasks` results of each annotation.
+async fn measure(count: u64, tasks: usize) {
     let bench = Bench::start().await;
-    bench.fill(synthetic(count)).await;
+    let annotations = synthetic(count).map(|mut annotation| {
+        annotation.results.truncate(tasks);
+        annotation
+    });
+    bench.fill(annotations).await;
     for format in ["parquet", "jsonl", "coco", "webdataset"] {
         let bare = bare_rate(&bench).await;
         let started = Instant::now();
@@ -44,7 +49,8 @@ async fn measure(count: u64) {
         assert!(output.status.success());
         let rate = count as f64 / seconds;
         println!(
-            "{format}: {count} annotations in {seconds:.1} s, {rate:.0}/s, {:.0} % of reading alone ({bare:.0}/s), {:.0} MB",
+            "{format}: {count} annotations of {tasks} tasks in {seconds:.1} s, {rate:.0}/s, \
+             {:.0} % of reading alone ({bare:.0}/s), {:.0} MB",
             100.0 * rate / bare,
             memory.await.unwrap()
         );
@@ -55,11 +61,13 @@ async fn measure(count: u64) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn memory_and_rate_of_one_hundred_thousand() {
-    measure(100_000).await;
+    measure(100_000, 1).await;
+    measure(100_000, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn memory_and_rate_of_one_million() {
-    measure(1_000_000).await;
+    measure(1_000_000, 1).await;
+    measure(1_000_000, 3).await;
 }

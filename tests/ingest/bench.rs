@@ -1,6 +1,5 @@
 //! A NATS server, `groundling ingest` as a process with rules, and what it has stored.
 
-use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -189,9 +188,7 @@ impl Ingest {
 
 /// Two addresses that nothing listens on.
 pub(crate) fn free_addresses() -> [String; 2] {
-    // Both are bound before one is free again, or the system could choose one twice.
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().to_string())
+    [(); 2].map(|()| sandbox::free_address().unwrap().to_string())
 }
 
 /// Sends a request on a connection of its own.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::PublishMessage;
 use futures::StreamExt;
 use wire::subjects::JOBS_STREAM;
@@ -18,16 +19,30 @@ fn events() -> usize {
     std::env::var("EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(20_000)
 }
 
-/// Publishes messages of a size with ids, as fast as their acknowledgements come. Returns the rate.
-async fn publish(bench: &Bench, subject: &str, count: usize, body: impl Fn(usize) -> String) -> f64 {
+/// Publishes messages with ids, as fast as their acknowledgements come. Returns the rate.
+async fn publish(bench: &Bench, count: usize, message: impl Fn(usize) -> (String, PublishMessage)) -> f64 {
     let started = Instant::now();
     let each = (0..count).map(|number| {
-        let message = PublishMessage::build().payload(body(number).into()).message_id(format!("{subject}-{number}"));
-        async { bench.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap() }
+        let (subject, message) = message(number);
+        async { bench.jetstream.send_publish(subject, message).await.unwrap().await.unwrap() }
     });
     let mut published = futures::stream::iter(each).buffer_unordered(IN_FLIGHT);
     while published.next().await.is_some() {}
     count as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Publishes jobs with the payload of a stored one, and an id and other headers like its: what a program would do that has
+/// all jobs at hand. Returns the rate.
+async fn publish_bare(bench: &Bench, count: usize) -> f64 {
+    let stream = bench.jetstream.get_stream(JOBS_STREAM).await.unwrap();
+    let job = stream.get_raw_message(1).await.unwrap();
+    let digits = job.headers.get(NATS_MESSAGE_ID).unwrap().as_str().len();
+    publish(bench, count, |number| {
+        let message = PublishMessage::build().payload(job.payload.clone());
+        let message = message.message_id(format!("{number:0digits$}")).expected_stream(JOBS_STREAM);
+        ("groundling.jobs.bare".to_owned(), message)
+    })
+    .await
 }
 
 /// The resident memory of a process in MB, and its peak.
@@ -44,16 +59,20 @@ fn memory(id: u32) -> (f64, f64) {
 #[ignore = "a measurement"]
 async fn load_of_one_process_beside_a_bare_publisher() {
     let (bench, count) = (Bench::start(RULES).await, events());
-    let bare = publish(&bench, "groundling.jobs.bare", count, |_| "x".repeat(200)).await;
     // All of them wait when the process starts: a burst.
-    publish(&bench, "minio.events", count, |number| minio(&[&format!("2026/11/29/{number:08}.jpg")])).await;
+    publish(&bench, count, |number| {
+        let event = minio(&[&format!("2026/11/29/{number:08}.jpg")]);
+        ("minio.events".to_owned(), PublishMessage::build().payload(event.into()).message_id(number.to_string()))
+    })
+    .await;
     let started = Instant::now();
     let ingest = bench.ingest().await;
     let idle = memory(ingest.id()).0;
     bench.events_are_done().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
     let (after, peak) = memory(ingest.id());
-    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, 2 * count as u64);
+    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, count as u64);
+    let bare = publish_bare(&bench, count).await;
     // Requests of 16 senders, each on a connection of its own, as the helper of the tests makes them.
     let (webhook, requests) = (bench.webhook.clone(), count.min(5000));
     let started = Instant::now();

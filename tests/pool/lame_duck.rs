@@ -5,7 +5,7 @@
 use crate::support;
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, message::PublishMessage};
@@ -103,7 +103,7 @@ async fn count(jetstream: &jetstream::Context, stream: &str) -> Option<u64> {
 async fn a_worker_leaves_a_server_that_will_end_and_every_job_ends_as_one_annotation() {
     let options = NatsOptions { extra_config: LAME_DUCK.into(), ..NatsOptions::default() };
     let mut cluster = NatsCluster::start(3, &options).await.unwrap();
-    let health = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let health = sandbox::free_address().unwrap();
     // The cluster may not have a leader yet.
     eventually("setup succeeds", async || {
         let setup = program(&cluster, health).arg("setup").output().await.unwrap();

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::Output;
 use std::time::Duration;
 
-use sandbox::{ModelHub, free_ports};
+use sandbox::{ModelHub, free_address};
 use support::{DEADLINE, Pool, Worker, caption, demo, groundling};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -57,7 +57,7 @@ async fn a_worker_that_is_killed_while_it_downloads_goes_on_with_it() {
     let (pool, hub, cache) = (Pool::start().await, hub().await, tempfile::tempdir().unwrap());
     pool.upload("scene.jpg", std::fs::read(&demo().scenes[0].path).unwrap()).await;
     pool.enqueue(&pool.job("job", "scene.jpg", vec![caption()])).await;
-    let address = SocketAddr::from(([127, 0, 0, 1], free_ports(1).unwrap()[0]));
+    let address = free_address().unwrap();
     let command = || {
         let mut command = with_hub(pool.groundling(), &hub, &cache);
         command.env("GROUNDLING__WORKER__HEALTH_ADDRESS", address.to_string());

@@ -6,7 +6,7 @@ use crate::support;
 
 use std::process::Stdio;
 
-use sandbox::free_ports;
+use sandbox::free_address;
 use support::{DEADLINE, groundling};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 #[tokio::test]
 async fn the_scaler_serves_without_a_broker_and_ends_with_sigterm() {
-    let address = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
+    let address = free_address().unwrap().to_string();
     let mut command = groundling();
     command.args(["scaler", "--log-format", "json", "--listen", &address, "--nats-url", "nats://127.0.0.1:9"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

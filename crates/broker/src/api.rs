@@ -226,7 +226,10 @@ impl ApiErrorKind {
 pub(crate) fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
     let last_message = error.downcast_ref::<stream::LastRawMessageError>().map(ApiError::api_error_kind);
     let consumer = error.downcast_ref::<stream::ConsumerError>().map(ApiError::api_error_kind);
-    match last_message.or(consumer) {
+    // That of a request for the stream's state.
+    let answer = error.downcast_ref::<RequestError>().and_then(std::error::Error::source);
+    let answer = answer.and_then(|source| source.downcast_ref::<jetstream::Error>()).cloned().map(ApiErrorKind::of);
+    match last_message.or(consumer).or(answer) {
         Some(ApiErrorKind::NotFound) => true,
         Some(ApiErrorKind::JetStream(error)) => !is_temporary(&error),
         _ => false,

@@ -7,8 +7,9 @@ use async_nats::ServerAddr;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
+use broker::leader::last_sequence;
 use broker::read::{Range, StoredMessage, read};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 
 const NONE: [u64; 0] = [];
@@ -156,4 +157,46 @@ async fn a_range_can_begin_at_a_time() {
     let headers = Range { headers_only: true, ..since("s.b", later) };
     let read: Vec<StoredMessage> = read(&jetstream, "S", headers).await.unwrap().try_collect().await.unwrap();
     assert_eq!((read[0].sequence, read[0].payload.len()), (4, 0));
+}
+
+/// Passes requests on to the server, and answers the first `wrong` requests for a message as a leader does that could not
+/// read it: there is no message.
+async fn pass_on(client: async_nats::Client, mut requests: async_nats::Subscriber, wrong: usize) {
+    let mut asked = 0;
+    while let Some(request) = requests.next().await {
+        let (_, rest) = request.subject.split_once('.').unwrap();
+        asked += usize::from(rest.starts_with("STREAM.MSG.GET."));
+        let answer = if rest.starts_with("STREAM.MSG.GET.") && asked <= wrong {
+            r#"{"error":{"code":404,"err_code":10037,"description":"no message found"}}"#.into()
+        } else {
+            client.request(format!("$JS.API.{rest}"), request.payload).await.unwrap().payload
+        };
+        client.publish(request.reply.unwrap(), answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn that_a_leader_finds_no_message_is_believed_only_if_it_counts_none() {
+    let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
+    let client = async_nats::connect(server.client_url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let config = Config { name: "S".into(), subjects: vec!["s.*".into()], ..Default::default() };
+    jetstream.create_stream(config).await.unwrap();
+    for subject in ["s.a", "s.b", "s.a"] {
+        jetstream.publish(subject, "".into()).await.unwrap().await.unwrap();
+    }
+    for (prefix, wrong) in [("NEVER", 0), ("TWICE", 2), ("ALWAYS", usize::MAX)] {
+        let requests = client.subscribe(format!("{prefix}.>")).await.unwrap();
+        client.flush().await.unwrap();
+        let passing = tokio::spawn(pass_on(client.clone(), requests, wrong));
+        let stream = async_nats::jetstream::with_prefix(client.clone(), prefix).get_stream_no_info("S").await.unwrap();
+        for (subject, last) in [("", 3), ("s.a", 3), ("s.b", 2), ("s.c", 0)] {
+            let found = last_sequence(&stream, subject, None).await;
+            match (last, wrong) {
+                (1.., usize::MAX) => assert!(found.unwrap_err().to_string().contains("does not find the last one")),
+                _ => assert_eq!(found.unwrap(), last, "{prefix} {subject}"),
+            }
+        }
+        passing.abort();
+    }
 }

@@ -1,11 +1,10 @@
 //! A cluster of NATS servers.
 
-use std::net::TcpListener;
-
 use futures::future::try_join_all;
 
 use crate::error::SandboxError;
 use crate::nats::{NatsOptions, NatsServer};
+use crate::ports::free_ports;
 
 /// The ports of routes are chosen before they are bound, so another program may take one.
 const START_ATTEMPTS: u32 = 4;
@@ -73,13 +72,4 @@ impl NatsCluster {
         let node = |&listen: &u16| NodeRoutes { listen, advertise: None, dial: dial.clone() };
         Self::start_routed(ports.iter().map(node).collect(), options).await
     }
-}
-
-/// Distinct free ports of the loopback interface.
-///
-/// # Errors
-/// If there are not enough.
-pub fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::SandboxError;
 use crate::nats::{NatsOptions, NatsServer};
-use crate::nats_cluster::free_ports;
+use crate::ports::free_ports;
 
 /// The port for leaf nodes is chosen before it is bound, so another program may take it.
 const START_ATTEMPTS: u32 = 4;

@@ -11,7 +11,7 @@ use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
 use crate::error::SandboxError;
-use crate::nats_cluster::free_ports;
+use crate::ports::free_ports;
 use crate::process::ServerProcess;
 use crate::rig::SearchPaths;
 

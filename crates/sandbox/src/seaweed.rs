@@ -1,7 +1,6 @@
 //! SeaweedFS as an S3 store, with versions, conditional requests and permissions, which the embedded store lacks.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,10 +10,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::error::SandboxError;
-use crate::http_probe;
 use crate::process::ServerProcess;
 use crate::rig::SearchPaths;
 use crate::s3_access::S3Access;
+use crate::{http_probe, ports};
 
 const NAME: &str = "weed";
 /// A start takes about 1 s, and longer on a busy machine.
@@ -211,17 +210,11 @@ async fn is_ready(s3_port: u16, filer_port: u16) -> bool {
 
 /// Free ports in the order of [`PORT_FLAGS`].
 fn free_ports() -> std::io::Result<Vec<u16>> {
-    // All are held until all are chosen, or the system could assign one twice.
-    let mut held = Vec::new();
-    let mut bind = |port: u16| {
-        held.push(TcpListener::bind(("127.0.0.1", port))?);
-        held.last().map_or(Ok(port), |listener| Ok(listener.local_addr()?.port()))
-    };
-    let mut ports = (2..PORT_FLAGS.len()).map(|_| bind(0)).collect::<std::io::Result<Vec<_>>>()?;
+    let mut ports = ports::free_ports(PORT_FLAGS.len() - 2)?;
     loop {
-        let admin = bind(0)?;
+        let admin = ports::free_ports(1)?[0];
         if let Some(grpc) = admin.checked_add(ADMIN_GRPC_OFFSET)
-            && bind(grpc).is_ok()
+            && ports::is_free(grpc)
         {
             ports.extend([admin, grpc]);
             return Ok(ports);

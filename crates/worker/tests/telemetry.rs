@@ -6,7 +6,7 @@
 mod collector;
 mod common;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
@@ -50,7 +50,7 @@ struct Running {
 
 impl Running {
     fn start(mut settings: Settings, engine: Arc<dyn Annotator>, telemetry: &Telemetry) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = sandbox::free_address().unwrap();
         settings.worker.health_address = Some(address);
         let (sender, events) = mpsc::channel(100);
         let telemetry = WorkerTelemetry::from(telemetry);

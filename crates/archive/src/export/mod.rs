@@ -18,6 +18,7 @@ mod id_files;
 pub(crate) mod item;
 mod manifest;
 mod parquet_columns;
+mod parquet_file;
 mod pictures;
 mod plan;
 mod progress;

@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures::stream::TryChunksError;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use super::damage;
 use super::destination::Staging;
 use super::error::ExportError;
 use super::id_files::{self, RepeatSearch};
-use super::item::DecodedMessage;
+use super::item::EncodedItem;
 use super::manifest;
 use super::plan::Plan;
 use super::progress::Progress;
@@ -28,10 +28,8 @@ use super::trim;
 
 /// Pictures that are read at once.
 const PICTURES_AT_ONCE: usize = 16;
-/// Messages that are decoded and handed to the builder together.
+/// Messages that are handed to the builder together.
 const BATCH: usize = 64;
-/// Batches that are decoded at once, beside the builder.
-const DECODERS: usize = 2;
 /// Batches that wait for the builder.
 const BATCHES: usize = 4;
 /// How often an export that follows the stream looks for new messages.
@@ -200,23 +198,13 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Reads a range, decodes it, and hands it to the builder.
+    /// Reads a range and hands it to the builder.
     async fn send(&self, first: u64, limit: u64, events: mpsc::Sender<Event>) -> Result<(), ExportError> {
-        let messages = self.export.read(first, limit).await?;
-        let batches = messages.try_chunks(BATCH).map(|batch| async {
-            let batch = batch.map_err(|TryChunksError(_, error)| error)?;
-            // A task of its own: decoding takes as much time as writing.
-            let decoding = tokio::spawn(async { batch.into_iter().map(DecodedMessage::from).collect() });
-            decoding.await.map_err(|error| ExportError::file("messages", error))
-        });
-        let batches = batches.buffered(DECODERS);
+        let messages = self.export.read(first, limit).await?.map_ok(EncodedItem::from).err_into();
         let mut batches = match &self.export.pictures {
-            None => batches.boxed(),
+            None => messages.try_chunks(BATCH).map_err(|TryChunksError(_, error)| error).boxed(),
             Some(pictures) => {
-                let messages = batches.map_ok(|batch: Vec<_>| stream::iter(batch).map(Ok)).try_flatten();
-                let messages = messages.map(|message: Result<DecodedMessage, ExportError>| async {
-                    message?.with_picture(pictures).await
-                });
+                let messages = messages.map(|message| async { message?.with_picture(pictures).await });
                 // Pictures are large.
                 messages.buffered(PICTURES_AT_ONCE).map_ok(|message| vec![message]).boxed()
             }

@@ -11,7 +11,7 @@ use super::destination::Destination;
 use super::error::ExportError;
 use super::formats::Format;
 use super::id_files::{self, Entry};
-use super::item::{DecodedMessage, Item};
+use super::item::{EncodedItem, Item};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::shard_record::{Counts, ShardRecord};
@@ -20,7 +20,7 @@ use super::shard_writer::{ShardContext, ShardWriter};
 /// What the builder is given.
 pub(crate) enum Event {
     /// Messages in the order of the stream.
-    Messages(Vec<DecodedMessage>),
+    Messages(Vec<EncodedItem>),
     /// All messages were given. Without it, the last shard is not finished: reading may have failed.
     End,
 }
@@ -100,10 +100,10 @@ impl ShardBuilder {
         })
     }
 
-    fn add(&mut self, open: &mut Open, message: DecodedMessage) -> Result<(), ExportError> {
-        let DecodedMessage { sequence, annotation, picture } = message;
+    fn add(&mut self, open: &mut Open, message: EncodedItem) -> Result<(), ExportError> {
+        let sequence = message.sequence;
         self.progress.message_at(sequence);
-        let mut annotation = match annotation {
+        let mut annotation = match message.annotation() {
             Ok(annotation) => annotation,
             Err(error) => {
                 tracing::warn!(sequence, %error, "message is not an annotation, left out");
@@ -121,7 +121,7 @@ impl ShardBuilder {
             open.counts.without_task += 1;
             return Ok(());
         }
-        let mut item = Item { sequence, annotation, picture, categories: Vec::new() };
+        let mut item = Item { sequence, annotation, picture: message.picture, categories: Vec::new() };
         self.categorize(&mut item, &mut open.counts);
         count(&item, self.context.pictures, &mut open.counts);
         open.writer.add(&item)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use archive::feed::Progress;
 use archive::object::SourceObject;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::message::PublishMessage;
 use broker::settings::StreamSettings;
 use broker::setup;
 use common::{Bench, feed, jetstream, open, target};
@@ -28,15 +29,20 @@ fn object(i: usize) -> SourceObject {
     }
 }
 
-/// Publishes the same jobs one by one. Returns jobs per second.
-async fn publish(jetstream: &Context, lanes: usize) -> f64 {
+/// Publishes the same jobs one by one. With `run`, with their ids as `Nats-Msg-Id` as docs/protocol.md says, followed by the
+/// run's name: the server knows those of the runs before. Returns jobs per second.
+async fn publish(jetstream: &Context, lanes: usize, run: Option<&str>) -> f64 {
     let recipe = feed("published", Vec::new(), 1).recipe;
     let started = Instant::now();
     let runs = (0..lanes).map(|lane| {
         let recipe = &recipe;
         let publishes = (lane..JOBS).step_by(lanes).map(move |i| async move {
-            let job = recipe.job(&object(i)).encode_to_vec().into();
-            jetstream.publish("groundling.jobs.published", job).await.unwrap().await.unwrap();
+            let job = recipe.job(&object(i));
+            let mut message = PublishMessage::build().payload(job.encode_to_vec().into());
+            if let Some(run) = run {
+                message = message.message_id(format!("{}{run}", job.job_id));
+            }
+            jetstream.send_publish("groundling.jobs.published", message).await.unwrap().await.unwrap();
         });
         stream::iter(publishes).buffer_unordered(UNACKNOWLEDGED).for_each(|()| std::future::ready(()))
     });
@@ -61,7 +67,7 @@ async fn enqueue(jetstream: &Context, streams: &StreamSettings, lanes: usize) ->
     JOBS as f64 / started.elapsed().as_secs_f64()
 }
 
-/// The rates of the feeder as parts of those of a bare publisher, for 1, 4 and 16 lanes.
+/// The rates of the feeder as parts of those of a bare publisher with ids, for 1, 4 and 16 lanes.
 async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) -> Vec<f64> {
     let mut parts = Vec::new();
     for lanes in [1, 4, 16] {
@@ -69,22 +75,26 @@ async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) -> V
             let stream = jetstream.get_stream(&streams.jobs).await.unwrap();
             stream.purge().await.unwrap();
         };
-        let (mut single, mut batches) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            single.push(publish(jetstream, lanes).await);
+        let mut rates = [const { Vec::new() }; 3];
+        for run in ["a", "b", "c"] {
+            rates[0].push(publish(jetstream, lanes, None).await);
             purge().await;
-            batches.push(enqueue(jetstream, streams, lanes).await);
+            rates[1].push(publish(jetstream, lanes, Some(&format!("{lanes}{run}"))).await);
+            purge().await;
+            rates[2].push(enqueue(jetstream, streams, lanes).await);
             purge().await;
         }
-        single.sort_by(f64::total_cmp);
-        batches.sort_by(f64::total_cmp);
+        let [without_ids, with_ids, batches] = rates.map(|mut rates| {
+            rates.sort_by(f64::total_cmp);
+            rates[1]
+        });
         eprintln!(
-            "{what}, {lanes} lanes: {:.0} jobs/s published one by one, {:.0} jobs/s in batches with cursors, {:.0} %",
-            single[1],
-            batches[1],
-            100.0 * batches[1] / single[1]
+            "{what}, {lanes} lanes: jobs/s one by one {without_ids:.0}, with ids {with_ids:.0}; in batches with cursors \
+             {batches:.0}, {:.0} % and {:.0} %",
+            100.0 * batches / without_ids,
+            100.0 * batches / with_ids
         );
-        parts.push(batches[1] / single[1]);
+        parts.push(batches / with_ids);
     }
     parts
 }

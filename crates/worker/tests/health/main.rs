@@ -30,7 +30,7 @@ struct Running {
 
 impl Running {
     fn start(bench: &Bench, engine: Arc<dyn Annotator>) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = sandbox::free_address().unwrap();
         let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
         let mut settings =
             Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };

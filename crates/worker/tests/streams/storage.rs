@@ -3,7 +3,7 @@
 
 use crate::common;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Told {
     }
 
     fn start_with(mut settings: Settings) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = sandbox::free_address().unwrap();
         settings.worker.health_address = Some(address);
         // Refused jobs are delivered again soon.
         settings.worker.max_retry_delay = Duration::from_secs(2);

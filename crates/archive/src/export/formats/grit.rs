@@ -9,7 +9,8 @@ use wire::v1::Entity;
 use crate::export::error::ExportError;
 use crate::export::head_noun::noun_chunk;
 use crate::export::item::{Item, Rectangle};
-use crate::export::parquet_columns::{ColumnBuffer, Double, Int32, ParquetFile, Text};
+use crate::export::parquet_columns::{ColumnBuffer, Double, Int32, Text};
+use crate::export::parquet_file::{ParquetFile, RowGroup};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -44,7 +45,7 @@ message grit {
 }";
 
 pub(super) struct Shard {
-    file: ParquetFile,
+    file: ParquetFile<Rows>,
     rows: Rows,
 }
 
@@ -75,20 +76,24 @@ impl Shard {
     }
 
     fn write_group(&mut self) -> Result<(), ExportError> {
-        let rows = &mut self.rows;
-        let mut columns: [&mut dyn ColumnBuffer; 8] = [
-            &mut rows.id,
-            &mut rows.url,
-            &mut rows.key,
-            &mut rows.caption,
-            &mut rows.width,
-            &mut rows.height,
-            &mut rows.noun_chunks,
-            &mut rows.ref_exps,
-        ];
-        self.file.write_row_group(&mut columns)?;
+        self.file.write_row_group(&mut self.rows)?;
         self.rows.count = 0;
         Ok(())
+    }
+}
+
+impl RowGroup for Rows {
+    fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer> {
+        vec![
+            &mut self.id,
+            &mut self.url,
+            &mut self.key,
+            &mut self.caption,
+            &mut self.width,
+            &mut self.height,
+            &mut self.noun_chunks,
+            &mut self.ref_exps,
+        ]
     }
 }
 

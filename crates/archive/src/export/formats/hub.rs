@@ -5,7 +5,8 @@ use parquet::data_type::ByteArray;
 
 use crate::export::error::ExportError;
 use crate::export::item::{CategorizedBox, Item};
-use crate::export::parquet_columns::{Blob, ColumnBuffer, Float, Int32, Int64, ParquetFile, Text};
+use crate::export::parquet_columns::{Blob, ColumnBuffer, Float, Int32, Int64, Text};
+use crate::export::parquet_file::{ParquetFile, RowGroup};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -56,7 +57,7 @@ message examples {
 const FEATURES: &str = r#"{"info":{"features":{"image":{"_type":"Image"},"image_id":{"dtype":"int64","_type":"Value"},"width":{"dtype":"int32","_type":"Value"},"height":{"dtype":"int32","_type":"Value"},"task_id":{"dtype":"string","_type":"Value"},"text":{"dtype":"string","_type":"Value"},"objects":{"bbox":{"feature":{"feature":{"dtype":"float32","_type":"Value"},"_type":"List"},"_type":"List"},"categories":{"feature":{"dtype":"string","_type":"Value"},"_type":"List"},"phrases":{"feature":{"dtype":"string","_type":"Value"},"_type":"List"},"scores":{"feature":{"dtype":"float32","_type":"Value"},"_type":"List"}}}}}"#;
 
 pub(super) struct Shard {
-    file: ParquetFile,
+    file: ParquetFile<Rows>,
     rows: Rows,
 }
 
@@ -86,7 +87,7 @@ impl Shard {
     }
 
     fn write_group(&mut self) -> Result<(), ExportError> {
-        self.file.write_row_group(&mut self.rows.columns())?;
+        self.file.write_row_group(&mut self.rows)?;
         (self.rows.count, self.rows.bytes) = (0, 0);
         Ok(())
     }
@@ -155,9 +156,11 @@ impl Rows {
         self.phrases.push_in_list(repetition, 1, &found.entity.phrase);
         self.scores.push_at(repetition, 1, found.score);
     }
+}
 
-    fn columns(&mut self) -> [&mut dyn ColumnBuffer; 11] {
-        [
+impl RowGroup for Rows {
+    fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer> {
+        vec![
             &mut self.picture,
             &mut self.path,
             &mut self.image_id,

@@ -9,18 +9,22 @@ use crate::export::staged_file::{Finished, StagedFile};
 
 pub(super) struct Shard {
     file: StagedFile,
+    /// The line of the annotation before.
+    line: Vec<u8>,
 }
 
 impl Shard {
     pub(super) fn create(context: &ShardContext) -> Result<Self, ExportError> {
-        Ok(Self { file: context.create("shard", ".jsonl")? })
+        Ok(Self { file: context.create("shard", ".jsonl")?, line: Vec::new() })
     }
 }
 
 impl ShardWriter for Shard {
     fn add(&mut self, item: &Item) -> Result<(), ExportError> {
-        let written = serde_json::to_writer(&mut self.file, &item.annotation);
-        written.map_err(std::io::Error::from).and_then(|()| self.file.write_all(b"\n")).map_err(|e| self.file.failed(e))
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, &item.annotation).map_err(|error| self.file.failed(error))?;
+        self.line.push(b'\n');
+        self.file.write_all(&self.line).map_err(|error| self.file.failed(error))
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Finished>, ExportError> {

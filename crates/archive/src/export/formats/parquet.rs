@@ -7,7 +7,8 @@ use wire::v1::{Entity, FractionBox, GroundedBox, ImageAnnotation, PictureFacts, 
 
 use crate::export::error::ExportError;
 use crate::export::item::Item;
-use crate::export::parquet_columns::{Blob, Bool, ColumnBuffer, Double, Float, Int32, Int64, ParquetFile, Text};
+use crate::export::parquet_columns::{Blob, Bool, ColumnBuffer, Double, Float, Int32, Int64, Text};
+use crate::export::parquet_file::{ParquetFile, RowGroup};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
 
@@ -110,7 +111,7 @@ const UNIQUE: [&str; 12] = [
 ];
 
 pub(super) struct Shard {
-    file: ParquetFile,
+    file: ParquetFile<Rows>,
     rows: Rows,
     pictures: bool,
 }
@@ -174,11 +175,7 @@ impl Shard {
     }
 
     fn write_group(&mut self) -> Result<(), ExportError> {
-        let mut columns = self.rows.columns();
-        if !self.pictures {
-            columns.truncate(columns.len() - 2);
-        }
-        self.file.write_row_group(&mut columns)?;
+        self.file.write_row_group(&mut self.rows)?;
         (self.rows.count, self.rows.bytes) = (0, 0);
         Ok(())
     }
@@ -220,7 +217,7 @@ impl Rows {
             }
             None => {
                 self.picture.push_absent(0, 0);
-                self.path.push_absent(0, 0);
+                self.path.push_optional(None);
             }
         }
     }
@@ -281,7 +278,9 @@ impl Rows {
             self.entities.push(i16::from(index > 0), entity);
         }
     }
+}
 
+impl RowGroup for Rows {
     fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer> {
         let Entities { phrase, start, end, score, corners: [x0, y0, x1, y1], box_score, refined: [rx0, ry0, rx1, ry1] } =
             &mut self.entities;
