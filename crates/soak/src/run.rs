@@ -192,6 +192,9 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     if left > 0 {
         problems.push(format!("{left} jobs are still in the queue"));
     }
+    if summary.lost > 0 {
+        problems.extend(streams::describe(&jetstream).await);
+    }
     progress!("{} requests to the store had a fault", s3.injected());
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok((Summary { faults: options.faults, seconds, ..summary }, problems))

@@ -1,5 +1,7 @@
 //! The streams of a run, grouped by the faults that affect them.
 
+use async_nats::jetstream::Context;
+use futures::TryStreamExt;
 use wire::subjects::{
     ADVISORIES_STREAM, ANNOTATIONS_STREAM, ATTEMPTS_STREAM, EVENTS_STREAM, FAILED_STREAM, JOBS_STREAM, OUTCOMES_STREAM,
     RETRIES_STREAM,
@@ -26,3 +28,37 @@ pub const QUEUES: [&str; 3] = [JOBS_STREAM, RETRIES_STREAM, ADVISORIES_STREAM];
 
 /// The streams that workers publish to. Faults fill them.
 pub const WRITTEN: [&str; 5] = [OUTCOMES_STREAM, ANNOTATIONS_STREAM, FAILED_STREAM, ATTEMPTS_STREAM, RETRIES_STREAM];
+
+/// A line for each stream and for each of its consumers, for the report of a run that lost jobs: whether the server has
+/// their messages, and counts them as acknowledged.
+pub(crate) async fn describe(jetstream: &Context) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in ALL {
+        if let Err(error) = describe_one(jetstream, name, &mut lines).await {
+            lines.push(format!("{name} cannot be read: {error}"));
+        }
+    }
+    lines
+}
+
+async fn describe_one(jetstream: &Context, name: &str, lines: &mut Vec<String>) -> Result<(), async_nats::Error> {
+    let stream = jetstream.get_stream(name).await?;
+    let (state, cluster) = (&stream.cached_info().state, stream.cached_info().cluster.as_ref());
+    let leader = cluster.and_then(|cluster| cluster.leader.as_deref()).unwrap_or("no cluster");
+    lines.push(format!(
+        "{name} at {leader}: {} messages, sequences {} to {}",
+        state.messages, state.first_sequence, state.last_sequence
+    ));
+    let consumers: Vec<_> = stream.consumers().try_collect().await?;
+    lines.extend(consumers.iter().map(|consumer| {
+        format!(
+            "{name} > {}: delivered {}, acknowledged to {}, {} without acknowledgement, {} not delivered",
+            consumer.name,
+            consumer.delivered.stream_sequence,
+            consumer.ack_floor.stream_sequence,
+            consumer.num_ack_pending,
+            consumer.num_pending
+        )
+    }));
+    Ok(())
+}
