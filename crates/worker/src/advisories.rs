@@ -11,6 +11,8 @@
 //! stream replaces the message. The copy has the identity of the job, so the first outcome counts even if a worker
 //! still has the orphaned delivery.
 //!
+//! This is a race: the servers of a cluster remove such messages too, every 30 to 40 s.
+//!
 //! Messages are removed only from work queues, which contain no acknowledged messages.
 
 use std::time::{Duration, Instant};
@@ -48,8 +50,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Delay of the nack of an advisory that could not be handled.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Scans of a queue before an orphan without an outcome is requeued. One with an outcome is removed in the second scan.
-const SCANS: u32 = 5;
+/// Time between two scans of a queue, or `ack_wait` if that is shorter. The second scan that finds an orphan handles it.
+const MAX_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum orphans that one scan handles.
 const MAX_PER_SCAN: u64 = 1000;
 
@@ -76,14 +78,6 @@ struct MaxDeliveries {
     deliveries: u64,
 }
 
-/// Messages of a queue that its consumer takes for acknowledged.
-#[derive(Debug, Clone, Copy, Default)]
-struct Orphans {
-    scans: u32,
-    /// The last sequence of them at the first scan.
-    last_sequence: u64,
-}
-
 /// A job, read from its message in a queue.
 struct Job {
     info: DeliveryInfo,
@@ -97,8 +91,6 @@ struct Job {
 /// What to do with a job that has neither an outcome nor a newer copy in the retries stream.
 #[derive(Debug, Clone, Copy)]
 enum Action {
-    /// Nothing yet.
-    Wait,
     /// Publish it to the retries stream.
     Requeue,
     /// Record a failure: the server has delivered it as often as `max_deliver` allows.
@@ -112,14 +104,14 @@ impl MaxDeliveriesReconciler {
         let name = &self.consumer.cached_info().name;
         let queues =
             [(&self.jobs_stream, name), (&self.jobs_stream, &self.urgent_consumer), (&self.retries_stream, name)];
-        let mut orphans = queues.map(|queue| (queue, Orphans::default()));
-        let interval = self.consumer.cached_info().config.ack_wait;
+        let mut orphans = queues.map(|queue| (queue, 0));
+        let interval = self.consumer.cached_info().config.ack_wait.min(MAX_SCAN_INTERVAL);
         while !stop.is_cancelled() {
             if scanned.elapsed() > interval {
                 scanned = Instant::now();
-                for ((stream, consumer), seen) in &mut orphans {
-                    match self.scan(stream, consumer, *seen).await {
-                        Ok(now) => *seen = now,
+                for ((stream, consumer), last) in &mut orphans {
+                    match self.scan(stream, consumer, *last).await {
+                        Ok(found) => *last = found,
                         Err(error) => tracing::debug!(%stream, "the queue could not be scanned for orphans: {error}"),
                     }
                 }
@@ -135,9 +127,10 @@ impl MaxDeliveriesReconciler {
     }
 
     /// Looks for messages in the queue that the consumer neither has pending nor waits to be acknowledged, and removes or
-    /// requeues those that were already found by earlier scans.
-    async fn scan(&self, name: &str, consumer: &str, before: Orphans) -> Result<Orphans, async_nats::Error> {
-        let Some(stream) = self.queue(name).await? else { return Ok(Orphans::default()) };
+    /// requeues those that the scan before found too, whose last sequence is `before`. Returns the last sequence of those
+    /// found; 0 if there are none.
+    async fn scan(&self, name: &str, consumer: &str, before: u64) -> Result<u64, async_nats::Error> {
+        let Some(stream) = self.queue(name).await? else { return Ok(0) };
         let consumer = stream.consumer_info(consumer).await?;
         let (state, config) = (&stream.cached_info().state, &consumer.config);
         // A consumer with another filter leaves messages to other consumers.
@@ -147,23 +140,17 @@ impl MaxDeliveriesReconciler {
         let is_idle = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         let done = if is_idle { state.last_sequence } else { consumer.ack_floor.stream_sequence };
         if !takes_all || state.messages == 0 || done < state.first_sequence {
-            return Ok(Orphans::default());
+            return Ok(0);
         }
         let urgent = Some(is_urgent(&config.filter_subject));
         // Cursors of `groundling enqueue` are in the jobs stream too, and stay there.
         let Some(first) = first_sequence(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
-            return Ok(Orphans::default());
+            return Ok(0);
         };
-        let first_scan = before.last_sequence < first;
-        let before = if first_scan { Orphans { scans: 0, last_sequence: done } } else { before };
-        let last = before.last_sequence.min(first.saturating_add(MAX_PER_SCAN));
-        if !first_scan {
-            for sequence in first..=last {
-                let action = if before.scans >= SCANS { Action::Requeue } else { Action::Wait };
-                self.end_job(&stream, sequence, None, urgent, action).await?;
-            }
+        for sequence in first..=before.min(done).min(first.saturating_add(MAX_PER_SCAN)) {
+            self.end_job(&stream, sequence, None, urgent, Action::Requeue).await?;
         }
-        Ok(Orphans { scans: before.scans.saturating_add(1), ..before })
+        Ok(done)
     }
 
     /// The stream, if it is a work queue: it may have been recreated with another retention.
@@ -253,7 +240,6 @@ impl MaxDeliveriesReconciler {
             );
         } else {
             match action {
-                Action::Wait => return Ok(()),
                 Action::Requeue => self.requeue(&job, sequence).await?,
                 Action::Fail { deliveries } => {
                     let last_error = self.attempts.last_error(&job.info).await;

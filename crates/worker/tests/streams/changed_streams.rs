@@ -83,7 +83,7 @@ async fn done_jobs_of_a_stream_that_keeps_them_are_neither_deleted_nor_made_fail
         info.num_pending == 0 && info.num_ack_pending == 0
     })
     .await;
-    // Longer than all scans after which a job counts as orphaned.
+    // Longer than two scans, after which a job counts as orphaned.
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(bench.messages_in(&bench.streams.jobs).await, 5);
     assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
