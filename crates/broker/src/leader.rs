@@ -18,11 +18,11 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// The sequence of the last message of a subject (with wildcards; empty for all), if it was published at `since` or
 /// later. 0 if there is none.
 ///
-/// The server says that there is no message whatever error it had in looking for one. So that is only taken for an answer
-/// if the server also counts no message.
+/// The server says that there is no message whatever error it had in looking for one, such as a file that was damaged when
+/// the server was killed. So that is only taken for an answer if the server also counts no message.
 ///
 /// # Errors
-/// If the leader does not answer, or finds none of the messages that it counts.
+/// If the leader does not answer, or cannot read the messages that it counts.
 pub async fn last_sequence<I>(
     stream: &Stream<I>,
     subject: &str,
@@ -38,8 +38,12 @@ pub async fn last_sequence<I>(
             None => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
-    let subject = if is_all { "any subject" } else { subject };
-    Err(format!("the server counts messages of {subject}, and does not find the last one").into())
+    let of_subject = if is_all { String::new() } else { format!(" of {subject}") };
+    Err(format!(
+        "the server that leads the stream counts messages{of_subject}, and cannot read the last one: let another server lead \
+         the stream (`nats stream cluster step-down`), and compare their copies"
+    )
+    .into())
 }
 
 async fn last_of_all<I>(stream: &Stream<I>) -> Result<Option<StreamMessage>, async_nats::Error> {
