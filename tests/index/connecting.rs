@@ -27,7 +27,7 @@ async fn a_database_that_cannot_be_used_is_told_in_one_sentence_with_the_exit_co
     drop(client);
     running.await.unwrap().unwrap();
     let sqlite = |name: &str| format!("sqlite:{}", bench.path(name));
-    let closed = sandbox::free_ports(1).unwrap()[0];
+    let closed = sandbox::free_address().unwrap().port();
     let cases = [
         ("mysql://u:secret@h/d".to_owned(), 2, "a database is postgres://"),
         ("postgres://u:secret@h/d?sslmode=prefer".to_owned(), 2, "use sslmode=verify-full"),

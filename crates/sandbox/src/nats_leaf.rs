@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::SandboxError;
 use crate::nats::{NatsOptions, NatsServer};
-use crate::ports::free_ports;
+use crate::ports::free_address;
 
 /// The port for leaf nodes is chosen before it is bound, so another program may take it.
 const START_ATTEMPTS: u32 = 4;
@@ -39,8 +39,7 @@ impl NatsLeaf {
     }
 
     async fn launch(leaf: &NatsOptions) -> Result<Self, SandboxError> {
-        let ports = free_ports(1).map_err(SandboxError::io("find a free port for leaf nodes"))?;
-        let port = ports.first().copied().unwrap_or_default();
+        let port = free_address().map_err(SandboxError::io("find a free port for leaf nodes"))?.port();
         let hub = NatsServer::start(&NatsOptions {
             domain: Some(Self::HUB_DOMAIN.to_owned()),
             extra_config: format!("server_name: hub\nleafnodes {{\n  listen: \"127.0.0.1:{port}\"\n}}\n"),

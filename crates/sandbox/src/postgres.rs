@@ -11,7 +11,7 @@ use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
 use crate::error::SandboxError;
-use crate::ports::free_ports;
+use crate::ports::free_address;
 use crate::process::ServerProcess;
 use crate::rig::SearchPaths;
 
@@ -157,7 +157,7 @@ impl PostgresServer {
         let mut attempt = 1;
         loop {
             if !self.was_ready {
-                self.port = free_ports(1).map_err(SandboxError::io("find a free port"))?.first().copied().unwrap_or(0);
+                self.port = free_address().map_err(SandboxError::io("find a free port"))?.port();
             }
             match self.try_launch().await {
                 Err(SandboxError::EndedEarly { log, .. }) if attempt < START_ATTEMPTS => {

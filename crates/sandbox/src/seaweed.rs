@@ -212,7 +212,7 @@ async fn is_ready(s3_port: u16, filer_port: u16) -> bool {
 fn free_ports() -> std::io::Result<Vec<u16>> {
     let mut ports = ports::free_ports(PORT_FLAGS.len() - 2)?;
     loop {
-        let admin = ports::free_ports(1)?[0];
+        let admin = ports::free_address()?.port();
         if let Some(grpc) = admin.checked_add(ADMIN_GRPC_OFFSET)
             && ports::is_free(grpc)
         {

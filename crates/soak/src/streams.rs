@@ -1,4 +1,4 @@
-//! The streams of a run, grouped by the faults that affect them.
+//! The streams of a run, grouped by the faults that affect them, and their states for the report of a run.
 
 use async_nats::jetstream::Context;
 use futures::TryStreamExt;

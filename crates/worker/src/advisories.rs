@@ -11,7 +11,7 @@
 //! stream replaces the message. The copy has the identity of the job, so the first outcome counts even if a worker
 //! still has the orphaned delivery.
 //!
-//! This is a race: the servers of a cluster remove such messages too, every 30 to 40 s.
+//! Requeueing races with the servers of a cluster, which remove such messages themselves every 30 to 40 s.
 //!
 //! Messages are removed only from work queues, which contain no acknowledged messages.
 

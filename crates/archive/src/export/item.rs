@@ -29,7 +29,6 @@ impl From<StoredMessage> for EncodedItem {
 impl EncodedItem {
     /// Decodes the annotation.
     pub(crate) fn annotation(&self) -> Result<ImageAnnotation, DecodeError> {
-        // Decoding a slice takes less time than decoding `Bytes`.
         ImageAnnotation::decode(self.payload.as_ref())
     }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use parquet::basic::Compression;
-use parquet::errors::Result;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
@@ -25,7 +25,7 @@ pub(crate) trait RowGroup: Default + Send + 'static {
     fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer>;
 }
 
-type Encoder = JoinHandle<std::result::Result<StagedFile, ExportError>>;
+type Encoder = JoinHandle<Result<StagedFile, ExportError>>;
 
 /// A Parquet file of a shard.
 pub(crate) struct ParquetFile<R> {
@@ -45,7 +45,7 @@ impl<R: RowGroup> ParquetFile<R> {
         schema: &str,
         unique: &[&str],
         metadata: impl IntoIterator<Item = (&'static str, String)>,
-    ) -> std::result::Result<Self, ExportError> {
+    ) -> Result<Self, ExportError> {
         let schema = parse_message_type(schema).map_err(|error| file.failed(error))?;
         let path = file.path().display().to_string();
         let writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties(unique, metadata)))
@@ -63,7 +63,7 @@ impl<R: RowGroup> ParquetFile<R> {
     }
 
     /// Writes these rows as one row group, and puts an empty one in their place.
-    pub(crate) fn write_row_group(&mut self, rows: &mut R) -> std::result::Result<(), ExportError> {
+    pub(crate) fn write_row_group(&mut self, rows: &mut R) -> Result<(), ExportError> {
         // The encoder ends before its sender does only with an error.
         let Ok(empty) = self.empty.recv() else { return encoded(self.encoder.take(), &self.path).map(drop) };
         // If the encoder has failed meanwhile, the next call tells.
@@ -72,14 +72,14 @@ impl<R: RowGroup> ParquetFile<R> {
     }
 
     /// Completes the file.
-    pub(crate) fn finish(self) -> std::result::Result<Finished, ExportError> {
+    pub(crate) fn finish(self) -> Result<Finished, ExportError> {
         drop(self.full);
         encoded(self.encoder, &self.path)?.finish()
     }
 }
 
 /// What the encoder ended with.
-fn encoded(encoder: Option<Encoder>, path: &str) -> std::result::Result<StagedFile, ExportError> {
+fn encoded(encoder: Option<Encoder>, path: &str) -> Result<StagedFile, ExportError> {
     match encoder.map(JoinHandle::join) {
         Some(Ok(ended)) => ended,
         Some(Err(_)) | None => Err(ExportError::file(path, "its encoder panicked")),
@@ -91,7 +91,7 @@ fn encode<R: RowGroup>(
     mut file: SerializedFileWriter<StagedFile>,
     full: &Receiver<R>,
     empty: &Sender<R>,
-) -> Result<StagedFile> {
+) -> Result<StagedFile, ParquetError> {
     for mut rows in full {
         let mut group = file.next_row_group()?;
         for column in rows.columns() {

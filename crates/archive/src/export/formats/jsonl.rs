@@ -9,7 +9,7 @@ use crate::export::staged_file::{Finished, StagedFile};
 
 pub(super) struct Shard {
     file: StagedFile,
-    /// The line of the annotation before.
+    /// Reused for each line.
     line: Vec<u8>,
 }
 
