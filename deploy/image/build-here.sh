@@ -66,7 +66,7 @@ if [ -z "$program" ]; then
         mount -t proc proc "$ROOT/proc"
         mount --bind /dev "$ROOT/dev"
         cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
-        env -i PATH=/usr/local/cargo/bin:/usr/bin:/bin HOME=/root RUSTUP_HOME=/usr/local/rustup \
+        env -i PATH=/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUSTUP_HOME=/usr/local/rustup \
             CARGO_HOME=/usr/local/cargo CARGO_TARGET_DIR=/target CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-2}" \
             chroot "$ROOT" /src/deploy/image/compile.sh'
     program=$build/target/release/groundling

@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(decode(format, &headers, body).as_ref(), Ok(&decoded));
     for record in &decoded.records {
         let Record::Object(object) = record else { continue };
-        assert!(!object.bucket.is_empty());
+        assert!(!object.bucket.is_empty() && !object.key.is_empty());
         for encoding in [None, Some(KeyEncoding::Form), Some(KeyEncoding::Raw)] {
             match rule(encoding).select(object) {
                 Selected::Job(job) => {

@@ -118,7 +118,9 @@ async fn measure_memory(sizes: &[u64]) {
     for &keys in sizes {
         let store = SyntheticStore::start(keys, Duration::ZERO).await;
         let feeder = start(&bench, &store, &format!("keys-{keys}"), 16);
-        let output = String::from_utf8(feeder.wait_with_output().unwrap().stdout).unwrap();
+        // The store answers on this thread.
+        let output = tokio::task::spawn_blocking(|| feeder.wait_with_output()).await.unwrap().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
         let line = output.lines().find(|line| line.contains("peak_mb=")).unwrap();
         eprintln!("{keys} keys: {line}");
         let peak = line.split("peak_mb=").nth(1).unwrap().split(' ').next().unwrap();

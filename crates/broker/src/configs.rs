@@ -92,7 +92,9 @@ pub(crate) fn wanted_streams(settings: &StreamSettings, max_payload: usize) -> [
             name: settings.retries.clone(),
             description: Some("Groundling: jobs that wait for their next attempt, used by workers only".to_owned()),
             subjects: vec![RETRIES_WILDCARD.to_owned()],
-            retention: RetentionPolicy::WorkQueue,
+            // Workers delete retries themselves. A work queue removes what its consumer takes for acknowledged, and after a
+            // crash in a cluster a consumer can take retries for acknowledged that no worker has processed.
+            retention: RetentionPolicy::Limits,
             ..common.clone()
         },
         stream::Config {

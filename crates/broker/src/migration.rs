@@ -1,10 +1,11 @@
 //! Changes the streams of an earlier version: the jobs stream, so that it stores the records of `groundling enqueue` and
 //! urgent jobs, and accepts atomic batches, with a consumer that is limited to jobs; the subjects of the failed and events
-//! streams; the compression of the annotations.
+//! streams; the compression of the annotations; the retention of the retries.
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{self, FromConsumer, pull};
 use async_nats::jetstream::stream::{self, Compression, RetentionPolicy};
-use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, URGENT_WILDCARD};
+use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, RETRIES_WILDCARD, URGENT_WILDCARD};
 
 use crate::api::{Broker, SetupError};
 use crate::causes::causes;
@@ -20,7 +21,10 @@ pub struct Migration {
     failed: Option<stream::Config>,
     annotations: Option<stream::Config>,
     events: Option<stream::Config>,
+    /// The stream that replaces the one of the same name, whose retention the server cannot change, and its consumer.
+    retries: Option<(stream::Config, Option<pull::Config>)>,
     steps: Vec<String>,
+    postponed: Vec<String>,
 }
 
 /// Why a migration could not be planned or completed. It can be run again.
@@ -37,6 +41,9 @@ pub enum MigrationError {
         "stream {0} is not a work queue and cannot be migrated: delete it and create it again with `groundling setup`"
     )]
     NoQueue(String),
+    /// Retries were published to the stream while it was replaced.
+    #[error("stream {0} has received retries meanwhile and was not replaced: run `groundling setup --migrate` again")]
+    NotEmpty(String),
     /// The server rejected a change.
     #[error("{what} could not be changed: {reason}")]
     Refused {
@@ -59,6 +66,7 @@ impl Migration {
         plan.change_jobs(&broker, settings).await?;
         plan.change_failed(&broker, settings).await?;
         plan.change_annotations(&broker, settings).await?;
+        plan.change_retries(&broker, settings).await?;
         Ok(plan)
     }
 
@@ -162,6 +170,34 @@ impl Migration {
         Ok(())
     }
 
+    /// The retries stream was a work queue in earlier versions. The server does not change that, so the stream is replaced as
+    /// soon as it is empty.
+    async fn change_retries(&mut self, broker: &Broker, settings: &StreamSettings) -> Result<(), MigrationError> {
+        let (name, what) = (&settings.retries, format!("stream {}", settings.retries));
+        let Some(found) = broker.request(&what, name, || broker.jetstream.get_stream(name)).await? else {
+            return Ok(());
+        };
+        let (config, messages) = (&found.cached_info().config, found.cached_info().state.messages);
+        if config.retention != RetentionPolicy::WorkQueue {
+            return Ok(());
+        }
+        if messages > 0 {
+            self.postponed.push(format!(
+                "{what} remains a work queue, because it is not empty (messages: {messages}): run `groundling setup --migrate` again when it is"
+            ));
+            return Ok(());
+        }
+        let consumer = settings.consumer.as_str();
+        let info = broker.request(&format!("consumer {consumer}"), name, || found.consumer_info(consumer)).await?;
+        let consumer = info.and_then(|info| pull::Config::try_from_consumer_config(info.config).ok());
+        // Not the subjects of the stream: a migration that did not complete has changed them.
+        let subjects = vec![RETRIES_WILDCARD.to_owned()];
+        let wanted = stream::Config { retention: RetentionPolicy::Limits, subjects, ..config.clone() };
+        self.steps.push(format!("{what}: replace it, which is empty, by one with the retention Limits"));
+        self.retries = Some((wanted, consumer));
+        Ok(())
+    }
+
     fn filter_consumer(&mut self, what: &str, name: &str, config: consumer::Config) {
         if !config.filter_subject.is_empty() || !config.filter_subjects.is_empty() {
             return;
@@ -178,10 +214,15 @@ impl Migration {
         &self.steps
     }
 
+    /// A line for each change that cannot be made now.
+    pub fn postponed(&self) -> &[String] {
+        &self.postponed
+    }
+
     /// Makes the changes. Workers can keep running.
     ///
     /// # Errors
-    /// [`MigrationError::Refused`]. Changes that were made before the error stay.
+    /// [`MigrationError::Refused`] and [`MigrationError::NotEmpty`]. Changes that were made before the error stay.
     pub async fn apply(self, broker: impl Into<Broker>, settings: &StreamSettings) -> Result<(), MigrationError> {
         let jetstream = broker.into().jetstream;
         if let Some((name, config)) = self.consumer {
@@ -195,6 +236,35 @@ impl Migration {
             let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }
-        Ok(())
+        match self.retries {
+            Some((wanted, consumer)) => replace_retries(&jetstream, wanted, consumer).await,
+            None => Ok(()),
+        }
     }
+}
+
+/// Replaces the empty retries stream. Without subjects it receives nothing between the check that it is empty and its
+/// deletion; workers keep jobs in the jobs stream meanwhile.
+async fn replace_retries(
+    jetstream: &Context,
+    wanted: stream::Config,
+    consumer: Option<pull::Config>,
+) -> Result<(), MigrationError> {
+    let name = wanted.name.clone();
+    let refused = |reason| MigrationError::Refused { what: format!("stream {name}"), reason };
+    // A stream without subjects has its own name as its subject.
+    let closed = stream::Config { retention: RetentionPolicy::WorkQueue, subjects: Vec::new(), ..wanted.clone() };
+    jetstream.update_stream(&closed).await.map_err(|error| refused(causes(&error)))?;
+    let found = jetstream.get_stream(&name).await.map_err(|error| refused(causes(&error)))?;
+    if found.cached_info().state.messages > 0 {
+        let opened = stream::Config { subjects: wanted.subjects.clone(), ..closed };
+        jetstream.update_stream(&opened).await.map_err(|error| refused(causes(&error)))?;
+        return Err(MigrationError::NotEmpty(name));
+    }
+    jetstream.delete_stream(&name).await.map_err(|error| refused(causes(&error)))?;
+    let created = jetstream.create_stream(wanted).await.map_err(|error| refused(causes(&error)))?;
+    if let Some(consumer) = consumer {
+        created.create_consumer(consumer).await.map_err(|error| refused(causes(&error)))?;
+    }
+    Ok(())
 }

@@ -14,7 +14,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use wire::subjects::{
     ANNOTATIONS_WILDCARD, ATTEMPTS_WILDCARD, FAILED_WILDCARD, OUTCOMES_WILDCARD, RETRIES_WILDCARD, attempts_subject,
-    retry_subject,
 };
 
 use crate::connection::Connection;
@@ -111,9 +110,7 @@ fn probes(api: &str, streams: &StreamSettings) -> Vec<Probe> {
         request(format!("{api}.STREAM.MSG.DELETE.{stream}"), MALFORMED.to_owned());
     }
     // Of message 0, which does not exist.
-    for (stream, subjects) in [(retries, retry_subject("", 0, 0)), (attempts, attempts_subject(0, 0))] {
-        request(format!("{api}.STREAM.PURGE.{stream}"), format!("{{\"filter\":\"{subjects}\"}}"));
-    }
+    request(format!("{api}.STREAM.PURGE.{attempts}"), format!("{{\"filter\":\"{}\"}}", attempts_subject(0, 0)));
     for stream in [annotations, failed] {
         request(format!("{api}.CONSUMER.CREATE.{stream}.{NAME}"), MALFORMED.to_owned());
         request(format!("{api}.CONSUMER.MSG.NEXT.{stream}.{NAME}"), MALFORMED.to_owned());

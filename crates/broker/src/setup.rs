@@ -4,7 +4,7 @@
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::stream;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 use wire::subjects::URGENT_WILDCARD;
 
 use crate::api::{ApiError, ApiErrorKind};
@@ -14,7 +14,9 @@ use crate::configs::{
 };
 use crate::differences::{consumer_differences, stream_differences};
 use crate::settings::StreamSettings;
-use crate::stream_rules::{consumer_errors, failed_stream_errors, jobs_stream_errors, outcomes_stream_errors};
+use crate::stream_rules::{
+    consumer_errors, failed_stream_errors, jobs_stream_errors, outcomes_stream_errors, retries_stream_errors,
+};
 use crate::stream_sizes::{Storage, StorageUse};
 
 /// The state of the streams and consumers. [`SetupReport::is_ready`] says whether workers can start.
@@ -108,8 +110,10 @@ async fn create_or_compare(
                     report.differences.extend(storage.unbounded_jobs(config).await?);
                 }
                 report.differences.extend(stream_differences(&wanted, config, migrated(settings, &wanted, config)));
-                if config.name == settings.jobs || config.name == settings.retries {
+                if config.name == settings.jobs {
                     report.errors.extend(jobs_stream_errors(config));
+                } else if config.name == settings.retries {
+                    report.errors.extend(retries_stream_errors(config));
                 } else if config.name == settings.outcomes {
                     report.errors.extend(outcomes_stream_errors(config));
                 } else if config.name == settings.failed {
@@ -310,6 +314,8 @@ fn migrated(settings: &StreamSettings, wanted: &stream::Config, found: &stream::
         &["subjects"]
     } else if found.name == settings.annotations {
         &["compression"]
+    } else if found.name == settings.retries && found.retention == RetentionPolicy::WorkQueue {
+        &["retention"]
     } else {
         &[]
     }
@@ -327,8 +333,6 @@ pub(crate) async fn find_consumer_of(
 
 #[cfg(test)]
 mod tests {
-    use async_nats::jetstream::stream::RetentionPolicy;
-
     use super::*;
 
     #[test]
@@ -359,6 +363,9 @@ mod tests {
                 name if *name == settings.jobs => stream::Config { subjects: vec!["x".into()], ..wanted.clone() },
                 name if *name == settings.annotations => {
                     stream::Config { compression: Some(stream::Compression::None), ..wanted.clone() }
+                }
+                name if *name == settings.retries => {
+                    stream::Config { retention: RetentionPolicy::WorkQueue, ..wanted.clone() }
                 }
                 _ => return None,
             };

@@ -11,35 +11,26 @@ use wire::v1::FailureReason;
 /// The shortest `ack_wait` within which a busy worker can send its progress acks in time.
 pub const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(3);
 
-/// Settings with which a stream of jobs loses jobs, delivers finished ones, or keeps them forever: one sentence for each.
+/// Settings with which the jobs stream loses jobs, delivers finished ones, or keeps them forever: one sentence for each.
 pub fn jobs_stream_errors(config: &stream::Config) -> Vec<String> {
     let mut errors = Errors::new(format!("stream {}", config.name));
     errors.add_if(
         config.retention != RetentionPolicy::WorkQueue,
         format!("has the retention {:?} instead of WorkQueue: finished jobs would stay in it, or jobs without a consumer would be lost; delete it and run `groundling setup`", config.retention),
     );
+    errors.add_job_stream_errors(config);
+    errors.found
+}
+
+/// Settings with which the retries stream loses jobs or keeps them forever: one sentence for each. Earlier versions created
+/// it as a work queue, which workers can use too.
+pub fn retries_stream_errors(config: &stream::Config) -> Vec<String> {
+    let mut errors = Errors::new(format!("stream {}", config.name));
     errors.add_if(
-        config.discard == DiscardPolicy::Old && (config.max_messages > 0 || config.max_bytes > 0),
-        "has a bound and discards old messages: jobs would be lost when it is full; set its discard policy to New",
+        config.retention == RetentionPolicy::Interest,
+        "has the retention Interest instead of Limits: jobs without a consumer would be lost; delete it and run `groundling setup`",
     );
-    errors.add_if(
-        config.max_messages_per_subject > 0
-            && !(config.discard == DiscardPolicy::New && config.discard_new_per_subject),
-        "limits the messages per subject: older jobs of a dataset would be lost; remove max_msgs_per_subject",
-    );
-    errors.add_if(
-        !config.max_age.is_zero(),
-        format!("has a max_age of {:?}: jobs that wait longer would be lost; remove it", config.max_age),
-    );
-    errors.add_if(
-        config.mirror.is_some(),
-        "is a mirror: finished jobs stay in its origin and return if the mirror is created again; use the origin, or another stream",
-    );
-    errors.add_if(config.sealed, "is sealed: no job could be removed from it; delete it and run `groundling setup`");
-    errors.add_if(
-        config.deny_delete,
-        "denies the deletion of messages: jobs that reached max_deliver could not be removed from it; delete it and run `groundling setup`",
-    );
+    errors.add_job_stream_errors(config);
     errors.found
 }
 
@@ -148,6 +139,32 @@ impl Errors {
         Self { name, found: Vec::new() }
     }
 
+    /// Settings with which a stream of jobs loses them, or keeps them forever.
+    fn add_job_stream_errors(&mut self, config: &stream::Config) {
+        self.add_if(
+            config.discard == DiscardPolicy::Old && (config.max_messages > 0 || config.max_bytes > 0),
+            "has a bound and discards old messages: jobs would be lost when it is full; set its discard policy to New",
+        );
+        self.add_if(
+            config.max_messages_per_subject > 0
+                && !(config.discard == DiscardPolicy::New && config.discard_new_per_subject),
+            "limits the messages per subject: older jobs of a dataset would be lost; remove max_msgs_per_subject",
+        );
+        self.add_if(
+            !config.max_age.is_zero(),
+            format!("has a max_age of {:?}: jobs that wait longer would be lost; remove it", config.max_age),
+        );
+        self.add_if(
+            config.mirror.is_some(),
+            "is a mirror: finished jobs stay in its origin and return if the mirror is created again; use the origin, or another stream",
+        );
+        self.add_if(config.sealed, "is sealed: no job could be removed from it; delete it and run `groundling setup`");
+        self.add_if(
+            config.deny_delete,
+            "denies the deletion of messages: workers could not remove jobs from it; delete it and run `groundling setup`",
+        );
+    }
+
     fn add_if(&mut self, is_wrong: bool, error: impl AsRef<str>) {
         if is_wrong {
             self.found.push(format!("{} {}", self.name, error.as_ref()));
@@ -173,6 +190,20 @@ mod tests {
             stream::Config { discard: DiscardPolicy::Old, ..work_queue() },
         ] {
             assert!(jobs_stream_errors(&fine).is_empty(), "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn retries_may_be_a_work_queue_and_have_the_rules_of_jobs_otherwise() {
+        for fine in [work_queue(), stream::Config { retention: RetentionPolicy::Limits, ..work_queue() }] {
+            assert!(retries_stream_errors(&fine).is_empty(), "{fine:?}");
+        }
+        for wrong in [
+            stream::Config { retention: RetentionPolicy::Interest, ..work_queue() },
+            stream::Config { discard: DiscardPolicy::Old, max_bytes: 5, ..work_queue() },
+            stream::Config { deny_delete: true, ..work_queue() },
+        ] {
+            assert_eq!(retries_stream_errors(&wrong).len(), 1, "{wrong:?}");
         }
     }
 

@@ -49,7 +49,7 @@ fn path_to(step: Step) -> (Kind, &'static [Step]) {
         // Outcomes are not looked up at the first delivery.
         Step::LookedUp => (Kind::Good, &[Step::Received]),
         Step::FailureClaimed | Step::FailurePublished | Step::Terminated => (Kind::Bad, &[]),
-        Step::RetryPublished | Step::Requeued => (Kind::Unavailable, &[]),
+        Step::RetryPublished | Step::Requeued | Step::CopyDeleted => (Kind::Unavailable, &[]),
     }
 }
 

@@ -11,9 +11,11 @@
 //! stream replaces the message. The copy has the identity of the job, so the first outcome counts even if a worker
 //! still has the orphaned delivery.
 //!
-//! Requeueing races with the servers of a cluster, which remove such messages themselves every 30 to 40 s.
+//! In the jobs stream, requeueing races with the servers of a cluster, which remove such messages from a work queue
+//! themselves every 30 to 40 s.
 //!
-//! Messages are removed only from work queues, which contain no acknowledged messages.
+//! Messages are removed only from streams without acknowledged messages: from a jobs stream that is a work queue, and from
+//! the retries stream, from which workers delete the retries of jobs that have ended.
 
 use std::time::{Duration, Instant};
 
@@ -153,11 +155,11 @@ impl MaxDeliveriesReconciler {
         Ok(done)
     }
 
-    /// The stream, if it is a work queue: it may have been recreated with another retention.
+    /// The stream, unless acknowledged jobs can be in it: it may have been recreated with another retention.
     async fn queue(&self, name: &str) -> Result<Option<Stream>, async_nats::Error> {
         let stream = self.jetstream.get_stream(name).await?;
         let is_queue = stream.cached_info().config.retention == RetentionPolicy::WorkQueue;
-        Ok(is_queue.then_some(stream))
+        Ok((is_queue || name == self.retries_stream).then_some(stream))
     }
 
     async fn pull(&self) -> Result<(), async_nats::Error> {
@@ -224,7 +226,12 @@ impl MaxDeliveriesReconciler {
             return Ok(());
         }
         let is_copy = stream.cached_info().config.name == self.retries_stream;
-        let job = if is_copy { Job::of_retry(message)? } else { Job::of(message, &self.jobs_stream) };
+        let job = if is_copy { Job::of_retry(message) } else { Some(Job::of(message, &self.jobs_stream)) };
+        let Some(job) = job else {
+            tracing::warn!(sequence, "removing a message from the retries stream that is not a copy of a job");
+            stream.delete_message(sequence).await?;
+            return Ok(());
+        };
         if self.publisher.outcomes.find(&job.info).await?.is_some() {
             tracing::warn!(
                 subject = job.subject,
@@ -343,9 +350,10 @@ impl Job {
         Self { info, subject: message.subject.to_string(), payload: message.payload, headers: message.headers, copy: 0 }
     }
 
-    fn of_retry(message: StreamMessage) -> Result<Self, async_nats::Error> {
-        let retry = Retry::decode(message.payload)?;
-        Ok(Self {
+    /// `None` if the message is not a copy of a job.
+    fn of_retry(message: StreamMessage) -> Option<Self> {
+        let retry = Retry::decode(message.payload).ok().filter(|retry| !retry.subject.is_empty())?;
+        Some(Self {
             info: DeliveryInfo::of_retry(&retry, 0),
             subject: retry.subject,
             payload: retry.job,

@@ -8,7 +8,9 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use broker::stream_rules::{ack_wait, consumer_errors, jobs_stream_errors};
+use broker::stream_rules::{ack_wait, consumer_errors, jobs_stream_errors, retries_stream_errors};
+
+use crate::queue::Queue;
 
 /// Maximum age of the configuration that is used.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
@@ -30,6 +32,7 @@ pub(crate) struct PullLimits {
 #[derive(Debug)]
 pub(crate) struct ConsumerMonitor {
     consumer: PullConsumer,
+    queue: Queue,
     /// Used to check the stream; `None` if the stream is not checked.
     jetstream: Option<Context>,
     ack_wait: watch::Sender<Duration>,
@@ -48,14 +51,14 @@ struct Snapshot {
 }
 
 impl ConsumerMonitor {
-    pub(crate) fn new(consumer: PullConsumer) -> Self {
+    pub(crate) fn new(consumer: PullConsumer, queue: Queue) -> Self {
         let ack_wait = watch::Sender::new(ack_wait(&consumer.cached_info().config));
-        Self { consumer, jetstream: None, ack_wait, last: Mutex::default() }
+        Self { consumer, queue, jetstream: None, ack_wait, last: Mutex::default() }
     }
 
     /// A monitor of another consumer, which checks the stream if this one does.
-    pub(crate) fn for_consumer(&self, consumer: PullConsumer) -> Self {
-        Self { jetstream: self.jetstream.clone(), ..Self::new(consumer) }
+    pub(crate) fn for_consumer(&self, consumer: PullConsumer, queue: Queue) -> Self {
+        Self { jetstream: self.jetstream.clone(), ..Self::new(consumer, queue) }
     }
 
     /// The same monitor, which also checks the stream.
@@ -132,7 +135,10 @@ impl ConsumerMonitor {
         let Some(jetstream) = &self.jetstream else { return Ok(Vec::new()) };
         let stream = &self.consumer.cached_info().stream_name;
         match tokio::time::timeout(RESPONSE_TIMEOUT, jetstream.get_stream(stream)).await {
-            Ok(Ok(stream)) => Ok(jobs_stream_errors(&stream.cached_info().config)),
+            Ok(Ok(stream)) => Ok(match self.queue {
+                Queue::Jobs => jobs_stream_errors(&stream.cached_info().config),
+                Queue::Retries => retries_stream_errors(&stream.cached_info().config),
+            }),
             Ok(Err(error)) => Err(format!("the configuration of the stream {stream} cannot be read: {error}")),
             Err(_) => Err(format!(
                 "the server did not respond within {RESPONSE_TIMEOUT:?} to a request for the stream {stream}"

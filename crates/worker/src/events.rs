@@ -80,6 +80,8 @@ steps! {
     Terminated,
     /// A copy of the job was published to the retries stream.
     RetryPublished,
+    /// The copy was deleted, because its job has ended.
+    CopyDeleted,
     /// The job was requeued: its copy has replaced it, or it was nacked.
     Requeued,
 }

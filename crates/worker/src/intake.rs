@@ -80,11 +80,11 @@ impl Intake {
     /// An intake that takes at most `slots` jobs at a time from `consumer` and keeps each for at most `longest`.
     /// Progress acks follow the consumer's own `ack_wait`.
     pub fn new(jetstream: Context, consumer: PullConsumer, slots: usize, longest: Duration) -> Self {
-        let monitor = ConsumerMonitor::new(consumer.clone());
+        let kind = ConsumerKind::Jobs;
+        let monitor = ConsumerMonitor::new(consumer.clone(), kind.queue());
         let lease = Lease { ack_wait: monitor.ack_wait(), longest };
         let (slots, active_jobs) = (Slots::new(slots), ActiveJobs::default());
         let spans = JobSpans::off();
-        let kind = ConsumerKind::Jobs;
         Self {
             jetstream,
             kind,
@@ -113,7 +113,7 @@ impl Intake {
     }
 
     fn of_kind(&self, kind: ConsumerKind, consumer: PullConsumer) -> Self {
-        let monitor = self.monitor.for_consumer(consumer.clone());
+        let monitor = self.monitor.for_consumer(consumer.clone(), kind.queue());
         Self {
             jetstream: self.jetstream.clone(),
             kind,
@@ -371,7 +371,7 @@ impl Intake {
             }
             Err(ReceiveError::NotARetry { subject, reply }) => {
                 self.count_message();
-                tracing::warn!(%subject, "removed a message from the retries stream that is not a copy of a job");
+                tracing::warn!(%subject, "ignored a message in the retries stream that is not a copy of a job");
                 drop(self.jetstream.client().publish(reply, AckKind::Term.into()).await);
             }
             Err(ReceiveError::AlreadyActive { subject, sequence, deliveries }) => {

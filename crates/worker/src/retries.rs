@@ -5,15 +5,15 @@
 //! slots and a limit on pending messages of their own.
 //!
 //! A job moves once: its copy is published, then the message in the jobs stream is acknowledged. From then on the copy
-//! is redelivered until the job ends. A worker that dies in between leaves both. They share one identity, that of the
-//! message in the jobs stream, so the first outcome counts for both.
+//! is redelivered until the job ends, and then deleted. A worker that dies before the acknowledgement leaves both. They
+//! share one identity, that of the message in the jobs stream, so the first outcome counts for both.
 
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{Context, message::PublishMessage};
+use async_nats::jetstream::stream::{DeleteMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, ErrorCode, message::PublishMessage};
 use bytes::Bytes;
 use telemetry::Instruments;
 use telemetry::attributes::Destination;
@@ -126,20 +126,31 @@ impl Retries {
         stream.is_ok_and(|stream| stream.cached_info().state.messages == 0)
     }
 
-    /// Deletes the copy of a job that has ended. Best effort: a copy that is delivered finds the job's outcome.
-    pub(crate) async fn forget(&self, subject: &str, job: &DeliveryInfo) {
-        let purged = async {
-            let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-            stream.purge().filter(retry_subject(subject, job.sequence, job.published_nanos)).await?;
-            Ok::<_, async_nats::Error>(())
-        };
-        if let Err(error) = purged.await {
-            tracing::debug!(%error, "the copy of a job that has ended could not be deleted");
+    /// Deletes the last copy of a job that has ended, if there is one. No acknowledgement removes it.
+    ///
+    /// It is looked up by its subject, because in a recreated stream another job has the same sequence. A purge of the
+    /// subject would do, but in a cluster, a server that purges takes all copies for acknowledged that it cannot read.
+    ///
+    /// # Errors
+    /// If the server does not confirm; the copy is delivered again and finds the job's outcome.
+    pub(crate) async fn delete_copy(&self, subject: &str, job: &DeliveryInfo) -> Result<(), async_nats::Error> {
+        let sequence = self.last_copy(subject, job).await?;
+        if sequence == 0 {
+            return Ok(());
+        }
+        let Err(error) = self.stream().await?.delete_message(sequence).await else { return Ok(()) };
+        match error.kind() {
+            // Another worker has deleted it.
+            DeleteMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::SEQUENCE_NOT_FOUND => Ok(()),
+            _ => Err(error.into()),
         }
     }
 
     async fn last_sequence(&self, subject: &str) -> Result<u64, async_nats::Error> {
-        let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-        leader::last_sequence(&stream, subject, None).await
+        leader::last_sequence(&self.stream().await?, subject, None).await
+    }
+
+    async fn stream(&self) -> Result<Stream<()>, async_nats::Error> {
+        Ok(self.jetstream.get_stream_no_info(&self.stream).await?)
     }
 }

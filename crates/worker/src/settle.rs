@@ -14,7 +14,7 @@ use wire::v1::{self, FailureReason, Outcome, outcome};
 
 use crate::attempts::Attempts;
 use crate::compaction::CompactionQueue;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, DeliveryError};
 use crate::delivery_info::DeliveryInfo;
 use crate::events::{Events, JobEvent, Step};
 use crate::failure::failure_outcome;
@@ -139,7 +139,7 @@ impl Settler {
         );
         let job = SettledJob::of(&delivery);
         delivery.telemetry.set_outcome(if duplicate { JobOutcome::Duplicate } else { JobOutcome::Annotated });
-        match delivery.ack(receipt).await {
+        match self.acknowledge(delivery, receipt, None).await {
             Ok(()) => self.compaction.push(&job.subject, &job.info, outcome, receipt.sequence(), false),
             // The annotation is stored; the next delivery finds the outcome.
             Err(error) => tracing::warn!("{error}"),
@@ -174,7 +174,7 @@ impl Settler {
         } else {
             JobOutcome::Failed(reason.into())
         });
-        match delivery.term(receipt, reason.as_str_name()).await {
+        match self.acknowledge(delivery, receipt, Some(reason)).await {
             Ok(()) => self.compaction.push(&job.subject, &job.info, outcome, receipt.sequence(), true),
             Err(error) => tracing::warn!("{error}"),
         }
@@ -189,19 +189,42 @@ impl Settler {
         tracing::debug!(subject = delivery.subject(), "job was already finished by another worker");
         let job = SettledJob::of(&delivery);
         delivery.telemetry.set_outcome(JobOutcome::Duplicate);
-        if let Err(error) = delivery.ack(receipt).await {
+        if let Err(error) = self.acknowledge(delivery, receipt, None).await {
             tracing::warn!("{error}");
         }
         self.remove_records(job).await;
         if settled.failed { Settled::Failed } else { Settled::Finished { duplicate: true } }
     }
 
+    /// Acknowledges a job whose outcome is in its stream, or terminates it if that is a failure. A copy in the retries stream
+    /// is deleted first. If that fails, the delivery is dropped, which nacks it, and the next one finds the outcome.
+    async fn acknowledge(
+        &self,
+        delivery: Delivery,
+        receipt: &PublishAck,
+        failure: Option<FailureReason>,
+    ) -> Result<(), AcknowledgeError> {
+        if delivery.queue() == Queue::Retries {
+            let deleted = self.retries.delete_copy(delivery.subject(), delivery.info()).await;
+            deleted.map_err(AcknowledgeError::CopyNotDeleted)?;
+            self.events.step(Step::CopyDeleted);
+        }
+        match failure {
+            None => delivery.ack(receipt).await?,
+            Some(reason) => delivery.term(receipt, reason.as_str_name()).await?,
+        }
+        Ok(())
+    }
+
     /// Deletes the records of a settled job. A job that was delivered once has none.
     async fn remove_records(&self, SettledJob { queue, subject, info }: SettledJob) {
         if info.deliveries > 1 {
             self.attempts.forget(&info).await;
-            if queue == Queue::Jobs {
-                self.retries.forget(&subject, &info).await;
+            if queue == Queue::Jobs
+                && let Err(error) = self.retries.delete_copy(&subject, &info).await
+            {
+                // If it is delivered, it finds the job's outcome.
+                tracing::debug!(%error, "the copy of a job that has ended could not be deleted");
             }
         }
     }
@@ -285,6 +308,17 @@ impl Settler {
     fn jitter(&self, delay: Duration) -> Duration {
         jitter(delay, self.max_retry_delay, rand::random())
     }
+}
+
+/// Why a job whose outcome is in its stream was not removed from its queue.
+#[derive(Debug, thiserror::Error)]
+enum AcknowledgeError {
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    #[error(
+        "the copy of a job in the retries stream could not be deleted and will be delivered again; its result is not lost: {0}"
+    )]
+    CopyNotDeleted(async_nats::Error),
 }
 
 /// What follows from a fault.

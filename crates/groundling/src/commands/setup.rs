@@ -24,6 +24,9 @@ pub(crate) async fn run(args: SetupArgs, settings: Option<&Path>) -> anyhow::Res
         for step in migration.steps() {
             stdout::write_line(format_args!("migrate {step}"))?;
         }
+        for change in migration.postponed() {
+            stderr::message!("groundling: {change}");
+        }
         migration.apply(connection.broker(&nats), &streams).await?;
     }
     let broker = connection.broker(&nats);

@@ -196,15 +196,6 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
     running.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_jobs_copy_does_not_stay_in_the_stream_of_retries() {
-    let bench = Bench::ready().await;
-    bench.jetstream.publish("groundling.retries.cats.x", "no copy".into()).await.unwrap().await.unwrap();
-    let running = Running::start(&bench);
-    eventually("it is removed", || async { bench.messages_in(&bench.streams.retries).await == 0 }).await;
-    running.end().await;
-}
-
 /// Answers one request at a time, so that the engine limits the rate.
 struct OneByOne(Mutex<()>);
 

@@ -6,7 +6,6 @@ use crate::common;
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::{Bench, Held, Running, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit};
 use futures::StreamExt;
@@ -130,28 +129,29 @@ async fn a_retry_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
         deliveries: 1,
         delay_nanos: 0,
     };
-    // The consumer counts the message as delivered for the last time.
-    let retries = bench.jetstream.get_stream(&bench.streams.retries).await.unwrap();
-    retries.delete_consumer(&bench.streams.consumer).await.unwrap();
-    let config = pull::Config {
-        durable_name: Some(bench.streams.consumer.clone()),
-        ack_wait: Duration::from_secs(3),
-        max_deliver: 1,
-        ..Default::default()
-    };
-    let consumer = retries.create_consumer(config).await.unwrap();
     let subject = retry_subject(&retry.subject, info.sequence, info.published_nanos);
-    let published = bench.jetstream.publish(subject, retry.encode_to_vec().into()).await.unwrap().await;
-    published.unwrap();
-    let delivered = consumer.fetch().max_messages(1).messages().await.unwrap().next().await;
-    assert!(delivered.is_some());
-    eventually("the server no longer waits for its acknowledgement", || async {
-        consumer.fetch().max_messages(1).messages().await.unwrap().next().await.is_none()
-            && retries.consumer_info(&bench.streams.consumer).await.unwrap().num_ack_pending == 0
-    })
-    .await;
-    assert_eq!(bench.messages_in(&bench.streams.retries).await, 1);
+    take_for_acknowledged(&bench, subject, retry.encode_to_vec()).await;
     ends_as_an_annotation(&bench).await;
+}
+
+/// Publishes a message to the retries stream, whose consumer then takes it for acknowledged.
+async fn take_for_acknowledged(bench: &Bench, subject: String, payload: Vec<u8>) {
+    bench.jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap();
+    let retries = bench.retries_consumer().await;
+    let delivered = retries.fetch().max_messages(1).messages().await.unwrap().next().await;
+    delivered.unwrap().unwrap().double_ack().await.unwrap();
+    assert_eq!(bench.messages_in(&bench.streams.retries).await, 1, "no acknowledgement removes a retry");
+}
+
+#[tokio::test]
+async fn a_message_in_the_retries_stream_that_is_no_retry_is_removed() {
+    let bench = Bench::ready().await;
+    take_for_acknowledged(&bench, "groundling.retries.d.1-1".to_owned(), b"no retry".to_vec()).await;
+    bench.jetstream.publish("groundling.retries.d.2-2", "nor this".into()).await.unwrap().await.unwrap();
+    let running = Running::start(&bench);
+    eventually("both are removed", || async { bench.messages_in(&bench.streams.retries).await == 0 }).await;
+    running.end().await;
+    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::common;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use broker::migration::{Migration, MigrationError};
 use broker::setup::{SetupError, check, setup};
 use common::Bench;
 
@@ -34,6 +35,8 @@ async fn setup_makes_everything_and_a_second_time_finds_it() {
     assert!(second.created.is_empty() && second.is_ready(), "{second:?}");
     let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
     assert_eq!(jobs.cached_info().config.retention, RetentionPolicy::WorkQueue);
+    let retries = bench.jetstream.get_stream(&bench.streams.retries).await.unwrap();
+    assert_eq!(retries.cached_info().config.retention, RetentionPolicy::Limits);
     assert_eq!(bench.consumer_info().await.config.max_deliver, -1);
 }
 
@@ -71,4 +74,48 @@ async fn a_subject_that_another_stream_listens_to_is_named() {
     bench.jetstream.create_stream(other).await.unwrap();
     let error = setup(&bench.jetstream, &bench.streams).await.unwrap_err();
     assert!(matches!(error, SetupError::SubjectTaken { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_retries_stream_of_an_earlier_version_is_replaced_once_it_is_empty() {
+    let bench = Bench::ready().await;
+    let name = &bench.streams.retries;
+    // As an earlier version made it.
+    let wanted = bench.jetstream.get_stream(name).await.unwrap().cached_info().config.clone();
+    bench.jetstream.delete_stream(name).await.unwrap();
+    let old = Config { retention: RetentionPolicy::WorkQueue, max_bytes: 1 << 20, ..wanted.clone() };
+    bench.jetstream.create_stream(&old).await.unwrap();
+    bench.jetstream.publish("groundling.retries.d.1-1", "".into()).await.unwrap().await.unwrap();
+
+    let report = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert_eq!(
+        report.differences,
+        [
+            "stream GROUNDLING_RETRIES has the retention WorkQueue, and the settings say Limits: run `groundling setup --migrate`"
+        ]
+    );
+    let plan = Migration::plan(&bench.jetstream, &bench.streams).await.unwrap();
+    let [postponed] = plan.postponed() else { panic!("{plan:?}") };
+    assert!(plan.steps().is_empty() && postponed.contains("not empty (messages: 1)"), "{plan:?}");
+
+    let retries = bench.jetstream.get_stream(name).await.unwrap();
+    retries.purge().await.unwrap();
+    let plan = Migration::plan(&bench.jetstream, &bench.streams).await.unwrap();
+    assert_eq!((plan.steps().len(), plan.postponed().len()), (1, 0), "{plan:?}");
+    // A retry that arrives in between is not lost.
+    bench.jetstream.publish("groundling.retries.d.2-2", "".into()).await.unwrap().await.unwrap();
+    let error = plan.apply(&bench.jetstream, &bench.streams).await.unwrap_err();
+    assert!(matches!(error, MigrationError::NotEmpty(_)), "{error}");
+    assert_eq!(bench.jetstream.get_stream(name).await.unwrap().cached_info().config.subjects, wanted.subjects);
+    retries.purge().await.unwrap();
+
+    let plan = Migration::plan(&bench.jetstream, &bench.streams).await.unwrap();
+    plan.apply(&bench.jetstream, &bench.streams).await.unwrap();
+    let replaced = bench.jetstream.get_stream(name).await.unwrap();
+    let config = &replaced.cached_info().config;
+    assert_eq!((config.retention, config.max_bytes), (RetentionPolicy::Limits, 1 << 20));
+    assert_eq!(config.subjects, wanted.subjects);
+    let report = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    assert!(report.created.is_empty() && report.differences.is_empty(), "{report:?}");
 }

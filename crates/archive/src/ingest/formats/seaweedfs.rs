@@ -39,7 +39,8 @@ pub(super) fn decode(value: &Value) -> Result<Record, DecodeError> {
         (Some(parent), Some(name)) => format!("{}/{name}", parent.trim_end_matches('/')),
         _ => old_path.to_owned(),
     };
-    let Some((bucket, key)) = path.strip_prefix(BUCKETS).and_then(|rest| rest.split_once('/')) else {
+    let in_bucket = path.strip_prefix(BUCKETS).and_then(|rest| rest.split_once('/'));
+    let Some((bucket, key)) = in_bucket.filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty()) else {
         return Ok(Record::other(IngestReason::Outside, path));
     };
     if key == UPLOADS || key.starts_with(".uploads/") {
@@ -57,7 +58,9 @@ pub(super) fn decode(value: &Value) -> Result<Record, DecodeError> {
     }
     let version = extended(entry, VERSION).filter(|version| version != "null");
     let key = match (&version, key.rsplit_once('/')) {
-        (Some(_), Some((directory, _))) => directory.strip_suffix(VERSIONS).unwrap_or(key),
+        (Some(_), Some((directory, _))) => {
+            directory.strip_suffix(VERSIONS).filter(|object| !object.is_empty()).unwrap_or(key)
+        }
         _ => key,
     };
     let is_multipart = at(entry, &["extended", PARTS]).is_some();

@@ -179,10 +179,13 @@ fn a_seaweedfs_message_without_an_object_has_its_reason() {
     let plain = "ObjectCreated:Put imgs/x/a b#+%23.jpg 3 d41d8cd98f00b204e9800998ecf8427e -";
     assert_eq!(message("create", "/buckets/imgs/x/a b#+%23.jpg", there.clone()), plain);
     assert_eq!(message("delete", "/buckets/imgs/a", serde_json::json!({"old_entry": file("a")})), "delete");
-    assert_eq!(
-        message("create", "/etc/a", serde_json::json!({"new_entry": file("a"), "new_parent_path": "/etc"})),
-        "outside"
-    );
+    for (parent, name) in
+        [("/etc", "a"), ("/buckets", "imgs"), ("/buckets/", "imgs"), ("/buckets//imgs", "a"), ("/buckets//", "a")]
+    {
+        let there = serde_json::json!({"new_entry": file(name), "new_parent_path": parent});
+        assert_eq!(message("create", "/buckets/imgs/a", there), "outside", "{parent}");
+    }
+    assert_eq!(message("create", "/buckets/imgs/", serde_json::json!({"new_entry": file("")})), "outside");
     let renamed = serde_json::json!({"old_entry": file("old"), "new_entry": file("a b#+%23.jpg"), "new_parent_path": "/buckets/imgs/x"});
     assert_eq!(message("rename", "/buckets/imgs/old", renamed), plain);
     let mut marker = file("v_1");
@@ -190,6 +193,11 @@ fn a_seaweedfs_message_without_an_object_has_its_reason() {
         serde_json::json!({"Seaweed-X-Amz-Delete-Marker": "dHJ1ZQ==", "Seaweed-X-Amz-Version-Id": "MQ=="});
     let marker = serde_json::json!({"new_entry": marker, "new_parent_path": "/buckets/imgs/a.jpg.versions"});
     assert_eq!(message("create", "/buckets/imgs/a.jpg.versions/v_1", marker), "delete");
+    let mut version = file("v_1");
+    version["extended"] = serde_json::json!({"Seaweed-X-Amz-Version-Id": "MQ=="});
+    let version = serde_json::json!({"new_entry": version, "new_parent_path": "/buckets/imgs/.versions"});
+    let whole = "ObjectCreated:Put imgs/.versions/v_1 3 d41d8cd98f00b204e9800998ecf8427e 1";
+    assert_eq!(message("create", "/buckets/imgs/.versions/v_1", version), whole);
 }
 
 #[test]
