@@ -126,5 +126,6 @@ async fn measure_memory(sizes: &[u64]) {
         let peak = line.split("peak_mb=").nth(1).unwrap().split(' ').next().unwrap();
         peaks.push(peak.parse::<f64>().unwrap());
     }
-    assert!(peaks[1] < peaks[0] * 1.3, "{peaks:?} MB");
+    // A hundred thousand keys end before all lanes have filled their buffers.
+    assert!(peaks[1] < peaks[0] + 25.0, "{peaks:?} MB");
 }
