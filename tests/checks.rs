@@ -118,7 +118,8 @@ async fn a_dry_run_finds_nothing_wrong_with_a_pool_that_works_and_changes_nothin
 async fn a_dry_run_reports_each_problem_with_its_fix() {
     // Two permissions of the worker are missing.
     let conf = worker_permissions();
-    let conf = conf.replace("\"groundling.failed.>\"", "").replace("\"$JS.API.STREAM.PURGE.GROUNDLING_RETRIES\"", "");
+    let conf =
+        conf.replace("\"groundling.failed.>\"", "").replace("\"$JS.API.STREAM.MSG.DELETE.GROUNDLING_RETRIES\"", "");
     let users = "authorization { users = [ { user: a, password: p }, { user: w, password: p, permissions: $GROUNDLING_WORKER } ] }";
     let servers = Servers::start(format!("{conf}{users}"), Some("a")).await;
     servers.jetstream.delete_stream("GROUNDLING_ATTEMPTS").await.unwrap();
@@ -147,9 +148,9 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
         matches!(of("model")[..], [one] if one.contains("/nowhere/kosmos-2") && one.contains("model.path")),
         "{found:#?}"
     );
-    let [failed, purge] = of("permissions")[..] else { panic!("{found:#?}") };
+    let [failed, delete] = of("permissions")[..] else { panic!("{found:#?}") };
     assert!(failed.contains("publish to groundling.failed.") && failed.contains("add it"), "{failed}");
-    assert!(purge.contains("publish to $JS.API.STREAM.PURGE.GROUNDLING_RETRIES"), "{purge}");
+    assert!(delete.contains("publish to $JS.API.STREAM.MSG.DELETE.GROUNDLING_RETRIES"), "{delete}");
     let [missing, full] = of("streams")[..] else { panic!("{found:#?}") };
     assert_eq!(missing, "stream GROUNDLING_ATTEMPTS does not exist: run `groundling setup`, which creates it");
     assert!(full.starts_with("GROUNDLING_ANNOTATIONS uses") && full.contains("(100.0 %): workers wait"), "{full}");
