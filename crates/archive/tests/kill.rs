@@ -103,13 +103,13 @@ async fn two_hundred_killed_feeders_lose_no_job_and_repeat_none() {
 #[tokio::test]
 #[ignore = "takes minutes: cargo test -p archive --test kill -- --ignored --nocapture memory_does"]
 async fn memory_does_not_grow_with_the_archive() {
-    measure_memory(&[100_000, 1_000_000]).await;
+    measure_memory(&[1_000_000, 2_000_000]).await;
 }
 
 #[tokio::test]
 #[ignore = "takes an hour: cargo test -p archive --test kill -- --ignored --nocapture memory_of_ten"]
-async fn memory_of_ten_million_keys_is_that_of_a_hundred_thousand() {
-    measure_memory(&[100_000, 10_000_000]).await;
+async fn memory_of_ten_million_keys_is_that_of_a_million() {
+    measure_memory(&[100_000, 1_000_000, 10_000_000]).await;
 }
 
 async fn measure_memory(sizes: &[u64]) {
@@ -126,6 +126,6 @@ async fn measure_memory(sizes: &[u64]) {
         let peak = line.split("peak_mb=").nth(1).unwrap().split(' ').next().unwrap();
         peaks.push(peak.parse::<f64>().unwrap());
     }
-    // A hundred thousand keys end before all lanes have filled their buffers.
-    assert!(peaks[1] < peaks[0] + 25.0, "{peaks:?} MB");
+    let [.., smaller, larger] = peaks[..] else { panic!("two sizes are compared") };
+    assert!(larger < smaller * 1.3, "{peaks:?} MB");
 }

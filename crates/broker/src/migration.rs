@@ -42,7 +42,7 @@ pub enum MigrationError {
     )]
     NoQueue(String),
     /// Retries were published to the stream while it was replaced.
-    #[error("stream {0} has received retries meanwhile and was not replaced: run `groundling setup --migrate` again")]
+    #[error("stream {0} received retries in the meantime and was not replaced: run `groundling setup --migrate` again")]
     NotEmpty(String),
     /// The server rejected a change.
     #[error("{what} could not be changed: {reason}")]
@@ -183,7 +183,7 @@ impl Migration {
         }
         if messages > 0 {
             self.postponed.push(format!(
-                "{what} remains a work queue, because it is not empty (messages: {messages}): run `groundling setup --migrate` again when it is"
+                "{what} remains a work queue, because it is not empty (messages: {messages}): run `groundling setup --migrate` again when it is empty"
             ));
             return Ok(());
         }
