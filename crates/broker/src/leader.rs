@@ -19,10 +19,12 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// later. 0 if there is none.
 ///
 /// The server says that there is no message whatever error it had in looking for one, such as a file that was damaged when
-/// the server was killed. So that is only taken for an answer if the server also counts no message.
+/// the server was killed. So that is only taken for an answer if the server also counts no message. If it counts some, and
+/// the last one of all subjects is asked for, the sequence is that of the stream's state: another server may have the
+/// message.
 ///
 /// # Errors
-/// If the leader does not answer, or cannot read the messages that it counts.
+/// If the leader does not answer, or cannot read the messages that it counts of one subject.
 pub async fn last_sequence<I>(
     stream: &Stream<I>,
     subject: &str,
@@ -38,10 +40,15 @@ pub async fn last_sequence<I>(
             None => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
-    let of_subject = if is_all { String::new() } else { format!(" of {subject}") };
+    if is_all {
+        let info = stream.get_info().await?;
+        let (stream, last) = (&info.config.name, info.state.last_sequence);
+        tracing::warn!(stream, last, "the server that leads the stream cannot read its last message; trying other servers");
+        return Ok(last);
+    }
     Err(format!(
-        "the server that leads the stream counts messages{of_subject}, and cannot read the last one: let another server lead \
-         the stream (`nats stream cluster step-down`), and compare their copies"
+        "the server that leads the stream counts messages of {subject}, and cannot read the last one: let another server \
+         lead the stream (`nats stream cluster step-down`), and compare their copies"
     )
     .into())
 }
