@@ -1,8 +1,6 @@
 //! Matrix products: how the work is divided, and in which order it is done.
 
 use super::aligned::F32x16;
-#[cfg(target_arch = "x86_64")]
-use super::amx_linear;
 use super::dispatch::{IsaLevel, level};
 use super::epilogue::{Epilogue, Target};
 use super::microkernel::{Format, GROUP_STEPS, Operands, RowScale, with_tile_size};
@@ -11,6 +9,8 @@ use super::parallel::{Disjoint, for_units};
 use super::scratch::{Scratch, ThreadScratch, grow_to};
 use super::simd::{Kernel, LANES, Simd};
 use super::weights::{PackedWeights, View, WithFormat};
+#[cfg(target_arch = "x86_64")]
+use super::{amx_linear, bf16_tiles, simd::amx::Bf16Unit};
 
 /// Rows of a chunk: their accumulators for [`UNIT_PANELS`], one K-block of their activations and a panel fit an L2 cache
 /// of 512 KB.
@@ -48,14 +48,17 @@ pub fn linear(
     }
     let target = Target { out: Disjoint::new(out), outputs, bias, epilogue };
     #[cfg(target_arch = "x86_64")]
-    if let IsaLevel::Avx512Amx(s, amx) = level()
-        && rows >= amx_linear::MIN_ROWS
-    {
-        if let Some(view) = weights.int8::<2>() {
-            return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
+    if let IsaLevel::Avx512Amx(s, amx) = level() {
+        if let Some(view) = weights.bf16() {
+            return bf16_tiles::linear(s, || Bf16Unit::new(amx), x, inputs, &view, &target, scratch);
         }
-        if let Some(view) = weights.int8::<1>() {
-            return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
+        if rows >= amx_linear::MIN_ROWS {
+            if let Some(view) = weights.int8::<2>() {
+                return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
+            }
+            if let Some(view) = weights.int8::<1>() {
+                return amx_linear::linear((s, amx), x, inputs, &view, &target, scratch);
+            }
         }
     }
     weights.with_format(Call { x, inputs, rows, target, scratch });

@@ -3,7 +3,11 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+#[cfg(target_arch = "x86_64")]
+use super::bf16_tiles::{ActivationTile, TileUnit, WeightTile};
 use super::dispatch::{IsaLevel, level};
+#[cfg(target_arch = "x86_64")]
+use super::simd::amx::{Amx, Bf16Unit};
 use super::simd::{Kernel, LANES, Simd};
 use super::storage::Storage;
 use super::weights::WeightFormat;
@@ -16,8 +20,9 @@ const SAMPLES: usize = 5;
 const MEMORY_BYTES: usize = 512 << 20;
 
 /// Peak rate of the arithmetic that a weight format uses, on operands in registers, in 10^9 operations per second (a
-/// multiply-add is two): f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], dot products of 16-bit
-/// integers for [`WeightFormat::Int8`], and for [`WeightFormat::W8A8`] dot products of bytes if the CPU has them.
+/// multiply-add is two): f32 multiply-adds for [`WeightFormat::F32`] and [`WeightFormat::Bf16`], or products of tiles from
+/// the L1 cache if bf16 uses them, dot products of 16-bit integers for [`WeightFormat::Int8`], and for
+/// [`WeightFormat::W8A8`] dot products of bytes if the CPU has them.
 pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
     let level = level();
     let sample = || {
@@ -25,6 +30,11 @@ pub fn fma_gflops(format: WeightFormat, threads: usize) -> f64 {
             let start = Instant::now();
             let mut operations = 0.0;
             while start.elapsed() < SAMPLE_TIME {
+                #[cfg(target_arch = "x86_64")]
+                if let (WeightFormat::Bf16, IsaLevel::Avx512Amx(_, amx)) = (format, level) {
+                    operations += multiply_tiles(amx);
+                    continue;
+                }
                 operations += match format {
                     WeightFormat::F32 | WeightFormat::Bf16 => level.run(Multiply),
                     WeightFormat::Int8 => level.run_integers(Dot::<2>),
@@ -95,6 +105,17 @@ fn multiply<S: Simd, const N: usize>(s: S) -> f64 {
     }
     black_box(sums);
     (2 * LANES * N * STEPS) as f64
+}
+
+/// Products of two row tiles by two panels; returns the number of operations.
+#[cfg(target_arch = "x86_64")]
+fn multiply_tiles(amx: Amx) -> f64 {
+    let (x, weights) = (ActivationTile::default(), WeightTile::default());
+    let mut unit = Bf16Unit::new(amx);
+    for _ in 0..STEPS {
+        unit.multiply([&x; 2], [&weights; 2]);
+    }
+    (4 * 2 * size_of_val(&x) / size_of::<u16>() * LANES * STEPS) as f64
 }
 
 /// Independent dot products of integers of `BYTES` bytes; returns the number of operations.

@@ -5,7 +5,7 @@ use super::microkernel::RowScale;
 use super::packing::Pack;
 use super::parallel::threads_for;
 #[cfg(target_arch = "x86_64")]
-use super::simd::amx;
+use super::{bf16_tiles::ActivationTile, simd::amx};
 
 /// Buffers that calls reuse. Each calling thread has its own; it grows to what its largest call needs.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Scratch {
     row_scales: Vec<RowScale>,
     #[cfg(target_arch = "x86_64")]
     amx: AmxActivations,
+    #[cfg(target_arch = "x86_64")]
+    activation_tiles: Vec<ActivationTile>,
     threads: Vec<ThreadScratch>,
     single_threaded: bool,
 }
@@ -81,6 +83,17 @@ impl Scratch {
     pub(crate) fn amx(&mut self, threads: usize) -> (&mut AmxActivations, &mut [ThreadScratch]) {
         self.threads(threads);
         (&mut self.amx, &mut self.threads[..threads])
+    }
+
+    /// A buffer for activations packed in tiles of bf16, and the buffers of `threads` threads.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn activation_tiles(
+        &mut self,
+        tiles: usize,
+        threads: usize,
+    ) -> (&mut [ActivationTile], &mut [ThreadScratch]) {
+        self.threads(threads);
+        (grow_to(&mut self.activation_tiles, tiles), &mut self.threads[..threads])
     }
 
     /// Buffers for packed activations and their scales, and the buffers of `threads` threads.

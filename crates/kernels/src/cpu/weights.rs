@@ -199,6 +199,15 @@ impl PackedWeights {
         }
     }
 
+    /// The panels, if they hold bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn bf16(&self) -> Option<View<'_, microkernel::Bf16>> {
+        match &self.panels {
+            Panels::Bf16(steps) => Some(View { steps, scales: &[], sums: &[] }),
+            _ => None,
+        }
+    }
+
     /// The panels, if they hold integers and activations are rounded to `BYTES` bytes.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn int8<const BYTES: usize>(&self) -> Option<View<'_, microkernel::Int8<BYTES>>> {

@@ -1,15 +1,17 @@
-//! AMX, the tile unit of recent Xeons: products of a tile of bytes with a tile of bytes, summed in i32.
+//! AMX, the tile unit of recent Xeons: products of a tile of bytes with a tile of bytes, summed in i32, and of bf16,
+//! summed in f32.
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::LANES;
+use crate::cpu::bf16_tiles::{self, ActivationTile, SumTile, WeightTile};
 
 /// Rows of a tile, which is also the outputs of a weight panel.
-pub(crate) const TILE_ROWS: usize = LANES;
+pub(crate) const TILE_ROWS: usize = bf16_tiles::TILE_ROWS;
 
-/// Exists only where the CPU has AMX-TILE and AMX-INT8 and the operating system lets this process use them.
+/// Exists only where the CPU has AMX-TILE, AMX-INT8 and AMX-BF16 and the operating system lets this process use them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amx(());
 
@@ -20,14 +22,14 @@ impl Amx {
     }
 }
 
-/// Whether the CPU has AMX-TILE and AMX-INT8 and Linux grants this process the tile registers, which a process must
-/// request.
+/// Whether the CPU has AMX-TILE, AMX-INT8 and AMX-BF16, as all CPUs with tiles have so far, and Linux grants this process
+/// the tile registers, which a process must request.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
-    const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    if __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8 {
+    if __cpuid_count(7, 0).edx & FEATURES != FEATURES {
         return false;
     }
     // SAFETY: the call touches no memory; a kernel that does not know it returns an error.
@@ -74,19 +76,35 @@ struct Config {
     rows: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Tile>() == 1024 && size_of::<Config>() == 64);
+impl Config {
+    /// Tiles of as many rows of 64 bytes each.
+    fn load(rows: [u8; 8], _: Amx) {
+        let mut config = Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        config.row_bytes[..8].fill(ROW_BYTES as u16);
+        config.rows[..8].copy_from_slice(&rows);
+        // SAFETY: an `Amx` exists only where the instruction does; the shapes are within palette 1.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+    }
+}
+
+/// Bytes of a tile's row, and from one row to the next in memory.
+const ROW_BYTES: usize = 64;
+
+const _: () = assert!(size_of::<Tile>() == TILE_ROWS * ROW_BYTES && size_of::<Config>() == 64);
+const _: () = assert!(size_of::<ActivationTile>() == 1024 && size_of::<WeightTile>() == 1024);
+const _: () = assert!(size_of::<SumTile>() == 1024);
 
 /// This thread's tile registers, released when dropped. Activations stay in `tmm0` to `tmm3` for all panels.
 ///
 /// The compiler does not use the tile registers itself, so they keep their contents between blocks of assembly.
 pub(crate) struct TileUnit {
     rows: usize,
-    _amx: Amx,
+    amx: Amx,
 }
 
 impl TileUnit {
     pub(crate) fn new(amx: Amx) -> Self {
-        Self { rows: 0, _amx: amx }
+        Self { rows: 0, amx }
     }
 
     /// Loads up to 16 rows of activations.
@@ -94,12 +112,8 @@ impl TileUnit {
     pub(crate) fn load<const BYTES: usize>(&mut self, rows: usize, activations: &Activations<BYTES>) {
         if self.rows != rows {
             self.rows = rows;
-            let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-            config.row_bytes[..8].fill(64);
             let (rows, side) = (rows as u8, TILE_ROWS as u8);
-            config.rows[..8].copy_from_slice(&[rows, rows, rows, rows, side, side, rows, rows]);
-            // SAFETY: an `Amx` exists only where the instruction does; the shapes are within palette 1.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+            Config::load([rows, rows, rows, rows, side, side, rows, rows], self.amx);
         }
         // SAFETY: the tiles have at most 16 rows of 64 bytes, and as many are readable at each address.
         unsafe {
@@ -168,7 +182,104 @@ impl TileUnit {
 
 impl Drop for TileUnit {
     fn drop(&mut self) {
-        // SAFETY: an `Amx` exists only where the instruction does. Released tiles are not saved at a context switch.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        release(self.amx);
+    }
+}
+
+/// Releases the tile registers. Released ones are not saved at a context switch.
+fn release(_: Amx) {
+    // SAFETY: an `Amx` exists only where the instruction does.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// This thread's tile registers, for products of bf16, released when dropped. `tmm0` to `tmm3` hold the sums of
+/// `[row tile][panel]`, `tmm4` and `tmm5` the activations, `tmm6` and `tmm7` the weights.
+pub(crate) struct Bf16Unit(Amx);
+
+impl Bf16Unit {
+    pub(crate) fn new(amx: Amx) -> Self {
+        Config::load([TILE_ROWS as u8; 8], amx);
+        Self(amx)
+    }
+}
+
+impl Drop for Bf16Unit {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+/// Runs `$instruction` with the register of the sums of one row tile and panel in place of `{sums}`.
+macro_rules! with_sums {
+    (($tile:expr, $panel:expr), $($instruction:tt)*) => {
+        match ($tile, $panel) {
+            (0, 0) => with_sums!(@ "tmm0", $($instruction)*),
+            (0, _) => with_sums!(@ "tmm1", $($instruction)*),
+            (_, 0) => with_sums!(@ "tmm2", $($instruction)*),
+            (_, _) => with_sums!(@ "tmm3", $($instruction)*),
+        }
+    };
+    (@ $register:literal, $before:literal, $after:literal $(, $operand:expr)?) => {
+        // SAFETY: an `Amx` exists only where the instruction does; a tile of sums has 16 rows of 64 bytes.
+        unsafe {
+            asm!(
+                concat!($before, $register, $after),
+                $(sums = in(reg) $operand, row = in(reg) ROW_BYTES,)?
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack),
+            )
+        }
+    };
+}
+
+impl bf16_tiles::TileUnit for Bf16Unit {
+    #[inline(always)]
+    fn set_sums(&mut self, tile: usize, panel: usize, sums: Option<&SumTile>) {
+        match sums {
+            Some(sums) => with_sums!((tile, panel), "tileloadd ", ", [{sums} + {row}]", sums.as_ptr()),
+            None => with_sums!((tile, panel), "tilezero ", ""),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<const R: usize, const P: usize>(&mut self, x: [&ActivationTile; R], weights: [&WeightTile; P]) {
+        let row = ROW_BYTES;
+        // SAFETY: all tiles have 16 rows of 64 bytes, and an `Amx` exists only where the instructions do.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{x} + {row}]",
+                "tileloadd tmm6, [{weights} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                x = in(reg) x[0], weights = in(reg) weights[0], row = in(reg) row,
+                out("tmm0") _, out("tmm4") _, out("tmm6") _,
+                options(nostack, readonly),
+            );
+            if P == 2 {
+                asm!(
+                    "tileloadd tmm7, [{weights} + {row}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    weights = in(reg) weights[P - 1], row = in(reg) row,
+                    out("tmm1") _, out("tmm7") _,
+                    options(nostack, readonly),
+                );
+            }
+            if R == 2 {
+                asm!(
+                    "tileloadd tmm5, [{x} + {row}]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    x = in(reg) x[R - 1], row = in(reg) row,
+                    out("tmm2") _, out("tmm5") _,
+                    options(nostack, readonly),
+                );
+            }
+            if R == 2 && P == 2 {
+                asm!("tdpbf16ps tmm3, tmm5, tmm7", out("tmm3") _, options(nostack, nomem));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(&self, tile: usize, panel: usize, sums: &mut SumTile) {
+        with_sums!((tile, panel), "tilestored [{sums} + {row}], ", "", sums.as_mut_ptr());
     }
 }
