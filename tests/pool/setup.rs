@@ -6,16 +6,19 @@ use crate::support;
 
 use std::path::Path;
 
-use async_nats::jetstream::{self, stream::Config};
+use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use sandbox::{NatsOptions, NatsServer};
 use support::groundling;
-use wire::subjects::{EVENTS_STREAM, JOBS_STREAM};
+use wire::subjects::{EVENTS_STREAM, JOBS_STREAM, RETRIES_STREAM, RETRIES_WILDCARD};
 
-/// A server whose user `setup` has the permissions of deploy and no others.
-async fn server() -> (NatsServer, Client) {
+/// A server whose user `setup` has the permissions of deploy, but for `without`, and no others.
+async fn server(without: &str) -> (NatsServer, Client) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/setup-permissions.conf");
     let permissions = std::fs::read_to_string(file).unwrap();
+    assert!(permissions.contains(without));
+    let permissions = permissions.replace(without, "");
     let users = "{ user: admin, password: a }, { user: setup, password: s, permissions: $GROUNDLING_SETUP }";
     let extra_config = format!("{permissions}\nauthorization {{ users = [ {users} ] }}");
     let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
@@ -42,7 +45,7 @@ async fn setup(server: &NatsServer, subject: &str, arguments: &[&str]) -> (Optio
 
 #[tokio::test]
 async fn setup_needs_no_more_than_its_permissions_and_a_check_creates_nothing() {
-    let (server, client) = server().await;
+    let (server, client) = server("").await;
     let jetstream = jetstream::new(client);
     let (code, states, said) = setup(&server, "minio.events", &["--check"]).await;
     assert_eq!(code, Some(1), "{said}");
@@ -76,4 +79,45 @@ async fn setup_needs_no_more_than_its_permissions_and_a_check_creates_nothing() 
     assert!(changes.contains("migrate stream GROUNDLING_EVENTS: add the subject store.events\n"), "{changes}");
     let (code, _, said) = setup(&server, "store.events", &["--check", "--migrate"]).await;
     assert!(code == Some(2) && said.contains("cannot be used with"), "{said}");
+}
+
+/// Creates the retries stream again as an earlier version did.
+async fn make_retries_a_work_queue(jetstream: &Context) {
+    let config = jetstream.get_stream(RETRIES_STREAM).await.unwrap().cached_info().config.clone();
+    jetstream.delete_stream(RETRIES_STREAM).await.unwrap();
+    jetstream.create_stream(Config { retention: RetentionPolicy::WorkQueue, ..config }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_retries_stream_of_an_earlier_version_is_replaced_or_stays_as_it_is() {
+    for (without, code) in [("", 0), ("\"$JS.API.STREAM.DELETE.GROUNDLING_RETRIES\"", 1), ("\"GROUNDLING_RETRIES\"", 1)]
+    {
+        let (server, client) = server(without).await;
+        let jetstream = jetstream::new(client);
+        assert_eq!(setup(&server, "minio.events", &[]).await.0, Some(0));
+        make_retries_a_work_queue(&jetstream).await;
+        let (exited, _, said) = setup(&server, "minio.events", &["--migrate"]).await;
+        assert_eq!(exited, Some(code), "{said}");
+        let retries = jetstream.get_stream(RETRIES_STREAM).await.unwrap();
+        let config = &retries.cached_info().config;
+        assert_eq!(config.subjects, [RETRIES_WILDCARD], "{without}");
+        if code == 0 {
+            assert_eq!(config.retention, RetentionPolicy::Limits);
+            assert!(
+                jetstream
+                    .get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(
+                        "groundling-workers",
+                        RETRIES_STREAM
+                    )
+                    .await
+                    .is_ok()
+            );
+        } else {
+            assert_eq!(config.retention, RetentionPolicy::WorkQueue);
+            assert!(
+                said.contains(without.trim_matches('"')) && said.contains("add it to the user's permissions"),
+                "{said}"
+            );
+        }
+    }
 }

@@ -43,7 +43,7 @@ impl From<&Broker> for Broker {
 pub enum SetupError {
     /// A stream cannot be created because another stream has its subjects.
     #[error(
-        "the stream {name} cannot be created: another stream already has the subject {subject}; remove that stream, or name it in the settings"
+        "the stream {name} cannot be created: another stream of this account already has the subject {subject}: name that stream in the settings, or use another account"
     )]
     SubjectTaken {
         /// The stream to be created.
@@ -266,6 +266,25 @@ impl Broker {
     ) -> Result<Option<T>, SetupError> {
         let stream = stream.to_owned();
         self.retry(what, move |violation| violation.is_about_stream(&stream), request).await
+    }
+
+    /// Sends a request, or a message, to `subject`, whatever the answer.
+    ///
+    /// # Errors
+    /// [`SetupError::NotPermitted`] if this user may not. `what` names the stream.
+    pub(crate) async fn if_permitted<T>(
+        &self,
+        what: &str,
+        subject: String,
+        request: impl Future<Output = T>,
+    ) -> Result<T, SetupError> {
+        let answer = self.violations.or_violation(move |violation| violation.is_publish_to(&subject), request).await;
+        answer.map_err(|violation| SetupError::NotPermitted { what: what.to_owned(), violation })
+    }
+
+    /// The subject of a request of the JetStream API.
+    pub(crate) fn api_subject(&self, request: &str) -> String {
+        format!("{}.{request}", self.api)
     }
 
     /// The account's limits and usage.

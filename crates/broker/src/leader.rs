@@ -43,7 +43,11 @@ pub async fn last_sequence<I>(
     if is_all {
         let info = stream.get_info().await?;
         let (stream, last) = (&info.config.name, info.state.last_sequence);
-        tracing::warn!(stream, last, "the server that leads the stream cannot read its last message; trying other servers");
+        tracing::warn!(
+            stream,
+            last,
+            "the server that leads the stream cannot read its last message; trying other servers"
+        );
         return Ok(last);
     }
     Err(format!(

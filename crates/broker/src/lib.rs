@@ -8,6 +8,7 @@
 //! - [`stream_rules`]: settings of streams and consumers with which jobs could be lost;
 //! - [`stream_sizes`]: bounds on the bytes of each stream;
 //! - [`publish`]: publishing annotations and failures with retries;
+//! - [`delete`]: deleting messages by their sequence;
 //! - [`direct`]: reading and counting a few messages of a stream without a consumer;
 //! - [`read`]: reading a range of a stream, each message once;
 //! - [`stream_states`]: which streams refuse messages at present, and why;
@@ -53,6 +54,7 @@ pub mod backoff;
 pub mod causes;
 mod configs;
 pub mod connection;
+pub mod delete;
 mod differences;
 pub mod direct;
 mod duration_text;

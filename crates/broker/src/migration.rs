@@ -9,6 +9,7 @@ use wire::subjects::{CURSORS_WILDCARD, FAILED_WILDCARD, JOBS_FILTER, RETRIES_WIL
 
 use crate::api::{Broker, SetupError};
 use crate::causes::causes;
+use crate::delete::delete_message;
 use crate::settings::StreamSettings;
 use crate::stream_rules::holds_reasons;
 
@@ -21,6 +22,8 @@ pub struct Migration {
     failed: Option<stream::Config>,
     annotations: Option<stream::Config>,
     events: Option<stream::Config>,
+    /// The retries stream with the subjects that it should have.
+    reopened: Option<stream::Config>,
     /// The stream that replaces the one of the same name, whose retention the server cannot change, and its consumer.
     retries: Option<(stream::Config, Option<pull::Config>)>,
     steps: Vec<String>,
@@ -181,7 +184,13 @@ impl Migration {
         if config.retention != RetentionPolicy::WorkQueue {
             return Ok(());
         }
+        let subjects = vec![RETRIES_WILDCARD.to_owned()];
         if messages > 0 {
+            // A migration that was killed has left it without them.
+            if config.subjects != subjects {
+                self.steps.push(format!("{what}: restore the subject {RETRIES_WILDCARD}"));
+                self.reopened = Some(stream::Config { subjects, ..config.clone() });
+            }
             self.postponed.push(format!(
                 "{what} remains a work queue, because it is not empty (messages: {messages}): run `groundling setup --migrate` again when it is empty"
             ));
@@ -190,8 +199,6 @@ impl Migration {
         let consumer = settings.consumer.as_str();
         let info = broker.request(&format!("consumer {consumer}"), name, || found.consumer_info(consumer)).await?;
         let consumer = info.and_then(|info| pull::Config::try_from_consumer_config(info.config).ok());
-        // Not the subjects of the stream: a migration that did not complete has changed them.
-        let subjects = vec![RETRIES_WILDCARD.to_owned()];
         let wanted = stream::Config { retention: RetentionPolicy::Limits, subjects, ..config.clone() };
         self.steps.push(format!("{what}: replace it, which is empty, by one with the retention Limits"));
         self.retries = Some((wanted, consumer));
@@ -222,9 +229,11 @@ impl Migration {
     /// Makes the changes. Workers can keep running.
     ///
     /// # Errors
-    /// [`MigrationError::Refused`] and [`MigrationError::NotEmpty`]. Changes that were made before the error stay.
+    /// [`MigrationError::Setup`] if the user lacks a permission, [`MigrationError::Refused`] and
+    /// [`MigrationError::NotEmpty`]. Changes that were made before the error stay.
     pub async fn apply(self, broker: impl Into<Broker>, settings: &StreamSettings) -> Result<(), MigrationError> {
-        let jetstream = broker.into().jetstream;
+        let broker = broker.into();
+        let jetstream = &broker.jetstream;
         if let Some((name, config)) = self.consumer {
             let refused = |reason| MigrationError::Refused { what: format!("consumer {name}"), reason };
             jetstream
@@ -232,39 +241,74 @@ impl Migration {
                 .await
                 .map_err(|error| refused(causes(&error)))?;
         }
-        for config in [self.stream, self.failed, self.annotations, self.events].into_iter().flatten() {
+        for config in [self.stream, self.failed, self.annotations, self.events, self.reopened].into_iter().flatten() {
             let refused = |reason| MigrationError::Refused { what: format!("stream {}", config.name), reason };
             jetstream.update_stream(&config).await.map_err(|error| refused(causes(&error)))?;
         }
         match self.retries {
-            Some((wanted, consumer)) => replace_retries(&jetstream, wanted, consumer).await,
+            Some((wanted, consumer)) => replace_retries(&broker, wanted, consumer).await,
             None => Ok(()),
         }
     }
 }
 
-/// Replaces the empty retries stream. Without subjects it receives nothing between the check that it is empty and its
-/// deletion; workers keep jobs in the jobs stream meanwhile.
+/// Replaces the empty retries stream. It takes its subjects away first, so that no retry is stored between the check that it
+/// is empty and its deletion; workers keep jobs in the jobs stream meanwhile.
 async fn replace_retries(
-    jetstream: &Context,
+    broker: &Broker,
     wanted: stream::Config,
     consumer: Option<pull::Config>,
 ) -> Result<(), MigrationError> {
-    let name = wanted.name.clone();
-    let refused = |reason| MigrationError::Refused { what: format!("stream {name}"), reason };
+    let jetstream = &broker.jetstream;
+    let refused = |reason| MigrationError::Refused { what: format!("stream {}", wanted.name), reason };
+    check_permissions(broker, &wanted.name).await?;
+    let opened = stream::Config { retention: RetentionPolicy::WorkQueue, ..wanted.clone() };
     // A stream without subjects has its own name as its subject.
-    let closed = stream::Config { retention: RetentionPolicy::WorkQueue, subjects: Vec::new(), ..wanted.clone() };
+    let closed = stream::Config { subjects: Vec::new(), ..opened.clone() };
     jetstream.update_stream(&closed).await.map_err(|error| refused(causes(&error)))?;
-    let found = jetstream.get_stream(&name).await.map_err(|error| refused(causes(&error)))?;
-    if found.cached_info().state.messages > 0 {
-        let opened = stream::Config { subjects: wanted.subjects.clone(), ..closed };
+    if let Err(error) = delete_empty(jetstream, &wanted).await {
         jetstream.update_stream(&opened).await.map_err(|error| refused(causes(&error)))?;
-        return Err(MigrationError::NotEmpty(name));
+        return Err(error);
     }
-    jetstream.delete_stream(&name).await.map_err(|error| refused(causes(&error)))?;
-    let created = jetstream.create_stream(wanted).await.map_err(|error| refused(causes(&error)))?;
+    let created = jetstream.create_stream(wanted.clone()).await.map_err(|error| refused(causes(&error)))?;
     if let Some(consumer) = consumer {
         created.create_consumer(consumer).await.map_err(|error| refused(causes(&error)))?;
     }
     Ok(())
+}
+
+/// Deletes the closed stream if it has no retries.
+async fn delete_empty(jetstream: &Context, stream: &stream::Config) -> Result<(), MigrationError> {
+    let name = &stream.name;
+    let refused = |reason| MigrationError::Refused { what: format!("stream {name}"), reason };
+    // The servers of a cluster may have a retry that was sent before the stream was closed and is not stored yet. All such
+    // retries are stored, or dropped, once a later message is.
+    let marker = async { jetstream.publish(name.clone(), "".into()).await?.await };
+    let marker = marker.await.map_err(|error| refused(causes(&error)))?.sequence;
+    let found = jetstream.get_stream(name).await.map_err(|error| refused(causes(&error)))?;
+    if found.cached_info().state.messages > 1 || found.cached_info().config.retention != RetentionPolicy::WorkQueue {
+        let deleted = delete_message(jetstream, name, marker).await;
+        deleted.map_err(|error| refused(causes(error.as_ref())))?;
+        return Err(MigrationError::NotEmpty(name.clone()));
+    }
+    jetstream.delete_stream(name).await.map_err(|error| refused(causes(&error)))?;
+    Ok(())
+}
+
+/// Finds out whether this user may do what replacing the stream takes, without changing anything.
+async fn check_permissions(broker: &Broker, name: &str) -> Result<(), MigrationError> {
+    let (what, jetstream) = (format!("stream {name}"), &broker.jetstream);
+    // The server refuses a request to delete a stream if it has contents.
+    let delete = format!("STREAM.DELETE.{name}");
+    let request = jetstream.request::<_, _, serde_json::Value>(delete.clone(), "not empty");
+    let answer = broker.if_permitted(&what, broker.api_subject(&delete), request).await?;
+    answer.map_err(|error| MigrationError::Refused { what: what.clone(), reason: causes(&error) })?;
+    // No stream takes it before this one is closed.
+    let client = jetstream.client();
+    match broker.if_permitted(&what, name.to_owned(), client.request(name.to_owned(), "".into())).await? {
+        Err(error) if error.kind() != async_nats::client::RequestErrorKind::NoResponders => {
+            Err(MigrationError::Refused { what, reason: causes(&error) })
+        }
+        _ => Ok(()),
+    }
 }

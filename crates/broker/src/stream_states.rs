@@ -235,7 +235,7 @@ impl fmt::Display for Refusal {
                 "accepts no messages because JetStream does not answer on its NATS server: check the server's log (a full disk shuts JetStream down)",
             ),
             Self::SubjectTaken => f.write_str(
-                "receives no messages because another stream has its subjects: remove that stream, or name it in the settings",
+                "receives no messages because another stream of the account has its subjects: name that stream in the settings, or use another account",
             ),
             Self::Full(limit) => {
                 write!(f, "is full ({limit}): raise its bound, or remove messages that are no longer needed")

@@ -200,7 +200,9 @@ async fn that_a_leader_finds_no_message_is_believed_only_if_it_counts_none() {
             let found = last_sequence(&stream, subject, None).await;
             match (last, wrong) {
                 // Other servers may have the last message of all.
-                (1.., usize::MAX) if !subject.is_empty() => assert!(found.unwrap_err().to_string().contains("cannot read the last one")),
+                (1.., usize::MAX) if !subject.is_empty() => {
+                    assert!(found.unwrap_err().to_string().contains("cannot read the last one"))
+                }
                 _ => assert_eq!(found.unwrap(), last, "{prefix} {subject}"),
             }
         }

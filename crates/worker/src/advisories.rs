@@ -43,6 +43,7 @@ use crate::failure::failure_outcome;
 use crate::faults::Fault;
 use crate::outcome_publisher::OutcomePublisher;
 use crate::retries::Retries;
+use broker::delete::delete_message;
 use broker::publish::PublishError;
 
 /// How long one pull request waits. Shutdown waits for its end.
@@ -55,7 +56,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Time between two scans of a queue, or `ack_wait` if that is shorter. The second scan that finds an orphan handles it.
 const MAX_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum orphans that one scan handles.
-const MAX_PER_SCAN: u64 = 1000;
+const MAX_PER_SCAN: usize = 1000;
 
 /// Handles advisories and orphans.
 pub(crate) struct MaxDeliveriesReconciler {
@@ -146,11 +147,20 @@ impl MaxDeliveriesReconciler {
         }
         let urgent = Some(is_urgent(&config.filter_subject));
         // Cursors of `groundling enqueue` are in the jobs stream too, and stay there.
-        let Some(first) = first_sequence(&stream, &config.filter_subject).await?.filter(|first| *first <= done) else {
+        let Some(first) = first_message(&stream, &config.filter_subject, state.first_sequence).await? else {
             return Ok(0);
         };
-        for sequence in first..=before.min(done).min(first.saturating_add(MAX_PER_SCAN)) {
-            self.end_job(&stream, sequence, None, urgent, Action::Requeue).await?;
+        if first.sequence > done {
+            return Ok(0);
+        }
+        let mut next = Some(first);
+        for _ in 0..MAX_PER_SCAN {
+            let Some(message) = next.take().filter(|message| message.sequence <= before.min(done)) else { break };
+            next = first_message(&stream, &config.filter_subject, message.sequence + 1).await?;
+            // An error of one message does not hold up the others. The next scan finds it again.
+            if let Err(error) = self.end_job(&stream, message, None, urgent, Action::Requeue).await {
+                tracing::debug!(stream = name, "an orphan could not be handled: {error}");
+            }
         }
         Ok(done)
     }
@@ -196,10 +206,15 @@ impl MaxDeliveriesReconciler {
             return Ok(());
         };
         let action = Action::Fail { deliveries: advised.deliveries };
-        self.end_job(&stream, advised.stream_seq, Some(advised_at), None, action).await
+        match stream.get_raw_message(advised.stream_seq).await {
+            Ok(message) => self.end_job(&stream, message, Some(advised_at), None, action).await,
+            // A worker has ended it meanwhile.
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Ends or requeues the job with this sequence and removes its message, unless it is newer than `advised_at`: in a
+    /// Ends or requeues the job of this message and removes the message, unless it is newer than `advised_at`: in a
     /// recreated stream another job has the same sequence. With `urgent`, only if the job is urgent or is not: it belongs
     /// to another consumer otherwise.
     ///
@@ -208,28 +223,23 @@ impl MaxDeliveriesReconciler {
     async fn end_job(
         &self,
         stream: &Stream,
-        sequence: u64,
+        message: StreamMessage,
         advised_at: Option<OffsetDateTime>,
         urgent: Option<bool>,
         action: Action,
     ) -> Result<(), async_nats::Error> {
-        let message = match stream.get_raw_message(sequence).await {
-            Ok(message) => message,
-            // A worker has ended it meanwhile.
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let (stream, sequence) = (&stream.cached_info().config.name, message.sequence);
         if advised_at.is_some_and(|advised_at| message.time > advised_at)
             || urgent.is_some_and(|urgent| is_urgent(&message.subject) != urgent)
             || is_cursor(&message.subject)
         {
             return Ok(());
         }
-        let is_copy = stream.cached_info().config.name == self.retries_stream;
+        let is_copy = *stream == self.retries_stream;
         let job = if is_copy { Job::of_retry(message) } else { Some(Job::of(message, &self.jobs_stream)) };
         let Some(job) = job else {
             tracing::warn!(sequence, "removing a message from the retries stream that is not a copy of a job");
-            stream.delete_message(sequence).await?;
+            delete_message(&self.jetstream, stream, sequence).await?;
             return Ok(());
         };
         if self.publisher.outcomes.find(&job.info).await?.is_some() {
@@ -254,7 +264,7 @@ impl MaxDeliveriesReconciler {
                 }
             }
         }
-        stream.delete_message(sequence).await?;
+        delete_message(&self.jetstream, stream, sequence).await?;
         Ok(())
     }
 
@@ -267,8 +277,9 @@ impl MaxDeliveriesReconciler {
             stream: job.info.stream.clone(),
             stream_sequence: job.info.sequence,
             published_nanos: job.info.published_nanos,
-            // The copy's deliveries must not overwrite the records of earlier attempts.
-            deliveries: job.info.deliveries.max(self.attempts.last_delivery(&job.info).await?),
+            // The copy's deliveries must not overwrite the records of earlier attempts. It is a redelivery in any case: a
+            // worker may have had the job.
+            deliveries: job.info.deliveries.max(self.attempts.last_delivery(&job.info).await?).max(1),
             delay_nanos: 0,
         };
         let mut headers = HeaderMap::new();
@@ -325,14 +336,15 @@ impl MaxDeliveriesReconciler {
     }
 }
 
-/// The sequence of the first message that matches the filter.
-async fn first_sequence(stream: &Stream, filter: &str) -> Result<Option<u64>, async_nats::Error> {
-    let first = stream.cached_info().state.first_sequence;
-    if filter.is_empty() {
-        return Ok(Some(first));
-    }
-    match stream.get_first_raw_message_by_subject(filter, first).await {
-        Ok(message) => Ok(Some(message.sequence)),
+/// The first message from this sequence on that matches the filter.
+async fn first_message(
+    stream: &Stream,
+    filter: &str,
+    sequence: u64,
+) -> Result<Option<StreamMessage>, async_nats::Error> {
+    let filter = if filter.is_empty() { ">" } else { filter };
+    match stream.get_first_raw_message_by_subject(filter, sequence).await {
+        Ok(message) => Ok(Some(message)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -20,6 +20,7 @@ use wire::subjects::{attempt_subject, attempts_subject};
 use wire::v1::Attempt;
 
 use crate::delivery_info::DeliveryInfo;
+use broker::delete::delete_message;
 use broker::publish::{PublishError, RetryDeadline};
 use broker::stream_states::StreamStates;
 
@@ -90,12 +91,7 @@ impl Attempts {
     /// counts.
     pub async fn release(&self, started: Started) {
         let Some(record) = started.record else { return };
-        let deleted = async {
-            let stream: Stream<()> = self.jetstream.get_stream_no_info(&self.stream).await?;
-            stream.delete_message(record).await?;
-            Ok::<_, async_nats::Error>(())
-        };
-        if let Err(error) = deleted.await {
+        if let Err(error) = delete_message(&self.jetstream, &self.stream, record).await {
             tracing::debug!(%error, "the record of an attempt that does not count could not be deleted");
         }
     }

@@ -18,7 +18,9 @@ const FAILURES: u32 = 10;
 const FAILING_FOR: Duration = Duration::from_secs(5);
 /// Delays between two probes.
 const PROBE: Backoff = Backoff::seconds(1, 30);
-/// Maximum number of failing buckets and prefixes. Further ones are not tracked.
+/// Failures further apart than this are not consecutive: the reads in between may have been those of other workers.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Maximum number of failing buckets and prefixes. For a further one, the one that failed least recently is forgotten.
 const MAX_TRACKED: usize = 1024;
 
 /// The circuit breakers. Only buckets and prefixes with failures are stored.
@@ -32,6 +34,7 @@ pub(crate) struct CircuitBreakers {
 struct Failing {
     failures: u32,
     since: Instant,
+    last: Instant,
     /// The prefix that failed first, and whether others have failed too: a bucket's own breaker opens only if reads
     /// fail in several of its prefixes.
     prefix: String,
@@ -118,16 +121,22 @@ impl CircuitBreakers {
         let mut failing = self.failing();
         let [bucket, prefix] = names(bucket, key);
         for (name, is_prefix) in [(&prefix, true), (&bucket, false)] {
-            if failing.len() >= MAX_TRACKED && !failing.contains_key(name) {
+            if failing.len() >= MAX_TRACKED && !failing.contains_key(name) && !forget_one(&mut failing) {
                 continue;
             }
-            let known = failing.entry(name.clone()).or_insert_with(|| Failing {
+            let first = || Failing {
                 failures: 0,
                 since: now,
+                last: now,
                 prefix: prefix.clone(),
                 several_prefixes: false,
                 breaker: Breaker::Closed,
-            });
+            };
+            let known = failing.entry(name.clone()).or_insert_with(first);
+            if matches!(known.breaker, Breaker::Closed) && now.duration_since(known.last) > FORGOTTEN_AFTER {
+                *known = first();
+            }
+            known.last = now;
             known.failures = known.failures.saturating_add(1);
             known.several_prefixes |= known.prefix != prefix;
             let should_open = known.failures >= FAILURES
@@ -149,6 +158,14 @@ impl CircuitBreakers {
     fn failing(&self) -> MutexGuard<'_, HashMap<String, Failing>> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Forgets the bucket or prefix that failed least recently and whose jobs do not wait. Returns whether there was one.
+fn forget_one(failing: &mut HashMap<String, Failing>) -> bool {
+    let idle = failing.iter().filter(|(_, known)| !matches!(known.breaker, Breaker::Open { .. }));
+    let Some(name) = idle.min_by_key(|(_, known)| known.last).map(|(name, _)| name.clone()) else { return false };
+    failing.remove(&name);
+    true
 }
 
 /// The names of the breakers of the object's bucket and prefix.
@@ -213,6 +230,32 @@ mod tests {
             breakers.record_failure("c", "k", &error, start);
         }
         assert_eq!(breakers.admit_at("c", "k", start), Ok(()));
+    }
+
+    #[test]
+    fn prefixes_that_failed_once_do_not_keep_others_from_being_noticed() {
+        let breakers = CircuitBreakers::new(HOUR);
+        let (start, error) = (Instant::now(), FetchError::new(FetchErrorKind::Unavailable, "503"));
+        for i in 0..MAX_TRACKED as u64 + 10 {
+            breakers.record_failure("b", &format!("{i}/k"), &error, start + Duration::from_millis(i));
+            // Another prefix of the bucket can be read.
+            breakers.record_success("b", "good/k");
+        }
+        assert!(breakers.failing().len() <= MAX_TRACKED);
+        let now = fail(&breakers, &["x/1", "y/1"], start + Duration::from_secs(60));
+        assert_eq!(waits(&breakers, "good/3", now).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn failures_of_last_week_do_not_count() {
+        let breakers = CircuitBreakers::new(HOUR);
+        let (start, error) = (Instant::now(), FetchError::new(FetchErrorKind::Unavailable, "503"));
+        for i in 0..FAILURES - 1 {
+            breakers.record_failure("b", "k", &error, start + Duration::from_secs(u64::from(i)));
+        }
+        let week = start + Duration::from_secs(7 * 24 * 3600);
+        breakers.record_failure("b", "k", &error, week);
+        assert_eq!(waits(&breakers, "k", week), None);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl JobTelemetry {
         let result = work.await;
         match &result {
             Ok(_) => span.end(),
-            Err(fault) => span.fail(reason(fault).word()),
+            Err(fault) => span.fail(reason(fault).as_str()),
         }
         result
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::{DeleteMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, ErrorCode, message::PublishMessage};
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
 use telemetry::Instruments;
 use telemetry::attributes::Destination;
@@ -24,6 +24,7 @@ use wire::v1::Retry;
 use crate::delivery::Delivery;
 use crate::delivery_info::DeliveryInfo;
 use crate::telemetry_words::publish_error;
+use broker::delete::delete_message;
 use broker::leader;
 use broker::publish::{PublishError, RetryDeadline, too_large};
 
@@ -135,15 +136,11 @@ impl Retries {
     /// If the server does not confirm; the copy is delivered again and finds the job's outcome.
     pub(crate) async fn delete_copy(&self, subject: &str, job: &DeliveryInfo) -> Result<(), async_nats::Error> {
         let sequence = self.last_copy(subject, job).await?;
-        if sequence == 0 {
-            return Ok(());
+        if sequence > 0 {
+            // Another worker may have deleted it in the meantime.
+            delete_message(&self.jetstream, &self.stream, sequence).await?;
         }
-        let Err(error) = self.stream().await?.delete_message(sequence).await else { return Ok(()) };
-        match error.kind() {
-            // Another worker has deleted it.
-            DeleteMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::SEQUENCE_NOT_FOUND => Ok(()),
-            _ => Err(error.into()),
-        }
+        Ok(())
     }
 
     async fn last_sequence(&self, subject: &str) -> Result<u64, async_nats::Error> {

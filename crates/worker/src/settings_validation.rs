@@ -41,6 +41,22 @@ impl Settings {
                 "streams.duplicate_window is {window:?}, but a redelivered job can publish its annotation again up to {longest:?} later (ack_wait or max_retry_delay, plus job_timeout, plus twice publish_timeout): raise streams.duplicate_window, or lower one of the others"
             ),
         );
+        let (outcomes, worker) = (self.streams.outcomes_max_age, &self.worker);
+        let attempts = longest.saturating_mul(u32::try_from(worker.max_deliveries).unwrap_or(u32::MAX));
+        found.require(
+            outcomes.is_zero() || outcomes >= attempts,
+            format!(
+                "streams.outcomes_max_age is {outcomes:?}, but the {} attempts at a job (worker.max_deliveries) can take {attempts:?}: the records of the first ones would expire and the job be attempted for ever; raise streams.outcomes_max_age, or lower worker.max_deliveries or worker.job_timeout",
+                worker.max_deliveries
+            ),
+        );
+        let refused = worker.release_own_limits_for.saturating_add(worker.max_retry_delay);
+        found.require(
+            outcomes.is_zero() || worker.release_own_limits_for.is_zero() || outcomes > refused,
+            format!(
+                "streams.outcomes_max_age is {outcomes:?}, not above worker.release_own_limits_for plus worker.max_retry_delay ({refused:?}): the record of a job's first refusal would expire and the job never fail; raise streams.outcomes_max_age"
+            ),
+        );
         let active = self.worker.slots.unwrap_or(1).saturating_add(self.worker.max_slow_reads.unwrap_or(0));
         found.require(
             usize::try_from(self.streams.max_ack_pending).is_ok_and(|most| most >= active),
@@ -107,8 +123,8 @@ impl S3Settings {
         for entry in &self.allow {
             let bucket = entry.split('/').next().unwrap_or_default();
             found.require(
-                entry == "*" || (!bucket.is_empty() && !entry.contains('*')),
-                format!("s3.allow: {entry:?} is none of \"bucket\", \"bucket/prefix\" and \"*\""),
+                entry == "*" || (!bucket.is_empty() && !entry.contains('*') && !bucket.contains(':')),
+                format!("s3.allow: {entry:?} is none of \"bucket\", \"bucket/prefix\" (without s3://) and \"*\""),
             );
         }
         found.require(self.max_object_bytes > 0, "s3.max_object_bytes is 0: no picture could be read");
@@ -194,6 +210,26 @@ mod tests {
     }
 
     #[test]
+    fn records_must_outlive_the_attempts_that_they_count() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let with = |change: fn(&mut Settings)| {
+            let mut settings = fine();
+            settings.worker.max_retry_delay = Duration::from_secs(300);
+            change(&mut settings);
+            settings.validate().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let many = with(|settings| settings.worker.max_deliveries = 100);
+        assert!(many.starts_with("streams.outcomes_max_age is 21600s, but the 100 attempts"), "{many}");
+        let for_ever = with(|settings| {
+            settings.worker.max_deliveries = 100;
+            settings.streams.outcomes_max_age = Duration::ZERO;
+        });
+        assert_eq!(for_ever, "");
+        let refused = with(|settings| settings.worker.release_own_limits_for = 6 * HOUR);
+        assert!(refused.contains("not above worker.release_own_limits_for"), "{refused}");
+    }
+
+    #[test]
     fn a_jetstream_domain_is_one_token_and_excludes_a_prefix() {
         let problems = |domain: Option<&str>, prefix: Option<&str>| {
             let (jetstream_domain, api_prefix) = (domain.map(str::to_owned), prefix.map(str::to_owned));
@@ -263,6 +299,7 @@ mod tests {
     fn the_server_counts_further_than_the_workers() {
         let mut settings = fine();
         assert_eq!(settings.streams.max_deliver, -1);
+        settings.streams.outcomes_max_age = Duration::ZERO;
         settings.worker.max_deliveries = 1_000_000;
         assert_eq!(settings.validate(), Ok(()));
         settings.worker.max_deliveries = 100;

@@ -197,7 +197,7 @@ impl Settler {
     }
 
     /// Acknowledges a job whose outcome is in its stream, or terminates it if that is a failure. A copy in the retries stream
-    /// is deleted first. If that fails, the delivery is dropped, which nacks it, and the next one finds the outcome.
+    /// is deleted first. If that fails, the delivery is nacked, and the next one finds the outcome.
     async fn acknowledge(
         &self,
         delivery: Delivery,
@@ -205,8 +205,11 @@ impl Settler {
         failure: Option<FailureReason>,
     ) -> Result<(), AcknowledgeError> {
         if delivery.queue() == Queue::Retries {
-            let deleted = self.retries.delete_copy(delivery.subject(), delivery.info()).await;
-            deleted.map_err(AcknowledgeError::CopyNotDeleted)?;
+            if let Err(error) = self.retries.delete_copy(delivery.subject(), delivery.info()).await {
+                let delay = self.jitter(STREAM_UNAVAILABLE_BACKOFF.delay(delivery.info().deliveries));
+                delivery.nack(delay).await?;
+                return Err(AcknowledgeError::CopyNotDeleted(error));
+            }
             self.events.step(Step::CopyDeleted);
         }
         match failure {

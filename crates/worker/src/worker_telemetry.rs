@@ -72,7 +72,7 @@ fn reading(snapshot: EngineSnapshot, stall_timeout: Option<Duration>) -> EngineR
         slots_limit: snapshot.slots_limit,
         queue_size: snapshot.queue_size,
         steps: snapshot.steps,
-        last_step_age: snapshot.last_progress_age,
+        last_progress_age: snapshot.last_progress_age,
         stall_timeout,
         prompt_tokens: snapshot.prompt_tokens,
         answer_tokens: snapshot.answer_tokens,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
+use broker::delete::delete_message;
 
 use super::destination::Destination;
 use super::error::ExportError;
@@ -11,9 +13,10 @@ use super::id_files;
 use super::plan::Plan;
 use super::shard_record::ShardRecord;
 
-/// Removes the annotations of full shards whose files have the bytes that were written, and gives how many messages were
+/// Removes the annotations of full shards whose files have the bytes that were written. Returns how many messages were
 /// removed. All shards are verified before the first message is removed.
 pub(crate) async fn trim(
+    jetstream: &Context,
     stream: &Stream,
     subject: &str,
     destination: &Destination,
@@ -36,7 +39,7 @@ pub(crate) async fn trim(
     } else {
         for shard in &shards {
             for entry in id_files::read(destination, *shard).await? {
-                removed += u64::from(remove(stream, entry.sequence).await?);
+                removed += u64::from(remove(jetstream, stream, entry.sequence).await?);
             }
         }
     }
@@ -64,15 +67,8 @@ async fn verify(destination: &Destination, record: &ShardRecord) -> Result<(), E
 }
 
 /// Removes a message. Whether it was there.
-async fn remove(stream: &Stream, sequence: u64) -> Result<bool, ExportError> {
-    /// The server's error for a sequence without a message.
-    const NO_MESSAGE: u64 = 10_043;
-    use async_nats::jetstream::stream::DeleteMessageErrorKind::JetStream;
-    match stream.delete_message(sequence).await {
-        Ok(removed) => Ok(removed),
-        Err(error) => match error.kind() {
-            JetStream(said) if said.error_code().0 == NO_MESSAGE => Ok(false),
-            _ => Err(ExportError::broker(format!("removing message {sequence} from the stream"), &error)),
-        },
-    }
+async fn remove(jetstream: &Context, stream: &Stream, sequence: u64) -> Result<bool, ExportError> {
+    let removed = delete_message(jetstream, &stream.cached_info().config.name, sequence).await;
+    let what = format!("removing message {sequence} from the stream");
+    removed.map_err(|error| ExportError::broker(what, error.as_ref()))
 }

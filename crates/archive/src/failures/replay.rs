@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 use broker::backoff::{Backoff, Delays};
 use futures::{StreamExt, TryStreamExt, stream};
 use wire::identity::resubmission_id;
@@ -24,10 +24,10 @@ use crate::feed::batch::{self, BatchError, BatchJob, GuardedMessage};
 use crate::pool::{Pool, PoolError, subjects};
 
 /// Failures that are replayed at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// Times that a batch is stored again after an error that may pass.
 const ATTEMPTS: u32 = 8;
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+const RETRY_DELAY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// What the last token of a marker's subject begins with.
 const MARKER: &str = "replay-";
 
@@ -105,46 +105,49 @@ impl Replay {
         };
         let marker = dataset.cursor_subject(&marker_name(failure));
         let job = BatchJob { payload: record.job.clone(), id: Some(resubmission_id(record)) };
-        let stored = match self.store(failure, job, &marker).await? {
-            Ok(stored) => stored,
-            Err(refusal) => return Ok(Replayed::Impossible(refusal)),
-        };
-        remove(&self.failed, failure.sequence).await?;
+        let replayed = self.store(failure, job, &marker).await?;
+        if matches!(replayed, Replayed::Impossible(_)) {
+            return Ok(replayed);
+        }
+        remove(&self.pool, failure.sequence).await?;
         self.remove_marker(&marker).await;
-        Ok(stored)
+        Ok(replayed)
     }
 
-    /// Replays some failures, several at once; gives the sequence of each and what became of it.
+    /// Replays some failures, several at once. Returns the sequence of each and what became of it.
     ///
     /// # Errors
     /// The first [`ReplayError`]; others of these failures may have been replayed.
     pub async fn replay_all(&self, failures: &[Failure]) -> Result<Vec<(u64, Replayed)>, ReplayError> {
         let replays = failures.iter().map(|failure| async { Ok((failure.sequence, self.replay(failure).await?)) });
-        stream::iter(replays.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
+        stream::iter(replays.collect::<Vec<_>>()).buffered(CONCURRENCY).try_collect().await
     }
 
-    /// Stores job and marker, unless the marker is there. The error is a refusal that concerns this job alone.
-    async fn store(
-        &self,
-        failure: &Failure,
-        job: BatchJob,
-        marker: &str,
-    ) -> Result<Result<Replayed, String>, ReplayError> {
+    /// Stores job and marker, unless the marker is there. Removes nothing.
+    async fn store(&self, failure: &Failure, job: BatchJob, marker: &str) -> Result<Replayed, ReplayError> {
         let note = serde_json::json!({ "failure": failure.sequence, "job_id": failure.record.job_id });
         let guarded = GuardedMessage { subject: marker.to_owned(), payload: note.to_string().into(), last_sequence: 0 };
         let (subject, jobs) = (&failure.record.subject, [job]);
-        let (mut attempts, mut delays) = (0, Delays::of(AGAIN));
+        let (mut attempts, mut delays, mut was_duplicate) = (0, Delays::of(RETRY_DELAY), false);
         loop {
             let name = &self.pool.streams.jobs;
             let stored = batch::store(&self.pool.client, name, subject, &jobs, &guarded, self.pool.timeout).await;
             let cause = match stored {
-                Ok(_) => return Ok(Ok(Replayed::Done)),
-                // Also if the answer to an earlier attempt was lost.
-                Err(BatchError::SequenceChanged | BatchError::Duplicate) if attempts > 0 => {
-                    return Ok(Ok(Replayed::Done));
+                Ok(_) => return Ok(Replayed::Done),
+                // An earlier attempt has stored it, whose answer was lost, or another replay, or a client. Or such a batch is in
+                // progress, which may still fail if a server dies: only what is stored counts.
+                Err(error @ (BatchError::SequenceChanged | BatchError::Duplicate)) => {
+                    if self.is_marked(marker).await? {
+                        return Ok(if attempts > 0 { Replayed::Done } else { Replayed::Before });
+                    }
+                    let is_duplicate = matches!(error, BatchError::Duplicate);
+                    if is_duplicate && was_duplicate {
+                        return Ok(Replayed::Before);
+                    }
+                    was_duplicate = is_duplicate;
+                    error.to_string()
                 }
-                Err(BatchError::SequenceChanged | BatchError::Duplicate) => return Ok(Ok(Replayed::Before)),
-                Err(BatchError::Permanent(said)) => return Ok(Err(said)),
+                Err(BatchError::Permanent(said)) => return Ok(Replayed::Impossible(said)),
                 Err(BatchError::StreamFull(said)) => return Err(ReplayError::Full(said)),
                 Err(BatchError::Temporary(cause)) => cause,
             };
@@ -154,6 +157,15 @@ impl Replay {
             }
             tracing::debug!(sequence = failure.sequence, "the job is stored again: {cause}");
             tokio::time::sleep(delays.after_failure()).await;
+        }
+    }
+
+    /// Whether the stream has the marker.
+    async fn is_marked(&self, marker: &str) -> Result<bool, PoolError> {
+        match self.jobs.get_last_raw_message_by_subject(marker).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(PoolError::broker(format!("looking for {marker}"), &error)),
         }
     }
 

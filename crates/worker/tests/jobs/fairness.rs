@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Bench, Running, Yes, bitmap, eventually, job, settings};
+use common::{Running, TestEnv, Yes, bitmap, eventually, job, settings};
 use engine::{Annotator, Request, Response};
 use fake_store::{Answer, FakeStore};
 use kosmos2::processor::image::{Picture, PixelValues};
@@ -35,20 +35,20 @@ async fn store() -> FakeStore {
     FakeStore::start(|request| answer(request.key())).await
 }
 
-fn with_store(bench: &Bench, store: &FakeStore) -> Settings {
-    let mut settings = settings(bench);
+fn with_store(env: &TestEnv, store: &FakeStore) -> Settings {
+    let mut settings = settings(env);
     settings.s3.endpoint = Some(store.endpoint().to_owned());
     settings.s3.path_style = true;
     settings.worker.slots = Some(4);
     settings
 }
 
-async fn submit(bench: &Bench, dataset: &str, key: &str) {
+async fn submit(env: &TestEnv, dataset: &str, key: &str) {
     let object = v1::S3Object { bucket: "b".into(), key: key.into(), ..Default::default() };
     let source = Some(image_job::Source::S3(object));
     let job = v1::ImageJob { source, dataset: dataset.into(), ..job(key, Vec::new()) };
     let subject = format!("groundling.jobs.{dataset}");
-    bench.jetstream.publish(subject, job.encode_to_vec().into()).await.unwrap().await.unwrap();
+    env.jetstream.publish(subject, job.encode_to_vec().into()).await.unwrap().await.unwrap();
 }
 
 /// Waits until this many jobs are done. Panics if one fails.
@@ -70,15 +70,15 @@ async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
     let store = store().await;
     for way in WAYS {
         for dataset in ["others", "cats"] {
-            let bench = Bench::ready().await;
+            let env = TestEnv::ready().await;
             for i in 0..100 {
-                submit(&bench, dataset, &format!("{way}-{i}")).await;
+                submit(&env, dataset, &format!("{way}-{i}")).await;
             }
             for i in 0..100 {
-                submit(&bench, dataset, &format!("{way}-more-{i}")).await;
-                submit(&bench, "cats", &format!("good-{i}")).await;
+                submit(&env, dataset, &format!("{way}-more-{i}")).await;
+                submit(&env, "cats", &format!("good-{i}")).await;
             }
-            let mut running = Running::start_with(with_store(&bench, &store), Arc::new(Yes));
+            let mut running = Running::start_with(with_store(&env, &store), Arc::new(Yes));
             let done = done(&mut running, 100).await;
             assert!(done.iter().all(|id| id.starts_with("good-")), "{done:?}");
             running.task.abort();
@@ -89,31 +89,29 @@ async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
 /// With a small `max_ack_pending`. No retry is due while the test runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
-    let (mut bench, store) = (Bench::bare().await, store().await);
-    bench.streams.max_ack_pending = 10;
-    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    let (mut env, store) = (TestEnv::bare().await, store().await);
+    env.streams.max_ack_pending = 10;
+    broker::setup::setup(&env.jetstream, &env.streams).await.unwrap();
     for i in 0..50 {
-        submit(&bench, "cats", &format!("refuse-{i}")).await;
+        submit(&env, "cats", &format!("refuse-{i}")).await;
     }
     for i in 0..10 {
-        submit(&bench, "cats", &format!("good-{i}")).await;
+        submit(&env, "cats", &format!("good-{i}")).await;
     }
-    let mut settings = with_store(&bench, &store);
+    let mut settings = with_store(&env, &store);
     settings.worker.max_slow_reads = Some(6);
     settings.s3.attempts = 1;
     let mut running = Running::start_with(settings, Arc::new(Yes));
     done(&mut running, 10).await;
-    eventually("all others wait in the retries stream", || async {
-        bench.messages_in(&bench.streams.retries).await == 50
-    })
-    .await;
-    eventually("no job is left", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("all others wait in the retries stream", || async { env.messages_in(&env.streams.retries).await == 50 })
+        .await;
+    eventually("no job is left", || async { env.messages_in(&env.streams.jobs).await == 0 }).await;
     running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_done_from_the_stream_of_retries_by_whichever_worker_and_ends_once() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let heals = Arc::new(AtomicBool::new(false));
     let healed = Arc::clone(&heals);
     let store = FakeStore::start(move |request| match healed.load(Ordering::SeqCst) {
@@ -121,12 +119,12 @@ async fn a_job_is_done_from_the_stream_of_retries_by_whichever_worker_and_ends_o
         false => answer(request.key()),
     })
     .await;
-    let mut settings = with_store(&bench, &store);
+    let mut settings = with_store(&env, &store);
     settings.worker.max_retry_delay = Duration::from_millis(200);
     settings.worker.max_deliveries = 3;
     settings.s3.attempts = 1;
     for key in ["refuse-1", "refuse-2"] {
-        submit(&bench, "cats", key).await;
+        submit(&env, "cats", key).await;
     }
     let mut first = Running::start_with(settings.clone(), Arc::new(Yes));
     for _ in 0..2 {
@@ -138,7 +136,7 @@ async fn a_job_is_done_from_the_stream_of_retries_by_whichever_worker_and_ends_o
     done(&mut second, 2).await;
     second.end().await;
     heals.store(false, Ordering::SeqCst);
-    submit(&bench, "cats", "refuse-3").await;
+    submit(&env, "cats", "refuse-3").await;
     let mut third = Running::start_with(settings, Arc::new(Yes));
     let failed = loop {
         match third.event().await {
@@ -150,19 +148,19 @@ async fn a_job_is_done_from_the_stream_of_retries_by_whichever_worker_and_ends_o
     assert_eq!(failed, ("groundling.jobs.cats".to_owned(), FailureReason::RetriesExhausted));
     third.end().await;
     for (stream, messages) in [
-        (&bench.streams.jobs, 0),
-        (&bench.streams.retries, 0),
-        (&bench.streams.attempts, 0),
-        (&bench.streams.annotations, 2),
-        (&bench.streams.failed, 1),
+        (&env.streams.jobs, 0),
+        (&env.streams.retries, 0),
+        (&env.streams.attempts, 0),
+        (&env.streams.annotations, 2),
+        (&env.streams.failed, 1),
     ] {
-        assert_eq!(bench.messages_in(stream).await, messages, "{stream}");
+        assert_eq!(env.messages_in(stream).await, messages, "{stream}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let heals = Arc::new(AtomicBool::new(false));
     let healed = Arc::clone(&heals);
     let store = FakeStore::start(move |request| match healed.load(Ordering::SeqCst) {
@@ -170,14 +168,15 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
         false => answer(request.key()),
     })
     .await;
-    let mut settings = with_store(&bench, &store);
+    let mut settings = with_store(&env, &store);
     settings.worker.max_retry_delay = Duration::from_secs(1);
     settings.worker.store_outage_wait = Some(Duration::from_secs(3600));
     settings.s3.attempts = 1;
     // Without the circuit breaker each job would be attempted this often within seconds.
     settings.worker.max_deliveries = 20;
+    settings.worker.job_timeout = Duration::from_secs(60);
     for i in 0..30 {
-        submit(&bench, "others", &format!("refuse/{i}")).await;
+        submit(&env, "others", &format!("refuse/{i}")).await;
     }
     let mut running = Running::start_with(settings, Arc::new(Yes));
     let mut waits = 0;
@@ -189,7 +188,7 @@ async fn jobs_wait_for_a_part_of_a_store_that_does_not_answer_and_none_fails() {
             other => panic!("{other:?}"),
         }
     }
-    submit(&bench, "others", "good/1").await;
+    submit(&env, "others", "good/1").await;
     done(&mut running, 1).await;
     heals.store(true, Ordering::SeqCst);
     done(&mut running, 30).await;
@@ -221,14 +220,14 @@ async fn rate_of_good_jobs_beside_spoilt_ones() {
     const GOOD: usize = 600;
     let store = store().await;
     let rate = async |spoil: Option<(&str, &str)>| {
-        let bench = Bench::ready().await;
+        let env = TestEnv::ready().await;
         for i in 0..GOOD {
             if let Some((way, dataset)) = spoil {
-                submit(&bench, dataset, &format!("{way}-{i}")).await;
+                submit(&env, dataset, &format!("{way}-{i}")).await;
             }
-            submit(&bench, "cats", &format!("good-{i}")).await;
+            submit(&env, "cats", &format!("good-{i}")).await;
         }
-        let mut settings = with_store(&bench, &store);
+        let mut settings = with_store(&env, &store);
         settings.worker.slots = Some(8);
         let started = Instant::now();
         let mut running = Running::start_with(settings, Arc::new(OneByOne(Mutex::new(()))));
@@ -251,13 +250,12 @@ async fn rate_of_good_jobs_beside_spoilt_ones() {
 }
 
 /// Publishes this many jobs of the dataset `cats` with the same bytes.
-async fn fill(bench: &Bench, count: u64) {
+async fn fill(env: &TestEnv, count: u64) {
     let payload = bytes::Bytes::from(job("waiting", bitmap()).encode_to_vec());
     for number in 1..=count {
-        bench.client.publish("groundling.jobs.cats", payload.clone()).await.unwrap();
+        env.client.publish("groundling.jobs.cats", payload.clone()).await.unwrap();
         if number % 100_000 == 0 || number == count {
-            eventually("the jobs are stored", || async { bench.messages_in(&bench.streams.jobs).await == number })
-                .await;
+            eventually("the jobs are stored", || async { env.messages_in(&env.streams.jobs).await == number }).await;
         }
     }
 }
@@ -266,9 +264,9 @@ async fn fill(bench: &Bench, count: u64) {
 /// them.
 async fn urgent_jobs_pass(waiting: u64) {
     const URGENT: usize = 100;
-    let bench = Bench::ready().await;
-    fill(&bench, waiting).await;
-    let mut settings = settings(&bench);
+    let env = TestEnv::ready().await;
+    fill(&env, waiting).await;
+    let mut settings = settings(&env);
     settings.worker.slots = Some(4);
     let mut running = Running::start_with(settings, Arc::new(Yes));
     for _ in 0..20 {
@@ -276,7 +274,7 @@ async fn urgent_jobs_pass(waiting: u64) {
     }
     let publish = async |id: String| {
         let job = v1::ImageJob { dataset: "hurry".into(), ..job(&id, bitmap()) };
-        bench.client.publish("groundling.urgent.hurry", job.encode_to_vec().into()).await.unwrap();
+        env.client.publish("groundling.urgent.hurry", job.encode_to_vec().into()).await.unwrap();
     };
     publish("urgent".into()).await;
     let (started, mut others) = (Instant::now(), 0);
@@ -288,7 +286,7 @@ async fn urgent_jobs_pass(waiting: u64) {
         }
     };
     assert_eq!(annotation.dataset, "hurry");
-    let left = bench.messages_in(&bench.streams.jobs).await;
+    let left = env.messages_in(&env.streams.jobs).await;
     eprintln!("with {waiting} jobs waiting, {others} were done before the urgent one, after {:?}", started.elapsed());
     assert!(others < 1000 && left > waiting / 2, "{others} jobs were done before the urgent one, {left} are left");
 
