@@ -20,17 +20,13 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
-use support::{demo, groundling};
+use support::{demo, groundling, stderr_of};
 use tokio::process::Command;
 
 fn annotate() -> Command {
     let mut command = groundling();
     command.env("GROUNDLING_MODEL", demo().model_dir).arg("annotate");
     command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn json_lines(output: &Output) -> Vec<Value> {
@@ -74,7 +70,7 @@ async fn a_drawing_replaces_neither_a_picture_nor_another_drawing() {
     command.args(["--replace-drawings", "--draw"]);
     // The drawings go into the directory of the pictures.
     let output = command.arg(dir.path()).arg(dir.path()).output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     for (name, before) in names.iter().zip(before) {
         assert_eq!(fs::read(dir.path().join(name)).unwrap(), before, "{name}");
     }
@@ -96,7 +92,7 @@ async fn drawings_mirror_the_tree_and_are_no_pictures_of_the_next_run() {
         let mut command = annotate();
         command.args(["--format", "json-v0", "--replace-drawings", "--draw"]).arg(&drawn);
         let output = command.arg(dir.path()).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         let drawings: Vec<_> = json_lines(&output).iter().map(|line| line["drawing"].clone()).collect();
         let expected = ["a.jpg.png", "sub/a.jpg.png"].map(|name| drawn.join(name).display().to_string());
         assert_eq!(drawings, expected);
@@ -116,9 +112,12 @@ async fn a_drawing_that_cannot_be_written_is_one_pictures_failure() {
     let mut command = annotate();
     command.args(["--format", "json-v0", "--replace-drawings", "--draw"]).arg(&drawn);
     let output = command.arg(dir.path()).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
     assert_eq!(json_lines(&output).len(), 2);
-    assert!(said(&output).contains("sub: cannot create the directory") && said(&output).contains("1 done, 1 failed, "));
+    assert!(
+        stderr_of(&output).contains("sub: cannot create the directory")
+            && stderr_of(&output).contains("1 done, 1 failed, ")
+    );
 }
 
 #[tokio::test]
@@ -133,7 +132,7 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
     let mut command = annotate();
     command.args(["--format", "json-v0", "no/such.jpg"]).arg(dir.path().join("empty"));
     let output = command.arg(dir.path()).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
     assert_eq!(json_lines(&output).len(), 2);
     for sentence in [
         "dddd: the directory cannot be searched: File name too long",
@@ -141,7 +140,7 @@ async fn what_cannot_be_searched_or_read_is_named_and_counted_and_the_others_are
         "no/such.jpg: there is no such file",
         "4 found: 2 done, 2 failed, ",
     ] {
-        assert!(said(&output).contains(sentence), "{sentence}: {}", said(&output));
+        assert!(stderr_of(&output).contains(sentence), "{sentence}: {}", stderr_of(&output));
     }
 }
 
@@ -155,10 +154,14 @@ async fn the_advice_about_a_limit_names_an_option_that_raises_it() {
         ("--max-decode-bytes", "1000", "100000000"),
     ] {
         let output = annotate().args([option, too_low]).arg(dir.path()).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(1), "{option}: {}", said(&output));
-        assert!(said(&output).contains(&format!("raise {option} to allow it")), "{option}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{option}: {}", stderr_of(&output));
+        assert!(
+            stderr_of(&output).contains(&format!("raise {option} to allow it")),
+            "{option}: {}",
+            stderr_of(&output)
+        );
         let output = annotate().args([option, enough]).arg(dir.path()).output().await.unwrap();
-        assert!(output.status.success(), "{option}: {}", said(&output));
+        assert!(output.status.success(), "{option}: {}", stderr_of(&output));
     }
 }
 
@@ -169,7 +172,7 @@ async fn control_characters_of_names_do_not_reach_the_terminal() {
     fs::write(dir.path().join(names[2]), "no picture").unwrap();
     let output = annotate().arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let (results, said) = (String::from_utf8(output.stdout.clone()).unwrap(), said(&output));
+    let (results, said) = (String::from_utf8(output.stdout.clone()).unwrap(), stderr_of(&output));
     for text in [&results, &said] {
         assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
     }
@@ -183,14 +186,18 @@ async fn control_characters_of_names_do_not_reach_the_terminal() {
 }
 
 #[tokio::test]
-async fn a_file_whose_name_begins_with_a_dash_is_told_from_an_option() {
+async fn a_file_whose_name_begins_with_a_dash_is_distinguished_from_an_option() {
     let dir = folder(&["-x.jpg"]);
     let output = annotate().current_dir(dir.path()).arg("-x.jpg").output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("for the file '-x.jpg', write './-x.jpg', or '--' before it"), "{}", said(&output));
+    assert!(
+        stderr_of(&output).contains("for the file '-x.jpg', write './-x.jpg', or '--' before it"),
+        "{}",
+        stderr_of(&output)
+    );
     for arguments in [&["./-x.jpg"][..], &["--", "-x.jpg"]] {
         let output = annotate().current_dir(dir.path()).args(arguments).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
 }
 
@@ -202,6 +209,6 @@ async fn pixel_values_are_never_written_over_the_picture() {
     let mut command = groundling();
     command.args(["inspect", "image", "--model"]).arg(demo().model_dir).arg(&picture).arg("--out");
     let output = command.arg(dir.path().join("./a.jpg")).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr_of(&output));
     assert_eq!(fs::read(&picture).unwrap(), before);
 }

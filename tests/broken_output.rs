@@ -9,7 +9,7 @@ use std::io::{PipeReader, Read};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use support::{DEADLINE, Pool, Worker, caption, demo, groundling};
+use support::{DEADLINE, TestServers, Worker, caption, demo, groundling, stderr_of};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -41,10 +41,6 @@ fn with_model() -> Command {
     let mut command = groundling();
     command.env("GROUNDLING_MODEL", demo().model_dir);
     command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[tokio::test]
@@ -98,8 +94,12 @@ async fn a_closed_standard_output_ends_every_command_in_silence() {
         };
         let child = command.stdout(closed()).stderr(Stdio::piped()).spawn().unwrap();
         let output = timeout(DEADLINE, child.wait_with_output()).await.expect("the command hangs").unwrap();
-        assert_eq!(output.status.code(), Some(STDOUT_CLOSED), "{name}: {}", said(&output));
-        assert!(!said(&output).contains("panicked") && !said(&output).contains("standard output"), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(STDOUT_CLOSED), "{name}: {}", stderr_of(&output));
+        assert!(
+            !stderr_of(&output).contains("panicked") && !stderr_of(&output).contains("standard output"),
+            "{}",
+            stderr_of(&output)
+        );
     }
     for flag in ["--help", "--version"] {
         let status = groundling().arg(flag).stdout(closed()).status().await.unwrap();
@@ -114,9 +114,13 @@ async fn a_full_standard_output_is_an_error_that_says_so() {
         command.args(arguments).arg(&demo().scenes[0].path);
         let child = command.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
         let output = timeout(DEADLINE, child.wait_with_output()).await.expect("the command hangs").unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains("standard output cannot be written: No space left"), "{}", said(&output));
-        assert_eq!(said(&output).lines().count(), 1, "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert!(
+            stderr_of(&output).contains("standard output cannot be written: No space left"),
+            "{}",
+            stderr_of(&output)
+        );
+        assert_eq!(stderr_of(&output).lines().count(), 1, "{}", stderr_of(&output));
     }
 }
 
@@ -153,25 +157,25 @@ fn start(mut command: Command, log: Log) -> (Worker, Option<PipeReader>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_log_cannot_be_written_works_on_and_ends_on_sigterm() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[0];
-    pool.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
+    servers.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
     let mut jobs = 0;
     for log in [Log::ClosedAtStart, Log::Full, Log::ClosedAtWork, Log::Stalled] {
-        let (worker, mut reader) = start(pool.groundling(), log);
+        let (worker, mut reader) = start(servers.groundling(), log);
         for round in 0..2 {
             for number in 0..20 {
                 let id = format!("{log:?} {round} {number}");
-                pool.enqueue(&pool.job(&id, &scene.file_name, vec![caption()])).await;
+                servers.enqueue(&servers.job(&id, &scene.file_name, vec![caption()])).await;
             }
             jobs += 20;
-            let (annotations, failures) = pool.outcomes(jobs).await;
+            let (annotations, failures) = servers.wait_for_outcomes(jobs).await;
             assert_eq!((annotations.len() as u64, failures.len()), (jobs, 0), "{log:?}");
             if log == Log::ClosedAtWork {
                 reader = None;
             }
         }
-        pool.queue_is_empty().await;
+        servers.wait_until_queue_is_empty().await;
         assert_eq!(worker.terminate().await.code(), Some(0), "{log:?}");
         if let Some(mut reader) = reader {
             let mut text = Vec::new();
@@ -203,14 +207,14 @@ async fn a_worker_that_waits_for_its_broker_ends_on_sigterm_whatever_becomes_of_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_were_lost_are_counted_in_a_line_once_there_is_room() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[0];
-    pool.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
-    let (worker, reader) = start(pool.groundling(), Log::Stalled);
+    servers.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
+    let (worker, reader) = start(servers.groundling(), Log::Stalled);
     for number in 0..200 {
-        pool.enqueue(&pool.job(&format!("job {number}"), &scene.file_name, vec![caption()])).await;
+        servers.enqueue(&servers.job(&format!("job {number}"), &scene.file_name, vec![caption()])).await;
     }
-    pool.outcomes(200).await;
+    servers.wait_for_outcomes(200).await;
     let mut reader = reader.unwrap();
     let reading = std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -218,8 +222,8 @@ async fn lines_that_were_lost_are_counted_in_a_line_once_there_is_room() {
         String::from_utf8(text).unwrap()
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
-    pool.enqueue(&pool.job("last", &scene.file_name, vec![caption()])).await;
-    pool.outcomes(201).await;
+    servers.enqueue(&servers.job("last", &scene.file_name, vec![caption()])).await;
+    servers.wait_for_outcomes(201).await;
     assert_eq!(worker.terminate().await.code(), Some(0));
     let text = reading.join().unwrap();
     let lost = text.lines().find(|line| line.contains("log lines were lost")).expect("a line with the number");

@@ -11,7 +11,7 @@ use async_nats::jetstream::{self, stream};
 use futures::TryStreamExt;
 use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
 use serde_json::Value;
-use support::{demo, groundling};
+use support::{demo, groundling, stderr_of, with_store};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use worker::settings::StreamSettings;
@@ -40,16 +40,11 @@ impl Servers {
 
     /// The dry run of a worker with these servers.
     fn dry_run(&self, workers: &str) -> Command {
-        let access = self.s3.access();
         let mut command = groundling();
+        with_store(&mut command, self.s3.access());
         command
             .args(["dry-run", "--format", "json", "--workers", workers, "--device", "cpu"])
             .env("GROUNDLING__NATS__URL", self.nats.client_url())
-            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
-            .env("GROUNDLING__S3__PATH_STYLE", "true")
-            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
-            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
-            .env("GROUNDLING__S3__ALLOW", &access.bucket)
             .env("GROUNDLING__TELEMETRY__TIMEOUT", "2s")
             .env("GROUNDLING_MODEL", demo().model_dir);
         command
@@ -85,8 +80,9 @@ fn problems(output: &Output) -> Vec<(String, String)> {
     wrong.map(|line| (line["check"].as_str().unwrap().into(), line["message"].as_str().unwrap().into())).collect()
 }
 
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+/// Standard output, then standard error.
+fn all_output(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), stderr_of(output))
 }
 
 fn worker_permissions() -> String {
@@ -107,7 +103,7 @@ async fn a_dry_run_finds_nothing_wrong_with_a_pool_that_works_and_changes_nothin
     let mut command = servers.dry_run("100");
     command.env("GROUNDLING__NATS__USER", "w").env("GROUNDLING__NATS__PASSWORD", "p");
     let output = command.output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", all_output(&output));
     assert_eq!(servers.state().await, before);
     let checks: Vec<Value> = lines(&output).iter().map(|line| line["check"].clone()).collect();
     let expected = ["model", "device", "nats", "permissions", "streams", "consumer", "store", "telemetry", "summary"];
@@ -138,7 +134,7 @@ async fn a_dry_run_reports_each_problem_with_its_fix() {
         .env("GROUNDLING__TELEMETRY__ENDPOINT", format!("http://{dead}"));
     command.args(["--model", "/nowhere/kosmos-2"]);
     let output = command.output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
     assert_eq!(servers.state().await, before);
     let found = problems(&output);
     let of = |check: &str| -> Vec<&str> {
@@ -172,7 +168,7 @@ async fn a_dry_run_without_a_broker_checks_the_rest() {
     let mut command = servers.dry_run("1");
     command.env("GROUNDLING__NATS__URL", format!("nats://{dead}"));
     let output = command.output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
     let found = problems(&output);
     assert!(matches!(&found[..], [(check, message)] if check == "nats" && message.contains("nats.url")), "{found:?}");
     assert!(lines(&output).iter().any(|line| line["check"] == "store" && line["ok"] == true));
@@ -186,7 +182,7 @@ async fn check_reports_every_problem_at_its_place_and_exits_with_1() {
     let check = async |arguments: &[&str]| groundling().arg("check").args(arguments).output().await.unwrap();
     let name = file.to_str().unwrap();
     let output = check(&[name]).await;
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     let starts = [
         ":1:1: s3.allow is empty",
@@ -203,6 +199,6 @@ async fn check_reports_every_problem_at_its_place_and_exits_with_1() {
     assert_eq!((&second["source"], &second["line"], &second["column"]), (&name.into(), &2.into(), &1.into()));
     std::fs::write(&file, "[s3]\nallow = [\"imgs\"]\n").unwrap();
     let output = check(&[name]).await;
-    assert!(output.status.success() && said(&output).ends_with(": no problems\n"), "{}", said(&output));
+    assert!(output.status.success() && all_output(&output).ends_with(": no problems\n"), "{}", all_output(&output));
     assert_eq!(check(&["/nowhere/pool.toml"]).await.status.code(), Some(2));
 }

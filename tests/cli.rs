@@ -13,7 +13,7 @@ use candle_core::{Device, safetensors};
 use common::{fixtures, json, reference_model_dir};
 use sandbox::EmbeddedS3;
 use serde_json::{Value, json};
-use support::{Golden, demo, goldens, groundling};
+use support::{Golden, demo, goldens, groundling, stderr_of, with_store};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -43,10 +43,6 @@ fn json_lines(output: &Output) -> Vec<Value> {
     lines.split_terminator('\n').map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 fn assert_is_golden(line: &Value, golden: &Golden) {
     assert_eq!(line["prompt"], golden.prompt);
     assert_eq!(line["text"], golden.text);
@@ -69,7 +65,7 @@ fn assert_is_golden(line: &Value, golden: &Golden) {
 #[tokio::test]
 async fn annotate_answers_for_every_picture_of_a_directory_in_order() {
     let output = run(with_model().args(["annotate", "--format", "json-v0"]).arg(demo().scenes_dir)).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let lines = json_lines(&output);
     let expected: Vec<_> = goldens().into_iter().filter(|g| g.prompt == "<grounding> An image of").collect();
     assert_eq!((lines.len(), expected.len()), (48, 48));
@@ -98,16 +94,13 @@ async fn annotate_takes_several_prompts_and_tasks_from_several_kinds_of_sources(
         format!("{web}/scene.jpg?x=1"),
     ];
     let mut command = with_model();
+    with_store(&mut command, s3.access());
     command
-        .env("GROUNDLING__S3__ENDPOINT", s3.endpoint())
-        .env("GROUNDLING__S3__PATH_STYLE", "true")
-        .env("GROUNDLING__S3__ACCESS_KEY", &s3.access().access_key)
-        .env("GROUNDLING__S3__SECRET_KEY", &s3.access().secret_key)
         .args(["annotate", "--format", "json-v0", "--prompt", "An image of"])
         .args(["--task", "ground=a snowman", "--task", "detailed", "--task", "describe=596,891"])
         .args(&sources);
     let output = run_with_input(&mut command, &bytes).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let prompts =
         ["An image of", "<grounding><phrase> a snowman</phrase>", "<grounding> Describe this image in detail:"];
     let lines = json_lines(&output);
@@ -182,13 +175,13 @@ async fn a_picture_that_fails_is_named_and_the_others_go_on() {
     let output = run(&mut command).await;
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(json_lines(&output).len(), 1);
-    let said = said(&output);
+    let said = stderr_of(&output);
     assert!(said.contains("bad.jpg: the picture has an unknown format") && said.contains("no/such.png: "), "{said}");
     let mut command = with_model();
     command.args(["annotate", "--max-bytes", "1000"]).arg(&demo().scenes[0].path);
     let output = run(&mut command).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(self::said(&output).contains("more than 1000 bytes; raise --max-bytes"));
+    assert!(stderr_of(&output).contains("more than 1000 bytes; raise --max-bytes"));
 }
 
 #[tokio::test]
@@ -221,20 +214,24 @@ async fn misuse_is_one_sentence_and_exit_code_2() {
     ];
     for (arguments, sentence) in cases {
         let output = run(with_model().args(arguments)).await;
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
-        assert!(said(&output).contains(sentence), "{arguments:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(sentence), "{arguments:?}: {}", stderr_of(&output));
         assert!(output.stdout.is_empty());
     }
     let output = run(groundling().args(["annotate", &scene])).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("hf://microsoft/kosmos-2-patch14-224"), "{}", said(&output));
-    assert_eq!(said(&output).trim_end().lines().count(), 1);
+    assert!(stderr_of(&output).contains("hf://microsoft/kosmos-2-patch14-224"), "{}", stderr_of(&output));
+    assert_eq!(stderr_of(&output).trim_end().lines().count(), 1);
     let output = run(groundling().args(["annotate", "--model", "/no/such", &scene])).await;
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).starts_with("groundling: /no/such: there is no such model directory"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+    assert!(
+        stderr_of(&output).starts_with("groundling: /no/such: there is no such model directory"),
+        "{}",
+        stderr_of(&output)
+    );
     let output = run(with_model().env("GROUNDLING__WORKER__SLOTZ", "3").args(["worker"])).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("slotz"), "{}", said(&output));
+    assert!(stderr_of(&output).contains("slotz"), "{}", stderr_of(&output));
 }
 
 #[tokio::test]
@@ -253,8 +250,8 @@ async fn a_worker_that_could_do_no_job_does_not_start() {
         let mut command = with_model();
         command.env("GROUNDLING__S3__ALLOW", "*").env("GROUNDLING__S3__ENDPOINT", "http://127.0.0.1:9");
         let output = run(command.env(name, value).arg("worker")).await;
-        assert_eq!(output.status.code(), Some(2), "{name}: {}", said(&output));
-        assert!(said(&output).contains(sentence), "{name}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(sentence), "{name}: {}", stderr_of(&output));
     }
 }
 
@@ -307,7 +304,7 @@ async fn inspect_image_writes_the_pixel_values() {
         let mut command = groundling();
         command.args(["inspect", "image", "--model"]).arg(model.path()).arg(fixtures().join("images/exif_rotated.jpg"));
         let output = run(command.arg("--out").arg(&file).args(flags)).await;
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         let tensor = safetensors::load(&file, &Device::Cpu).unwrap().remove("pixel_values").unwrap();
         assert_eq!(tensor.dims(), [1, 3, 224, 224]);
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
@@ -343,7 +340,7 @@ async fn inspect_text_answers_one_line_for_each_line() {
 async fn demo_shows_every_scene_and_ends_by_itself() {
     let out = tempfile::tempdir().unwrap();
     let output = run(groundling().args(["demo", "--format", "json", "--out"]).arg(out.path())).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let captions: Vec<_> = goldens().into_iter().filter(|g| g.prompt == "<grounding> An image of").collect();
     let lines = json_lines(&output);
     assert_eq!(lines.len(), 48);
@@ -360,19 +357,19 @@ async fn demo_shows_every_scene_and_ends_by_itself() {
 #[tokio::test]
 async fn settings_prints_a_schema_and_a_file_of_defaults_that_the_worker_reads() {
     let output = run(groundling().args(["settings", "--schema"])).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(schema["properties"]["nats"]["$ref"], "#/$defs/NatsSettings");
     assert_eq!(schema["$defs"]["NatsSettings"]["properties"]["request_timeout"]["default"], "15s");
     let output = run(groundling().args(["settings", "--defaults"])).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("defaults.toml");
     std::fs::write(&file, &output.stdout).unwrap();
     // Nothing is wrong with the file but that a worker needs to know what it may read.
     let output = run(with_model().arg("worker").arg("--settings").arg(&file)).await;
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).starts_with("groundling: s3.allow "), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).starts_with("groundling: s3.allow "), "{}", stderr_of(&output));
     for wrong in [&["settings"][..], &["settings", "--schema", "--defaults"]] {
         assert_eq!(run(groundling().args(wrong)).await.status.code(), Some(2), "{wrong:?}");
     }
@@ -387,7 +384,7 @@ async fn a_worker_is_measured_beside_its_engine_on_the_same_pictures() {
         .args(["--warmup", "0", "--with-telemetry", "--format", "json", "--through-worker"])
         .args([&scenes[0].path, &scenes[1].path]);
     let output = run(&mut command).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let [line] = &json_lines(&output)[..] else { panic!("one line for one batch size") };
     assert_eq!((&line["pictures"], &line["batch"]), (&json!(5), &json!(2)));
     assert_eq!((&line["engine_tokens"], &line["worker_tokens"]), (&json!(40), &json!(40)));

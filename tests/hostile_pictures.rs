@@ -9,8 +9,8 @@ use std::process::Stdio;
 
 use futures::StreamExt;
 use hostile::pictures::{PictureFault, costly, refused};
-use support::{Pool, demo, goldens, raw};
-use tokio::process::{Child, Command};
+use support::{TestServers, demo, goldens, raw, send_signal};
+use tokio::process::Child;
 use wire::v1::FailureReason;
 
 const MIB: u64 = 1 << 20;
@@ -23,15 +23,15 @@ const GOOD: usize = 24;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scenes: Vec<_> = goldens().into_iter().step_by(384 / GOOD).take(GOOD).collect();
     for golden in &scenes {
-        pool.upload(&golden.file, std::fs::read(demo().scenes_dir.join(&golden.file)).unwrap()).await;
+        servers.upload(&golden.file, std::fs::read(demo().scenes_dir.join(&golden.file)).unwrap()).await;
     }
     let good = async |from: usize, to: usize| {
         for (number, golden) in scenes.iter().enumerate().take(to).skip(from) {
             let task = raw("t", &golden.prompt);
-            pool.enqueue(&pool.job(&format!("good {number}"), &golden.file, vec![task])).await;
+            servers.enqueue(&servers.job(&format!("good {number}"), &golden.file, vec![task])).await;
         }
     };
     let (bad, costly) = (refused(), costly());
@@ -39,27 +39,27 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
     let files = bad.iter().map(|picture| (&picture.name, &picture.bytes));
     let files = files.chain(costly.iter().map(|(name, bytes)| (name, bytes)));
     futures::stream::iter(files)
-        .for_each_concurrent(8, async |(name, bytes)| pool.upload(&key(name), bytes.clone()).await)
+        .for_each_concurrent(8, async |(name, bytes)| servers.upload(&key(name), bytes.clone()).await)
         .await;
 
-    let mut worker = start(&pool);
+    let mut worker = start(&servers);
     good(0, 4).await;
-    pool.outcomes(4).await;
+    servers.wait_for_outcomes(4).await;
     // The program, the model, and the buffers that every annotation needs.
     let baseline = peak(&worker);
 
     let mut sent = 4;
     for (number, name) in bad.iter().map(|picture| &picture.name).chain(costly.iter().map(|(name, _)| name)).enumerate()
     {
-        pool.enqueue(&pool.job(name, &key(name), vec![raw("t", "<grounding> An image of")])).await;
+        servers.enqueue(&servers.job(name, &key(name), vec![raw("t", "<grounding> An image of")])).await;
         if number % 25 == 0 && sent < GOOD {
             good(sent, sent + 1).await;
             sent += 1;
         }
     }
     good(sent, GOOD).await;
-    let (annotations, failures) = pool.outcomes((GOOD + bad.len() + costly.len()) as u64).await;
-    pool.queue_is_empty().await;
+    let (annotations, failures) = servers.wait_for_outcomes((GOOD + bad.len() + costly.len()) as u64).await;
+    servers.wait_until_queue_is_empty().await;
     assert!(worker.try_wait().unwrap().is_none(), "the worker has ended");
     let (peak, cap) = (peak(&worker), baseline + IN_FLIGHT + DECODING + MARGIN);
     println!(
@@ -90,13 +90,13 @@ async fn every_bad_picture_is_a_dead_letter_and_the_worker_stays_small_and_right
         assert_eq!(matching.next().unwrap().results[0].raw_text, golden.markup, "{id}");
         assert!(matching.next().is_none());
     }
-    let id = worker.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    send_signal(worker.id().unwrap(), "TERM");
     assert!(worker.wait().await.unwrap().success());
 }
 
-fn start(pool: &Pool) -> Child {
-    pool.groundling()
+fn start(servers: &TestServers) -> Child {
+    servers
+        .groundling()
         .env("GROUNDLING__S3__MAX_OBJECT_BYTES", LARGEST_OBJECT.to_string())
         .env("GROUNDLING__WORKER__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string())
         .env("GROUNDLING__WORKER__MAX_DECODE_BYTES", DECODING.to_string())

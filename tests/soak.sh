@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The soak test: submits jobs, injects faults, and checks that every job ends exactly once. The last line of output is
-# one JSON object: jobs, faults, annotations, dead_letters, lost, duplicates, stored_again, wrong_reason, seconds.
+# one JSON object: jobs, faults, annotations, failures, lost, duplicates, stored_again, unexpected, seconds.
 # Logs: target/soak.
 #
 #   tests/soak.sh --jobs 10000 --faults 200 --seed 1             a stub in place of the model

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::{annotate, files_below, folder, json_lines, said};
+use crate::support::stderr_of;
+use crate::{annotate, files_below, folder, json_lines};
 
 #[tokio::test]
 async fn a_page_has_the_pictures_of_this_run_and_of_the_one_that_it_continues() {
@@ -14,7 +15,7 @@ async fn a_page_has_the_pictures_of_this_run_and_of_the_one_that_it_continues() 
     let mut command = annotate();
     let output = command.arg("--page").arg(&page).arg(dir.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("page: ") && !output.stdout.is_empty(), "{}", said(&output));
+    assert!(stderr_of(&output).contains("page: ") && !output.stdout.is_empty(), "{}", stderr_of(&output));
     assert_eq!(articles(), 3, "the picture that failed is not on the page");
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.contains("a.jpg</bdi>") && html.contains("src=\"data:image/jpeg;base64,"));
@@ -27,7 +28,7 @@ async fn a_page_has_the_pictures_of_this_run_and_of_the_one_that_it_continues() 
     run().await;
     fs::remove_file(&page).unwrap();
     let output = run().await;
-    assert!(said(&output).contains("0 done, 1 failed, 3 skipped (already done), "), "{}", said(&output));
+    assert!(stderr_of(&output).contains("0 done, 1 failed, 3 skipped (already done), "), "{}", stderr_of(&output));
     assert_eq!(fs::read_to_string(&page).unwrap(), html);
 }
 
@@ -39,11 +40,11 @@ async fn a_page_replaces_nothing_but_a_page() {
     for (page, problem) in [(&picture, "exists and is not a page"), (&missing, "none does not exist")] {
         let output = annotate().arg(&picture).arg("--page").arg(page).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2));
-        assert!(said(&output).contains(problem) && output.stdout.is_empty(), "{}", said(&output));
+        assert!(stderr_of(&output).contains(problem) && output.stdout.is_empty(), "{}", stderr_of(&output));
     }
     let page = dir.path().join("page");
     let output = annotate().arg(&picture).arg("--page").arg(&page).arg("--out").arg(&page).output().await.unwrap();
-    assert!(said(&output).contains("--out has the same name"), "{}", said(&output));
+    assert!(stderr_of(&output).contains("--out has the same name"), "{}", stderr_of(&output));
     assert_eq!(fs::read(&picture).unwrap(), before);
 }
 
@@ -55,11 +56,15 @@ async fn each_run_has_its_own_folder_of_drawings() {
         let mut command = annotate();
         let output =
             command.args(["--format", "json-v0", "--draw"]).arg(&drawn).arg(dir.path()).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         let drawings: Vec<_> = json_lines(&output).iter().map(|line| line["drawing"].clone()).collect();
         let expected = ["a.jpg.png", "sub/a.jpg.png"].map(|name| drawn.join(run).join(name).display().to_string());
         assert_eq!(drawings, expected);
-        assert!(said(&output).contains(&format!("drawings: {}", drawn.join(run).display())), "{}", said(&output));
+        assert!(
+            stderr_of(&output).contains(&format!("drawings: {}", drawn.join(run).display())),
+            "{}",
+            stderr_of(&output)
+        );
     }
     assert_eq!(files_below(&drawn).len(), 4);
 }

@@ -7,10 +7,10 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use crate::support::{DEADLINE, demo};
-use crate::{annotate, folder, said};
+use crate::support::{DEADLINE, Random, demo, send_signal, stderr_of};
+use crate::{annotate, folder};
 
 /// All rows of `--out`: of the file, or of the parts in their order. A last row that is incomplete is left out.
 fn rows(out: &Path) -> Vec<Value> {
@@ -50,11 +50,6 @@ fn to_out(out: &Path, dir: &Path) -> Command {
     command
 }
 
-async fn send(child: &Child, signal: &str) {
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
-}
-
 /// A folder with this many different pictures: the demo's, with a comment behind the end of each.
 fn many(count: usize) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -74,23 +69,27 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
     let home = tempfile::tempdir().unwrap();
     for out in ["rows.jsonl", "rows"].map(|name| home.path().join(name)) {
         let output = run(annotate().arg("--out").arg(&out).arg(dir.path()).arg(dir.path())).await;
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
         assert!(
-            output.stdout.is_empty() && said(&output).contains("3 done, 1 failed, 4 skipped (named before), "),
+            output.stdout.is_empty() && stderr_of(&output).contains("3 done, 1 failed, 4 skipped (named before), "),
             "{}",
-            said(&output)
+            stderr_of(&output)
         );
         let first = rows(&out);
         assert_eq!(assert_each_once(&first).len(), 4, "a folder that is named twice gives each picture once");
         // Without --resume, nothing is overwritten.
         let output = run(annotate().arg("--out").arg(&out).arg(dir.path())).await;
         assert_eq!(output.status.code(), Some(2));
-        assert!(said(&output).contains("add --resume to continue"), "{}", said(&output));
+        assert!(stderr_of(&output).contains("add --resume to continue"), "{}", stderr_of(&output));
         assert_eq!(rows(&out), first);
 
         let output = run(&mut to_out(&out, dir.path())).await;
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("4 found: 0 done, 1 failed, 3 skipped (already done), "), "{}", said(&output));
+        assert!(
+            stderr_of(&output).contains("4 found: 0 done, 1 failed, 3 skipped (already done), "),
+            "{}",
+            stderr_of(&output)
+        );
         assert_eq!(assert_each_once(&rows(&out)).len(), 4);
 
         // One is repaired, one has other content, and one is new.
@@ -98,8 +97,8 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
         fs::copy(dir.path().join("a.jpg"), dir.path().join("b.jpg")).unwrap();
         fs::copy(dir.path().join("a.jpg"), dir.path().join("new.jpg")).unwrap();
         let output = run(&mut to_out(&out, dir.path())).await;
-        assert!(output.status.success(), "{}", said(&output));
-        assert!(said(&output).contains("3 done, 2 skipped (already done), "), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
+        assert!(stderr_of(&output).contains("3 done, 2 skipped (already done), "), "{}", stderr_of(&output));
         let all = rows(&out);
         let ids: BTreeSet<_> = all.iter().map(|row| row["annotation_id"].to_string()).collect();
         assert_eq!((all.len(), ids.len()), (6, 6), "the row of the earlier content stays");
@@ -108,9 +107,13 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
         // Another recipe is other work.
         for other in [&["--task", "detailed"][..], &["--max-new-tokens", "5"], &["--min-score", "0.5"]] {
             let output = run(to_out(&out, &dir.path().join("sub")).args(other)).await;
-            assert!(said(&output).contains("1 done, "), "{other:?}: {}", said(&output));
+            assert!(stderr_of(&output).contains("1 done, "), "{other:?}: {}", stderr_of(&output));
             let output = run(to_out(&out, &dir.path().join("sub")).args(other)).await;
-            assert!(said(&output).contains("0 done, 1 skipped (already done), "), "{other:?}: {}", said(&output));
+            assert!(
+                stderr_of(&output).contains("0 done, 1 skipped (already done), "),
+                "{other:?}: {}",
+                stderr_of(&output)
+            );
         }
         // The folder is as it was for the next round.
         fs::write(dir.path().join("bad.jpg"), "no picture").unwrap();
@@ -120,31 +123,21 @@ async fn a_resumed_run_does_what_is_missing_changed_or_failed_and_nothing_else()
     let output = run(annotate().args(["--resume"]).arg(dir.path())).await;
     assert_eq!(output.status.code(), Some(2), "--resume needs --out");
     let output = run(annotate().args(["--format", "json-v0", "--out", "x.jsonl"]).arg(dir.path())).await;
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr_of(&output));
 }
 
 const PICTURES: usize = 30;
 
-/// Random numbers, the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        for (left, shift) in [(true, 13), (false, 7), (true, 17)] {
-            self.0 ^= if left { self.0 << shift } else { self.0 >> shift };
-        }
-        self.0 % end
-    }
-}
-
-/// Returns when there are this many rows, complete or not.
-async fn has_rows(out: &Path, count: usize) {
+/// Waits until there are this many rows, complete or not.
+async fn wait_for_rows(out: &Path, count: usize) {
+    let begun = Instant::now();
     loop {
         let files = if out.is_dir() { crate::files_below(out) } else { BTreeSet::from([out.to_path_buf()]) };
         let texts = files.iter().filter_map(|file| fs::read(file).ok());
         if texts.map(|text| text.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>() >= count {
             return;
         }
+        assert!(begun.elapsed() < DEADLINE, "fewer than {count} rows");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -152,7 +145,7 @@ async fn has_rows(out: &Path, count: usize) {
 /// Kills runs at random moments until `kills` were killed: in turn after a random time and after a random number of new
 /// rows. After each, the rows so far are complete and different; each time a run ends by itself, every picture has its row,
 /// and the next one starts anew.
-async fn kill(kills: usize) {
+async fn kill_runs(kills: usize) {
     let (dir, home) = (many(PICTURES), tempfile::tempdir().unwrap());
     let name = |number: usize| dir.path().join(format!("{number:04}.jpg")).display().to_string();
     let expected: BTreeSet<_> = (0..PICTURES).map(name).collect();
@@ -168,14 +161,15 @@ async fn kill(kills: usize) {
     assert!(command(&out_of(0)).status().await.unwrap().success());
     let whole = begun.elapsed();
     let (mut killed, mut ended, mut between) = (0, 1, 0);
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::from_environment();
     while killed < kills {
         let out = out_of(ended);
         let before = if out.exists() { assert_each_once(&rows(&out)).len() } else { 0 };
         let mut child = command(&out).spawn().unwrap();
-        let (time, new) = (whole.mul_f64(0.1 + random.below(1000) as f64 / 1000.0), 1 + random.below(8) as usize);
-        let moment =
-            async { if killed % 2 == 0 { tokio::time::sleep(time).await } else { has_rows(&out, before + new).await } };
+        let (time, new) = (whole.mul_f64(0.1 + random.fraction()), 1 + random.below(8) as usize);
+        let moment = async {
+            if killed % 2 == 0 { tokio::time::sleep(time).await } else { wait_for_rows(&out, before + new).await }
+        };
         let ended_itself = tokio::select! {
             status = child.wait() => Some(status.unwrap()),
             () = moment => None,
@@ -200,19 +194,19 @@ async fn kill(kills: usize) {
 
 #[tokio::test]
 async fn a_run_that_is_killed_and_resumed_has_each_row_once() {
-    kill(8).await;
+    kill_runs(8).await;
 }
 
 #[tokio::test]
 #[ignore = "takes minutes"]
 async fn runs_that_are_killed_at_a_hundred_moments_have_each_row_once() {
-    kill(100).await;
+    kill_runs(100).await;
 }
 
 #[tokio::test]
 async fn ctrl_c_finishes_what_was_started_and_says_how_to_continue() {
     let (dir, home) = (many(60), tempfile::tempdir().unwrap());
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let out = home.path().join(format!("rows{code}.jsonl"));
         // With few slots, pictures end one after the other.
         let child = to_out(&out, dir.path()).args(["--batch", "2"]).stderr(Stdio::piped()).spawn().unwrap();
@@ -221,15 +215,15 @@ async fn ctrl_c_finishes_what_was_started_and_says_how_to_continue() {
             assert!(begun.elapsed() < DEADLINE, "no row");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        send(&child, signal).await;
+        send_signal(child.id().unwrap(), signal);
         let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
-        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(code), "{}", stderr_of(&output));
         let so_far = rows(&out);
         assert_each_once(&so_far);
         assert!(so_far.len() < 60, "the signal came too late");
         let summary = format!("60 found: {} done, {} left, ", so_far.len(), 60 - so_far.len());
         let left = format!("{} pictures left; to continue, run the same command with --resume", 60 - so_far.len());
-        assert!(said(&output).contains(&summary) && said(&output).contains(&left), "{}", said(&output));
+        assert!(stderr_of(&output).contains(&summary) && stderr_of(&output).contains(&left), "{}", stderr_of(&output));
         assert!(fs::read_to_string(&out).unwrap().ends_with('\n'));
     }
     let out = home.path().join("rows130.jsonl");
@@ -248,17 +242,17 @@ async fn after_ctrl_c_a_picture_that_does_not_end_is_waited_for_only_so_long() {
     command.arg("--out").arg(&out).arg(dir.path()).arg(format!("http://{}/c.jpg", silent.local_addr().unwrap()));
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     let connection = silent.accept().await.unwrap();
-    has_rows(&out, 2).await;
-    send(&child, "-INT").await;
+    wait_for_rows(&out, 2).await;
+    send_signal(child.id().unwrap(), "INT");
     let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr_of(&output));
     for part in [
         "for at most 0.1 s (worker.shutdown_timeout)",
         "have not ended in time",
         "3 found: 2 done, 1 left, ",
         "1 picture left; to continue, run the same command with --resume",
     ] {
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert!(stderr_of(&output).contains(part), "{part}: {}", stderr_of(&output));
     }
     assert_eq!(rows(&out).len(), 2);
     drop(connection);
@@ -273,13 +267,13 @@ async fn a_second_ctrl_c_leaves_at_once() {
     let mut child = command.spawn().unwrap();
     let stdin = child.stdin.take();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    send(&child, "-INT").await;
+    send_signal(child.id().unwrap(), "INT");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(child.try_wait().unwrap().is_none(), "the first one waits for the picture that was started");
-    send(&child, "-INT").await;
+    send_signal(child.id().unwrap(), "INT");
     let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
-    assert!(said(&output).contains("a second Ctrl-C exits at once"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("a second Ctrl-C exits at once"), "{}", stderr_of(&output));
     drop(stdin);
 }
 
@@ -287,8 +281,8 @@ async fn a_second_ctrl_c_leaves_at_once() {
 async fn progress_comes_as_lines_to_a_file_and_as_a_bar_to_a_terminal() {
     let dir = many(80);
     let output = run(annotate().args(["--progress", "1", "--format", "json"]).arg(dir.path())).await;
-    assert!(output.status.success(), "{}", said(&output));
-    let said = said(&output);
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    let said = stderr_of(&output);
     let line = said.lines().find(|line| line.contains(" pictures/s, about ")).expect(&said);
     assert!(line.starts_with("groundling: ") && line.contains(" of 80 pictures, 0 failed, "), "{line}");
     assert!(said.lines().last().unwrap().contains("80 done, "), "{said}");

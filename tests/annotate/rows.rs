@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use prost_types::{Duration, Timestamp};
-use sandbox::rig::SearchPaths;
+use sandbox::tools::SearchPaths;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use wire::v1::{self, FailureReason};
 
 use crate::schema::Schema;
-use crate::support::{caption, demo, goldens};
-use crate::{annotate, folder, json_lines, said};
+use crate::support::{TestServers, caption, demo, goldens, stderr_of};
+use crate::{annotate, folder, json_lines};
 
 #[tokio::test]
 async fn a_row_is_the_annotation_that_a_worker_publishes() {
@@ -20,7 +20,7 @@ async fn a_row_is_the_annotation_that_a_worker_publishes() {
     let mut command = annotate();
     command.args(["--format", "json", "--task", "brief", "--task", "ground=a snowman", "--task", "describe=596,891"]);
     let output = command.arg(&picture).output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let [row] = &json_lines(&output)[..] else { panic!("one row for each picture") };
     let problems = Schema::read().problems(row);
     assert!(problems.is_empty(), "{problems:?}");
@@ -51,21 +51,23 @@ async fn a_row_is_the_annotation_that_a_worker_publishes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_publishes_the_answer_too() {
-    let pool = crate::support::Pool::start().await;
-    let worker = pool.worker();
-    pool.upload("a.jpg", fs::read(&demo().scenes[0].path).unwrap()).await;
-    pool.enqueue(&pool.job("j", "a.jpg", vec![caption()])).await;
-    let (annotations, _) = pool.outcomes(1).await;
+    let servers = TestServers::start().await;
+    let worker = servers.worker();
+    servers.upload("a.jpg", fs::read(&demo().scenes[0].path).unwrap()).await;
+    servers.enqueue(&servers.job("j", "a.jpg", vec![caption()])).await;
+    let (annotations, _) = servers.wait_for_outcomes(1).await;
     let result = &annotations[0].results[0];
     assert_eq!(format!("An image of {}", result.answer), result.text);
     let row: Value = serde_json::from_str(&serde_json::to_string(&annotations[0]).unwrap()).unwrap();
     let problems = Schema::read().problems(&row);
     assert!(problems.is_empty(), "{problems:?}");
     // The same picture on the command line.
-    let mut command = pool.groundling();
-    command.args(["annotate", "--format", "json", "--well-formed"]).arg(format!("s3://{}/a.jpg", pool.bucket().bucket));
+    let mut command = servers.groundling();
+    command
+        .args(["annotate", "--format", "json", "--well-formed"])
+        .arg(format!("s3://{}/a.jpg", servers.bucket().bucket));
     let output = command.output().await.unwrap();
-    let [local] = &json_lines(&output)[..] else { panic!("one row: {}", said(&output)) };
+    let [local] = &json_lines(&output)[..] else { panic!("one row: {}", stderr_of(&output)) };
     assert_eq!((&local["picture"], &local["model"]), (&row["picture"], &row["model"]));
     let mut results = [&row, local].map(|row| row["results"][0].clone());
     results.iter_mut().for_each(|result| result["task_id"] = json!("t"));
@@ -102,7 +104,7 @@ async fn a_failure_is_a_row_with_its_reason() {
     let (large, message) = reason("large.jpg");
     assert_eq!(large, "FAILURE_REASON_OBJECT_TOO_LARGE");
     assert!(message.ends_with("raise --max-bytes to allow it"), "{message}");
-    assert!(said(&output).contains("1 done, 4 failed, "), "{}", said(&output));
+    assert!(stderr_of(&output).contains("1 done, 4 failed, "), "{}", stderr_of(&output));
 }
 
 #[test]
@@ -222,7 +224,7 @@ async fn rows_are_protobufs_json() {
     let mut python = Command::new(client.join("python"));
     python.arg(root.join("tests/annotate/read_rows.py")).arg(dir.path()).arg(&rows);
     let read = python.output().await.unwrap();
-    assert!(read.status.success(), "{}", said(&read));
+    assert!(read.status.success(), "{}", stderr_of(&read));
     let (read, rows) = (json_lines(&read), json_lines(&output));
     assert_eq!((read.len(), rows.len()), (2, 2));
     // The first one is the annotation, and the second one the failure.
@@ -241,7 +243,7 @@ async fn scores_and_phrases_choose_what_a_row_has() {
     let dir = folder(&["a.jpg", "b.jpg", "c.jpg"]);
     let rows = async |arguments: &[&str]| {
         let output = annotate().args(["--format", "json"]).args(arguments).arg(dir.path()).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         json_lines(&output)
     };
     let boxes = |rows: &[Value]| -> Vec<(String, f64)> {
@@ -269,6 +271,6 @@ async fn scores_and_phrases_choose_what_a_row_has() {
     assert!(!kept.is_empty() && kept.iter().all(|(phrase, _)| phrase.ends_with(word)), "{kept:?}");
     for wrong in [&["--min-score", "1.5"][..], &["--phrases", "no/such"]] {
         let output = annotate().args(wrong).arg(dir.path()).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", stderr_of(&output));
     }
 }

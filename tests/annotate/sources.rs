@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt;
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
-use crate::support::demo;
-use crate::{annotate, files_below, folder, json_lines, said};
+use crate::support::{demo, stderr_of};
+use crate::{annotate, files_below, folder, json_lines};
 
 /// The names of the pictures of JSON rows, without the folder.
 fn names(output: &Output, folder: &str) -> BTreeSet<String> {
@@ -55,7 +55,7 @@ async fn a_messy_folder_gives_its_pictures_and_an_account_of_the_rest() {
     let prefix = root.to_str().unwrap();
 
     let output = annotate().args(["--format", "json"]).arg(root).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
     let mut expected = set(&pictures);
     expected.extend(set(&["not\\xffutf8.jpg", "empty.jpg", "cut.png"]));
     assert_eq!(names(&output, prefix), expected);
@@ -66,14 +66,14 @@ async fn a_messy_folder_gives_its_pictures_and_an_account_of_the_rest() {
         "1 broken link (broken.jpg)",
         "21 found: 7 done, 2 failed, 12 skipped (5 not pictures, 4 hidden, 2 links to directories, 1 broken link), ",
     ] {
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert!(stderr_of(&output).contains(part), "{part}: {}", stderr_of(&output));
     }
 
     let mut command = annotate();
     command.args(["--format", "json", "--follow-links", "--draw"]).arg(out.path()).arg(root);
     let output = command.output().await.unwrap();
     expected.extend(set(&["link/linked.jpg"]));
-    assert_eq!(names(&output, prefix), expected, "the loop is followed once: {}", said(&output));
+    assert_eq!(names(&output, prefix), expected, "the loop is followed once: {}", stderr_of(&output));
     assert!(out.path().join("run-1/link/linked.jpg.png").is_file() && out.path().join("run-1/no_ending.png").is_file());
 }
 
@@ -88,7 +88,7 @@ async fn patterns_and_lists_name_pictures() {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).await.unwrap();
         let output = child.wait_with_output().await.unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        assert!(output.status.success(), "{arguments:?}: {}", stderr_of(&output));
         names(&output, "")
     };
     assert_eq!(found(&["*.jpg"], b"").await, set(&["a.jpg", "line\nbreak.jpg"]));
@@ -101,9 +101,9 @@ async fn patterns_and_lists_name_pictures() {
     assert_eq!(found(&["--files-from", "-", "b.png"], b"line\nbreak.jpg\0").await, set(&["b.png", "line\nbreak.jpg"]));
     let output = annotate().arg(format!("{prefix}/*.gif")).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("*.gif: no picture matches"), "{}", said(&output));
+    assert!(stderr_of(&output).contains("*.gif: no picture matches"), "{}", stderr_of(&output));
     let output = annotate().args(["--files-from", "no/such/list"]).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr_of(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +142,7 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
     };
     let prefix = format!("s3://{bucket}");
     let output = command("p/").args(["--format", "json"]).output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(names(&output, &prefix), set(&keys[..4]));
     for part in [
         "1 file that is not a picture (notes.txt)",
@@ -150,7 +150,7 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
         "names without an extension: skipped 1 file that is not a picture (s3://",
         "7 found: 4 done, 3 skipped (2 not pictures, 1 hidden), ",
     ] {
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert!(stderr_of(&output).contains(part), "{part}: {}", stderr_of(&output));
     }
     let etag = |row: &serde_json::Value| row["picture"]["object"]["etag"].as_str().map(str::len);
     assert!(json_lines(&output).iter().all(|row| etag(row) == Some(32)));
@@ -162,8 +162,8 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
     let out = home.path().join("rows.jsonl");
     let resumed = async || {
         let output = command("p/").args(["--resume", "--out"]).arg(&out).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
-        said(&output)
+        assert!(output.status.success(), "{}", stderr_of(&output));
+        stderr_of(&output)
     };
     assert!(resumed().await.contains("4 done, "));
     let said = resumed().await;
@@ -174,7 +174,7 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
 
     let output = command("missing/").output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = crate::said(&output);
+    let said = stderr_of(&output);
     assert!(
         said.contains("missing/: there are no objects with this prefix") && said.contains("0 found: 0 done"),
         "{said}"
@@ -183,9 +183,9 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
     let output = command("p").output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let advice = "there are objects below it: end the address with / to annotate them";
-    assert!(crate::said(&output).contains(advice), "{}", crate::said(&output));
+    assert!(stderr_of(&output).contains(advice), "{}", stderr_of(&output));
     let output = command("p/none.jpg").output().await.unwrap();
-    assert!(!crate::said(&output).contains(advice), "{}", crate::said(&output));
+    assert!(!stderr_of(&output).contains(advice), "{}", stderr_of(&output));
 
     // A listing that fails is a row, and a sentence that names the place, the problem and the remedy.
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -221,7 +221,7 @@ async fn a_bucket_is_listed_matched_and_resumed_by_etag() {
         let endpoint = if name == "endpoint" { value } else { access.endpoint.as_str() };
         command.env(name, value).args(["--format", "json", "--s3-endpoint", endpoint, place]);
         let output = command.output().await.unwrap();
-        let said = crate::said(&output);
+        let said = stderr_of(&output);
         assert_eq!(output.status.code(), Some(1), "{name} {value}: {said}");
         let sentence = said.lines().next().unwrap_or_default();
         for part in parts.iter().chain([&place]) {
@@ -258,8 +258,9 @@ async fn what_cannot_be_read_has_a_row_and_what_is_not_supported_fails() {
     let out = home.path().join("rows.jsonl");
     for run in 0..2 {
         let output = annotate().args(["--resume", "--out"]).arg(&out).arg(root).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
         let text = fs::read_to_string(&out).unwrap();
+        assert_eq!(text.contains("FORBIDDEN"), !is_root, "{text}");
         let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let reason = |end: &str| {
             let of = rows.iter().filter(|row| row["job_id"].as_str().unwrap().ends_with(end));
@@ -275,7 +276,7 @@ async fn what_cannot_be_read_has_a_row_and_what_is_not_supported_fails() {
             assert_eq!(reason("unreadable.jpg"), "FAILURE_REASON_OBJECT_FORBIDDEN");
             assert_eq!(reason("locked"), "FAILURE_REASON_OBJECT_FORBIDDEN");
         }
-        let said = said(&output);
+        let said = stderr_of(&output);
         assert!(said.contains("p.jpg: the file is an HTML page, not a picture") && !said.contains("HTML page, which"));
         assert!(said.contains("HEIC (HEIF) file, which is not supported; convert it to JPEG"), "{said}");
         assert!(said.contains("skipped 1 file that is not a picture (page)"), "{said}");
@@ -287,7 +288,7 @@ async fn what_cannot_be_read_has_a_row_and_what_is_not_supported_fails() {
     }
     fs::remove_dir_all(root.join("upper")).unwrap();
     let output = annotate().args(["--resume", "--out"]).arg(&out).arg(root).output().await.unwrap();
-    assert!(!fs::read_to_string(&out).unwrap().contains("FORBIDDEN"), "{}", said(&output));
+    assert!(!fs::read_to_string(&out).unwrap().contains("FORBIDDEN"), "{}", stderr_of(&output));
 }
 
 #[tokio::test]
@@ -301,8 +302,12 @@ async fn a_place_without_pictures_is_named_and_the_exit_code_is_1() {
         (&["*.jpg"], "*.jpg: no picture matches"),
     ] {
         let output = annotate().current_dir(dir.path()).args(arguments).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains(sentence) && said(&output).contains("0 found: 0 done, "), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert!(
+            stderr_of(&output).contains(sentence) && stderr_of(&output).contains("0 found: 0 done, "),
+            "{}",
+            stderr_of(&output)
+        );
         assert!(output.stdout.is_empty());
     }
 }
@@ -322,10 +327,14 @@ async fn each_path_is_annotated_once_and_has_a_name_of_its_own() {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&picture).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     // Arguments come before the list.
     let all = set(&["./a.jpg", "./sub/b.jpg", "./c\\xff.jpg", "./c\\x5cxff.jpg", "./link.jpg", "./-", "-"]);
     assert_eq!(names(&output, ""), all);
-    assert!(said(&output).contains("7 done, 10 skipped (1 not a picture, 9 named before), "), "{}", said(&output));
+    assert!(
+        stderr_of(&output).contains("7 done, 10 skipped (1 not a picture, 9 named before), "),
+        "{}",
+        stderr_of(&output)
+    );
     assert_eq!(files_below(&root.join("drawn")).len(), all.len());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sandbox::rig::SearchPaths;
+use sandbox::tools::SearchPaths;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -44,11 +44,15 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// `None`, with a message, if `deploy/install-tools.sh --browser` has not installed one.
+    /// `None`, with a message, on a machine without npm: `deploy/install-tools.sh --browser` needs it.
     pub(crate) async fn start() -> Option<Self> {
-        let Ok(program) = SearchPaths::from_environment().executable("chromium") else {
-            eprintln!("not tested in a browser: run ./deploy/install-tools.sh --browser with npm and Node.js");
-            return None;
+        let program = match SearchPaths::from_environment().executable("chromium") {
+            Ok(program) => program,
+            Err(_) if Command::new("npm").arg("--version").output().await.is_err() => {
+                eprintln!("not tested in a browser, because npm is not installed");
+                return None;
+            }
+            Err(error) => panic!("run ./deploy/install-tools.sh --browser: {error}"),
         };
         let home = tempfile::tempdir().unwrap();
         // The browser reads commands from its descriptor 3 and answers on 4.
@@ -133,7 +137,7 @@ impl Browser {
     }
 
     /// Fails if the page has reported an error since it was opened.
-    pub(crate) async fn has_no_errors(&mut self) {
+    pub(crate) async fn assert_no_errors(&mut self) {
         self.evaluate("0").await;
         self.events.iter().for_each(|event| self.check(event));
     }
@@ -214,7 +218,7 @@ impl Browser {
         STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
     }
 
-    /// Scrolls through the page, and gives the milliseconds between the frames.
+    /// Scrolls through the page, and returns the milliseconds between the frames.
     pub(crate) async fn frame_times(&mut self, pixels_per_frame: u32, most: Duration) -> Vec<f64> {
         let scroll = format!(
             "new Promise((done) => {{

@@ -9,7 +9,8 @@ use wire::identity::sha256_hex;
 use wire::v1::FailureReason;
 
 use crate::browser::Browser;
-use crate::filled_stream::{Bench, said};
+use crate::filled_stream::TestEnv;
+use crate::support::stderr_of;
 
 /// Text of the bar's number of marks.
 const MARKED: &str = "document.getElementById('marked').textContent";
@@ -23,7 +24,7 @@ fn keep(name: &str, picture: &[u8]) {
 }
 
 /// Nothing is wider than the window, whatever its size, and something is shown.
-async fn fits_every_width(browser: &mut Browser, name: &str) {
+async fn assert_fits_every_width(browser: &mut Browser, name: &str) {
     for width in [400, 900, 1600] {
         browser.resize(width, 900).await;
         let wide = browser.shown("document.documentElement.scrollWidth").await;
@@ -40,16 +41,16 @@ async fn fits_every_width(browser: &mut Browser, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reviewer_marks_boxes_and_gets_their_precision() {
     let Some(mut browser) = Browser::start().await else { return };
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
-    bench.publish_hostile(truth.messages.values().next().unwrap()).await;
-    bench.publish_failure(Some("lost.jpg"), FailureReason::ObjectNotFound, "the object does not exist").await;
-    bench.publish_failure(Some("0001.jpg"), FailureReason::UndecodablePicture, "not a picture").await;
-    let (_, html) = bench.review("page.html", &["--sample", "100"]).await;
-    let page = bench.dir.path().join("page.html");
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
+    env.publish_hostile(truth.messages.values().next().unwrap()).await;
+    env.publish_failure(Some("lost.jpg"), FailureReason::ObjectNotFound, "the object does not exist").await;
+    env.publish_failure(Some("0001.jpg"), FailureReason::UndecodablePicture, "not a picture").await;
+    let (_, html) = env.review("page.html", &["--sample", "100"]).await;
+    let page = env.dir.path().join("page.html");
     browser.open(&page).await;
     assert_eq!(browser.evaluate("document.title").await, "Annotations of scenes", "text does not run");
-    fits_every_width(&mut browser, "review").await;
+    assert_fits_every_width(&mut browser, "review").await;
 
     // The first key for a mark chooses a box, and marks none that was not chosen.
     let boxes = html.matches("<g class=\"box ").count();
@@ -123,11 +124,11 @@ async fn a_reviewer_marks_boxes_and_gets_their_precision() {
     // Saved, counted, and kept by the browser.
     browser.click("#save").await;
     let saved = browser.downloaded().await;
-    let file = bench.dir.path().join("marks.json");
+    let file = env.dir.path().join("marks.json");
     std::fs::write(&file, &saved).unwrap();
-    let output = bench.groundling(&["review", "--format", "json", "--judged", file.to_str().unwrap()]).output().await;
+    let output = env.groundling(&["review", "--format", "json", "--judged", file.to_str().unwrap()]).output().await;
     let output = output.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["all"]["right"], &report["all"]["wrong"]), (&json!(2), &json!(2)), "{report}");
     let saved: Value = serde_json::from_slice(&saved).unwrap();
@@ -164,30 +165,30 @@ async fn a_reviewer_marks_boxes_and_gets_their_precision() {
         const { width, height } = one.getBoundingClientRect(); return width > 0 && height > 0 && (width < 24 || height < 24); })
         .map((one) => one.outerHTML.slice(0, 80))";
     assert_eq!(browser.evaluate(small).await, json!([]));
-    browser.has_no_errors().await;
+    browser.assert_no_errors().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_differences_fits_every_width() {
     let Some(mut browser) = Browser::start().await else { return };
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
     for (index, annotation) in truth.messages.values().enumerate() {
         let mut other = annotation.clone();
         (other.dataset, other.annotation_id) = ("scenes-2".into(), sha256_hex(format!("2 {index}").as_bytes()));
         other.results[0].entities.truncate(1);
-        bench.publish(&other, "").await;
+        env.publish(&other, "").await;
     }
-    let page = bench.dir.path().join("diff.html");
+    let page = env.dir.path().join("diff.html");
     let arguments = ["diff", "scenes", "scenes-2", "--largest", "5", "--out", page.to_str().unwrap()];
-    let output = bench.groundling(&arguments).output().await.unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    let output = env.groundling(&arguments).output().await.unwrap();
+    assert!(output.status.success(), "{}", stderr_of(&output));
     browser.open(&page).await;
     assert_eq!(browser.evaluate("document.querySelectorAll('.pair .card').length").await, 10);
-    fits_every_width(&mut browser, "diff").await;
+    assert_fits_every_width(&mut browser, "diff").await;
     browser.click("#p1 .grow").await;
     assert_eq!(browser.evaluate("document.getElementById('p1').classList.contains('large')").await, true);
-    browser.has_no_errors().await;
+    browser.assert_no_errors().await;
 }
 
 /// Prints the times; they depend on the machine.
@@ -195,18 +196,18 @@ async fn a_page_of_differences_fits_every_width() {
 #[ignore = "a measurement"]
 async fn frame_times_of_a_page_of_five_hundred_pictures() {
     let Some(mut browser) = Browser::start().await else { return };
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
     let annotations: Vec<_> = truth.messages.values().collect();
     let more = (0..460).map(|number| {
         let mut annotation = annotations[number % annotations.len()].clone();
         annotation.annotation_id = sha256_hex(format!("more {number}").as_bytes());
         annotation
     });
-    bench.fill(more).await;
-    let (summary, _) = bench.review("page.html", &["--sample", "500"]).await;
+    env.fill(more).await;
+    let (summary, _) = env.review("page.html", &["--sample", "500"]).await;
     assert_eq!(summary["annotations"], 500);
-    browser.open(&bench.dir.path().join("page.html")).await;
+    browser.open(&env.dir.path().join("page.html")).await;
     let loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd";
     let loaded = browser.evaluate(loaded).await;
     let mut times = browser.frame_times(120, Duration::from_secs(60)).await;

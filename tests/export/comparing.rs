@@ -4,16 +4,17 @@ use serde_json::{Value, json};
 use wire::identity::sha256_hex;
 use wire::v1::ImageAnnotation;
 
-use crate::filled_stream::{Bench, DATASET, Truth, said};
+use crate::filled_stream::{DATASET, TestEnv, Truth};
 use crate::reviewing::HOSTILE;
+use crate::support::stderr_of;
 
 const OTHER: &str = "scenes-2";
 
-impl Bench {
+impl TestEnv {
     async fn diff(&self, arguments: &[&str]) -> Value {
         let arguments = [&["diff", DATASET, OTHER, "--format", "json"], arguments].concat();
         let output = self.groundling(&arguments).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
@@ -54,13 +55,13 @@ fn other_recipe(truth: &Truth) -> Vec<ImageAnnotation> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_recipes_are_compared_picture_by_picture() {
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
     for other in other_recipe(&truth) {
-        bench.publish(&other, "").await;
+        env.publish(&other, "").await;
     }
-    let page = bench.path("diff.html");
-    let found = bench.diff(&["--largest", "2", "--out", &page]).await;
+    let page = env.path("diff.html");
+    let found = env.diff(&["--largest", "2", "--out", &page]).await;
     let counts =
         ["pictures", "pictures_only_a", "pictures_only_b", "results", "texts_equal", "phrases_gained", "phrases_lost"];
     assert_eq!(counts.map(|name| found[name].as_u64().unwrap()), [47, 1, 0, 141, 140, 1, 1], "{found}");
@@ -90,9 +91,9 @@ async fn two_recipes_are_compared_picture_by_picture() {
     assert_eq!((html.matches("<script>").count(), html.matches("<section class=\"pair\"").count()), (1, 2));
     assert!(html.contains("a: scenes") && html.contains("b: scenes-2"));
 
-    let text = bench.groundling(&["diff", DATASET, OTHER]).output().await.unwrap();
+    let text = env.groundling(&["diff", DATASET, OTHER]).output().await.unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("  texts equal: 140 of 141 (99.3 %)\n"), "{text}");
-    let same = bench.groundling(&["diff", DATASET, DATASET]).output().await.unwrap();
-    assert_eq!((same.status.code(), said(&same).contains("name two")), (Some(2), true));
+    let same = env.groundling(&["diff", DATASET, DATASET]).output().await.unwrap();
+    assert_eq!((same.status.code(), stderr_of(&same).contains("name two")), (Some(2), true));
 }

@@ -15,14 +15,16 @@ use wire::Message;
 use wire::identity::sha256_hex;
 use wire::v1::{self, ImageAnnotation};
 
-use crate::support::{demo, groundling};
+use crate::support::{demo, groundling, stderr_of, with_store};
 
 pub(crate) const DATASET: &str = "scenes";
 pub(crate) const SUBJECT: &str = "groundling.annotations.scenes";
 pub(crate) const STREAM: &str = "GROUNDLING_ANNOTATIONS";
+/// Arguments of an export with small shards.
+pub(crate) const JSONL: [&str; 4] = ["--format", "jsonl", "--shard-size", "10"];
 
 /// A NATS server with the streams of `groundling setup`, a bucket, and a directory for exports.
-pub(crate) struct Bench {
+pub(crate) struct TestEnv {
     pub(crate) nats: NatsServer,
     pub(crate) jetstream: jetstream::Context,
     pub(crate) s3: EmbeddedS3,
@@ -30,28 +32,22 @@ pub(crate) struct Bench {
     pub(crate) dir: TempDir,
 }
 
-impl Bench {
+impl TestEnv {
     pub(crate) async fn start() -> Self {
         let (objects, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let s3 = EmbeddedS3::start(objects.path()).await.unwrap();
         let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let jetstream = jetstream::new(async_nats::connect(nats.client_url()).await.unwrap());
-        let bench = Self { nats, jetstream, s3, objects, dir };
-        let setup = bench.groundling(&["setup"]).output().await.unwrap();
-        assert!(setup.status.success(), "{}", said(&setup));
-        bench
+        let env = Self { nats, jetstream, s3, objects, dir };
+        let setup = env.groundling(&["setup"]).output().await.unwrap();
+        assert!(setup.status.success(), "{}", stderr_of(&setup));
+        env
     }
 
     pub(crate) fn groundling(&self, arguments: &[&str]) -> Command {
-        let access = self.s3.access();
         let mut command = groundling();
-        command
-            .env("GROUNDLING__NATS__URL", self.nats.client_url())
-            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
-            .env("GROUNDLING__S3__PATH_STYLE", "true")
-            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
-            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
-            .args(arguments);
+        with_store(&mut command, self.s3.access());
+        command.env("GROUNDLING__NATS__URL", self.nats.client_url()).args(arguments);
         command
     }
 
@@ -65,10 +61,10 @@ impl Bench {
         self.export_command(out, arguments).output().await.unwrap()
     }
 
-    /// Exports, and gives the summary.
+    /// Exports, and returns the summary.
     pub(crate) async fn exported(&self, out: &str, arguments: &[&str]) -> Value {
         let output = self.export(out, arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        assert!(output.status.success(), "{arguments:?}: {}", stderr_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -76,8 +72,8 @@ impl Bench {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Publishes an annotation as a worker does, and gives its sequence. With `suffix`, the stream does not recognize an
-    /// annotation that it has already: it stands for one that comes after the duplicate window.
+    /// Publishes an annotation as a worker does, and returns its sequence. With `suffix`, the stream does not recognize
+    /// an annotation that it has already: it stands for one that comes after the duplicate window.
     pub(crate) async fn publish(&self, annotation: &ImageAnnotation, suffix: &str) -> u64 {
         let message = PublishMessage::build()
             .payload(annotation.encode_to_vec().into())
@@ -103,7 +99,7 @@ impl Bench {
         }
     }
 
-    /// Publishes the annotations of the scenes, uploads their pictures, and gives what readers must find.
+    /// Publishes the annotations of the scenes, uploads their pictures, and returns what readers must find.
     pub(crate) async fn fill_with_scenes(&self) -> Truth {
         let bucket = self.s3.access().bucket.clone();
         let mut truth = Truth { annotations: Vec::new(), messages: BTreeMap::new(), categories: categories() };
@@ -153,10 +149,6 @@ impl Truth {
         let results = self.messages.values().flat_map(|annotation| &annotation.results);
         results.flat_map(|result| &result.entities).map(|entity| entity.boxes.len()).sum()
     }
-}
-
-pub(crate) fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// All files below a directory with their bytes, without those that differ between runs or are unfinished.

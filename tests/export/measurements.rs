@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use broker::read::{Range, read};
 use futures::TryStreamExt;
 
-use crate::filled_stream::{Bench, STREAM, SUBJECT, synthetic};
+use crate::filled_stream::{STREAM, SUBJECT, TestEnv, synthetic};
 
 /// Greatest resident memory of a process in MB, while it runs.
 pub(crate) async fn most_memory(id: u32) -> f64 {
@@ -13,16 +13,17 @@ pub(crate) async fn most_memory(id: u32) -> f64 {
     loop {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status")) else { return most };
         let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let Some(kilobytes) = line.and_then(|line| line.split_whitespace().nth(1)) else { return most };
-        most = most.max(kilobytes.parse::<f64>().unwrap() / 1000.0);
+        // Linux writes kB for KiB.
+        let Some(kibibytes) = line.and_then(|line| line.split_whitespace().nth(1)) else { return most };
+        most = most.max(kibibytes.parse::<f64>().unwrap() * 1024.0 / 1e6);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-pub(crate) async fn bare_rate(bench: &Bench) -> f64 {
+pub(crate) async fn bare_rate(env: &TestEnv) -> f64 {
     let range = Range { subject: SUBJECT.into(), deduplicate: false, ..Range::all() };
     let started = Instant::now();
-    let mut messages = std::pin::pin!(read(&bench.jetstream, STREAM, range).await.unwrap());
+    let mut messages = std::pin::pin!(read(&env.jetstream, STREAM, range).await.unwrap());
     let mut count = 0u64;
     while messages.try_next().await.unwrap().is_some() {
         count += 1;
@@ -32,16 +33,16 @@ pub(crate) async fn bare_rate(bench: &Bench) -> f64 {
 
 /// With the first `tasks` results of each annotation.
 async fn measure(count: u64, tasks: usize) {
-    let bench = Bench::start().await;
+    let env = TestEnv::start().await;
     let annotations = synthetic(count).map(|mut annotation| {
         annotation.results.truncate(tasks);
         annotation
     });
-    bench.fill(annotations).await;
+    env.fill(annotations).await;
     for format in ["parquet", "jsonl", "coco", "webdataset"] {
-        let bare = bare_rate(&bench).await;
+        let bare = bare_rate(&env).await;
         let started = Instant::now();
-        let mut command = bench.export_command(format, &["--format", format]);
+        let mut command = env.export_command(format, &["--format", format]);
         let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let memory = tokio::spawn(most_memory(child.id().unwrap()));
         let output = child.wait_with_output().await.unwrap();
@@ -54,7 +55,7 @@ async fn measure(count: u64, tasks: usize) {
             100.0 * rate / bare,
             memory.await.unwrap()
         );
-        std::fs::remove_dir_all(bench.path(format)).unwrap();
+        std::fs::remove_dir_all(env.path(format)).unwrap();
     }
 }
 

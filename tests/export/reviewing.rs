@@ -11,18 +11,19 @@ use wire::identity::sha256_hex;
 use wire::v1::{FailureReason, ImageAnnotation, JobFailure};
 use worker::fetch::http::WebReader;
 
-use crate::filled_stream::{Bench, DATASET, said};
+use crate::filled_stream::{DATASET, TestEnv};
+use crate::support::{groundling, stderr_of};
 
 pub(crate) const HOSTILE: &str =
     "</script></title><script>document.title='run'</script>\"'><img src=x onerror=alert(1)>";
 
-impl Bench {
-    /// Makes a page, and gives the summary and the HTML.
+impl TestEnv {
+    /// Makes a page, and returns the summary and the HTML.
     pub(crate) async fn review(&self, out: &str, arguments: &[&str]) -> (Value, String) {
         let path = self.path(out);
         let arguments = [&["review", "--dataset", DATASET, "--out", &path, "--format", "json"], arguments].concat();
         let output = self.groundling(&arguments).output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         (serde_json::from_slice(&output.stdout).unwrap(), std::fs::read_to_string(path).unwrap())
     }
 
@@ -65,17 +66,17 @@ fn ids(html: &str) -> BTreeSet<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_has_a_sample_and_the_failures_with_their_pictures() {
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
     let first = truth.messages.values().next().unwrap();
     // An annotation that the stream has twice is one of the sample.
-    bench.publish(first, "-again").await;
+    env.publish(first, "-again").await;
     let picture = first.picture.as_ref().unwrap().object.as_ref().unwrap().key.clone();
-    bench.publish_failure(Some(&picture), FailureReason::PictureTooLarge, "too many pixels").await;
-    bench.publish_failure(Some("lost.jpg"), FailureReason::ObjectNotFound, HOSTILE).await;
-    bench.publish_failure(None, FailureReason::InvalidJob, "no job").await;
+    env.publish_failure(Some(&picture), FailureReason::PictureTooLarge, "too many pixels").await;
+    env.publish_failure(Some("lost.jpg"), FailureReason::ObjectNotFound, HOSTILE).await;
+    env.publish_failure(None, FailureReason::InvalidJob, "no job").await;
 
-    let (summary, html) = bench.review("page.html", &["--sample", "20", "--seed", "3"]).await;
+    let (summary, html) = env.review("page.html", &["--sample", "20", "--seed", "3"]).await;
     assert_eq!(
         [&summary["annotations"], &summary["read"], &summary["failures"], &summary["pictures_missing"]],
         [&json!(20), &json!(49), &json!(3), &json!(0)]
@@ -86,46 +87,46 @@ async fn a_page_has_a_sample_and_the_failures_with_their_pictures() {
     assert_eq!((html.matches("<script>").count(), html.matches("</script>").count()), (1, 1));
     assert!(html.contains("too many pixels") && html.contains("job of nothing"));
     assert!(html.contains("img-src data:; "), "embedded pictures need no store");
-    let again = bench.review("again.html", &["--sample", "20", "--seed", "3"]).await.1;
+    let again = env.review("again.html", &["--sample", "20", "--seed", "3"]).await.1;
     assert_eq!(ids(&again), ids(&html));
-    let other = bench.review("other.html", &["--sample", "20", "--seed", "4", "--failures", "0"]).await.1;
+    let other = env.review("other.html", &["--sample", "20", "--seed", "4", "--failures", "0"]).await.1;
     assert!(ids(&other) != ids(&html) && !other.contains("id=\"failures\""));
-    let all = bench.review("all.html", &["--sample", "1000"]).await;
+    let all = env.review("all.html", &["--sample", "1000"]).await;
     assert_eq!((ids(&all.1).len(), &all.0["annotations"]), (48, &json!(48)));
 
     // A picture that was overwritten is not what was annotated.
-    std::fs::write(bench.objects.path().join(&bench.s3.access().bucket).join(&picture), b"other").unwrap();
-    let (summary, html) = bench.review("changed.html", &["--sample", "1000"]).await;
+    std::fs::write(env.objects.path().join(&env.s3.access().bucket).join(&picture), b"other").unwrap();
+    let (summary, html) = env.review("changed.html", &["--sample", "1000"]).await;
     assert_eq!((&summary["pictures_missing"], &summary["pictures_changed"]), (&json!(0), &json!(1)));
     assert_eq!(html.matches("The picture is not available.").count(), 1);
 
     // A store that refuses is not one without pictures.
-    let out = bench.path("refused.html");
-    let mut command = bench.groundling(&["review", "--dataset", DATASET, "--sample", "5", "--out", &out]);
+    let out = env.path("refused.html");
+    let mut command = env.groundling(&["review", "--dataset", DATASET, "--sample", "5", "--out", &out]);
     let output = command.env("GROUNDLING__S3__SECRET_KEY", "wrong").output().await.unwrap();
-    let told = said(&output);
+    let told = stderr_of(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("5 pictures left out: the store cannot be reached or refuses to give it: "), "{told}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(": 5 annotations and 3 of 3 failures, ") && text.ends_with("(49 messages read)\n"), "{text}");
 
-    let refused = bench.groundling(&["review", "--dataset", DATASET, "--out", "/nowhere/page.html"]).output().await;
+    let refused = env.groundling(&["review", "--dataset", DATASET, "--out", "/nowhere/page.html"]).output().await;
     let refused = refused.unwrap();
     assert!(
-        refused.status.code() == Some(2) && said(&refused).contains("--out /nowhere/page.html"),
+        refused.status.code() == Some(2) && stderr_of(&refused).contains("--out /nowhere/page.html"),
         "{}",
-        said(&refused)
+        stderr_of(&refused)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn presigned_links_give_the_pictures_that_were_annotated() {
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
-    bench.publish_hostile(truth.messages.values().next().unwrap()).await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
+    env.publish_hostile(truth.messages.values().next().unwrap()).await;
     let arguments = ["--sample", "100", "--links", "presigned", "--expires-in", "10m"];
-    let (summary, html) = bench.review("page.html", &arguments).await;
-    let endpoint = &bench.s3.access().endpoint;
+    let (summary, html) = env.review("page.html", &arguments).await;
+    let endpoint = &env.s3.access().endpoint;
     assert!(html.contains(&format!("img-src data: {endpoint}; ")), "the store is the only one that may be asked");
     assert_eq!((html.matches("<script>").count(), html.matches("<img ").count()), (1, 49));
     assert!(summary["bytes"].as_u64().unwrap() < 2_000_000, "{summary}");
@@ -137,9 +138,13 @@ async fn presigned_links_give_the_pictures_that_were_annotated() {
         let bytes = reader.read(link).await.unwrap();
         assert_eq!(sha256_hex(&bytes), annotation.picture.as_ref().unwrap().sha256, "{link}");
     }
-    let long = bench.groundling(&["review", "--dataset", DATASET, "--out", "x.html", "--expires-in", "8d"]);
-    let output = { long }.output().await.unwrap();
-    assert!(output.status.code() == Some(2) && said(&output).contains("from 1s to 7days"), "{}", said(&output));
+    let mut long = env.groundling(&["review", "--dataset", DATASET, "--out", "x.html", "--expires-in", "8d"]);
+    let output = long.output().await.unwrap();
+    assert!(
+        output.status.code() == Some(2) && stderr_of(&output).contains("from 1s to 7days"),
+        "{}",
+        stderr_of(&output)
+    );
 }
 
 fn marks(dataset: &str, boxes: &[(u64, f64, &str)]) -> String {
@@ -170,12 +175,12 @@ async fn marks_are_summed_up_with_intervals_and_thresholds() {
     let first: Vec<_> = right.chain(low).chain([(90, 0.99, "right")]).collect();
     let files = [write("a.json", marks("foxes", &first)), write("b.json", marks("foxes", &[(90, 0.99, "wrong")]))];
     let report = async |format: &str, files: &[&Path]| {
-        let mut command = crate::support::groundling();
+        let mut command = groundling();
         command.args(["review", "--format", format, "--judged"]).args(files).output().await.unwrap()
     };
     let both = [files[0].as_path(), files[1].as_path()];
     let output = report("json", &both).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&found["all"]["boxes"], &found["all"]["right"], &found["disagreements"]),
@@ -202,5 +207,9 @@ async fn marks_are_summed_up_with_intervals_and_thresholds() {
     assert!(text.contains("the sample is too small to tell: 1 box with a score marked, at least 73"), "{text}");
     let bad = write("bad.json", "{}".to_owned());
     let output = report("text", &[&bad]).await;
-    assert!(!output.status.success() && said(&output).contains("bad.json: not a file of marks"), "{}", said(&output));
+    assert!(
+        !output.status.success() && stderr_of(&output).contains("bad.json: not a file of marks"),
+        "{}",
+        stderr_of(&output)
+    );
 }

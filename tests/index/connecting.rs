@@ -5,16 +5,17 @@ use std::os::unix::fs::PermissionsExt;
 use sandbox::{PostgresOptions, PostgresServer};
 
 use super::databases::Database;
-use crate::filled_stream::{Bench, said, synthetic};
+use crate::filled_stream::{TestEnv, synthetic};
+use crate::support::stderr_of;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_cannot_be_used_is_told_in_one_sentence_with_the_exit_code() {
-    let bench = Bench::start().await;
-    std::fs::write(bench.path("text.db"), "no database, but longer than the header of one".repeat(50)).unwrap();
-    let other = rusqlite::Connection::open(bench.path("other.db")).unwrap();
+async fn a_database_that_cannot_be_used_is_reported_in_one_sentence_with_the_exit_code() {
+    let env = TestEnv::start().await;
+    std::fs::write(env.path("text.db"), "no database, but longer than the header of one".repeat(50)).unwrap();
+    let other = rusqlite::Connection::open(env.path("other.db")).unwrap();
     other.execute_batch("create table annotations (x)").unwrap();
-    let newer = Database::sqlite(&bench, "newer.db");
-    newer.indexed(&bench, &[]).await;
+    let newer = Database::sqlite(&env, "newer.db");
+    newer.indexed(&env, &[]).await;
     newer.rows("insert into migrations (version) values (99)").await;
     let server = Database::postgres().await;
     server.rows("create database latin encoding 'LATIN1' template template0").await;
@@ -26,7 +27,7 @@ async fn a_database_that_cannot_be_used_is_told_in_one_sentence_with_the_exit_co
     client.batch_execute("create schema groundling; create table groundling.annotations (x int)").await.unwrap();
     drop(client);
     running.await.unwrap().unwrap();
-    let sqlite = |name: &str| format!("sqlite:{}", bench.path(name));
+    let sqlite = |name: &str| format!("sqlite:{}", env.path(name));
     let closed = sandbox::free_address().unwrap().port();
     let cases = [
         ("mysql://u:secret@h/d".to_owned(), 2, "a database is postgres://"),
@@ -44,20 +45,20 @@ async fn a_database_that_cannot_be_used_is_told_in_one_sentence_with_the_exit_co
         (sqlite("newer.db"), 1, "have version 99, this program knows up to 2: use a newer groundling"),
     ];
     for (into, code, text) in cases {
-        let output = bench.groundling(&["index", "--into", &into]).output().await.unwrap();
-        let told = said(&output);
+        let output = env.groundling(&["index", "--into", &into]).output().await.unwrap();
+        let told = stderr_of(&output);
         assert_eq!(output.status.code(), Some(code), "{into}: {told}");
         assert!(told.contains(text) && !told.contains("secret"), "{into}: {told}");
         assert_eq!(told.trim_end().lines().count(), 1, "{told}");
     }
-    let output = newer.index(&bench, &["--dataset", "a.b"]).await;
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let output = newer.index(&env, &["--dataset", "a.b"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", stderr_of(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_left_out() {
-    let bench = Bench::start().await;
-    bench.fill(synthetic(2)).await;
+    let env = TestEnv::start().await;
+    env.fill(synthetic(2)).await;
     let mut names = rcgen::CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
     names.distinguished_name.push(rcgen::DnType::CommonName, "test");
     let key = rcgen::KeyPair::generate().unwrap();
@@ -65,7 +66,7 @@ async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_l
     let tls = Some((certificate.clone(), key.serialize_pem()));
     let options = PostgresOptions { password: Some("pass word:1".into()), tls, ..PostgresOptions::default() };
     let server = PostgresServer::start(&options).await.unwrap();
-    let (trusted, untrusted, passfile) = (bench.path("ca.pem"), bench.path("other.pem"), bench.path("passfile"));
+    let (trusted, untrusted, passfile) = (env.path("ca.pem"), env.path("other.pem"), env.path("passfile"));
     std::fs::write(&trusted, certificate).unwrap();
     let other = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     std::fs::write(&untrusted, other.cert.pem()).unwrap();
@@ -89,25 +90,25 @@ async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_l
         (format!("{}?sslmode=require", plain.url()), None, Some("sslmode=disable connects without TLS")),
     ];
     for (into, password, expected) in cases {
-        let mut command = bench.groundling(&["index", "--into", &into, "--follow"]);
-        command.env("HOME", bench.path("nowhere")).env_remove("PGPASSFILE").env_remove("PGPASSWORD");
+        let mut command = env.groundling(&["index", "--into", &into, "--follow"]);
+        command.env("HOME", env.path("nowhere")).env_remove("PGPASSFILE").env_remove("PGPASSWORD");
         if let Some(password) = password {
             command.env("PGPASSWORD", password);
         }
         match expected {
             None => {
                 // Without --follow, as it succeeds.
-                let mut command = bench.groundling(&["index", "--into", &into]);
-                command.env("HOME", bench.path("nowhere")).env_remove("PGPASSFILE").env_remove("PGPASSWORD");
+                let mut command = env.groundling(&["index", "--into", &into]);
+                command.env("HOME", env.path("nowhere")).env_remove("PGPASSFILE").env_remove("PGPASSWORD");
                 command.envs(password.map(|password| ("PGPASSWORD", password)));
                 let output = command.output().await.unwrap();
-                assert!(output.status.success(), "{into}: {}", said(&output));
+                assert!(output.status.success(), "{into}: {}", stderr_of(&output));
                 assert!(!String::from_utf8_lossy(&output.stdout).contains("pass"), "{into}");
             }
             // These errors are permanent: a run that follows ends as well.
             Some(text) => {
                 let output = command.output().await.unwrap();
-                let told = said(&output);
+                let told = stderr_of(&output);
                 assert_eq!(output.status.code(), Some(1), "{into}: {told}");
                 assert!(told.contains(text) && told.contains("cannot be opened"), "{into}: {told}");
                 assert!(!told.contains("secret") && !told.contains("word:1") && !told.contains("%20"), "{told}");
@@ -118,8 +119,8 @@ async fn passwords_come_from_the_address_a_variable_or_a_file_and_tls_is_never_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_reached_through_its_socket_and_by_the_parameters_of_psql() {
-    let bench = Bench::start().await;
-    bench.fill(synthetic(2)).await;
+    let env = TestEnv::start().await;
+    env.fill(synthetic(2)).await;
     let options = PostgresOptions { has_socket: true, ..PostgresOptions::default() };
     let server = PostgresServer::start(&options).await.unwrap();
     let (dir, port) = (server.socket_dir().display(), server.port());
@@ -131,8 +132,8 @@ async fn a_server_is_reached_through_its_socket_and_by_the_parameters_of_psql() 
         format!("host=127.0.0.1 port={port} user='groundling' dbname=postgres"),
     ];
     for (place, into) in cases.iter().enumerate() {
-        let output = bench.groundling(&["index", "--into", into, "--format", "json"]).output().await.unwrap();
-        assert!(output.status.success(), "{into}: {}", said(&output));
+        let output = env.groundling(&["index", "--into", into, "--format", "json"]).output().await.unwrap();
+        assert!(output.status.success(), "{into}: {}", stderr_of(&output));
         let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(summary["annotations"], if place == 0 { 2 } else { 0 }, "{into}: {summary}");
     }

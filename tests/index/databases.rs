@@ -8,9 +8,10 @@ use tokio::process::{Child, Command};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::tls::NoTls;
 
-use crate::filled_stream::{Bench, said};
+use crate::filled_stream::TestEnv;
+use crate::support::{send_signal, stderr_of};
 
-/// A database of either kind. SQLite has its file in the directory of the bench.
+/// A database of either kind. SQLite has its file in the directory of the environment.
 pub(crate) enum Database {
     Postgres(Box<PostgresServer>),
     Sqlite(String),
@@ -21,12 +22,12 @@ impl Database {
         Self::Postgres(Box::new(PostgresServer::start(&PostgresOptions::default()).await.unwrap()))
     }
 
-    pub(crate) fn sqlite(bench: &Bench, name: &str) -> Self {
-        Self::Sqlite(bench.path(name))
+    pub(crate) fn sqlite(env: &TestEnv, name: &str) -> Self {
+        Self::Sqlite(env.path(name))
     }
 
-    pub(crate) async fn both(bench: &Bench) -> [Self; 2] {
-        [Self::postgres().await, Self::sqlite(bench, "annotations.db")]
+    pub(crate) async fn both(env: &TestEnv) -> [Self; 2] {
+        [Self::postgres().await, Self::sqlite(env, "annotations.db")]
     }
 
     pub(crate) fn address(&self) -> String {
@@ -37,21 +38,21 @@ impl Database {
     }
 
     /// `groundling index` into this database.
-    pub(crate) fn command(&self, bench: &Bench, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, env: &TestEnv, arguments: &[&str]) -> Command {
         let into = self.address();
-        let mut command = bench.groundling(&[&["index", "--into", &into, "--format", "json"], arguments].concat());
+        let mut command = env.groundling(&[&["index", "--into", &into, "--format", "json"], arguments].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    pub(crate) async fn index(&self, bench: &Bench, arguments: &[&str]) -> Output {
-        self.command(bench, arguments).output().await.unwrap()
+    pub(crate) async fn index(&self, env: &TestEnv, arguments: &[&str]) -> Output {
+        self.command(env, arguments).output().await.unwrap()
     }
 
-    /// Indexes, and gives the summary.
-    pub(crate) async fn indexed(&self, bench: &Bench, arguments: &[&str]) -> Value {
-        let output = self.index(bench, arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    /// Indexes, and returns the summary.
+    pub(crate) async fn indexed(&self, env: &TestEnv, arguments: &[&str]) -> Value {
+        let output = self.index(env, arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", stderr_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -170,7 +171,6 @@ fn sqlite_rows(file: &str, sql: &str) -> rusqlite::Result<Vec<Vec<String>>> {
 
 /// Sends SIGTERM, and waits for the end of the process.
 pub(crate) async fn terminate(child: Child) -> Output {
-    let id = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    send_signal(child.id().unwrap(), "TERM");
     child.wait_with_output().await.unwrap()
 }

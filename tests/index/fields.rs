@@ -4,7 +4,8 @@ use async_nats::jetstream::message::PublishMessage;
 use wire::v1::{FractionBox, ImageAnnotation, TaskResult};
 
 use super::databases::Database;
-use crate::filled_stream::{Bench, SUBJECT, said, synthetic};
+use crate::filled_stream::{SUBJECT, TestEnv, synthetic};
+use crate::support::stderr_of;
 
 /// An annotation of everything that databases refuse.
 fn hostile() -> ImageAnnotation {
@@ -29,17 +30,17 @@ fn hostile() -> ImageAnnotation {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_databases_cannot_hold_is_replaced_the_same_way_in_both() {
-    let bench = Bench::start().await;
+    let env = TestEnv::start().await;
     let message = |annotation: &ImageAnnotation| wire::Message::encode_to_vec(annotation);
     for payload in [message(&hostile()), b"\xff no annotation".to_vec(), message(&ImageAnnotation::default())] {
         let message = PublishMessage::build().payload(payload.into());
-        bench.jetstream.send_publish(SUBJECT, message).await.unwrap().await.unwrap();
+        env.jetstream.send_publish(SUBJECT, message).await.unwrap().await.unwrap();
     }
-    let databases = Database::both(&bench).await;
+    let databases = Database::both(&env).await;
     for database in &databases {
-        let output = database.index(&bench, &[]).await;
+        let output = database.index(&env, &[]).await;
         // One message is not an annotation.
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
         let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((summary["annotations"].as_u64(), summary["unreadable"].as_u64()), (Some(2), Some(1)), "{summary}");
         let texts = database.rows("select text, loss from ~results order by annotation, result").await;
@@ -50,7 +51,7 @@ async fn what_databases_cannot_hold_is_replaced_the_same_way_in_both() {
         let boxes = format!("select {column}, score from ~boxes order by annotation, result, entity, number");
         assert_eq!(database.rows(&boxes).await[0][..], ["null", "null"]);
         // The next run has nothing to do.
-        assert_eq!(database.indexed(&bench, &[]).await["read"], 0);
+        assert_eq!(database.indexed(&env, &[]).await["read"], 0);
     }
     let [postgres, sqlite] = databases;
     assert!(postgres.contents().await == sqlite.contents().await);
@@ -58,18 +59,18 @@ async fn what_databases_cannot_hold_is_replaced_the_same_way_in_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_message_of_an_annotation_is_kept() {
-    let bench = Bench::start().await;
+    let env = TestEnv::start().await;
     let first = synthetic(1).next().unwrap();
     let repeat = ImageAnnotation {
         results: vec![TaskResult { text: "another text".into(), ..first.results[0].clone() }],
         ..first.clone()
     };
-    let databases = Database::both(&bench).await;
-    bench.publish(&first, "").await;
-    databases[0].indexed(&bench, &[]).await;
-    bench.publish(&repeat, "-again").await;
+    let databases = Database::both(&env).await;
+    env.publish(&first, "").await;
+    databases[0].indexed(&env, &[]).await;
+    env.publish(&repeat, "-again").await;
     for database in &databases {
-        let summary = database.indexed(&bench, &[]).await;
+        let summary = database.indexed(&env, &[]).await;
         assert_eq!(summary["repeats"], 1, "{summary}");
         let texts = database.rows("select text from ~results").await;
         assert_eq!(texts.len(), 3);
@@ -86,11 +87,11 @@ async fn the_first_message_of_an_annotation_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_are_deleted_with_their_annotation_by_every_program() {
-    let bench = Bench::start().await;
-    bench.fill(synthetic(5)).await;
-    let database = Database::sqlite(&bench, "annotations.db");
-    database.indexed(&bench, &[]).await;
-    let connection = rusqlite::Connection::open(bench.path("annotations.db")).unwrap();
+    let env = TestEnv::start().await;
+    env.fill(synthetic(5)).await;
+    let database = Database::sqlite(&env, "annotations.db");
+    database.indexed(&env, &[]).await;
+    let connection = rusqlite::Connection::open(env.path("annotations.db")).unwrap();
     // As in `sqlite3` and Python.
     connection.pragma_update(None, "foreign_keys", false).unwrap();
     connection.execute("delete from annotations where sequence > 3", []).unwrap();
@@ -99,8 +100,8 @@ async fn parts_are_deleted_with_their_annotation_by_every_program() {
     let (boxes, found) = (database.number("select count(*) from boxes").await, "select count(*) from box_search");
     assert_eq!(database.number(found).await, boxes);
     // Keys of the deleted ones are not given to the next ones.
-    bench.fill(synthetic(7).skip(5)).await;
-    let summary = database.indexed(&bench, &[]).await;
+    env.fill(synthetic(7).skip(5)).await;
+    let summary = database.indexed(&env, &[]).await;
     assert_eq!(summary["annotations"], 2, "{summary}");
     assert_eq!(database.number("select max(annotation) from annotations").await, 7);
 }

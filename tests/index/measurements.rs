@@ -3,19 +3,20 @@
 use std::time::Instant;
 
 use super::databases::Database;
-use crate::filled_stream::{Bench, said, synthetic};
+use crate::filled_stream::{TestEnv, synthetic};
 use crate::measurements::{bare_rate, most_memory};
+use crate::support::stderr_of;
 
 async fn measure(count: u64) {
-    let bench = Bench::start().await;
-    bench.fill(synthetic(count)).await;
-    for database in Database::both(&bench).await {
-        let bare = bare_rate(&bench).await;
+    let env = TestEnv::start().await;
+    env.fill(synthetic(count)).await;
+    for database in Database::both(&env).await {
+        let bare = bare_rate(&env).await;
         let started = Instant::now();
-        let child = database.command(&bench, &[]).spawn().unwrap();
+        let child = database.command(&env, &[]).spawn().unwrap();
         let memory = tokio::spawn(most_memory(child.id().unwrap()));
         let output = child.wait_with_output().await.unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         let seconds = started.elapsed().as_secs_f64();
         let mut rows = 0;
         for table in ["annotations", "results", "entities", "boxes"] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::databases::Database;
-use crate::filled_stream::{Bench, Truth, scenes};
+use crate::filled_stream::{TestEnv, Truth, scenes};
 
 /// The SQL of a database in `docs/results.md`, query by query.
 fn documented(database: &str) -> Vec<String> {
@@ -59,13 +59,13 @@ fn first_column(rows: Vec<Vec<String>>) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_queries_find_the_scenes_that_the_truth_names() {
-    let bench = Bench::start().await;
-    let truth = bench.fill_with_scenes().await;
+    let env = TestEnv::start().await;
+    let truth = env.fill_with_scenes().await;
     let expected = scenes_with("snowman", "fire");
     assert_eq!(expected, BTreeSet::from(["0000.jpg".to_owned()]));
-    let databases = Database::both(&bench).await;
+    let databases = Database::both(&env).await;
     for (database, name) in databases.iter().zip(["PostgreSQL", "SQLite"]) {
-        let summary = database.indexed(&bench, &["--dataset", "scenes"]).await;
+        let summary = database.indexed(&env, &["--dataset", "scenes"]).await;
         let found = ["annotations", "results", "boxes", "repeats", "unreadable"].map(|count| summary[count].as_u64());
         assert_eq!(found, [48, 144, truth.boxes() as u64, 0, 0].map(Some), "{summary}");
         let queries = documented(name);
@@ -102,9 +102,9 @@ async fn the_documented_queries_find_the_scenes_that_the_truth_names() {
     assert_eq!(postgres.contents().await, sqlite.contents().await);
     // The other dataset, and then nothing new. Its annotations have the ids of the first one's.
     for database in [&postgres, &sqlite] {
-        let summary = database.indexed(&bench, &[]).await;
+        let summary = database.indexed(&env, &[]).await;
         assert_eq!((summary["annotations"].as_u64(), summary["repeats"].as_u64()), (Some(0), Some(58)), "{summary}");
-        let summary = database.indexed(&bench, &[]).await;
+        let summary = database.indexed(&env, &[]).await;
         assert_eq!(summary["read"], 0, "{summary}");
     }
 }

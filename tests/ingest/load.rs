@@ -7,7 +7,7 @@ use async_nats::jetstream::message::PublishMessage;
 use futures::StreamExt;
 use wire::subjects::JOBS_STREAM;
 
-use crate::bench::{Bench, minio, request};
+use crate::env::{TestEnv, minio, request};
 use crate::support::messages;
 
 const RULES: &str = "[[ingest]]\nname = \"minio\"\nsubject = \"minio.events\"\ndataset = \"pictures\"\n\
@@ -20,11 +20,11 @@ fn events() -> usize {
 }
 
 /// Publishes messages with ids, as fast as their acknowledgements come. Returns the rate.
-async fn publish(bench: &Bench, count: usize, message: impl Fn(usize) -> (String, PublishMessage)) -> f64 {
+async fn publish(env: &TestEnv, count: usize, message: impl Fn(usize) -> (String, PublishMessage)) -> f64 {
     let started = Instant::now();
     let each = (0..count).map(|number| {
         let (subject, message) = message(number);
-        async { bench.jetstream.send_publish(subject, message).await.unwrap().await.unwrap() }
+        async { env.jetstream.send_publish(subject, message).await.unwrap().await.unwrap() }
     });
     let mut published = futures::stream::iter(each).buffer_unordered(IN_FLIGHT);
     while published.next().await.is_some() {}
@@ -33,11 +33,11 @@ async fn publish(bench: &Bench, count: usize, message: impl Fn(usize) -> (String
 
 /// Publishes jobs with the payload of a stored one, and an id and other headers like its: what a program would do that has
 /// all jobs at hand. Returns the rate.
-async fn publish_bare(bench: &Bench, count: usize) -> f64 {
-    let stream = bench.jetstream.get_stream(JOBS_STREAM).await.unwrap();
+async fn publish_bare(env: &TestEnv, count: usize) -> f64 {
+    let stream = env.jetstream.get_stream(JOBS_STREAM).await.unwrap();
     let job = stream.get_raw_message(1).await.unwrap();
     let digits = job.headers.get(NATS_MESSAGE_ID).unwrap().as_str().len();
-    publish(bench, count, |number| {
+    publish(env, count, |number| {
         let message = PublishMessage::build().payload(job.payload.clone());
         let message = message.message_id(format!("{number:0digits$}")).expected_stream(JOBS_STREAM);
         ("groundling.jobs.bare".to_owned(), message)
@@ -50,7 +50,8 @@ fn memory(id: u32) -> (f64, f64) {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let of = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1000.0
+        // Linux writes kB for KiB.
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
     };
     (of("VmRSS:"), of("VmHWM:"))
 }
@@ -58,23 +59,23 @@ fn memory(id: u32) -> (f64, f64) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn load_of_one_process_beside_a_bare_publisher() {
-    let (bench, count) = (Bench::start(RULES).await, events());
+    let (env, count) = (TestEnv::start(RULES).await, events());
     // All of them wait when the process starts: a burst.
-    publish(&bench, count, |number| {
+    publish(&env, count, |number| {
         let event = minio(&[&format!("2026/11/29/{number:08}.jpg")]);
         ("minio.events".to_owned(), PublishMessage::build().payload(event.into()).message_id(number.to_string()))
     })
     .await;
     let started = Instant::now();
-    let ingest = bench.ingest().await;
+    let ingest = env.ingest().await;
     let idle = memory(ingest.id()).0;
-    bench.events_are_done().await;
+    env.wait_until_events_are_done().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
     let (after, peak) = memory(ingest.id());
-    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, count as u64);
-    let bare = publish_bare(&bench, count).await;
+    assert_eq!(messages(&env.jetstream, JOBS_STREAM).await, count as u64);
+    let bare = publish_bare(&env, count).await;
     // Requests of 16 senders, each on a connection of its own, as the helper of the tests makes them.
-    let (webhook, requests) = (bench.webhook.clone(), count.min(5000));
+    let (webhook, requests) = (env.webhook.clone(), count.min(5000));
     let started = Instant::now();
     let each = (0..requests).map(|number| {
         let (webhook, body) = (webhook.clone(), minio(&[&format!("{number:08}.jpg")]));

@@ -4,7 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod bench;
+mod env;
 mod load;
 mod nats;
 mod permissions;

@@ -5,23 +5,23 @@ use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use wire::subjects::{EVENTS_STREAM, JOBS_STREAM};
 
-use crate::bench::{Bench, minio, object};
+use crate::env::{TestEnv, minio, object};
 use crate::support::messages;
 
 const RULES: &str = "[[ingest]]\nname = \"minio\"\nsubject = \"minio.events\"\ndataset = \"pictures\"\nsuffixes = [\".jpg\"]\ntasks = [\"brief\", \"ground=a car\"]\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_and_reordered_events_become_one_job_for_each_state() {
-    let bench = Bench::start(RULES).await;
-    let ingest = bench.ingest().await;
+    let env = TestEnv::start(RULES).await;
+    let ingest = env.ingest().await;
     for keys in
         [&["a+b.jpg", "c%23.jpg"][..], &["d.jpg"], &["c%23.jpg", "a+b.jpg"], &["d.jpg"], &["e.txt", "%2523.jpg"]]
     {
-        bench.publish("minio.events", minio(keys)).await;
+        env.publish("minio.events", minio(keys)).await;
     }
-    bench.events_are_done().await;
-    assert_eq!(bench.keys().await, ["%23.jpg", "a b.jpg", "c#.jpg", "d.jpg"]);
-    let jobs = bench.jobs().await;
+    env.wait_until_events_are_done().await;
+    assert_eq!(env.keys().await, ["%23.jpg", "a b.jpg", "c#.jpg", "d.jpg"]);
+    let jobs = env.jobs().await;
     for (job, headers) in &jobs {
         let object = object(job);
         assert!(object.etag.as_ref().is_some_and(|etag| etag.starts_with("etag-")), "{object:?}");
@@ -30,9 +30,9 @@ async fn repeated_and_reordered_events_become_one_job_for_each_state() {
         assert_eq!((job.dataset.as_str(), tasks), ("pictures", vec!["brief", "ground"]));
     }
     let counts = [
-        bench.records("minio", "submitted", None).await,
-        bench.records("minio", "duplicate", None).await,
-        bench.records("minio", "skipped", Some("suffix")).await,
+        env.records("minio", "submitted", None).await,
+        env.records("minio", "duplicate", None).await,
+        env.records("minio", "skipped", Some("suffix")).await,
     ];
     assert_eq!(counts, [4, 3, 1]);
     ingest.terminate().await;
@@ -40,58 +40,58 @@ async fn repeated_and_reordered_events_become_one_job_for_each_state() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_the_jobs_of_a_message_loses_none_and_repeats_none() {
-    let bench = Bench::start(RULES).await;
+    let env = TestEnv::start(RULES).await;
     // The first job is stored and the others are refused, so the process dies between them.
-    bench.bound_jobs(1).await;
-    let ingest = bench.ingest().await;
-    bench.publish("minio.events", minio(&["1.jpg", "2.jpg", "3.jpg"])).await;
-    bench.until("stored", async || messages(&bench.jetstream, JOBS_STREAM).await == 1).await;
+    env.bound_jobs(1).await;
+    let ingest = env.ingest().await;
+    env.publish("minio.events", minio(&["1.jpg", "2.jpg", "3.jpg"])).await;
+    env.until("stored", async || messages(&env.jetstream, JOBS_STREAM).await == 1).await;
     ingest.kill().await;
     assert_eq!(
-        messages(&bench.jetstream, EVENTS_STREAM).await,
+        messages(&env.jetstream, EVENTS_STREAM).await,
         1,
         "the event is acknowledged before its jobs are stored"
     );
-    bench.bound_jobs(-1).await;
-    let ingest = bench.ingest().await;
-    bench.events_are_done().await;
-    assert_eq!(bench.keys().await, ["1.jpg", "2.jpg", "3.jpg"]);
-    assert_eq!(bench.records("minio", "duplicate", None).await, 1);
+    env.bound_jobs(-1).await;
+    let ingest = env.ingest().await;
+    env.wait_until_events_are_done().await;
+    assert_eq!(env.keys().await, ["1.jpg", "2.jpg", "3.jpg"]);
+    assert_eq!(env.records("minio", "duplicate", None).await, 1);
     ingest.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_jobs_stream_slows_ingest_and_drops_nothing() {
-    let bench = Bench::start(RULES).await;
-    bench.bound_jobs(2).await;
-    let ingest = bench.ingest().await;
+    let env = TestEnv::start(RULES).await;
+    env.bound_jobs(2).await;
+    let ingest = env.ingest().await;
     let keys: Vec<_> = (0..6).map(|number| format!("{number}.jpg")).collect();
     for key in &keys {
-        bench.publish("minio.events", minio(&[key])).await;
+        env.publish("minio.events", minio(&[key])).await;
     }
-    bench.until("sent back", async || bench.records("minio", "sent_back", Some("stream_full")).await > 0).await;
-    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, 2);
-    assert_eq!(messages(&bench.jetstream, EVENTS_STREAM).await, 4);
-    let metrics = bench.health("/metrics").await.unwrap().body;
+    env.until("sent back", async || env.records("minio", "sent_back", Some("stream_full")).await > 0).await;
+    assert_eq!(messages(&env.jetstream, JOBS_STREAM).await, 2);
+    assert_eq!(messages(&env.jetstream, EVENTS_STREAM).await, 4);
+    let metrics = env.health("/metrics").await.unwrap().body;
     assert!(metrics.contains("groundling_streams_refusing{stream=\"GROUNDLING_JOBS\"} 1"), "{metrics}");
-    bench.bound_jobs(-1).await;
-    bench.events_are_done().await;
-    assert_eq!(bench.keys().await, keys);
+    env.bound_jobs(-1).await;
+    env.wait_until_events_are_done().await;
+    assert_eq!(env.keys().await, keys);
     ingest.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_become_a_job_is_counted_and_terminated_and_holds_nothing_back() {
-    let bench = Bench::start(RULES).await;
+    let env = TestEnv::start(RULES).await;
     let mut terminated =
-        bench.jetstream.client().subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>").await.unwrap();
-    let ingest = bench.ingest().await;
-    bench.publish("minio.events", "no json").await;
-    bench.publish("minio.events", minio(&["bad%zz.jpg", "good.jpg"])).await;
-    bench.events_are_done().await;
-    assert_eq!(bench.keys().await, ["good.jpg"]);
-    assert_eq!(bench.records("minio", "failed", Some("unreadable")).await, 1);
-    assert_eq!(bench.records("minio", "failed", Some("invalid_key")).await, 1);
+        env.jetstream.client().subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>").await.unwrap();
+    let ingest = env.ingest().await;
+    env.publish("minio.events", "no json").await;
+    env.publish("minio.events", minio(&["bad%zz.jpg", "good.jpg"])).await;
+    env.wait_until_events_are_done().await;
+    assert_eq!(env.keys().await, ["good.jpg"]);
+    assert_eq!(env.records("minio", "failed", Some("unreadable")).await, 1);
+    assert_eq!(env.records("minio", "failed", Some("invalid_key")).await, 1);
     for _ in 0..2 {
         use futures::StreamExt;
         terminated.next().await.unwrap();
@@ -103,9 +103,9 @@ async fn what_cannot_become_a_job_is_counted_and_terminated_and_holds_nothing_ba
 async fn a_publisher_without_jetstream_is_captured_with_its_headers_and_its_plain_keys() {
     let rules = "[[ingest]]\nname = \"gateway\"\nsubject = \"gateway.>\"\nkey_encoding = \"raw\"\ndataset = \"d\"\n\
                  [[ingest]]\nname = \"scans\"\nsubject = \"gateway.scans\"\nformat = \"cloudevents\"\nprefix = \"s/\"\ndataset = \"scans\"\n";
-    let bench = Bench::start(rules).await;
-    let ingest = bench.ingest().await;
-    let client = bench.jetstream.client();
+    let env = TestEnv::start(rules).await;
+    let ingest = env.ingest().await;
+    let client = env.jetstream.client();
     // Published before anything reads it, as versitygw does: the stream has captured it.
     client.publish("gateway.uploads", minio(&["a+b%20c#.jpg"]).into()).await.unwrap();
     client.flush().await.unwrap();
@@ -115,12 +115,12 @@ async fn a_publisher_without_jetstream_is_captured_with_its_headers_and_its_plai
         headers.insert(name, value);
     }
     let event = PublishMessage::build().payload(minio(&["s%2F1.jpg"]).into()).headers(headers);
-    bench.jetstream.send_publish("gateway.scans", event).await.unwrap().await.unwrap();
-    bench.until("stored", async || messages(&bench.jetstream, JOBS_STREAM).await == 3).await;
-    bench.events_are_done().await;
+    env.jetstream.send_publish("gateway.scans", event).await.unwrap().await.unwrap();
+    env.until("stored", async || messages(&env.jetstream, JOBS_STREAM).await == 3).await;
+    env.wait_until_events_are_done().await;
     // Two rules have the second event, each with its own reading of the key.
-    assert_eq!(bench.keys().await, ["a+b%20c#.jpg", "s%2F1.jpg", "s/1.jpg"]);
-    let jobs = bench.jobs().await;
+    assert_eq!(env.keys().await, ["a+b%20c#.jpg", "s%2F1.jpg", "s/1.jpg"]);
+    let jobs = env.jobs().await;
     let (_, headers) = jobs.iter().find(|(job, _)| job.dataset == "scans").unwrap();
     assert_eq!(headers.get("traceparent").unwrap().as_str(), parent);
     ingest.terminate().await;
@@ -128,16 +128,16 @@ async fn a_publisher_without_jetstream_is_captured_with_its_headers_and_its_plai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn setup_creates_the_events_stream_only_for_rules_with_subjects_and_migrates_its_subjects() {
-    let bench = Bench::start("[[ingest]]\nname = \"http\"\npath = \"/e\"\ndataset = \"d\"\n").await;
-    let jetstream = &bench.jetstream;
+    let env = TestEnv::start("[[ingest]]\nname = \"http\"\npath = \"/e\"\ndataset = \"d\"\n").await;
+    let jetstream = &env.jetstream;
     assert!(jetstream.get_stream(EVENTS_STREAM).await.is_err());
     let setup = async |arguments: &[&str]| {
-        let output = bench.command().arg("setup").args(arguments).output().await.unwrap();
+        let output = env.command().arg("setup").args(arguments).output().await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    bench.write_settings(RULES);
-    let output = bench.command().arg("ingest").output().await.unwrap();
+    env.write_settings(RULES);
+    let output = env.command().arg("ingest").output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the stream GROUNDLING_EVENTS does not exist: run `groundling setup`"), "{said}");
@@ -152,20 +152,20 @@ async fn setup_creates_the_events_stream_only_for_rules_with_subjects_and_migrat
     let config = jetstream.get_stream(EVENTS_STREAM).await.unwrap().cached_info().config.clone();
     assert_eq!(config.subjects, ["minio.events"]);
     assert!(config.max_bytes > 0 && config.retention == jetstream::stream::RetentionPolicy::WorkQueue);
-    bench.write_settings(&RULES.replace("minio.events", "store.*"));
+    env.write_settings(&RULES.replace("minio.events", "store.*"));
     let (code, _, said) = setup(&[]).await;
     assert!(code == Some(1) && said.contains("GROUNDLING_EVENTS has the subjects [\"minio.events\"]"), "{said}");
     assert!(said.contains("the settings say [\"store.*\"]: run `groundling setup --migrate`"), "{said}");
     // Nothing arrives for the rule, so the process is not ready until the stream captures its subject.
-    let ingest = bench.ingest_unready();
-    let ready = async || bench.health("/readyz").await;
+    let ingest = env.ingest_unready();
+    let ready = async || env.health("/readyz").await;
     let says = "does not capture the subject store.*";
-    bench.until("unready", async || ready().await.is_some_and(|found| found.body.contains(says))).await;
+    env.until("unready", async || ready().await.is_some_and(|found| found.body.contains(says))).await;
     assert_eq!(ready().await.unwrap().status, 503);
     let (code, changes, said) = setup(&["--migrate"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(changes.contains("migrate stream GROUNDLING_EVENTS: add the subject store.*\n"), "{changes}");
-    bench.until("ready", async || ready().await.is_some_and(|found| found.status == 200)).await;
+    env.until("ready", async || ready().await.is_some_and(|found| found.status == 200)).await;
     ingest.terminate().await;
-    assert!(bench.log().contains("run `groundling setup --migrate`"), "{}", bench.log());
+    assert!(env.log().contains("run `groundling setup --migrate`"), "{}", env.log());
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use sandbox::{NatsOptions, NatsServer};
 
-use crate::bench::{Bench, minio};
+use crate::env::{TestEnv, minio};
+use crate::support::send_signal;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_needs_no_more_than_its_permissions() {
@@ -15,19 +16,18 @@ async fn ingest_needs_no_more_than_its_permissions() {
     let extra_config = format!("{permissions}\nno_auth_user: admin\nauthorization {{ users = [ {users} ] }}");
     let server = NatsServer::start(&NatsOptions { extra_config, ..NatsOptions::default() }).await.unwrap();
     let rules = "[[ingest]]\nname = \"minio\"\nsubject = \"minio.events\"\ndataset = \"d\"\n[[ingest]]\nname = \"http\"\npath = \"/e\"\ndataset = \"d\"\n";
-    let bench = Bench::with_server(server, rules).await;
-    let mut command = bench.command();
+    let env = TestEnv::with_server(server, rules).await;
+    let mut command = env.command();
     command.env("GROUNDLING__NATS__USER", "ingest").env("GROUNDLING__NATS__PASSWORD", "i");
     let child = command.arg("ingest").stderr(std::process::Stdio::piped()).spawn().unwrap();
-    bench.until("ready", async || bench.health("/readyz").await.is_some_and(|answer| answer.status == 200)).await;
-    bench.publish("minio.events", minio(&["1.jpg"])).await;
+    env.until("ready", async || env.health("/readyz").await.is_some_and(|answer| answer.status == 200)).await;
+    env.publish("minio.events", minio(&["1.jpg"])).await;
     // One that fails, and one that is terminated.
-    bench.publish("minio.events", "{}").await;
-    assert_eq!(bench.post("/e", minio(&["2.jpg"]).as_bytes()).await.status, 200);
-    bench.events_are_done().await;
-    assert_eq!(bench.keys().await, ["1.jpg", "2.jpg"]);
-    let id = child.id().unwrap().to_string();
-    tokio::process::Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+    env.publish("minio.events", "{}").await;
+    assert_eq!(env.post("/e", minio(&["2.jpg"]).as_bytes()).await.status, 200);
+    env.wait_until_events_are_done().await;
+    assert_eq!(env.keys().await, ["1.jpg", "2.jpg"]);
+    send_signal(child.id().unwrap(), "TERM");
     let output = child.wait_with_output().await.unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{log}");

@@ -9,8 +9,8 @@ use wire::v1::{FailureReason, ImageAnnotation, JobFailure};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret};
 
-use crate::bench::Bench;
-use crate::support::{Worker, demo, messages, read};
+use crate::env::TestEnv;
+use crate::support::{Worker, demo, messages, read, with_store};
 
 /// The smallest part of a multipart upload, but for the last one.
 const PART: usize = 5 << 20;
@@ -19,9 +19,9 @@ const PART: usize = 5 << 20;
 async fn what_is_uploaded_is_annotated_once() {
     let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
     let rules = "[[ingest]]\nname = \"uploads\"\npath = \"/events\"\nformat = \"seaweedfs\"\nsuffixes = [\".jpg\"]\ndataset = \"uploads\"\n";
-    let bench = Bench::with_server(nats, rules).await;
-    let ingest = bench.ingest().await;
-    let endpoint = format!("http://{}/events", bench.webhook);
+    let env = TestEnv::with_server(nats, rules).await;
+    let ingest = env.ingest().await;
+    let endpoint = format!("http://{}/events", env.webhook);
     let webhook = Webhook { endpoint, token: "secret".into(), timeout_seconds: 60 };
     let store = SeaweedFs::start_with_webhook(&webhook).await.unwrap();
     let (admin, bucket) = (store.admin(), store.admin().bucket.as_str());
@@ -91,28 +91,23 @@ async fn what_is_uploaded_is_annotated_once() {
 
     // Eleven objects, of which two have two states.
     let jobs = names.len() as u64 + 8;
-    bench.until("submitted", async || messages(&bench.jetstream, JOBS_STREAM).await >= jobs).await;
+    env.until("submitted", async || messages(&env.jetstream, JOBS_STREAM).await >= jobs).await;
     // The delete marker is the last event, and events of SeaweedFS come in order.
-    bench.until("finished", async || bench.records("uploads", "skipped", Some("delete")).await >= 2).await;
-    assert_eq!(messages(&bench.jetstream, JOBS_STREAM).await, jobs, "{:?}", bench.keys().await);
+    env.until("finished", async || env.records("uploads", "skipped", Some("delete")).await >= 2).await;
+    assert_eq!(messages(&env.jetstream, JOBS_STREAM).await, jobs, "{:?}", env.keys().await);
     for reason in ["suffix", "empty", "directory", "upload_part"] {
-        assert!(bench.records("uploads", "skipped", Some(reason)).await > 0, "{reason}");
+        assert!(env.records("uploads", "skipped", Some(reason)).await > 0, "{reason}");
     }
-    assert_eq!(bench.records("uploads", "duplicate", None).await, 1);
-    assert_eq!(bench.records("uploads", "failed", None).await, 0);
+    assert_eq!(env.records("uploads", "duplicate", None).await, 1);
+    assert_eq!(env.records("uploads", "failed", None).await, 0);
 
-    let mut command = bench.command();
-    command
-        .env("GROUNDLING__S3__ENDPOINT", store.endpoint())
-        .env("GROUNDLING__S3__PATH_STYLE", "true")
-        .env("GROUNDLING__S3__ACCESS_KEY", &admin.access_key)
-        .env("GROUNDLING__S3__SECRET_KEY", &admin.secret_key)
-        .env("GROUNDLING__S3__ALLOW", format!("{bucket},versions"))
-        .env("GROUNDLING_MODEL", demo().model_dir);
+    let mut command = env.command();
+    with_store(&mut command, admin);
+    command.env("GROUNDLING__S3__ALLOW", format!("{bucket},versions")).env("GROUNDLING_MODEL", demo().model_dir);
     let worker = Worker::start(command);
-    bench.until("done", async || messages(&bench.jetstream, JOBS_STREAM).await == 0).await;
-    let count = messages(&bench.jetstream, ANNOTATIONS_STREAM).await;
-    let annotations: Vec<ImageAnnotation> = read(&bench.jetstream, ANNOTATIONS_STREAM, count).await;
+    env.until("done", async || messages(&env.jetstream, JOBS_STREAM).await == 0).await;
+    let count = messages(&env.jetstream, ANNOTATIONS_STREAM).await;
+    let annotations: Vec<ImageAnnotation> = read(&env.jetstream, ANNOTATIONS_STREAM, count).await;
     let mut found: BTreeMap<String, u32> = BTreeMap::new();
     for annotation in &annotations {
         let picture = annotation.picture.as_ref().unwrap();
@@ -120,7 +115,7 @@ async fn what_is_uploaded_is_annotated_once() {
     }
     assert!(found.values().all(|count| *count == 1), "{found:?}");
     let failures: Vec<JobFailure> =
-        read(&bench.jetstream, FAILED_STREAM, messages(&bench.jetstream, FAILED_STREAM).await).await;
+        read(&env.jetstream, FAILED_STREAM, messages(&env.jetstream, FAILED_STREAM).await).await;
     let mut reasons: Vec<_> = failures.iter().map(|failure| failure.reason()).collect();
     reasons.sort();
     assert_eq!(reasons, [FailureReason::ObjectNotFound, FailureReason::ObjectChanged], "{failures:?}");

@@ -6,8 +6,8 @@ use crate::support;
 
 use std::path::Path;
 
-use sandbox::rig::SearchPaths;
-use support::{Pool, demo, goldens};
+use sandbox::tools::SearchPaths;
+use support::{TestServers, demo, goldens};
 use tokio::process::Command;
 
 /// The trace of the client.
@@ -15,18 +15,18 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_submits_jobs_and_reads_what_came_of_them() {
-    let pool = Pool::start().await;
-    let worker = pool.worker();
+    let servers = TestServers::start().await;
+    let worker = servers.worker();
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python");
     // `deploy/install-tools.sh --client` installs Python beside the servers.
-    let servers = SearchPaths::from_environment().executable("weed").unwrap();
-    let client = servers.ancestors().nth(2).unwrap().join("client/bin");
+    let weed = SearchPaths::from_environment().executable("weed").unwrap();
+    let client = weed.ancestors().nth(2).unwrap().join("client/bin");
 
     let golden = |prompt: &str| goldens().into_iter().find(|g| g.file == "0000.jpg" && g.prompt == prompt).unwrap();
     let output = Command::new(client.join("python"))
         .env("PYTHONPATH", package.join("src"))
         .arg(package.join("tests/submit_and_read.py"))
-        .arg(pool.nats.client_url())
+        .arg(servers.nats.client_url())
         .arg(demo().scenes_dir.join("0000.jpg"))
         .arg(format!("00-{TRACE}-b7ad6b7169203331-01"))
         .output()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, stream::Config};
 use sandbox::{EmbeddedS3, NatsOptions, NatsServer};
 use serde_json::{Value, json};
-use support::groundling;
+use support::{groundling, send_signal, stderr_of, with_store};
 use tempfile::TempDir;
 use tokio::process::Command;
 use wire::Message;
@@ -45,15 +45,9 @@ impl Archive {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let access = self.s3.access();
         let mut command = groundling();
-        command
-            .env("GROUNDLING__NATS__URL", self.nats.client_url())
-            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
-            .env("GROUNDLING__S3__PATH_STYLE", "true")
-            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
-            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
-            .args(arguments);
+        with_store(&mut command, self.s3.access());
+        command.env("GROUNDLING__NATS__URL", self.nats.client_url()).args(arguments);
         command
     }
 
@@ -68,19 +62,15 @@ impl Archive {
 }
 
 fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", said(output));
+    assert!(output.status.success(), "{}", stderr_of(output));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[tokio::test]
 async fn an_archive_is_looked_at_and_then_enqueued_once() {
     let archive = Archive::start().await;
     let setup = archive.run(&["setup"]).await;
-    assert!(setup.status.success(), "{}", said(&setup));
+    assert!(setup.status.success(), "{}", stderr_of(&setup));
     let arguments =
         ["--dataset", "year", "--suffix", ".jpg", "--task", "brief", "--task", "ground=a cat", "--format", "json"];
     let dry = ["--dry-run", "--images-per-second", "2", "--price-per-hour", "1800", "--workers", "2"];
@@ -111,7 +101,7 @@ async fn an_archive_is_looked_at_and_then_enqueued_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
+async fn what_cannot_be_enqueued_is_reported_with_its_exit_code() {
     let archive = Archive::start().await;
     let cases: [(&[&str], i32, &str); 10] = [
         (&["--dataset", "a.b"], 2, "--dataset: "),
@@ -127,8 +117,8 @@ async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
     ];
     for (arguments, code, text) in cases {
         let output = archive.enqueue(arguments).await;
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
-        assert!(said(&output).contains(text), "{arguments:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(text), "{arguments:?}: {}", stderr_of(&output));
     }
     assert!(archive.run(&["setup"]).await.status.success());
     assert!(archive.enqueue(&["--dataset", "d"]).await.status.success());
@@ -138,18 +128,22 @@ async fn what_cannot_be_enqueued_is_told_with_its_exit_code() {
         ("e", &["--suffix", ".bmp"], "none of the 30 objects of the source was selected"),
     ] {
         let output = archive.enqueue(&[&["--dataset", dataset][..], arguments].concat()).await;
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains(text), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(text), "{}", stderr_of(&output));
     }
     let nothing = format!("s3://{}/2042/", archive.s3.access().bucket);
     let empty = archive.run(&["enqueue", &nothing, "--dataset", "n"]).await;
     assert_eq!(empty.status.code(), Some(1));
-    assert!(said(&empty).contains("no object was found in the source of the dataset n"), "{}", said(&empty));
+    assert!(stderr_of(&empty).contains("no object was found in the source of the dataset n"), "{}", stderr_of(&empty));
     let rate = archive.enqueue(&["--dataset", "e", "--max-failure-rate", "5%"]).await;
-    assert!(rate.status.success() && said(&rate).contains("--max-failure-rate had no effect"), "{}", said(&rate));
+    assert!(
+        rate.status.success() && stderr_of(&rate).contains("--max-failure-rate had no effect"),
+        "{}",
+        stderr_of(&rate)
+    );
     let other = archive.enqueue(&["--dataset", "d", "--pin", "none"]).await;
     assert_eq!(other.status.code(), Some(2));
-    assert!(said(&other).contains("--pin was \"version\" and is \"none\""), "{}", said(&other));
+    assert!(stderr_of(&other).contains("--pin was \"version\" and is \"none\""), "{}", stderr_of(&other));
 }
 
 #[tokio::test]
@@ -170,11 +164,14 @@ async fn an_interrupted_run_says_how_to_continue() {
     }
     // Until the feeder has the response.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().unwrap().to_string()]).status().unwrap();
-    assert!(kill.success());
+    send_signal(child.id().unwrap(), "INT");
     let output = child.wait_with_output().await.unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
-    assert!(said(&output).contains("999 jobs are stored, and the same command continues"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr_of(&output));
+    assert!(
+        stderr_of(&output).contains("999 jobs are stored, and the same command continues"),
+        "{}",
+        stderr_of(&output)
+    );
 }
 
 #[tokio::test]
@@ -193,12 +190,20 @@ async fn setup_reports_an_old_stream_and_migrates_it_when_told_to() {
     jetstream.publish("groundling.failed.d", "x".into()).await.unwrap().await.unwrap();
     let reported = archive.run(&["setup"]).await;
     assert_eq!(reported.status.code(), Some(1));
-    assert!(said(&reported).contains("GROUNDLING_JOBS has the subjects"), "{}", said(&reported));
-    assert!(said(&reported).contains("workers will not start: stream GROUNDLING_FAILED"), "{}", said(&reported));
+    assert!(stderr_of(&reported).contains("GROUNDLING_JOBS has the subjects"), "{}", stderr_of(&reported));
+    assert!(
+        stderr_of(&reported).contains("workers will not start: stream GROUNDLING_FAILED"),
+        "{}",
+        stderr_of(&reported)
+    );
     let refused = archive.enqueue(&["--dataset", "d"]).await;
-    assert!(said(&refused).contains("does not accept cursors: run `groundling setup --migrate`"), "{}", said(&refused));
+    assert!(
+        stderr_of(&refused).contains("does not accept cursors: run `groundling setup --migrate`"),
+        "{}",
+        stderr_of(&refused)
+    );
     let migrated = archive.run(&["setup", "--migrate"]).await;
-    assert!(migrated.status.success(), "{}", said(&migrated));
+    assert!(migrated.status.success(), "{}", stderr_of(&migrated));
     let text = String::from_utf8(migrated.stdout).unwrap();
     assert!(
         text.starts_with(

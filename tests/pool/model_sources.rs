@@ -9,7 +9,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use sandbox::{ModelHub, free_address};
-use support::{DEADLINE, Pool, Worker, caption, demo, groundling};
+use support::{DEADLINE, TestServers, Worker, caption, demo, groundling, stderr_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -36,10 +36,6 @@ fn ranges(hub: &ModelHub) -> Vec<Option<String>> {
     hub.take_requests().into_iter().filter(|request| !request.is_hub).map(|request| request.range).collect()
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 /// The body of a health answer; empty if nothing answers.
 async fn startup(address: SocketAddr) -> String {
     let mut body = String::new();
@@ -54,12 +50,12 @@ async fn startup(address: SocketAddr) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_while_it_downloads_goes_on_with_it() {
-    let (pool, hub, cache) = (Pool::start().await, hub().await, tempfile::tempdir().unwrap());
-    pool.upload("scene.jpg", std::fs::read(&demo().scenes[0].path).unwrap()).await;
-    pool.enqueue(&pool.job("job", "scene.jpg", vec![caption()])).await;
+    let (servers, hub, cache) = (TestServers::start().await, hub().await, tempfile::tempdir().unwrap());
+    servers.upload("scene.jpg", std::fs::read(&demo().scenes[0].path).unwrap()).await;
+    servers.enqueue(&servers.job("job", "scene.jpg", vec![caption()])).await;
     let address = free_address().unwrap();
     let command = || {
-        let mut command = with_hub(pool.groundling(), &hub, &cache);
+        let mut command = with_hub(servers.groundling(), &hub, &cache);
         command.env("GROUNDLING__WORKER__HEALTH_ADDRESS", address.to_string());
         command
     };
@@ -77,7 +73,7 @@ async fn a_worker_that_is_killed_while_it_downloads_goes_on_with_it() {
     hub.state().stall_after = None;
     assert_eq!(ranges(&hub), [None]);
     let worker = Worker::start(command());
-    let (annotations, failures) = pool.outcomes(1).await;
+    let (annotations, failures) = servers.wait_for_outcomes(1).await;
     assert_eq!(failures, []);
     let model = annotations[0].model.as_ref().unwrap();
     assert_eq!((model.name.as_str(), model.revision.as_deref()), ("owner/emoji", Some(COMMIT)));
@@ -95,13 +91,17 @@ async fn of_two_processes_one_downloads_and_later_ones_need_no_hub() {
         command
     };
     let none = with_hub(groundling(), &hub, &cache).args(["annotate", "--offline", "x.jpg"]).output().await.unwrap();
-    assert!(none.status.code() == Some(1) && said(&none).contains("not downloaded completely"), "{}", said(&none));
+    assert!(
+        none.status.code() == Some(1) && stderr_of(&none).contains("not downloaded completely"),
+        "{}",
+        stderr_of(&none)
+    );
     assert_eq!(hub.take_requests(), []);
 
     let (mut one, mut other) = (inspect(), inspect());
     let (one, other) = tokio::join!(one.output(), other.output());
     let (one, other) = (one.unwrap(), other.unwrap());
-    assert!(one.status.success() && other.status.success(), "{}{}", said(&one), said(&other));
+    assert!(one.status.success() && other.status.success(), "{}{}", stderr_of(&one), stderr_of(&other));
     assert_eq!(one.stdout, other.stdout);
     assert_eq!(ranges(&hub).len(), 1);
     let later = inspect().env("HF_HUB_OFFLINE", "1").output().await.unwrap();
@@ -111,30 +111,34 @@ async fn of_two_processes_one_downloads_and_later_ones_need_no_hub() {
         [("hf://owner/none", "owner/none does not exist or is private"), ("hf://owner/emoji@v2", "no revision \"v2\"")]
     {
         let output = inspect().args(["--model", model]).output().await.unwrap();
-        assert!(output.status.code() == Some(1) && said(&output).contains(part), "{}", said(&output));
+        assert!(output.status.code() == Some(1) && stderr_of(&output).contains(part), "{}", stderr_of(&output));
     }
     let output = inspect().args(["--model", "hf://owner"]).output().await.unwrap();
-    assert!(output.status.code() == Some(2) && said(&output).contains("hf://OWNER/NAME"), "{}", said(&output));
+    assert!(
+        output.status.code() == Some(2) && stderr_of(&output).contains("hf://OWNER/NAME"),
+        "{}",
+        stderr_of(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_of_a_store_annotates_as_its_directory_does() {
-    let (pool, cache) = (Pool::start().await, tempfile::tempdir().unwrap());
+    let (servers, cache) = (TestServers::start().await, tempfile::tempdir().unwrap());
     for entry in std::fs::read_dir(demo().model_dir).unwrap() {
         let path = entry.unwrap().path();
         let key = format!("models/emoji/{}", path.file_name().unwrap().to_str().unwrap());
-        pool.upload(&key, std::fs::read(path).unwrap()).await;
+        servers.upload(&key, std::fs::read(path).unwrap()).await;
     }
     let annotate = async |model: &str| {
-        let mut command = pool.groundling();
+        let mut command = servers.groundling();
         // The model's prefix is not one that jobs may read.
         command.env("XDG_CACHE_HOME", cache.path()).env("GROUNDLING__S3__ALLOW", "other");
         command.args(["annotate", "--format", "json", "--model", model]).arg(&demo().scenes[0].path);
         command.output().await.unwrap()
     };
-    let address = format!("s3://{}/models/emoji", pool.bucket().bucket);
+    let address = format!("s3://{}/models/emoji", servers.bucket().bucket);
     let (remote, local) = (annotate(&address).await, annotate(demo().model_dir.to_str().unwrap()).await);
-    assert!(remote.status.success() && local.status.success(), "{}{}", said(&remote), said(&local));
+    assert!(remote.status.success() && local.status.success(), "{}{}", stderr_of(&remote), stderr_of(&local));
     let results = |output: &Output| {
         let row: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (row["results"].clone(), row["model"]["digest"].clone())

@@ -7,10 +7,9 @@ use crate::support;
 use std::process::Stdio;
 
 use sandbox::free_address;
-use support::{DEADLINE, groundling};
+use support::{DEADLINE, groundling, send_signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
 #[tokio::test]
 async fn the_scaler_serves_without_a_broker_and_ends_with_sigterm() {
@@ -33,8 +32,7 @@ async fn the_scaler_serves_without_a_broker_and_ends_with_sigterm() {
     logged("the scaler serves KEDA").await;
     logged("retrying until the NATS server responds").await;
     let connection = TcpStream::connect(&address).await.unwrap();
-    let id = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    send_signal(child.id().unwrap(), "TERM");
     logged("received SIGTERM: ending the answers to KEDA;").await;
     let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");

@@ -8,23 +8,23 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Pool, Worker, caption, demo, entities, goldens, raw};
+use support::{TestServers, Worker, caption, demo, entities, goldens, raw};
 use wire::subjects::{ANNOTATIONS_STREAM, FAILED_STREAM, JOBS_STREAM};
 use wire::v1::FailureReason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scene_becomes_exactly_one_annotation_with_the_references_texts_and_boxes() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let (demo, goldens) = (demo(), goldens());
     for scene in &demo.scenes {
-        pool.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
+        servers.upload(&scene.file_name, std::fs::read(&scene.path).unwrap()).await;
         let prompts = goldens.iter().filter(|g| g.file == scene.file_name).enumerate();
         let tasks = prompts.map(|(i, golden)| raw(&i.to_string(), &golden.prompt)).collect();
-        pool.enqueue(&pool.job(&scene.file_name, &scene.file_name, tasks)).await;
+        servers.enqueue(&servers.job(&scene.file_name, &scene.file_name, tasks)).await;
     }
-    let worker = pool.worker();
-    let (annotations, failures) = pool.outcomes(48).await;
-    pool.queue_is_empty().await;
+    let worker = servers.worker();
+    let (annotations, failures) = servers.wait_for_outcomes(48).await;
+    servers.wait_until_queue_is_empty().await;
     assert_eq!(failures, []);
     let jobs: BTreeSet<_> = annotations.iter().map(|annotation| annotation.job_id.as_str()).collect();
     assert_eq!((annotations.len(), jobs.len()), (48, 48));
@@ -57,40 +57,40 @@ async fn every_scene_becomes_exactly_one_annotation_with_the_references_texts_an
     }
     assert_eq!(compared, 384);
     assert!(worker.terminate().await.success());
-    assert_eq!(pool.messages(ANNOTATIONS_STREAM).await, 48);
+    assert_eq!(servers.messages(ANNOTATIONS_STREAM).await, 48);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_ends_as_one_failure_each_and_the_worker_goes_on() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[0];
     let picture = std::fs::read(&scene.path).unwrap();
-    pool.upload("good.jpg", picture.clone()).await;
-    pool.upload("cut.jpg", picture[..picture.len() / 2].to_vec()).await;
-    pool.upload("text.jpg", b"this is no picture".to_vec()).await;
+    servers.upload("good.jpg", picture.clone()).await;
+    servers.upload("cut.jpg", picture[..picture.len() / 2].to_vec()).await;
+    servers.upload("text.jpg", b"this is no picture".to_vec()).await;
     let garbage = b"\xff\xfe garbage, no protobuf".to_vec();
 
-    pool.enqueue(&pool.job("cut", "cut.jpg", vec![caption()])).await;
-    pool.enqueue(&pool.job("text", "text.jpg", vec![caption()])).await;
-    pool.enqueue(&pool.job("missing", "no/such.jpg", vec![caption()])).await;
-    pool.enqueue_bytes(garbage.clone()).await;
-    pool.enqueue(&pool.job("no tasks", "good.jpg", vec![])).await;
-    pool.enqueue(&pool.job("bad prompt", "good.jpg", vec![raw("t", "")])).await;
-    let mut elsewhere = pool.job("elsewhere", "good.jpg", vec![caption()]);
+    servers.enqueue(&servers.job("cut", "cut.jpg", vec![caption()])).await;
+    servers.enqueue(&servers.job("text", "text.jpg", vec![caption()])).await;
+    servers.enqueue(&servers.job("missing", "no/such.jpg", vec![caption()])).await;
+    servers.enqueue_bytes(garbage.clone()).await;
+    servers.enqueue(&servers.job("no tasks", "good.jpg", vec![])).await;
+    servers.enqueue(&servers.job("bad prompt", "good.jpg", vec![raw("t", "")])).await;
+    let mut elsewhere = servers.job("elsewhere", "good.jpg", vec![caption()]);
     if let Some(wire::v1::image_job::Source::S3(object)) = &mut elsewhere.source {
         object.bucket = "another-bucket".into();
     }
-    pool.enqueue(&elsewhere).await;
-    let mut changed = pool.job("changed", "good.jpg", vec![caption()]);
+    servers.enqueue(&elsewhere).await;
+    let mut changed = servers.job("changed", "good.jpg", vec![caption()]);
     if let Some(wire::v1::image_job::Source::S3(object)) = &mut changed.source {
         object.etag = Some("0123456789abcdef0123456789abcdef".into());
     }
-    pool.enqueue(&changed).await;
-    pool.enqueue(&pool.job("good", "good.jpg", vec![caption()])).await;
+    servers.enqueue(&changed).await;
+    servers.enqueue(&servers.job("good", "good.jpg", vec![caption()])).await;
 
-    let worker = pool.worker();
-    let (annotations, failures) = pool.outcomes(9).await;
-    pool.queue_is_empty().await;
+    let worker = servers.worker();
+    let (annotations, failures) = servers.wait_for_outcomes(9).await;
+    servers.wait_until_queue_is_empty().await;
     assert_eq!(annotations.iter().map(|a| a.job_id.as_str()).collect::<Vec<_>>(), ["good"]);
     let found: BTreeSet<_> =
         failures.iter().map(|f| (f.job_id.clone().unwrap_or_default(), f.reason().as_str_name())).collect();
@@ -116,27 +116,27 @@ async fn what_cannot_be_done_ends_as_one_failure_each_and_the_worker_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest_to_the_next_worker() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[1];
-    pool.upload("scene", std::fs::read(&scene.path).unwrap()).await;
+    servers.upload("scene", std::fs::read(&scene.path).unwrap()).await;
     let jobs = 60;
     for n in 0..jobs {
-        pool.enqueue(&pool.job(&format!("job-{n}"), "scene", vec![caption()])).await;
+        servers.enqueue(&servers.job(&format!("job-{n}"), "scene", vec![caption()])).await;
     }
-    let first = pool.worker();
-    pool.outcomes(1).await;
+    let first = servers.worker();
+    servers.wait_for_outcomes(1).await;
     assert!(first.terminate().await.success());
-    let (done, left) = (pool.messages(ANNOTATIONS_STREAM).await, pool.messages(JOBS_STREAM).await);
+    let (done, left) = (servers.messages(ANNOTATIONS_STREAM).await, servers.messages(JOBS_STREAM).await);
     assert_eq!(done + left, jobs, "each job is either annotated or in the queue");
     assert!(left > 0, "the worker had finished before SIGTERM, so the test shows nothing");
 
-    let second = pool.worker();
-    let (annotations, failures) = pool.outcomes(jobs).await;
-    pool.queue_is_empty().await;
+    let second = servers.worker();
+    let (annotations, failures) = servers.wait_for_outcomes(jobs).await;
+    servers.wait_until_queue_is_empty().await;
     let ids: BTreeSet<_> = annotations.iter().map(|annotation| &annotation.annotation_id).collect();
     assert_eq!((annotations.len() as u64, ids.len() as u64, failures.len()), (jobs, jobs, 0));
     assert!(second.terminate().await.success());
-    assert_eq!(pool.messages(FAILED_STREAM).await, 0);
+    assert_eq!(servers.messages(FAILED_STREAM).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,27 +152,27 @@ async fn a_worker_without_streams_says_what_to_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_sigterm_leaves_at_once_and_the_job_in_hand_goes_to_the_next_worker() {
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[0];
-    pool.upload("scene", std::fs::read(&scene.path).unwrap()).await;
+    servers.upload("scene", std::fs::read(&scene.path).unwrap()).await;
     for n in 0..2 {
-        pool.enqueue(&pool.job(&format!("job-{n}"), "scene", vec![caption()])).await;
+        servers.enqueue(&servers.job(&format!("job-{n}"), "scene", vec![caption()])).await;
     }
     // Full after the first annotation, so that the second job stays active until the worker is stopped.
-    let stream = pool.jetstream.get_stream(ANNOTATIONS_STREAM).await.unwrap();
+    let stream = servers.jetstream.get_stream(ANNOTATIONS_STREAM).await.unwrap();
     let mut config = stream.cached_info().config.clone();
     (config.max_messages, config.discard) = (1, async_nats::jetstream::stream::DiscardPolicy::New);
-    pool.jetstream.update_stream(&config).await.unwrap();
-    let worker = pool.worker();
-    pool.outcomes(1).await;
+    servers.jetstream.update_stream(&config).await.unwrap();
+    let worker = servers.worker();
+    servers.wait_for_outcomes(1).await;
     assert_eq!(worker.terminate_until_it_ends().await.code(), Some(128 + 15));
-    assert_eq!(pool.messages(JOBS_STREAM).await, 1);
+    assert_eq!(servers.messages(JOBS_STREAM).await, 1);
     config.max_messages = -1;
-    pool.jetstream.update_stream(&config).await.unwrap();
-    let next = pool.worker();
-    let (annotations, failures) = pool.outcomes(2).await;
+    servers.jetstream.update_stream(&config).await.unwrap();
+    let next = servers.worker();
+    let (annotations, failures) = servers.wait_for_outcomes(2).await;
     assert_eq!((annotations.len(), failures.len()), (2, 0));
-    pool.queue_is_empty().await;
+    servers.wait_until_queue_is_empty().await;
     assert!(next.terminate().await.success());
 }
 
@@ -180,21 +180,21 @@ async fn a_second_sigterm_leaves_at_once_and_the_job_in_hand_goes_to_the_next_wo
 async fn the_log_has_a_summary_from_time_to_time_instead_of_a_line_for_each_job() {
     const GOOD: usize = 30;
     const MISSING: usize = 25;
-    let pool = Pool::start().await;
+    let servers = TestServers::start().await;
     let scene = &demo().scenes[0];
-    pool.upload("a.jpg", std::fs::read(&scene.path).unwrap()).await;
-    let mut command = pool.groundling();
+    servers.upload("a.jpg", std::fs::read(&scene.path).unwrap()).await;
+    let mut command = servers.groundling();
     command.env("GROUNDLING__WORKER__SUMMARY_INTERVAL", "1s").args(["--log-format", "json"]).stderr(Stdio::piped());
     let worker = Worker::start_with_stderr(command);
     for number in 0..GOOD.max(MISSING) {
         for (key, count) in [("a.jpg", GOOD), ("missing.jpg", MISSING)] {
             if number < count {
-                pool.enqueue(&pool.job(&format!("{key} {number}"), key, vec![caption()])).await;
+                servers.enqueue(&servers.job(&format!("{key} {number}"), key, vec![caption()])).await;
             }
         }
     }
-    pool.outcomes((GOOD + MISSING) as u64).await;
-    pool.queue_is_empty().await;
+    servers.wait_for_outcomes((GOOD + MISSING) as u64).await;
+    servers.wait_until_queue_is_empty().await;
     // The last summary covers the last jobs.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let (status, log) = worker.terminate_and_read().await;

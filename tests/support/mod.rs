@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -50,15 +50,70 @@ pub(crate) fn groundling() -> Command {
     command
 }
 
+/// Sets the variables of a store: its address, its keys, and its bucket as the one that workers may read.
+pub(crate) fn with_store(command: &mut Command, access: &S3Access) {
+    command
+        .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
+        .env("GROUNDLING__S3__PATH_STYLE", "true")
+        .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
+        .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
+        .env("GROUNDLING__S3__ALLOW", &access.bucket);
+}
+
+/// The standard error of a process that has ended.
+pub(crate) fn stderr_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends a signal to a process, by its name without `SIG`.
+pub(crate) fn send_signal(id: u32, name: &str) {
+    let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status().unwrap();
+    assert!(kill.success(), "SIG{name} cannot be sent to {id}: {kill}");
+}
+
+/// Random numbers (SplitMix64). The seed is the variable `TEST_SEED`, or else the process id. It is printed, so that a
+/// test that failed can be run with the same numbers again.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn from_environment() -> Self {
+        let seed: u64 = match std::env::var("TEST_SEED") {
+            Ok(seed) => seed.parse().expect("TEST_SEED is a number"),
+            Err(_) => std::process::id().into(),
+        };
+        println!("TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number from 0 to `end - 1`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
+    }
+
+    /// A number from 0 to 1, without 1.
+    pub(crate) fn fraction(&mut self) -> f64 {
+        // As many bits as a double holds.
+        (self.number() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
 /// A NATS server, an S3 store, and clients of both.
-pub(crate) struct Pool {
+pub(crate) struct TestServers {
     pub(crate) nats: NatsServer,
     pub(crate) jetstream: jetstream::Context,
     store: SeaweedFs,
     uploads: ObjectStore,
 }
 
-impl Pool {
+impl TestServers {
     /// Starts the servers and creates the streams with `groundling setup`.
     pub(crate) async fn start() -> Self {
         let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
@@ -73,27 +128,22 @@ impl Pool {
         })
         .await
         .unwrap();
-        let pool = Self { nats, jetstream: jetstream::new(client), store, uploads };
-        let setup = pool.groundling().arg("setup").output().await.unwrap();
-        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
-        pool
+        let servers = Self { nats, jetstream: jetstream::new(client), store, uploads };
+        let setup = servers.groundling().arg("setup").output().await.unwrap();
+        assert!(setup.status.success(), "{}", stderr_of(&setup));
+        servers
     }
 
     pub(crate) fn bucket(&self) -> &S3Access {
         self.store.read_only()
     }
 
-    /// The program with the settings for this pool's servers in its environment. Its key can only read.
+    /// The program with the settings for these servers in its environment. Its key can only read.
     pub(crate) fn groundling(&self) -> Command {
-        let access = self.bucket();
         let mut command = groundling();
+        with_store(&mut command, self.bucket());
         command
             .env("GROUNDLING__NATS__URL", self.nats.client_url())
-            .env("GROUNDLING__S3__ENDPOINT", &access.endpoint)
-            .env("GROUNDLING__S3__PATH_STYLE", "true")
-            .env("GROUNDLING__S3__ACCESS_KEY", &access.access_key)
-            .env("GROUNDLING__S3__SECRET_KEY", &access.secret_key)
-            .env("GROUNDLING__S3__ALLOW", &access.bucket)
             // There is no worker with other settings.
             .env("GROUNDLING__WORKER__RELEASE_OWN_LIMITS_FOR", "0s")
             .env("GROUNDLING_MODEL", demo().model_dir);
@@ -132,7 +182,7 @@ impl Pool {
     }
 
     /// Waits until the annotations and failed streams have `count` messages together, and returns all of them.
-    pub(crate) async fn outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
+    pub(crate) async fn wait_for_outcomes(&self, count: u64) -> (Vec<ImageAnnotation>, Vec<JobFailure>) {
         let (mut last, mut since) = (0, Instant::now());
         loop {
             let (done, failed) = (self.messages(ANNOTATIONS_STREAM).await, self.messages(FAILED_STREAM).await);
@@ -152,7 +202,7 @@ impl Pool {
     }
 
     /// Waits until the jobs stream is empty: acknowledged jobs are removed.
-    pub(crate) async fn queue_is_empty(&self) {
+    pub(crate) async fn wait_until_queue_is_empty(&self) {
         let start = Instant::now();
         while self.messages(JOBS_STREAM).await > 0 {
             assert!(start.elapsed() < DEADLINE, "jobs stay in the queue");
@@ -208,13 +258,13 @@ impl Worker {
 
     /// Terminates the process (SIGTERM) and waits for its exit status.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        assert!(self.signal().await, "the worker exited before SIGTERM");
+        self.send_sigterm();
         tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap()
     }
 
     /// Terminates a worker whose stderr is piped. Returns its exit status and what it has logged.
-    pub(crate) async fn terminate_and_read(mut self) -> (ExitStatus, String) {
-        assert!(self.signal().await, "the worker exited before SIGTERM");
+    pub(crate) async fn terminate_and_read(self) -> (ExitStatus, String) {
+        self.send_sigterm();
         let output = tokio::time::timeout(DEADLINE, self.child.wait_with_output()).await.unwrap().unwrap();
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
@@ -226,16 +276,15 @@ impl Worker {
                 if let Some(ended) = self.child.try_wait().unwrap() {
                     return ended;
                 }
-                self.signal().await;
+                self.send_sigterm();
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
         tokio::time::timeout(DEADLINE, end).await.unwrap()
     }
 
-    async fn signal(&mut self) -> bool {
-        let Some(id) = self.child.id() else { return false };
-        Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap().success()
+    fn send_sigterm(&self) {
+        send_signal(self.child.id().expect("the worker exited before SIGTERM"), "TERM");
     }
 }
 

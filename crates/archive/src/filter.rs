@@ -4,8 +4,8 @@ use std::collections::BinaryHeap;
 
 use glob::{MatchOptions, Pattern};
 use serde::{Deserialize, Serialize};
-use wire::identity::sha256_hex;
 
+use crate::digest::sha256_u128;
 use crate::object::SourceObject;
 
 /// Conditions on objects. An object without a known size or time does not meet conditions on them.
@@ -96,8 +96,7 @@ fn sample_hash(seed: u64, object: &SourceObject) -> u64 {
 
 /// A uniform hash, which is the same in every run.
 pub(crate) fn uniform_hash(seed: u64, text: &str) -> u64 {
-    let hash = sha256_hex(format!("{seed}\n{text}").as_bytes());
-    u64::from_str_radix(hash.get(..16).unwrap_or_default(), 16).unwrap_or(0)
+    (sha256_u128(format!("{seed}\n{text}").as_bytes()) >> 64) as u64
 }
 
 /// Finds the threshold of a sample of a given size, in one pass over the source.

@@ -1,4 +1,4 @@
-//! The streams of a pool, as the commands read them that watch and repair it.
+//! The streams, as read by the commands that watch and repair a pool.
 
 use async_nats::Client;
 use async_nats::jetstream::context::GetStreamErrorKind;
@@ -31,10 +31,10 @@ pub struct Pool {
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// A stream does not exist.
-    #[error("the stream {0} is not there: run `groundling setup`")]
+    #[error("the stream {0} does not exist: run `groundling setup`")]
     NoStream(String),
     /// A consumer does not exist.
-    #[error("the consumer {consumer} of the stream {stream} is not there: run `groundling setup`")]
+    #[error("the consumer {consumer} of the stream {stream} does not exist: run `groundling setup`")]
     NoConsumer {
         /// The consumer.
         consumer: String,
@@ -89,8 +89,7 @@ impl Pool {
     /// [`PoolError`] if the stream does not exist, or the server does not answer.
     pub async fn count_annotations(&self, dataset: &Dataset) -> Result<u64, PoolError> {
         let stream = self.stream(&self.streams.annotations).await?;
-        let found = subjects(&stream, &dataset.annotations_subject()).await?;
-        Ok(found.iter().map(|(_, messages)| messages).sum())
+        count(&stream, &dataset.annotations_subject()).await
     }
 
     /// The name of the stream of annotations.
@@ -100,7 +99,7 @@ impl Pool {
 
     /// The state of a stream.
     pub(crate) async fn stream(&self, name: &str) -> Result<Stream<Info>, PoolError> {
-        open(&self.jetstream, name).await
+        open_stream(&self.jetstream, name).await
     }
 
     /// Whether a dataset has a plan, jobs, annotations or failures.
@@ -112,7 +111,11 @@ impl Pool {
     }
 }
 
-async fn open(jetstream: &Context, name: &str) -> Result<Stream<Info>, PoolError> {
+/// Opens a stream.
+///
+/// # Errors
+/// [`PoolError::NoStream`] if it does not exist; others if the server does not answer.
+pub(crate) async fn open_stream(jetstream: &Context, name: &str) -> Result<Stream<Info>, PoolError> {
     jetstream.get_stream(name).await.map_err(|error| match error.kind() {
         GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             PoolError::NoStream(name.to_owned())
@@ -137,15 +140,14 @@ pub(crate) async fn is_known(
         (&streams.failed, dataset.failed_subject_without_reason()),
         (&streams.retries, dataset.retries_subject()),
     ] {
-        if !subjects(&open(jetstream, name).await?, &filter).await?.is_empty() {
+        if !subjects(&open_stream(jetstream, name).await?, &filter).await?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// A time as a text, to the nanosecond. That of a stream's creation tells a stream that was deleted and created again from
-/// the earlier one.
+/// Formats a time to the nanosecond. A stream's creation time distinguishes a re-created stream from the deleted one.
 pub(crate) fn time_text(time: OffsetDateTime) -> String {
     let nanos = i32::try_from(time.nanosecond()).unwrap_or(0);
     Timestamp { seconds: time.unix_timestamp(), nanos }.to_string()
@@ -157,8 +159,7 @@ pub(crate) fn time_text(time: OffsetDateTime) -> String {
 /// # Errors
 /// [`PoolError`] if the stream does not exist, or the server does not answer.
 pub async fn annotations_removed(jetstream: &Context, name: &str) -> Result<bool, PoolError> {
-    let stream = jetstream.get_stream(name).await;
-    let stream = stream.map_err(|error| PoolError::broker(format!("opening the stream {name}"), &error))?;
+    let stream = open_stream(jetstream, name).await?;
     let state = &stream.cached_info().state;
     Ok(state.first_sequence > 1 || state.deleted_count.is_some_and(|deleted| deleted > 0))
 }
@@ -173,4 +174,9 @@ pub(crate) async fn subjects(stream: &Stream<Info>, filter: &str) -> Result<Vec<
         subjects.push((subject, messages as u64));
     }
     Ok(subjects)
+}
+
+/// The number of messages of a stream whose subjects match a filter.
+pub(crate) async fn count(stream: &Stream<Info>, filter: &str) -> Result<u64, PoolError> {
+    Ok(subjects(stream, filter).await?.iter().map(|(_, messages)| messages).sum())
 }

@@ -1,4 +1,4 @@
-//! Addresses of objects that anybody can read for a while.
+//! Presigned URLs.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct PresignError {
 ///
 /// # Errors
 /// [`PresignError`] if there are no credentials, or the time is too long.
-pub async fn presigned(client: &Client, object: &ObjectIdentity, expiry: Duration) -> Result<String, PresignError> {
+pub async fn presign_url(client: &Client, object: &ObjectIdentity, expiry: Duration) -> Result<String, PresignError> {
     let failed = |cause: String| PresignError { bucket: object.bucket.clone(), key: object.key.clone(), cause };
     let config = PresigningConfig::expires_in(expiry).map_err(|error| failed(causes(&error)))?;
     let get = client.get_object().bucket(&object.bucket).key(&object.key).set_version_id(object.version_id.clone());

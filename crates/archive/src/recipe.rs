@@ -68,11 +68,11 @@ impl Recipe {
         hash_of_lines(["groundling enqueue 1", self.dataset.as_str(), &object.bucket, &object.key, state])
     }
 
-    /// Checks tasks and options as a worker does. Returns the maximum size of a job in bytes.
+    /// The maximum size of a job in bytes. Checks tasks and options as a worker does.
     ///
     /// # Errors
     /// [`JobError`] if they are invalid.
-    pub fn check(&self) -> Result<usize, JobError> {
+    pub fn max_job_bytes(&self) -> Result<usize, JobError> {
         let text = |length: usize| Some("0".repeat(length));
         let example = SourceObject {
             bucket: "b".repeat(63),
@@ -145,8 +145,8 @@ mod tests {
         ] {
             assert_ne!(changed, id(|_| ()));
         }
-        assert!(recipe(Pin::Version).check().unwrap() < 2000);
+        assert!(recipe(Pin::Version).max_job_bytes().unwrap() < 2000);
         let empty = Recipe { tasks: Vec::new(), ..recipe(Pin::Version) };
-        assert!(empty.check().unwrap_err().to_string().contains("no tasks"));
+        assert!(empty.max_job_bytes().unwrap_err().to_string().contains("no tasks"));
     }
 }

@@ -1,4 +1,4 @@
-//! Samples of the outcomes of a dataset, each in one pass over its stream and in the memory of the sample.
+//! Samples of the outcomes of a dataset, each taken in one pass, in memory proportional to the sample.
 
 use std::collections::BTreeMap;
 

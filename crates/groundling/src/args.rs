@@ -60,9 +60,9 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
     /// Create the streams and consumers that are missing, and compare existing ones with the settings.
     ///
-    /// Existing streams and consumers are never changed. The events stream is created if an `[[ingest]]` rule has a subject.
+    /// Without --migrate, existing streams and consumers are not changed. The events stream is created if an `[[ingest]]` rule has a subject.
     Setup(SetupArgs),
-    /// Submit an archive: one job for each picture, exactly once, even if the command is killed and run again.
+    /// Submit an archive: one job for each selected object, exactly once, even if the command is killed and run again.
     #[command(after_help = ENQUEUE_EXAMPLES)]
     Enqueue(EnqueueArgs),
     /// Turn the events of object stores into jobs, by the `[[ingest]]` rules of the settings.
@@ -141,8 +141,9 @@ pub(crate) struct SetupArgs {
     /// NATS server [default: nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
-    /// Change the jobs stream of an earlier version, and its consumer, for this version, and the subjects of the events
-    /// stream for the `[[ingest]]` rules. Prints the changes first.
+    /// Change streams of an earlier version for this one: the jobs stream and its consumer, the subjects of the failed
+    /// stream, the compression of the annotations, and the retries stream, which must be empty; and the subjects of the
+    /// events stream for the `[[ingest]]` rules. Prints the changes first.
     #[arg(long)]
     pub(crate) migrate: bool,
     /// Create and change nothing: report what is missing and what differs from the settings, with the exit code 1.

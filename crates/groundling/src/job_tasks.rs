@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use kosmos2::Query;
-use wire::v1::{self, GenerationOptions, RawPrompt, Task, prompt_box, task};
+use wire::v1::{self, GenerationOptions, RawPrompt, Task, task};
 use worker::model_job::ModelJob;
 
 use crate::enqueue_args::JobGenerationArgs;
 use crate::exit::Misuse;
+use crate::task_syntax::{kind, parse};
 
 /// The prompts of `--prompt` and the tasks of `--task`, in their order. A brief caption if there are none.
 pub(crate) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<Task>> {
@@ -24,8 +25,8 @@ pub(crate) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<
         add("prompt", task::Kind::Raw(RawPrompt { text: text.clone(), phrase_boxes: Vec::new() }));
     }
     for text in names {
-        let (name, kind) = task(text).map_err(|error| anyhow!("--task {error}"))?;
-        add(name, kind);
+        let task = parse(text).map_err(|error| anyhow!("--task {error}"))?;
+        add(text.split('=').next().unwrap_or_default(), kind(task));
     }
     if prompts.is_empty() && names.is_empty() {
         add("brief", task::Kind::BriefCaption(v1::BriefCaption {}));
@@ -33,53 +34,9 @@ pub(crate) fn tasks(prompts: &[String], names: &[String]) -> anyhow::Result<Vec<
     Ok(tasks)
 }
 
-/// Parses a task. Returns its name, which becomes its id, and the task.
-fn task(text: &str) -> anyhow::Result<(&str, task::Kind)> {
-    let (name, argument) = text.split_once('=').unwrap_or((text, ""));
-    let kind = match name {
-        "brief" if argument.is_empty() => task::Kind::BriefCaption(v1::BriefCaption {}),
-        "detailed" if argument.is_empty() => task::Kind::DetailedCaption(v1::DetailedCaption {}),
-        "question" => task::Kind::Question(v1::Question { question: argument.into() }),
-        "ground" => task::Kind::PhraseGrounding(v1::PhraseGrounding { phrase: argument.into() }),
-        "find" => task::Kind::ReferringExpressionComprehension(v1::ReferringExpressionComprehension {
-            expression: argument.into(),
-        }),
-        "describe" => task::Kind::ReferringExpressionGeneration(v1::ReferringExpressionGeneration {
-            boxes: vec![v1::PromptBox { r#box: Some(prompt_box(argument)?) }],
-        }),
-        _ => bail!("{text}: expected brief, detailed, question=TEXT, ground=PHRASE, find=EXPRESSION or describe=BOX"),
-    };
-    Ok((name, kind))
-}
-
-/// Parses `x0,y0,x1,y1` as fractions, or two patch indices.
-fn prompt_box(text: &str) -> anyhow::Result<prompt_box::Box> {
-    let wrong = || anyhow!("describe={text}: a box is x0,y0,x1,y1 in fractions of the picture, or two patch indices");
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    match parts[..] {
-        [upper_left, lower_right] => {
-            let index = |part: &str| part.parse().map_err(|_| wrong());
-            Ok(prompt_box::Box::Patches(v1::PatchPair {
-                upper_left: index(upper_left)?,
-                lower_right: index(lower_right)?,
-            }))
-        }
-        [x0, y0, x1, y1] => {
-            let fraction = |part: &str| part.parse().map_err(|_| wrong());
-            Ok(prompt_box::Box::Fractions(v1::FractionBox {
-                x0: fraction(x0)?,
-                y0: fraction(y0)?,
-                x1: fraction(x1)?,
-                y1: fraction(y1)?,
-            }))
-        }
-        _ => Err(wrong()),
-    }
-}
-
 /// The problem of a task's text, if it has one.
 pub(crate) fn task_problem(text: &str) -> Option<String> {
-    task(text).err().map(|error| error.to_string())
+    parse(text).err().map(|error| error.to_string())
 }
 
 /// The generation options; `None` if none is given.

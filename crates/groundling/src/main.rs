@@ -30,6 +30,7 @@ mod settings;
 mod sources;
 mod stderr;
 mod stdout;
+mod task_syntax;
 
 use std::process::ExitCode;
 

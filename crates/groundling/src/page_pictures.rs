@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use archive::presigned::presigned;
+use archive::presigned::presign_url;
 use futures::{StreamExt, stream};
 use kosmos2::processor::image::{DecodeOptions, decode};
 use review::Picture;
@@ -107,7 +107,7 @@ impl LeftOut {
     }
 
     /// Says what was left out on stderr.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn report(&self) {
         for sentence in self.sentences() {
             stderr::message!("groundling: {sentence}");
         }
@@ -193,7 +193,7 @@ impl PagePictures {
         facts: &PictureFacts,
         expiry: Duration,
     ) -> Result<Picture, NoPicture> {
-        let address = presigned(self.store.client(), object, expiry).await;
+        let address = presign_url(self.store.client(), object, expiry).await;
         let address = address.map_err(|error| NoPicture::Refused(error.to_string()))?;
         Ok(Picture::linked(address, facts.width, facts.height))
     }

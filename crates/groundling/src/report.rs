@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kosmos2::options::{FinishReason, GroundedText, ScoredEntity};
-use review::{Finish, Labelled};
+use review::{Finish, GroundedEntity};
 use serde::Serialize;
 
 use crate::stderr::escape_control;
@@ -13,7 +13,7 @@ use crate::stdout;
 
 /// The result of one prompt on one picture, as `annotate --format json-v0` prints it. Scripts depend on these names.
 #[derive(Debug, Serialize)]
-pub(crate) struct Result<'a> {
+pub(crate) struct JsonV0Row<'a> {
     image: &'a str,
     prompt: &'a str,
     text: &'a str,
@@ -38,7 +38,7 @@ struct Entity<'a> {
     box_scores: &'a [Option<f32>],
 }
 
-impl<'a> Result<'a> {
+impl<'a> JsonV0Row<'a> {
     pub(crate) fn new(image: &'a str, model: &'a str, answer: &'a GroundedText) -> Self {
         Self {
             image,
@@ -122,15 +122,15 @@ fn finish_word(reason: FinishReason) -> &'static str {
 }
 
 /// The entities in the form that `review` draws.
-pub(crate) fn labelled(answer: &GroundedText) -> Vec<Labelled> {
-    let labelled = |entity: &ScoredEntity| Labelled {
+pub(crate) fn grounded_entities(answer: &GroundedText) -> Vec<GroundedEntity> {
+    let grounded_entity = |entity: &ScoredEntity| GroundedEntity {
         phrase: entity.phrase.clone(),
         boxes: corners(entity),
         span: entity.span,
         score: entity.score,
         box_scores: entity.box_scores.clone(),
     };
-    answer.entities.iter().map(labelled).collect()
+    answer.entities.iter().map(grounded_entity).collect()
 }
 
 /// Why a text ended, in the form that `review` shows.

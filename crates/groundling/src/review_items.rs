@@ -1,20 +1,20 @@
 //! Results in the form that `review` shows.
 
-use review::{Annotated, Labelled};
+use review::{GroundedEntity, TaskAnswer};
 use wire::v1::{Entity, FinishReason, FractionBox, ImageAnnotation, TaskResult};
 
 use crate::report::finish;
 
 /// The result of a task about a picture with this name.
-pub(crate) fn annotated(name: &str, result: &TaskResult) -> Annotated {
-    Annotated {
+pub(crate) fn task_answer(name: &str, result: &TaskResult) -> TaskAnswer {
+    TaskAnswer {
         name: name.into(),
         task_id: result.task_id.clone(),
         prompt: result.prompt.clone(),
         text: result.text.clone(),
         raw_text: result.raw_text.clone(),
         finish_reason: finish(result.finish_reason() == FinishReason::Length),
-        entities: labelled(result),
+        entities: grounded_entities(result),
     }
 }
 
@@ -25,14 +25,14 @@ pub(crate) fn name_of(annotation: &ImageAnnotation) -> String {
 }
 
 /// The phrases of a result with their boxes.
-pub(crate) fn labelled(result: &TaskResult) -> Vec<Labelled> {
+pub(crate) fn grounded_entities(result: &TaskResult) -> Vec<GroundedEntity> {
     let corners = |b: &FractionBox| [b.x0, b.y0, b.x1, b.y1];
-    let labelled = |entity: &Entity| Labelled {
+    let grounded_entity = |entity: &Entity| GroundedEntity {
         phrase: entity.phrase.clone(),
         boxes: entity.boxes.iter().filter_map(|b| b.fractions.as_ref()).map(corners).collect(),
         span: entity.span.as_ref().map_or((0, 0), |span| (span.start.into(), span.end.into())),
         score: entity.score,
         box_scores: entity.boxes.iter().map(|b| b.score).collect(),
     };
-    result.entities.iter().map(labelled).collect()
+    result.entities.iter().map(grounded_entity).collect()
 }

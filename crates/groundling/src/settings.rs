@@ -97,6 +97,22 @@ impl EngineSettings {
     }
 }
 
+/// Bytes of a settings file at most. Larger files are something else, which would take minutes to parse.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Reads the text of a settings file.
+///
+/// # Errors
+/// The file cannot be read, or is too large.
+pub(crate) fn read_file(file: &Path) -> std::io::Result<String> {
+    let bytes = std::fs::metadata(file)?.len();
+    if bytes > MAX_FILE_BYTES {
+        let problem = format!("it has {bytes} bytes, and a settings file has {MAX_FILE_BYTES} at most");
+        return Err(std::io::Error::other(problem));
+    }
+    std::fs::read_to_string(file)
+}
+
 impl Settings {
     /// Reads the file and the environment.
     ///
@@ -110,7 +126,7 @@ impl Settings {
         // Deployment templates write an empty name for a missing one.
         let named = file.filter(|file| !file.as_os_str().is_empty());
         let file = named.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(file) {
+        let text = match read_file(file) {
             Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => String::new(),
             text => text.with_context(|| format!("cannot read the settings file {}", file.display()))?,
         };

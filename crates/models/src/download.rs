@@ -73,7 +73,7 @@ impl Download<'_> {
                     if failures >= ATTEMPTS {
                         return Err(error);
                     }
-                    tracing::warn!(file = file.name, bytes = partial.length, "{error}; going on");
+                    tracing::warn!(file = file.name, bytes = partial.length, "{error}; resuming");
                     tokio::time::sleep(delays.after_failure()).await;
                 }
             }

@@ -103,7 +103,7 @@ impl Hub {
     }
 
     /// The file with its size and digest, from the headers of its route if the listing lacks them.
-    pub(crate) async fn describe(&self, commit: &str, file: RemoteFile) -> Result<RemoteFile, ModelError> {
+    pub(crate) async fn file_metadata(&self, commit: &str, file: RemoteFile) -> Result<RemoteFile, ModelError> {
         if file.digest.is_some() {
             return Ok(file);
         }

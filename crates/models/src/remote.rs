@@ -56,10 +56,10 @@ impl Remote {
     }
 
     /// A file of the listing with all that its source states about it.
-    pub(crate) async fn describe(&self, commit: &str, file: RemoteFile) -> Result<RemoteFile, ModelError> {
+    pub(crate) async fn file_metadata(&self, commit: &str, file: RemoteFile) -> Result<RemoteFile, ModelError> {
         match self {
-            Self::Hub(hub) => hub.describe(commit, file).await,
-            Self::S3(store) => store.describe(file).await,
+            Self::Hub(hub) => hub.file_metadata(commit, file).await,
+            Self::S3(store) => store.file_metadata(file).await,
         }
     }
 

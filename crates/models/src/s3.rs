@@ -54,7 +54,7 @@ impl Store {
     }
 
     /// The file with the digest that the store states, if there is one.
-    pub(crate) async fn describe(&self, file: RemoteFile) -> Result<RemoteFile, ModelError> {
+    pub(crate) async fn file_metadata(&self, file: RemoteFile) -> Result<RemoteFile, ModelError> {
         let request = self.client.head_object().bucket(&self.model.bucket).key(&file.path);
         let found = request.checksum_mode(ChecksumMode::Enabled).send().await;
         let found = found.map_err(|error| self.failed_file("cannot be read", &file, &error))?;

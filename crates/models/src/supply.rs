@@ -162,7 +162,7 @@ impl Supply {
         let attempts = if cached.is_some() { 1 } else { ATTEMPTS };
         match (self.list(remote, attempts).await, cached) {
             (Err(error), Some((dir, commit))) if error.kind().is_temporary() => {
-                tracing::warn!(commit, "{error}; using the downloaded model that {} was last", self.source);
+                tracing::warn!(commit, "{error}; using the copy of {} downloaded last", self.source);
                 Ok(Resolved::Here(dir))
             }
             (listing, _) => listing.map(Resolved::Listing),
@@ -200,7 +200,7 @@ impl Supply {
         let mut wanted: Vec<String> = needed(&names, &source)?.into_iter().map(str::to_owned).collect();
         self.progress.set_phase(Phase::Downloading);
         if wanted.iter().any(|name| name == INDEX) {
-            let index = self.describe(remote, listing, INDEX).await?;
+            let index = self.file_metadata(remote, listing, INDEX).await?;
             self.fetch(remote, cache, listing, std::slice::from_ref(&index)).await?;
             let path = cache.blob(&index.blob);
             let bytes = std::fs::read(&path).map_err(|error| ModelError::io("read", &path, error))?;
@@ -208,7 +208,7 @@ impl Supply {
         }
         let mut files = Vec::new();
         for name in &wanted {
-            files.push(self.describe(remote, listing, name).await?);
+            files.push(self.file_metadata(remote, listing, name).await?);
         }
         let bytes: u64 = files.iter().map(|file| file.size).sum();
         tracing::info!(source, commit = listing.commit, files = files.len(), bytes, "downloading the model");
@@ -217,14 +217,14 @@ impl Supply {
         let manifest = Manifest { source, commit: listing.commit.clone(), files: found };
         let own = cache.clone();
         let dir = blocking(move || own.publish(&manifest)).await?;
-        tracing::info!(directory = %dir.display(), bytes, "the model is downloaded and its digests are right");
+        tracing::info!(directory = %dir.display(), bytes, "the model is downloaded and its digests match");
         Ok(dir)
     }
 
-    async fn describe(&self, remote: &Remote, listing: &Listing, name: &str) -> Result<RemoteFile, ModelError> {
+    async fn file_metadata(&self, remote: &Remote, listing: &Listing, name: &str) -> Result<RemoteFile, ModelError> {
         let file = listing.files.iter().find(|file| file.name == name).cloned();
         let missing = || ModelError::new(ModelErrorKind::Incomplete, format!("{} has no file {name}", self.source));
-        remote.describe(&listing.commit, file.ok_or_else(missing)?).await
+        remote.file_metadata(&listing.commit, file.ok_or_else(missing)?).await
     }
 
     async fn fetch(

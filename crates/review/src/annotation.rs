@@ -48,12 +48,12 @@ pub struct PageItem {
     pub picture: Option<Picture>,
     /// One annotation for each prompt. The first one's name is the heading, and its text is the picture's alternative
     /// text.
-    pub annotations: Vec<Annotated>,
+    pub annotations: Vec<TaskAnswer>,
 }
 
 /// What the model answered to one prompt about a picture.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Annotated {
+pub struct TaskAnswer {
     /// The picture's name for people: a file name or an address.
     pub name: String,
     /// The task's id, which the marks of its boxes carry.
@@ -67,7 +67,7 @@ pub struct Annotated {
     /// Why the text ended.
     pub finish_reason: Finish,
     /// The phrases with boxes, in reading order.
-    pub entities: Vec<Labelled>,
+    pub entities: Vec<GroundedEntity>,
 }
 
 /// Why a text ended.
@@ -82,7 +82,7 @@ pub enum Finish {
 
 /// A phrase and its boxes.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Labelled {
+pub struct GroundedEntity {
     /// The phrase as the model generated it.
     pub phrase: String,
     /// Boxes `[x0, y0, x1, y1]` as fractions of the picture, with the origin at its top left. For drawing, reversed
@@ -104,18 +104,17 @@ pub(super) enum Score {
     Phrase(f32),
 }
 
-impl Labelled {
-    /// The score of box `index`, or if it has none, that of the phrase.
+impl GroundedEntity {
+    /// The score of box `index`, or if it has none or one that is no number, that of the phrase.
     pub(super) fn named_score_of(&self, index: usize) -> Option<Score> {
         let known = |score: Option<f32>| score.filter(|score| score.is_finite());
         let own = known(self.box_scores.get(index).copied().flatten()).map(Score::Box);
         own.or(known(self.score).map(Score::Phrase))
     }
 
-    /// The score to show for box `index`: its own, or else the phrase's.
+    /// The number of [`GroundedEntity::named_score_of`].
     pub(super) fn score_of(&self, index: usize) -> Option<f32> {
-        let own = self.box_scores.get(index).copied().flatten();
-        own.or(self.score).filter(|score| score.is_finite())
+        self.named_score_of(index).map(|(Score::Box(score) | Score::Phrase(score))| score)
     }
 }
 
@@ -141,9 +140,11 @@ mod tests {
 
     #[test]
     fn a_box_without_a_score_takes_the_phrases() {
-        let entity =
-            Labelled { score: Some(0.5), box_scores: vec![Some(0.9), None, Some(f32::NAN)], ..Labelled::default() };
-        assert_eq!([0, 1, 7].map(|i| entity.score_of(i)), [Some(0.9), Some(0.5), Some(0.5)]);
-        assert_eq!(entity.score_of(2), None);
+        let entity = GroundedEntity {
+            score: Some(0.5),
+            box_scores: vec![Some(0.9), None, Some(f32::NAN)],
+            ..GroundedEntity::default()
+        };
+        assert_eq!([0, 1, 2, 7].map(|i| entity.score_of(i)), [Some(0.9), Some(0.5), Some(0.5), Some(0.5)]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use maud::{Markup, html};
 
-use crate::annotation::{Annotated, Finish, PageItem};
+use crate::annotation::{Finish, PageItem, TaskAnswer};
 use crate::colour::Assigned;
 use crate::entity::Entity;
 use crate::html::Text;
@@ -22,7 +22,7 @@ const BLANK: (u32, u32) = (400, 300);
 pub(super) struct Colours<'a>(HashMap<&'a str, usize>);
 
 impl<'a> Colours<'a> {
-    pub(super) fn of(annotations: impl IntoIterator<Item = &'a Annotated>) -> Self {
+    pub(super) fn of(annotations: impl IntoIterator<Item = &'a TaskAnswer>) -> Self {
         let mut assigned = Assigned::default();
         let phrases = annotations.into_iter().flat_map(|one| &one.entities).map(|entity| entity.phrase.as_str());
         Self(phrases.map(|phrase| (phrase, assigned.number(phrase))).collect())
@@ -48,9 +48,9 @@ impl<'a> Card<'a> {
     /// About how high the card is in the grid, in rem, in steps of 2: the browser reserves this space for cards that it has
     /// not laid out yet.
     pub(super) fn height(&self) -> usize {
-        let boxes = |one: &Annotated| one.entities.iter().map(|entity| entity.boxes.len()).sum::<usize>();
-        let rows = |one: &Annotated| if self.checked_id().is_some() { boxes(one) * 9 / 5 } else { 0 };
-        let lines = |one: &Annotated| 5 + one.text.chars().count() / 30 * 9 / 5 + rows(one);
+        let boxes = |one: &TaskAnswer| one.entities.iter().map(|entity| entity.boxes.len()).sum::<usize>();
+        let rows = |one: &TaskAnswer| if self.checked_id().is_some() { boxes(one) * 9 / 5 } else { 0 };
+        let lines = |one: &TaskAnswer| 5 + one.text.chars().count() / 30 * 9 / 5 + rows(one);
         (21 + self.item.annotations.iter().map(lines).sum::<usize>()).div_ceil(2) * 2
     }
 
@@ -102,7 +102,7 @@ impl<'a> Card<'a> {
     }
 
     /// One annotation: its prompt, its text with the phrases marked, and the details.
-    fn reading(&self, index: usize, annotation: &Annotated) -> Markup {
+    fn reading(&self, index: usize, annotation: &TaskAnswer) -> Markup {
         let entities = self.entities(index);
         let spans: Vec<_> = annotation.entities.iter().map(|entity| entity.span).collect();
         let (pieces, unplaced) = cut(&annotation.text, &spans);
@@ -210,7 +210,7 @@ fn check(one: &Entity<'_>, nth: usize, corners: &[f64; 4]) -> Markup {
 }
 
 /// What is folded up at first: the raw text, and the numbers of each phrase.
-fn details(annotation: &Annotated, entities: &[Entity<'_>]) -> Markup {
+fn details(annotation: &TaskAnswer, entities: &[Entity<'_>]) -> Markup {
     html! {
         details {
             summary { "Raw text and numbers" }

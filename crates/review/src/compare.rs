@@ -90,20 +90,24 @@ fn side_by_side(page: &ComparisonPage, pair: &Pair, number: usize, colours: &Col
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::annotation::{Annotated, Labelled};
+    use crate::annotation::{GroundedEntity, TaskAnswer};
 
     #[test]
     fn a_phrase_has_one_colour_on_both_sides_and_hostile_text_stays_text() {
         let hostile = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(1)>";
         let side = |phrases: &[&str]| PageItem {
-            annotations: vec![Annotated {
+            annotations: vec![TaskAnswer {
                 name: hostile.into(),
                 text: "a fox".into(),
                 entities: phrases
                     .iter()
-                    .map(|phrase| Labelled { phrase: (*phrase).into(), boxes: vec![[0.1; 4]], ..Labelled::default() })
+                    .map(|phrase| GroundedEntity {
+                        phrase: (*phrase).into(),
+                        boxes: vec![[0.1; 4]],
+                        ..GroundedEntity::default()
+                    })
                     .collect(),
-                ..Annotated::default()
+                ..TaskAnswer::default()
             }],
             ..PageItem::default()
         };

@@ -3,7 +3,7 @@
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
 
-use crate::annotation::{Labelled, tidy_box};
+use crate::annotation::{GroundedEntity, tidy_box};
 use crate::colour::{self, Assigned};
 use crate::font::{self, blend};
 use crate::place::{LabelRequest, PlacedLabel, Rect, place};
@@ -14,7 +14,7 @@ const MIN_SIDE: u32 = 640;
 /// A phrase cut to this many characters or fewer is shown without its score, which leaves it more space.
 const MIN_CUT_LENGTH: usize = 5;
 
-/// Draws the boxes of `texts` with their phrases and scores.
+/// Draws the boxes of `entities` with their phrases and scores.
 ///
 /// All boxes of a phrase have the same colour. Line widths and text sizes are proportional to the picture. A picture
 /// whose longer side is below 640 pixels is first enlarged by the smallest integer factor that reaches 640, because
@@ -23,7 +23,7 @@ const MIN_CUT_LENGTH: usize = 5;
 /// Labels neither overlap nor extend beyond the picture. A phrase that is too long ends in "…"; a label for which there
 /// is no space is omitted, its box is still drawn. Reversed corners are swapped, corners outside the picture are clamped,
 /// and boxes with a NaN are not drawn. An empty picture is returned unchanged.
-pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
+pub fn draw(picture: &RgbImage, entities: &[GroundedEntity]) -> RgbImage {
     let (w, h) = picture.dimensions();
     if w == 0 || h == 0 {
         return picture.clone();
@@ -32,7 +32,7 @@ pub fn draw(picture: &RgbImage, texts: &[Labelled]) -> RgbImage {
     let mut canvas =
         if factor > 1 { resize(picture, w * factor, h * factor, FilterType::CatmullRom) } else { picture.clone() };
     let measures = Measures::of(&canvas);
-    let marks = marks(texts, &measures);
+    let marks = marks(entities, &measures);
 
     // The largest box first, so that boxes inside it stay visible.
     let mut by_size: Vec<&Mark> = marks.iter().collect();
@@ -118,17 +118,20 @@ struct Mark {
 
 /// All boxes. The first box of every phrase precedes any second box, so that each phrase is named once where there is
 /// not enough space for all labels.
-fn marks(texts: &[Labelled], measures: &Measures) -> Vec<Mark> {
+fn marks(entities: &[GroundedEntity], measures: &Measures) -> Vec<Mark> {
     let mut assigned = Assigned::default();
-    let numbers: Vec<usize> = texts.iter().map(|text| assigned.number(&text.phrase)).collect();
-    let max_boxes = texts.iter().map(|text| text.boxes.len()).max().unwrap_or(0);
+    let numbers: Vec<usize> = entities.iter().map(|entity| assigned.number(&entity.phrase)).collect();
+    let max_boxes = entities.iter().map(|entity| entity.boxes.len()).max().unwrap_or(0);
     (0..max_boxes)
         .flat_map(|nth| {
-            texts.iter().zip(&numbers).filter_map(move |(text, number)| Some((nth, text, number, text.boxes.get(nth)?)))
+            entities
+                .iter()
+                .zip(&numbers)
+                .filter_map(move |(entity, number)| Some((nth, entity, number, entity.boxes.get(nth)?)))
         })
-        .filter_map(|(nth, text, number, one)| {
+        .filter_map(|(nth, entity, number, one)| {
             let frame = measures.frame(tidy_box(*one)?);
-            let words = words(&text.phrase, text.score_of(nth), measures.text, measures.max_text_width());
+            let words = words(&entity.phrase, entity.score_of(nth), measures.text, measures.max_text_width());
             Some(Mark { frame, colour: Rgb(colour::colour(*number)), words })
         })
         .collect()
@@ -214,8 +217,8 @@ fn draw_label(canvas: &mut RgbImage, label: &Rect, mark: &Mark, measures: &Measu
 mod tests {
     use super::*;
 
-    fn entity(phrase: &str, boxes: &[[f64; 4]]) -> Labelled {
-        Labelled { phrase: phrase.into(), boxes: boxes.to_vec(), ..Labelled::default() }
+    fn entity(phrase: &str, boxes: &[[f64; 4]]) -> GroundedEntity {
+        GroundedEntity { phrase: phrase.into(), boxes: boxes.to_vec(), ..GroundedEntity::default() }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A phrase as one card of the page shows it.
 
-use crate::annotation::Labelled;
+use crate::annotation::GroundedEntity;
 
 /// One phrase in one annotation of a card.
 pub(super) struct Entity<'a> {
-    pub(super) entity: &'a Labelled,
+    pub(super) entity: &'a GroundedEntity,
     /// Links the phrase's text, boxes and labels within the card: the script highlights all of them together.
     pub(super) id: String,
     /// The number of its colour.

@@ -23,7 +23,7 @@ mod place;
 mod precision;
 mod spans;
 
-pub use annotation::{Annotated, FailedItem, Finish, Labelled, Page, PageItem, SpotCheck};
+pub use annotation::{FailedItem, Finish, GroundedEntity, Page, PageItem, SpotCheck, TaskAnswer};
 pub use compare::{ComparisonPage, Pair, comparison_page};
 pub use draw::draw;
 pub use judgements::{JudgedBox, Judgements, JudgementsError, Merged, Verdict, merge};

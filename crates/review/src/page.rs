@@ -136,15 +136,21 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::annotation::{Annotated, FailedItem, Finish, Labelled, PageItem, SpotCheck};
+    use crate::annotation::{FailedItem, Finish, GroundedEntity, PageItem, SpotCheck, TaskAnswer};
 
-    fn entity(phrase: &str, span: (i64, i64), boxes: &[[f64; 4]]) -> Labelled {
-        Labelled { phrase: phrase.into(), span, boxes: boxes.to_vec(), score: Some(0.75), box_scores: vec![Some(0.5)] }
+    fn entity(phrase: &str, span: (i64, i64), boxes: &[[f64; 4]]) -> GroundedEntity {
+        GroundedEntity {
+            phrase: phrase.into(),
+            span,
+            boxes: boxes.to_vec(),
+            score: Some(0.75),
+            box_scores: vec![Some(0.5)],
+        }
     }
 
-    fn item(text: &str, entities: Vec<Labelled>) -> PageItem {
+    fn item(text: &str, entities: Vec<GroundedEntity>) -> PageItem {
         let picture = Picture::new(&RgbImage::from_pixel(300, 200, Rgb([9, 90, 200]))).ok();
-        let annotation = Annotated { name: "a.jpg".into(), text: text.into(), entities, ..Annotated::default() };
+        let annotation = TaskAnswer { name: "a.jpg".into(), text: text.into(), entities, ..TaskAnswer::default() };
         PageItem { annotation_id: "id".into(), picture, annotations: vec![annotation] }
     }
 
@@ -223,11 +229,11 @@ mod tests {
     fn odd_spans_and_boxes_are_shown_as_far_as_they_go() {
         let spans = [(-3, 2), (4, 1), (0, 99), (2, 2), (0, 1), (i64::MIN, i64::MAX)];
         let boxes = [[f64::NAN; 4], [2.0, 2.0, -1.0, -1.0], [f64::INFINITY; 4], [0.5; 4]];
-        let mut odd: Vec<Labelled> = spans.iter().map(|span| entity("naß", *span, &boxes)).collect();
+        let mut odd: Vec<GroundedEntity> = spans.iter().map(|span| entity("naß", *span, &boxes)).collect();
         odd[0].score = Some(f32::NAN);
         let mut one = item("naß", odd);
         one.annotations[0].finish_reason = Finish::Length;
-        one.annotations.push(Annotated::default());
+        one.annotations.push(TaskAnswer::default());
         one.picture = None;
         let html = shown(vec![one, PageItem::default()]);
         assert!(html.contains(">n<small") && html.contains("Not located in the text: <mark"));
@@ -241,7 +247,7 @@ mod tests {
     fn each_of_several_prompts_has_its_layer_and_its_choice() {
         let fox = entity("a fox", (0, 5), &[[0.1, 0.1, 0.9, 0.9]]);
         let mut one = item("a fox", vec![entity("a hen", (0, 1), &[]), fox.clone()]);
-        one.annotations.push(Annotated { text: "a fox".into(), entities: vec![fox], ..Annotated::default() });
+        one.annotations.push(TaskAnswer { text: "a fox".into(), entities: vec![fox], ..TaskAnswer::default() });
         let html = shown(vec![one]);
         assert_eq!((count(&html, "<svg "), count(&html, "type=\"radio\""), count(&html, " checked>")), (2, 2, 3));
         assert!(html.contains(".layer:nth-of-type(2){display:block}"));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::SandboxError;
-use crate::rig::SearchPaths;
+use crate::tools::SearchPaths;
 
 /// The demo model and its pictures.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_data_is_one_sentence_with_the_mend() {
+    fn missing_data_is_one_sentence_with_the_fix() {
         for named in [None, Some("/nowhere".into())] {
             let error = DemoData::locate_in(named, &SearchPaths::default()).unwrap_err().to_string();
             assert!(error.contains("set GROUNDLING_DEMO_DATA"), "{error}");

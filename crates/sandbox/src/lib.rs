@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod child_test;
 pub mod demo_data;
 mod embedded_s3;
 mod error;
@@ -16,12 +17,13 @@ mod nats_leaf;
 mod ports;
 mod postgres;
 mod process;
-pub mod rig;
 mod s3_access;
 mod seaweed;
 mod shifted_clock;
+pub mod tools;
 mod usage;
 
+pub use child_test::child_test;
 pub use demo_data::DemoData;
 pub use embedded_s3::EmbeddedS3;
 pub use error::SandboxError;

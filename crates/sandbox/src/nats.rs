@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::error::SandboxError;
 use crate::http_probe;
 use crate::process::ServerProcess;
-use crate::rig::SearchPaths;
+use crate::tools::SearchPaths;
 
 const NAME: &str = "nats-server";
 /// A start takes about 50 ms, and longer on a busy machine.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::error::SandboxError;
 use crate::ports::free_address;
 use crate::process::ServerProcess;
-use crate::rig::SearchPaths;
+use crate::tools::SearchPaths;
 
 const NAME: &str = "postgres";
 /// A start takes about 100 ms, and longer on a busy machine or after a crash.

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::error::SandboxError;
 use crate::process::ServerProcess;
-use crate::rig::SearchPaths;
 use crate::s3_access::S3Access;
+use crate::tools::SearchPaths;
 use crate::{http_probe, ports};
 
 const NAME: &str = "weed";

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt;
-use sandbox::{NatsOptions, NatsServer};
+use sandbox::{NatsOptions, NatsServer, child_test};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -137,8 +137,7 @@ async fn parent() {
 async fn a_server_ends_when_its_parent_is_killed() {
     // For the files of the killed process.
     let temporary = tempfile::tempdir().unwrap();
-    let mut parent = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["parent", "--exact", "--ignored", "--nocapture"])
+    let mut parent = child_test("parent")
         .env("TMPDIR", temporary.path())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

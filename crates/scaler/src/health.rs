@@ -13,7 +13,7 @@ use crate::grpc_health::{HealthCheckRequest, HealthCheckResponse};
 /// Serves while the process runs. An outage of the broker does not make the scaler unhealthy: KEDA must reach it to learn
 /// of the outage.
 #[derive(Debug, Clone)]
-pub(crate) struct Alive {
+pub(crate) struct HealthService {
     /// Ends the streams.
     pub(crate) shutdown: CancellationToken,
 }
@@ -26,7 +26,7 @@ fn serving(service: &str) -> Result<HealthCheckResponse, Status> {
 }
 
 #[tonic::async_trait]
-impl Health for Alive {
+impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         serving(&request.get_ref().service).map(Response::new)
     }

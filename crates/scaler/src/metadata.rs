@@ -12,10 +12,10 @@ pub const JOBS_PER_SECOND: &str = "jobsPerSecond";
 /// What the trigger of a ScaledObject asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Trigger {
-    /// In seconds.
-    pub(crate) target: f64,
+    /// The seconds within which the backlog should be drained.
+    pub(crate) target_drain_seconds: f64,
     /// Jobs per second of a worker, until they are measured.
-    pub(crate) seed: f64,
+    pub(crate) initial_jobs_per_second: f64,
 }
 
 impl Trigger {
@@ -35,9 +35,13 @@ impl Trigger {
                 ))
             })
         };
-        let target = number(TARGET_DRAIN_SECONDS, "the seconds within which the backlog should be drained")?;
-        let seed = number(JOBS_PER_SECOND, "the jobs per second of a worker")?;
-        Ok(Self { target, seed })
+        Ok(Self {
+            target_drain_seconds: number(
+                TARGET_DRAIN_SECONDS,
+                "the seconds within which the backlog should be drained",
+            )?,
+            initial_jobs_per_second: number(JOBS_PER_SECOND, "the jobs per second of a worker")?,
+        })
     }
 }
 
@@ -56,7 +60,7 @@ mod tests {
     #[test]
     fn both_numbers_are_required_and_errors_name_the_key() {
         let good = [("targetDrainSeconds", "900"), ("jobsPerSecond", " 62.5 "), ("scalerAddress", "x:1")];
-        assert_eq!(read(&good), Ok(Trigger { target: 900.0, seed: 62.5 }));
+        assert_eq!(read(&good), Ok(Trigger { target_drain_seconds: 900.0, initial_jobs_per_second: 62.5 }));
         for (key, value) in [
             ("targetDrainSeconds", "0"),
             ("targetDrainSeconds", "15m"),

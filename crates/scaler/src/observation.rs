@@ -19,14 +19,16 @@ pub struct Timing {
     pub poll: Duration,
     /// The time between two measurements of the rate.
     pub measure: Duration,
-    /// The shortest and the longest time over which the rate is measured.
-    pub span: (Duration, Duration),
+    /// The shortest time over which the rate is measured.
+    pub min_span: Duration,
+    /// The longest time over which the rate is measured.
+    pub max_span: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { poll: seconds(2), measure: seconds(10), span: (seconds(30), seconds(60)) }
+        Self { poll: seconds(2), measure: seconds(10), min_span: seconds(30), max_span: seconds(60) }
     }
 }
 
@@ -47,11 +49,10 @@ struct State {
 impl Observer {
     /// An observer without a connection. [`Observer::run`] makes one.
     pub fn new(timing: Timing) -> Self {
-        let (shortest, longest) = timing.span;
         Self(Arc::new(State {
             pool: watch::channel(Err("the connection to NATS is being made".to_owned())).0,
             active: watch::channel(None).0,
-            meter: Mutex::new(Meter::new(shortest, longest)),
+            meter: Mutex::new(Meter::new(timing.min_span, timing.max_span)),
             timing,
         }))
     }

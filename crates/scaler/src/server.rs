@@ -18,7 +18,7 @@ use tonic::codegen::Service;
 
 use crate::external_scaler::external_scaler_server::ExternalScalerServer;
 use crate::grpc_health::health_server::HealthServer;
-use crate::health::Alive;
+use crate::health::HealthService;
 use crate::observation::Observer;
 use crate::service::DrainScaler;
 
@@ -34,7 +34,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 struct Services {
     scaler: ExternalScalerServer<DrainScaler>,
-    health: HealthServer<Alive>,
+    health: HealthServer<HealthService>,
 }
 
 impl Services {
@@ -50,7 +50,7 @@ impl Services {
 /// Serves KEDA and probes until the shutdown. Streams end then, and connections within two seconds.
 pub async fn serve(listener: TcpListener, observer: Observer, shutdown: CancellationToken) {
     let scaler = DrainScaler { observer, shutdown: shutdown.clone() };
-    let health = Alive { shutdown: shutdown.clone() };
+    let health = HealthService { shutdown: shutdown.clone() };
     let services = Services {
         scaler: ExternalScalerServer::new(scaler).max_decoding_message_size(MAX_REQUEST),
         health: HealthServer::new(health).max_decoding_message_size(MAX_REQUEST),

@@ -89,7 +89,8 @@ impl ExternalScaler for DrainScaler {
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<GetMetricSpecResponse>, Status> {
         let trigger = Trigger::read(&request.get_ref().scaler_metadata)?;
-        let spec = MetricSpec { metric_name: METRIC.to_owned(), target_size: 0, target_size_float: trigger.target };
+        let target_size_float = trigger.target_drain_seconds;
+        let spec = MetricSpec { metric_name: METRIC.to_owned(), target_size: 0, target_size_float };
         Ok(Response::new(GetMetricSpecResponse { metric_specs: vec![spec] }))
     }
 
@@ -99,7 +100,7 @@ impl ExternalScaler for DrainScaler {
             return Err(Status::invalid_argument(format!("there is no metric {metric_name:?}: ask for {METRIC}")));
         }
         let trigger = Trigger::read(&scaled_object_ref.unwrap_or_default().scaler_metadata)?;
-        let rate = self.observer.rate().unwrap_or(trigger.seed);
+        let rate = self.observer.rate().unwrap_or(trigger.initial_jobs_per_second);
         let seconds = drain_seconds(self.backlog().await?, rate);
         let value = MetricValue { metric_name, metric_value: 0, metric_value_float: seconds };
         Ok(Response::new(GetMetricsResponse { metric_values: vec![value] }))

@@ -16,14 +16,14 @@ use sandbox::SeaweedFs;
 use worker::Step;
 
 use crate::plan::PlannedJob;
-use crate::pool::Pool;
+use crate::pool::WorkerProcesses;
 use crate::proxy::{Break, Mode};
 use crate::s3_proxy::{S3Fault, S3Proxy};
 use crate::servers::Servers;
 use crate::streams;
 use crate::submit::publish_until_accepted;
 
-/// Longer than the `ack_wait` of 3 s: the jobs of a worker that is stopped for this long are delivered to others.
+/// Longer than the `ack_wait` of 3 s: the jobs of a worker that is suspended for this long are delivered to others.
 const FREEZE: Duration = Duration::from_secs(5);
 /// Longer than two unanswered pings, so that clients reconnect.
 const BLACK_HOLE: Duration = Duration::from_secs(6);
@@ -46,8 +46,11 @@ pub enum Fault {
     Break(Break),
     /// Connections to a server misbehave for a while.
     Mode(Mode),
-    /// SIGKILL to a server, and a restart; `true` for the leader of a stream.
-    Crash(bool),
+    /// SIGKILL to a server, and a restart.
+    Crash {
+        /// The server is the leader of a stream.
+        leader: bool,
+    },
     /// SIGTERM to a server, and a restart.
     Restart,
     /// A server of a cluster goes into lame duck mode and is restarted once the workers have left it.
@@ -88,8 +91,8 @@ impl Fault {
         ("truncate", Self::Break(Break::Truncate)),
         ("black-hole", Self::Mode(Mode::BlackHole)),
         ("throttle", Self::Mode(Mode::Throttle)),
-        ("crash", Self::Crash(false)),
-        ("crash-leader", Self::Crash(true)),
+        ("crash", Self::Crash { leader: false }),
+        ("crash-leader", Self::Crash { leader: true }),
         ("roll", Self::Roll { all: true }),
         ("cut-routes", Self::BreakRoutes(Break::Cut)),
         ("isolate", Self::Isolate),
@@ -124,7 +127,7 @@ impl Fault {
 #[derive(Debug)]
 pub struct Targets<'a> {
     /// The workers.
-    pub pool: &'a mut Pool,
+    pub pool: &'a mut WorkerProcesses,
     /// The NATS servers.
     pub servers: &'a mut Servers,
     /// The S3 store.
@@ -163,8 +166,8 @@ fn next(number: usize, is_cluster: bool, random: &mut ChaCha8Rng) -> Fault {
         80..85 => Fault::Break(Break::Truncate),
         85..88 => Fault::Mode(Mode::BlackHole),
         88..91 => Fault::Mode(Mode::Throttle),
-        91..95 => Fault::Crash(true),
-        95..97 => Fault::Crash(false),
+        91..95 => Fault::Crash { leader: true },
+        95..97 => Fault::Crash { leader: false },
         97 => Fault::Restart,
         98..100 => Fault::CrashStore,
         100..103 => Fault::RestartWorkers,
@@ -193,9 +196,9 @@ pub async fn inject(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha
             Ok(of_worker)
         }
         Fault::Freeze => {
-            pool.stop(worker, true);
+            pool.suspend(worker);
             tokio::time::sleep(FREEZE).await;
-            pool.stop(worker, false);
+            pool.resume(worker);
             Ok(of_worker)
         }
         Fault::Terminate => {
@@ -212,13 +215,13 @@ pub async fn inject(fault: Fault, targets: &mut Targets<'_>, random: &mut ChaCha
             servers.proxies[node].set(Mode::Pass);
             Ok(of_node)
         }
-        Fault::Crash(true) => {
+        Fault::Crash { leader: true } => {
             let stream = streams::ALL.choose(random).unwrap_or(&streams::ALL[0]);
             let leader = servers.leader(jetstream, stream).await;
             servers.crash(leader, DOWN).await?;
             Ok(format!("server n{leader}, leader of {stream}"))
         }
-        Fault::Crash(false) => servers.crash(node, DOWN).await.map(|()| of_node),
+        Fault::Crash { leader: false } => servers.crash(node, DOWN).await.map(|()| of_node),
         Fault::Restart => servers.restart(node).await.map(|()| of_node),
         Fault::Roll { all } => {
             let nodes = if all { 0..servers.size() } else { node..node + 1 };

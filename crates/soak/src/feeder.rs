@@ -1,10 +1,8 @@
 //! The feeder of a run: `groundling enqueue`'s library, in a process that is killed at random times.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
 use archive::feed::{Feed, Progress, Target};
 use archive::filter::Filter;
 use archive::recipe::{Pin, Recipe};
@@ -14,11 +12,12 @@ use archive::source::store::Store;
 use broker::connection;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 use wire::v1::{self, task};
 use worker::fetch::s3::ObjectStore;
 
+use crate::child_process;
 use crate::stub_worker::{Sections, read_settings};
 
 /// The datasets that are fed, one after the other.
@@ -139,19 +138,8 @@ impl Feeders {
     }
 
     fn spawn(&self, dataset: &str) -> anyhow::Result<Child> {
+        let arguments = ["feeder", "--dataset", dataset, "--bucket", &self.bucket];
         let log = self.logs.join(format!("feeder-{dataset}.log"));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        Command::new(&self.executable)
-            .arg("feeder")
-            .arg("--settings")
-            .arg(&self.settings)
-            .args(["--dataset", dataset, "--bucket", &self.bucket])
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| self.executable.display().to_string())
+        child_process::spawn(&self.executable, &arguments, &self.settings, &log)
     }
 }

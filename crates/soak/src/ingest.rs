@@ -1,12 +1,11 @@
-//! The party of a run that turns events into jobs: `groundling ingest`'s library, in a process that is killed at random
-//! times, and a store's events, which are repeated and come in another order.
+//! The process of a run that turns events into jobs: `groundling ingest`'s library, killed at random times. The store's
+//! events are repeated and come in another order.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use archive::ingest::record::ObjectRecord;
 use archive::ingest::rule::{Rule, Selected};
 use archive::ingest::settings::{EventsSettings, IngestRule};
@@ -18,16 +17,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use telemetry::Instruments;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wire::subjects::EVENTS_STREAM;
 use wire::v1::{self, ImageJob, task};
 
+use crate::child_process;
 use crate::stub_worker::{Sections, read_settings};
 
 /// The dataset of the jobs.
-pub const DATASET: &str = "evented";
+pub const DATASET: &str = "from-events";
 const SUBJECT: &str = "soak.events";
 /// Maximum number of records in a message, and of messages about an object.
 const MAX_RECORDS: usize = 3;
@@ -61,12 +61,10 @@ pub fn subjects() -> Vec<String> {
 }
 
 /// The rule.
-///
-/// # Errors
-/// Never: its settings are valid.
-pub fn rule() -> anyhow::Result<Rule> {
+pub fn rule() -> Rule {
     let kind = Some(task::Kind::BriefCaption(v1::BriefCaption {}));
-    Ok(Rule::new(&settings(), vec![v1::Task { task_id: "brief".into(), kind }])?)
+    Rule::new(&settings(), vec![v1::Task { task_id: "brief".into(), kind }])
+        .unwrap_or_else(|error| unreachable!("the settings of the rule are valid: {error}"))
 }
 
 /// The job for an object.
@@ -81,7 +79,7 @@ pub fn job(bucket: &str, key: &str, etag: &str) -> anyhow::Result<ImageJob> {
         etag: Some(etag.to_owned()),
         ..ObjectRecord::default()
     };
-    match rule()?.select(&record) {
+    match rule().select(&record) {
         Selected::Job(job) => Ok(*job),
         other => bail!("{key} becomes no job: {other:?}"),
     }
@@ -89,7 +87,7 @@ pub fn job(bucket: &str, key: &str, etag: &str) -> anyhow::Result<ImageJob> {
 
 /// An object whose events are published.
 #[derive(Debug, Clone)]
-pub struct EventedObject {
+pub struct EventObject {
     /// The bucket.
     pub bucket: String,
     /// The key, not encoded.
@@ -99,7 +97,7 @@ pub struct EventedObject {
 }
 
 /// The messages about these objects: each object is in one to three of them, in an order of their own.
-pub fn messages(objects: &[EventedObject], seed: u64) -> Vec<String> {
+pub fn messages(objects: &[EventObject], seed: u64) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xe7e7);
     let mut records: Vec<Value> = Vec::new();
     for object in objects {
@@ -119,7 +117,7 @@ pub fn messages(objects: &[EventedObject], seed: u64) -> Vec<String> {
     messages
 }
 
-fn record(object: &EventedObject) -> Value {
+fn record(object: &EventObject) -> Value {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => char::from(byte).to_string(),
         b' ' => "+".to_owned(),
@@ -143,7 +141,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         streams,
         subjects: subjects(),
         events: EventsSettings::default(),
-        rules: vec![rule()?],
+        rules: vec![rule()],
         instruments: Instruments::off(),
         scraper: None,
         listening: None,
@@ -229,18 +227,7 @@ impl Ingest {
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.logs.join("ingest.log"))?;
-        Command::new(&self.executable)
-            .arg("ingest")
-            .arg("--settings")
-            .arg(&self.settings)
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| self.executable.display().to_string())
+        child_process::spawn(&self.executable, &["ingest"], &self.settings, &self.logs.join("ingest.log"))
     }
 }
 

@@ -20,6 +20,7 @@ macro_rules! progress {
     }};
 }
 
+mod child_process;
 pub mod claims;
 pub mod faults;
 pub mod feeder;

@@ -1,4 +1,5 @@
-//! `soak run` starts a run; `soak worker`, `soak feeder` and `soak ingest` are its parties. `soak scale` and `soak storage` measure.
+//! `soak run` starts a run; `soak worker`, `soak feeder` and `soak ingest` are its processes. `soak scale` and `soak
+//! storage` measure.
 #![forbid(unsafe_code)]
 
 use std::io::Write;

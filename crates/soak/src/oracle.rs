@@ -23,7 +23,7 @@ pub struct Summary {
     /// Annotations in the annotations stream.
     pub annotations: usize,
     /// Failures in the failed stream.
-    pub dead_letters: usize,
+    pub failures: usize,
     /// Jobs with neither an annotation nor a failure.
     pub lost: usize,
     /// Annotations and failures beyond the first of each message of the jobs stream.
@@ -33,7 +33,7 @@ pub struct Summary {
     pub stored_again: usize,
     /// Annotations and failures that were not expected: a failure with another reason, an annotation of a job that must
     /// fail, or one with other texts.
-    pub wrong_reason: usize,
+    pub unexpected: usize,
     /// Duration of the run in seconds.
     pub seconds: f64,
 }
@@ -85,7 +85,7 @@ pub fn compare(
     let mut summary = Summary {
         jobs: accepted.len(),
         annotations: records.annotations.len(),
-        dead_letters: records.failures.len(),
+        failures: records.failures.len(),
         ..Summary::default()
     };
     let messages = claims.messages(records);
@@ -122,7 +122,7 @@ pub fn compare(
         };
         for annotation in annotations {
             if job.expected.texts.as_ref() != Some(&texts(annotation)) {
-                summary.wrong_reason += 1;
+                summary.unexpected += 1;
                 problems.push(format!(
                     "{} has the texts {:?} instead of {:?}",
                     job.id,
@@ -133,7 +133,7 @@ pub fn compare(
         }
         for failure in failures {
             if !job.expected.reasons.contains(&failure.reason()) {
-                summary.wrong_reason += 1;
+                summary.unexpected += 1;
                 problems.push(format!(
                     "{} failed for the reason {:?}: {}; expected {:?}",
                     job.id,
@@ -195,10 +195,10 @@ mod tests {
         let expected = Summary {
             jobs: 7,
             annotations: 5,
-            dead_letters: 3,
+            failures: 3,
             lost: 1,
             duplicates: 2,
-            wrong_reason: 2,
+            unexpected: 2,
             ..Summary::default()
         };
         assert_eq!(summary, expected, "{problems:?}");

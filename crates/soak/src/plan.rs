@@ -14,7 +14,7 @@ use wire::v1::{self, FailureReason, ImageJob, image_job, task};
 use worker::model_job::ModelJob;
 
 use crate::feeder;
-use crate::ingest::{self, EventedObject};
+use crate::ingest::{self, EventObject};
 use crate::s3_proxy::S3Fault;
 use crate::stub_engine;
 
@@ -219,7 +219,7 @@ pub fn fed_jobs(jobs: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<Plan
 ///
 /// # Errors
 /// If a picture cannot be encoded.
-pub fn evented_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<(PlannedJob, EventedObject)>> {
+pub fn jobs_from_events(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec<(PlannedJob, EventObject)>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xe7e);
     let job = |i: usize| {
         let png = picture(&mut random)?;
@@ -227,7 +227,7 @@ pub fn evented_jobs(count: usize, seed: u64, bucket: &str) -> anyhow::Result<Vec
         let job = ingest::job(bucket, &key, &etag)?;
         let expected = fill(Expected { texts: Some(Vec::new()), reasons: Vec::new() }, &job, &png)?;
         let (id, payload) = (job.job_id.clone(), job.encode_to_vec());
-        let object = EventedObject { bucket: bucket.to_owned(), key: key.clone(), etag };
+        let object = EventObject { bucket: bucket.to_owned(), key: key.clone(), etag };
         Ok((PlannedJob { id, dataset: ingest::DATASET, payload, object: Some((key, png)), expected }, object))
     };
     (0..count).map(job).collect()

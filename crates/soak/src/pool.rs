@@ -5,10 +5,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use sandbox::ShiftedClock;
 use tokio::process::{Child, Command};
 use worker::Step;
+
+use crate::child_process;
 
 /// How long a worker may take to exit after SIGTERM: `shutdown_timeout`, and more on a busy machine.
 const END_LIMIT: Duration = Duration::from_secs(90);
@@ -33,7 +35,7 @@ pub struct Program {
 
 /// The worker processes. One that has ended is replaced.
 #[derive(Debug)]
-pub struct Pool {
+pub struct WorkerProcesses {
     program: Program,
     workers: Vec<Worker>,
     started: usize,
@@ -43,12 +45,11 @@ pub struct Pool {
 #[derive(Debug)]
 struct Worker {
     child: Child,
-    stopped: bool,
     /// Seconds by which the clock is ahead. A replacement has the same.
     ahead: i64,
 }
 
-impl Pool {
+impl WorkerProcesses {
     /// Starts `size` workers.
     ///
     /// # Errors
@@ -145,32 +146,26 @@ impl Pool {
         self.signal(worker, Signal::TERM);
     }
 
-    /// Stops (SIGSTOP) or continues (SIGCONT) a worker.
-    pub fn stop(&mut self, worker: usize, stopped: bool) {
-        self.signal(worker, if stopped { Signal::STOP } else { Signal::CONT });
-        self.workers[worker].stopped = stopped;
+    /// Suspends a worker (SIGSTOP).
+    pub fn suspend(&self, worker: usize) {
+        self.signal(worker, Signal::STOP);
+    }
+
+    /// Lets a suspended worker go on (SIGCONT).
+    pub fn resume(&self, worker: usize) {
+        self.signal(worker, Signal::CONT);
     }
 
     /// Terminates all workers (SIGTERM) and waits until they have ended.
     ///
     /// # Errors
     /// If waiting for one fails.
-    pub async fn shut_down(mut self) -> anyhow::Result<()> {
-        for i in 0..self.workers.len() {
-            self.terminate(i);
-        }
-        for worker in &mut self.workers {
-            // `wait` closes standard input, at which a worker exits without finishing its jobs.
-            let _open = worker.child.stdin.take();
-            worker.child.wait().await?;
-        }
-        Ok(())
+    pub async fn shut_down(self) -> anyhow::Result<()> {
+        child_process::shut_down(self.workers.into_iter().map(|worker| worker.child).collect()).await
     }
 
     fn signal(&self, worker: usize, signal: Signal) {
-        let id = self.workers[worker].child.id().and_then(|id| i32::try_from(id).ok());
-        // Fails only for a process that has ended.
-        let _ = id.and_then(Pid::from_raw).map(|pid| kill_process(pid, signal));
+        child_process::signal(&self.workers[worker].child, signal);
     }
 
     fn spawn(&mut self, ahead: i64, abort_at: Option<&str>) -> anyhow::Result<Worker> {
@@ -194,7 +189,7 @@ impl Pool {
             command.envs(self.clock.variables(ahead));
         }
         let child = command.spawn().with_context(|| executable.display().to_string())?;
-        Ok(Worker { child, stopped: false, ahead })
+        Ok(Worker { child, ahead })
     }
 }
 

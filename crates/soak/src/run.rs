@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sandbox::{DemoData, SeaweedFs};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use wire::subjects::{ANNOTATIONS_STREAM, CURSORS_WILDCARD, FAILED_STREAM, JOBS_STREAM};
 use worker::fetch::s3::ObjectStore;
 use worker::settings::{S3Settings, Secret, StreamSettings};
@@ -25,7 +26,7 @@ use crate::ingest::{self, Ingest};
 use crate::oracle::{Records, Summary, compare};
 use crate::plan::{self, PlannedJob};
 use crate::pool::settings;
-use crate::pool::{self, Pool, Program};
+use crate::pool::{self, Program, WorkerProcesses};
 use crate::retry::retry;
 use crate::s3_proxy::S3Proxy;
 use crate::servers::Servers;
@@ -97,9 +98,9 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         false => plan::stub_jobs(count, options.seed, &bucket)?,
         true => plan::real_jobs(count, options.seed, &bucket)?,
     };
-    let (evented, objects): (Vec<_>, Vec<_>) =
-        plan::evented_jobs(options.events, options.seed, &bucket)?.into_iter().unzip();
-    let planned = jobs.iter().chain(poisoned.iter().flatten()).chain(&fed).chain(&evented);
+    let (from_events, objects): (Vec<_>, Vec<_>) =
+        plan::jobs_from_events(options.events, options.seed, &bucket)?.into_iter().unzip();
+    let planned = jobs.iter().chain(poisoned.iter().flatten()).chain(&fed).chain(&from_events);
     let all: Vec<PlannedJob> = planned.cloned().collect();
     upload(&store, &all).await?;
     let jetstream = servers.direct().await?;
@@ -127,7 +128,7 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
         bucket,
     };
     let settings_file = program.settings.clone();
-    let mut pool = Pool::start(program, options.workers)?;
+    let mut pool = WorkerProcesses::start(program, options.workers)?;
     let (over, is_over) = watch::channel(false);
     let claiming = tokio::spawn(Claims::collect(jetstream.clone(), is_over));
     let (allow, allowed) = watch::channel(0);
@@ -154,33 +155,14 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     };
     let log = std::fs::File::create(options.logs.join("faults.log"))?;
     inject_faults(&faults, targets, random, Pace { jobs: count, allow }, log).await?;
-    let mut submitting = submitting;
-    let sequences = loop {
-        pool.restart_ended()?;
-        tokio::select! {
-            submitted = &mut submitting => break submitted??,
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
-        }
-    };
-    if let Some(mut feeding) = feeding {
-        let kills = loop {
-            pool.restart_ended()?;
-            tokio::select! {
-                fed = &mut feeding => break fed??,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            }
-        };
+    let sequences = join_while_restarting(&mut pool, submitting).await?;
+    if let Some(feeding) = feeding {
+        let kills = join_while_restarting(&mut pool, feeding).await?;
         progress!("{} jobs fed, feeders killed {kills} times", fed.len());
     }
-    if let Some(mut ingesting) = ingesting {
-        let kills = loop {
-            pool.restart_ended()?;
-            tokio::select! {
-                ingested = &mut ingesting => break ingested??,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            }
-        };
-        progress!("events of {} objects ingested, process killed {kills} times", evented.len());
+    if let Some(ingesting) = ingesting {
+        let kills = join_while_restarting(&mut pool, ingesting).await?;
+        progress!("events of {} objects ingested, process killed {kills} times", from_events.len());
     }
     remove_cursors(&jetstream).await?;
     let left = wait_for_the_end(&mut pool, &jetstream).await?;
@@ -200,8 +182,22 @@ pub async fn run(options: &Options) -> anyhow::Result<(Summary, Vec<String>)> {
     Ok((Summary { faults: options.faults, seconds, ..summary }, problems))
 }
 
+/// Waits for the end of a task, and meanwhile replaces workers that have ended.
+async fn join_while_restarting<T>(
+    pool: &mut WorkerProcesses,
+    mut task: JoinHandle<anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    loop {
+        pool.restart_ended()?;
+        tokio::select! {
+            ended = &mut task => return ended?,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+    }
+}
+
 async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> anyhow::Result<()> {
-    let mut last = None;
+    let mut last = String::new();
     // A cluster reports itself healthy before it has a leader that creates streams.
     for _ in 0..10 {
         match broker::setup::setup(jetstream, &settings).await {
@@ -209,15 +205,15 @@ async fn set_up(jetstream: &jetstream::Context, settings: StreamSettings) -> any
                 match events_setup::setup_events(jetstream, &settings, &ingest::subjects()).await {
                     Ok(report) if report.is_ready() => return Ok(()),
                     Ok(report) => bail!("the events stream differs from the settings: {report:?}"),
-                    Err(error) => last = Some(error),
+                    Err(error) => last = format!("{:#}", anyhow::Error::from(error)),
                 }
             }
             Ok(report) => bail!("the streams differ from the settings: {report:?}"),
-            Err(error) => last = Some(error),
+            Err(error) => last = format!("{:#}", anyhow::Error::from(error)),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    bail!("the streams could not be created: {last:?}")
+    bail!("the streams could not be created: {last}")
 }
 
 /// Gives the jobs stream a duplicate window that is longer than any fault: the submitter retries without limit.
@@ -311,7 +307,7 @@ async fn inject_faults(
 }
 
 /// Waits until no unfinished jobs are left, or nothing changes any more. Returns the number of jobs left.
-async fn wait_for_the_end(pool: &mut Pool, jetstream: &jetstream::Context) -> anyhow::Result<u64> {
+async fn wait_for_the_end(pool: &mut WorkerProcesses, jetstream: &jetstream::Context) -> anyhow::Result<u64> {
     let (mut last, mut changed) = (None, Instant::now());
     loop {
         pool.restart_ended()?;

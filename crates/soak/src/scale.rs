@@ -12,13 +12,13 @@ use futures::StreamExt;
 use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{NatsOptions, NatsServer, NatsTraffic, S3Access, SeaweedFs};
 use serde::Serialize;
 use tokio::process::{Child, Command};
 use wire::subjects::{ANNOTATIONS_STREAM, JOBS_STREAM, OUTCOMES_STREAM};
 use worker::settings::StreamSettings;
 
+use crate::child_process::shut_down;
 use crate::plan::{self, PlannedJob};
 use crate::process_cost::cpu_time;
 use crate::run::upload;
@@ -277,18 +277,6 @@ async fn bytes_per_message(jetstream: &jetstream::Context, stream: &str) -> anyh
     let stream = jetstream.get_stream(stream).await?;
     let state = &stream.cached_info().state;
     Ok(state.bytes as f64 / state.messages.max(1) as f64)
-}
-
-async fn shut_down(pool: Vec<Child>) -> anyhow::Result<()> {
-    for mut worker in pool {
-        let id = worker.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        // Fails only for a process that has ended.
-        let _ = id.map(|id| kill_process(id, Signal::TERM));
-        // `wait` closes standard input, at which a worker exits without finishing its jobs.
-        let _open = worker.stdin.take();
-        worker.wait().await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

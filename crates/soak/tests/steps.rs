@@ -77,14 +77,14 @@ fn job(kind: Kind) -> ImageJob {
     }
 }
 
-struct Bench {
+struct TestEnv {
     server: NatsServer,
     jetstream: jetstream::Context,
     settings: PathBuf,
     folder: PathBuf,
 }
 
-impl Bench {
+impl TestEnv {
     async fn start(name: &str, kind: Kind) -> Self {
         let server = NatsServer::start(&NatsOptions { sync_always: true, ..Default::default() }).await.unwrap();
         let client = async_nats::connect(server.client_url()).await.unwrap();
@@ -148,10 +148,10 @@ impl Bench {
 
 async fn dies_at(step: Step) -> Result<(), String> {
     let (kind, earlier) = path_to(step);
-    let bench = Bench::start(&format!("{step:?}"), kind).await;
-    bench.submit(&job(kind)).await;
+    let env = TestEnv::start(&format!("{step:?}"), kind).await;
+    env.submit(&job(kind)).await;
     for (number, &deadly) in earlier.iter().chain([&step]).enumerate() {
-        let mut worker = bench.worker(number, Some(deadly));
+        let mut worker = env.worker(number, Some(deadly));
         // `wait` would close standard input, at which the worker exits.
         let _pipe = worker.stdin.take();
         let ended = tokio::time::timeout(TIMEOUT, worker.wait()).await;
@@ -160,15 +160,15 @@ async fn dies_at(step: Step) -> Result<(), String> {
             return Err(format!("{step:?}: the worker ended with {status} instead of at {deadly:?}"));
         }
     }
-    bench.wait_connected(false).await;
-    let mut last = bench.worker(earlier.len() + 1, None);
+    env.wait_connected(false).await;
+    let mut last = env.worker(earlier.len() + 1, None);
     // The job may have ended already, but a worker shuts down in order only once it is connected.
-    bench.wait_connected(true).await;
+    env.wait_connected(true).await;
     let _pipe = last.stdin.take();
     let started = Instant::now();
     loop {
-        let records = Records::read(&bench.jetstream).await.unwrap();
-        let left = bench.messages(JOBS_STREAM).await + bench.messages(RETRIES_STREAM).await;
+        let records = Records::read(&env.jetstream).await.unwrap();
+        let left = env.messages(JOBS_STREAM).await + env.messages(RETRIES_STREAM).await;
         if left == 0 && !(records.annotations.is_empty() && records.failures.is_empty()) {
             break;
         }
@@ -184,7 +184,7 @@ async fn dies_at(step: Step) -> Result<(), String> {
     if !status.success() {
         return Err(format!("{step:?}: the last worker ended with {status} instead of in order"));
     }
-    let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
+    let Records { annotations, failures } = Records::read(&env.jetstream).await.unwrap();
     let reasons: Vec<FailureReason> = failures.values().map(|failure| failure.reason()).collect();
     let wanted = match kind {
         Kind::Good => (1, vec![]),
@@ -194,7 +194,7 @@ async fn dies_at(step: Step) -> Result<(), String> {
     if (annotations.len(), reasons.clone()) != wanted {
         return Err(format!("{step:?}: {} annotations and the failures {reasons:?}", annotations.len()));
     }
-    match bench.messages(OUTCOMES_STREAM).await {
+    match env.messages(OUTCOMES_STREAM).await {
         1 => Ok(()),
         count => Err(format!("{step:?}: {count} outcomes are recorded")),
     }
@@ -212,26 +212,26 @@ async fn a_worker_killed_at_any_step_leaves_a_job_that_ends_exactly_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_device_is_wedged_exits_with_its_own_code_and_its_jobs_end_exactly_once() {
-    let bench = Bench::start("wedged", Kind::Good).await;
+    let env = TestEnv::start("wedged", Kind::Good).await;
     for number in 0..3 {
-        bench.submit(&ImageJob { job_id: format!("job-{number}"), ..job(Kind::Good) }).await;
+        env.submit(&ImageJob { job_id: format!("job-{number}"), ..job(Kind::Good) }).await;
     }
     // The first worker finishes one job, the second none.
     for (number, answered) in ["1", "0"].into_iter().enumerate() {
-        let mut worker = bench.worker_with(number, ["--wedge-after", answered]);
+        let mut worker = env.worker_with(number, ["--wedge-after", answered]);
         let _pipe = worker.stdin.take();
         let status = tokio::time::timeout(TIMEOUT, worker.wait()).await.expect("the worker should exit").unwrap();
         assert_eq!(status.code(), Some(i32::from(ENGINE_STALLED)), "{status}");
-        assert_eq!(bench.messages(ATTEMPTS_STREAM).await, 0, "no attempt counts");
+        assert_eq!(env.messages(ATTEMPTS_STREAM).await, 0, "no attempt counts");
     }
-    let mut last = bench.worker(2, None);
+    let mut last = env.worker(2, None);
     let _pipe = last.stdin.take();
     let started = Instant::now();
-    while bench.messages(JOBS_STREAM).await > 0 {
+    while env.messages(JOBS_STREAM).await > 0 {
         assert!(started.elapsed() < TIMEOUT, "the jobs should end");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let Records { annotations, failures } = Records::read(&bench.jetstream).await.unwrap();
+    let Records { annotations, failures } = Records::read(&env.jetstream).await.unwrap();
     let mut ids: Vec<&str> = annotations.values().map(|annotation| annotation.job_id.as_str()).collect();
     ids.sort_unstable();
     assert_eq!((ids, failures.len()), (vec!["job-0", "job-1", "job-2"], 0));

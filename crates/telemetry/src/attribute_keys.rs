@@ -70,7 +70,7 @@ pub const SERVER: Key = Key { name: "server", help: "what it is connected to", v
 pub const EXPORT_SIGNAL: Key = Key {
     name: "signal",
     help: "what was exported",
-    values: Values::OneOf(&[Signal::Traces.word(), Signal::Metrics.word(), Signal::Logs.word()]),
+    values: Values::OneOf(&[Signal::Traces.as_str(), Signal::Metrics.as_str(), Signal::Logs.as_str()]),
 };
 /// How an export ended.
 pub const EXPORT_RESULT: Key = Key {
@@ -93,9 +93,9 @@ pub const MESSAGING_OPERATION: Key = Key {
         OPERATION_RECEIVE,
         OPERATION_PROCESS,
         OPERATION_PUBLISH,
-        Acknowledgement::Ack.word(),
-        Acknowledgement::Nack.word(),
-        Acknowledgement::Term.word(),
+        Acknowledgement::Ack.as_str(),
+        Acknowledgement::Nack.as_str(),
+        Acknowledgement::Term.as_str(),
     ]),
 };
 pub(crate) const OPERATION_RECEIVE: &str = "receive";

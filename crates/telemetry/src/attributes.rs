@@ -18,7 +18,7 @@ macro_rules! words {
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
             /// Its value as an attribute.
-            pub const fn word(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $word,)+
                 }
@@ -67,7 +67,7 @@ impl JobOutcome {
     }
 
     /// Its value as an attribute.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Annotated => "annotated",
             Self::Duplicate => "duplicate",
@@ -318,7 +318,7 @@ mod tests {
             JobOutcome::Released(reason),
             JobOutcome::LeftToOthers(reason),
         ];
-        assert_eq!(all.map(JobOutcome::word), JobOutcome::WORDS);
+        assert_eq!(all.map(JobOutcome::as_str), JobOutcome::WORDS);
         assert_eq!(all.map(|outcome| outcome.reason().is_some()), [false, false, true, true, true, true, true]);
         assert_eq!(all.map(JobOutcome::is_final), [true, true, true, false, false, false, false]);
     }
@@ -328,7 +328,7 @@ mod tests {
         for number in 1..=14 {
             let reason = FailureReason::try_from(number).unwrap();
             let name = reason.as_str_name().trim_start_matches("FAILURE_REASON_").to_lowercase();
-            assert_eq!(Reason::from(reason).word(), name);
+            assert_eq!(Reason::from(reason).as_str(), name);
         }
     }
 }

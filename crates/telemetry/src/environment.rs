@@ -126,7 +126,7 @@ fn target(settings: &TelemetrySettings, signal: Signal, wanted: bool, variables:
         _ => endpoint,
     };
     if let Some(problem) = endpoint_problem(&endpoint) {
-        variables.warnings.push(format!("{} are not exported: the collector's address {problem}", signal.word()));
+        variables.warnings.push(format!("{} are not exported: the collector's address {problem}", signal.as_str()));
         return None;
     }
     variables.warnings.extend(port_warning(&endpoint, protocol, signal));
@@ -164,7 +164,7 @@ fn port_warning(endpoint: &str, protocol: Protocol, signal: Signal) -> Option<St
     };
     Some(format!(
         "{} are exported to {endpoint} with {other}, but port {port} is usually for {usual}: check telemetry.protocol",
-        signal.word()
+        signal.as_str()
     ))
 }
 

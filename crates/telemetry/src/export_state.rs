@@ -72,7 +72,7 @@ impl ExportState {
     /// Counts an export, and logs the first of a series of failures and the first success after it.
     fn ended(&self, result: &OTelSdkResult) {
         let cause = self.0.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (signal, endpoint) = (self.0.signal.word(), self.0.endpoint.as_str());
+        let (signal, endpoint) = (self.0.signal.as_str(), self.0.endpoint.as_str());
         match result {
             Ok(()) => {
                 self.0.succeeded.fetch_add(1, Ordering::Relaxed);

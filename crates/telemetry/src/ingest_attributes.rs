@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn each_status_has_its_own_word() {
         for status in IngestStatus::ALL {
-            assert_eq!(IngestStatus::of(status.word().parse().unwrap()), *status);
+            assert_eq!(IngestStatus::of(status.as_str().parse().unwrap()), *status);
         }
         assert_eq!(IngestStatus::of(599), IngestStatus::InternalServerError);
     }

@@ -43,13 +43,13 @@ impl Instruments {
     /// Begins the counters of the webhook server at 0, like those of a rule.
     pub fn ingest_webhook_started(&self) {
         for status in IngestStatus::ALL {
-            self.ingest().requests.add(0, &[word(INGEST_STATUS, status.word())]);
+            self.ingest().requests.add(0, &[word(INGEST_STATUS, status.as_str())]);
         }
     }
 
     /// The webhook server has answered a request.
     pub fn ingest_request_answered(&self, status: IngestStatus) {
-        self.ingest().requests.add(1, &[word(INGEST_STATUS, status.word())]);
+        self.ingest().requests.add(1, &[word(INGEST_STATUS, status.as_str())]);
     }
 
     /// A record of an event was handled. `rule`: the rule that got it, if one could read it.
@@ -63,9 +63,9 @@ impl Instruments {
     }
 
     fn count_record(&self, rule: Option<&str>, outcome: IngestOutcome, reason: Option<IngestReason>, count: u64) {
-        let mut attributes = vec![word(INGEST_OUTCOME, outcome.word())];
+        let mut attributes = vec![word(INGEST_OUTCOME, outcome.as_str())];
         attributes.extend(rule.map(|rule| KeyValue::new(INGEST_RULE.name, rule.to_owned())));
-        attributes.extend(reason.map(|reason| word(INGEST_REASON, reason.word())));
+        attributes.extend(reason.map(|reason| word(INGEST_REASON, reason.as_str())));
         self.ingest().records.add(count, &attributes);
     }
 }

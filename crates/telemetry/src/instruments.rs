@@ -128,8 +128,8 @@ impl Instruments {
         pulls_lost.add(0, &[]);
         if !options.dataset_label {
             for outcome in JobOutcome::without_reason().chain(JobOutcome::failed_and_retried()) {
-                let reason = outcome.reason().map(|reason| word(REASON, reason.word()));
-                let attributes: Vec<_> = [word(OUTCOME, outcome.word())].into_iter().chain(reason).collect();
+                let reason = outcome.reason().map(|reason| word(REASON, reason.as_str()));
+                let attributes: Vec<_> = [word(OUTCOME, outcome.as_str())].into_iter().chain(reason).collect();
                 jobs.add(0, &attributes);
             }
         }
@@ -166,7 +166,7 @@ impl Instruments {
     ) {
         self.count_job(outcome, dataset, age);
         if outcome.is_final() {
-            self.0.job_deliveries.record(deliveries, &[word(OUTCOME, outcome.word())]);
+            self.0.job_deliveries.record(deliveries, &[word(OUTCOME, outcome.as_str())]);
         }
         let error = match outcome {
             JobOutcome::Annotated | JobOutcome::Duplicate => None,
@@ -176,10 +176,10 @@ impl Instruments {
         let mut attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, OPERATION_PROCESS),
-            word(DESTINATION, from.word()),
+            word(DESTINATION, from.as_str()),
             self.consumer_group(),
         ];
-        attributes.extend(error.map(|error| word(MESSAGING_ERROR, error.word())));
+        attributes.extend(error.map(|error| word(MESSAGING_ERROR, error.as_str())));
         self.0.process_duration.record(processing.as_secs_f64(), &attributes);
     }
 
@@ -190,8 +190,8 @@ impl Instruments {
 
     fn count_job(&self, outcome: JobOutcome, dataset: &str, age: Duration) {
         let dataset = self.0.options.dataset_label.then(|| KeyValue::new(DATASET.name, dataset.to_owned()));
-        let reason = outcome.reason().map(|reason| word(REASON, reason.word()));
-        let outcome_word = word(OUTCOME, outcome.word());
+        let reason = outcome.reason().map(|reason| word(REASON, reason.as_str()));
+        let outcome_word = word(OUTCOME, outcome.as_str());
         let attributes: Vec<_> = [outcome_word.clone()].into_iter().chain(reason).chain(dataset.clone()).collect();
         self.0.jobs.add(1, &attributes);
         if outcome.is_final() {
@@ -202,12 +202,12 @@ impl Instruments {
 
     /// A stage of a job has ended.
     pub fn stage_ended(&self, stage: Stage, duration: Duration) {
-        self.0.job_stage_duration.record(duration.as_secs_f64(), &[word(STAGE, stage.word())]);
+        self.0.job_stage_duration.record(duration.as_secs_f64(), &[word(STAGE, stage.as_str())]);
     }
 
     /// Reading an object has ended.
     pub fn object_read(&self, result: ReadResult, duration: Duration) {
-        self.0.s3_get_duration.record(duration.as_secs_f64(), &[word(READ_RESULT, result.word())]);
+        self.0.s3_get_duration.record(duration.as_secs_f64(), &[word(READ_RESULT, result.as_str())]);
     }
 
     /// A pull request was refused or lost.
@@ -222,7 +222,7 @@ impl Instruments {
             &[
                 word(MESSAGING_SYSTEM, SYSTEM),
                 word(MESSAGING_OPERATION, OPERATION_RECEIVE),
-                word(DESTINATION, from.word()),
+                word(DESTINATION, from.as_str()),
                 self.consumer_group(),
             ],
         );
@@ -233,9 +233,9 @@ impl Instruments {
         let mut attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, OPERATION_PUBLISH),
-            word(DESTINATION, to.word()),
+            word(DESTINATION, to.as_str()),
         ];
-        attributes.extend(result.err().map(|error| word(MESSAGING_ERROR, error.word())));
+        attributes.extend(result.err().map(|error| word(MESSAGING_ERROR, error.as_str())));
         self.0.sent_messages.add(1, &attributes);
         attributes.push(word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SEND));
         self.0.operation_duration.record(duration.as_secs_f64(), &attributes);
@@ -251,11 +251,11 @@ impl Instruments {
     ) {
         let mut attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
-            word(MESSAGING_OPERATION, acknowledgement.word()),
+            word(MESSAGING_OPERATION, acknowledgement.as_str()),
             word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SETTLE),
-            word(DESTINATION, from.word()),
+            word(DESTINATION, from.as_str()),
         ];
-        attributes.extend(result.err().map(|error| word(MESSAGING_ERROR, error.word())));
+        attributes.extend(result.err().map(|error| word(MESSAGING_ERROR, error.as_str())));
         self.0.operation_duration.record(duration.as_secs_f64(), &attributes);
     }
 
@@ -268,7 +268,7 @@ impl Instruments {
 
     /// The engine computed a batch.
     pub fn batch_computed(&self, pass: BatchPass, size: usize) {
-        self.0.engine_batch_size.record(size as u64, &[word(BATCH_PASS, pass.word())]);
+        self.0.engine_batch_size.record(size as u64, &[word(BATCH_PASS, pass.as_str())]);
     }
 
     /// The engine answered a request.
@@ -286,7 +286,7 @@ impl Instruments {
     /// The engine did not answer a request.
     pub fn request_failed(&self, error: RequestError, duration: Duration) {
         let mut attributes = self.gen_ai_attributes();
-        attributes.push(word(GEN_AI_ERROR, error.word()));
+        attributes.push(word(GEN_AI_ERROR, error.as_str()));
         self.0.request_duration.record(duration.as_secs_f64(), &attributes);
     }
 

@@ -161,7 +161,7 @@ impl JobSpans {
     }
 
     fn start_span(&self, tracer: &SdkTracer, job: &ReceivedJob<'_>, submitter: &Context) -> Context {
-        let template = Destination::Jobs.word();
+        let template = Destination::Jobs.as_str();
         let mut attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, OPERATION_PROCESS),
@@ -223,7 +223,7 @@ impl JobSpan {
 
     /// Starts a stage.
     pub fn stage(&self, stage: Stage) -> StageSpan {
-        let context = self.child(stage.word(), SpanKind::Internal, Vec::new());
+        let context = self.child(stage.as_str(), SpanKind::Internal, Vec::new());
         StageSpan::new(self.spans.instruments.clone(), stage, context)
     }
 
@@ -246,7 +246,7 @@ impl JobSpan {
             self.spans.instruments.stage_ended(stage, duration);
             let end = start + duration;
             if let Some(tracer) = self.sampled_tracer() {
-                let builder = tracer.span_builder(stage.word()).with_start_time(start);
+                let builder = tracer.span_builder(stage.as_str()).with_start_time(start);
                 let mut span = tracer.build_with_context(builder, &self.context);
                 span.end_with_timestamp(end);
             }
@@ -256,12 +256,12 @@ impl JobSpan {
 
     /// Starts the span of publishing a message. The span's context goes into the message's headers.
     pub fn publish(&self, to: Destination, subject: &str) -> PublishSpan {
-        let name = format!("{} {}", OPERATION_PUBLISH, to.word());
+        let name = format!("{} {}", OPERATION_PUBLISH, to.as_str());
         let attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
             word(MESSAGING_OPERATION, OPERATION_PUBLISH),
             word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SEND),
-            word(DESTINATION, to.word()),
+            word(DESTINATION, to.as_str()),
             KeyValue::new(DESTINATION_NAME, subject.to_owned()),
         ];
         let child = self.child(name, SpanKind::Producer, attributes);
@@ -273,11 +273,11 @@ impl JobSpan {
     pub fn acknowledge(&self, acknowledgement: Acknowledgement, from: Destination) -> AcknowledgeSpan {
         let attributes = vec![
             word(MESSAGING_SYSTEM, SYSTEM),
-            word(MESSAGING_OPERATION, acknowledgement.word()),
+            word(MESSAGING_OPERATION, acknowledgement.as_str()),
             word(MESSAGING_OPERATION_TYPE, OPERATION_TYPE_SETTLE),
-            word(DESTINATION, from.word()),
+            word(DESTINATION, from.as_str()),
         ];
-        let context = self.child(Stage::Acknowledge.word(), SpanKind::Client, attributes);
+        let context = self.child(Stage::Acknowledge.as_str(), SpanKind::Client, attributes);
         let stage = StageSpan::new(self.spans.instruments.clone(), Stage::Acknowledge, context);
         AcknowledgeSpan::new(stage, acknowledgement, from)
     }
@@ -299,12 +299,12 @@ impl JobSpan {
         if self.spans.tracer.is_none() || !span.is_recording() {
             return;
         }
-        span.set_attribute(KeyValue::new(JOB_OUTCOME, outcome.word()));
+        span.set_attribute(KeyValue::new(JOB_OUTCOME, outcome.as_str()));
         if let Some(reason) = outcome.reason() {
-            span.set_attribute(KeyValue::new(JOB_REASON, reason.word()));
+            span.set_attribute(KeyValue::new(JOB_REASON, reason.as_str()));
             if matches!(outcome, JobOutcome::Failed(_) | JobOutcome::Retried(_)) {
-                span.set_attribute(KeyValue::new(MESSAGING_ERROR.name, reason.word()));
-                span.set_status(Status::error(reason.word()));
+                span.set_attribute(KeyValue::new(MESSAGING_ERROR.name, reason.as_str()));
+                span.set_status(Status::error(reason.as_str()));
             }
         }
         span.end();

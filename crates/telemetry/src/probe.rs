@@ -20,7 +20,7 @@ pub struct ExportProbe {
     pub signal: &'static str,
     /// The collector's address.
     pub endpoint: String,
-    /// Why it failed.
+    /// `Ok` if the collector accepted it; otherwise why not, in one sentence.
     pub result: Result<(), String>,
 }
 
@@ -66,5 +66,5 @@ async fn run(
         Ok(result) => state.failure(&result).map_or(Ok(()), Err),
         Err(error) => Err(error.to_string()),
     };
-    ExportProbe { signal: state.signal().word(), endpoint: state.endpoint().to_owned(), result }
+    ExportProbe { signal: state.signal().as_str(), endpoint: state.endpoint().to_owned(), result }
 }

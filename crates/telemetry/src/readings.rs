@@ -32,7 +32,7 @@ pub struct EngineReading {
     /// Steps since the start.
     pub steps: u64,
     /// Time since the last progress; `None` without work.
-    pub last_step_age: Option<Duration>,
+    pub last_progress_age: Option<Duration>,
     /// The time without progress after which the engine counts as stalled; `None` if it never does.
     pub stall_timeout: Option<Duration>,
     /// Tokens of prompts computed since the start.
@@ -94,7 +94,7 @@ impl Instruments {
         let age = meter.f64_observable_gauge(ENGINE_LAST_STEP_AGE.name).with_unit(ENGINE_LAST_STEP_AGE.unit);
         age.with_description(ENGINE_LAST_STEP_AGE.help)
             .with_callback(move |observer| {
-                observer.observe(read_age().last_step_age.unwrap_or_default().as_secs_f64(), &[]);
+                observer.observe(read_age().last_progress_age.unwrap_or_default().as_secs_f64(), &[]);
             })
             .build();
         let timeout = meter.f64_observable_gauge(ENGINE_STALL_TIMEOUT.name).with_unit(ENGINE_STALL_TIMEOUT.unit);
@@ -140,7 +140,7 @@ impl Instruments {
         connections
             .with_description(CONNECTIONS.help)
             .with_callback(move |observer| {
-                observer.observe(read().nats_connections, &[word(SERVER, Server::Nats.word())]);
+                observer.observe(read().nats_connections, &[word(SERVER, Server::Nats.as_str())]);
             })
             .build();
     }
@@ -189,7 +189,7 @@ impl Instruments {
     pub(crate) fn observe_exports(&self, states: Vec<ExportState>) {
         integer_counter(self.meter(), &TELEMETRY_EXPORTS, move |observer| {
             for state in &states {
-                let signal = word(EXPORT_SIGNAL, state.signal().word());
+                let signal = word(EXPORT_SIGNAL, state.signal().as_str());
                 observer.observe(state.succeeded(), &[signal.clone(), word(EXPORT_RESULT, EXPORT_RESULT_OK)]);
                 observer.observe(state.failed(), &[signal, word(EXPORT_RESULT, EXPORT_RESULT_FAILED)]);
             }

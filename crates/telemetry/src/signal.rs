@@ -10,7 +10,7 @@ pub(crate) enum Signal {
 
 impl Signal {
     /// Its name in attributes and log lines.
-    pub(crate) const fn word(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Traces => "traces",
             Self::Metrics => "metrics",

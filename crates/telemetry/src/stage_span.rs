@@ -90,7 +90,7 @@ impl PublishSpan {
     pub fn end(self, result: Result<(), MessagingError>) {
         let Self { stage, to, .. } = self;
         stage.instruments.message_published(to, result, stage.started.elapsed());
-        stage.end_with(result.err().map(MessagingError::word));
+        stage.end_with(result.err().map(MessagingError::as_str));
     }
 }
 
@@ -103,6 +103,6 @@ impl AcknowledgeSpan {
     pub fn end(self, result: Result<(), MessagingError>) {
         let Self { stage, acknowledgement, from } = self;
         stage.instruments.delivery_acknowledged(acknowledgement, from, result, stage.started.elapsed());
-        stage.end_with(result.err().map(MessagingError::word));
+        stage.end_with(result.err().map(MessagingError::as_str));
     }
 }

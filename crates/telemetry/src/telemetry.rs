@@ -210,6 +210,6 @@ fn resource(service: &ServiceIdentity) -> Resource {
 
 fn tell(states: &[ExportState]) {
     for state in states {
-        tracing::info!(endpoint = state.endpoint(), "exporting {}", state.signal().word());
+        tracing::info!(endpoint = state.endpoint(), "exporting {}", state.signal().as_str());
     }
 }

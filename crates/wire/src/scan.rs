@@ -92,7 +92,7 @@ mod tests {
     use prost::Message;
 
     #[test]
-    fn an_outline_is_what_the_decoder_would_find() {
+    fn a_scan_finds_what_the_decoder_would() {
         let bytes = job().encode_to_vec();
         let sizes: usize = job().tasks.iter().map(Message::encoded_len).sum();
         let Some(Source::S3(object)) = job().source else { panic!("it names an object") };
@@ -102,10 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_break_off_or_are_none_end_the_outline() {
+    fn a_truncated_job_ends_the_scan() {
         let bytes = job().encode_to_vec();
+        let sizes: usize = job().tasks.iter().map(Message::encoded_len).sum();
         for cut in 0..bytes.len() {
-            assert!(JobScan::of(&bytes[..cut]).tasks <= 2);
+            let scan = JobScan::of(&bytes[..cut]);
+            assert!(scan.tasks <= 2 && scan.task_bytes <= sizes, "{cut}: {scan:?}");
         }
         assert_eq!(JobScan::of(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), JobScan::default());
         assert_eq!(JobScan::of(&[0x0b; 100_000]).tasks, 0, "groups within groups need no stack");

@@ -171,6 +171,12 @@ pub fn dataset_token(job_subject: &str) -> Option<&str> {
     token.filter(|token| !token.is_empty())
 }
 
+/// The dataset in a subject of any kind that contains one: its third token, unchecked. `None` if there is no such
+/// token.
+pub fn dataset_of(subject: &str) -> Option<&str> {
+    subject.split('.').nth(2).filter(|token| !token.is_empty())
+}
+
 /// Whether a subject is that of an urgent job.
 pub fn is_urgent(subject: &str) -> bool {
     subject.starts_with(URGENT_PREFIX)
@@ -273,6 +279,22 @@ mod tests {
         assert_eq!(dataset.failed_wildcard(), "groundling.failed.holiday-2024.*");
         assert_eq!(dataset.failed_subject_without_reason(), "groundling.failed.holiday-2024");
         assert_eq!(dataset.retries_subject(), "groundling.retries.holiday-2024.*");
+    }
+
+    #[test]
+    fn a_subject_tells_its_dataset() {
+        let dataset: Dataset = "cats".parse().unwrap();
+        for subject in [
+            dataset.jobs_subject(),
+            dataset.urgent_subject(),
+            dataset.cursor_subject("plan"),
+            dataset.annotations_subject(),
+            dataset.failed_subject(FailureReason::Internal),
+            retry_subject("groundling.jobs.cats", 7, 17),
+        ] {
+            assert_eq!(dataset_of(&subject), Some("cats"), "{subject}");
+        }
+        assert_eq!((dataset_of("groundling.jobs"), dataset_of("groundling.jobs.")), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Bench, Running, Yes, bitmap, job, settings, submit};
+use common::{Running, TestEnv, Yes, bitmap, job, settings, submit};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::EmbeddedS3;
 use wire::v1::{self, image_job};
@@ -15,12 +15,12 @@ use worker::settings::Secret;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_released_until_there_are_descriptors_again() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let objects = tempfile::tempdir().unwrap();
     let store = EmbeddedS3::start(objects.path()).await.unwrap();
     let access = store.access().clone();
     std::fs::write(objects.path().join(&access.bucket).join("k.bmp"), bitmap()).unwrap();
-    let mut settings = settings(&bench);
+    let mut settings = settings(&env);
     settings.worker.max_deliveries = 2;
     settings.worker.max_retry_delay = Duration::from_millis(300);
     settings.s3.anonymous = false;
@@ -31,13 +31,13 @@ async fn a_job_is_released_until_there_are_descriptors_again() {
     settings.s3.attempts = 1;
     let mut running = Running::start_with(settings, Arc::new(Yes));
     // After a job that needs no store, the worker has opened everything that it opens at the start.
-    submit(&bench, &job("inline", bitmap())).await;
+    submit(&env, &job("inline", bitmap())).await;
     assert!(matches!(running.event().await, JobEvent::Finished { .. }));
 
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
     let object = v1::S3Object { bucket: access.bucket, key: "k.bmp".into(), ..Default::default() };
-    submit(&bench, &v1::ImageJob { source: Some(image_job::Source::S3(object)), ..job("stored", Vec::new()) }).await;
+    submit(&env, &v1::ImageJob { source: Some(image_job::Source::S3(object)), ..job("stored", Vec::new()) }).await;
     for _ in 0..5 {
         match running.event().await {
             JobEvent::Retried { message, .. } => assert!(message.contains("Too many open files"), "{message}"),
@@ -53,5 +53,5 @@ async fn a_job_is_released_until_there_are_descriptors_again() {
         }
     }
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 0);
 }

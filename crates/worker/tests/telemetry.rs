@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use collector::{Collector, attribute};
-use common::{Bench, PATIENCE, Yes, bitmap, given_up, job, parts, settings};
+use common::{PATIENCE, TestEnv, Yes, bitmap, given_up, job, parts, settings};
 use engine::{Annotator, Engine, EngineOptions};
 use kosmos2::Kosmos2;
 use kosmos2::compute::{Compute, DeviceChoice};
@@ -86,18 +86,18 @@ fn value(metrics: &str, series: &str) -> f64 {
     line.unwrap_or_else(|| panic!("{series} is not in\n{metrics}")).parse().unwrap()
 }
 
-async fn submit(bench: &Bench, job: &v1::ImageJob, traceparent: Option<&str>) {
+async fn submit(env: &TestEnv, job: &v1::ImageJob, traceparent: Option<&str>) {
     let mut headers = HeaderMap::new();
     if let Some(traceparent) = traceparent {
         // As clients in Go write it.
         headers.insert("Traceparent", traceparent);
     }
     let payload = job.encode_to_vec().into();
-    bench.jetstream.publish_with_headers("groundling.jobs.cats", headers, payload).await.unwrap().await.unwrap();
+    env.jetstream.publish_with_headers("groundling.jobs.cats", headers, payload).await.unwrap().await.unwrap();
 }
 
-async fn traceparent_of_last(bench: &Bench, stream: &str, subject: &str) -> String {
-    let stream = bench.jetstream.get_stream(stream).await.unwrap();
+async fn traceparent_of_last(env: &TestEnv, stream: &str, subject: &str) -> String {
+    let stream = env.jetstream.get_stream(stream).await.unwrap();
     let message = stream.get_last_raw_message_by_subject(subject).await.unwrap();
     message.headers.get("traceparent").expect("a trace context").to_string()
 }
@@ -111,14 +111,14 @@ async fn an_annotated_and_a_failed_job_are_measured_and_traced_from_the_submitte
     let demo = DemoData::locate().unwrap();
     let model = Kosmos2::open(&demo.model_dir, &Compute::open(DeviceChoice::Cpu, None).unwrap()).unwrap();
     let (engine, _thread) = Engine::start(model, EngineOptions::default()).unwrap();
-    let (bench, collector) = (Bench::ready().await, Collector::start().await);
+    let (env, collector) = (TestEnv::ready().await, Collector::start().await);
     let telemetry = start_telemetry(&TelemetrySettings { endpoint: Some(collector.url.clone()), ..Default::default() });
-    let mut running = Running::start(settings(&bench), Arc::new(engine), &telemetry);
+    let mut running = Running::start(settings(&env), Arc::new(engine), &telemetry);
     let picture = std::fs::read(demo.scenes_dir.join("0000.jpg")).unwrap();
-    submit(&bench, &job("good", picture), Some(&traceparent())).await;
+    submit(&env, &job("good", picture), Some(&traceparent())).await;
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
-    submit(&bench, &job("bad", b"no picture".to_vec()), None).await;
+    submit(&env, &job("bad", b"no picture".to_vec()), None).await;
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Failed { reason: FailureReason::UnsupportedPicture, .. }), "{event:?}");
 
@@ -151,7 +151,7 @@ async fn an_annotated_and_a_failed_job_are_measured_and_traced_from_the_submitte
     assert!(value(&metrics, "groundling_engine_tokens_total{type=\"prompt\"}") > 64.0);
     assert_eq!(value(&metrics, "groundling_engine_tokens_total{type=\"answer\"}"), steps - 1.0);
 
-    let published = traceparent_of_last(&bench, &bench.streams.annotations, "groundling.annotations.cats").await;
+    let published = traceparent_of_last(&env, &env.streams.annotations, "groundling.annotations.cats").await;
     running.end().await;
     telemetry.shutdown().await;
     let spans = collector.received.spans();
@@ -172,19 +172,19 @@ async fn an_annotated_and_a_failed_job_are_measured_and_traced_from_the_submitte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_job_that_is_retried_has_its_submitters_trace_context() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let telemetry = start_telemetry(&TelemetrySettings::default());
-    let mut settings = settings(&bench);
+    let mut settings = settings(&env);
     // Nothing listens there.
     settings.s3.endpoint = Some("http://127.0.0.1:1".into());
     settings.s3.attempts = 1;
     let mut running = Running::start(settings, Arc::new(Yes), &telemetry);
     let object = v1::S3Object { bucket: "pictures".into(), key: "a.jpg".into(), ..Default::default() };
     let source = Some(image_job::Source::S3(object));
-    submit(&bench, &v1::ImageJob { source, ..job("away", bitmap()) }, Some(&traceparent())).await;
+    submit(&env, &v1::ImageJob { source, ..job("away", bitmap()) }, Some(&traceparent())).await;
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Retried { .. }), "{event:?}");
-    let copy = traceparent_of_last(&bench, &bench.streams.retries, "groundling.retries.cats.>").await;
+    let copy = traceparent_of_last(&env, &env.streams.retries, "groundling.retries.cats.>").await;
     assert_eq!(copy, traceparent());
     let (_, metrics) = running.scrape().await;
     for series in [
@@ -201,10 +201,10 @@ async fn a_copy_of_a_job_that_is_retried_has_its_submitters_trace_context() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_server_no_longer_delivers_is_counted_when_a_worker_ends_it() {
-    let bench = Bench::ready().await;
-    given_up(&bench).await;
+    let env = TestEnv::ready().await;
+    given_up(&env).await;
     let telemetry = start_telemetry(&TelemetrySettings::default());
-    let mut running = Running::start(settings(&bench), Arc::new(Yes), &telemetry);
+    let mut running = Running::start(settings(&env), Arc::new(Yes), &telemetry);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Failed { reason: FailureReason::RetriesExhausted, .. }), "{event:?}");
     let (_, metrics) = running.scrape().await;

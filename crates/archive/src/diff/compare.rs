@@ -51,7 +51,7 @@ pub(super) fn compare(a: &ImageAnnotation, b: &ImageAnnotation) -> Difference {
     difference
 }
 
-/// Compares two results of a task, and gives their distance.
+/// Compares two results of a task. Returns their distance.
 fn compare_results(a: &TaskResult, b: &TaskResult, into: &mut Difference) -> f64 {
     let counts = &mut into.counts;
     counts.results += 1;

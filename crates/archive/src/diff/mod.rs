@@ -61,10 +61,10 @@ impl DiffProgress {
     }
 }
 
-/// Compares the annotations of two datasets, and gives the `largest` pictures that differ most.
+/// Compares the annotations of two datasets. Returns the counts and the `largest` pictures that differ most.
 ///
 /// # Errors
-/// [`DiffError`].
+/// [`DiffError`] if the stream does not exist or cannot be read, or a temporary file cannot be written or read.
 pub async fn diff(
     pool: &Pool,
     datasets: [&Dataset; 2],

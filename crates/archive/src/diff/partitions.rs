@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
 use wire::Message;
-use wire::identity::sha256_hex;
 use wire::v1::{Entity, GroundedBox, ImageAnnotation, ObjectIdentity, PictureFacts, TaskResult};
 
 use super::compare::{Difference, compare};
 use super::largest::{Largest, Pictured};
 use super::totals::Totals;
+use crate::digest::sha256_u128;
 
 /// Number of parts. Each takes two open files.
 const PARTS: usize = 128;
@@ -26,7 +26,7 @@ pub(super) struct Partitions {
 }
 
 /// An annotation and its sequence.
-struct Stored {
+struct SequencedAnnotation {
     sequence: u64,
     annotation: ImageAnnotation,
 }
@@ -74,7 +74,7 @@ impl Partitions {
     }
 }
 
-fn add_pair(a: &Stored, b: &Stored, totals: &mut Totals, largest: &mut Largest) {
+fn add_pair(a: &SequencedAnnotation, b: &SequencedAnnotation, totals: &mut Totals, largest: &mut Largest) {
     let mut difference = compare(&a.annotation, &b.annotation);
     let is_equal = is_equal(&difference);
     difference.counts.pictures_equal = u64::from(is_equal);
@@ -91,11 +91,11 @@ fn is_equal(Difference { counts, distance, .. }: &Difference) -> bool {
 }
 
 /// The last annotation of each picture, by the key.
-fn read(writer: BufWriter<File>, replaced: &mut u64) -> io::Result<BTreeMap<Key, Vec<Stored>>> {
+fn read(writer: BufWriter<File>, replaced: &mut u64) -> io::Result<BTreeMap<Key, Vec<SequencedAnnotation>>> {
     let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.rewind()?;
     let (mut reader, mut head) = (BufReader::with_capacity(1 << 16, file), [0; 28]);
-    let mut pictures = BTreeMap::<Key, Vec<Stored>>::new();
+    let mut pictures = BTreeMap::<Key, Vec<SequencedAnnotation>>::new();
     loop {
         match reader.read_exact(&mut head) {
             Ok(()) => {}
@@ -109,7 +109,7 @@ fn read(writer: BufWriter<File>, replaced: &mut u64) -> io::Result<BTreeMap<Key,
         let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
         reader.read_exact(&mut bytes)?;
         let annotation = ImageAnnotation::decode(bytes.as_slice()).map_err(io::Error::other)?;
-        let stored = Stored { sequence: u64::from_le_bytes(sequence), annotation };
+        let stored = SequencedAnnotation { sequence: u64::from_le_bytes(sequence), annotation };
         let of_key = pictures.entry(Key::from_le_bytes(key)).or_default();
         match of_key.iter_mut().find(|other| is_same(&other.annotation, &stored.annotation)) {
             // In the order of the stream.
@@ -142,8 +142,7 @@ fn key(annotation: &ImageAnnotation) -> Key {
         Some(ObjectIdentity { bucket, key, .. }) => format!("{bucket}/{key}"),
         None => format!("sha256:{}", facts.map_or("", |facts| facts.sha256.as_str())),
     };
-    let hash = sha256_hex(text.as_bytes());
-    hash.get(..32).and_then(|half| u128::from_str_radix(half, 16).ok()).unwrap_or(0)
+    sha256_u128(text.as_bytes())
 }
 
 /// The address of the picture, or the digest of one within its job.

@@ -13,7 +13,7 @@ use super::shard_builder::bounds;
 use super::shard_record::ShardRecord;
 
 /// Files that are looked at at once.
-const AT_ONCE: usize = 32;
+const CONCURRENCY: usize = 32;
 
 /// A shard that must be made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(crate) async fn find(
         let ShardRecord { shard, first, end, .. } = *record;
         Ok::<_, ExportError>(Some(Damage { shard, first, end, messages: record.messages(), name, problem }))
     });
-    let found: Vec<_> = sizes.buffered(AT_ONCE).try_collect().await?;
+    let found: Vec<_> = sizes.buffered(CONCURRENCY).try_collect().await?;
     damages.extend(found.into_iter().flatten());
     damages.sort_by_key(|damage| damage.shard);
     damages.dedup_by_key(|damage| damage.shard);

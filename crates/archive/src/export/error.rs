@@ -3,12 +3,14 @@
 use broker::causes::causes;
 use broker::read::ReadError;
 
+use crate::pool::PoolError;
+
 /// An export that could not go on. Finished shards stay, and the next run goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The stream does not exist.
-    #[error("the stream {0} does not exist: run `groundling setup`")]
-    NoStream(String),
+    /// The stream does not exist or cannot be opened.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// The stream could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),

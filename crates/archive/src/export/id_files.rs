@@ -9,10 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
-use sha2::{Digest, Sha256};
-
 use super::destination::Destination;
 use super::error::ExportError;
+use crate::digest::sha256_u128;
 
 /// The folder of the files.
 pub(crate) const FOLDER: &str = "_export/ids";
@@ -33,11 +32,7 @@ impl Entry {
     /// The id of an annotation is a SHA-256; other ids are hashed.
     pub(crate) fn new(id: &str, sequence: u64) -> Self {
         let bits = id.get(..32).filter(|_| id.len() == 64).and_then(|half| u128::from_str_radix(half, 16).ok());
-        let hashed = || {
-            let digest = Sha256::digest(id.as_bytes());
-            digest.iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte))
-        };
-        Self { id: bits.unwrap_or_else(hashed), sequence }
+        Self { id: bits.unwrap_or_else(|| sha256_u128(id.as_bytes())), sequence }
     }
 
     fn to_bytes(self) -> [u8; ENTRY] {
@@ -109,7 +104,7 @@ impl RepeatSearch {
         Ok(())
     }
 
-    /// The repeats by the shard that `shard_of` gives for a sequence.
+    /// The repeats by the shard that `shard_of` returns for a sequence.
     pub(crate) fn finish(self, shard_of: impl Fn(u64) -> u64) -> Result<BTreeMap<u64, Vec<u64>>, ExportError> {
         let mut repeats = BTreeMap::<u64, Vec<u64>>::new();
         for partition in self.partitions {

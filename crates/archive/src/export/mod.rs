@@ -1,12 +1,13 @@
 //! Exports: the annotations of a dataset as files for other tools.
 //!
-//! The stream is divided into shards of N sequences: shard k holds the annotations of the sequences kN to (k+1)N − 1. Its
-//! bytes depend only on these, on the plan and, if pictures are exported, on their store. A shard that is made again is the same, so a killed export loses and repeats nothing:
-//! the next run makes what is not finished. Files are moved to their places in one step, and the record of a shard is
-//! written last.
+//! The stream is divided into shards of N sequences: shard k holds the annotations of the sequences kN to (k+1)N − 1.
+//! Its bytes depend only on these, on the plan and, if pictures are exported, on their store. A shard that is made
+//! again is the same, so a killed export loses and repeats nothing: the next run makes what is not finished. Files are
+//! moved to their places in one step, and the record of a shard is written last.
 //!
-//! A stream can hold an annotation twice. Beside each shard lies a file of its annotation ids. After the shards, the ids of
-//! all shards are compared, and shards with a repeat are made again without it; the first message of an id is kept.
+//! A stream can hold an annotation twice. Beside each shard lies a file of its annotation ids. After the shards, the
+//! ids of all shards are compared, and shards with a repeat are made again without it; the first message of an id is
+//! kept.
 
 mod categories;
 mod damage;

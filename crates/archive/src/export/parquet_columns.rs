@@ -6,11 +6,19 @@
 use bytes::Bytes;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::Result;
-use parquet::file::writer::SerializedColumnWriter;
+use parquet::file::writer::SerializedRowGroupWriter;
+
+use super::staged_file::StagedFile;
 
 /// The values of a column in one row group.
 pub(crate) struct Column<T: DataType> {
     values: Vec<T::T>,
+    levels: Levels,
+}
+
+/// Definition and repetition levels.
+#[derive(Default)]
+struct Levels {
     /// Not used if the column is neither optional nor repeated.
     definitions: Vec<i16>,
     /// Not used if the column is not repeated.
@@ -27,7 +35,7 @@ pub(crate) type Bool = Column<BoolType>;
 
 impl<T: DataType> Default for Column<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), definitions: Vec::new(), repetitions: Vec::new() }
+        Self { values: Vec::new(), levels: Levels::default() }
     }
 }
 
@@ -39,7 +47,7 @@ impl<T: DataType> Column<T> {
 
     /// The value of a row, in a column that is optional and not repeated.
     pub(crate) fn push_optional(&mut self, value: Option<impl Into<T::T>>) {
-        self.definitions.push(i16::from(value.is_some()));
+        self.levels.definitions.push(i16::from(value.is_some()));
         self.values.extend(value.map(Into::into));
     }
 
@@ -47,8 +55,7 @@ impl<T: DataType> Column<T> {
     /// lists and optional groups around it.
     pub(crate) fn push_in_list(&mut self, repetition: i16, parents: i16, value: impl Into<T::T>) {
         self.values.push(value.into());
-        self.definitions.push(parents);
-        self.repetitions.push(repetition);
+        self.levels.push(repetition, parents);
     }
 
     /// An optional value within lists.
@@ -61,8 +68,49 @@ impl<T: DataType> Column<T> {
 
     /// No value: of the lists and optional groups around it, only `parents` have one.
     pub(crate) fn push_absent(&mut self, repetition: i16, parents: i16) {
+        self.levels.push(repetition, parents);
+    }
+}
+
+impl Levels {
+    fn push(&mut self, repetition: i16, parents: i16) {
         self.definitions.push(parents);
         self.repetitions.push(repetition);
+    }
+
+    fn clear(&mut self) {
+        self.definitions.clear();
+        self.repetitions.clear();
+    }
+}
+
+/// The corners of boxes within lists: four consecutive columns, which have the same levels.
+#[derive(Default)]
+pub(crate) struct Corners {
+    values: [Vec<f64>; 4],
+    levels: Levels,
+}
+
+impl Corners {
+    /// As [`Column::push_in_list`].
+    pub(crate) fn push_in_list(&mut self, repetition: i16, parents: i16, corners: [f64; 4]) {
+        for (values, corner) in self.values.iter_mut().zip(corners) {
+            values.push(corner);
+        }
+        self.levels.push(repetition, parents);
+    }
+
+    /// As [`Column::push_at`].
+    pub(crate) fn push_at(&mut self, repetition: i16, parents: i16, corners: Option<[f64; 4]>) {
+        match corners {
+            Some(corners) => self.push_in_list(repetition, parents + 1, corners),
+            None => self.push_absent(repetition, parents),
+        }
+    }
+
+    /// As [`Column::push_absent`].
+    pub(crate) fn push_absent(&mut self, repetition: i16, parents: i16) {
+        self.levels.push(repetition, parents);
     }
 }
 
@@ -83,7 +131,7 @@ impl Text {
 
     /// An optional text of a row.
     pub(crate) fn push_optional(&mut self, text: Option<&str>) {
-        self.column.definitions.push(i16::from(text.is_some()));
+        self.column.levels.definitions.push(i16::from(text.is_some()));
         if let Some(text) = text {
             self.push(text);
         }
@@ -101,17 +149,14 @@ impl Text {
     }
 }
 
-/// A column whatever its type.
+/// A column whatever its type, or several consecutive ones.
 pub(crate) trait ColumnBuffer {
-    /// Writes the values and removes them.
-    fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()>;
-
-    /// Removes the values.
-    fn clear(&mut self);
+    /// Writes the values as the next columns of the row group, and removes them. Those beyond the schema are not written.
+    fn write(&mut self, group: &mut SerializedRowGroupWriter<'_, StagedFile>) -> Result<()>;
 }
 
 impl ColumnBuffer for Text {
-    fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()> {
+    fn write(&mut self, group: &mut SerializedRowGroupWriter<'_, StagedFile>) -> Result<()> {
         let next = Vec::with_capacity(self.bytes.len());
         let bytes = Bytes::from(std::mem::replace(&mut self.bytes, next));
         let mut start = 0;
@@ -119,30 +164,41 @@ impl ColumnBuffer for Text {
             self.column.values.push(ByteArray::from(bytes.slice(start..end)));
             start = end;
         }
-        self.column.write(writer)
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-        self.column.clear();
+        self.column.write(group)
     }
 }
 
 impl<T: DataType> ColumnBuffer for Column<T> {
-    fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<()> {
-        let writer = writer.typed::<T>();
-        let column = writer.get_descriptor();
-        let definitions = (column.max_def_level() > 0).then_some(self.definitions.as_slice());
-        let repetitions = (column.max_rep_level() > 0).then_some(self.repetitions.as_slice());
-        writer.write_batch(&self.values, definitions, repetitions)?;
-        self.clear();
+    fn write(&mut self, group: &mut SerializedRowGroupWriter<'_, StagedFile>) -> Result<()> {
+        write_next::<T>(group, &self.values, &self.levels)?;
+        self.values.clear();
+        self.levels.clear();
         Ok(())
     }
+}
 
-    fn clear(&mut self) {
-        self.values.clear();
-        self.definitions.clear();
-        self.repetitions.clear();
+impl ColumnBuffer for Corners {
+    fn write(&mut self, group: &mut SerializedRowGroupWriter<'_, StagedFile>) -> Result<()> {
+        for values in &mut self.values {
+            write_next::<DoubleType>(group, values, &self.levels)?;
+            values.clear();
+        }
+        self.levels.clear();
+        Ok(())
     }
+}
+
+/// Writes the next column of the schema, if there is one.
+fn write_next<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, StagedFile>,
+    values: &[T::T],
+    levels: &Levels,
+) -> Result<()> {
+    let Some(mut column) = group.next_column()? else { return Ok(()) };
+    let writer = column.typed::<T>();
+    let descriptor = writer.get_descriptor();
+    let definitions = (descriptor.max_def_level() > 0).then_some(levels.definitions.as_slice());
+    let repetitions = (descriptor.max_rep_level() > 0).then_some(levels.repetitions.as_slice());
+    writer.write_batch(values, definitions, repetitions)?;
+    column.close()
 }

@@ -95,12 +95,7 @@ fn encode<R: RowGroup>(
     for mut rows in full {
         let mut group = file.next_row_group()?;
         for column in rows.columns() {
-            if let Some(mut writer) = group.next_column()? {
-                column.write(&mut writer)?;
-                writer.close()?;
-            } else {
-                column.clear();
-            }
+            column.write(&mut group)?;
         }
         group.close()?;
         drop(empty.send(rows));

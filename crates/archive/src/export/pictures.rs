@@ -15,7 +15,7 @@ use super::error::ExportError;
 
 /// Attempts to read one picture.
 const ATTEMPTS: u32 = 6;
-const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+const RETRY_DELAY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// Access to the store of the pictures. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ impl Pictures {
     /// pictures that were part of their job.
     pub(crate) async fn read(&self, facts: &PictureFacts) -> Result<Option<Bytes>, ExportError> {
         let Some(object) = &facts.object else { return Ok(None) };
-        let mut delays = Delays::of(RETRY);
+        let mut delays = Delays::of(RETRY_DELAY);
         let mut attempts = 1;
         let bytes = loop {
             match self.get(object).await {

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures::stream::TryChunksError;
 use futures::{StreamExt, TryStreamExt};
@@ -21,13 +19,14 @@ use super::manifest;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::request::Export;
-use super::shard_builder::{Event, ShardBuilder, categories};
+use super::shard_builder::{BuilderInput, ShardBuilder, categories};
 use super::shard_record::{Counts, ShardRecord};
 use super::shard_writer::ShardContext;
 use super::trim;
+use crate::pool::open_stream;
 
 /// Pictures that are read at once.
-const PICTURES_AT_ONCE: usize = 16;
+const PICTURE_CONCURRENCY: usize = 16;
 /// Messages that are handed to the builder together.
 const BATCH: usize = 64;
 /// Batches that wait for the builder.
@@ -61,7 +60,7 @@ struct Running<'a> {
     records: BTreeMap<u64, ShardRecord>,
     progress: &'a Arc<Progress>,
     /// Whether repeats were searched and the manifest was written since the last shard.
-    is_described: bool,
+    manifest_is_current: bool,
     trimmed: u64,
 }
 
@@ -77,7 +76,7 @@ impl Export {
         let records = ShardRecord::read_all(&self.destination).await?;
         let records = records.into_iter().map(|record| (record.shard, record)).collect();
         let mut running =
-            Running { export: self, stream, staging, plan, records, progress, is_described: false, trimmed: 0 };
+            Running { export: self, stream, staging, plan, records, progress, manifest_is_current: false, trimmed: 0 };
         running.repair().await?;
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -134,19 +133,26 @@ impl Running<'_> {
         self.progress.ends_at(limit.saturating_sub(1));
         let is_current = self.records.values().any(|record| record.end == limit && record.first <= next);
         if next < limit && !is_current {
-            self.is_described = false;
+            self.manifest_is_current = false;
             self.write_shards(next, limit, BTreeMap::new()).await?;
         }
-        if !self.is_described {
+        if !self.manifest_is_current {
             self.remove_repeats().await?;
             manifest::write(&self.export.destination, self.staging.path(), &self.plan, &self.records).await?;
-            self.is_described = true;
+            self.manifest_is_current = true;
         }
         if self.export.trim {
             let (destination, subject) = (&self.export.destination, self.export.dataset.annotations_subject());
-            let trimmed =
-                trim::trim(&self.stream, &subject, destination, self.staging.path(), &self.plan, &mut self.records)
-                    .await?;
+            let trimmed = trim::trim(
+                &self.export.jetstream,
+                &self.stream,
+                &subject,
+                destination,
+                self.staging.path(),
+                &self.plan,
+                &mut self.records,
+            )
+            .await?;
             self.trimmed += trimmed;
             if trimmed > 0 {
                 manifest::write(destination, self.staging.path(), &self.plan, &self.records).await?;
@@ -187,9 +193,9 @@ impl Running<'_> {
             progress: Arc::clone(self.progress),
             runtime: Handle::current(),
         };
-        let (events, received) = mpsc::channel(BATCHES);
+        let (inputs, received) = mpsc::channel(BATCHES);
         let building = tokio::task::spawn_blocking(move || builder.run(received));
-        let read = self.send(first, limit, events).await;
+        let read = self.send(first, limit, inputs).await;
         let built = building.await.map_err(|error| ExportError::file("shards", error))?;
         // A builder that failed ends the reading too; its error says why.
         let records = built?;
@@ -199,22 +205,22 @@ impl Running<'_> {
     }
 
     /// Reads a range and hands it to the builder.
-    async fn send(&self, first: u64, limit: u64, events: mpsc::Sender<Event>) -> Result<(), ExportError> {
+    async fn send(&self, first: u64, limit: u64, inputs: mpsc::Sender<BuilderInput>) -> Result<(), ExportError> {
         let messages = self.export.read(first, limit).await?.map_ok(EncodedItem::from).err_into();
         let mut batches = match &self.export.pictures {
             None => messages.try_chunks(BATCH).map_err(|TryChunksError(_, error)| error).boxed(),
             Some(pictures) => {
                 let messages = messages.map(|message| async { message?.with_picture(pictures).await });
                 // Pictures are large.
-                messages.buffered(PICTURES_AT_ONCE).map_ok(|message| vec![message]).boxed()
+                messages.buffered(PICTURE_CONCURRENCY).map_ok(|message| vec![message]).boxed()
             }
         };
         while let Some(batch) = batches.try_next().await? {
-            if events.send(Event::Messages(batch)).await.is_err() {
+            if inputs.send(BuilderInput::Messages(batch)).await.is_err() {
                 return Ok(());
             }
         }
-        drop(events.send(Event::End).await);
+        drop(inputs.send(BuilderInput::End).await);
         Ok(())
     }
 
@@ -252,15 +258,4 @@ impl Running<'_> {
         }
         summary
     }
-}
-
-async fn open_stream(jetstream: &Context, name: &str) -> Result<Stream, ExportError> {
-    jetstream.get_stream(name).await.map_err(|error| match error.kind() {
-        GetStreamErrorKind::JetStream(said)
-            if said.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND =>
-        {
-            ExportError::NoStream(name.to_owned())
-        }
-        _ => ExportError::broker(format!("opening the stream {name}"), &error),
-    })
 }

@@ -18,7 +18,7 @@ use super::shard_record::{Counts, ShardRecord};
 use super::shard_writer::{ShardContext, ShardWriter};
 
 /// What the builder is given.
-pub(crate) enum Event {
+pub(crate) enum BuilderInput {
     /// Messages in the order of the stream.
     Messages(Vec<EncodedItem>),
     /// All messages were given. Without it, the last shard is not finished: reading may have failed.
@@ -42,7 +42,7 @@ pub(crate) struct ShardBuilder {
 }
 
 /// A shard in progress.
-struct Open {
+struct OpenShard {
     shard: u64,
     writer: Box<dyn ShardWriter>,
     entries: Vec<Entry>,
@@ -54,41 +54,39 @@ struct Open {
 }
 
 impl ShardBuilder {
-    /// Makes all shards, and gives their records.
-    pub(crate) fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<Vec<ShardRecord>, ExportError> {
-        let (mut open, mut records) = (None::<Open>, Vec::new());
+    /// Makes all shards. Returns their records.
+    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<BuilderInput>) -> Result<Vec<ShardRecord>, ExportError> {
+        let (mut open, mut records) = (None::<OpenShard>, Vec::new());
         loop {
-            match events.blocking_recv() {
+            match inputs.blocking_recv() {
                 // Reading failed: the unfinished shard is made again by the next run.
                 None => return Ok(records),
-                Some(Event::End) => {
+                Some(BuilderInput::End) => {
                     if let Some(open) = open {
                         records.push(self.finish(open)?);
                     }
                     return Ok(records);
                 }
-                Some(Event::Messages(messages)) => {
+                Some(BuilderInput::Messages(messages)) => {
                     for message in messages {
                         let shard = message.sequence / self.plan.shard_size;
-                        let current = match open.take() {
-                            Some(current) if current.shard == shard => current,
-                            other => {
-                                if let Some(done) = other {
-                                    records.push(self.finish(done)?);
-                                }
-                                self.open(shard)?
-                            }
+                        if let Some(done) = open.take_if(|open| open.shard != shard) {
+                            records.push(self.finish(done)?);
+                        }
+                        let current = match &mut open {
+                            Some(current) => current,
+                            none => none.insert(self.open(shard)?),
                         };
-                        self.add(open.insert(current), message)?;
+                        self.add(current, message)?;
                     }
                 }
             }
         }
     }
 
-    fn open(&self, shard: u64) -> Result<Open, ExportError> {
+    fn open(&self, shard: u64) -> Result<OpenShard, ExportError> {
         let context = ShardContext { shard, ..self.context.clone() };
-        Ok(Open {
+        Ok(OpenShard {
             shard,
             writer: self.plan.format.open(context)?,
             entries: Vec::new(),
@@ -100,7 +98,7 @@ impl ShardBuilder {
         })
     }
 
-    fn add(&mut self, open: &mut Open, message: EncodedItem) -> Result<(), ExportError> {
+    fn add(&mut self, open: &mut OpenShard, message: EncodedItem) -> Result<(), ExportError> {
         let sequence = message.sequence;
         self.progress.message_at(sequence);
         let mut annotation = match message.annotation() {
@@ -152,7 +150,7 @@ impl ShardBuilder {
     }
 
     /// Moves the files of a shard to their places, and then writes its record.
-    fn finish(&self, open: Open) -> Result<ShardRecord, ExportError> {
+    fn finish(&self, open: OpenShard) -> Result<ShardRecord, ExportError> {
         let (destination, staging) = (&self.destination, &self.context.staging);
         let mut files = Vec::new();
         for finished in open.writer.finish()? {

@@ -6,10 +6,10 @@ use async_nats::jetstream::Context;
 use broker::read::{Range, ReadError, read};
 use futures::TryStreamExt;
 use wire::Message;
-use wire::identity::sha256_hex;
 use wire::subjects::Dataset;
 use wire::v1::ImageAnnotation;
 
+use crate::digest::sha256_u128;
 use crate::object::SourceObject;
 
 /// The objects of a dataset that have an annotation, whatever their version. Takes about 40 bytes of memory for each.
@@ -29,7 +29,7 @@ impl Annotated {
             match ImageAnnotation::decode(message.payload) {
                 Ok(annotation) => {
                     let object = annotation.picture.and_then(|picture| picture.object);
-                    objects.extend(object.and_then(|object| digest(&object.bucket, &object.key)));
+                    objects.extend(object.map(|object| digest(&object.bucket, &object.key)));
                 }
                 Err(error) => {
                     let sequence = message.sequence;
@@ -42,12 +42,10 @@ impl Annotated {
 
     /// Whether the object has an annotation.
     pub(crate) fn contains(&self, object: &SourceObject) -> bool {
-        digest(&object.bucket, &object.key).is_some_and(|digest| self.0.contains(&digest))
+        self.0.contains(&digest(&object.bucket, &object.key))
     }
 }
 
-/// The first 128 bits of a SHA-256, to save memory.
-fn digest(bucket: &str, key: &str) -> Option<u128> {
-    let hash = sha256_hex(format!("{bucket}/{key}").as_bytes());
-    u128::from_str_radix(hash.get(..32)?, 16).ok()
+fn digest(bucket: &str, key: &str) -> u128 {
+    sha256_u128(format!("{bucket}/{key}").as_bytes())
 }

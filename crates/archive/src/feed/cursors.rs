@@ -34,7 +34,7 @@ pub(crate) struct Cursors {
 
 /// A record with the sequence of its message; 0 if it is not stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored<T> {
+pub(crate) struct Versioned<T> {
     pub(crate) value: T,
     pub(crate) sequence: u64,
 }
@@ -80,7 +80,7 @@ impl Cursors {
     }
 
     /// The last record with this name.
-    pub(crate) async fn last<T: DeserializeOwned>(&self, name: &str) -> Result<Option<Stored<T>>, FeedError> {
+    pub(crate) async fn last<T: DeserializeOwned>(&self, name: &str) -> Result<Option<Versioned<T>>, FeedError> {
         let subject = self.dataset.cursor_subject(name);
         let (mut failed, mut delays) = (0, Delays::of(RETRY_BACKOFF));
         let message = loop {
@@ -99,7 +99,7 @@ impl Cursors {
         };
         let value =
             serde_json::from_slice(&message.payload).map_err(|cause| FeedError::InvalidRecord { subject, cause })?;
-        Ok(Some(Stored { value, sequence: message.sequence }))
+        Ok(Some(Versioned { value, sequence: message.sequence }))
     }
 
     /// The state of the dataset.
@@ -171,14 +171,15 @@ impl Cursors {
         lane: usize,
         pass: u64,
         feeder: &FeederRecord,
-    ) -> Result<Stored<Cursor>, FeedError> {
+    ) -> Result<Versioned<Cursor>, FeedError> {
         let (name, mut attempts) = (lane.to_string(), Attempts::new());
         loop {
             let last = self.last::<Cursor>(&name).await?;
-            let Stored { value: last, sequence } = last.unwrap_or(Stored { value: Cursor::default(), sequence: 0 });
+            let Versioned { value: last, sequence } =
+                last.unwrap_or(Versioned { value: Cursor::default(), sequence: 0 });
             // A cursor at the end never moves again.
             if last.pass == pass && (last.feeder == *feeder || last.position == Position::End) {
-                return Ok(Stored { value: last, sequence });
+                return Ok(Versioned { value: last, sequence });
             }
             self.check_fence(&last, feeder)?;
             // Another feeder has started a later pass, which this one knows nothing of.
@@ -190,7 +191,7 @@ impl Cursors {
                 false => Cursor { feeder: feeder.clone(), pass, ..Cursor::default() },
             };
             match self.store(&name, &own, sequence, &[]).await {
-                Ok(sequence) => return Ok(Stored { value: own, sequence }),
+                Ok(sequence) => return Ok(Versioned { value: own, sequence }),
                 // The earlier feeder has moved the cursor meanwhile.
                 Err(BatchError::SequenceChanged) => {}
                 Err(error) => attempts.retry_after("taking over a lane", error).await?,

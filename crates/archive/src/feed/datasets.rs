@@ -4,19 +4,18 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
-use broker::causes::causes;
 use broker::settings::StreamSettings;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use wire::subjects::Dataset;
+use wire::subjects::{Dataset, dataset_of};
 
 use super::cursors::Cursors;
 use super::error::FeedError;
 use super::records::{Counts, Cursor, DatasetState, Plan, REPAIR_LANE, SourceState, StateRecord};
-use super::watermark::{count, open_retries};
 use crate::object::Position;
+use crate::pool::{count, open_stream, subjects};
 
-/// The number of parallel requests for cursors.
-const PARALLEL_REQUESTS: usize = 16;
+/// Maximum number of requests for cursors at once.
+const CONCURRENCY: usize = 16;
 
 /// The datasets in the jobs stream.
 #[derive(Debug, Clone)]
@@ -75,11 +74,9 @@ impl Datasets {
     /// Opens the jobs stream.
     ///
     /// # Errors
-    /// [`FeedError::Broker`] if it does not exist or cannot be read.
+    /// [`FeedError::Pool`] if it does not exist or cannot be read.
     pub async fn open(jetstream: Context, streams: StreamSettings, timeout: Duration) -> Result<Self, FeedError> {
-        let name = streams.jobs.clone();
-        let jobs = jetstream.get_stream(&name).await;
-        let jobs = jobs.map_err(|error| FeedError::broker(format!("opening the stream {name}"), &error))?;
+        let jobs = open_stream(&jetstream, &streams.jobs).await?;
         Ok(Self { jetstream, streams, jobs, timeout })
     }
 
@@ -88,18 +85,9 @@ impl Datasets {
     /// # Errors
     /// [`FeedError`] if they cannot be read.
     pub async fn list(&self) -> Result<Vec<DatasetSummary>, FeedError> {
-        let mut names = Vec::new();
-        let subjects = async {
-            let mut subjects = self.jobs.info_with_subjects("groundling.cursor.*.plan").await?;
-            while let Some((subject, _)) = subjects.try_next().await? {
-                names.extend(subject.split('.').nth(2).and_then(|name| name.parse::<Dataset>().ok()));
-            }
-            Ok::<_, async_nats::Error>(())
-        };
-        subjects.await.map_err(|error| FeedError::Broker {
-            what: "listing the datasets".to_owned(),
-            cause: causes(error.as_ref()),
-        })?;
+        let plans = subjects(&self.jobs, "groundling.cursor.*.plan").await?;
+        let mut names: Vec<Dataset> =
+            plans.iter().filter_map(|(subject, _)| dataset_of(subject)?.parse().ok()).collect();
         names.sort();
         let mut summaries = Vec::new();
         for name in names {
@@ -121,7 +109,7 @@ impl Datasets {
                 async move { cursors.last::<Cursor>(&lane.to_string()).await }.boxed()
             })
             .collect();
-        let mut found = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let mut found = stream::iter(requests).buffered(CONCURRENCY);
         let (mut counts, mut lanes_done) = (Counts::default(), 0);
         while let Some(cursor) = found.try_next().await? {
             if let Some(cursor) = cursor.map(|cursor| cursor.value).filter(|cursor| cursor.pass == plan.pass) {
@@ -130,8 +118,8 @@ impl Datasets {
             }
         }
         let waiting = waiting_jobs(&self.jobs, dataset).await?;
-        let retries = open_retries(&self.jetstream, &self.streams).await?;
-        let retrying = counted(&retries, &dataset.retries_subject()).await?;
+        let retries = open_stream(&self.jetstream, &self.streams.retries).await?;
+        let retrying = count(&retries, &dataset.retries_subject()).await?;
         let (dataset, lanes) = (dataset.to_string(), plan.lanes.len());
         Ok(DatasetSummary { dataset, state, reason, counts, lanes, lanes_done, waiting, retrying })
     }
@@ -182,7 +170,7 @@ impl Datasets {
         if cursors.last::<Cursor>(&REPAIR_LANE.to_string()).await?.is_some() {
             cursors.take_over(REPAIR_LANE, pass, &feeder).await?;
         }
-        let retries = open_retries(&self.jetstream, &self.streams).await?;
+        let retries = open_stream(&self.jetstream, &self.streams.retries).await?;
         let removed = async |stream: &Stream, subject: String| {
             let purged = stream.purge().filter(&subject).await;
             purged.map(|purged| purged.purged).map_err(|error| FeedError::broker(format!("removing {subject}"), &error))
@@ -218,19 +206,11 @@ pub(crate) async fn unfinished_jobs(
     streams: &StreamSettings,
     dataset: &Dataset,
 ) -> Result<u64, FeedError> {
-    let jobs = jetstream.get_stream(&streams.jobs).await;
-    let jobs = jobs.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.jobs), &error))?;
-    let retries = open_retries(jetstream, streams).await?;
-    Ok(waiting_jobs(&jobs, dataset).await? + counted(&retries, &dataset.retries_subject()).await?)
+    let jobs = open_stream(jetstream, &streams.jobs).await?;
+    let retries = open_stream(jetstream, &streams.retries).await?;
+    Ok(waiting_jobs(&jobs, dataset).await? + count(&retries, &dataset.retries_subject()).await?)
 }
 
 async fn waiting_jobs(jobs: &Stream, dataset: &Dataset) -> Result<u64, FeedError> {
-    Ok(counted(jobs, &dataset.jobs_subject()).await? + counted(jobs, &dataset.urgent_subject()).await?)
-}
-
-async fn counted(stream: &Stream, subject: &str) -> Result<u64, FeedError> {
-    count(stream, subject).await.map_err(|error| FeedError::Broker {
-        what: format!("counting the messages on {subject}"),
-        cause: causes(error.as_ref()),
-    })
+    Ok(count(jobs, &dataset.jobs_subject()).await? + count(jobs, &dataset.urgent_subject()).await?)
 }

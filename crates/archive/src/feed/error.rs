@@ -1,9 +1,13 @@
 //! Errors of feeders, and of commands about datasets.
 
+use std::io;
+
 use broker::causes::causes;
 use broker::read::ReadError;
 use wire::job::JobError;
 
+use crate::filter::FilterError;
+use crate::pool::PoolError;
 use crate::source::error::SourceError;
 
 /// Why a feeder ended before the end of its source. Stored jobs stay, and the next feeder continues after them.
@@ -25,9 +29,15 @@ pub enum FeedError {
         /// The stream's limit in bytes.
         limit: usize,
     },
-    /// The stream does not exist.
-    #[error("the stream {0} does not exist: run `groundling setup`")]
-    NoStream(String),
+    /// A stream does not exist or cannot be read.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The filter is invalid.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The temporary files with the missing objects cannot be read.
+    #[error("the temporary files cannot be read (TMPDIR names their directory): {0}")]
+    Disk(io::Error),
     /// The stream was created by an earlier version.
     #[error("the stream {stream} {problem}: run `groundling setup --migrate`")]
     OldStream {
@@ -91,7 +101,9 @@ pub enum FeedError {
     #[error("another feeder has started another pass over the source of the dataset {0}: run the command again")]
     PlanReplaced(String),
     /// The dataset was never fed.
-    #[error("no dataset {0} was ever enqueued: `groundling datasets list` shows all datasets")]
+    #[error(
+        "the dataset {0} was not submitted by `groundling enqueue`: `groundling datasets list` shows those that were"
+    )]
     NoDataset(String),
     /// Another pass cannot start while jobs of the dataset wait.
     #[error(

@@ -7,8 +7,7 @@ use broker::settings::StreamSettings;
 use wire::subjects::{Dataset, failed_tokens};
 use wire::v1::FailureReason;
 
-use super::watermark::count;
-use crate::pool::subjects;
+use crate::pool::{PoolError, count, open_stream, subjects};
 
 /// The minimum number of finished jobs: a rate of fewer says little.
 const MIN_FINISHED: u64 = 100;
@@ -57,7 +56,7 @@ impl FailureRate {
     ///
     /// # Errors
     /// If a stream cannot be read.
-    pub(crate) async fn exceeded(&mut self) -> Result<Option<String>, async_nats::Error> {
+    pub(crate) async fn exceeded(&mut self) -> Result<Option<String>, PoolError> {
         let now = self.finished().await?;
         let start = self.start.get_or_insert_with(|| now.clone());
         let new = now.since(start);
@@ -80,9 +79,9 @@ impl FailureRate {
         )))
     }
 
-    async fn finished(&self) -> Result<Finished, async_nats::Error> {
-        let annotations = self.jetstream.get_stream(&self.streams.annotations).await?;
-        let failures = self.jetstream.get_stream(&self.streams.failed).await?;
+    async fn finished(&self) -> Result<Finished, PoolError> {
+        let annotations = open_stream(&self.jetstream, &self.streams.annotations).await?;
+        let failures = open_stream(&self.jetstream, &self.streams.failed).await?;
         let mut failed = BTreeMap::new();
         for filter in [self.dataset.failed_wildcard(), self.dataset.failed_subject_without_reason()] {
             for (subject, count) in subjects(&failures, &filter).await? {

@@ -9,7 +9,7 @@ use wire::Message;
 use super::annotated::Annotated;
 use super::batch::BatchJob;
 use super::control::Control;
-use super::cursors::{Cursors, SentJobs, Stored};
+use super::cursors::{Cursors, SentJobs, Versioned};
 use super::error::FeedError;
 use super::progress::Progress;
 use super::records::{Counts, Cursor};
@@ -111,7 +111,7 @@ impl LaneFeeder<'_> {
     pub(crate) async fn run(
         &self,
         lane: usize,
-        mut cursor: Stored<Cursor>,
+        mut cursor: Versioned<Cursor>,
         pages: mpsc::Receiver<Result<Page, SourceError>>,
     ) -> Result<Counts, FeedError> {
         let (mut pages, mut stored) = (LanePages { pages, next: None }, Counts::default());
@@ -137,7 +137,7 @@ impl LaneFeeder<'_> {
     pub(crate) async fn append(
         &self,
         lane: usize,
-        cursor: &mut Stored<Cursor>,
+        cursor: &mut Versioned<Cursor>,
         page: Page,
     ) -> Result<Counts, FeedError> {
         let mut pending = PendingPages::default();
@@ -145,7 +145,7 @@ impl LaneFeeder<'_> {
         let sent = self.send(&cursor.value, pending).await;
         let (value, counts) = (sent.cursor.clone(), sent.counts);
         let sequence = self.commit(lane, sent, cursor.sequence).await?;
-        *cursor = Stored { value, sequence };
+        *cursor = Versioned { value, sequence };
         Ok(counts)
     }
 

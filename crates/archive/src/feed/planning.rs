@@ -1,7 +1,7 @@
 //! The plan of a dataset: the first feeder makes it, and later ones follow it.
 
 use super::annotated::Annotated;
-use super::cursors::{Cursors, Stored};
+use super::cursors::{Cursors, Versioned};
 use super::datasets::unfinished_jobs;
 use super::error::FeedError;
 use super::records::{Cursor, DatasetState, MANIFESTS_ARGUMENT, Plan, REPAIR_LANE, StateRecord};
@@ -17,7 +17,7 @@ impl Feed {
     ) -> Result<(Plan, Option<Annotated>), FeedError> {
         let dataset = &self.recipe.dataset;
         let annotated = async || Annotated::read(&target.jetstream, &target.streams.annotations, dataset).await;
-        let Some(Stored { value: plan, sequence }) = cursors.last::<Plan>("plan").await? else {
+        let Some(Versioned { value: plan, sequence }) = cursors.last::<Plan>("plan").await? else {
             let plan = self.store_plan(cursors, self.first_plan(0).await?, 0).await?;
             return Ok((plan, if self.missing { Some(annotated().await?) } else { None }));
         };

@@ -19,7 +19,7 @@ impl Feed {
     /// # Errors
     /// [`FeedError`] if a source cannot be read, or the tasks or options are invalid.
     pub async fn survey(&self, annotated: Option<&Annotated>, progress: &Progress) -> Result<Counts, FeedError> {
-        self.recipe.check()?;
+        self.recipe.max_job_bytes()?;
         progress.watch_stores(&self.sources);
         let selection = self.selection(self.find_sample().await?)?;
         let (etags, mut total) = (SeenEtags::default(), Counts::default());

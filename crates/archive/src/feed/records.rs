@@ -153,7 +153,7 @@ impl Plan {
         differing.collect::<Vec<_>>().join("; ")
     }
 
-    /// Whether one job was created only for objects with the same ETag.
+    /// Whether objects with the same ETag shared one job.
     pub(crate) fn is_unique(&self) -> bool {
         self.arguments.get("--unique").is_some_and(|value| !value.is_null())
     }

@@ -5,16 +5,16 @@ use std::io;
 use tokio::sync::Semaphore;
 
 use super::control::{Fence, StateReader};
-use super::cursors::{Cursors, Stored};
+use super::cursors::{Cursors, Versioned};
 use super::error::FeedError;
 use super::lane::{LaneFeeder, MAX_OPEN_BATCHES};
 use super::progress::Progress;
 use super::records::{Counts, Cursor, DatasetState, Plan, REPAIR_LANE};
-use super::run::open_stream;
+use super::run::open_jobs;
 use super::types::{Feed, MIN_MAX_WAITING, Target};
-use super::watermark::{Watermark, open_retries};
+use super::watermark::Watermark;
 use crate::object::{PAGE_SIZE, Page, Position, SourceObject};
-use crate::pool::is_known;
+use crate::pool::{is_known, open_stream};
 
 /// Arguments that determine what is asked about each object. A repair must have those of the plan.
 const RECIPE_ARGUMENTS: [&str; 4] = ["--task", "--prompt", "generation options", "--pin"];
@@ -24,7 +24,7 @@ const RECIPE_ARGUMENTS: [&str; 4] = ["--task", "--prompt", "generation options",
 #[derive(Debug)]
 pub struct Repair {
     cursors: Cursors,
-    cursor: Stored<Cursor>,
+    cursor: Versioned<Cursor>,
     state: DatasetState,
     watermark: Watermark,
 }
@@ -36,7 +36,7 @@ impl Feed {
     /// # Errors
     /// [`FeedError`], also if the dataset was cancelled or fed with other tasks, or its source was not read to its end.
     pub async fn begin_repair(&self, target: &Target) -> Result<Repair, FeedError> {
-        let stream = open_stream(target, self.urgent).await?;
+        let stream = open_jobs(target, self.urgent).await?;
         self.check_size(&stream, target)?;
         let dataset = &self.recipe.dataset;
         let cursors = Cursors {
@@ -59,9 +59,7 @@ impl Feed {
             }
             // The whole archive is missing from a dataset whose name is mistyped.
             None => {
-                let known = is_known(&target.jetstream, &target.streams, dataset).await;
-                let known = known.map_err(|error| FeedError::broker("looking for the dataset", &error))?;
-                if !known {
+                if !is_known(&target.jetstream, &target.streams, dataset).await? {
                     return Err(FeedError::UnknownDataset(dataset.to_string()));
                 }
             }
@@ -74,7 +72,7 @@ impl Feed {
             return Err(FeedError::Cancelled(dataset.to_string()));
         }
         let max_waiting = target.max_waiting.max(MIN_MAX_WAITING);
-        let retries = open_retries(&target.jetstream, &target.streams).await?;
+        let retries = open_stream(&target.jetstream, &target.streams.retries).await?;
         let retries = (retries, dataset.retries_subject());
         let watermark = Watermark::new((stream, self.jobs_subject()), retries, max_waiting);
         Ok(Repair { cursors, cursor, state, watermark })
@@ -125,10 +123,7 @@ impl Feed {
             let mut objects = objects.peekable();
             while objects.peek().is_some() {
                 let page = objects.by_ref().take(PAGE_SIZE).collect::<io::Result<Vec<SourceObject>>>();
-                let page = page.map_err(|error| FeedError::Broker {
-                    what: "reading the missing objects".to_owned(),
-                    cause: error.to_string(),
-                })?;
+                let page = page.map_err(FeedError::Disk)?;
                 let seen = page.len() as u64;
                 let after = Position::Row { file: 0, row: cursor.value.counts.seen + seen, byte: None };
                 stored += feeder.append(REPAIR_LANE, &mut cursor, Page { objects: page, seen, after }).await?;

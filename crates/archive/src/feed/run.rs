@@ -1,14 +1,12 @@
 //! Feeds a dataset, from the cursors of earlier feeders to the end of its source.
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 use wire::subjects::{CURSORS_WILDCARD, URGENT_WILDCARD};
 
 use super::control::{Fence, StateReader};
-use super::cursors::{Cursors, Stored};
+use super::cursors::{Cursors, Versioned};
 use super::error::FeedError;
 use super::failure_rate::FailureRate;
 use super::lane::{LaneFeeder, MAX_OPEN_BATCHES};
@@ -16,9 +14,10 @@ use super::progress::Progress;
 use super::records::{Counts, Cursor, DatasetState, Plan};
 use super::seen_etags::SeenEtags;
 use super::types::{Feed, MIN_MAX_WAITING, Summary, Target};
-use super::watermark::{Watermark, open_retries};
+use super::watermark::Watermark;
 use crate::filter::Selection;
 use crate::object::Position;
+use crate::pool::open_stream;
 
 /// Bytes of a job's headers.
 const HEADER_BYTES: usize = 1024;
@@ -30,7 +29,7 @@ impl Feed {
     /// # Errors
     /// [`FeedError`]. Jobs that were stored before the error stay, and a later call continues after them.
     pub async fn run(&self, target: &Target, progress: &Progress) -> Result<Summary, FeedError> {
-        let stream = open_stream(target, self.urgent).await?;
+        let stream = open_jobs(target, self.urgent).await?;
         self.check_size(&stream, target)?;
         let cursors = Cursors {
             client: target.jetstream.client(),
@@ -55,7 +54,8 @@ impl Feed {
         let feeder = cursors.register(&target.feeder).await?;
         let lanes: Vec<_> =
             (0..plan.lanes.len()).map(|lane| cursors.take_over(lane, plan.pass, &feeder).boxed()).collect();
-        let lanes: Vec<Stored<Cursor>> = stream::iter(lanes).buffered(self.parallel_lanes.max(1)).try_collect().await?;
+        let lanes: Vec<Versioned<Cursor>> =
+            stream::iter(lanes).buffered(self.parallel_lanes.max(1)).try_collect().await?;
         // A cancellation after this fences this feeder out.
         let state = cursors.state().await?.state;
         if state == DatasetState::Cancelled {
@@ -75,7 +75,7 @@ impl Feed {
             false => None,
         };
         let max_waiting = target.max_waiting.max(MIN_MAX_WAITING);
-        let retries = open_retries(&target.jetstream, &target.streams).await?;
+        let retries = open_stream(&target.jetstream, &target.streams.retries).await?;
         let retries = (retries, self.recipe.dataset.retries_subject());
         let watermark = Watermark::new((cursors.stream.clone(), cursors.jobs_subject.clone()), retries, max_waiting);
         let failure_rate = target.max_failure_rate.map(|maximum| {
@@ -138,7 +138,7 @@ impl Feed {
     async fn load_etags(
         &self,
         plan: &Plan,
-        lanes: &[Stored<Cursor>],
+        lanes: &[Versioned<Cursor>],
         selection: &Selection,
     ) -> Result<SeenEtags, FeedError> {
         let etags = SeenEtags::default();
@@ -159,7 +159,7 @@ impl Feed {
     }
 
     pub(super) fn check_size(&self, stream: &Stream, target: &Target) -> Result<(), FeedError> {
-        let bytes = self.recipe.check()?;
+        let bytes = self.recipe.max_job_bytes()?;
         let limit = match usize::try_from(stream.cached_info().config.max_message_size) {
             Ok(limit) if limit > 0 => limit,
             _ => target.jetstream.client().max_payload(),
@@ -170,14 +170,9 @@ impl Feed {
 
 /// Opens the jobs stream. Checks that it accepts cursors and atomic batches, and that its consumer does not deliver
 /// cursors as jobs.
-pub(super) async fn open_stream(target: &Target, urgent: bool) -> Result<Stream, FeedError> {
+pub(super) async fn open_jobs(target: &Target, urgent: bool) -> Result<Stream, FeedError> {
     let name = &target.streams.jobs;
-    let stream = target.jetstream.get_stream(name).await.map_err(|error| match error.kind() {
-        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            FeedError::NoStream(name.clone())
-        }
-        _ => FeedError::broker(format!("opening the stream {name}"), &error),
-    })?;
+    let stream = open_stream(&target.jetstream, name).await?;
     let config = &stream.cached_info().config;
     let has = |subject: &str| config.subjects.iter().any(|found| found == subject);
     let old = |problem| Err(FeedError::OldStream { stream: name.clone(), problem });

@@ -1,10 +1,10 @@
-//! The ETags that objects of a dataset had so far, to create one job only for objects with the same ETag.
+//! The ETags seen so far in a dataset, so that objects with the same ETag share one job.
 
 use std::collections::HashSet;
 
 use tokio::sync::{Mutex, MutexGuard};
-use wire::identity::sha256_hex;
 
+use crate::digest::sha256_u128;
 use crate::filter::Selection;
 use crate::object::{Page, Position, SourceObject};
 use crate::source::error::SourceError;
@@ -64,7 +64,7 @@ fn digest(object: &SourceObject) -> Option<u128> {
         32 => u128::from_str_radix(etag, 16).ok(),
         _ => None,
     };
-    md5.or_else(|| u128::from_str_radix(sha256_hex(etag.as_bytes()).get(..32)?, 16).ok())
+    Some(md5.unwrap_or_else(|| sha256_u128(etag.as_bytes())))
 }
 
 /// Whether the page ends at or after the cursor at `end`.

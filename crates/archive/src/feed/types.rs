@@ -8,7 +8,7 @@ use broker::settings::StreamSettings;
 
 use super::error::FeedError;
 use super::records::Counts;
-use crate::filter::{Filter, FilterError, SampleRule, Selection};
+use crate::filter::{Filter, SampleRule, Selection};
 use crate::recipe::Recipe;
 use crate::source::Source;
 
@@ -24,7 +24,7 @@ pub struct Feed {
     pub filter: Filter,
     /// Size and seed of a random sample of these objects; `None` for all of them.
     pub sample: Option<(usize, u64)>,
-    /// Whether to create one job only for objects with the same ETag.
+    /// Whether objects with the same ETag share one job.
     pub unique_etag: bool,
     /// Whether to skip objects that have an annotation in the dataset. If the dataset is complete or was cancelled, this
     /// starts another pass over the sources.
@@ -77,9 +77,6 @@ impl Feed {
     }
 
     pub(crate) fn selection(&self, sample: Option<SampleRule>) -> Result<Selection, FeedError> {
-        Selection::new(self.filter.clone(), sample).map_err(|error: FilterError| FeedError::Broker {
-            what: "reading the filter".to_owned(),
-            cause: error.to_string(),
-        })
+        Ok(Selection::new(self.filter.clone(), sample)?)
     }
 }

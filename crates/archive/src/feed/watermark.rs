@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
-use broker::settings::StreamSettings;
-use futures::TryStreamExt;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::error::FeedError;
 use super::progress::Progress;
+use crate::pool::{PoolError, count};
 
 /// How often jobs are counted while the maximum is reached.
 const COUNT_INTERVAL: Duration = Duration::from_millis(500);
@@ -74,7 +71,7 @@ impl Watermark {
         }
     }
 
-    async fn count(&self, state: &mut State) -> Result<u64, async_nats::Error> {
+    async fn count(&self, state: &mut State) -> Result<u64, PoolError> {
         if state.retries_counted.is_none_or(|at| at.elapsed() >= RETRIES_INTERVAL) {
             state.retries = count(&self.retries.0, &self.retries.1).await?;
             state.retries_counted = Some(Instant::now());
@@ -87,20 +84,4 @@ impl Watermark {
         let mut state = self.state.lock().await;
         state.unconfirmed = state.unconfirmed.saturating_sub(jobs);
     }
-}
-
-/// Opens the stream of retries.
-pub(crate) async fn open_retries(jetstream: &Context, streams: &StreamSettings) -> Result<Stream, FeedError> {
-    let retries = jetstream.get_stream(&streams.retries).await;
-    retries.map_err(|error| FeedError::broker(format!("opening the stream {}", streams.retries), &error))
-}
-
-/// The number of messages in the stream whose subjects match the filter.
-pub(crate) async fn count(stream: &Stream, filter: &str) -> Result<u64, async_nats::Error> {
-    let mut subjects = stream.info_with_subjects(filter).await?;
-    let mut counted = 0;
-    while let Some((_, messages)) = subjects.try_next().await? {
-        counted += messages as u64;
-    }
-    Ok(counted)
 }

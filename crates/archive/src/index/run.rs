@@ -18,7 +18,7 @@ use crate::pool::{Pool, PoolError, time_text};
 /// How often a run that follows the stream looks for new messages.
 const POLL: Duration = Duration::from_secs(1);
 /// Delays after the stream or the database was not available.
-const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+const RETRY_DELAY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// The name of the cursor of all datasets. It is not the name of a dataset.
 const ALL: &str = "*";
 
@@ -73,7 +73,7 @@ impl Index {
     /// [`IndexError`]. What was committed stays, and a later call goes on from there.
     pub async fn run(&self, progress: &Progress, stop: impl Future<Output = ()>) -> Result<Summary, IndexError> {
         let stop = stop.shared();
-        let (mut delays, mut is_known) = (Delays::of(RETRY), false);
+        let (mut delays, mut is_known) = (Delays::of(RETRY_DELAY), false);
         loop {
             let commits = progress.snapshot().commits;
             let error = match self.session(progress, &stop, &mut is_known).await {

@@ -13,12 +13,12 @@ use wire::Message;
 
 use super::formats;
 use super::headers::{EventHeaders, job_headers};
-use super::publisher::{JobMessage, JobPublisher, Stored};
+use super::publisher::{JobMessage, JobPublisher, PublishOutcome};
 use super::record::Record;
 use super::rule::{Rule, Selected};
 
 /// Maximum number of jobs of one event that are published at once.
-const CONCURRENT: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// Handles events.
 #[derive(Clone)]
@@ -51,18 +51,19 @@ pub(super) struct Counts {
     pub(super) failed: usize,
 }
 
-/// What a rule makes of a record.
-struct Part {
+/// A record of an event for one rule.
+struct RuleRecord {
     rule: Arc<Rule>,
     time: Option<OffsetDateTime>,
-    what: What,
+    state: RecordState,
 }
 
-enum What {
+/// What a rule makes of a record, and then what became of it.
+enum RecordState {
     Job(JobMessage),
     Skipped(IngestReason),
     Failed(IngestReason),
-    Submitted(Stored),
+    Submitted(PublishOutcome),
 }
 
 impl Handler {
@@ -74,90 +75,92 @@ impl Handler {
         body: &[u8],
         deadline: Instant,
     ) -> Handled {
-        let (mut parts, mut trace, mut unreadable) = (Vec::new(), None, None);
+        let (mut records, mut trace, mut unreadable) = (Vec::new(), None, None);
         for rule in rules {
             match formats::decode(rule.format(), headers, body) {
                 Ok(decoded) => {
                     trace = decoded.trace.or(trace);
-                    parts.extend(decoded.records.iter().map(|record| part(rule, record)));
+                    records.extend(decoded.records.iter().map(|record| apply_rule(rule, record)));
                 }
                 Err(error) => {
                     tracing::warn!(rule = rule.name(), bytes = body.len(), "an event cannot be read: {error}");
-                    parts.push(Part {
+                    records.push(RuleRecord {
                         rule: Arc::clone(rule),
                         time: None,
-                        what: What::Failed(IngestReason::Unreadable),
+                        state: RecordState::Failed(IngestReason::Unreadable),
                     });
                     unreadable.get_or_insert(error.to_string());
                 }
             }
         }
-        let parts = match self.publish(parts, &job_headers(trace.as_ref()), deadline).await {
-            Ok(parts) => parts,
+        let records = match self.publish(records, &job_headers(trace.as_ref()), deadline).await {
+            Ok(records) => records,
             Err((rule, reason)) => {
                 self.instruments.record_ingested(Some(rule.name()), IngestOutcome::SentBack, Some(reason));
                 return Handled::SentBack(reason);
             }
         };
         // Not before the event is at its end: each record is counted once.
-        let counts = self.count(&parts);
+        let counts = self.count(&records);
         match unreadable {
-            Some(error) if counts.failed == parts.len() => Handled::Unreadable(error),
+            Some(error) if counts.failed == records.len() => Handled::Unreadable(error),
             _ => Handled::Done(counts),
         }
     }
 
-    /// Publishes the jobs among the parts. If one cannot be stored, returns its rule and why.
+    /// Publishes the jobs among the records. If one cannot be stored, returns its rule and why.
     async fn publish(
         &self,
-        parts: Vec<Part>,
+        records: Vec<RuleRecord>,
         headers: &HeaderMap,
         deadline: Instant,
-    ) -> Result<Vec<Part>, (Arc<Rule>, IngestReason)> {
-        let publish = async |mut part: Part| {
-            let What::Job(job) = &part.what else { return Ok(part) };
-            part.what = match self.publisher.publish(job, headers, deadline).await {
-                Ok(stored) => What::Submitted(stored),
+    ) -> Result<Vec<RuleRecord>, (Arc<Rule>, IngestReason)> {
+        let publish = async |mut record: RuleRecord| {
+            let RecordState::Job(job) = &record.state else { return Ok(record) };
+            record.state = match self.publisher.publish(job, headers, deadline).await {
+                Ok(outcome) => RecordState::Submitted(outcome),
                 Err(reason @ IngestReason::JobTooLarge) => {
                     tracing::warn!(
-                        rule = part.rule.name(),
+                        rule = record.rule.name(),
                         job_id = job.id,
                         bytes = job.payload.len(),
                         "a job is larger than the jobs stream accepts: no job is stored; shorten the rule's tasks"
                     );
-                    What::Failed(reason)
+                    RecordState::Failed(reason)
                 }
-                Err(reason) => return Err((part.rule, reason)),
+                Err(reason) => return Err((record.rule, reason)),
             };
-            if matches!(part.what, What::Submitted(Stored::New)) {
-                self.measure_lag(&part);
+            if matches!(record.state, RecordState::Submitted(PublishOutcome::New)) {
+                self.measure_lag(&record);
             }
-            Ok(part)
+            Ok(record)
         };
         // Most events have one record.
-        if let [_] = parts[..] {
-            return stream::iter(parts).then(publish).try_collect().await;
+        if let [_] = records[..] {
+            return stream::iter(records).then(publish).try_collect().await;
         }
-        stream::iter(parts).map(publish).buffered(CONCURRENT).try_collect().await
+        stream::iter(records).map(publish).buffered(CONCURRENCY).try_collect().await
     }
 
-    fn measure_lag(&self, part: &Part) {
-        if let Some(time) = part.time {
+    fn measure_lag(&self, record: &RuleRecord) {
+        if let Some(time) = record.time {
             // Negative if the clocks differ.
             let lag = Duration::try_from(OffsetDateTime::now_utc() - time).unwrap_or_default();
-            self.instruments.ingest_lag(part.rule.name(), lag);
+            self.instruments.ingest_lag(record.rule.name(), lag);
         }
     }
 
-    fn count(&self, parts: &[Part]) -> Counts {
+    fn count(&self, records: &[RuleRecord]) -> Counts {
         let mut counts = Counts::default();
-        for Part { rule, what, .. } in parts {
-            let (count, outcome, reason) = match what {
-                What::Submitted(Stored::New) => (&mut counts.jobs, IngestOutcome::Submitted, None),
-                What::Submitted(Stored::Duplicate) => (&mut counts.duplicates, IngestOutcome::Duplicate, None),
-                What::Skipped(reason) => (&mut counts.skipped, IngestOutcome::Skipped, Some(*reason)),
-                What::Failed(reason) => (&mut counts.failed, IngestOutcome::Failed, Some(*reason)),
-                What::Job(_) => continue,
+        for RuleRecord { rule, state, .. } in records {
+            let (count, outcome, reason) = match state {
+                RecordState::Submitted(PublishOutcome::New) => (&mut counts.jobs, IngestOutcome::Submitted, None),
+                RecordState::Submitted(PublishOutcome::Duplicate) => {
+                    (&mut counts.duplicates, IngestOutcome::Duplicate, None)
+                }
+                RecordState::Skipped(reason) => (&mut counts.skipped, IngestOutcome::Skipped, Some(*reason)),
+                RecordState::Failed(reason) => (&mut counts.failed, IngestOutcome::Failed, Some(*reason)),
+                RecordState::Job(_) => continue,
             };
             *count += 1;
             self.instruments.record_ingested(Some(rule.name()), outcome, reason);
@@ -167,32 +170,32 @@ impl Handler {
 }
 
 /// Applies a rule to a record.
-fn part(rule: &Arc<Rule>, record: &Record) -> Part {
-    let (time, what) = match record {
+fn apply_rule(rule: &Arc<Rule>, record: &Record) -> RuleRecord {
+    let (time, state) = match record {
         Record::Other { reason: reason @ IngestReason::Unreadable, what } => {
             tracing::warn!(rule = rule.name(), "a record of an event cannot be read: {what}");
-            (None, What::Failed(*reason))
+            (None, RecordState::Failed(*reason))
         }
         Record::Other { reason: reason @ IngestReason::Confirmation, what } => {
             tracing::warn!(
                 rule = rule.name(),
                 "a topic asks for a confirmation: open the address if it is yours: {what}"
             );
-            (None, What::Skipped(*reason))
+            (None, RecordState::Skipped(*reason))
         }
         Record::Other { reason, what } => {
-            tracing::debug!(rule = rule.name(), reason = reason.word(), what, "record skipped");
-            (None, What::Skipped(*reason))
+            tracing::debug!(rule = rule.name(), reason = reason.as_str(), what, "record skipped");
+            (None, RecordState::Skipped(*reason))
         }
         Record::Object(object) => {
-            let what = match rule.select(object) {
-                Selected::Job(job) => What::Job(JobMessage {
+            let state = match rule.select(object) {
+                Selected::Job(job) => RecordState::Job(JobMessage {
                     subject: rule.jobs_subject(),
                     payload: job.encode_to_vec().into(),
                     id: job.job_id,
                 }),
                 Selected::Skipped(reason) => {
-                    let (rule, reason_word) = (rule.name(), reason.word());
+                    let (rule, reason_word) = (rule.name(), reason.as_str());
                     tracing::debug!(
                         rule,
                         reason = reason_word,
@@ -200,7 +203,7 @@ fn part(rule: &Arc<Rule>, record: &Record) -> Part {
                         key = object.key,
                         "record skipped"
                     );
-                    What::Skipped(reason)
+                    RecordState::Skipped(reason)
                 }
                 Selected::Failed(reason, problem) => {
                     let rule = rule.name();
@@ -210,11 +213,11 @@ fn part(rule: &Arc<Rule>, record: &Record) -> Part {
                         key = object.key,
                         "a record becomes no job: {problem}"
                     );
-                    What::Failed(reason)
+                    RecordState::Failed(reason)
                 }
             };
-            (object.time, what)
+            (object.time, state)
         }
     };
-    Part { rule: Arc::clone(rule), time, what }
+    RuleRecord { rule: Arc::clone(rule), time, state }
 }

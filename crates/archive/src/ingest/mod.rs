@@ -1,10 +1,10 @@
 //! `groundling ingest`: the events of object stores become jobs.
 //!
-//! An event comes from the events stream or to the webhook server. It is decoded ([`formats`]) to records ([`record`]), the
-//! rules of its subject or path select those that become jobs ([`rule`]), and the jobs are published. Only when the jobs
-//! stream has acknowledged all jobs of an event, the event is acknowledged, or the request answered with 200. The id of a
-//! job depends on the rule and the state of the object alone, and it is the message's `Nats-Msg-Id`, so a repeated event
-//! stores no second job within the stream's duplicate window.
+//! An event comes from the events stream or to the webhook server. It is decoded ([`formats`]) to records ([`record`]),
+//! the rules of its subject or path select those that become jobs ([`rule`]), and the jobs are published. An event is
+//! acknowledged, or its request answered with 200, only after the jobs stream has acknowledged all of its jobs. The id
+//! of a job depends on the rule and the state of the object alone, and it is the message's `Nats-Msg-Id`, so a repeated
+//! event stores no second job within the stream's duplicate window.
 
 mod error;
 pub mod formats;

@@ -44,7 +44,7 @@ pub(super) struct JobMessage {
 
 /// What the jobs stream did with a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(super) enum PublishOutcome {
     /// It stored it.
     New,
     /// It had it already.
@@ -61,7 +61,7 @@ impl JobPublisher {
         job: &JobMessage,
         headers: &HeaderMap,
         deadline: Instant,
-    ) -> Result<Stored, IngestReason> {
+    ) -> Result<PublishOutcome, IngestReason> {
         let mut delays = Delays::of(RETRY_BACKOFF);
         let mut reason = IngestReason::Unavailable;
         loop {
@@ -92,7 +92,7 @@ impl JobPublisher {
         }
     }
 
-    async fn publish_once(&self, job: &JobMessage, headers: &HeaderMap) -> Result<Stored, PublishError> {
+    async fn publish_once(&self, job: &JobMessage, headers: &HeaderMap) -> Result<PublishOutcome, PublishError> {
         let started = Instant::now();
         let message = PublishMessage::build().payload(job.payload.clone()).headers(headers.clone());
         // Without the stream's name, any stream with this subject would accept the message.
@@ -100,10 +100,10 @@ impl JobPublisher {
         let published = async { self.jetstream.send_publish(job.subject.clone(), message).await?.await }.await;
         self.measure(&published, started.elapsed());
         match published {
-            Ok(ack) if ack.duplicate => Ok(Stored::Duplicate),
+            Ok(ack) if ack.duplicate => Ok(PublishOutcome::Duplicate),
             Ok(_) => {
                 self.states.record_success(&self.stream);
-                Ok(Stored::New)
+                Ok(PublishOutcome::New)
             }
             Err(error) => {
                 self.states.record_error(&self.jetstream, &self.stream, &error).await;

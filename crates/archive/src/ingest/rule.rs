@@ -139,10 +139,10 @@ impl Rule {
     /// [problems](super::settings::rule_problems); a rule with neither subject nor path never gets an event.
     ///
     /// # Errors
-    /// [`RuleError`].
+    /// [`RuleError`] if the dataset's name, the tasks or an event pattern is invalid.
     pub fn new(settings: &IngestRule, tasks: Vec<v1::Task>) -> Result<Self, RuleError> {
         let recipe = Recipe { dataset: settings.dataset.parse()?, tasks, options: None, pin: settings.pin };
-        recipe.check()?;
+        recipe.max_job_bytes()?;
         let source = match (&settings.subject, &settings.path) {
             (Some(subject), _) => Source::Subject(subject.clone()),
             (None, path) => Source::Path(path.clone().unwrap_or_default()),

@@ -81,7 +81,8 @@ impl ReconcileProgress {
 /// Compares the objects that `feed` selects from its sources with what the streams know about its dataset.
 ///
 /// # Errors
-/// [`ReconcileError`].
+/// [`ReconcileError`] if a source or a stream cannot be read, the stored plan is not one of this version, or a
+/// temporary file cannot be written or read.
 pub async fn reconcile(pool: &Pool, feed: &Feed, progress: &ReconcileProgress) -> Result<Reconciled, ReconcileError> {
     let mut partitions = Partitions::new()?;
     let dataset = &feed.recipe.dataset;

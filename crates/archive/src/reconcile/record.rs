@@ -1,9 +1,9 @@
 //! What is compared: objects of the source, and what is known about objects in the streams.
 
 use serde::{Deserialize, Serialize};
-use wire::identity::sha256_hex;
 use wire::v1::{ImageAnnotation, ImageJob, ObjectIdentity, S3Object, image_job};
 
+use crate::digest::sha256_u128;
 use crate::object::{SourceObject, unquoted_etag};
 
 /// Bytes of a record on disk.
@@ -132,17 +132,11 @@ pub(super) fn from_line(line: &str) -> Result<SourceObject, serde_json::Error> {
 }
 
 fn key_hash(bucket: &str, key: &str) -> KeyHash {
-    hash(&format!("{bucket}/{key}"))
+    sha256_u128(format!("{bucket}/{key}").as_bytes())
 }
 
 fn hash64(text: &str) -> u64 {
-    (hash(text) >> 64) as u64
-}
-
-/// The first half of the SHA-256.
-fn hash(text: &str) -> u128 {
-    let hash = sha256_hex(text.as_bytes());
-    hash.get(..32).and_then(|half| u128::from_str_radix(half, 16).ok()).unwrap_or(0)
+    (sha256_u128(text.as_bytes()) >> 64) as u64
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::record::{Outcome, Record};
 use crate::pool::{Pool, PoolError};
 
 /// Parts of a stream of jobs that are read at once.
-const WALKERS: u64 = 16;
+const CONCURRENCY: u64 = 16;
 /// Records that wait to be written.
 const WAITING: usize = 1024;
 
@@ -95,8 +95,8 @@ async fn walk(
     if state.messages == 0 || first > last {
         return Ok(());
     }
-    let length = (last - first) / WALKERS + 1;
-    let starts = (0..WALKERS).map(|walker| first + walker * length).filter(|start| *start <= last);
+    let length = (last - first) / CONCURRENCY + 1;
+    let starts = (0..CONCURRENCY).map(|walker| first + walker * length).filter(|start| *start <= last);
     let record = &record;
     let walks = starts.map(|start| async move {
         let (mut sequence, end) = (start, (start + length - 1).min(last));
@@ -118,10 +118,10 @@ async fn walk(
         Ok(())
     });
     let walks: Vec<_> = walks.collect();
-    futures::stream::iter(walks).buffer_unordered(WALKERS as usize).try_collect::<()>().await
+    futures::stream::iter(walks).buffer_unordered(CONCURRENCY as usize).try_collect::<()>().await
 }
 
-/// Reads the messages of some subjects after `after`; gives the sequence up to which the stream was read.
+/// Reads the messages of some subjects after `after`. Returns the sequence up to which the stream was read.
 async fn follow(
     pool: &Pool,
     name: &str,

@@ -16,7 +16,7 @@ use super::store::Store;
 /// The number of keys requested for a node.
 const SAMPLE: usize = 50;
 /// Maximum number of parallel requests.
-const PARALLEL_REQUESTS: usize = 192;
+const CONCURRENCY: usize = 192;
 /// Maximum number of times that nodes are divided.
 const MAX_ROUNDS: usize = 10;
 /// The number of nodes above which none is divided further.
@@ -107,7 +107,7 @@ impl Tree<'_> {
                 requests.push(async move { Ok::<_, SourceError>((index, self.sample(prefix).await?)) }.boxed());
             }
         }
-        let mut responses = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let mut responses = stream::iter(requests).buffered(CONCURRENCY);
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); nodes.len()];
         while let Some((index, sample)) = responses.try_next().await? {
             if let (Some(sample), Some(of_node)) = (sample, samples.get_mut(index)) {
@@ -158,7 +158,7 @@ impl Tree<'_> {
                 request.boxed()
             })
             .collect();
-        let mut responses = stream::iter(requests).buffered(PARALLEL_REQUESTS);
+        let mut responses = stream::iter(requests).buffered(CONCURRENCY);
         let mut ends: Vec<usize> = samples.iter().map(|sample| sample.prefix.len()).collect();
         while let Some((index, end, is_common)) = responses.try_next().await? {
             if let Some(known) = ends.get_mut(index).filter(|known| is_common && end > **known) {

@@ -14,15 +14,15 @@ use crate::object::Position;
 use crate::pool::{PoolError, subjects};
 
 /// Requests that run at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// Cursors at their end, which are never moved again, by subject.
 #[derive(Debug, Default)]
-pub(super) struct Cache(HashMap<String, Stored<Cursor>>);
+pub(super) struct Cache(HashMap<String, Timestamped<Cursor>>);
 
 /// A record, and when it was stored.
 #[derive(Debug, Clone)]
-struct Stored<T> {
+struct Timestamped<T> {
     value: T,
     /// `None` if there is no such record.
     at: Option<OffsetDateTime>,
@@ -61,14 +61,14 @@ pub(super) async fn source(
                 Some(cursor) => cursor,
                 None => {
                     let stored = last::<Cursor>(stream, &subject).await?;
-                    stored.unwrap_or(Stored { value: Cursor::default(), at: None })
+                    stored.unwrap_or(Timestamped { value: Cursor::default(), at: None })
                 }
             };
             Ok::<_, PoolError>((subject, cursor))
         });
     }
     // In the order of the lanes.
-    let read: Vec<_> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+    let read: Vec<_> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
     let mut cursors = Vec::new();
     for (subject, cursor) in read {
         if cursor.value.position == Position::End {
@@ -83,12 +83,12 @@ pub(super) async fn source(
 fn status(
     plan: &Plan,
     state: StateRecord,
-    feeder: Option<Stored<FeederRecord>>,
-    cursors: &[Stored<Cursor>],
+    feeder: Option<Timestamped<FeederRecord>>,
+    cursors: &[Timestamped<Cursor>],
     now: OffsetDateTime,
 ) -> SourceStatus {
     // Cursors of an earlier pass say nothing about this one.
-    let of_pass = |cursor: &Stored<Cursor>| match cursor.value.pass == plan.pass {
+    let of_pass = |cursor: &Timestamped<Cursor>| match cursor.value.pass == plan.pass {
         true => cursor.value.clone(),
         false => Cursor::default(),
     };
@@ -115,10 +115,10 @@ fn status(
     }
 }
 
-async fn last<T: DeserializeOwned>(stream: &Stream<Info>, subject: &str) -> Result<Option<Stored<T>>, PoolError> {
+async fn last<T: DeserializeOwned>(stream: &Stream<Info>, subject: &str) -> Result<Option<Timestamped<T>>, PoolError> {
     match stream.get_last_raw_message_by_subject(subject).await {
         Ok(message) => serde_json::from_slice(&message.payload)
-            .map(|value| Some(Stored { value, at: Some(message.time) }))
+            .map(|value| Some(Timestamped { value, at: Some(message.time) }))
             .map_err(|error| PoolError::broker(format!("reading {subject}"), &error)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(PoolError::broker(format!("reading {subject}"), &error)),
@@ -138,9 +138,9 @@ mod tests {
         let cursor = |position, jobs| {
             let counts = Counts { seen: jobs + 1, jobs, bytes: 10 * jobs };
             let at = Some(now - time::Duration::seconds(7));
-            Stored { value: Cursor { position, counts, pass: 1, ..Cursor::default() }, at }
+            Timestamped { value: Cursor { position, counts, pass: 1, ..Cursor::default() }, at }
         };
-        let status = |cursors: &[Stored<Cursor>]| status(&plan, StateRecord::default(), None, cursors, now);
+        let status = |cursors: &[Timestamped<Cursor>]| status(&plan, StateRecord::default(), None, cursors, now);
         let half = status(&[cursor(Position::End, 5), cursor(Position::Key("k".into()), 2)]);
         assert_eq!((half.jobs, half.objects, half.bytes, half.lanes_done), (7, 9, 70, 1));
         assert_eq!(

@@ -10,8 +10,8 @@ use wire::subjects::{JOBS_WILDCARD, URGENT_WILDCARD, dataset_token};
 
 use crate::pool::PoolError;
 
-/// Most jobs that are looked at.
-const MOST: usize = 512;
+/// Maximum number of jobs that are read to find their datasets.
+const MAX_LISTED_JOBS: usize = 512;
 
 /// Jobs in flight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +45,9 @@ pub(super) async fn in_flight(stream: &Stream<Info>, streams: &StreamSettings) -
         };
         found.total = Some(found.total.unwrap_or(0) + info.num_ack_pending as u64);
         match &mut found.by_dataset {
-            Some(by_dataset) if info.num_ack_pending <= MOST => walk(stream, &info, subject, by_dataset).await?,
+            Some(by_dataset) if info.num_ack_pending <= MAX_LISTED_JOBS => {
+                walk(stream, &info, subject, by_dataset).await?;
+            }
             by_dataset => *by_dataset = None,
         }
     }

@@ -3,29 +3,28 @@
 //! No stream is read as a whole. Counts are those that the server keeps for each subject; rates are differences of its
 //! counts at several times ([`broker::direct`]); workers are seen in samples of the annotations.
 
-mod devices;
 mod feeding;
 mod in_flight;
 mod rates;
 mod report;
+mod worker_time;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
 use broker::direct::Start;
 use broker::read::StoredMessage;
-use broker::server_time;
 use time::{Duration, OffsetDateTime};
 use wire::Message;
 use wire::subjects::{
-    ANNOTATIONS_WILDCARD, Dataset, FAILED_WILDCARD, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_WILDCARD, dataset_token,
-    failed_tokens,
+    ANNOTATIONS_WILDCARD, Dataset, FAILED_WILDCARD, JOBS_WILDCARD, RETRIES_WILDCARD, URGENT_WILDCARD, dataset_of,
+    dataset_token, failed_tokens,
 };
 use wire::v1::ImageAnnotation;
 
 use crate::pool::{Pool, PoolError, subjects};
-pub(crate) use devices::workers as workers_between;
 pub use report::{Cost, DatasetStatus, Interval, Rates, SourceStatus, Status, Total, Workers};
+pub(crate) use worker_time::workers as workers_between;
 
 /// The time within which workers must have published an annotation to be counted.
 const WORKERS_SEEN_IN: Duration = Duration::minutes(1);
@@ -34,14 +33,14 @@ pub const STALLED_AFTER: Duration = Duration::minutes(5);
 /// The name under which failures without a reason in their subject are counted.
 const UNKNOWN_REASON: &str = "unknown";
 
-/// Watches a pool. Keeps what cannot change from one look to the next.
+/// Reads the status of a pool. Keeps what cannot change from one reading to the next.
 #[derive(Debug)]
-pub struct Watch {
+pub struct StatusReader {
     pool: Pool,
     datasets: Vec<Dataset>,
     price_per_hour: Option<f64>,
     cursors: feeding::Cache,
-    devices: devices::Cache,
+    worker_time: worker_time::Cache,
 }
 
 /// The counts of all datasets.
@@ -53,22 +52,21 @@ struct Counted {
     failed: HashMap<String, BTreeMap<String, u64>>,
 }
 
-impl Watch {
-    /// Watches these datasets, or all if there are none. `price_per_hour` is what an hour of one worker costs.
+impl StatusReader {
+    /// Reads the status of these datasets, or of all if there are none. `price_per_hour` is what an hour of one worker
+    /// costs.
     pub fn new(pool: Pool, datasets: Vec<Dataset>, price_per_hour: Option<f64>) -> Self {
-        Self { pool, datasets, price_per_hour, cursors: Default::default(), devices: Default::default() }
+        Self { pool, datasets, price_per_hour, cursors: Default::default(), worker_time: Default::default() }
     }
 
-    /// The state now.
+    /// Reads the status as of now.
     ///
     /// # Errors
     /// [`PoolError`] if a stream does not exist, or the server does not answer.
-    pub async fn look(&mut self) -> Result<Status, PoolError> {
+    pub async fn read(&mut self) -> Result<Status, PoolError> {
         let streams = self.pool.streams.clone();
         let jobs = self.pool.stream(&streams.jobs).await?;
-        let now = server_time::now(&self.pool.jetstream, &streams.annotations)
-            .await
-            .map_err(|error| PoolError::broker("reading the server's time", error.as_ref()))?;
+        let now = self.pool.now().await?;
         let counted = self.count().await?;
         let planned = feeding::planned(&jobs).await?;
         let in_flight = in_flight::in_flight(&jobs, &streams).await?;
@@ -169,7 +167,7 @@ impl Watch {
             };
             for filter in filters {
                 for (subject, messages) in subjects(&retries, &filter).await? {
-                    if let Some(dataset) = subject.split('.').nth(2) {
+                    if let Some(dataset) = dataset_of(&subject) {
                         *counted.retrying.entry(dataset.to_owned()).or_default() += messages;
                     }
                 }
@@ -178,7 +176,7 @@ impl Watch {
         for (subject, messages) in
             subjects(&self.pool.stream(&streams.annotations).await?, ANNOTATIONS_WILDCARD).await?
         {
-            if let Some(dataset) = subject.split('.').nth(2) {
+            if let Some(dataset) = dataset_of(&subject) {
                 *counted.done.entry(dataset.to_owned()).or_default() += messages;
             }
         }
@@ -202,16 +200,17 @@ impl Watch {
         let first = annotations.batch(&subject, Start::Sequence(1), 1).await?;
         if let Some(first) = first.messages.first() {
             status.images_per_second = rates::rates(annotations, &subject, first.published, now).await?;
-            let recent = devices::workers(annotations, &subject, now - WORKERS_SEEN_IN, now + Duration::DAY).await?;
+            let recent =
+                worker_time::workers(annotations, &subject, now - WORKERS_SEEN_IN, now + Duration::DAY).await?;
             status.workers = Some(recent);
             let last = self.last_annotation(&subject).await?.unwrap_or(first.published);
-            let device_seconds = devices::device_seconds(
+            let device_seconds = worker_time::device_seconds(
                 annotations,
                 &subject,
                 began(first),
                 last.max(first.published),
                 now,
-                &mut self.devices,
+                &mut self.worker_time,
             )
             .await?;
             status.device_seconds = Some(device_seconds);

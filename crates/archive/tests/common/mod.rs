@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
 
+pub(crate) mod child;
+pub(crate) mod fixtures;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,15 +29,18 @@ use wire::v1::{self, ImageJob};
 
 pub(crate) use store::{SyntheticStore, client, synthetic_key};
 
-/// A NATS server with all streams and consumers.
-pub(crate) struct Bench {
+/// How long [`TestEnv::wait_until_stable`] waits.
+const STABLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// What tests run in: a NATS server with all streams and consumers.
+pub(crate) struct TestEnv {
     pub(crate) server: NatsServer,
     pub(crate) jetstream: Context,
     pub(crate) streams: StreamSettings,
 }
 
-impl Bench {
-    pub(crate) async fn ready() -> Self {
+impl TestEnv {
+    pub(crate) async fn start() -> Self {
         let server = NatsServer::start(&NatsOptions::default()).await.unwrap();
         let jetstream = jetstream(server.client_url()).await;
         let streams = StreamSettings { jobs_max_bytes: Some(8 << 30), ..StreamSettings::default() };
@@ -78,9 +83,13 @@ impl Bench {
 
     /// The number of messages on a subject, once there are some and the number has not changed for a while: the feeder
     /// waits for workers.
-    pub(crate) async fn settled(&self, subject: &str) -> u64 {
-        let (mut last, mut since) = (0, Instant::now());
+    pub(crate) async fn wait_until_stable(&self, subject: &str) -> u64 {
+        let (started, mut last, mut since) = (Instant::now(), 0, Instant::now());
         while last == 0 || since.elapsed() < Duration::from_secs(3) {
+            assert!(
+                started.elapsed() < STABLE_WITHIN,
+                "the number of messages on {subject} did not become stable: {last}"
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
             let count = self.count(subject).await;
             if count != last {

@@ -11,7 +11,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use broker::settings::StreamSettings;
 use broker::setup;
-use common::{Bench, feed, jetstream, open, target};
+use common::{TestEnv, feed, jetstream, open, target};
 use futures::{StreamExt, TryStreamExt, stream};
 use sandbox::NatsCluster;
 use wire::Message;
@@ -102,9 +102,9 @@ async fn compare(what: &str, jetstream: &Context, streams: &StreamSettings) -> V
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: cargo test --workspace --test feeding rates -- --ignored --nocapture"]
 async fn the_feeder_is_as_fast_as_a_bare_publisher() {
-    let bench = Bench::ready().await;
-    let mut parts = compare("one server", &bench.jetstream, &bench.streams).await;
-    drop(bench);
+    let env = TestEnv::start().await;
+    let mut parts = compare("one server", &env.jetstream, &env.streams).await;
+    drop(env);
     let cluster = NatsCluster::start(3, &Default::default()).await.unwrap();
     let jetstream = jetstream(cluster.nodes[0].client_url()).await;
     let streams = StreamSettings { replicas: 3, jobs_max_bytes: Some(4 << 30), ..StreamSettings::default() };

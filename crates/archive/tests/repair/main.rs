@@ -4,7 +4,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
-mod fixtures;
 mod permissions;
 mod reconcile;
 mod status;

@@ -10,18 +10,18 @@ use archive::feed::{Progress, Target};
 use archive::index::Index;
 use archive::pool::Pool;
 use archive::reconcile::{ReconcileProgress, reconcile};
-use archive::status::Watch;
+use archive::status::StatusReader;
 use broker::settings::{NatsSettings, StreamSettings};
 use sandbox::{NatsOptions, NatsServer};
 use wire::Message;
 use wire::v1::{self, FailureReason};
 
-use crate::common::{Bench, SyntheticStore, feed, source};
-use crate::fixtures::{all, dataset, failure, job, look, publish, publish_annotation, publish_failure};
+use crate::common::fixtures::{all, dataset, failure, job, publish, publish_annotation, publish_failure, status_of};
+use crate::common::{SyntheticStore, TestEnv, feed, source};
 
 /// A server with a user who has the permissions of a file of `deploy/nats`.
 struct Restricted {
-    bench: Bench,
+    env: TestEnv,
     /// The user's client.
     client: async_nats::Client,
     /// What the server denied.
@@ -50,11 +50,11 @@ impl Restricted {
         let jetstream = async_nats::jetstream::new(admin.connect(server.client_url()).await.unwrap());
         let streams = StreamSettings { jobs_max_bytes: Some(1 << 30), ..StreamSettings::default() };
         assert!(broker::setup::setup(&jetstream, &streams).await.unwrap().is_ready());
-        Self { bench: Bench { server, jetstream, streams }, client, errors }
+        Self { env: TestEnv { server, jetstream, streams }, client, errors }
     }
 
     fn pool(&self) -> Pool {
-        Pool::new(&self.client, &NatsSettings::default(), self.bench.streams.clone())
+        Pool::new(&self.client, &NatsSettings::default(), self.env.streams.clone())
     }
 
     fn denied(&self) -> Vec<String> {
@@ -66,12 +66,12 @@ impl Restricted {
 async fn a_reader_needs_no_more_than_its_permissions() {
     let restricted = Restricted::start("reader-permissions.conf", "GROUNDLING_READER").await;
     for key in ["a", "b", "c", "d"] {
-        publish_annotation(&restricted.bench, &job("read", key), "w").await;
+        publish_annotation(&restricted.env, &job("read", key), "w").await;
     }
     let (dir, progress) = (tempfile::tempdir().unwrap(), Arc::default());
     let export = |out: &str, start, trim| Export {
         jetstream: async_nats::jetstream::new(restricted.client.clone()),
-        stream: restricted.bench.streams.annotations.clone(),
+        stream: restricted.env.streams.annotations.clone(),
         dataset: dataset("read"),
         format: Format::Jsonl,
         destination: Destination::Local(dir.path().join(out)),
@@ -103,16 +103,16 @@ async fn a_reader_needs_no_more_than_its_permissions() {
 #[tokio::test]
 async fn an_operator_needs_no_more_than_its_permissions() {
     let restricted = Restricted::start("operator-permissions.conf", "GROUNDLING_OPERATOR").await;
-    let (bench, pool) = (&restricted.bench, restricted.pool());
+    let (env, pool) = (&restricted.env, restricted.pool());
     let store = SyntheticStore::start(10, Duration::ZERO).await;
     let fed = feed("fed", vec![source(&store.endpoint, "s3://archive/").await], 1);
-    publish_annotation(bench, &job("fed", "a"), "w").await;
+    publish_annotation(env, &job("fed", "a"), "w").await;
     for (sequence, key) in [(1, "b"), (2, "c")] {
-        publish_failure(bench, &failure(&job("fed", key), sequence, FailureReason::Internal)).await;
+        publish_failure(env, &failure(&job("fed", key), sequence, FailureReason::Internal)).await;
     }
-    publish(bench, "groundling.retries.fed.9-1", "r", v1::Retry::default().encode_to_vec()).await;
+    publish(env, "groundling.retries.fed.9-1", "r", v1::Retry::default().encode_to_vec()).await;
 
-    let target = Target { jetstream: async_nats::jetstream::new(restricted.client.clone()), ..bench.target() };
+    let target = Target { jetstream: async_nats::jetstream::new(restricted.client.clone()), ..env.target() };
     let repair = fed.begin_repair(&target).await.unwrap();
     let mut found = reconcile(&pool, &fed, &ReconcileProgress::default()).await.unwrap();
     assert_eq!((found.missing, found.elsewhere), (10, 3));
@@ -121,7 +121,7 @@ async fn an_operator_needs_no_more_than_its_permissions() {
     assert!(Failures::find(&pool, failures[0].sequence).await.unwrap().is_some());
     assert_eq!(Replay::open(&pool).await.unwrap().replay(&failures[0]).await.unwrap(), Replayed::Done);
     assert_eq!(drop_failures(&pool, &failures[1..]).await.unwrap(), 1);
-    let status = look(&mut Watch::new(pool, Vec::new(), None), "fed").await;
+    let status = status_of(&mut StatusReader::new(pool, Vec::new(), None), "fed").await;
     assert_eq!((status.queued, status.done, status.failed), (11, 1, 0));
     assert_eq!(restricted.denied(), Vec::<String>::new());
 }

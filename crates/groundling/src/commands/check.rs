@@ -6,15 +6,14 @@ use anyhow::Context;
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Misuse, Outcome};
-use crate::settings::{DEFAULT_FILE, check};
+use crate::settings::{DEFAULT_FILE, check, read_file};
 use crate::stderr::escape_control;
 use crate::stdout;
 
 pub(crate) fn run(args: &CheckArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
     let is_named = |file: &&Path| !file.as_os_str().is_empty();
     let file = args.file.as_deref().or(settings).filter(is_named).map_or_else(|| DEFAULT_FILE.into(), PathBuf::from);
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("cannot read the settings file {}", file.display()));
+    let text = read_file(&file).with_context(|| format!("cannot read the settings file {}", file.display()));
     let problems = check::problems(&file, &text.map_err(Misuse)?, std::env::vars_os())?;
     for problem in &problems {
         match args.format {

@@ -20,7 +20,7 @@ use crate::files;
 use crate::page_pictures::PagePictures;
 use crate::progress::watched;
 use crate::review_args::DiffArgs;
-use crate::review_items::{annotated, name_of};
+use crate::review_items::{name_of, task_answer};
 use crate::settings::Settings;
 
 pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Result<Outcome> {
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: DiffArgs, settings: Option<&Path>) -> anyhow::Resu
         files::replace(out, |file| Ok(file.write_all(comparison_page(&page).as_bytes())?))?;
     }
     let left_out = pictures.as_ref().map(PagePictures::left_out).unwrap_or_default();
-    left_out.tell();
+    left_out.report();
     report::print(&args, &found)?;
     let is_whole = found.totals.unreadable == 0 && left_out.refused == 0;
     Ok(if is_whole { Outcome::Done } else { Outcome::PartlyFailed })
@@ -94,6 +94,6 @@ async fn make_page(
 
 fn item(annotation: &ImageAnnotation, picture: Option<review::Picture>) -> PageItem {
     let name = name_of(annotation);
-    let annotations = annotation.results.iter().map(|result| annotated(&name, result)).collect();
+    let annotations = annotation.results.iter().map(|result| task_answer(&name, result)).collect();
     PageItem { picture, annotations, ..PageItem::default() }
 }

@@ -104,7 +104,7 @@ pub(crate) async fn run(args: EnqueueArgs, settings: Option<&Path>) -> anyhow::R
     report::summary(&args, summary)?;
     if args.max_failure_rate.is_some() && summary.stored.jobs > 0 && summary.total.jobs <= args.max_waiting {
         stderr::message!(
-            "groundling: all jobs are stored without waiting for workers, so --max-failure-rate had no effect: use a --max-waiting below {}",
+            "groundling: the {} jobs were stored without waiting for workers, so --max-failure-rate had no effect: it has one if there are more jobs than --max-waiting, which is at least 1000",
             summary.total.jobs
         );
     }

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         format!("{} messages read, {} shards, sequence {} of {}", now.messages, now.shards, now.sequence, now.last)
     };
     if args.follow {
-        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::report(&pool, std::slice::from_ref(&dataset)).await;
     }
     let exported = watched(export.run(&progress, stopped().map(drop)), said).await;
     let summary = exported.map_err(|error| match error {
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
         other => other.into(),
     })?;
     if !args.follow && summary.shards == 0 {
-        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::report(&pool, std::slice::from_ref(&dataset)).await;
     }
     report(&args, &summary, &progress, started.elapsed())?;
     Ok(if summary.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })
@@ -148,8 +148,10 @@ fn report(args: &ExportArgs, summary: &Summary, progress: &Progress, elapsed: Du
             stderr::message!("groundling: {} left out: {why}", counted(count, noun));
         }
     }
-    let removed =
-        if summary.trimmed > 0 { format!(", {} removed from the stream", summary.trimmed) } else { String::new() };
+    let removed = match args.trim {
+        true => format!(", {} of full shards removed from the stream", summary.trimmed),
+        false => String::new(),
+    };
     Ok(stdout::write_line(format_args!(
         "{}: {}, {}, {} in {} at {} ({} left out; {} read in {seconds:.1} s){removed}",
         args.dataset,

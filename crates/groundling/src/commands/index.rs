@@ -35,7 +35,7 @@ pub(crate) async fn run(args: IndexArgs, settings: Option<&Path>) -> anyhow::Res
     let (nats, streams) = Settings::load(settings)?.with_stores(&flags).for_setup()?;
     let connection = connection::open(&nats, "groundling index").await?;
     let pool = Pool::new(&connection.client, &nats, streams);
-    known_datasets::tell(&pool, &datasets).await;
+    known_datasets::report(&pool, &datasets).await;
     let index = Index { pool, datasets, target: target.clone(), follow: args.follow };
     let (progress, started, signal) = (Progress::default(), Instant::now(), Cell::new(0));
     let stop = async { signal.set(stopped().await) };

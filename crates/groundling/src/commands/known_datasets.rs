@@ -7,7 +7,7 @@ use wire::subjects::Dataset;
 use crate::stderr;
 
 /// How to find the right name.
-pub(super) const HINT: &str = "`groundling datasets list` shows the datasets";
+pub(super) const HINT: &str = "`groundling status` shows all datasets";
 
 /// Checks that each of the datasets has a plan, jobs, annotations or failures.
 ///
@@ -27,7 +27,7 @@ pub(super) async fn check_known<'a>(
 
 /// Says on stderr which of these datasets have no annotations in the stream. If the server does not answer, the command
 /// itself tells why.
-pub(super) async fn tell(pool: &Pool, datasets: &[Dataset]) {
+pub(super) async fn report(pool: &Pool, datasets: &[Dataset]) {
     for dataset in datasets {
         if matches!(pool.count_annotations(dataset).await, Ok(0)) {
             stderr::message!("groundling: {}", sentence(pool, dataset));

@@ -26,7 +26,7 @@ use crate::exit::{Misuse, Outcome};
 use crate::page_pictures::{LeftOut, PagePictures};
 use crate::progress::watched;
 use crate::review_args::{Links, ReviewArgs};
-use crate::review_items::{annotated, name_of};
+use crate::review_items::{name_of, task_answer};
 use crate::settings::Settings;
 use crate::{files, stderr, stdout};
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ReviewArgs, settings: Option<&Path>) -> anyhow::Re
         bail!(known_datasets::sentence(&pool, &dataset));
     }
     if sampled.annotations.is_empty() {
-        known_datasets::tell(&pool, std::slice::from_ref(&dataset)).await;
+        known_datasets::report(&pool, std::slice::from_ref(&dataset)).await;
     }
     let shown = AtomicU64::new(0);
     let count = || {
@@ -94,7 +94,7 @@ async fn make(
         PageItem {
             annotation_id: annotation.annotation_id.clone(),
             picture,
-            annotations: annotation.results.iter().map(|result| annotated(&name, result)).collect(),
+            annotations: annotation.results.iter().map(|result| task_answer(&name, result)).collect(),
         }
     });
     let shown = pictures.of_failures(failures.iter().map(object).collect()).await;
@@ -139,7 +139,7 @@ fn failed_item(failure: &Failure, picture: Option<review::Picture>) -> FailedIte
 
 fn summarize(args: &ReviewArgs, out: &Path, made: &Made) -> anyhow::Result<()> {
     let Made { page, sampled, failures, left_out, bytes } = made;
-    left_out.tell();
+    left_out.report();
     if sampled.unreadable > 0 {
         stderr::message!("groundling: {} left out: not an annotation", counted(sampled.unreadable, "message"));
     }

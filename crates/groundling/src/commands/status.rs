@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use archive::pool::Pool;
-use archive::status::Watch;
+use archive::status::StatusReader;
 use broker::connection;
 use wire::subjects::Dataset;
 
@@ -27,9 +27,9 @@ pub(crate) async fn run(args: StatusArgs, settings: Option<&Path>) -> anyhow::Re
     let client = connection::connect(&nats, "groundling status").await?;
     let pool = Pool::new(&client, &nats, streams);
     check_known(&pool, &datasets).await?;
-    let mut watch = Watch::new(pool, datasets, args.price_per_hour);
+    let mut reader = StatusReader::new(pool, datasets, args.price_per_hour);
     if !args.watch {
-        let status = watch.look().await?;
+        let status = reader.read().await?;
         match args.format {
             Format::Json => stdout::write_json(&status)?,
             Format::Text => stdout::write(format_args!("{}", view::view(&status)))?,
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: StatusArgs, settings: Option<&Path>) -> anyhow::Re
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let status = match watch.look().await {
+        let status = match reader.read().await {
             Ok(status) => status,
             Err(error) => {
                 stderr::message!("groundling: {error}; trying again");

@@ -10,14 +10,14 @@ use tonic::Code;
 use wire::Message;
 use wire::v1::{ImageAnnotation, WorkerIdentity};
 
-use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, publish, restricted, take, without};
+use crate::fixture::{DEADLINE, JOB, Scaler, URGENT, object, publish, restricted, set_up_streams, take, without};
 
 #[tokio::test]
 async fn the_metric_is_the_backlog_divided_by_the_rate_of_a_worker() {
     let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
-    let jetstream = pool(nats.client_url()).await;
+    let jetstream = set_up_streams(nats.client_url()).await;
     let mut scaler = Scaler::start(nats.client_url()).await;
-    scaler.until(0.0).await;
+    scaler.wait_for_metric(0.0).await;
     publish(&jetstream, JOB, 5).await;
     publish(&jetstream, URGENT, 2).await;
     publish(&jetstream, "groundling.retries.scenes.a", 3).await;
@@ -55,7 +55,7 @@ async fn the_measured_rate_takes_the_place_of_the_one_in_the_metadata() {
     publish(&jetstream, JOB, 10).await;
     // A job in 11 days: any measured rate is higher.
     let seed = "0.000001";
-    scaler.until(10.0).await;
+    scaler.wait_for_metric(10.0).await;
     let seeded = scaler.drain_seconds(seed).await.unwrap();
     assert!((seeded - 1e7).abs() < 1.0, "{seeded}");
     let measured = async {
@@ -78,7 +78,7 @@ async fn the_measured_rate_takes_the_place_of_the_one_in_the_metadata() {
 #[tokio::test]
 async fn errors_of_the_metadata_name_the_key() {
     let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
-    pool(nats.client_url()).await;
+    set_up_streams(nats.client_url()).await;
     let mut scaler = Scaler::start(nats.client_url()).await;
     for (object, key) in [
         (without(TARGET_DRAIN_SECONDS), TARGET_DRAIN_SECONDS),

@@ -8,7 +8,7 @@ use broker::{connection, setup};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
 use tonic::{Code, Status};
 
-use crate::setting::{DEADLINE, JOB, Scaler, URGENT, object, pool, publish, restricted};
+use crate::fixture::{DEADLINE, JOB, Scaler, URGENT, object, publish, restricted, set_up_streams};
 
 fn assert_unavailable(errors: &[Status]) {
     for error in errors {
@@ -19,10 +19,10 @@ fn assert_unavailable(errors: &[Status]) {
 #[tokio::test]
 async fn a_missing_consumer_is_named_with_the_fix() {
     let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
-    let jetstream = pool(nats.client_url()).await;
+    let jetstream = set_up_streams(nats.client_url()).await;
     let mut scaler = Scaler::start(nats.client_url()).await;
     publish(&jetstream, JOB, 2).await;
-    scaler.until(2.0).await;
+    scaler.wait_for_metric(2.0).await;
     let stream = jetstream.get_stream("GROUNDLING_JOBS").await.unwrap();
     stream.delete_consumer("groundling-workers").await.unwrap();
     let error = scaler.drain_seconds("1").await.unwrap_err();
@@ -31,7 +31,7 @@ async fn a_missing_consumer_is_named_with_the_fix() {
     assert_unavailable(&[scaler.client.is_active(object("900", "1")).await.unwrap_err()]);
     assert_unavailable(&[scaler.client.stream_is_active(object("900", "1")).await.unwrap_err()]);
     setup::setup(&jetstream, &StreamSettings::default()).await.unwrap();
-    scaler.until(2.0).await;
+    scaler.wait_for_metric(2.0).await;
     // Urgent jobs without a consumer are not a backlog of 0.
     stream.delete_consumer("groundling-workers-urgent").await.unwrap();
     stream.purge().await.unwrap();
@@ -40,7 +40,7 @@ async fn a_missing_consumer_is_named_with_the_fix() {
     assert_unavailable(std::slice::from_ref(&error));
     assert!(error.message().contains("groundling-workers-urgent"), "{error}");
     setup::setup(&jetstream, &StreamSettings::default()).await.unwrap();
-    scaler.until(1.0).await;
+    scaler.wait_for_metric(1.0).await;
 }
 
 #[tokio::test]
@@ -66,16 +66,16 @@ async fn a_missing_permission_is_named_at_once() {
 #[tokio::test]
 async fn a_broker_that_restarts_is_an_outage_and_streams_stay() {
     let mut nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
-    let jetstream = pool(nats.client_url()).await;
+    let jetstream = set_up_streams(nats.client_url()).await;
     let mut scaler = Scaler::start(nats.client_url()).await;
     publish(&jetstream, JOB, 3).await;
-    scaler.until(3.0).await;
+    scaler.wait_for_metric(3.0).await;
     let mut stream = scaler.client.stream_is_active(object("900", "1")).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().unwrap().result);
     nats.stop().await.unwrap();
     assert_unavailable(&[scaler.drain_seconds("1").await.unwrap_err()]);
     nats.restart().await.unwrap();
-    assert_unavailable(&scaler.until(3.0).await);
+    assert_unavailable(&scaler.wait_for_metric(3.0).await);
     // Nothing was told meanwhile.
     let jobs = jetstream.get_stream("GROUNDLING_JOBS").await.unwrap();
     jobs.purge().await.unwrap();
@@ -105,7 +105,7 @@ async fn a_leader_that_moves_or_dies_is_followed() {
     tokio::time::timeout(DEADLINE, ready).await.expect("the cluster has no leader");
     publish(&jetstream, JOB, 4).await;
     let scaler = Scaler::start_with(nats).await;
-    assert_unavailable(&scaler.until(4.0).await);
+    assert_unavailable(&scaler.wait_for_metric(4.0).await);
 
     let first = leader(&jetstream).await.expect("no leader");
     let stepdown = "$JS.API.CONSUMER.LEADER.STEPDOWN.GROUNDLING_JOBS.groundling-workers";
@@ -114,15 +114,15 @@ async fn a_leader_that_moves_or_dies_is_followed() {
         loop {
             match leader(&jetstream).await {
                 Some(now) if now != first => return now,
-                _ => assert_unavailable(&scaler.until(4.0).await),
+                _ => assert_unavailable(&scaler.wait_for_metric(4.0).await),
             }
         }
     };
     let second = tokio::time::timeout(DEADLINE, moved).await.expect("the leader did not move");
-    assert_unavailable(&scaler.until(4.0).await);
+    assert_unavailable(&scaler.wait_for_metric(4.0).await);
 
     // Servers are named n0, n1 and n2.
     let index: usize = second.trim_start_matches('n').parse().unwrap();
     cluster.nodes[index].kill();
-    assert_unavailable(&scaler.until(4.0).await);
+    assert_unavailable(&scaler.wait_for_metric(4.0).await);
 }

@@ -7,7 +7,7 @@ use scaler::grpc_health::health_check_response::ServingStatus;
 use scaler::grpc_health::health_client::HealthClient;
 use tonic::{Code, Streaming};
 
-use crate::setting::{DEADLINE, JOB, Scaler, object, pool, publish, take};
+use crate::fixture::{DEADLINE, JOB, Scaler, object, publish, set_up_streams, take};
 
 /// The next answer; `None` at the end of the stream.
 async fn next(stream: &mut Streaming<IsActiveResponse>) -> Option<bool> {
@@ -18,9 +18,9 @@ async fn next(stream: &mut Streaming<IsActiveResponse>) -> Option<bool> {
 #[tokio::test]
 async fn streams_wake_the_pool_and_end_with_the_scaler() {
     let nats = NatsServer::start(&NatsOptions::default()).await.unwrap();
-    let jetstream = pool(nats.client_url()).await;
+    let jetstream = set_up_streams(nats.client_url()).await;
     let mut scaler = Scaler::start(nats.client_url()).await;
-    scaler.until(0.0).await;
+    scaler.wait_for_metric(0.0).await;
     let mut streams = Vec::new();
     for seed in ["1", "20"] {
         streams.push(scaler.client.stream_is_active(object("900", seed)).await.unwrap().into_inner());

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::workers::disturb;
-use crate::pool::Pool;
+use crate::pool::WorkerProcesses;
 use crate::retry::retry;
 use crate::servers::Servers;
 
@@ -22,7 +22,7 @@ pub(super) fn full_for(random: &mut ChaCha8Rng) -> Duration {
 pub(super) async fn exhaust_storage(
     servers: &Servers,
     jetstream: &jetstream::Context,
-    pool: &mut Pool,
+    pool: &mut WorkerProcesses,
     random: &mut ChaCha8Rng,
 ) -> anyhow::Result<String> {
     let used = retry("the request for the account's storage", async || jetstream.query_account().await).await?.storage;

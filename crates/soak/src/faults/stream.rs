@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::server::full_for;
 use super::workers::disturb;
-use crate::pool::Pool;
+use crate::pool::WorkerProcesses;
 use crate::retry::retry;
 use crate::s3_proxy::S3Proxy;
 use crate::streams;
@@ -19,7 +19,7 @@ use crate::streams;
 /// Limits a stream to its current size for a while.
 pub(super) async fn fill(
     jetstream: &jetstream::Context,
-    pool: &mut Pool,
+    pool: &mut WorkerProcesses,
     random: &mut ChaCha8Rng,
 ) -> anyhow::Result<String> {
     let name = streams::WRITTEN.choose(random).unwrap_or(&streams::WRITTEN[0]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::pool::Pool;
+use crate::pool::WorkerProcesses;
 use crate::s3_proxy::S3Proxy;
 
 /// More than `worker.max_deliveries`.
@@ -20,7 +20,7 @@ const BETWEEN_EVENTS: RangeInclusive<u64> = 500..=3000;
 
 /// Restarts several or all workers repeatedly while jobs are active.
 pub(super) async fn restart_many_times(
-    pool: &mut Pool,
+    pool: &mut WorkerProcesses,
     s3: &S3Proxy,
     random: &mut ChaCha8Rng,
 ) -> anyhow::Result<String> {
@@ -38,7 +38,11 @@ pub(super) async fn restart_many_times(
 
 /// Replaces a worker by one with a wrong clock, or sometimes a correct one. Sometimes replaces all workers by ones with
 /// wrong clocks that return only after the duplicate window of their annotations.
-pub(super) async fn skew_clock(pool: &mut Pool, worker: usize, random: &mut ChaCha8Rng) -> anyhow::Result<String> {
+pub(super) async fn skew_clock(
+    pool: &mut WorkerProcesses,
+    worker: usize,
+    random: &mut ChaCha8Rng,
+) -> anyhow::Result<String> {
     if random.random_bool(0.2) {
         let ahead: Vec<i64> = (0..pool.size()).map(|_| random.random_range(-MAX_OFFSET..=MAX_OFFSET)).collect();
         pool.replace_after_duplicate_window(&ahead).await?;
@@ -50,7 +54,11 @@ pub(super) async fn skew_clock(pool: &mut Pool, worker: usize, random: &mut ChaC
 }
 
 /// Waits, and sometimes kills or terminates a worker meanwhile.
-pub(super) async fn disturb(pool: &mut Pool, duration: Duration, random: &mut ChaCha8Rng) -> anyhow::Result<()> {
+pub(super) async fn disturb(
+    pool: &mut WorkerProcesses,
+    duration: Duration,
+    random: &mut ChaCha8Rng,
+) -> anyhow::Result<()> {
     let end = Instant::now() + duration;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         tokio::time::sleep(left.min(Duration::from_millis(random.random_range(BETWEEN_EVENTS)))).await;

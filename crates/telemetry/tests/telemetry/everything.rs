@@ -92,7 +92,7 @@ pub(crate) fn record(telemetry: &Telemetry) {
         slots_limit: 16,
         queue_size: 2,
         steps: 1000,
-        last_step_age: Some(Duration::from_millis(50)),
+        last_progress_age: Some(Duration::from_millis(50)),
         stall_timeout: Some(Duration::from_secs(120)),
         prompt_tokens: 7100,
         answer_tokens: 300,

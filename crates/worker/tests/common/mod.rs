@@ -33,7 +33,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough to notice what should not happen.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(700);
 
-pub(crate) struct Bench {
+pub(crate) struct TestEnv {
     pub(crate) server: NatsServer,
     pub(crate) nats: NatsSettings,
     pub(crate) streams: StreamSettings,
@@ -41,13 +41,13 @@ pub(crate) struct Bench {
     pub(crate) jetstream: Context,
 }
 
-impl Bench {
+impl TestEnv {
     /// A server with all streams and consumers.
     pub(crate) async fn ready() -> Self {
-        let bench = Self::bare().await;
-        let report = setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+        let env = Self::bare().await;
+        let report = setup::setup(&env.jetstream, &env.streams).await.unwrap();
         assert!(report.is_ready(), "{report:?}");
-        bench
+        env
     }
 
     /// A server without streams.
@@ -57,7 +57,7 @@ impl Bench {
         Self::at(server, nats).await
     }
 
-    /// A bench with this server and these settings.
+    /// An environment with this server and these settings.
     pub(crate) async fn at(server: NatsServer, nats: NatsSettings) -> Self {
         let client = connection::connect(&nats, "test").await.unwrap();
         let jetstream = connection::jetstream(&client, &nats);

@@ -15,7 +15,7 @@ use wire::v1::{self, Outcome, image_job, outcome, task};
 use worker::settings::S3Settings;
 use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
-use super::{Bench, PATIENCE, annotation};
+use super::{PATIENCE, TestEnv, annotation};
 
 /// Answers every query with "yes".
 pub(crate) struct Yes;
@@ -79,8 +79,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(bench: &Bench) -> Self {
-        Self::start_with(settings(bench), Arc::new(Yes))
+    pub(crate) fn start(env: &TestEnv) -> Self {
+        Self::start_with(settings(env), Arc::new(Yes))
     }
 
     pub(crate) fn start_with(settings: Settings, engine: Arc<dyn Annotator>) -> Self {
@@ -100,10 +100,10 @@ impl Running {
     }
 }
 
-/// The settings of a worker for the servers of a bench.
-pub(crate) fn settings(bench: &Bench) -> Settings {
+/// The settings of a worker for the servers of an environment.
+pub(crate) fn settings(env: &TestEnv) -> Settings {
     let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
-    Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() }
+    Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, ..Default::default() }
 }
 
 /// A picture of one pixel.
@@ -127,8 +127,8 @@ pub(crate) fn job(id: &str, picture: Vec<u8>) -> v1::ImageJob {
     }
 }
 
-pub(crate) async fn submit(bench: &Bench, job: &v1::ImageJob) {
-    bench.jetstream.publish("groundling.jobs.cats", job.encode_to_vec().into()).await.unwrap().await.unwrap();
+pub(crate) async fn submit(env: &TestEnv, job: &v1::ImageJob) {
+    env.jetstream.publish("groundling.jobs.cats", job.encode_to_vec().into()).await.unwrap().await.unwrap();
 }
 
 pub(crate) fn annotated(id: &str) -> Outcome {

@@ -7,7 +7,7 @@ use crate::fake_store;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use common::{Bench, Running, bitmap, job, submit};
+use common::{Running, TestEnv, bitmap, job, submit};
 use fake_store::{Answer, FakeStore};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
@@ -292,9 +292,9 @@ async fn final_refusals_end_a_job_at_its_first_delivery() {
         }
     })
     .await;
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let mut running =
-        Running::start_with(Settings { s3: settings(&store), ..common::settings(&bench) }, Arc::new(common::Yes));
+        Running::start_with(Settings { s3: settings(&store), ..common::settings(&env) }, Arc::new(common::Yes));
     for (bucket, wanted) in [
         ("glacier", FailureReason::ObjectArchived),
         ("ssec", FailureReason::ObjectForbidden),
@@ -307,7 +307,7 @@ async fn final_refusals_end_a_job_at_its_first_delivery() {
         ("cutbeforegzip", FailureReason::UndecodablePicture),
     ] {
         let source = Some(image_job::Source::S3(object(bucket)));
-        submit(&bench, &ImageJob { source, ..job(bucket, Vec::new()) }).await;
+        submit(&env, &ImageJob { source, ..job(bucket, Vec::new()) }).await;
         match running.event().await {
             JobEvent::Failed { reason, message, .. } => assert_eq!(reason, wanted, "{bucket}: {message}"),
             other => panic!("{bucket}: {other:?}"),

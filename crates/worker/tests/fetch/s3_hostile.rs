@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::primitives::ByteStream;
-use common::{A_WHILE, Bench, PATIENCE, bitmap, eventually, job, parts, submit};
+use common::{A_WHILE, PATIENCE, TestEnv, bitmap, eventually, job, parts, submit};
 use sandbox::SeaweedFs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -292,9 +292,9 @@ async fn an_inline_picture_waits_for_room_as_any_other() {
         }
     })
     .await;
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let s3 = S3Settings { max_object_bytes: 1 << 20, ..local(endpoint) };
-    let mut settings = Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+    let mut settings = Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, ..Default::default() };
     settings.worker.max_bytes_in_flight = 1 << 20;
     let (sender, mut events) = mpsc::channel(10);
     let parts = WorkerParts { events: Events::to(sender), ..parts(settings) };
@@ -302,10 +302,10 @@ async fn an_inline_picture_waits_for_room_as_any_other() {
     let running = tokio::spawn(worker::run(parts, stop.clone()));
     let from_store = image_job::Source::S3(object("b", "k"));
     let from_store = wire::v1::ImageJob { source: Some(from_store), ..job("from the store", Vec::new()) };
-    submit(&bench, &from_store).await;
+    submit(&env, &from_store).await;
     asked.acquire().await.unwrap().forget();
-    submit(&bench, &job("inline", bitmap())).await;
-    eventually("both are active", || async { bench.consumer_info().await.num_ack_pending == 2 }).await;
+    submit(&env, &job("inline", bitmap())).await;
+    eventually("both are active", || async { env.consumer_info().await.num_ack_pending == 2 }).await;
     let early = tokio::time::timeout(A_WHILE, events.recv()).await;
     assert!(early.is_err(), "{early:?} while all memory was reserved");
     go.add_permits(1);

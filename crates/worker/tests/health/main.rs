@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull;
-use common::{Bench, Held, PATIENCE, Yes, bitmap, eventually, job, parts, submit};
+use common::{Held, PATIENCE, TestEnv, Yes, bitmap, eventually, job, parts, submit};
 use engine::Annotator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,11 +29,10 @@ struct Running {
 }
 
 impl Running {
-    fn start(bench: &Bench, engine: Arc<dyn Annotator>) -> Self {
+    fn start(env: &TestEnv, engine: Arc<dyn Annotator>) -> Self {
         let address = sandbox::free_address().unwrap();
         let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
-        let mut settings =
-            Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+        let mut settings = Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, ..Default::default() };
         settings.worker.health_address = Some(address);
         let (sender, events) = mpsc::channel(100);
         let parts = WorkerParts { engine, events: Events::to(sender), ..parts(settings) };
@@ -80,40 +79,40 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_a_broker_lives_is_not_ready_and_goes_on_when_it_comes() {
-    let mut bench = Bench::ready().await;
-    submit(&bench, &job("early", bitmap())).await;
-    bench.server.kill();
-    let mut running = Running::start(&bench, Arc::new(Yes));
+    let mut env = TestEnv::ready().await;
+    submit(&env, &job("early", bitmap())).await;
+    env.server.kill();
+    let mut running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 503, "no connection to NATS").await;
     running.is_alive().await;
     let (_, body) = running.get("/readyz").await.unwrap();
     assert_eq!(body.lines().count(), 1, "{body}");
-    bench.server.restart().await.unwrap();
+    env.server.restart().await.unwrap();
     running.becomes("/readyz", 200, "ready").await;
     running.finished().await;
     assert_eq!(running.end().await.finished, 1);
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it_back_with_the_first_job() {
-    let mut bench = Bench::ready().await;
-    let mut running = Running::start(&bench, Arc::new(Yes));
+    let mut env = TestEnv::ready().await;
+    let mut running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 200, "ready").await;
     for id in ["first", "second"] {
         let killed = Instant::now();
-        bench.server.kill();
+        env.server.kill();
         running.becomes("/readyz", 503, "the connection to NATS is lost").await;
         assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
         running.is_alive().await;
-        bench.server.restart().await.unwrap();
+        env.server.restart().await.unwrap();
         running.becomes("/readyz", 200, "ready").await;
         // A ready worker has requested jobs from this server and does not wait for requests to the previous one.
         let ready = Instant::now();
         // The test's own connection may be re-established later.
-        let fresh = broker::connection::connect(&bench.nats, "test").await.unwrap();
-        bench.jetstream = broker::connection::jetstream(&fresh, &bench.nats);
-        submit(&bench, &job(id, bitmap())).await;
+        let fresh = broker::connection::connect(&env.nats, "test").await.unwrap();
+        env.jetstream = broker::connection::jetstream(&fresh, &env.nats);
+        submit(&env, &job(id, bitmap())).await;
         running.finished().await;
         assert!(ready.elapsed() < Duration::from_secs(3), "{:?}", ready.elapsed());
     }
@@ -123,10 +122,10 @@ async fn a_broker_that_goes_and_comes_back_takes_readiness_with_it_and_brings_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_told_to_end_is_not_ready_while_it_finishes_what_it_has() {
-    let bench = Bench::ready().await;
-    submit(&bench, &job("long", bitmap())).await;
+    let env = TestEnv::ready().await;
+    submit(&env, &job("long", bitmap())).await;
     let engine = Held::new();
-    let running = Running::start(&bench, engine.clone());
+    let running = Running::start(&env, engine.clone());
     engine.asked.acquire().await.unwrap().forget();
     running.becomes("/readyz", 200, "ready").await;
     running.stop.cancel();
@@ -140,31 +139,31 @@ async fn a_worker_told_to_end_is_not_ready_while_it_finishes_what_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_told_to_end_while_it_waits_for_the_broker_ends() {
-    let mut bench = Bench::ready().await;
-    bench.server.kill();
-    let running = Running::start(&bench, Arc::new(Yes));
+    let mut env = TestEnv::ready().await;
+    env.server.kill();
+    let running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 503, "no connection to NATS").await;
     assert_eq!(running.end().await, WorkerReport::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_consumer_is_gone_is_not_ready_until_it_is_back() {
-    let bench = Bench::ready().await;
-    let running = Running::start(&bench, Arc::new(Yes));
+    let env = TestEnv::ready().await;
+    let running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 200, "ready").await;
-    let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
-    stream.delete_consumer(&bench.streams.consumer).await.unwrap();
+    let stream = env.jetstream.get_stream(&env.streams.jobs).await.unwrap();
+    stream.delete_consumer(&env.streams.consumer).await.unwrap();
     running.becomes("/readyz", 503, "groundling setup").await;
-    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
+    broker::setup::setup(&env.jetstream, &env.streams).await.unwrap();
     running.becomes("/readyz", 200, "ready").await;
     running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_engine_has_died_does_not_live() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let engine = Held::new();
-    let running = Running::start(&bench, engine.clone());
+    let running = Running::start(&env, engine.clone());
     running.becomes("/readyz", 200, "ready").await;
     engine.dead.store(true, Ordering::SeqCst);
     running.becomes("/livez", 503, "engine").await;
@@ -174,10 +173,10 @@ async fn a_worker_whose_engine_has_died_does_not_live() {
 
 #[tokio::test]
 async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
-    let mut settings = Settings { nats: bench.nats.clone(), s3, ..Default::default() };
+    let mut settings = Settings { nats: env.nats.clone(), s3, ..Default::default() };
     settings.worker.health_address = Some(taken.local_addr().unwrap());
     let error = worker::run(parts(settings), CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on worker.health_address 127.0.0.1:"), "{error}");
@@ -186,8 +185,8 @@ async fn an_address_that_is_taken_ends_the_worker_with_a_sentence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_requests_that_are_never_finished_take_neither_descriptors_nor_answers() {
     const HALF_SENT: usize = 400;
-    let bench = Bench::ready().await;
-    let mut running = Running::start(&bench, Arc::new(Yes));
+    let env = TestEnv::ready().await;
+    let mut running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 200, "ready").await;
     let mut streams = Vec::new();
     for i in 0..HALF_SENT {
@@ -195,7 +194,7 @@ async fn hundreds_of_requests_that_are_never_finished_take_neither_descriptors_n
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
         streams.push(stream);
         if i % 40 == 0 {
-            submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+            submit(&env, &job(&format!("job-{i}"), bitmap())).await;
             running.finished().await;
             let answered = tokio::time::timeout(PATIENCE, running.is_alive()).await;
             assert!(answered.is_ok(), "an answer comes while {i} requests are under way");
@@ -215,11 +214,11 @@ async fn hundreds_of_requests_that_are_never_finished_take_neither_descriptors_n
 #[test]
 fn a_runtime_whose_threads_are_all_blocked_does_not_silence_health() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (bench, running) = runtime.block_on(async {
-        let bench = Bench::ready().await;
-        let running = Running::start(&bench, Arc::new(Yes));
+    let (env, running) = runtime.block_on(async {
+        let env = TestEnv::ready().await;
+        let running = Running::start(&env, Arc::new(Yes));
         running.becomes("/readyz", 200, "ready").await;
-        (bench, running)
+        (env, running)
     });
     let (blocked, unblock) = std::sync::mpsc::channel::<()>();
     let (began, begins) = std::sync::mpsc::channel::<()>();
@@ -236,17 +235,17 @@ fn a_runtime_whose_threads_are_all_blocked_does_not_silence_health() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(blocked);
     runtime.block_on(running.end());
-    drop(bench);
+    drop(env);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_ack_wait_is_too_short_takes_no_jobs_until_it_is_longer() {
-    let bench = Bench::ready().await;
-    let mut running = Running::start(&bench, Arc::new(Yes));
+    let env = TestEnv::ready().await;
+    let mut running = Running::start(&env, Arc::new(Yes));
     running.becomes("/readyz", 200, "ready").await;
     let set = async |ack_wait| {
-        let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
-        let durable_name = Some(bench.streams.consumer.clone());
+        let stream = env.jetstream.get_stream(&env.streams.jobs).await.unwrap();
+        let durable_name = Some(env.streams.consumer.clone());
         let config = pull::Config {
             durable_name,
             filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
@@ -260,7 +259,7 @@ async fn a_worker_whose_ack_wait_is_too_short_takes_no_jobs_until_it_is_longer()
     set(Duration::from_secs(1)).await;
     running.becomes("/readyz", 503, "has an ack_wait of 1s").await;
     running.is_alive().await;
-    submit(&bench, &job("waits", bitmap())).await;
+    submit(&env, &job("waits", bitmap())).await;
     set(Duration::from_secs(10)).await;
     running.becomes("/readyz", 200, "ready").await;
     running.finished().await;

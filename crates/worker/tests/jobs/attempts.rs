@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use common::{Bench, Held, Running, bitmap, eventually, job, settings, submit};
+use common::{Held, Running, TestEnv, bitmap, eventually, job, settings, submit};
 use wire::v1::{self, FailureReason, image_job};
 use worker::attempts::Attempts;
 use worker::{JobEvent, Settings, WorkerReport};
 
 const MAX: u64 = 3;
 
-fn few_attempts(bench: &Bench) -> Settings {
-    let mut settings = settings(bench);
+fn few_attempts(env: &TestEnv) -> Settings {
+    let mut settings = settings(env);
     settings.worker.max_deliveries = MAX;
     settings.worker.max_retry_delay = Duration::from_millis(300);
     settings.worker.publish_timeout = Duration::from_secs(1);
@@ -31,17 +31,17 @@ fn away(id: &str) -> v1::ImageJob {
     v1::ImageJob { source: Some(image_job::Source::S3(object)), ..job(id, Vec::new()) }
 }
 
-fn without_store(bench: &Bench) -> Settings {
-    let mut settings = few_attempts(bench);
+fn without_store(env: &TestEnv) -> Settings {
+    let mut settings = few_attempts(env);
     settings.s3.endpoint = Some("http://127.0.0.1:1".into());
     settings.s3.attempts = 1;
     settings
 }
 
-async fn change(bench: &Bench, stream: &str, change: impl FnOnce(&mut Config)) {
-    let mut config = bench.jetstream.get_stream(stream).await.unwrap().cached_info().config.clone();
+async fn change(env: &TestEnv, stream: &str, change: impl FnOnce(&mut Config)) {
+    let mut config = env.jetstream.get_stream(stream).await.unwrap().cached_info().config.clone();
     change(&mut config);
-    bench.jetstream.update_stream(config).await.unwrap();
+    env.jetstream.update_stream(config).await.unwrap();
 }
 
 /// Waits until a job has ended. Returns its id, and the failure's reason and message if it failed.
@@ -59,21 +59,21 @@ async fn ended(running: &mut Running) -> (String, Option<(FailureReason, String)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orderly_shutdowns_end_no_healthy_job_however_many() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for number in 0..8 {
-        submit(&bench, &job(&format!("job {number}"), bitmap())).await;
+        submit(&env, &job(&format!("job {number}"), bitmap())).await;
     }
     for _ in 0..MAX + 3 {
         let engine = Held::new();
-        let running = Running::start_with(few_attempts(&bench), engine.clone());
+        let running = Running::start_with(few_attempts(&env), engine.clone());
         // All jobs are in the engine, which does not answer before the worker shuts down.
         let all = engine.asked.acquire_many(8);
         tokio::time::timeout(common::PATIENCE, all).await.expect("all jobs should come").unwrap().forget();
         let report = running.end().await;
         assert_eq!((report.finished, report.failed), (0, 0), "{report:?}");
     }
-    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "no attempt counts");
-    let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
+    assert_eq!(env.messages_in(&env.streams.attempts).await, 0, "no attempt counts");
+    let mut running = Running::start_with(few_attempts(&env), Arc::new(common::Yes));
     let mut done = HashSet::new();
     while done.len() < 8 {
         let (id, failure) = ended(&mut running).await;
@@ -81,29 +81,28 @@ async fn orderly_shutdowns_end_no_healthy_job_however_many() {
         done.insert(id);
     }
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     // Only the outcomes stream, and all streams that a worker writes, as if the account's storage were used up.
-    let names = [bench.streams.outcomes.clone(), bench.streams.annotations.clone(), bench.streams.attempts.clone()];
+    let names = [env.streams.outcomes.clone(), env.streams.annotations.clone(), env.streams.attempts.clone()];
     for full in [&names[..1], &names[..]] {
         for name in full {
             let subject = name.to_lowercase().replace("groundling_", "groundling.");
-            let subject =
-                if name == &bench.streams.attempts { format!("{subject}.x.1") } else { format!("{subject}.x") };
-            bench.jetstream.publish(subject, "x".into()).await.unwrap().await.unwrap();
-            let messages = bench.messages_in(name).await;
+            let subject = if name == &env.streams.attempts { format!("{subject}.x.1") } else { format!("{subject}.x") };
+            env.jetstream.publish(subject, "x".into()).await.unwrap().await.unwrap();
+            let messages = env.messages_in(name).await;
             let limit = |config: &mut Config| {
                 config.discard = DiscardPolicy::New;
                 config.max_messages = i64::try_from(messages).unwrap();
             };
-            change(&bench, name, limit).await;
+            change(&env, name, limit).await;
         }
-        submit(&bench, &job(&format!("job {}", full.len()), bitmap())).await;
-        let mut running = Running::start_with(few_attempts(&bench), Arc::new(common::Yes));
+        submit(&env, &job(&format!("job {}", full.len()), bitmap())).await;
+        let mut running = Running::start_with(few_attempts(&env), Arc::new(common::Yes));
         for _ in 0..MAX + 3 {
             match running.event().await {
                 JobEvent::Retried { message, .. } => assert!(message.contains("did not accept"), "{message}"),
@@ -111,22 +110,22 @@ async fn refusals_by_full_streams_end_no_healthy_job_however_many() {
             }
         }
         for name in full {
-            change(&bench, name, |config| config.max_messages = -1).await;
+            change(&env, name, |config| config.max_messages = -1).await;
         }
         assert_eq!(ended(&mut running).await, (format!("job {}", full.len()), None));
         running.end().await;
     }
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_workers_ends_after_a_bounded_number_of_them() {
-    let bench = Bench::ready().await;
-    submit(&bench, &job("poison", bitmap())).await;
+    let env = TestEnv::ready().await;
+    submit(&env, &job("poison", bitmap())).await;
     // First deliveries are not recorded, so there is one more attempt than the setting allows.
     for _ in 0..=MAX {
         let engine = Held::new();
-        let running = Running::start_with(few_attempts(&bench), engine.clone());
+        let running = Running::start_with(few_attempts(&env), engine.clone());
         tokio::time::timeout(common::PATIENCE, engine.asked.acquire())
             .await
             .expect("the job should come")
@@ -135,33 +134,33 @@ async fn a_job_that_kills_its_workers_ends_after_a_bounded_number_of_them() {
         running.task.abort();
         drop(running.task.await);
     }
-    let mut running = Running::start_with(few_attempts(&bench), Held::new());
+    let mut running = Running::start_with(few_attempts(&env), Held::new());
     let (id, failure) = ended(&mut running).await;
     let (reason, message) = failure.unwrap();
     assert_eq!((id.as_str(), reason), ("poison", FailureReason::RetriesExhausted));
     assert!(message.starts_with("the job was started 3 times and no worker finished it"), "{message}");
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.attempts).await, 0, "the records go with the job");
+    assert_eq!(env.messages_in(&env.streams.attempts).await, 0, "the records go with the job");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn released_deliveries_between_failed_ones_do_not_count() {
-    let bench = Bench::ready().await;
-    submit(&bench, &away("away")).await;
+    let env = TestEnv::ready().await;
+    submit(&env, &away("away")).await;
     for attempt in 1..MAX {
-        let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));
+        let mut running = Running::start_with(without_store(&env), Arc::new(common::Yes));
         assert!(matches!(running.event().await, JobEvent::Retried { .. }), "attempt {attempt}");
         running.end().await;
-        assert_eq!(bench.messages_in(&bench.streams.attempts).await, attempt);
+        assert_eq!(env.messages_in(&env.streams.attempts).await, attempt);
         // Released deliveries in between.
         for _ in 0..4 {
-            let mut intake = bench.intake(bench.retries_consumer().await, 1);
+            let mut intake = env.intake(env.retries_consumer().await, 1);
             intake.next().await.nack(Duration::ZERO).await.unwrap();
             intake.stop.cancel();
             intake.task.await.unwrap();
         }
     }
-    let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));
+    let mut running = Running::start_with(without_store(&env), Arc::new(common::Yes));
     let (_, failure) = ended(&mut running).await;
     let (reason, message) = failure.unwrap();
     assert_eq!(reason, FailureReason::RetriesExhausted);
@@ -171,10 +170,10 @@ async fn released_deliveries_between_failed_ones_do_not_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
-    let bench = Bench::ready().await;
-    let stream = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
-    stream.delete_consumer(&bench.streams.consumer).await.unwrap();
-    let durable_name = Some(bench.streams.consumer.clone());
+    let env = TestEnv::ready().await;
+    let stream = env.jetstream.get_stream(&env.streams.jobs).await.unwrap();
+    stream.delete_consumer(&env.streams.consumer).await.unwrap();
+    let durable_name = Some(env.streams.consumer.clone());
     let config = pull::Config {
         durable_name,
         filter_subject: wire::subjects::JOBS_FILTER.to_owned(),
@@ -184,9 +183,9 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
     };
     stream.create_consumer(config).await.unwrap();
     // Otherwise the job would move to the retries stream.
-    change(&bench, &bench.streams.retries, |config| config.max_message_size = 1).await;
-    submit(&bench, &away("away")).await;
-    let mut running = Running::start_with(without_store(&bench), Arc::new(common::Yes));
+    change(&env, &env.streams.retries, |config| config.max_message_size = 1).await;
+    submit(&env, &away("away")).await;
+    let mut running = Running::start_with(without_store(&env), Arc::new(common::Yes));
     let (id, failure) = ended(&mut running).await;
     let (reason, message) = failure.unwrap();
     assert_eq!((id.as_str(), reason), ("away", FailureReason::RetriesExhausted));
@@ -196,10 +195,10 @@ async fn a_failure_by_the_consumers_own_limit_names_the_last_known_error() {
 
 #[tokio::test]
 async fn the_last_known_error_is_that_of_the_last_attempt_that_had_one() {
-    let bench = Bench::ready().await;
-    bench.publish_jobs(1).await;
-    let attempts = Attempts::new(bench.jetstream.clone(), &bench.streams.attempts, "w");
-    let mut intake = bench.intake(bench.consumer().await, 1);
+    let env = TestEnv::ready().await;
+    env.publish_jobs(1).await;
+    let attempts = Attempts::new(env.jetstream.clone(), &env.streams.attempts, "w");
+    let mut intake = env.intake(env.consumer().await, 1);
     let mut info = intake.next().await.info().clone();
     assert_eq!(attempts.last_error(&info).await, None);
     for (delivery, error) in [(1, Some("first")), (2, None), (11, Some("last")), (12, None)] {
@@ -216,5 +215,5 @@ async fn the_last_known_error_is_that_of_the_last_attempt_that_had_one() {
     attempts.release(started).await;
     assert_eq!(attempts.start(&info).await.unwrap().earlier, 4, "a released attempt leaves no record");
     attempts.forget(&info).await;
-    eventually("the records are gone", || async { bench.messages_in(&bench.streams.attempts).await == 0 }).await;
+    eventually("the records are gone", || async { env.messages_in(&env.streams.attempts).await == 0 }).await;
 }

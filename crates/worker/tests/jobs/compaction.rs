@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
 use broker::setup::setup;
-use common::{Bench, Running, Yes, bitmap, eventually, job, settings, submit, watch_log};
+use common::{Running, TestEnv, Yes, bitmap, eventually, job, settings, submit, watch_log};
 use futures::{StreamExt, TryStreamExt};
 use sandbox::{NatsOptions, NatsServer, disk_bytes, resident_bytes};
 use wire::Message;
@@ -20,8 +20,8 @@ use worker::settings::NatsSettings;
 use worker::{JobEvent, Settings};
 
 /// Short time limits: an outcome is replaced 3 s after its job is settled, and the short record expires 6 s later.
-fn hasty(bench: &Bench) -> Settings {
-    let mut settings = settings(bench);
+fn hasty(env: &TestEnv) -> Settings {
+    let mut settings = settings(env);
     settings.streams.ack_wait = Duration::from_secs(3);
     settings.worker.max_retry_delay = Duration::from_secs(1);
     settings.worker.job_timeout = Duration::from_secs(1);
@@ -31,8 +31,8 @@ fn hasty(bench: &Bench) -> Settings {
 }
 
 /// The outcomes in their stream.
-async fn outcomes(bench: &Bench) -> Vec<Outcome> {
-    let stream = bench.jetstream.get_stream(&bench.streams.outcomes).await.unwrap();
+async fn outcomes(env: &TestEnv) -> Vec<Outcome> {
+    let stream = env.jetstream.get_stream(&env.streams.outcomes).await.unwrap();
     let state = &stream.cached_info().state;
     let mut found = Vec::new();
     for sequence in state.first_sequence.max(1)..=state.last_sequence {
@@ -54,63 +54,63 @@ fn are_settled(outcomes: &[Outcome]) -> Option<(usize, usize)> {
 
 #[tokio::test]
 async fn outcomes_of_finished_jobs_shrink_and_go_long_before_their_max_age() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for (id, picture) in [("a", bitmap()), ("b", bitmap()), ("bad", b"no picture".to_vec())] {
-        submit(&bench, &job(id, picture)).await;
+        submit(&env, &job(id, picture)).await;
     }
-    let mut running = Running::start_with(hasty(&bench), Arc::new(Yes));
+    let mut running = Running::start_with(hasty(&env), Arc::new(Yes));
     for _ in 0..3 {
         running.event().await;
     }
-    eventually("outcomes are settled", || async { are_settled(&outcomes(&bench).await) == Some((2, 1)) }).await;
-    eventually("nothing is left of them", || async { bench.messages_in(&bench.streams.outcomes).await == 0 }).await;
+    eventually("outcomes are settled", || async { are_settled(&outcomes(&env).await) == Some((2, 1)) }).await;
+    eventually("nothing is left of them", || async { env.messages_in(&env.streams.outcomes).await == 0 }).await;
     running.end().await;
 }
 
 #[tokio::test]
 async fn a_job_that_others_have_settled_leaves_the_queue_and_nothing_is_published() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for i in 0..2 {
-        submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+        submit(&env, &job(&format!("job-{i}"), bitmap())).await;
     }
-    let mut intake = bench.intake(bench.consumer().await, 2);
+    let mut intake = env.intake(env.consumer().await, 2);
     for failed in [false, true] {
         let delivery = intake.next().await;
         let subject = outcome_subject(delivery.info().sequence, delivery.info().published_nanos);
         let record = Some(outcome::Record::Settled(Settled { sequence: 1, failed }));
         let settled = Outcome { record, ..Default::default() }.encode_to_vec();
-        bench.jetstream.publish(subject, settled.into()).await.unwrap().await.unwrap();
+        env.jetstream.publish(subject, settled.into()).await.unwrap().await.unwrap();
         // As if its worker were late.
         drop(delivery);
     }
     intake.stop.cancel();
     intake.task.await.unwrap();
-    let running = Running::start(&bench);
-    eventually("the jobs leave the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    let running = Running::start(&env);
+    eventually("the jobs leave the queue", || async { env.messages_in(&env.streams.jobs).await == 0 }).await;
     let report = running.end().await;
     assert_eq!((report.finished, report.duplicates, report.failed, report.retried), (1, 1, 1, 0));
-    for stream in [&bench.streams.annotations, &bench.streams.failed] {
-        assert_eq!(bench.messages_in(stream).await, 0);
+    for stream in [&env.streams.annotations, &env.streams.failed] {
+        assert_eq!(env.messages_in(stream).await, 0);
     }
 }
 
 #[tokio::test]
 async fn outcomes_stay_whole_in_a_stream_that_keeps_no_message_for_a_time_of_its_own() {
     let (log, _guard) = watch_log();
-    let bench = Bench::ready().await;
-    let stream = bench.jetstream.get_stream(&bench.streams.outcomes).await.unwrap();
+    let env = TestEnv::ready().await;
+    let stream = env.jetstream.get_stream(&env.streams.outcomes).await.unwrap();
     let config = Config { allow_message_ttl: false, ..stream.cached_info().config.clone() };
-    bench.jetstream.delete_stream(&bench.streams.outcomes).await.unwrap();
-    bench.jetstream.create_stream(config).await.unwrap();
-    let report = setup(&bench.jetstream, &bench.streams).await.unwrap();
+    env.jetstream.delete_stream(&env.streams.outcomes).await.unwrap();
+    env.jetstream.create_stream(config).await.unwrap();
+    let report = setup(&env.jetstream, &env.streams).await.unwrap();
     assert!(report.differences.concat().contains("GROUNDLING_OUTCOMES has no allow_msg_ttl"), "{report:?}");
-    submit(&bench, &job("a", bitmap())).await;
-    let mut running = Running::start_with(hasty(&bench), Arc::new(Yes));
+    submit(&env, &job("a", bitmap())).await;
+    let mut running = Running::start_with(hasty(&env), Arc::new(Yes));
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
     eventually("it says so", || async { log.contains("outcomes keep their full size until streams.outcomes_max_age") })
         .await;
-    let found = outcomes(&bench).await;
+    let found = outcomes(&env).await;
     assert!(matches!(found[..], [Outcome { record: Some(outcome::Record::Annotation(_)), .. }]), "{found:?}");
     running.end().await;
 }
@@ -170,7 +170,7 @@ fn whole(i: usize) -> Outcome {
 }
 
 /// Prints the bytes of a waiting job that names an object, of its annotation and of its failure.
-async fn one_of_each(bench: &Bench) {
+async fn one_of_each(env: &TestEnv) {
     let object = v1::S3Object { bucket: "pictures".into(), key: "2024/beach-12345.webp".into(), ..Default::default() };
     let image = v1::ImageJob { source: Some(v1::image_job::Source::S3(object)), ..job("job-12345", Vec::new()) };
     let image = image.encode_to_vec();
@@ -188,13 +188,13 @@ async fn one_of_each(bench: &Bench) {
         ..Default::default()
     };
     for (stream, subject, id, payload) in [
-        (&bench.streams.jobs, "groundling.jobs.holiday", "job-12345".to_owned(), image),
-        (&bench.streams.annotations, "groundling.annotations.holiday", "0".repeat(64), annotation.encode_to_vec()),
-        (&bench.streams.failed, "groundling.failed.holiday", "0".repeat(64), failure.encode_to_vec()),
+        (&env.streams.jobs, "groundling.jobs.holiday", "job-12345".to_owned(), image),
+        (&env.streams.annotations, "groundling.annotations.holiday", "0".repeat(64), annotation.encode_to_vec()),
+        (&env.streams.failed, "groundling.failed.holiday", "0".repeat(64), failure.encode_to_vec()),
     ] {
         let message = PublishMessage::build().payload(payload.into()).message_id(id).expected_stream(stream);
-        bench.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
-        let bytes = bench.jetstream.get_stream(stream).await.unwrap().cached_info().state.bytes;
+        env.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
+        let bytes = env.jetstream.get_stream(stream).await.unwrap().cached_info().state.bytes;
         println!("{stream}: one message has {bytes} bytes");
     }
 }
@@ -209,19 +209,19 @@ async fn bytes_of_an_outcome() {
     let options = NatsOptions { data_dir: Some(dir.path().to_owned()), ..Default::default() };
     let server = NatsServer::start(&options).await.unwrap();
     let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
-    let mut bench = Bench::at(server, nats).await;
-    setup(&bench.jetstream, &bench.streams).await.unwrap();
+    let mut env = TestEnv::at(server, nats).await;
+    setup(&env.jetstream, &env.streams).await.unwrap();
     // Returns the sequences. `replaced` are the sequences of the messages to replace; their replacements get a TTL.
-    let publish = async |bench: &Bench, payload: &dyn Fn(usize) -> Vec<u8>, replaced: &[u64]| -> Vec<u64> {
+    let publish = async |env: &TestEnv, payload: &dyn Fn(usize) -> Vec<u8>, replaced: &[u64]| -> Vec<u64> {
         futures::stream::iter(0..OUTCOMES)
             .map(|i| {
                 let message = PublishMessage::build().payload(payload(i).into());
                 let message = match replaced.get(i) {
                     Some(sequence) => message.ttl(KEEP).expected_last_subject_sequence(*sequence),
-                    None => message.expected_stream(&bench.streams.outcomes).expected_last_subject_sequence(0),
+                    None => message.expected_stream(&env.streams.outcomes).expected_last_subject_sequence(0),
                 };
                 let subject = outcome_subject(1_000_000 + i as u64, 1_700_000_000_000_000_000 + i as u64);
-                let sent = bench.jetstream.send_publish(subject, message);
+                let sent = env.jetstream.send_publish(subject, message);
                 async move { Ok::<_, async_nats::Error>(sent.await?.await?.sequence) }
             })
             .buffered(256)
@@ -229,18 +229,16 @@ async fn bytes_of_an_outcome() {
             .await
             .unwrap()
     };
-    one_of_each(&bench).await;
-    let told = async |bench: &mut Bench, what: &str, empty: (u64, u64)| {
+    one_of_each(&env).await;
+    let told = async |env: &mut TestEnv, what: &str, empty: (u64, u64)| {
         let disk = disk_bytes(dir.path()).unwrap();
         // After a restart, so that memory which the server has freed but kept does not count.
-        bench.server.restart().await.unwrap();
-        bench.jetstream = broker::connection::jetstream(
-            &broker::connection::connect(&bench.nats, "test").await.unwrap(),
-            &bench.nats,
-        );
-        let stream = bench.jetstream.get_stream(&bench.streams.outcomes).await.unwrap();
+        env.server.restart().await.unwrap();
+        env.jetstream =
+            broker::connection::jetstream(&broker::connection::connect(&env.nats, "test").await.unwrap(), &env.nats);
+        let stream = env.jetstream.get_stream(&env.streams.outcomes).await.unwrap();
         let state = &stream.cached_info().state;
-        let memory = resident_bytes(bench.server.process_id().unwrap()).unwrap();
+        let memory = resident_bytes(env.server.process_id().unwrap()).unwrap();
         println!(
             "{what}: {} outcomes; each {} bytes in the stream, {} on disk, {} in memory",
             state.messages,
@@ -250,10 +248,10 @@ async fn bytes_of_an_outcome() {
         );
         (memory, disk)
     };
-    let empty = told(&mut bench, "empty", (0, 0)).await;
-    let sequences = publish(&bench, &|i| whole(i).encode_to_vec(), &[]).await;
-    told(&mut bench, "whole", empty).await;
+    let empty = told(&mut env, "empty", (0, 0)).await;
+    let sequences = publish(&env, &|i| whole(i).encode_to_vec(), &[]).await;
+    told(&mut env, "whole", empty).await;
     let record = |i: usize| Some(outcome::Record::Settled(Settled { sequence: i as u64, failed: false }));
-    publish(&bench, &|i| Outcome { record: record(i), ..Default::default() }.encode_to_vec(), &sequences).await;
-    told(&mut bench, "settled", empty).await;
+    publish(&env, &|i| Outcome { record: record(i), ..Default::default() }.encode_to_vec(), &sequences).await;
+    told(&mut env, "settled", empty).await;
 }

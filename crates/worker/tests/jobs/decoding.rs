@@ -5,7 +5,7 @@ use crate::common;
 
 use std::time::Duration;
 
-use common::{Bench, PATIENCE, bitmap, job, parts, submit};
+use common::{PATIENCE, TestEnv, bitmap, job, parts, submit};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::v1::FailureReason;
@@ -14,12 +14,12 @@ use worker::{Events, JobEvent, Settings, WorkerParts};
 
 /// The results of these pictures in a worker with these settings, in any order.
 async fn ends(worker: WorkerSettings, pictures: Vec<Vec<u8>>) -> Vec<Result<(), (FailureReason, String)>> {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for (number, picture) in pictures.iter().enumerate() {
-        submit(&bench, &job(&number.to_string(), picture.clone())).await;
+        submit(&env, &job(&number.to_string(), picture.clone())).await;
     }
     let s3 = S3Settings { allow: vec!["*".into()], anonymous: true, ..Default::default() };
-    let settings = Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, worker };
+    let settings = Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, worker };
     let (sender, mut events) = mpsc::channel(100);
     let stop = CancellationToken::new();
     let parts = WorkerParts { events: Events::to(sender), ..parts(settings) };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use common::{Bench, PATIENCE, eventually};
+use common::{PATIENCE, TestEnv, eventually};
 use engine::{Engine, EngineOptions};
 use kosmos2::Kosmos2;
 use kosmos2::checkpoint::ModelIdentity;
@@ -45,9 +45,8 @@ struct Running {
 }
 
 impl Running {
-    fn start(bench: &Bench, s3: S3Settings, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings =
-            Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, ..Default::default() };
+    fn start(env: &TestEnv, s3: S3Settings, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, ..Default::default() };
         settings.worker.id = Some("worker-1".into());
         // There is no other worker.
         settings.worker.release_own_limits_for = Duration::ZERO;
@@ -109,12 +108,12 @@ fn bomb() -> Vec<u8> {
     header
 }
 
-async fn submit(bench: &Bench, payload: impl Into<Bytes>) {
-    bench.jetstream.publish("groundling.jobs.cats", payload.into()).await.unwrap().await.unwrap();
+async fn submit(env: &TestEnv, payload: impl Into<Bytes>) {
+    env.jetstream.publish("groundling.jobs.cats", payload.into()).await.unwrap().await.unwrap();
 }
 
-async fn stored<M: Message + Default>(bench: &Bench, stream: &str) -> Vec<(String, M)> {
-    let stream = bench.jetstream.get_stream(stream).await.unwrap();
+async fn stored<M: Message + Default>(env: &TestEnv, stream: &str) -> Vec<(String, M)> {
+    let stream = env.jetstream.get_stream(stream).await.unwrap();
     let mut all = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         let message = stream.get_raw_message(sequence).await.unwrap();
@@ -138,7 +137,7 @@ fn no_store() -> S3Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let store = SeaweedFs::start().await.unwrap();
     let access = store.admin().clone();
     let s3 = S3Settings {
@@ -173,19 +172,19 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
         v1::ImageJob { dataset: "dogs".into(), ..job("wrong-subject", inline(scene("0000.jpg"))) },
     ];
     for job in &jobs {
-        submit(&bench, job.encode_to_vec()).await;
+        submit(&env, job.encode_to_vec()).await;
     }
-    submit(&bench, &b"\xff\xff garbage"[..]).await;
+    submit(&env, &b"\xff\xff garbage"[..]).await;
 
-    let mut running = Running::start(&bench, s3, |_| ());
+    let mut running = Running::start(&env, s3, |_| ());
     for _ in 0..=jobs.len() {
         running.event().await;
     }
     let report = running.end().await;
     assert_eq!(report, WorkerReport { finished: 2, failed: 9, ..Default::default() });
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 0);
 
-    let annotations = stored::<v1::ImageAnnotation>(&bench, &bench.streams.annotations).await;
+    let annotations = stored::<v1::ImageAnnotation>(&env, &env.streams.annotations).await;
     assert_eq!(annotations.len(), 2);
     for (subject, annotation) in &annotations {
         assert_eq!(subject, "groundling.annotations.cats");
@@ -205,7 +204,7 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
     assert_eq!(good.1.labels["k"], "v");
     assert!(good.1.picture.as_ref().unwrap().object.as_ref().unwrap().etag.is_some());
 
-    let failures = stored::<v1::JobFailure>(&bench, &bench.streams.failed).await;
+    let failures = stored::<v1::JobFailure>(&env, &env.streams.failed).await;
     assert!(
         failures
             .iter()
@@ -232,41 +231,41 @@ async fn good_jobs_become_annotations_and_each_bad_one_becomes_one_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_done_twice_is_in_the_stream_once() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let payload = job("twice", inline(scene("0001.jpg"))).encode_to_vec();
-    submit(&bench, payload.clone()).await;
-    submit(&bench, payload).await;
-    let mut running = Running::start(&bench, no_store(), |_| ());
+    submit(&env, payload.clone()).await;
+    submit(&env, payload).await;
+    let mut running = Running::start(&env, no_store(), |_| ());
     running.event().await;
     running.event().await;
     assert_eq!(running.end().await, WorkerReport { finished: 2, duplicates: 1, ..Default::default() });
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, 1);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worker_makes_nothing_and_says_what_does() {
-    let bench = Bench::bare().await;
-    let error = Running::start(&bench, no_store(), |_| ()).task.await.unwrap().unwrap_err();
+    let env = TestEnv::bare().await;
+    let error = Running::start(&env, no_store(), |_| ()).task.await.unwrap().unwrap_err();
     let text = error.to_string();
     assert!(text.contains("stream GROUNDLING_JOBS") && text.contains("`groundling setup`"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_finishes_what_is_in_hand_and_leaves_the_rest_in_the_queue() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for i in 0..12 {
-        submit(&bench, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
+        submit(&env, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
     }
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = Some(2));
+    let mut running = Running::start(&env, no_store(), |settings| settings.worker.slots = Some(2));
     running.event().await;
     let report = running.end().await;
     assert!((1..12).contains(&report.finished), "{report:?}");
     assert_eq!((report.failed, report.retried), (0, 0));
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, report.finished);
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 12 - report.finished);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, report.finished);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 12 - report.finished);
     // Long before ack_wait, which is one minute.
-    let mut others = bench.intake(bench.consumer().await, 12);
+    let mut others = env.intake(env.consumer().await, 12);
     for _ in report.finished..12 {
         drop(others.next().await);
     }
@@ -274,9 +273,9 @@ async fn shutdown_finishes_what_is_in_hand_and_leaves_the_rest_in_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_sends_jobs_back_and_in_the_end_away() {
-    let bench = Bench::ready().await;
-    submit(&bench, job("away", object("b", "k")).encode_to_vec()).await;
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.max_deliveries = 2);
+    let env = TestEnv::ready().await;
+    submit(&env, job("away", object("b", "k")).encode_to_vec()).await;
+    let mut running = Running::start(&env, no_store(), |settings| settings.worker.max_deliveries = 2);
     match running.event().await {
         JobEvent::Retried { delay, message, .. } => {
             let spread = Duration::from_millis(1500)..=Duration::from_millis(2500);
@@ -289,21 +288,21 @@ async fn a_store_that_is_away_sends_jobs_back_and_in_the_end_away() {
     assert_eq!(reason, FailureReason::RetriesExhausted);
     assert!(message.starts_with("s3://b/k could not be read"), "{message}");
     assert_eq!(running.end().await, WorkerReport { failed: 1, retried: 1, ..Default::default() });
-    let failures = stored::<v1::JobFailure>(&bench, &bench.streams.failed).await;
+    let failures = stored::<v1::JobFailure>(&env, &env.streams.failed).await;
     assert_eq!(failures[0].1.deliveries, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_the_model_cannot_be_fed_is_an_invalid_prompt_or_job() {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let raw = v1::RawPrompt {
         text: "<grounding><phrase> a</phrase><phrase> b</phrase>".into(),
         phrase_boxes: vec![v1::PhraseBoxes::default()],
     };
     let task = v1::Task { task_id: "raw".into(), kind: Some(task::Kind::Raw(raw)) };
     let wrong = v1::ImageJob { tasks: vec![task], ..job("wrong", inline(scene("0001.jpg"))) };
-    submit(&bench, wrong.encode_to_vec()).await;
-    let mut running = Running::start(&bench, no_store(), |_| ());
+    submit(&env, wrong.encode_to_vec()).await;
+    let mut running = Running::start(&env, no_store(), |_| ());
     let (reason, _) = running.failure().await;
     assert!(matches!(reason, FailureReason::InvalidPrompt | FailureReason::InvalidJob), "{reason:?}");
     running.end().await;
@@ -311,20 +310,20 @@ async fn a_prompt_that_the_model_cannot_be_fed_is_an_invalid_prompt_or_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_goes_on_after_the_nats_server_was_killed_in_the_middle() {
-    let mut bench = Bench::ready().await;
+    let mut env = TestEnv::ready().await;
     for i in 0..6 {
-        submit(&bench, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
+        submit(&env, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
     }
-    let mut running = Running::start(&bench, no_store(), |settings| settings.worker.slots = Some(2));
+    let mut running = Running::start(&env, no_store(), |settings| settings.worker.slots = Some(2));
     running.event().await;
-    bench.server.kill();
+    env.server.kill();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    bench.server.restart().await.unwrap();
+    env.server.restart().await.unwrap();
     eventually("all jobs are annotated", || async {
-        matches!(bench.jetstream.get_stream(&bench.streams.annotations).await,
+        matches!(env.jetstream.get_stream(&env.streams.annotations).await,
             Ok(stream) if stream.cached_info().state.messages == 6)
     })
     .await;
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 6);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, 6);
 }

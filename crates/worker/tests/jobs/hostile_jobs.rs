@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use broker::{connection, setup};
 use bytes::Bytes;
-use common::{Bench, PATIENCE, eventually};
+use common::{PATIENCE, TestEnv, eventually};
 use engine::{Engine, EngineOptions};
 use hostile::{Row, Seen, job, rows, task_of};
 use kosmos2::Kosmos2;
@@ -45,22 +45,22 @@ fn names_of_tests_are_their_own() {
 }
 
 /// A server that accepts large messages.
-async fn roomy_bench() -> Bench {
+async fn roomy_env() -> TestEnv {
     let extra_config = "max_payload: 16777216\nmax_pending: 67108864".to_owned();
     let server = NatsServer::start(&NatsOptions { extra_config, ..Default::default() }).await.unwrap();
     let nats = NatsSettings { url: server.client_url().to_owned(), ..Default::default() };
     let client = connection::connect(&nats, "test").await.unwrap();
     let jetstream = connection::jetstream(&client, &nats);
-    let bench = Bench { server, nats, streams: StreamSettings::default(), client, jetstream };
-    setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
-    bench
+    let env = TestEnv { server, nats, streams: StreamSettings::default(), client, jetstream };
+    setup::setup(&env.jetstream, &env.streams).await.unwrap();
+    env
 }
 
-async fn submit(bench: &Bench, bytes: Vec<u8>) {
-    bench.jetstream.publish("groundling.jobs.cats", bytes.into()).await.unwrap().await.unwrap();
+async fn submit(env: &TestEnv, bytes: Vec<u8>) {
+    env.jetstream.publish("groundling.jobs.cats", bytes.into()).await.unwrap().await.unwrap();
 }
 
-fn settings(bench: &Bench) -> Settings {
+fn settings(env: &TestEnv) -> Settings {
     let s3 = S3Settings {
         endpoint: Some("http://127.0.0.1:9".into()),
         path_style: true,
@@ -72,24 +72,24 @@ fn settings(bench: &Bench) -> Settings {
     };
     // There is no other worker.
     let worker = WorkerSettings { release_own_limits_for: Duration::ZERO, ..Default::default() };
-    Settings { nats: bench.nats.clone(), streams: bench.streams.clone(), s3, worker }
+    Settings { nats: env.nats.clone(), streams: env.streams.clone(), s3, worker }
 }
 
 /// Runs a worker until this many jobs have ended.
-async fn work(bench: &Bench, parts: WorkerParts, jobs: u64) -> WorkerReport {
+async fn work(env: &TestEnv, parts: WorkerParts, jobs: u64) -> WorkerReport {
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker::run(parts, stop.clone()));
     eventually("all jobs have ended", || async {
-        bench.messages_in(&bench.streams.failed).await + bench.messages_in(&bench.streams.annotations).await >= jobs
-            && bench.messages_in(&bench.streams.jobs).await == 0
+        env.messages_in(&env.streams.failed).await + env.messages_in(&env.streams.annotations).await >= jobs
+            && env.messages_in(&env.streams.jobs).await == 0
     })
     .await;
     stop.cancel();
     tokio::time::timeout(PATIENCE, running).await.expect("the worker should end").unwrap().unwrap()
 }
 
-async fn failures(bench: &Bench) -> Vec<v1::JobFailure> {
-    let stream = bench.jetstream.get_stream(&bench.streams.failed).await.unwrap();
+async fn failures(env: &TestEnv) -> Vec<v1::JobFailure> {
+    let stream = env.jetstream.get_stream(&env.streams.failed).await.unwrap();
     let mut all = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         all.push(v1::JobFailure::decode(stream.get_raw_message(sequence).await.unwrap().payload).unwrap());
@@ -99,21 +99,21 @@ async fn failures(bench: &Bench) -> Vec<v1::JobFailure> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hostile_job_ends_as_one_failure_with_its_reason_and_the_worker_goes_on() {
-    let bench = roomy_bench().await;
+    let env = roomy_env().await;
     let rows = rows();
     for row in &rows {
-        submit(&bench, row.bytes.clone()).await;
+        submit(&env, row.bytes.clone()).await;
     }
-    submit(&bench, job("good", vec![task_of(task::Kind::BriefCaption(v1::BriefCaption {}))]).encode_to_vec()).await;
+    submit(&env, job("good", vec![task_of(task::Kind::BriefCaption(v1::BriefCaption {}))]).encode_to_vec()).await;
     let compute = Compute::open(DeviceChoice::Cpu, None).unwrap();
     let model = Kosmos2::open(&DemoData::locate().unwrap().model_dir, &compute).unwrap();
     let engine = Engine::start(model, EngineOptions::default()).unwrap().0;
-    let parts = WorkerParts { engine: Arc::new(engine), ..common::parts(settings(&bench)) };
-    let report = work(&bench, parts, rows.len() as u64 + 1).await;
+    let parts = WorkerParts { engine: Arc::new(engine), ..common::parts(settings(&env)) };
+    let report = work(&env, parts, rows.len() as u64 + 1).await;
     assert_eq!((report.finished, report.failed, report.retried), (1, rows.len() as u64, 0));
 
     let mut found: BTreeMap<String, Vec<v1::JobFailure>> = BTreeMap::new();
-    for failure in failures(&bench).await {
+    for failure in failures(&env).await {
         found.entry(failure.job_sha256.clone()).or_default().push(failure);
     }
     for row in &rows {
@@ -129,7 +129,7 @@ async fn every_hostile_job_ends_as_one_failure_with_its_reason_and_the_worker_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn markup_of_a_jobs_own_is_refused_where_the_settings_do_not_take_it() {
-    let bench = roomy_bench().await;
+    let env = roomy_env().await;
     let raw = v1::RawPrompt { text: "<grounding> An image of".into(), phrase_boxes: Vec::new() };
     let scoring = v1::TextScoring { prompt: "An".into(), text: Some(raw.clone()), with_end: false };
     for (id, kind) in [
@@ -137,13 +137,13 @@ async fn markup_of_a_jobs_own_is_refused_where_the_settings_do_not_take_it() {
         ("scoring", task::Kind::TextScoring(scoring)),
         ("words", task::Kind::Question(v1::Question { question: "Why?".into() })),
     ] {
-        submit(&bench, job(id, vec![task_of(kind)]).encode_to_vec()).await;
+        submit(&env, job(id, vec![task_of(kind)]).encode_to_vec()).await;
     }
-    let mut settings = settings(&bench);
+    let mut settings = settings(&env);
     settings.worker.allow_raw_prompts = false;
-    let report = work(&bench, common::parts(settings), 3).await;
+    let report = work(&env, common::parts(settings), 3).await;
     assert_eq!((report.finished, report.failed), (1, 2));
-    for failure in failures(&bench).await {
+    for failure in failures(&env).await {
         assert_eq!(failure.reason(), FailureReason::InvalidPrompt);
         assert!(failure.message.contains("worker.allow_raw_prompts"), "{}", failure.message);
     }

@@ -7,7 +7,9 @@ use crate::common;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use common::{Bench, Held, Running, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit};
+use common::{
+    Held, Running, TestEnv, annotated, bitmap, ends_as_a_failure, eventually, given_up, job, settings, submit,
+};
 use futures::StreamExt;
 use wire::Message;
 use wire::subjects::retry_subject;
@@ -16,17 +18,17 @@ use worker::JobEvent;
 use worker::delivery_info::DeliveryInfo;
 use worker::outcomes::Outcomes;
 
-fn outcomes(bench: &Bench) -> Outcomes {
-    Outcomes::new(bench.jetstream.clone(), &bench.streams.outcomes, Duration::from_secs(10))
+fn outcomes(env: &TestEnv) -> Outcomes {
+    Outcomes::new(env.jetstream.clone(), &env.streams.outcomes, Duration::from_secs(10))
 }
 
 #[tokio::test]
 async fn the_first_outcome_counts_whoever_comes_to_another() {
-    let bench = Bench::ready().await;
-    bench.publish_jobs(1).await;
-    let mut intake = bench.intake(bench.consumer().await, 1);
+    let env = TestEnv::ready().await;
+    env.publish_jobs(1).await;
+    let mut intake = env.intake(env.consumer().await, 1);
     let delivery = intake.next().await;
-    let outcomes = outcomes(&bench);
+    let outcomes = outcomes(&env);
     assert_eq!(outcomes.find(delivery.info()).await.unwrap(), None);
     let first = outcomes.claim(delivery.info(), annotated("a")).await.unwrap();
     let second = outcomes.claim(delivery.info(), annotated("b")).await.unwrap();
@@ -40,27 +42,27 @@ async fn the_first_outcome_counts_whoever_comes_to_another() {
 
 #[tokio::test]
 async fn a_job_whose_annotation_was_written_down_ends_with_it_even_if_its_picture_has_gone_bad() {
-    let bench = Bench::ready().await;
-    submit(&bench, &job("j", b"no picture".to_vec())).await;
-    let mut intake = bench.intake(bench.consumer().await, 1);
+    let env = TestEnv::ready().await;
+    submit(&env, &job("j", b"no picture".to_vec())).await;
+    let mut intake = env.intake(env.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
+    outcomes(&env).claim(delivery.info(), annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
-    let mut running = Running::start(&bench);
+    let mut running = Running::start(&env);
     assert!(matches!(running.event().await, JobEvent::Finished { duplicate: false, .. }));
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 1);
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, 1);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 0);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 0);
 }
 
 #[tokio::test]
 async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream() {
-    let bench = Bench::ready().await;
-    let publisher = bench.publisher();
+    let env = TestEnv::ready().await;
+    let publisher = env.publisher();
     for id in ["x", "a", "y"] {
         publisher.outcome(&annotated(id)).await.unwrap();
     }
@@ -70,11 +72,11 @@ async fn an_outcome_older_than_the_duplicate_window_is_looked_for_in_its_stream(
 }
 
 /// Changes the configuration of the annotations stream.
-async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
-    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+async fn change_annotations(env: &TestEnv, change: impl FnOnce(&mut Config)) {
+    let stream = env.jetstream.get_stream(&env.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
     change(&mut config);
-    bench.jetstream.update_stream(&config).await.unwrap();
+    env.jetstream.update_stream(&config).await.unwrap();
 }
 
 /// The shortest duplicate window that servers allow: as if ids had expired.
@@ -82,42 +84,42 @@ const FORGETFUL: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_job_that_the_server_gives_up_becomes_a_failure_and_leaves_the_queue() {
-    let bench = Bench::ready().await;
-    given_up(&bench).await;
-    ends_as_a_failure(&bench).await;
+    let env = TestEnv::ready().await;
+    given_up(&env).await;
+    ends_as_a_failure(&env).await;
 }
 
 /// As [`given_up`], without an advisory: nothing tells that the server no longer delivers the job.
-async fn orphaned(bench: &Bench) -> DeliveryInfo {
-    let info = given_up(bench).await;
-    bench.jetstream.get_stream(&bench.streams.advisories).await.unwrap().purge().await.unwrap();
+async fn orphaned(env: &TestEnv) -> DeliveryInfo {
+    let info = given_up(env).await;
+    env.jetstream.get_stream(&env.streams.advisories).await.unwrap().purge().await.unwrap();
     info
 }
 
-async fn ends_as_an_annotation(bench: &Bench) {
-    let mut running = Running::start(bench);
+async fn ends_as_an_annotation(env: &TestEnv) {
+    let mut running = Running::start(env);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
-    for stream in [&bench.streams.jobs, &bench.streams.retries, &bench.streams.attempts] {
-        eventually(&format!("{stream} is empty"), || async { bench.messages_in(stream).await == 0 }).await;
+    for stream in [&env.streams.jobs, &env.streams.retries, &env.streams.attempts] {
+        eventually(&format!("{stream} is empty"), || async { env.messages_in(stream).await == 0 }).await;
     }
     running.end().await;
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
 }
 
 #[tokio::test]
 async fn a_job_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
-    let bench = Bench::ready().await;
-    orphaned(&bench).await;
-    ends_as_an_annotation(&bench).await;
+    let env = TestEnv::ready().await;
+    orphaned(&env).await;
+    ends_as_an_annotation(&env).await;
 }
 
 #[tokio::test]
 async fn a_retry_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
-    let bench = Bench::ready().await;
-    let info = orphaned(&bench).await;
-    let jobs = bench.jetstream.get_stream(&bench.streams.jobs).await.unwrap();
+    let env = TestEnv::ready().await;
+    let info = orphaned(&env).await;
+    let jobs = env.jetstream.get_stream(&env.streams.jobs).await.unwrap();
     let job = jobs.get_raw_message(info.sequence).await.unwrap();
     jobs.delete_message(info.sequence).await.unwrap();
     let retry = Retry {
@@ -130,41 +132,41 @@ async fn a_retry_that_the_server_has_lost_track_of_is_requeued_and_annotated() {
         delay_nanos: 0,
     };
     let subject = retry_subject(&retry.subject, info.sequence, info.published_nanos);
-    take_for_acknowledged(&bench, subject, retry.encode_to_vec()).await;
-    ends_as_an_annotation(&bench).await;
+    take_for_acknowledged(&env, subject, retry.encode_to_vec()).await;
+    ends_as_an_annotation(&env).await;
 }
 
 /// Publishes a message to the retries stream, whose consumer then takes it for acknowledged.
-async fn take_for_acknowledged(bench: &Bench, subject: String, payload: Vec<u8>) {
-    bench.jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap();
-    let retries = bench.retries_consumer().await;
+async fn take_for_acknowledged(env: &TestEnv, subject: String, payload: Vec<u8>) {
+    env.jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap();
+    let retries = env.retries_consumer().await;
     let delivered = retries.fetch().max_messages(1).messages().await.unwrap().next().await;
     delivered.unwrap().unwrap().double_ack().await.unwrap();
-    assert_eq!(bench.messages_in(&bench.streams.retries).await, 1, "no acknowledgement removes a retry");
+    assert_eq!(env.messages_in(&env.streams.retries).await, 1, "no acknowledgement removes a retry");
 }
 
 #[tokio::test]
 async fn a_message_in_the_retries_stream_that_is_no_retry_is_removed() {
-    let bench = Bench::ready().await;
-    take_for_acknowledged(&bench, "groundling.retries.d.1-1".to_owned(), b"no retry".to_vec()).await;
-    bench.jetstream.publish("groundling.retries.d.2-2", "nor this".into()).await.unwrap().await.unwrap();
-    let running = Running::start(&bench);
-    eventually("both are removed", || async { bench.messages_in(&bench.streams.retries).await == 0 }).await;
+    let env = TestEnv::ready().await;
+    take_for_acknowledged(&env, "groundling.retries.d.1-1".to_owned(), b"no retry".to_vec()).await;
+    env.jetstream.publish("groundling.retries.d.2-2", "nor this".into()).await.unwrap().await.unwrap();
+    let running = Running::start(&env);
+    eventually("both are removed", || async { env.messages_in(&env.streams.retries).await == 0 }).await;
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 0);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 0);
 }
 
 #[tokio::test]
 async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_again() {
-    let mut bench = Bench::ready().await;
-    let info = given_up(&bench).await;
-    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
+    let mut env = TestEnv::ready().await;
+    let info = given_up(&env).await;
+    outcomes(&env).claim(&info, annotated("a")).await.unwrap();
     let written = Instant::now();
-    bench.publisher().outcome(&annotated("a")).await.unwrap();
-    change_annotations(&bench, |config| config.duplicate_window = FORGETFUL).await;
+    env.publisher().outcome(&annotated("a")).await.unwrap();
+    change_annotations(&env, |config| config.duplicate_window = FORGETFUL).await;
     // Short time limits, so that outcomes are soon old to the worker.
-    bench.streams.ack_wait = Duration::from_secs(3);
-    let mut settings = settings(&bench);
+    env.streams.ack_wait = Duration::from_secs(3);
+    let mut settings = settings(&env);
     settings.worker.max_retry_delay = Duration::from_secs(1);
     settings.worker.job_timeout = Duration::from_secs(1);
     settings.worker.publish_timeout = Duration::from_secs(1);
@@ -172,84 +174,84 @@ async fn an_old_annotation_of_a_job_that_the_server_gives_up_is_not_published_ag
     let old = settings.streams.duplicate_window;
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
     let running = Running::start_with(settings, Held::new());
-    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
-    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
+    eventually("the job has left the queue", || async { env.messages_in(&env.streams.jobs).await == 0 }).await;
+    eventually("the advisory is handled", || async { env.messages_in(&env.streams.advisories).await == 0 }).await;
     running.end().await;
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
 }
 
 #[tokio::test]
 async fn an_annotation_of_a_job_that_the_server_gives_up_and_no_stream_takes_gives_way_to_a_failure() {
-    let bench = Bench::ready().await;
-    let info = given_up(&bench).await;
-    outcomes(&bench).claim(&info, annotated("a")).await.unwrap();
-    change_annotations(&bench, |config| config.max_message_size = 1).await;
-    let mut running = Running::start(&bench);
+    let env = TestEnv::ready().await;
+    let info = given_up(&env).await;
+    outcomes(&env).claim(&info, annotated("a")).await.unwrap();
+    change_annotations(&env, |config| config.max_message_size = 1).await;
+    let mut running = Running::start(&env);
     match running.event().await {
         JobEvent::Failed { reason, .. } => assert_eq!(reason, FailureReason::AnnotationTooLarge),
         other => panic!("{other:?}"),
     }
-    eventually("the job has left the queue", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the job has left the queue", || async { env.messages_in(&env.streams.jobs).await == 0 }).await;
     running.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 1);
+    assert_eq!(env.messages_in(&env.streams.failed).await, 1);
 }
 
 #[tokio::test]
 async fn an_annotation_that_is_published_stays_the_only_outcome_when_its_stream_takes_less_than_before() {
-    let bench = Bench::ready().await;
-    submit(&bench, &job("j", bitmap())).await;
-    let mut intake = bench.intake(bench.consumer().await, 1);
+    let env = TestEnv::ready().await;
+    submit(&env, &job("j", bitmap())).await;
+    let mut intake = env.intake(env.consumer().await, 1);
     let delivery = intake.next().await;
-    outcomes(&bench).claim(delivery.info(), annotated("a")).await.unwrap();
-    bench.publisher().outcome(&annotated("a")).await.unwrap();
+    outcomes(&env).claim(delivery.info(), annotated("a")).await.unwrap();
+    env.publisher().outcome(&annotated("a")).await.unwrap();
     // As if the worker had died here.
     drop(delivery);
     intake.stop.cancel();
     intake.task.await.unwrap();
-    change_annotations(&bench, |config| (config.max_message_size, config.duplicate_window) = (1, FORGETFUL)).await;
+    change_annotations(&env, |config| (config.max_message_size, config.duplicate_window) = (1, FORGETFUL)).await;
     tokio::time::sleep(FORGETFUL * 3).await;
-    let mut running = Running::start(&bench);
+    let mut running = Running::start(&env);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { duplicate: true, .. }), "{event:?}");
     running.end().await;
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
 }
 
 #[tokio::test]
 async fn an_advisory_of_a_stream_that_was_made_anew_does_no_harm_to_the_job_with_its_sequence() {
-    let bench = Bench::ready().await;
-    given_up(&bench).await;
-    bench.jetstream.delete_stream(&bench.streams.jobs).await.unwrap();
-    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
-    submit(&bench, &job("another", bitmap())).await;
+    let env = TestEnv::ready().await;
+    given_up(&env).await;
+    env.jetstream.delete_stream(&env.streams.jobs).await.unwrap();
+    broker::setup::setup(&env.jetstream, &env.streams).await.unwrap();
+    submit(&env, &job("another", bitmap())).await;
     let engine = Held::new();
-    let mut running = Running::start_with(settings(&bench), engine.clone());
+    let mut running = Running::start_with(settings(&env), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
-    eventually("the advisory is handled", || async { bench.messages_in(&bench.streams.advisories).await == 0 }).await;
+    eventually("the advisory is handled", || async { env.messages_in(&env.streams.advisories).await == 0 }).await;
     engine.answers.add_permits(1);
     let event = running.event().await;
     assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
     running.end().await;
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 0]);
 }
 
 #[tokio::test]
 async fn jobs_wait_in_hand_while_the_stream_of_annotations_is_full() {
-    let bench = Bench::ready().await;
-    change_annotations(&bench, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
+    let env = TestEnv::ready().await;
+    change_annotations(&env, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
     for i in 0..4 {
-        submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+        submit(&env, &job(&format!("job-{i}"), bitmap())).await;
     }
-    let mut running = Running::start(&bench);
+    let mut running = Running::start(&env);
     running.event().await;
     // Longer than the first delays between attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let info = bench.consumer_info().await;
+    let info = env.consumer_info().await;
     assert_eq!((info.num_ack_pending, info.num_redelivered), (3, 0), "three jobs are held");
-    change_annotations(&bench, |config| config.max_messages = -1).await;
+    change_annotations(&env, |config| config.max_messages = -1).await;
     for _ in 0..3 {
         assert!(matches!(running.event().await, JobEvent::Finished { .. }));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
-use common::{Bench, Running, Yes, bitmap, job, settings, submit};
+use common::{Running, TestEnv, Yes, bitmap, job, settings, submit};
 use sandbox::EmbeddedS3;
 use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
@@ -45,11 +45,11 @@ async fn store(folder: &std::path::Path) -> (EmbeddedS3, S3Settings) {
 
 /// All jobs go to a worker that may not do them, and then one that may joins it.
 async fn a_pool_does(jobs: &[v1::ImageJob], older: impl Fn(&mut Settings), s3: &S3Settings) {
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     for job in jobs {
-        submit(&bench, job).await;
+        submit(&env, job).await;
     }
-    let newer = Settings { s3: s3.clone(), ..settings(&bench) };
+    let newer = Settings { s3: s3.clone(), ..settings(&env) };
     let mut refusing = newer.clone();
     older(&mut refusing);
     let mut refusing = Running::start_with(refusing, Arc::new(Yes));
@@ -63,7 +63,7 @@ async fn a_pool_does(jobs: &[v1::ImageJob], older: impl Fn(&mut Settings), s3: &
         assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
     }
     assert_eq!((refusing.end().await.failed, doing.end().await.finished), (0, jobs.len() as u64));
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,9 +89,9 @@ async fn prompts_that_some_workers_do_not_take_are_done_by_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn being_left_to_others_costs_a_job_none_of_its_tries() {
-    let bench = Bench::ready().await;
-    submit(&bench, &raw("raw")).await;
-    let mut older = settings(&bench);
+    let env = TestEnv::ready().await;
+    submit(&env, &raw("raw")).await;
+    let mut older = settings(&env);
     (older.worker.allow_raw_prompts, older.worker.max_deliveries) = (false, 2);
     let mut refusing = Running::start_with(older.clone(), Arc::new(Yes));
     for _ in 0..4 {
@@ -109,9 +109,9 @@ async fn being_left_to_others_costs_a_job_none_of_its_tries() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_all_workers_forbid_becomes_a_failure_when_the_time_is_over() {
     for seconds in [0, 4] {
-        let bench = Bench::ready().await;
-        submit(&bench, &object("denied")).await;
-        let mut settings = settings(&bench);
+        let env = TestEnv::ready().await;
+        submit(&env, &object("denied")).await;
+        let mut settings = settings(&env);
         settings.s3.allow = vec!["another".into()];
         settings.worker.release_own_limits_for = Duration::from_secs(seconds);
         // Both workers forbid it. The time counts for both together.

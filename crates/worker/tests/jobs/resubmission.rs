@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
-use common::{Bench, Running, bitmap, eventually, job, settings, submit};
+use common::{Running, TestEnv, bitmap, eventually, job, settings, submit};
 use fake_store::{Answer, FakeStore};
 use tracing::field::{Field, Visit};
 use wire::Message;
@@ -19,7 +19,7 @@ use wire::v1::{FailureReason, ImageJob, JobFailure, S3Object, image_job};
 use worker::settings::S3Settings;
 use worker::{JobEvent, Settings};
 
-fn of_store(bench: &Bench, store: &FakeStore) -> Settings {
+fn of_store(env: &TestEnv, store: &FakeStore) -> Settings {
     let s3 = S3Settings {
         endpoint: Some(store.endpoint().to_owned()),
         path_style: true,
@@ -28,7 +28,7 @@ fn of_store(bench: &Bench, store: &FakeStore) -> Settings {
         attempts: 1,
         ..Default::default()
     };
-    Settings { s3, ..settings(bench) }
+    Settings { s3, ..settings(env) }
 }
 
 fn of_object(id: &str, version_id: Option<&str>) -> ImageJob {
@@ -37,14 +37,14 @@ fn of_object(id: &str, version_id: Option<&str>) -> ImageJob {
     ImageJob { source: Some(image_job::Source::S3(object)), ..job(id, Vec::new()) }
 }
 
-async fn publish(bench: &Bench, subject: &str, payload: Bytes, id: &str) -> PublishAck {
+async fn publish(env: &TestEnv, subject: &str, payload: Bytes, id: &str) -> PublishAck {
     let message = PublishMessage::build().payload(payload).message_id(id);
-    bench.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap()
+    env.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap()
 }
 
 /// The last failure.
-async fn failure(bench: &Bench) -> JobFailure {
-    let stream = bench.jetstream.get_stream(&bench.streams.failed).await.unwrap();
+async fn failure(env: &TestEnv) -> JobFailure {
+    let stream = env.jetstream.get_stream(&env.streams.failed).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
     JobFailure::decode(stream.get_raw_message(last).await.unwrap().payload).unwrap()
 }
@@ -58,29 +58,29 @@ async fn a_failed_job_is_dropped_under_its_old_id_and_done_under_that_of_the_rec
         false => Answer::error(404, "NoSuchKey", "m"),
     })
     .await;
-    let bench = Bench::ready().await;
-    let mut running = Running::start_with(of_store(&bench, &store), Arc::new(common::Yes));
+    let env = TestEnv::ready().await;
+    let mut running = Running::start_with(of_store(&env, &store), Arc::new(common::Yes));
     let payload = Bytes::from(of_object("42", None).encode_to_vec());
-    assert!(!publish(&bench, "groundling.jobs.cats", payload.clone(), "42").await.duplicate);
+    assert!(!publish(&env, "groundling.jobs.cats", payload.clone(), "42").await.duplicate);
     assert!(matches!(running.event().await, JobEvent::Failed { .. }));
-    let first = failure(&bench).await;
+    let first = failure(&env).await;
 
-    let again = publish(&bench, &first.subject, first.job.clone(), "42").await;
+    let again = publish(&env, &first.subject, first.job.clone(), "42").await;
     assert!(again.duplicate, "the stream drops it under its old id");
-    assert_eq!(bench.messages_in(&bench.streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&env.streams.jobs).await, 0);
 
     // If it fails again, that is another failure.
     let id = resubmission_id(&first);
-    assert!(!publish(&bench, &first.subject, first.job.clone(), &id).await.duplicate);
+    assert!(!publish(&env, &first.subject, first.job.clone(), &id).await.duplicate);
     assert!(matches!(running.event().await, JobEvent::Failed { .. }));
-    assert_eq!(bench.messages_in(&bench.streams.failed).await, 2);
-    assert!(publish(&bench, &first.subject, first.job.clone(), &id).await.duplicate, "once for each failure");
+    assert_eq!(env.messages_in(&env.streams.failed).await, 2);
+    assert!(publish(&env, &first.subject, first.job.clone(), &id).await.duplicate, "once for each failure");
 
     // The outcome of the first message does not count for it.
     is_there.store(true, Ordering::SeqCst);
-    let second = failure(&bench).await;
+    let second = failure(&env).await;
     assert_ne!(resubmission_id(&second), id);
-    assert!(!publish(&bench, &second.subject, second.job.clone(), &resubmission_id(&second)).await.duplicate);
+    assert!(!publish(&env, &second.subject, second.job.clone(), &resubmission_id(&second)).await.duplicate);
     match running.event().await {
         JobEvent::Finished { annotation, duplicate } => {
             assert_eq!((annotation.job_id.as_str(), duplicate), ("42", false))
@@ -88,31 +88,31 @@ async fn a_failed_job_is_dropped_under_its_old_id_and_done_under_that_of_the_rec
         other => panic!("{other:?}"),
     }
     running.end().await;
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [1, 2]);
 }
 
 #[tokio::test]
 async fn a_failure_names_the_object() {
     let store = FakeStore::start(|_| Answer::error(404, "NoSuchVersion", "m")).await;
-    let bench = Bench::ready().await;
-    let mut running = Running::start_with(of_store(&bench, &store), Arc::new(common::Yes));
+    let env = TestEnv::ready().await;
+    let mut running = Running::start_with(of_store(&env, &store), Arc::new(common::Yes));
     let no_tasks = ImageJob { tasks: Vec::new(), ..of_object("no tasks", None) };
     for (job, reason, version) in [
         (of_object("plain", None), FailureReason::ObjectNotFound, None),
         (of_object("versioned", Some("v1")), FailureReason::ObjectNotFound, Some("v1")),
         (no_tasks, FailureReason::InvalidJob, None),
     ] {
-        submit(&bench, &job).await;
+        submit(&env, &job).await;
         running.event().await;
-        let failure = failure(&bench).await;
+        let failure = failure(&env).await;
         assert_eq!(failure.reason(), reason);
         assert_eq!((failure.bucket.as_deref(), failure.key.as_deref()), (Some("imgs"), Some("a/b.bmp")));
         assert_eq!(failure.version_id.as_deref(), version);
     }
-    submit(&bench, &job("inline", b"no picture".to_vec())).await;
+    submit(&env, &job("inline", b"no picture".to_vec())).await;
     running.event().await;
-    let failure = failure(&bench).await;
+    let failure = failure(&env).await;
     assert_eq!((failure.bucket, failure.key, failure.version_id), (None, None, None));
     running.end().await;
 }
@@ -171,12 +171,12 @@ async fn log_lines_about_a_job_name_the_object() {
         }
     })
     .await;
-    let bench = Bench::ready().await;
-    let mut running = Running::start_with(of_store(&bench, &store), Arc::new(common::Yes));
-    submit(&bench, &of_object("retried", Some("v1"))).await;
+    let env = TestEnv::ready().await;
+    let mut running = Running::start_with(of_store(&env, &store), Arc::new(common::Yes));
+    submit(&env, &of_object("retried", Some("v1"))).await;
     assert!(matches!(running.event().await, JobEvent::Retried { .. }));
     assert!(matches!(running.event().await, JobEvent::Finished { .. }));
-    submit(&bench, &of_object("given up", Some("v1"))).await;
+    submit(&env, &of_object("given up", Some("v1"))).await;
     assert!(matches!(running.event().await, JobEvent::Failed { .. }));
     running.end().await;
     eventually("all is logged", || async { lines.0.lock().unwrap().len() > 3 }).await;

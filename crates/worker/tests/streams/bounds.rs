@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use common::{Bench, Held, PATIENCE, Running, Yes, bitmap, eventually, job, parts, settings, submit};
+use common::{Held, PATIENCE, Running, TestEnv, Yes, bitmap, eventually, job, parts, settings, submit};
 use futures::StreamExt;
 use rustix::process::{Resource, getrlimit};
 use sandbox::{NatsCluster, NatsOptions, NatsServer};
@@ -19,23 +19,23 @@ use worker::{JobEvent, Settings};
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_slots_and_large_jobs_do_not_overrun_the_connection() {
     const JOBS: usize = 600;
-    let bench = Bench::ready().await;
+    let env = TestEnv::ready().await;
     let padding = vec![0; 500_000];
     futures::stream::iter(0..JOBS)
         .for_each_concurrent(8, |i| {
             let job = job(&format!("job-{i}"), [bitmap(), padding.clone()].concat());
-            let bench = &bench;
-            async move { submit(bench, &job).await }
+            let env = &env;
+            async move { submit(env, &job).await }
         })
         .await;
-    let mut settings = settings(&bench);
+    let mut settings = settings(&env);
     settings.worker.slots = Some(JOBS);
     let mut running = Running::start_with(settings, Arc::new(Yes));
     for _ in 0..JOBS {
         let event = running.event().await;
         assert!(matches!(event, JobEvent::Finished { .. }), "{event:?}");
     }
-    let info = bench.consumer_info().await;
+    let info = env.consumer_info().await;
     assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was delivered once");
     let report = running.end().await;
     assert_eq!((report.finished, report.retried, report.pulls_lost), (JOBS as u64, 0, 0));
@@ -72,35 +72,35 @@ async fn in_a_cluster_the_last_jobs_of_a_request_come_after_the_word_that_it_is_
     assert_eq!(info.delivered.consumer_sequence, JOBS as u64, "each was delivered once");
 }
 
-async fn change_annotations(bench: &Bench, change: impl FnOnce(&mut Config)) {
-    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+async fn change_annotations(env: &TestEnv, change: impl FnOnce(&mut Config)) {
+    let stream = env.jetstream.get_stream(&env.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
     change(&mut config);
-    bench.jetstream.update_stream(&config).await.unwrap();
+    env.jetstream.update_stream(&config).await.unwrap();
 }
 
 #[tokio::test]
 async fn at_the_end_an_outcome_that_is_written_down_does_not_wait_for_its_stream() {
-    let bench = Bench::ready().await;
-    change_annotations(&bench, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
+    let env = TestEnv::ready().await;
+    change_annotations(&env, |config| (config.max_messages, config.discard) = (1, DiscardPolicy::New)).await;
     for id in ["first", "second"] {
-        submit(&bench, &job(id, bitmap())).await;
+        submit(&env, &job(id, bitmap())).await;
     }
-    let mut running = Running::start(&bench);
+    let mut running = Running::start(&env);
     running.event().await;
-    eventually("both outcomes are claimed", || async { bench.messages_in(&bench.streams.outcomes).await == 2 }).await;
+    eventually("both outcomes are claimed", || async { env.messages_in(&env.streams.outcomes).await == 2 }).await;
     let told = Instant::now();
     running.stop.cancel();
     // The default of worker.publish_timeout is two minutes.
     let report = tokio::time::timeout(PATIENCE, running.task).await.expect("the worker should end").unwrap().unwrap();
     assert_eq!((report.finished, report.failed, report.retried), (1, 0, 1), "{:?}", told.elapsed());
-    change_annotations(&bench, |config| config.max_messages = -1).await;
+    change_annotations(&env, |config| config.max_messages = -1).await;
     // Another worker publishes the claimed outcome without processing the job.
-    let mut other = Running::start_with(settings(&bench), Held::new());
+    let mut other = Running::start_with(settings(&env), Held::new());
     let event = other.event().await;
     assert!(matches!(event, JobEvent::Finished { duplicate: false, .. }), "{event:?}");
     other.end().await;
-    assert_eq!(bench.messages_in(&bench.streams.annotations).await, 2);
+    assert_eq!(env.messages_in(&env.streams.annotations).await, 2);
 }
 
 #[tokio::test]
@@ -119,19 +119,19 @@ async fn a_worker_whose_password_is_no_longer_taken_ends_after_a_while() {
     };
     let client = broker::connection::connect(&nats, "test").await.unwrap();
     let jetstream = broker::connection::jetstream(&client, &nats);
-    let bench = Bench { server, nats, streams: Default::default(), client, jetstream };
-    broker::setup::setup(&bench.jetstream, &bench.streams).await.unwrap();
-    submit(&bench, &job("in hand", bitmap())).await;
+    let env = TestEnv { server, nats, streams: Default::default(), client, jetstream };
+    broker::setup::setup(&env.jetstream, &env.streams).await.unwrap();
+    submit(&env, &job("in hand", bitmap())).await;
     let engine = Held::new();
-    let mut running = Running::start_with(settings(&bench), engine.clone());
+    let mut running = Running::start_with(settings(&env), engine.clone());
     engine.asked.acquire().await.unwrap().forget();
     // Only for a moment: the worker continues.
-    bench.server.reload(&with("after")).unwrap();
+    env.server.reload(&with("after")).unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    bench.server.reload(&with("before")).unwrap();
+    env.server.reload(&with("before")).unwrap();
     engine.answers.add_permits(1);
     assert!(matches!(running.event().await, JobEvent::Finished { .. }));
-    bench.server.reload(&with("after")).unwrap();
+    env.server.reload(&with("after")).unwrap();
     let ended = tokio::time::timeout(PATIENCE * 2, running.task).await.expect("the worker should end");
     let error = ended.unwrap().unwrap_err().to_string();
     assert!(error.contains("nats.refused_timeout") && error.contains("credentials"), "{error}");

@@ -6,7 +6,7 @@ use crate::common;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Bench, PATIENCE, annotated, bitmap, eventually, job, parts, settings, submit};
+use common::{PATIENCE, TestEnv, annotated, bitmap, eventually, job, parts, settings, submit};
 use sandbox::ShiftedClock;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -48,42 +48,42 @@ async fn worker_with_a_wrong_clock() {
 
 async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) {
     let clock = ShiftedClock::build().unwrap();
-    let bench = Bench::ready().await;
-    let outcomes = Outcomes::new(bench.jetstream.clone(), &bench.streams.outcomes, PATIENCE);
-    let mut intake = bench.intake(bench.consumer().await, 3);
+    let env = TestEnv::ready().await;
+    let outcomes = Outcomes::new(env.jetstream.clone(), &env.streams.outcomes, PATIENCE);
+    let mut intake = env.intake(env.consumer().await, 3);
     // The annotation was published, but the acknowledgement was lost.
     for i in 0..3 {
-        submit(&bench, &job(&format!("job-{i}"), bitmap())).await;
+        submit(&env, &job(&format!("job-{i}"), bitmap())).await;
         let delivery = intake.next().await;
         let outcome = annotated(&format!("a-{i}"));
         outcomes.claim(delivery.info(), outcome.clone()).await.unwrap();
-        bench.publisher().outcome(&outcome).await.unwrap();
+        env.publisher().outcome(&outcome).await.unwrap();
         std::mem::forget(delivery);
     }
     let written = Instant::now();
     intake.stop.cancel();
     intake.task.await.unwrap();
-    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+    let stream = env.jetstream.get_stream(&env.streams.annotations).await.unwrap();
     let mut config = stream.cached_info().config.clone();
     // As if the ids had expired.
     config.duplicate_window = Duration::from_millis(100);
-    bench.jetstream.update_stream(&config).await.unwrap();
-    let old = hasty(settings(&bench)).streams.duplicate_window;
+    env.jetstream.update_stream(&config).await.unwrap();
+    let old = hasty(settings(&env)).streams.duplicate_window;
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
-    bench.hasty_consumer(Duration::from_secs(3)).await;
+    env.hasty_consumer(Duration::from_secs(3)).await;
     let mut worker = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "clock::worker_with_a_wrong_clock", "--ignored", "--nocapture"])
         .envs(clock.variables(shift))
-        .env(URL, &bench.nats.url)
+        .env(URL, &env.nats.url)
         .env(RIGHT, seconds().to_string())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    eventually("the queue is empty", || async { bench.messages_in(&bench.streams.jobs).await == 0 }).await;
+    eventually("the queue is empty", || async { env.messages_in(&env.streams.jobs).await == 0 }).await;
     assert!(worker.try_wait().unwrap().is_none(), "the worker still runs");
     worker.kill().await.unwrap();
-    let ended = [&bench.streams.annotations, &bench.streams.failed].map(|stream| bench.messages_in(stream));
+    let ended = [&env.streams.annotations, &env.streams.failed].map(|stream| env.messages_in(stream));
     assert_eq!(futures::future::join_all(ended).await, [3, 0]);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use broker::connection;
 use broker::setup::{SetupError, setup};
-use common::{Bench, PATIENCE, Running, eventually, settings, watch_log};
+use common::{PATIENCE, Running, TestEnv, eventually, settings, watch_log};
 use sandbox::{NatsOptions, NatsServer};
 use worker::settings::{NatsSettings, Secret, StreamSettings};
 
@@ -85,9 +85,9 @@ async fn waiting_worker(permissions: &str, said: &[&str]) {
     let (log, _guard) = watch_log();
     let (server, nats) = server(&user(permissions), false).await;
     let admin = NatsSettings { user: Some("a".into()), request_timeout: PATIENCE, ..nats.clone() };
-    let bench = Bench::at(server, admin).await;
-    setup(&bench.jetstream, &bench.streams).await.unwrap();
-    let limited = worker::Settings { nats, ..settings(&bench) };
+    let env = TestEnv::at(server, admin).await;
+    setup(&env.jetstream, &env.streams).await.unwrap();
+    let limited = worker::Settings { nats, ..settings(&env) };
     let running = Running::start_with(limited, Arc::new(common::Yes));
     for text in said {
         eventually(text, || async { log.contains(text) }).await;
@@ -121,8 +121,8 @@ async fn a_worker_waits_for_jetstream_on_its_account() {
     let (log, _guard) = watch_log();
     let accounts = "accounts { A { users: [ { user: u, password: p } ] } }";
     let (_server, nats) = server(accounts, false).await;
-    let bench = Bench::bare().await;
-    let running = Running::start_with(worker::Settings { nats, ..settings(&bench) }, Arc::new(common::Yes));
+    let env = TestEnv::bare().await;
+    let running = Running::start_with(worker::Settings { nats, ..settings(&env) }, Arc::new(common::Yes));
     eventually("it says why", || async { log.contains("JetStream is not enabled for this NATS account") }).await;
     assert!(!running.task.is_finished(), "it waits");
     running.end().await;

@@ -13,7 +13,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use broker::connection::{connect, jetstream};
 use broker::publish::Publisher;
 use broker::setup;
-use common::{Bench, annotation};
+use common::{TestEnv, annotation};
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as TlsKeyPair, SanType};
 use sandbox::{NatsOptions, NatsServer};
@@ -106,19 +106,19 @@ async fn a_worker_with_the_permissions_of_deploy_works_and_may_do_nothing_else()
     };
     let streams = StreamSettings::default();
     let client = connect(&with(&admin), "admin").await.unwrap();
-    let bench = Bench {
+    let env = TestEnv {
         jetstream: jetstream(&client, &with(&admin)),
         client,
         nats: with(&user),
         streams: streams.clone(),
         server,
     };
-    setup::setup(&bench.jetstream, &streams).await.unwrap();
+    setup::setup(&env.jetstream, &streams).await.unwrap();
 
     // A job that succeeds and one that fails.
-    common::submit(&bench, &common::job("good", common::bitmap())).await;
-    common::submit(&bench, &common::job("bad", b"no picture".to_vec())).await;
-    let mut running = common::Running::start(&bench);
+    common::submit(&env, &common::job("good", common::bitmap())).await;
+    common::submit(&env, &common::job("bad", b"no picture".to_vec())).await;
+    let mut running = common::Running::start(&env);
     running.event().await;
     running.event().await;
     let report = running.end().await;
@@ -138,10 +138,10 @@ async fn a_worker_with_the_permissions_of_deploy_works_and_may_do_nothing_else()
         let refused = limited.publish(subject, "x".into()).await.unwrap().await;
         assert!(refused.is_err(), "{subject}");
     }
-    assert_eq!(bench.messages_in(&streams.jobs).await, 0);
+    assert_eq!(env.messages_in(&streams.jobs).await, 0);
     assert!(limited.delete_stream(&streams.jobs).await.is_err());
     assert!(limited.get_stream("OTHER").await.is_err());
-    let jobs = bench.jetstream.get_stream(&streams.jobs).await.unwrap();
+    let jobs = env.jetstream.get_stream(&streams.jobs).await.unwrap();
     assert!(limited.get_stream(&streams.jobs).await.unwrap().purge().await.is_err());
     assert!(jobs.consumer_info(&streams.consumer).await.is_ok());
 }

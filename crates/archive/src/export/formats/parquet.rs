@@ -7,7 +7,7 @@ use wire::v1::{Entity, FractionBox, GroundedBox, ImageAnnotation, PictureFacts, 
 
 use crate::export::error::ExportError;
 use crate::export::item::Item;
-use crate::export::parquet_columns::{Blob, Bool, ColumnBuffer, Double, Float, Int32, Int64, Text};
+use crate::export::parquet_columns::{Blob, Bool, ColumnBuffer, Corners, Float, Int32, Int64, Text};
 use crate::export::parquet_file::{ParquetFile, RowGroup};
 use crate::export::shard_writer::{ShardContext, ShardWriter};
 use crate::export::staged_file::Finished;
@@ -161,9 +161,9 @@ struct Entities {
     start: Int32,
     end: Int32,
     score: Float,
-    corners: [Double; 4],
+    corners: Corners,
     box_score: Float,
-    refined: [Double; 4],
+    refined: Corners,
 }
 
 impl Shard {
@@ -267,7 +267,7 @@ impl Rows {
         self.text.push(&result.text);
         self.raw_text.push(&result.raw_text);
         let reason = result.finish_reason().as_str_name();
-        self.finish_reason.push(&reason.trim_start_matches("FINISH_REASON_").to_lowercase());
+        self.finish_reason.push(&reason.strip_prefix("FINISH_REASON_").unwrap_or(reason).to_ascii_lowercase());
         self.prompt_tokens.push(signed_32(result.prompt_tokens));
         self.generated_tokens.push(signed_32(result.generated_tokens));
         self.loss.push_optional(result.loss);
@@ -282,8 +282,7 @@ impl Rows {
 
 impl RowGroup for Rows {
     fn columns(&mut self) -> Vec<&mut dyn ColumnBuffer> {
-        let Entities { phrase, start, end, score, corners: [x0, y0, x1, y1], box_score, refined: [rx0, ry0, rx1, ry1] } =
-            &mut self.entities;
+        let Entities { phrase, start, end, score, corners, box_score, refined } = &mut self.entities;
         vec![
             &mut self.annotation_id,
             &mut self.sequence,
@@ -318,15 +317,9 @@ impl RowGroup for Rows {
             start,
             end,
             score,
-            x0,
-            y0,
-            x1,
-            y1,
+            corners,
             box_score,
-            rx0,
-            ry0,
-            rx1,
-            ry1,
+            refined,
             &mut self.picture,
             &mut self.path,
         ]
@@ -358,22 +351,15 @@ impl Entities {
     }
 
     fn push_box(&mut self, repetition: i16, found: &GroundedBox) {
-        let corners = found.fractions.as_ref().map_or([0.0; 4], corners);
-        for (column, value) in self.corners.iter_mut().zip(corners) {
-            column.push_in_list(repetition, 2, value);
-        }
+        self.corners.push_in_list(repetition, 2, found.fractions.as_ref().map_or([0.0; 4], corners));
         self.box_score.push_at(repetition, 2, found.score);
-        let refined = found.refined.as_ref().map(self::corners);
-        for (index, column) in self.refined.iter_mut().enumerate() {
-            column.push_at(repetition, 2, refined.and_then(|refined| refined.get(index).copied()));
-        }
+        self.refined.push_at(repetition, 2, found.refined.as_ref().map(corners));
     }
 
     fn push_no_box(&mut self, repetition: i16, parents: i16) {
-        for column in self.corners.iter_mut().chain(&mut self.refined) {
-            column.push_absent(repetition, parents);
-        }
+        self.corners.push_absent(repetition, parents);
         self.box_score.push_absent(repetition, parents);
+        self.refined.push_absent(repetition, parents);
     }
 }
 

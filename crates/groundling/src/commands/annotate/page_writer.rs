@@ -9,7 +9,7 @@ use review::{Page, PageItem, Picture, page};
 use wire::v1::ImageAnnotation;
 
 use crate::files;
-use crate::review_items::annotated;
+use crate::review_items::task_answer;
 
 /// The most pictures of a page: it holds them all, at about 100 kB each.
 const MAX_PICTURES: usize = 2000;
@@ -56,7 +56,7 @@ impl PageWriter {
             self.left_out += 1;
             return;
         }
-        let annotations = annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect();
+        let annotations = annotation.results.iter().map(|result| task_answer(&annotation.job_id, result)).collect();
         self.items.push(PageItem { picture, annotations, ..PageItem::default() });
     }
 

@@ -15,7 +15,7 @@ use super::recipe::{Recipe, failure_row};
 use super::row_files::RowFiles;
 use crate::annotate_args::{AnnotateFormat, OutputArgs};
 use crate::errors::plain;
-use crate::report::{self, Result as Report};
+use crate::report::{self, JsonV0Row};
 use crate::sources::input::{Input, Source};
 use crate::sources::skipped::{Reason, Skipped};
 use crate::stdout;
@@ -98,14 +98,14 @@ impl Results {
         for (index, answer) in answers.iter().enumerate() {
             let prompt = (answers.len() > 1).then_some(index + 1);
             let drawing = self.drawings.as_mut().zip(view.picture.as_ref()).map(|(drawings, picture)| {
-                let drawn = review::draw(&picture.rgb, &report::labelled(answer));
+                let drawn = review::draw(&picture.rgb, &report::grounded_entities(answer));
                 drawings.write(&input.mirror, prompt, &drawn)
             });
             let drawing = drawing.and_then(|written| written.map_err(|error| errors.push(error)).ok());
-            let report = Report::new(&name, &self.model_name, answer).with_drawing(drawing.as_deref());
+            let row = JsonV0Row::new(&name, &self.model_name, answer).with_drawing(drawing.as_deref());
             match self.format {
-                AnnotateFormat::Text => progress.print(|| report.print_text())?,
-                AnnotateFormat::JsonV0 => progress.print(|| report.print_json())?,
+                AnnotateFormat::Text => progress.print(|| row.print_text())?,
+                AnnotateFormat::JsonV0 => progress.print(|| row.print_json())?,
                 AnnotateFormat::Json => {}
             }
         }

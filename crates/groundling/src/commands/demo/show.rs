@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use image::codecs::png::PngEncoder;
 use kosmos2::processor::image::{DecodeOptions, decode};
-use review::{Labelled, Page, PageItem, Picture, draw, page};
+use review::{GroundedEntity, Page, PageItem, Picture, draw, page};
 use sandbox::DemoData;
 use serde_json::json;
 use wire::v1::{ImageAnnotation, TaskResult};
@@ -15,7 +15,7 @@ use wire::v1::{ImageAnnotation, TaskResult};
 use crate::args::Format;
 use crate::files;
 use crate::report::entity_line;
-use crate::review_items::{annotated, labelled};
+use crate::review_items::{grounded_entities, task_answer};
 use crate::stderr::escape_control;
 use crate::stdout;
 
@@ -24,7 +24,7 @@ pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::
         for result in &annotation.results {
             match format {
                 Format::Json => {
-                    let entities: Vec<_> = labelled(result)
+                    let entities: Vec<_> = grounded_entities(result)
                         .into_iter()
                         .map(|e| json!({"phrase": e.phrase, "boxes": e.boxes, "score": e.score, "box_scores": e.box_scores}))
                         .collect();
@@ -41,7 +41,7 @@ pub(super) fn print(annotations: &[ImageAnnotation], format: Format) -> anyhow::
 /// A line with the picture and its text, and a line for each phrase.
 fn lines(name: &str, result: &TaskResult) -> String {
     let mut lines = format!("{name:10}  {}\n", escape_control(&result.text));
-    for entity in labelled(result) {
+    for entity in grounded_entities(result) {
         let line = entity_line(&entity.phrase, entity.score, &entity.boxes, &entity.box_scores);
         let _ = writeln!(lines, "{:10}    {line}", "");
     }
@@ -56,13 +56,13 @@ pub(super) fn write(annotations: &[ImageAnnotation], data: &DemoData, out: &Path
         let file = data.scenes_dir.join(&annotation.job_id);
         let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
         let picture = decode(&bytes, &DecodeOptions::default())?;
-        let entities: Vec<Labelled> = annotation.results.iter().flat_map(labelled).collect();
+        let entities: Vec<GroundedEntity> = annotation.results.iter().flat_map(grounded_entities).collect();
         let path = out.join(&annotation.job_id).with_extension("png");
         let drawn = draw(&picture.rgb, &entities);
         files::replace(&path, |file| Ok(drawn.write_with_encoder(PngEncoder::new(file))?))?;
         items.push(PageItem {
             picture: Some(Picture::new(&picture.rgb)?),
-            annotations: annotation.results.iter().map(|result| annotated(&annotation.job_id, result)).collect(),
+            annotations: annotation.results.iter().map(|result| task_answer(&annotation.job_id, result)).collect(),
             ..PageItem::default()
         });
     }

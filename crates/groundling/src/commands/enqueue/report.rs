@@ -125,13 +125,11 @@ pub(super) fn summary(args: &EnqueueArgs, summary: Summary) -> anyhow::Result<()
             "dataset": args.dataset, "complete": true, "lanes": lanes, "total": counts(total), "this_run": counts(stored),
         }));
     }
+    // A manifest may not have the sizes.
+    let size = if total.bytes > 0 { format!(", total size {}", size(total.bytes)) } else { String::new() };
     Ok(stdout::write_line(format_args!(
-        "{}: all {} objects read, {} jobs stored ({} by this run), total size {}",
-        args.dataset,
-        total.seen,
-        total.jobs,
-        stored.jobs,
-        size(total.bytes)
+        "{}: all {} objects read, {} jobs stored ({} by this run){size}",
+        args.dataset, total.seen, total.jobs, stored.jobs,
     ))?)
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn restricted(permissions: &str) -> (NatsServer, Context, Scale
     let options = NatsOptions { extra_config: format!("{permissions}{users}"), ..NatsOptions::default() };
     let nats = NatsServer::start(&options).await.unwrap();
     let administrator = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
-    let jetstream = pool_of(administrator.connect(nats.client_url()).await.unwrap()).await;
+    let jetstream = set_up_streams_as(administrator.connect(nats.client_url()).await.unwrap()).await;
     let scaler = Scaler::start_with(NatsSettings {
         url: nats.client_url().to_owned(),
         user: Some("s".to_owned()),
@@ -62,7 +62,7 @@ impl Scaler {
 
     pub(crate) async fn start_with(nats: NatsSettings) -> Self {
         let short = Duration::from_millis;
-        let timing = Timing { poll: short(50), measure: short(100), span: (short(300), short(2000)) };
+        let timing = Timing { poll: short(50), measure: short(100), min_span: short(300), max_span: short(2000) };
         let nats = NatsSettings { request_timeout: Duration::from_secs(2), ..nats };
         let observer = Observer::new(timing);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,7 +86,7 @@ impl Scaler {
     }
 
     /// Waits until the metric is this, and returns the errors before. No other value may come.
-    pub(crate) async fn until(&self, seconds: f64) -> Vec<Status> {
+    pub(crate) async fn wait_for_metric(&self, seconds: f64) -> Vec<Status> {
         let mut errors = Vec::new();
         let found = async {
             loop {
@@ -120,11 +120,11 @@ pub(crate) fn without(key: &str) -> ScaledObjectRef {
 }
 
 /// A context of JetStream with all streams and consumers.
-pub(crate) async fn pool(url: &str) -> Context {
-    pool_of(async_nats::connect(url).await.unwrap()).await
+pub(crate) async fn set_up_streams(url: &str) -> Context {
+    set_up_streams_as(async_nats::connect(url).await.unwrap()).await
 }
 
-pub(crate) async fn pool_of(administrator: async_nats::Client) -> Context {
+pub(crate) async fn set_up_streams_as(administrator: async_nats::Client) -> Context {
     let jetstream = jetstream::new(administrator);
     setup::setup(&jetstream, &StreamSettings::default()).await.unwrap();
     jetstream

@@ -11,16 +11,16 @@ use wire::v1::ImageAnnotation;
 use super::report::Workers;
 use crate::pool::PoolError;
 
-/// Most parts into which the time of a dataset is divided.
+/// Maximum number of parts into which the time of a dataset is divided.
 const PARTS: i64 = 32;
 /// Annotations that are looked at first in each part.
 const SAMPLE: usize = 32;
 /// More are looked at while fewer than this many were seen of each worker.
 const OF_EACH_WORKER: usize = 4;
-/// Most annotations that are looked at in each part.
-const MOST: usize = 1024;
+/// Maximum number of annotations that are looked at in each part.
+const MAX_SAMPLED: usize = 1024;
 /// Requests that run at once.
-const AT_ONCE: usize = 8;
+const CONCURRENCY: usize = 8;
 /// Parts that ended this long ago get no more annotations.
 const CLOSED_AFTER: Duration = Duration::seconds(10);
 
@@ -48,7 +48,7 @@ pub(crate) async fn workers(
             }
         }
         let is_enough = looked_at >= seen.len() * OF_EACH_WORKER;
-        if is_over || is_enough || looked_at >= MOST {
+        if is_over || is_enough || looked_at >= MAX_SAMPLED {
             return Ok(Workers { seen: seen.len() as u64, at_least: !is_over && !is_enough });
         }
         most = looked_at * 3;
@@ -82,7 +82,7 @@ pub(super) async fn device_seconds(
             Ok::<_, PoolError>((start, seen))
         })
         .collect();
-    let parts: Vec<(i64, u64)> = stream::iter(parts).buffered(AT_ONCE).try_collect().await?;
+    let parts: Vec<(i64, u64)> = stream::iter(parts).buffered(CONCURRENCY).try_collect().await?;
     let mut seconds = 0.0;
     for (start, seen) in parts {
         let (begin, end) = (time(start), time(start + length));

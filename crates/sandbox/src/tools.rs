@@ -11,7 +11,7 @@ use crate::error::SandboxError;
 #[derive(Clone, Debug, Default)]
 pub struct SearchPaths {
     /// The folder with `bin/`, from `GROUNDLING_RIG`. If set, nothing else is searched for tools.
-    pub rig: Option<OsString>,
+    pub tools_dir: Option<OsString>,
     /// Folders that are searched together with all folders above them.
     pub starts: Vec<PathBuf>,
     /// `PATH`, for programs that are installed on the machine.
@@ -23,7 +23,7 @@ impl SearchPaths {
     pub fn from_environment() -> Self {
         let program = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
         Self {
-            rig: env::var_os("GROUNDLING_RIG"),
+            tools_dir: env::var_os("GROUNDLING_RIG"),
             starts: env::current_dir().ok().into_iter().chain(program).collect(),
             path: env::var_os("PATH"),
         }
@@ -41,12 +41,13 @@ impl SearchPaths {
     }
 
     fn find(&self, name: &str) -> Result<PathBuf, SandboxError> {
-        if let Some(rig) = &self.rig {
-            let candidate = Path::new(rig).join("bin").join(name);
+        if let Some(tools_dir) = &self.tools_dir {
+            let bin = Path::new(tools_dir).join("bin");
+            let candidate = bin.join(name);
             return if is_executable(&candidate) {
                 Ok(candidate)
             } else {
-                Err(missing(name, format!("{} (GROUNDLING_RIG)", Path::new(rig).join("bin").display())))
+                Err(missing(name, format!("{} (GROUNDLING_RIG)", bin.display())))
             };
         }
         let path = self.path.as_ref().filter(|_| name == "nats-server");
@@ -98,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn a_named_rig_is_the_only_place() {
+    fn a_named_folder_is_the_only_place() {
         let root = tempfile::tempdir().unwrap();
         put_executable(&root.path().join(".rig/bin"), "weed");
         let named = root.path().join("other");
         let search_paths = SearchPaths {
-            rig: Some(named.clone().into()),
+            tools_dir: Some(named.clone().into()),
             starts: vec![root.path().into()],
             path: Some(root.path().join(".rig/bin").into()),
         };
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_tool_is_one_sentence_with_the_mend() {
+    fn a_missing_tool_is_one_sentence_with_the_fix() {
         let error = SearchPaths::default().executable("nats-server").unwrap_err().to_string();
         assert!(error.starts_with("nats-server was not found in "), "{error}");
         assert!(error.contains("run ./deploy/install-tools.sh"), "{error}");

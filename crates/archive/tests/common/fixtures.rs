@@ -5,7 +5,7 @@ use std::time::Duration;
 use archive::failures::{Failure, Failures, Selection};
 use archive::object::SourceObject;
 use archive::pool::Pool;
-use archive::status::{DatasetStatus, Watch};
+use archive::status::{DatasetStatus, StatusReader};
 use async_nats::jetstream::message::PublishMessage;
 use broker::settings::NatsSettings;
 use bytes::Bytes;
@@ -15,11 +15,11 @@ use wire::identity::{failure_id, sha256_hex};
 use wire::subjects::{Dataset, failed_subject_for};
 use wire::v1::{self, FailureReason, ImageAnnotation, ImageJob, JobFailure, image_job};
 
-use crate::common::{Bench, feed};
+use super::{TestEnv, feed};
 
-pub(crate) fn pool(bench: &Bench) -> Pool {
-    let nats = NatsSettings { url: bench.server.client_url().to_owned(), ..NatsSettings::default() };
-    Pool::new(&bench.jetstream.client(), &nats, bench.streams.clone())
+pub(crate) fn pool(env: &TestEnv) -> Pool {
+    let nats = NatsSettings { url: env.server.client_url().to_owned(), ..NatsSettings::default() };
+    Pool::new(&env.jetstream.client(), &nats, env.streams.clone())
 }
 
 pub(crate) fn dataset(name: &str) -> Dataset {
@@ -59,15 +59,15 @@ pub(crate) fn failure(job: &ImageJob, sequence: u64, reason: FailureReason) -> J
     }
 }
 
-pub(crate) async fn publish(bench: &Bench, subject: &str, id: &str, payload: Vec<u8>) {
+pub(crate) async fn publish(env: &TestEnv, subject: &str, id: &str, payload: Vec<u8>) {
     let message = PublishMessage::build().payload(payload.into()).message_id(id);
-    bench.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap();
+    env.jetstream.send_publish(subject.to_owned(), message).await.unwrap().await.unwrap();
 }
 
-pub(crate) async fn publish_failure(bench: &Bench, failure: &JobFailure) {
+pub(crate) async fn publish_failure(env: &TestEnv, failure: &JobFailure) {
     let subject = failed_subject_for(&failure.subject, failure.reason());
-    let id = failure_id(&bench.streams.jobs, failure.stream_sequence, 1, &failure.job_sha256);
-    publish(bench, &subject, &id, failure.encode_to_vec()).await;
+    let id = failure_id(&env.streams.jobs, failure.stream_sequence, 1, &failure.job_sha256);
+    publish(env, &subject, &id, failure.encode_to_vec()).await;
 }
 
 pub(crate) fn annotation(job: &ImageJob, worker: &str) -> ImageAnnotation {
@@ -83,10 +83,10 @@ pub(crate) fn annotation(job: &ImageJob, worker: &str) -> ImageAnnotation {
     }
 }
 
-pub(crate) async fn publish_annotation(bench: &Bench, job: &ImageJob, worker: &str) {
+pub(crate) async fn publish_annotation(env: &TestEnv, job: &ImageJob, worker: &str) {
     let annotation = annotation(job, worker);
     let subject = dataset(&job.dataset).annotations_subject();
-    publish(bench, &subject, &annotation.annotation_id, annotation.encode_to_vec()).await;
+    publish(env, &subject, &annotation.annotation_id, annotation.encode_to_vec()).await;
 }
 
 pub(crate) async fn all(pool: &Pool, selection: Selection) -> Vec<Failure> {
@@ -102,33 +102,33 @@ pub(crate) fn keys(failures: &[Failure]) -> Vec<&str> {
     failures.iter().map(|failure| failure.record.key.as_deref().unwrap()).collect()
 }
 
-pub(crate) async fn look(watch: &mut Watch, name: &str) -> DatasetStatus {
-    let status = watch.look().await.unwrap();
+pub(crate) async fn status_of(reader: &mut StatusReader, name: &str) -> DatasetStatus {
+    let status = reader.read().await.unwrap();
     status.datasets.into_iter().find(|dataset| dataset.dataset == name).unwrap()
 }
 
 /// The number of annotations on a subject.
-pub(crate) async fn stored(bench: &Bench, subject: &str) -> u64 {
-    let stream = bench.jetstream.get_stream(&bench.streams.annotations).await.unwrap();
+pub(crate) async fn stored(env: &TestEnv, subject: &str) -> u64 {
+    let stream = env.jetstream.get_stream(&env.streams.annotations).await.unwrap();
     let subjects: Vec<_> = stream.info_with_subjects(subject).await.unwrap().collect().await;
     subjects.into_iter().map(|subject| subject.unwrap().1 as u64).sum()
 }
 
 /// Stores many annotations on a subject, without waiting for each.
-pub(crate) async fn publish_many(bench: &Bench, count: u64, subject: &str, payload: impl Fn(u64) -> Vec<u8>) {
-    let client = bench.jetstream.client();
+pub(crate) async fn publish_many(env: &TestEnv, count: u64, subject: &str, payload: impl Fn(u64) -> Vec<u8>) {
+    let client = env.jetstream.client();
     for i in 0..count {
         client.publish(subject.to_owned(), payload(i).into()).await.unwrap();
         // The server drops messages that it cannot keep up with.
         if i % 20_000 == 19_999 {
             client.flush().await.unwrap();
-            while stored(bench, subject).await < i + 1 {
+            while stored(env, subject).await < i + 1 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
     client.flush().await.unwrap();
-    while stored(bench, subject).await < count {
+    while stored(env, subject).await < count {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -13,10 +13,10 @@ use wire::Message;
 use wire::subjects::{EVENTS_STREAM, JOBS_STREAM};
 use wire::v1::{self, ImageJob};
 
-use crate::support::{DEADLINE, groundling, messages};
+use crate::support::{DEADLINE, groundling, messages, send_signal, stderr_of};
 
 /// A server with the streams of `groundling setup` for these settings.
-pub(crate) struct Bench {
+pub(crate) struct TestEnv {
     pub(crate) nats: NatsServer,
     pub(crate) jetstream: jetstream::Context,
     settings: TempDir,
@@ -38,7 +38,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-impl Bench {
+impl TestEnv {
     /// Starts a server and creates the streams. `rules` is the part of the settings file with `[[ingest]]`.
     pub(crate) async fn start(rules: &str) -> Self {
         Self::with_server(NatsServer::start(&NatsOptions::default()).await.unwrap(), rules).await
@@ -48,11 +48,11 @@ impl Bench {
         let jetstream = jetstream::new(async_nats::connect(nats.client_url()).await.unwrap());
         let [webhook, health] = free_addresses();
         let settings = tempfile::tempdir().unwrap();
-        let bench = Self { nats, jetstream, settings, webhook, health };
-        bench.write_settings(rules);
-        let setup = bench.command().arg("setup").output().await.unwrap();
-        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
-        bench
+        let env = Self { nats, jetstream, settings, webhook, health };
+        env.write_settings(rules);
+        let setup = env.command().arg("setup").output().await.unwrap();
+        assert!(setup.status.success(), "{}", stderr_of(&setup));
+        env
     }
 
     pub(crate) fn write_settings(&self, rules: &str) {
@@ -128,7 +128,7 @@ impl Bench {
     }
 
     /// Waits until the events stream is empty: all events are acknowledged.
-    pub(crate) async fn events_are_done(&self) {
+    pub(crate) async fn wait_until_events_are_done(&self) {
         self.until("handled", async || messages(&self.jetstream, EVENTS_STREAM).await == 0).await;
     }
 
@@ -175,8 +175,7 @@ impl Ingest {
 
     /// Terminates the process (SIGTERM) and waits for its end.
     pub(crate) async fn terminate(mut self) {
-        let id = self.child.id().unwrap();
-        tokio::process::Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap();
+        send_signal(self.id(), "TERM");
         let ended = tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap();
         assert!(ended.success(), "{ended}");
     }
