@@ -73,7 +73,9 @@ pub(crate) fn linear<S: Simd, U: TileUnit>(
     scratch: &mut Scratch,
 ) {
     let plan = Plan::new(x.len() / inputs, inputs, target.outputs);
-    let threads = scratch.threads_for(plan.rows * inputs * target.outputs / SPEEDUP, plan.units());
+    // Few rows take the time of reading the weights.
+    let work = plan.rows.max(SPEEDUP) * inputs * target.outputs / SPEEDUP;
+    let threads = scratch.threads_for(work, plan.units());
     let pack_threads = scratch.threads_for(plan.rows * inputs, plan.row_tiles).min(threads);
     let (tiles, threads) = scratch.activation_tiles(plan.row_tiles * plan.tiles, threads);
     {
