@@ -97,6 +97,7 @@ async def test_a_job_that_is_submitted_twice_has_one_annotation_to_its_readers(p
         read = []
         async for annotation in client.annotations("twice", timeout=servers.DEADLINE):
             read.append(annotation.job_id)
-            if annotation.job_id == "last":
+            # The worker may end them in another order.
+            if {first.job_id, "last"} <= set(read):
                 break
         assert sorted(read) == sorted([first.job_id, "last"])
