@@ -23,8 +23,7 @@ pub(crate) struct Inputs {
 
 /// Starts this test program with this ignored test only, which gets its [`Inputs`] from [`inputs`].
 pub(crate) fn spawn(test: &str, env: &TestEnv, store: &str, dataset: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
+    Command::from(sandbox::child_test(test))
         .envs([(NATS, env.server.client_url()), (STORE, store), (DATASET, dataset)])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -12,21 +12,16 @@ use super::microkernel::{Format, GROUP, GROUP_STEPS, Int8, RowScale};
 use super::parallel::{Disjoint, for_units};
 use super::rounding::round_group;
 use super::scratch::{AmxActivations, Scratch, ThreadScratch, grow_to};
-use super::simd::amx::{Activations, Amx, Sums, TILE_ROWS, TileUnit};
+use super::simd::amx::{Activations, Amx, Sums, TileUnit};
 use super::simd::avx512::Avx512;
 use super::simd::{Kernel, LANES, Simd, prefetch};
+use super::tile_plan::{TILE_ROWS, TilePlan};
 use super::weights::View;
 
 const _: () = assert!(GROUP_STEPS == 2 * TILE_ROWS, "a group of weights must be two tiles");
 
 /// With fewer rows the vector unit is as fast, because both are bound by memory.
 pub(crate) const MIN_ROWS: usize = 4;
-
-/// Row tiles of a chunk: their activations and accumulators stay in the L2 cache.
-const CHUNK_TILES: usize = 12;
-
-/// Panels of a unit of work: one group of their weights stays in the L1 cache.
-const UNIT_PANELS: usize = 8;
 
 /// How many times faster one-byte products are than the vector unit's products of two bytes by one.
 const SPEEDUP: usize = 4;
@@ -41,16 +36,13 @@ pub(crate) fn linear<const BYTES: usize>(
     scratch: &mut Scratch,
 ) {
     let rows = x.len() / inputs;
-    let row_tiles = rows.div_ceil(TILE_ROWS);
     let plan = Plan {
-        rows,
+        rows: TilePlan::new(rows, target.outputs),
         steps: inputs.div_ceil(Int8::<BYTES>::INPUTS),
         groups: inputs.div_ceil(GROUP),
-        row_tiles,
-        chunks: row_tiles.div_ceil(CHUNK_TILES),
-        panels: target.outputs.div_ceil(LANES),
     };
-    let threads = scratch.threads_for(rows * inputs * target.outputs * BYTES / SPEEDUP, plan.units());
+    let row_tiles = plan.rows.row_tiles;
+    let threads = scratch.threads_for(rows * inputs * target.outputs * BYTES / SPEEDUP, plan.rows.units());
     let pack_threads = scratch.threads_for(rows * inputs, row_tiles).min(threads);
     let (AmxActivations { tiles, scales }, threads) = scratch.amx(threads);
     let count = row_tiles * plan.groups;
@@ -65,38 +57,18 @@ pub(crate) fn linear<const BYTES: usize>(
             s.call(Pack { x: &x[tile * TILE_ROWS * inputs..][..rows * inputs], inputs, packed, scales });
         });
     }
-    for_units(plan.units(), threads, |unit, thread| {
+    for_units(plan.rows.units(), threads, |unit, thread| {
         s.call(Multiply { amx, plan: &plan, packed, scales, view, target, unit, thread });
     });
 }
 
 /// How one call's work is divided. It does not affect the results.
 struct Plan {
-    rows: usize,
+    rows: TilePlan,
     /// Quads of inputs of a row.
     steps: usize,
     /// Scale groups of a row.
     groups: usize,
-    row_tiles: usize,
-    /// Chunks of row tiles.
-    chunks: usize,
-    panels: usize,
-}
-
-impl Plan {
-    fn units(&self) -> usize {
-        self.chunks * self.panels.div_ceil(UNIT_PANELS)
-    }
-
-    /// The row tiles of a chunk.
-    fn chunk(&self, chunk: usize) -> std::ops::Range<usize> {
-        self.row_tiles * chunk / self.chunks..self.row_tiles * (chunk + 1) / self.chunks
-    }
-
-    /// Rows of a row tile; the last one may have fewer than [`TILE_ROWS`].
-    fn rows_in(&self, tile: usize) -> usize {
-        TILE_ROWS.min(self.rows - tile * TILE_ROWS)
-    }
 }
 
 /// Rounds and packs a row tile, group by group.
@@ -130,7 +102,7 @@ impl<const BYTES: usize> Kernel for Pack<'_, BYTES> {
     }
 }
 
-/// One chunk of rows by [`UNIT_PANELS`] panels, over all inputs.
+/// One unit of work, over all inputs.
 struct Multiply<'a, const BYTES: usize> {
     amx: Amx,
     plan: &'a Plan,
@@ -148,19 +120,15 @@ impl<const BYTES: usize> Kernel for Multiply<'_, BYTES> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { amx, plan, packed, scales, view, target, unit, thread } = self;
-        // Units that share weights are consecutive.
-        let (run, chunk) = (unit / plan.chunks, unit % plan.chunks);
-        let chunk = plan.chunk(chunk);
-        let start = run * UNIT_PANELS;
-        let end = (start + UNIT_PANELS).min(plan.panels);
-        let panels = end - start;
+        let (chunk, range) = plan.rows.unit(unit);
+        let (start, panels) = (range.start, range.len());
         let accumulators = grow_to(&mut thread.accumulators, chunk.len() * panels * TILE_ROWS);
         // Double-buffered: one is read while the tile unit writes the other.
         let mut sums: [Sums<BYTES>; 2] = [[[[0; LANES]; TILE_ROWS]; BYTES]; 2];
         let mut tile_unit = TileUnit::new(amx);
         for group in 0..plan.groups {
             for (tile, accumulators) in chunk.clone().zip(accumulators.chunks_mut(panels * TILE_ROWS)) {
-                let rows = plan.rows_in(tile);
+                let rows = plan.rows.rows_in(tile);
                 let row_scales = &scales[tile * plan.groups + group];
                 tile_unit.load(rows, &packed[tile * plan.groups + group]);
                 for p in 0..=panels {
@@ -187,9 +155,9 @@ impl<const BYTES: usize> Kernel for Multiply<'_, BYTES> {
             }
         }
         for (tile, accumulators) in chunk.zip(accumulators.chunks(panels * TILE_ROWS)) {
-            for (panel, accumulators) in (start..end).zip(accumulators.chunks(TILE_ROWS)) {
+            for (panel, accumulators) in range.clone().zip(accumulators.chunks(TILE_ROWS)) {
                 // SAFETY: no other unit writes these rows of these panels.
-                unsafe { target.write(s, &accumulators[..plan.rows_in(tile)], 1, tile * TILE_ROWS, panel) };
+                unsafe { target.write(s, &accumulators[..plan.rows.rows_in(tile)], 1, tile * TILE_ROWS, panel) };
             }
         }
     }

@@ -12,23 +12,14 @@ use super::microkernel::Bf16;
 use super::parallel::{Disjoint, for_units};
 use super::scratch::{Scratch, ThreadScratch, grow_to};
 use super::simd::{Kernel, LANES, Simd, prefetch};
+use super::tile_plan::{TILE_ROWS, TilePlan};
 use super::weights::View;
-
-/// Rows of a tile, which is also the outputs of a weight panel.
-pub(crate) const TILE_ROWS: usize = LANES;
 
 /// Inputs of a tile.
 const TILE_INPUTS: usize = 2 * TILE_STEPS;
 
 /// Steps (pairs of inputs) of a tile.
 const TILE_STEPS: usize = 16;
-
-/// Row tiles of a chunk: their accumulators for [`UNIT_PANELS`] and one K-block of their activations fit an L2 cache of
-/// 1 MB.
-const CHUNK_TILES: usize = 12;
-
-/// Panels of a unit of work.
-const UNIT_PANELS: usize = 8;
 
 /// Tiles of a K-block: those of two panels fit the L1 cache.
 const BLOCK_TILES: usize = 16;
@@ -72,68 +63,44 @@ pub(crate) fn linear<S: Simd, U: TileUnit>(
     target: &Target<'_>,
     scratch: &mut Scratch,
 ) {
-    let plan = Plan::new(x.len() / inputs, inputs, target.outputs);
+    let rows = x.len() / inputs;
+    let plan = Plan::new(rows, inputs, target.outputs);
     // Few rows take the time of reading the weights.
-    let work = plan.rows.max(SPEEDUP) * inputs * target.outputs / SPEEDUP;
-    let threads = scratch.threads_for(work, plan.units());
-    let pack_threads = scratch.threads_for(plan.rows * inputs, plan.row_tiles).min(threads);
-    let (tiles, threads) = scratch.activation_tiles(plan.row_tiles * plan.tiles, threads);
+    let work = rows.max(SPEEDUP) * inputs * target.outputs / SPEEDUP;
+    let threads = scratch.threads_for(work, plan.rows.units());
+    let pack_threads = scratch.threads_for(rows * inputs, plan.rows.row_tiles).min(threads);
+    let (tiles, threads) = scratch.activation_tiles(plan.rows.row_tiles * plan.tiles, threads);
     {
         let packed = Disjoint::new(tiles);
-        for_units(plan.row_tiles, &mut threads[..pack_threads], |tile, _| {
+        for_units(plan.rows.row_tiles, &mut threads[..pack_threads], |tile, _| {
             // SAFETY: each unit packs its own row tile.
             let packed = unsafe { packed.part(tile * plan.tiles, plan.tiles) };
-            let x = &x[tile * TILE_ROWS * inputs..][..plan.rows_in(tile) * inputs];
+            let x = &x[tile * TILE_ROWS * inputs..][..plan.rows.rows_in(tile) * inputs];
             s.call(Pack { x, inputs, packed });
         });
     }
-    for_units(plan.units(), threads, |number, thread| {
+    for_units(plan.rows.units(), threads, |number, thread| {
         s.call(Multiply { unit: unit(), plan: &plan, packed: tiles, view, target, number, thread });
     });
 }
 
 /// How one call's work is divided. It does not affect the results.
 struct Plan {
-    rows: usize,
+    rows: TilePlan,
     /// Steps of a panel.
     steps: usize,
     /// Tiles of a row tile, and of a panel. The last one may have fewer inputs.
     tiles: usize,
     /// Tiles of a K-block.
     block: usize,
-    row_tiles: usize,
-    /// Chunks of row tiles.
-    chunks: usize,
-    panels: usize,
 }
 
 impl Plan {
     fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
-        let (row_tiles, tiles) = (rows.div_ceil(TILE_ROWS), inputs.div_ceil(TILE_INPUTS));
-        Self {
-            rows,
-            steps: inputs.div_ceil(2),
-            tiles,
-            // One row tile reads each weight once.
-            block: if row_tiles == 1 { tiles } else { BLOCK_TILES },
-            row_tiles,
-            chunks: row_tiles.div_ceil(CHUNK_TILES),
-            panels: outputs.div_ceil(LANES),
-        }
-    }
-
-    fn units(&self) -> usize {
-        self.chunks * self.panels.div_ceil(UNIT_PANELS)
-    }
-
-    /// The row tiles of a chunk.
-    fn chunk(&self, chunk: usize) -> std::ops::Range<usize> {
-        self.row_tiles * chunk / self.chunks..self.row_tiles * (chunk + 1) / self.chunks
-    }
-
-    /// Rows of a row tile; the last one may have fewer than [`TILE_ROWS`].
-    fn rows_in(&self, tile: usize) -> usize {
-        TILE_ROWS.min(self.rows - tile * TILE_ROWS)
+        let (rows, tiles) = (TilePlan::new(rows, outputs), inputs.div_ceil(TILE_INPUTS));
+        // One row tile reads each weight once.
+        let block = if rows.row_tiles == 1 { tiles } else { BLOCK_TILES };
+        Self { rows, steps: inputs.div_ceil(2), tiles, block }
     }
 }
 
@@ -163,7 +130,7 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// One chunk of rows by [`UNIT_PANELS`] panels, over all inputs.
+/// One unit of work, over all inputs.
 struct Multiply<'a, U> {
     unit: U,
     plan: &'a Plan,
@@ -180,11 +147,8 @@ impl<U: TileUnit> Kernel for Multiply<'_, U> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { mut unit, plan, packed, view, target, number, thread } = self;
-        // Units that share weights are consecutive.
-        let (run, chunk) = (number / plan.chunks, number % plan.chunks);
-        let chunk = plan.chunk(chunk);
-        let start = run * UNIT_PANELS;
-        let panels = UNIT_PANELS.min(plan.panels - start);
+        let (chunk, range) = plan.rows.unit(number);
+        let (start, panels) = (range.start, range.len());
         // By panel, then by row tile.
         let sums = grow_to(&mut thread.accumulators, panels * chunk.len() * TILE_ROWS).as_chunks_mut().0;
         for first in (0..plan.tiles).step_by(plan.block) {
@@ -206,7 +170,7 @@ impl<U: TileUnit> Kernel for Multiply<'_, U> {
         for (panel, sums) in (start..).zip(sums.chunks(chunk.len())) {
             for (tile, sums) in chunk.clone().zip(sums) {
                 // SAFETY: no other unit writes these rows of these panels.
-                unsafe { target.write(s, &sums[..plan.rows_in(tile)], 1, tile * TILE_ROWS, panel) };
+                unsafe { target.write(s, &sums[..plan.rows.rows_in(tile)], 1, tile * TILE_ROWS, panel) };
             }
         }
     }
@@ -250,7 +214,7 @@ impl Block<'_> {
             }
         }
         let whole = weights.map(|panel| panel.as_chunks::<TILE_STEPS>().0);
-        let reads_once = self.plan.row_tiles == 1;
+        let reads_once = self.plan.rows.row_tiles == 1;
         for k in self.first..self.end.min(self.plan.steps / TILE_STEPS) {
             let weights = whole.map(|panel| &panel[k]);
             if reads_once {

@@ -49,6 +49,8 @@ mod row_filter;
 mod scratch;
 mod simd;
 mod storage;
+#[cfg(target_arch = "x86_64")]
+mod tile_plan;
 mod weights;
 
 pub use attention::{Attention, Context, attention, attention_i16};

@@ -5,7 +5,7 @@ use super::microkernel::RowScale;
 use super::packing::Pack;
 use super::parallel::threads_for;
 #[cfg(target_arch = "x86_64")]
-use super::{bf16_tiles::ActivationTile, simd::amx};
+use super::{bf16_tiles::ActivationTile, simd::amx, tile_plan::TILE_ROWS};
 
 /// Buffers that calls reuse. Each calling thread has its own; it grows to what its largest call needs.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ pub(crate) struct AmxActivations {
     /// For each row tile and group: the tile pair of the upper bytes, then that of the lower bytes (one pair if
     /// activations are rounded to one byte).
     pub(crate) tiles: Vec<[amx::Tile; 2]>,
-    pub(crate) scales: Vec<[RowScale; amx::TILE_ROWS]>,
+    pub(crate) scales: Vec<[RowScale; TILE_ROWS]>,
 }
 
 impl Scratch {

@@ -115,9 +115,8 @@ async fn worker_in_another_environment() {
 
 /// The output of a process with these environment variables and none of this process's proxy variables.
 async fn said(test: &str, endpoint: &str, variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let test = format!("store_environment::{test}");
-    command.args(["--exact", &test, "--ignored", "--nocapture"]).stderr(Stdio::inherit()).kill_on_drop(true);
+    let mut command = Command::from(sandbox::child_test(&format!("store_environment::{test}")));
+    command.stderr(Stdio::inherit()).kill_on_drop(true);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }

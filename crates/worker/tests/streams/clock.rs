@@ -71,8 +71,7 @@ async fn an_old_annotation_is_stored_once_by_a_clock_that_is_off_by(shift: i64) 
     let old = hasty(settings(&env)).streams.duplicate_window;
     tokio::time::sleep(old.saturating_sub(written.elapsed())).await;
     env.hasty_consumer(Duration::from_secs(3)).await;
-    let mut worker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "clock::worker_with_a_wrong_clock", "--ignored", "--nocapture"])
+    let mut worker = Command::from(sandbox::child_test("clock::worker_with_a_wrong_clock"))
         .envs(clock.variables(shift))
         .env(URL, &env.nats.url)
         .env(RIGHT, seconds().to_string())

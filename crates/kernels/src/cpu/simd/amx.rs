@@ -7,9 +7,7 @@ use std::sync::OnceLock;
 
 use super::LANES;
 use crate::cpu::bf16_tiles::{self, ActivationTile, SumTile, WeightTile};
-
-/// Rows of a tile, which is also the outputs of a weight panel.
-pub(crate) const TILE_ROWS: usize = bf16_tiles::TILE_ROWS;
+use crate::cpu::tile_plan::TILE_ROWS;
 
 /// Exists only where the CPU has AMX-TILE, AMX-INT8 and AMX-BF16 and the operating system lets this process use them.
 #[derive(Clone, Copy, Debug)]
