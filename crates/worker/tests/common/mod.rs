@@ -44,7 +44,12 @@ pub(crate) struct TestEnv {
 impl TestEnv {
     /// A server with all streams and consumers.
     pub(crate) async fn ready() -> Self {
-        let env = Self::bare().await;
+        Self::ready_with(StreamSettings::default()).await
+    }
+
+    /// A server with all streams and consumers of these settings.
+    pub(crate) async fn ready_with(streams: StreamSettings) -> Self {
+        let env = Self { streams, ..Self::bare().await };
         let report = setup::setup(&env.jetstream, &env.streams).await.unwrap();
         assert!(report.is_ready(), "{report:?}");
         env

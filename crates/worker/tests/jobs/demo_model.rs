@@ -22,7 +22,7 @@ use wire::Message;
 use wire::subjects::failed_subject_for;
 use wire::v1::{self, FailureReason, image_job, task};
 use worker::fetch::s3::ObjectStore;
-use worker::settings::{S3Settings, Secret};
+use worker::settings::{S3Settings, Secret, StreamSettings};
 use worker::{Events, JobEvent, Settings, WorkerError, WorkerParts, WorkerReport, WorkerTelemetry};
 
 static DEMO: LazyLock<DemoData> = LazyLock::new(|| DemoData::locate().unwrap());
@@ -310,7 +310,9 @@ async fn a_prompt_that_the_model_cannot_be_fed_is_an_invalid_prompt_or_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_goes_on_after_the_nats_server_was_killed_in_the_middle() {
-    let mut env = TestEnv::ready().await;
+    // A job that the server was sending when it was killed comes again only after `ack_wait`.
+    let streams = StreamSettings { ack_wait: Duration::from_secs(5), ..Default::default() };
+    let mut env = TestEnv::ready_with(streams).await;
     for i in 0..6 {
         submit(&env, job(&format!("job-{i}"), inline(scene("0001.jpg"))).encode_to_vec()).await;
     }

@@ -17,6 +17,7 @@ use kosmos2::processor::image::{Picture, PixelValues};
 use tokio::sync::Mutex;
 use wire::Message;
 use wire::v1::{self, FailureReason, image_job};
+use worker::settings::StreamSettings;
 use worker::{JobEvent, Settings};
 
 /// The faults of the store. The first part of a key selects one; with any other first part the read succeeds.
@@ -89,9 +90,8 @@ async fn good_jobs_are_done_while_others_stall_drip_or_are_refused() {
 /// With a small `max_ack_pending`. No retry is due while the test runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_between_two_attempts_are_not_pending_in_the_stream_of_jobs() {
-    let (mut env, store) = (TestEnv::bare().await, store().await);
-    env.streams.max_ack_pending = 10;
-    broker::setup::setup(&env.jetstream, &env.streams).await.unwrap();
+    let streams = StreamSettings { max_ack_pending: 10, ..Default::default() };
+    let (env, store) = (TestEnv::ready_with(streams).await, store().await);
     for i in 0..50 {
         submit(&env, "cats", &format!("refuse-{i}")).await;
     }
