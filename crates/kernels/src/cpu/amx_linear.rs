@@ -169,7 +169,7 @@ fn add_group<const BYTES: usize>(
     sums: &Sums<BYTES>,
     row_scales: &[RowScale; TILE_ROWS],
     weight_scales: &[f32; LANES],
-    weight_sums: Option<&[i32; LANES]>,
+    weight_sums: Option<&[f32; LANES]>,
     first: bool,
     accumulators: &mut [F32x16],
 ) {
@@ -177,18 +177,18 @@ fn add_group<const BYTES: usize>(
     // CPUs with AVX-512.
     unsafe {
         let weight_scales = _mm512_loadu_ps(weight_scales.as_ptr());
-        let weight_sums = weight_sums.map(|sums| _mm512_loadu_si512(sums.as_ptr().cast()));
-        for (r, (vector, &RowScale { scale, unbias, zero })) in accumulators.iter_mut().zip(row_scales).enumerate() {
+        let weight_sums = weight_sums.map(|sums| _mm512_loadu_ps(sums.as_ptr()));
+        for (r, (vector, &RowScale { scale, unbias, offset })) in accumulators.iter_mut().zip(row_scales).enumerate() {
             let mut sum = _mm512_loadu_si512(sums[0][r].as_ptr().cast());
             for lower in &sums[1..] {
                 sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(sum), _mm512_loadu_si512(lower[r].as_ptr().cast()));
             }
-            if let Some(weight_sums) = weight_sums {
-                sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(weight_sums, _mm512_set1_epi32(zero)));
-            }
             let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(unbias)));
-            let scaled = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(scale), weight_scales));
-            let total = if first { scaled } else { _mm512_add_ps(_mm512_loadu_ps(vector.0.as_ptr()), scaled) };
+            let before = if first { _mm512_setzero_ps() } else { _mm512_loadu_ps(vector.0.as_ptr()) };
+            let mut total = _mm512_fmadd_ps(sum, _mm512_mul_ps(_mm512_set1_ps(scale), weight_scales), before);
+            if let Some(weight_sums) = weight_sums {
+                total = _mm512_fmadd_ps(_mm512_set1_ps(offset), weight_sums, total);
+            }
             _mm512_storeu_ps(vector.0.as_mut_ptr(), total);
         }
     }

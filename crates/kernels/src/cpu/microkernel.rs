@@ -51,7 +51,7 @@ pub(crate) struct Operands<'a, F: Format> {
     pub(crate) weights: &'a [F::Step],
     pub(crate) panel_stride: usize,
     pub(crate) weight_scales: &'a [[f32; LANES]],
-    pub(crate) weight_sums: &'a [[i32; LANES]],
+    pub(crate) weight_sums: &'a [[f32; LANES]],
     /// Distance from one panel's scales, or sums, to the next panel's.
     pub(crate) scale_stride: usize,
     /// Whether to prefetch the panels' next K-block.
@@ -66,8 +66,8 @@ pub(crate) struct RowScale {
     pub(crate) scale: f32,
     /// Added to the group's sum of products to cancel [`WEIGHT_BIAS`].
     pub(crate) unbias: i32,
-    /// Added to each value, in multiples of the scale: values rounded to one byte need not be centred on zero.
-    pub(crate) zero: i32,
+    /// Added to each value: values rounded to one byte need not be centred on zero.
+    pub(crate) offset: f32,
 }
 
 /// Added to int8 weights to store them unsigned: not every CPU that multiplies bytes can multiply signed bytes by signed
@@ -244,28 +244,28 @@ impl<const BYTES: usize> Format for Int8<BYTES> {
             let steps = x.len() / (R * parts);
             let weights =
                 std::array::from_fn(|p| &block.weights[p * block.panel_stride + group * GROUP_STEPS..][..steps]);
-            let mut sums = exact_sums::<S, R, P, BYTES>(s, x, weights, x_scales, block.prefetch);
-            if BYTES == 1 {
-                for p in 0..P {
-                    let weight_sums = s.load_i(&block.weight_sums[p * block.scale_stride + group]);
-                    for r in 0..R {
-                        sums[r][p] = s.add_i(sums[r][p], s.mul_i(weight_sums, s.splat_i(x_scales[r].zero)));
-                    }
-                }
-            }
+            let sums = exact_sums::<S, R, P, BYTES>(s, x, weights, x_scales, block.prefetch);
             let mut weight_scales = [s.splat(0.0); P];
+            let mut weight_sums = [s.splat(0.0); P];
             for p in 0..P {
                 weight_scales[p] = s.load(&block.weight_scales[p * block.scale_stride + group]);
-            }
-            let mut scaled = [[s.splat(0.0); P]; R];
-            for r in 0..R {
-                for p in 0..P {
-                    // Not fused, so that CPUs without fused multiply-add give the same bits.
-                    let scale = s.mul(s.splat(x_scales[r].scale), weight_scales[p]);
-                    scaled[r][p] = s.mul(s.to_f32(sums[r][p]), scale);
+                if BYTES == 1 {
+                    weight_sums[p] = s.load(&block.weight_sums[p * block.scale_stride + group]);
                 }
             }
-            accumulate(s, scaled, block.first && group == 0, tile);
+            let tile = &mut tile[..R * P];
+            for r in 0..R {
+                let (x_scale, x_offset) = (s.splat(x_scales[r].scale), s.splat(x_scales[r].offset));
+                for p in 0..P {
+                    let accumulator = &mut tile[r * P + p].0;
+                    let before = if block.first && group == 0 { s.splat(0.0) } else { s.load(accumulator) };
+                    let mut total = s.fused(s.to_f32(sums[r][p]), s.mul(x_scale, weight_scales[p]), before);
+                    if BYTES == 1 {
+                        total = s.fused(x_offset, weight_sums[p], total);
+                    }
+                    s.store(total, accumulator);
+                }
+            }
         }
     }
 }

@@ -55,7 +55,8 @@ impl Rounding {
     /// The scale and corrections of a group whose rounded values add up to the lanes of `sum`.
     #[inline(always)]
     pub(crate) fn scale<S: Simd>(&self, s: S, sum: S::I) -> RowScale {
-        RowScale { scale: self.scale, unbias: (-WEIGHT_BIAS).wrapping_mul(s.sum_lanes_i(sum)), zero: -self.shift }
+        let unbias = (-WEIGHT_BIAS).wrapping_mul(s.sum_lanes_i(sum));
+        RowScale { scale: self.scale, unbias, offset: -self.shift as f32 * self.scale }
     }
 }
 

@@ -56,8 +56,8 @@ enum Panels {
     Int8 {
         steps: Storage<[u8; 4 * LANES]>,
         scales: Storage<[f32; LANES]>,
-        /// The sum of each group's weights, in multiples of its scale; present if activations are rounded to one byte.
-        sums: Option<Storage<[i32; LANES]>>,
+        /// The sum of each group's rounded weights; present if activations are rounded to one byte.
+        sums: Option<Storage<[f32; LANES]>>,
     },
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct View<'a, F: Format> {
     /// `[panels][groups]`; empty if the format has no scales.
     pub(crate) scales: &'a [[f32; LANES]],
     /// `[panels][groups]`; empty if the format needs no sums.
-    pub(crate) sums: &'a [[i32; LANES]],
+    pub(crate) sums: &'a [[f32; LANES]],
 }
 
 /// A computation that is generic over the weight format; see [`PackedWeights::with_format`].
@@ -110,7 +110,7 @@ impl PackedWeights {
             WeightFormat::Int8 | WeightFormat::W8A8 => {
                 let (groups, quads) = (inputs.div_ceil(GROUP), inputs.div_ceil(4));
                 let mut scales = Storage::<[f32; LANES]>::zeroed(count * groups);
-                let mut sums = Storage::<[i32; LANES]>::zeroed(count * groups);
+                let mut sums = Storage::<[f32; LANES]>::zeroed(count * groups);
                 let mut steps = Storage::zeroed(count * quads + GROUP_STEPS);
                 let has_sums = format == WeightFormat::W8A8;
                 let panels = scales.par_chunks_mut(groups).zip(sums.par_chunks_mut(groups));
@@ -124,7 +124,7 @@ impl PackedWeights {
                             let sum = pack_group(steps, output, group, scale);
                             // Pages that are never written take no memory.
                             if has_sums {
-                                sums[output] = sum;
+                                sums[output] = sum as f32 * scale;
                             }
                         }
                     }

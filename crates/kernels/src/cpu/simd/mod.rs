@@ -41,6 +41,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once if the CPU supports it.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once on every CPU, which is slow without such an instruction.
+    #[inline(always)]
+    fn fused(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
+    }
     /// `a > b ? a : b`; `b` if either is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a < b ? a : b`; `b` if either is NaN.

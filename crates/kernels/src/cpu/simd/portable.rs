@@ -81,6 +81,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn fused(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
         each(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
