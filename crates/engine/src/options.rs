@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use kosmos2::backend::PreferredBatches;
+
 /// The engine's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Number of slots. Each query takes one, a beam search one for each beam. `None`: as many as fit into the device's
-    /// free memory, up to the backend's preference. That is 16 on a CPU, where more slots add little throughput and
+    /// free memory, up to the backend's preference. That is 32 on a CPU, where more slots add little throughput and
     /// delay every query.
     pub slots: Option<usize>,
     /// Maximum tokens of a sequence: image, prompt and answer.
@@ -21,7 +23,7 @@ pub struct EngineOptions {
 }
 
 /// Number of slots on every device if [`EngineOptions::slots`] is `None` and memory allows it.
-pub const USUAL_SLOTS: usize = 16;
+pub const USUAL_SLOTS: usize = PreferredBatches::OF_A_CPU.slots;
 
 impl Default for EngineOptions {
     fn default() -> Self {

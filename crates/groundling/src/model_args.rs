@@ -25,7 +25,7 @@ pub(crate) struct ModelArgs {
     #[arg(long)]
     pub(crate) dtype: Option<String>,
     /// Maximum number of sequences decoded together
-    /// [default: as many as fit the memory, up to 16 on the CPU and 1024 on CUDA].
+    /// [default: as many as fit the memory, up to 32 on the CPU and 1024 on CUDA].
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
 }

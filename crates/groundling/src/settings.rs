@@ -54,7 +54,7 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EngineSettings {
-    /// Maximum number of sequences decoded together. If unset: as many as fit the device's memory, up to 16 on the CPU and
+    /// Maximum number of sequences decoded together. If unset: as many as fit the device's memory, up to 32 on the CPU and
     /// 1024 on CUDA.
     pub(crate) slots: Option<usize>,
     /// Maximum tokens per slot: image, prompt and answer.

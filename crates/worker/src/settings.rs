@@ -83,7 +83,7 @@ pub struct S3Settings {
 pub struct WorkerSettings {
     /// Name of this worker in annotations, failures and logs, for example the name of its pod. Default: a random name.
     pub id: Option<String>,
-    /// Maximum number of active jobs, 1 to 4096. Default: as many as keep the engine busy, 8 on a CPU and about 1300 on
+    /// Maximum number of active jobs, 1 to 4096. Default: as many as keep the engine busy, 40 on a CPU and about 1300 on
     /// CUDA. Raise it if the engine waits for pictures from a distant store.
     pub slots: Option<usize>,
     /// Maximum number of slow reads of new jobs, 1 to 4096, in addition to `slots`; retries have half as many. Default:

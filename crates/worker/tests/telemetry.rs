@@ -133,7 +133,7 @@ async fn an_annotated_and_a_failed_job_are_measured_and_traced_from_the_submitte
         ("groundling_bytes_in_flight_bytes", 0.0),
         ("groundling_connections{server=\"nats\"}", 1.0),
         ("groundling_pulls_lost_total", 0.0),
-        ("groundling_engine_slots_limit", 16.0),
+        ("groundling_engine_slots_limit", 32.0),
         ("groundling_engine_queue_size", 0.0),
         ("groundling_engine_batch_size_sum{pass=\"vision\"}", 1.0),
     ] {

@@ -23,8 +23,10 @@ pub struct PreferredBatches {
 }
 
 impl PreferredBatches {
-    /// Values for CPUs, and for backends that do not override them.
-    pub const OF_A_CPU: Self = Self { slots: 16, pictures: 8, parallel_images: 1, prompt_tokens: 1024, jobs: 8 };
+    /// Values for CPUs, and for backends that do not override them. A step reads all weights once for all slots, so that
+    /// throughput grows with the slots until the arithmetic of a step takes much longer than reading them;
+    /// `docs/performance.md` has the measurements.
+    pub const OF_A_CPU: Self = Self { slots: 32, pictures: 8, parallel_images: 1, prompt_tokens: 1024, jobs: 40 };
 }
 
 /// A loaded model on one device, with the keys and values of the sequences being decoded.

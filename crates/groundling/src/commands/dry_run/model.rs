@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use kosmos2::Kosmos2;
+use kosmos2::backend::PreferredBatches;
 use kosmos2::compute::{Compute, DeviceChoice};
 use models::Availability;
 
@@ -12,7 +13,7 @@ use crate::model_supply;
 use crate::settings::Settings;
 
 /// Job slots of a worker without `worker.slots`. The engine's own number is known only once it runs.
-const CPU_SLOTS: usize = 8;
+const CPU_SLOTS: usize = PreferredBatches::OF_A_CPU.jobs;
 const GPU_SLOTS: usize = 1280;
 
 /// Returns the number of job slots of a worker.
