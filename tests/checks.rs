@@ -100,7 +100,7 @@ async fn a_dry_run_finds_nothing_wrong_with_a_pool_that_works_and_changes_nothin
         servers.jetstream.publish("groundling.jobs.scenes", payload).await.unwrap().await.unwrap();
     }
     let before = servers.state().await;
-    let mut command = servers.dry_run("100");
+    let mut command = servers.dry_run("90");
     command.env("GROUNDLING__NATS__USER", "w").env("GROUNDLING__NATS__PASSWORD", "p");
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{}", all_output(&output));

@@ -35,6 +35,8 @@ fn program(cluster: &NatsCluster, health: SocketAddr) -> Command {
         .env("GROUNDLING__S3__ANONYMOUS", "true")
         .env("GROUNDLING__S3__REGION", "us-east-1")
         .env("GROUNDLING__S3__ALLOW", "*")
+        // Few, so that jobs are left when the worker moves.
+        .env("GROUNDLING__WORKER__SLOTS", "8")
         .env("GROUNDLING__WORKER__HEALTH_ADDRESS", health.to_string())
         .env("GROUNDLING_MODEL", demo().model_dir);
     command
