@@ -157,9 +157,9 @@ impl Connection {
         self.client.connection_state() == State::Connected
     }
 
-    /// The number of the current connection, counted from 1. The server forgets the requests of earlier ones.
+    /// The number of the current connection, as [`number`] returns it.
     pub fn number(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        number(&self.client)
     }
 
     /// Waits until the client is connected, and returns the number of the connection.
@@ -241,6 +241,11 @@ impl Connection {
             ),
         }
     }
+}
+
+/// The number of a client's current connection, counted from 1. The server forgets the requests of earlier ones.
+pub fn number(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 /// Like [`open`], but retries while no server answers. `on_error` is called for the first failed attempt, and whenever

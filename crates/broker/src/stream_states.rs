@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
+
+use crate::connection;
 
 /// Default time after which a refusal expires.
 const EXPIRY: Duration = Duration::from_secs(10 * 60);
@@ -147,7 +148,7 @@ impl StreamStates {
     /// Whether the stream failed to acknowledge an earlier message on the same connection, which is still up.
     fn is_second_no_ack(&self, stream: &str, jetstream: &Context) -> bool {
         let client = jetstream.client();
-        let connection = client.statistics().connects.load(Ordering::Relaxed);
+        let connection = connection::number(&client);
         let before = self.state().no_ack.insert(stream.to_owned(), connection);
         before == Some(connection) && client.connection_state() == async_nats::connection::State::Connected
     }

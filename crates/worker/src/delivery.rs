@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::{Client, HeaderMap, Request, Subject};
 use bytes::Bytes;
 use futures::FutureExt;
 use telemetry::JobSpans;
@@ -26,16 +26,23 @@ use crate::job_telemetry::JobTelemetry;
 use crate::queue::Queue;
 use crate::slow_reads::SlowReadPermit;
 use crate::telemetry_words::acknowledge_error;
+use broker::connection;
 use broker::publish::PublishAck;
 
 /// Delay of the nack of a dropped delivery, so that a fault that drops every delivery does not loop without a pause.
 const DROPPED_DELAY: Duration = Duration::from_secs(1);
 /// Attempts to get an acknowledgement confirmed. If all of them fail, the job is redelivered after `ack_wait`.
 const SETTLE_TRIES: u32 = 3;
+/// How long an attempt waits for the confirmation on another connection than the one that the job arrived on, in place of
+/// `nats.request_timeout`. A server that was killed may have forgotten that it delivered the job. It then ignores the
+/// acknowledgement and delivers the job again, for which it needs a free slot.
+const CONFIRMED_ON_ANOTHER_CONNECTION: Duration = Duration::from_secs(2);
 
 /// An active job.
 pub struct Delivery {
     client: Client,
+    /// The number of the connection that the job arrived on.
+    connection: u64,
     reply: Subject,
     subject: Subject,
     payload: Bytes,
@@ -117,6 +124,7 @@ impl Delivery {
         let telemetry = JobTelemetry::start(spans, queue, headers.as_ref(), &subject, &info, received, payload.len());
         let progress = tokio::spawn(send_progress(client.clone(), reply.clone(), lease.clone()));
         Ok(Self {
+            connection: connection::number(&client),
             client,
             reply,
             subject,
@@ -210,7 +218,11 @@ impl Delivery {
         let ended = loop {
             tries += 1;
             // A request and not a publish: the response confirms it, and "no responders" is an error.
-            match self.client.request(self.reply.clone(), acknowledgement.clone()).await {
+            let mut request = Request::new().payload(acknowledgement.clone());
+            if connection::number(&self.client) != self.connection {
+                request = request.timeout(Some(CONFIRMED_ON_ANOTHER_CONNECTION));
+            }
+            match self.client.send_request(self.reply.clone(), request).await {
                 Ok(_) => break Ok(()),
                 Err(error) if tries == SETTLE_TRIES => break Err(DeliveryError(error)),
                 Err(error) => {
