@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use hyper::body::Incoming;
+use hyper::header::IF_NONE_MATCH;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::SandboxError;
@@ -71,6 +76,8 @@ impl Drop for EmbeddedS3 {
 
 async fn serve(listener: TcpListener, service: S3Service) {
     let http = auto::Builder::new(TokioExecutor::new());
+    // Held by requests with a condition: the service checks it before it writes, and two could both find no object.
+    let conditional = Arc::new(Mutex::new(()));
     // Dropped, and so closed, with this task.
     let mut connections = JoinSet::new();
     loop {
@@ -81,7 +88,16 @@ async fn serve(listener: TcpListener, service: S3Service) {
                     if let Err(error) = socket.set_nodelay(true) {
                         tracing::debug!(%error, "could not set TCP_NODELAY on an S3 connection");
                     }
-                    let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+                    let (service, conditional) = (service.clone(), Arc::clone(&conditional));
+                    let service = service_fn(move |request: hyper::Request<Incoming>| {
+                        let (service, conditional) = (service.clone(), Arc::clone(&conditional));
+                        async move {
+                            let has_condition = request.headers().contains_key(IF_NONE_MATCH);
+                            let _alone = if has_condition { Some(conditional.lock().await) } else { None };
+                            service.call(request.map(s3s::Body::from)).await
+                        }
+                    });
+                    let connection = http.serve_connection(TokioIo::new(socket), service).into_owned();
                     connections.spawn(async move {
                         if let Err(error) = connection.await {
                             tracing::debug!(%error, "S3 connection ended with an error");
