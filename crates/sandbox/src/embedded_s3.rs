@@ -21,7 +21,7 @@ use crate::s3_access::S3Access;
 
 /// A store on 127.0.0.1 whose buckets are the folders in a directory. It stops when this value is dropped; the files stay.
 ///
-/// It supports neither object versions nor conditional requests (`If-Match`). [`SeaweedFs`](crate::SeaweedFs) does.
+/// It supports `If-None-Match`, but neither `If-Match` nor object versions. [`SeaweedFs`](crate::SeaweedFs) supports all.
 #[derive(Debug)]
 pub struct EmbeddedS3 {
     access: S3Access,
