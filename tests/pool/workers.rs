@@ -123,7 +123,10 @@ async fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest_to_the_next_worker
     for n in 0..jobs {
         servers.enqueue(&servers.job(&format!("job-{n}"), "scene", vec![caption()])).await;
     }
-    let first = servers.worker();
+    let mut command = servers.groundling();
+    // Few, so that jobs are left when the worker is terminated.
+    command.env("GROUNDLING__WORKER__SLOTS", "4");
+    let first = Worker::start(command);
     servers.wait_for_outcomes(1).await;
     assert!(first.terminate().await.success());
     let (done, left) = (servers.messages(ANNOTATIONS_STREAM).await, servers.messages(JOBS_STREAM).await);
