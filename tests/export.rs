@@ -25,6 +25,8 @@ mod places;
 mod ranges;
 #[path = "export/reviewing.rs"]
 mod reviewing;
+#[path = "export/row_groups.rs"]
+mod row_groups;
 mod support;
 #[path = "export/trimming.rs"]
 mod trimming;

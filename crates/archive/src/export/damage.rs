@@ -9,7 +9,6 @@ use super::error::ExportError;
 use super::id_files;
 use super::manifest::listed_shards;
 use super::plan::Plan;
-use super::shard_builder::bounds;
 use super::shard_record::ShardRecord;
 
 /// Files that are looked at at once.
@@ -83,7 +82,7 @@ async fn without_record(
     let made: BTreeSet<u64> = listed.keys().copied().chain(with_ids).collect();
     let mut damages = Vec::new();
     for shard in made.into_iter().filter(|shard| *shard < last && !records.contains_key(shard)) {
-        let (first, end) = bounds(plan, shard);
+        let (first, end) = plan.bounds(shard);
         let messages = match id_files::read(destination, shard).await {
             Ok(entries) => entries.len() as u64,
             Err(_) => listed.get(&shard).copied().unwrap_or(0),

@@ -51,6 +51,19 @@ impl<T: DataType> Column<T> {
         self.values.extend(value.map(Into::into));
     }
 
+    /// As [`Self::push`], for `rows` rows.
+    pub(crate) fn push_rows(&mut self, rows: usize, value: impl Into<T::T>) {
+        self.values.extend(std::iter::repeat_n(value.into(), rows));
+    }
+
+    /// As [`Self::push_optional`], for `rows` rows.
+    pub(crate) fn push_optional_rows(&mut self, rows: usize, value: Option<impl Into<T::T>>) {
+        self.levels.definitions.extend(std::iter::repeat_n(i16::from(value.is_some()), rows));
+        if let Some(value) = value {
+            self.push_rows(rows, value);
+        }
+    }
+
     /// A value within lists. `repetition` is the level of the list that this value continues, `parents` the number of
     /// lists and optional groups around it.
     pub(crate) fn push_in_list(&mut self, repetition: i16, parents: i16, value: impl Into<T::T>) {
@@ -119,21 +132,32 @@ impl Corners {
 pub(crate) struct Text {
     column: Column<ByteArrayType>,
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    /// Where each text ends in `bytes`, and how many consecutive rows have it.
+    ends: Vec<(usize, usize)>,
 }
 
 impl Text {
     /// A text of a row.
     pub(crate) fn push(&mut self, text: &str) {
+        self.push_rows(1, text);
+    }
+
+    /// The same text for `rows` rows.
+    pub(crate) fn push_rows(&mut self, rows: usize, text: &str) {
         self.bytes.extend_from_slice(text.as_bytes());
-        self.ends.push(self.bytes.len());
+        self.ends.push((self.bytes.len(), rows));
     }
 
     /// An optional text of a row.
     pub(crate) fn push_optional(&mut self, text: Option<&str>) {
-        self.column.levels.definitions.push(i16::from(text.is_some()));
+        self.push_optional_rows(1, text);
+    }
+
+    /// The same optional text for `rows` rows.
+    pub(crate) fn push_optional_rows(&mut self, rows: usize, text: Option<&str>) {
+        self.column.levels.definitions.extend(std::iter::repeat_n(i16::from(text.is_some()), rows));
         if let Some(text) = text {
-            self.push(text);
+            self.push_rows(rows, text);
         }
     }
 
@@ -160,8 +184,8 @@ impl ColumnBuffer for Text {
         let next = Vec::with_capacity(self.bytes.len());
         let bytes = Bytes::from(std::mem::replace(&mut self.bytes, next));
         let mut start = 0;
-        for end in self.ends.drain(..) {
-            self.column.values.push(ByteArray::from(bytes.slice(start..end)));
+        for (end, rows) in self.ends.drain(..) {
+            self.column.values.extend(std::iter::repeat_n(ByteArray::from(bytes.slice(start..end)), rows));
             start = end;
         }
         self.column.write(group)

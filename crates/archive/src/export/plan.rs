@@ -48,6 +48,13 @@ fn beginning() -> String {
 }
 
 impl Plan {
+    /// The first sequence of a shard, and one past its last.
+    pub(crate) fn bounds(&self, shard: u64) -> (u64, u64) {
+        let first = shard.saturating_mul(self.shard_size);
+        let end = first.saturating_add(self.shard_size);
+        (first.max(self.first), self.end.map_or(end, |last| last.min(end)))
+    }
+
     /// Leaves out the results of other tasks. Whether there is something left to export.
     pub(crate) fn keep_tasks(&self, annotation: &mut ImageAnnotation) -> bool {
         if self.tasks.is_empty() {

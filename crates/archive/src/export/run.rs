@@ -20,6 +20,7 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::request::Export;
 use super::shard_builder::{BuilderInput, ShardBuilder, categories};
+use super::shard_finisher::ShardFinisher;
 use super::shard_record::{Counts, ShardRecord};
 use super::shard_writer::ShardContext;
 use super::trim;
@@ -28,9 +29,9 @@ use crate::pool::open_stream;
 /// Pictures that are read at once.
 const PICTURE_CONCURRENCY: usize = 16;
 /// Messages that are handed to the builder together.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 /// Batches that wait for the builder.
-const BATCHES: usize = 4;
+const BATCHES: usize = 2;
 /// How often an export that follows the stream looks for new messages.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -178,7 +179,6 @@ impl Running<'_> {
         let (from, to) = (first / self.plan.shard_size, limit / self.plan.shard_size);
         let builder = ShardBuilder {
             plan: self.plan.clone(),
-            destination: self.export.destination.clone(),
             context: ShardContext {
                 staging: self.staging.path().to_owned(),
                 shard: from,
@@ -187,14 +187,20 @@ impl Running<'_> {
                 categories: Arc::new(names),
             },
             categories: categories(&self.plan)?,
-            limit,
             repeats,
+            progress: Arc::clone(self.progress),
+        };
+        let finisher = ShardFinisher {
+            plan: self.plan.clone(),
+            destination: self.export.destination.clone(),
+            staging: self.staging.path().to_owned(),
+            limit,
             earlier: self.records.range(from..=to).map(|(shard, record)| (*shard, record.clone())).collect(),
             progress: Arc::clone(self.progress),
             runtime: Handle::current(),
         };
         let (inputs, received) = mpsc::channel(BATCHES);
-        let building = tokio::task::spawn_blocking(move || builder.run(received));
+        let building = tokio::task::spawn_blocking(move || builder.run(received, finisher));
         let read = self.send(first, limit, inputs).await;
         let built = building.await.map_err(|error| ExportError::file("shards", error))?;
         // A builder that failed ends the reading too; its error says why.

@@ -8,7 +8,7 @@ use super::item::Item;
 use super::staged_file::{Finished, StagedFile};
 
 /// Writes the files of one shard.
-pub(crate) trait ShardWriter {
+pub(crate) trait ShardWriter: Send {
     /// Adds an annotation. They come in the order of the stream.
     fn add(&mut self, item: &Item) -> Result<(), ExportError>;
 

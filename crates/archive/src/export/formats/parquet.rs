@@ -184,11 +184,16 @@ impl Shard {
 impl ShardWriter for Shard {
     fn add(&mut self, item: &Item) -> Result<(), ExportError> {
         let most = if self.pictures { GROUP_ROWS_WITH_PICTURES } else { GROUP_ROWS };
-        for result in &item.annotation.results {
-            self.rows.push(item, result);
+        let mut results = item.annotation.results.as_slice();
+        while !results.is_empty() {
+            // Each row has the picture, so a group can be full after any of them.
+            let fit = if self.pictures { 1 } else { most - self.rows.count };
+            let (next, later) = results.split_at(fit.min(results.len()));
+            self.rows.push(item, next);
             if self.rows.count >= most || self.rows.bytes >= GROUP_BYTES {
                 self.write_group()?;
             }
+            results = later;
         }
         Ok(())
     }
@@ -202,13 +207,22 @@ impl ShardWriter for Shard {
 }
 
 impl Rows {
-    fn push(&mut self, item: &Item, result: &TaskResult) {
-        self.count += 1;
-        self.bytes += result.text.len() + result.raw_text.len() + item.picture.as_ref().map_or(0, bytes::Bytes::len);
-        self.push_annotation(&item.annotation);
-        self.sequence.push(signed(item.sequence));
-        self.push_picture(item.annotation.picture.as_ref().unwrap_or(&PictureFacts::default()));
-        self.push_result(result);
+    /// Adds a row for each of these results of an annotation.
+    fn push(&mut self, item: &Item, results: &[TaskResult]) {
+        let rows = results.len();
+        self.count += rows;
+        self.bytes += results.iter().map(|result| result.text.len() + result.raw_text.len()).sum::<usize>();
+        self.bytes += rows * item.picture.as_ref().map_or(0, bytes::Bytes::len);
+        self.push_annotation(rows, &item.annotation);
+        self.sequence.push_rows(rows, signed(item.sequence));
+        self.push_facts(rows, item.annotation.picture.as_ref().unwrap_or(&PictureFacts::default()));
+        for result in results {
+            self.push_result(result);
+            self.push_picture(item);
+        }
+    }
+
+    fn push_picture(&mut self, item: &Item) {
         // Without a picture, all of `image` is null: readers would look for a path without bytes elsewhere.
         match &item.picture {
             Some(picture) => {
@@ -222,43 +236,50 @@ impl Rows {
         }
     }
 
-    fn push_annotation(&mut self, annotation: &ImageAnnotation) {
-        self.annotation_id.push(&annotation.annotation_id);
-        self.job_id.push(&annotation.job_id);
-        self.dataset.push(&annotation.dataset);
+    fn push_annotation(&mut self, rows: usize, annotation: &ImageAnnotation) {
+        self.annotation_id.push_rows(rows, &annotation.annotation_id);
+        self.job_id.push_rows(rows, &annotation.job_id);
+        self.dataset.push_rows(rows, &annotation.dataset);
         // In the order of their names: a hash map has none.
         let mut labels: Vec<_> = annotation.labels.iter().collect();
         labels.sort_unstable();
+        for _ in 0..rows {
+            self.push_labels(&labels);
+        }
+        let model = annotation.model.as_ref();
+        self.model.push_rows(rows, model.map_or("", |model| &model.name));
+        self.model_revision.push_optional_rows(rows, model.and_then(|model| model.revision.as_deref()));
+        self.model_digest.push_rows(rows, model.map_or("", |model| &model.digest));
+        let finished = annotation.finished_at.as_ref();
+        let micros = finished.map(|time| time.seconds * 1_000_000 + i64::from(time.nanos) / 1000);
+        self.finished_at.push_optional_rows(rows, micros);
+    }
+
+    fn push_labels(&mut self, labels: &[(&String, &String)]) {
         if labels.is_empty() {
             self.label_names.push_absent(0, 0);
             self.label_values.push_absent(0, 0);
         }
-        for (index, (name, value)) in labels.into_iter().enumerate() {
+        for (index, (name, value)) in labels.iter().enumerate() {
             let repetition = i16::from(index > 0);
             self.label_names.push_in_list(repetition, 1, name);
             self.label_values.push_in_list(repetition, 1, value);
         }
-        let model = annotation.model.as_ref();
-        self.model.push(model.map_or("", |model| &model.name));
-        self.model_revision.push_optional(model.and_then(|model| model.revision.as_deref()));
-        self.model_digest.push(model.map_or("", |model| &model.digest));
-        let finished = annotation.finished_at.as_ref();
-        self.finished_at.push_optional(finished.map(|time| time.seconds * 1_000_000 + i64::from(time.nanos) / 1000));
     }
 
-    fn push_picture(&mut self, picture: &PictureFacts) {
+    fn push_facts(&mut self, rows: usize, picture: &PictureFacts) {
         let object = picture.object.as_ref();
-        self.bucket.push_optional(object.map(|object| object.bucket.as_str()));
-        self.key.push_optional(object.map(|object| object.key.as_str()));
-        self.etag.push_optional(object.and_then(|object| object.etag.as_deref()));
-        self.version_id.push_optional(object.and_then(|object| object.version_id.as_deref()));
-        self.format.push(&picture.format);
-        self.sha256.push(&picture.sha256);
-        self.width.push(signed_32(picture.width));
-        self.height.push(signed_32(picture.height));
-        self.size_bytes.push(signed(picture.size_bytes));
-        self.orientation.push(signed_32(picture.orientation));
-        self.orientation_applied.push(picture.orientation_applied);
+        self.bucket.push_optional_rows(rows, object.map(|object| object.bucket.as_str()));
+        self.key.push_optional_rows(rows, object.map(|object| object.key.as_str()));
+        self.etag.push_optional_rows(rows, object.and_then(|object| object.etag.as_deref()));
+        self.version_id.push_optional_rows(rows, object.and_then(|object| object.version_id.as_deref()));
+        self.format.push_rows(rows, &picture.format);
+        self.sha256.push_rows(rows, &picture.sha256);
+        self.width.push_rows(rows, signed_32(picture.width));
+        self.height.push_rows(rows, signed_32(picture.height));
+        self.size_bytes.push_rows(rows, signed(picture.size_bytes));
+        self.orientation.push_rows(rows, signed_32(picture.orientation));
+        self.orientation_applied.push_rows(rows, picture.orientation_applied);
     }
 
     fn push_result(&mut self, result: &TaskResult) {
