@@ -27,7 +27,7 @@ pub(crate) enum BuilderInput {
     End,
 }
 
-/// Makes shards one after the other, each while the one before is finished.
+/// Makes shards one after the other. One is filled while the one before it is finished.
 pub(crate) struct ShardBuilder {
     pub(crate) plan: Plan,
     pub(crate) context: ShardContext,
