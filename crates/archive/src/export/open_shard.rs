@@ -38,14 +38,14 @@ impl OpenShard {
         }
     }
 
-    /// Remembers an annotation. Whether it is to be left out because it was seen before.
-    pub(crate) fn is_repeat(&mut self, entry: Entry) -> bool {
+    /// Records an annotation's id. Returns whether it is new, so that the annotation belongs to the shard.
+    pub(crate) fn insert_id(&mut self, entry: Entry) -> bool {
         self.entries.push(entry);
-        let is_repeat = !self.seen.insert(entry.id) || self.left_out.contains(&entry.sequence);
-        if is_repeat {
+        let is_new = self.seen.insert(entry.id) && !self.left_out.contains(&entry.sequence);
+        if !is_new {
             self.repeats.push(entry.sequence);
         }
-        is_repeat
+        is_new
     }
 
     /// Adds an annotation to the files and counts it. `pictures` tells whether pictures are exported.

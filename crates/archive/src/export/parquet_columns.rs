@@ -42,13 +42,12 @@ impl<T: DataType> Default for Column<T> {
 impl<T: DataType> Column<T> {
     /// The value of a row, in a column that is neither optional nor repeated.
     pub(crate) fn push(&mut self, value: impl Into<T::T>) {
-        self.values.push(value.into());
+        self.push_rows(1, value);
     }
 
     /// The value of a row, in a column that is optional and not repeated.
     pub(crate) fn push_optional(&mut self, value: Option<impl Into<T::T>>) {
-        self.levels.definitions.push(i16::from(value.is_some()));
-        self.values.extend(value.map(Into::into));
+        self.push_optional_rows(1, value);
     }
 
     /// As [`Self::push`], for `rows` rows.

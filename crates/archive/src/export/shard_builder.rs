@@ -107,7 +107,7 @@ impl ShardBuilder {
                 return Ok(());
             }
         };
-        if open.is_repeat(Entry::new(&annotation.annotation_id, sequence)) {
+        if !open.insert_id(Entry::new(&annotation.annotation_id, sequence)) {
             return Ok(());
         }
         if !self.plan.keep_tasks(&mut annotation) {

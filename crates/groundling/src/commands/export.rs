@@ -79,9 +79,8 @@ pub(crate) async fn run(args: ExportArgs, settings: Option<&Path>) -> anyhow::Re
     Ok(if summary.unreadable == 0 { Outcome::Done } else { Outcome::PartlyFailed })
 }
 
-/// The format, checked against the options that belong to some formats only.
-/// Has the process use no huge pages: the allocator asks for them, and an export touches only parts of each, which costs
-/// a third of its memory and the time in which the system clears it.
+/// Disables huge pages for the process. The allocator asks for them, but an export uses only parts of each: they would take
+/// a quarter of its memory, and the time to clear it.
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
@@ -89,6 +88,7 @@ fn use_small_pages() {
     }
 }
 
+/// The format, checked against the options that belong to some formats only.
 fn format(args: &ExportArgs) -> anyhow::Result<Format> {
     let format = match args.format {
         ExportFormat::Parquet if args.layout == Layout::Hub => Format::ParquetHub,
